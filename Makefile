@@ -1,0 +1,45 @@
+# Two commands always work on a fresh machine with git, make and python3: `make demo` and `make test`.
+# Everything is installed into .venv from the hashed lock file; nothing outside this folder is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check fmt lock clean bench
+
+demo: $(STAMP)
+	$(BIN)/python examples/train_nvlink_gang.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# The quick loop: format, lint, types, import contract, and the tests that start no cluster.
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+
+fmt: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/probe.py
+	$(BIN)/python benchmarks/placement_latency.py
+
+# uv is taken from PATH, or else installed into the environment itself.
+$(STAMP): requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	PATH="$(BIN):$$PATH"; uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.txt
+	PATH="$(BIN):$$PATH"; uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	touch $(STAMP)
+
+lock:
+	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
+	    --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.txt
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,120 @@
+"""What the planner answers: an Allocation, or Unsatisfiable with its shortfalls."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ray_dra.core.topology import Counter, DeviceId, DomainId
+
+
+NO_RESOURCES: Mapping[str, float] = MappingProxyType({})
+
+
+class Grant(NamedTuple):
+    """One device, given whole (`amount` None) or in part (later).
+
+    `position` is the device's place on its node (the bit in the planner's masks), `index` NVML's
+    number, `uuid` the stable key.
+    """
+
+    node: str
+    position: int
+    device: DeviceId
+    uuid: str | None
+    index: int | None
+    clique: DomainId | None
+    amount: int | None = None
+
+
+class Placed(NamedTuple):
+    """Where one bundle lies: its node, its devices in the order its program sees them, the rest it uses."""
+
+    node: str
+    grants: tuple[Grant, ...]
+    resources: Mapping[str, float] = NO_RESOURCES
+
+    @property
+    def clique(self) -> DomainId | None:
+        """The clique all its devices share; None where they share none."""
+        cliques = {g.clique for g in self.grants}
+        return cliques.pop() if len(cliques) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """The decision for a whole gang.
+
+    Attributes:
+        bundles: one Placed a bundle, by bundle index.
+        epoch: counts the attempts and moves of a gang; the difference of two epochs is a move.
+        counters: what the gang uses besides devices, e.g. a clique exclusively.
+    """
+
+    gang: str
+    bundles: tuple[Placed, ...]
+    epoch: int = 0
+    priority: int = 0
+    counters: tuple[tuple[Counter, int], ...] = field(default=())
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Node of each bundle, by bundle index."""
+        return tuple(p.node for p in self.bundles)
+
+    @property
+    def cliques(self) -> tuple[DomainId | None, ...]:
+        """Clique of each bundle, by bundle index; None for a bundle in none, or without devices."""
+        return tuple(p.clique for p in self.bundles)
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """All devices, by bundle, then in the order seen."""
+        return tuple(g for p in self.bundles for g in p.grants)
+
+
+class Kind(enum.Enum):
+    """What was short."""
+
+    DEVICES = "devices"
+    NODE_SIZE = "devices on one node"
+    PRODUCT = "product"
+    LABELS = "node labels"
+    RESOURCES = "resources"
+    CLIQUE = "room in one clique"
+    CLIQUE_UNKNOWN = "known clique"
+    SEGMENT = "room for segments"
+    CLIQUES = "room in so few cliques"
+    EXCLUSIVE = "empty cliques"
+    CONNECTED = "linked devices"
+    NODES = "nodes"
+    PACKING = "packing"
+    BOUND = "search bound"
+    QUEUE = "turn"
+
+
+class Shortfall(NamedTuple):
+    """One typed reason for a no: what, where, wanted, available."""
+
+    kind: Kind
+    place: str
+    wanted: str
+    available: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value} in {self.place}: wanted {self.wanted}, available {self.available}"
+
+
+@dataclass(frozen=True, slots=True)
+class Unsatisfiable:
+    """A no. `proven` is False only where the search reached its stated bound."""
+
+    gang: str
+    shortfalls: tuple[Shortfall, ...]
+    proven: bool = True
+
+    def __str__(self) -> str:
+        return "; ".join(str(s) for s in self.shortfalls)

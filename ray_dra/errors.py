@@ -1,0 +1,118 @@
+"""Every error that ray-dra raises, in one tree.
+
+    RayDraError
+    +-- InvalidRequest (ValueError)        the request can never be right, whatever the cluster
+    +-- InvalidAddress (ValueError)        ray.init("ray_dra://...") was given something unknown
+    +-- UnsatisfiableError                 the cluster has no room; carries the shortfalls
+    +-- GangTimeout (TimeoutError)         a wait ended; what it had held is given back
+    +-- NameTaken (ValueError)             another live gang has this name
+    +-- GangGone                           the gang was removed, or its owner died
+    +-- CoordinatorUnavailable             the coordinator actor did not answer
+    +-- NvmlError                          the driver library
+    |   +-- NvmlMissing                    it is not there, or refuses to start
+    |   +-- NvmlHung                       it did not answer in time
+    |   +-- NvmlInconsistent               its answers contradict each other
+    +-- IncompatibleRay                    this Ray moved a private part that we need
+    +-- SimulationError                    the embedded cluster could not be started
+
+Each carries four things a reader needs: the reason, the place, what was wanted and what was
+available. Libraries' own errors are wrapped once, at the edge, as the cause.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RayDraError(Exception):
+    """Base of all errors.
+
+    `reason` is a sentence that says what to do, `place` where it happened (an argument, a node, a
+    clique), `wanted` and `available` the two sides that did not meet.
+    """
+
+    def __init__(self, reason: str, *, place: str = "", wanted: str = "", available: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.place = place
+        self.wanted = wanted
+        self.available = available
+
+    def __str__(self) -> str:
+        parts = [self.reason]
+        for title, value in (
+            ("where", self.place),
+            ("wanted", self.wanted),
+            ("available", self.available),
+        ):
+            if value:
+                parts.append(f"{title}: {value}")
+        return "\n  ".join(parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions with keyword-only arguments do not survive pickling by themselves, and these
+        # cross from the coordinator actor to the driver.
+        return _rebuild, (type(self), self.reason, dict(self.__dict__))
+
+
+def _rebuild(kind: type[RayDraError], reason: str, state: dict[str, Any]) -> RayDraError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, reason)
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidRequest(RayDraError, ValueError):
+    """The request can never be met: an empty bundle list, a negative count, a contradiction."""
+
+
+class InvalidAddress(RayDraError, ValueError):
+    """The address behind `ray_dra://` names something unknown; `available` lists what is allowed."""
+
+
+class UnsatisfiableError(RayDraError):
+    """The cluster has no room for the gang. `shortfalls` holds the typed reasons."""
+
+    def __init__(self, reason: str, *, shortfalls: tuple[Any, ...] = (), **where: str) -> None:
+        super().__init__(reason, **where)
+        self.shortfalls = shortfalls
+
+
+class GangTimeout(RayDraError, TimeoutError):
+    """A wait ended before the gang was ready; everything it held has been given back."""
+
+
+class NameTaken(RayDraError, ValueError):
+    """A live gang of this namespace has the name already."""
+
+
+class GangGone(RayDraError):
+    """The gang was removed, or the program that owned it has ended."""
+
+
+class CoordinatorUnavailable(RayDraError):
+    """The coordinator actor did not answer in time."""
+
+
+class NvmlError(RayDraError):
+    """The NVIDIA driver library could not be used on a node."""
+
+
+class NvmlMissing(NvmlError):
+    """libnvidia-ml.so.1 is not there, or refuses to start."""
+
+
+class NvmlHung(NvmlError):
+    """A driver call did not come back within its deadline; the probe was killed."""
+
+
+class NvmlInconsistent(NvmlError):
+    """The driver's answers contradict each other, so nothing is planned on them."""
+
+
+class IncompatibleRay(RayDraError):
+    """A private part of Ray that the GPU pinning needs has moved; the text names it."""
+
+
+class SimulationError(RayDraError):
+    """The embedded cluster, or its simulated driver library, could not be started."""

@@ -1,0 +1,83 @@
+"""Small topologies for the core's tests, built straight from core values (no NVML, no simulation)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
+from ray_dra.core.topology import Device, DeviceId, Health, Links, Node, box_clique
+
+# facts: rows of a DGX-1 V100, links between each two GPUs
+DGX1: Links = tuple(
+    tuple(int(c) for c in row)
+    for row in "01122000 10210200 12020010 21200001 20000112 02001021 00101202 00012120".split()
+)
+
+
+def node(
+    name: str,
+    gpus: int,
+    *,
+    clique: str | None = None,
+    box: bool = False,
+    links: Links | None = None,
+    numa: Sequence[int] | None = None,
+    product: str = "NVIDIA H100 80GB HBM3",
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+    order: int | None = None,
+    loose: Sequence[int] = (),
+    sick: Sequence[int] = (),
+) -> Node:
+    """A node whose GPUs are all in `clique` (or in a box clique of its own), except those in `loose`."""
+    domain = box_clique(name) if box else clique
+    if links is None:
+        linked = domain is not None
+        links = tuple(
+            tuple(18 if linked and i != j and i not in loose and j not in loose else 0 for j in range(gpus))
+            for i in range(gpus)
+        )
+    devices = tuple(
+        Device(
+            id=DeviceId("gpu.nvidia.com", name, f"gpu-{i}"),
+            index=i,
+            uuid=f"GPU-{name}-{i}",
+            attributes={"product": product, "numa": numa[i] if numa else (0 if i < gpus / 2 else 1)},
+            domains=(domain,) if domain is not None and i not in loose else (),
+            health=Health.TAINTED if i in sick else Health.OK,
+        )
+        for i in range(gpus)
+    )
+    return Node(
+        name=name,
+        devices=devices,
+        ray_node_id=f"ray-{name}",
+        links=links,
+        resources=dict(resources) if resources is not None else {"CPU": 64.0},
+        labels=dict(labels or {}),
+        order=order,
+    )
+
+
+def rack(clique: str, trays: int, gpus: int = 4, *, prefix: str = "") -> list[Node]:
+    """`trays` nodes of one multi-node clique."""
+    return [node(f"{prefix or clique}-t{i}", gpus, clique=clique, order=i) for i in range(trays)]
+
+
+def gang(
+    *sizes: int,
+    name: str = "g",
+    locality: Locality | None = None,
+    strategy: Strategy = Strategy.PACK,
+    resources: Mapping[str, float] | None = None,
+    products: tuple[str, ...] = (),
+    priority: int = 0,
+) -> GangRequest:
+    bundles = tuple(
+        Bundle((DeviceRequest(size, products=products),) if size else (), dict(resources or {})) for size in sizes
+    )
+    return GangRequest(name, bundles, locality or Locality(), strategy, priority)
+
+
+def one_clique(*, required: bool = True, connect: Connect = Connect.PREFERRED) -> Locality:
+    return Locality(cliques=1, required=required, connect=connect)

@@ -1,0 +1,201 @@
+"""A "no" is true and a "yes" is right: every small case against brute force.
+
+The brute force tries every node for every bundle and knows nothing of the planner's shortcuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, combinations_with_replacement, product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_dra.core.allocation import Allocation, Placed, Unsatisfiable
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
+from ray_dra.core.request import Connect, GangRequest, Locality, Strategy
+from ray_dra.core.topology import Node
+
+from .machines import DGX1, gang, node
+
+FREE = range(5)
+SIZES = range(1, 5)
+
+
+def fits_by_hand(
+    free: Sequence[int], cliques: Sequence[str | None], sizes: Sequence[int], locality: Locality, strategy: Strategy
+) -> bool:
+    """Whether some node for each bundle meets every demand."""
+    for where in product(range(len(free)), repeat=len(sizes)):
+        used = [0] * len(free)
+        for size, n in zip(sizes, where, strict=True):
+            used[n] += size
+        if any(u > f for u, f in zip(used, free, strict=True)):
+            continue
+        if strategy is Strategy.STRICT_PACK and len(set(where)) > 1:
+            continue
+        if strategy is Strategy.STRICT_SPREAD and len(set(where)) < len(where):
+            continue
+        if locality.within_cliques and locality.required:
+            at = [cliques[n] for n in where]
+            if None in at:
+                continue
+            if locality.cliques is not None and len(set(at)) > locality.cliques:
+                continue
+            step = locality.segment or 1
+            if any(len(set(at[i : i + step])) > 1 for i in range(0, len(at), step)):
+                continue
+        return True
+    return False
+
+
+def check(allocation: Allocation, inventory: Inventory, request: GangRequest) -> None:
+    """An allocation meets its request and can be held."""
+    assert len(allocation.bundles) == len(request.bundles)
+    for placed, bundle in zip(allocation.bundles, request.bundles, strict=True):
+        assert len(placed.grants) == bundle.count
+        assert all(g.node == placed.node for g in placed.grants)
+    devices = [g.device for g in allocation.grants]
+    assert len(set(devices)) == len(devices)
+    for grant in allocation.grants:
+        assert inventory.seats[grant.node].free >> grant.position & 1
+    locality = request.locality
+    if locality.within_cliques and locality.required:
+        at = allocation.cliques
+        assert None not in at
+        if locality.cliques is not None:
+            assert len(set(at)) <= locality.cliques
+        step = locality.segment or 1
+        assert all(len(set(at[i : i + step])) == 1 for i in range(0, len(at), step))
+    if request.strategy is Strategy.STRICT_PACK:
+        assert len(set(allocation.nodes)) == 1
+    if request.strategy is Strategy.STRICT_SPREAD:
+        assert len(set(allocation.nodes)) == len(allocation.nodes)
+    inventory.hold(allocation)
+    inventory.release(allocation.gang)
+
+
+LOCALITIES = [Locality(), Locality(cliques=1), Locality(cliques=2), Locality(cliques=1, required=False)]
+
+
+def cluster(free: Sequence[int], cliques: Sequence[str | None]) -> Inventory:
+    return Inventory(node(f"n{i}", f, clique=c) for i, (f, c) in enumerate(zip(free, cliques, strict=True)))
+
+
+@pytest.mark.parametrize("cliques", [("a", "a", "a"), ("a", "a", "b"), ("a", None, None)], ids=str)
+def test_all_cases_of_three_nodes_and_five_bundles(cliques: tuple[str | None, ...]) -> None:
+    """All multisets of up to 5 bundles of 1-4 GPUs on 1-3 nodes with 0-4 free GPUs, four localities."""
+    cases = 0
+    for free in combinations_with_replacement(FREE, 3):
+        inventory = cluster(free, cliques)
+        for count in range(1, 6):
+            for sizes in combinations_with_replacement(SIZES, count):
+                if sum(sizes) > 12:
+                    continue
+                for locality in LOCALITIES:
+                    request = gang(*reversed(sizes), locality=locality)
+                    answer = plan(inventory, request)
+                    possible = fits_by_hand(free, cliques, sizes, locality, Strategy.PACK)
+                    assert isinstance(answer, Allocation) is possible, (free, sizes, locality, answer)
+                    if isinstance(answer, Allocation):
+                        check(answer, inventory, request)
+                    else:
+                        assert answer.shortfalls
+                        assert answer.proven
+                    cases += 1
+    assert cases > 10_000
+
+
+@given(
+    free=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+    cliques=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=5, max_size=5),
+    sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6),
+    segment=st.sampled_from([None, 1, 2, 3]),
+    limit=st.sampled_from([None, 1, 2]),
+    required=st.booleans(),
+    strategy=st.sampled_from(list(Strategy)),
+)
+@settings(max_examples=600, deadline=None)
+def test_any_mix_against_brute_force(
+    free: list[int],
+    cliques: list[str | None],
+    sizes: list[int],
+    segment: int | None,
+    limit: int | None,
+    required: bool,
+    strategy: Strategy,
+) -> None:
+    if segment is not None and len(sizes) % segment:
+        sizes = sizes * segment
+        sizes = sizes[: len(sizes) // segment * segment][:6]
+    if segment is not None and (len(sizes) % segment or (strategy is Strategy.STRICT_PACK and segment < len(sizes))):
+        segment = None
+    locality = Locality(cliques=limit, segment=segment, required=required)
+    inventory = cluster(free, cliques[: len(free)])
+    request = gang(*sizes, locality=locality, strategy=strategy)
+    answer = plan(inventory, request)
+    assert isinstance(answer, Allocation) is fits_by_hand(free, cliques, sizes, locality, strategy), answer
+    if isinstance(answer, Allocation):
+        check(answer, inventory, request)
+
+
+def linked_by_hand(links: Sequence[Sequence[int]], free: set[int], sizes: Sequence[int]) -> bool:
+    if not sizes:
+        return True
+    for chosen in combinations(sorted(free), sizes[0]):
+        if all(links[i][j] for i, j in combinations(chosen, 2)) and linked_by_hand(links, free - set(chosen), sizes[1:]):
+            return True
+    return False
+
+
+def test_linked_devices_on_every_state_of_a_dgx1() -> None:
+    """Every set of free GPUs of a DGX-1, several demands for linked GPUs, against brute force."""
+    demands = [(2,), (3,), (4,), (5,), (2, 2), (2, 2, 2), (4, 4), (3, 2), (2, 2, 2, 2), (4, 2, 2)]
+    whole = node("dgx", 8, links=DGX1)
+    for free in range(1 << 8):
+        inventory = Inventory([whole])
+        inventory.set_others("dgx", 0xFF & ~free, {})
+        for sizes in demands:
+            answer = plan(inventory, gang(*sizes, locality=Locality(connect=Connect.REQUIRED)))
+            possible = linked_by_hand(DGX1, {i for i in range(8) if free >> i & 1}, sizes)
+            assert isinstance(answer, Allocation) is possible, (bin(free), sizes)
+            if isinstance(answer, Allocation):
+                for placed in answer.bundles:
+                    chosen = [g.position for g in placed.grants]
+                    assert all(DGX1[i][j] for i, j in combinations(chosen, 2))
+
+
+def test_a_greedy_planner_would_refuse_this() -> None:
+    """Best fit decreasing puts 3 on the 4, and then 2+2+2 no longer fit on 1 + 5."""
+    inventory = cluster((4, 5), ("a", "a"))
+    answer = plan(inventory, gang(3, 2, 2, 2, locality=Locality(cliques=1)))
+    assert isinstance(answer, Allocation)
+
+
+def test_slurms_case_of_segments() -> None:
+    """3 blocks of 17 nodes, 36 nodes in segments of 12: one segment in each block."""
+    inventory = Inventory(
+        node(f"{b}-{i:02}", 1, clique=b, order=i) for b in ("b0", "b1", "b2") for i in range(17)
+    )
+    answer = plan(inventory, gang(*[1] * 36, locality=Locality(segment=12)))
+    assert isinstance(answer, Allocation)
+    assert [answer.cliques[i] for i in (0, 12, 24)] == ["b0", "b1", "b2"]
+    assert all(len(set(answer.cliques[i : i + 12])) == 1 for i in (0, 12, 24))
+    assert isinstance(plan(inventory, gang(*[1] * 48, locality=Locality(segment=12))), Unsatisfiable)
+
+
+def test_resources_count_too() -> None:
+    nodes: list[Node] = [node("a", 8, box=True, resources={"CPU": 8}), node("b", 8, box=True, resources={"CPU": 32})]
+    inventory = Inventory(nodes)
+    answer = plan(inventory, gang(2, 2, 2, resources={"CPU": 8}, locality=Locality(cliques=1)))
+    assert isinstance(answer, Allocation)
+    assert set(answer.nodes) == {"b"}
+    inventory.hold(answer)
+    refused = plan(inventory, gang(1, 1, name="h", resources={"CPU": 8}, locality=Locality(cliques=1)))
+    assert isinstance(refused, Unsatisfiable)
+    inventory.release("g")
+    placed: Placed = answer.bundles[0]
+    assert placed.resources == {"CPU": 8}
+    assert inventory.seats["b"].spare("CPU") == 32
