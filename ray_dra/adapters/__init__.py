@@ -1,1 +1,1 @@
-"""ray_dra.adapters"""
+"""One library each: `nvml` (pynvml) and `ray`. They do not know each other."""

@@ -1,1 +1,4 @@
-"""ray_dra.simulated"""
+"""Simulated machines, shipped with the package: profiles, the NVML library that serves them, the local cluster.
+
+Anyone without a GPU can try ray-dra with these, and the tests do.
+"""

@@ -1,0 +1,321 @@
+/* A libnvidia-ml.so.1 that answers from a text file, so that pynvml, and whatever else loads NVML,
+ * sees a simulated machine. Written from NVML's public interface; the file is written by machine.py,
+ * which also documents its lines. It is read again whenever it changes, which is how faults arrive.
+ * RAY_DRA_SIMULATED_NVML names the file. */
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { OK, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
+       TIMEOUT, GPU_IS_LOST = 15, VERSION_MISMATCH = 25 };
+enum { GPUS = 32, LINKS = 36, MIGS = 8, XIDS = 64 };
+
+typedef struct { int active, remote_type; unsigned domain, bus, device; } Link;
+typedef struct { unsigned gi, ci, slices; unsigned long long memory_mb; char uuid[96]; } Mig;
+typedef struct {
+    int kind; /* 1: GPU, 2: MIG device; handles point here */
+    int index, lost, numa, mig_mode, mig_count, links;
+    unsigned domain, bus, device, pci_id, recovery;
+    unsigned long long memory, used;
+    char uuid[96], name[96], serial[20];
+    int fabric; /* 0: not supported */
+    unsigned state, status, clique, health_mask, health_summary;
+    unsigned char cluster[16];
+    unsigned slot, tray, host, module;
+    int platform;
+    unsigned corrected, uncorrected, pending, failure;
+    Link link[LINKS];
+    Mig mig[MIGS];
+    int ancestor[GPUS];
+} Gpu;
+typedef struct { int kind; int gpu, at; } MigHandle;
+typedef struct { long sequence; int gpu; unsigned xid; } Xid;
+typedef struct { char driver[80]; int gpus, hang, init; Gpu gpu[GPUS]; int xids; Xid xid[XIDS]; } Machine;
+typedef struct { long seen; unsigned long long registered; } EventSet;
+
+static Machine machine;
+static Gpu handle[GPUS];            /* stable addresses: a handle is an index in here */
+static MigHandle mig_handle[GPUS][MIGS];
+static struct timespec loaded;
+static ino_t loaded_inode;
+static int started;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void parse(FILE *file, Machine *m) {
+    char line[512], word[32];
+    memset(m, 0, sizeof *m);
+    while (fgets(line, sizeof line, file)) {
+        int i = 0, at = 0, j = 0;
+        if (sscanf(line, "%31s%n", word, &at) != 1) continue;
+        const char *rest = line + at;
+        if (!strcmp(word, "driver")) sscanf(rest, "%79s", m->driver);
+        else if (!strcmp(word, "hang")) sscanf(rest, "%d", &m->hang);
+        else if (!strcmp(word, "init")) sscanf(rest, "%d", &m->init);
+        else if (!strcmp(word, "xid") && m->xids < XIDS) {
+            Xid *x = &m->xid[m->xids++];
+            sscanf(rest, "%ld %d %u", &x->sequence, &x->gpu, &x->xid);
+        } else if (sscanf(rest, "%d", &i) == 1 && i >= 0 && i < GPUS) {
+            Gpu *g = &m->gpu[i];
+            if (!strcmp(word, "gpu")) {
+                if (i >= m->gpus) m->gpus = i + 1;
+                g->index = i;
+                sscanf(rest, "%*d %95s %x:%x:%x %x %d %llu %llu %d %u", g->uuid, &g->domain, &g->bus, &g->device,
+                       &g->pci_id, &g->numa, &g->memory, &g->used, &g->lost, &g->recovery);
+            } else if (!strcmp(word, "name")) {
+                sscanf(rest, "%*d %95[^\n]", g->name);
+            } else if (!strcmp(word, "fabric")) {
+                char hex[33] = "";
+                g->fabric = 1;
+                sscanf(rest, "%*d %u %u %u %32s %x %u", &g->state, &g->status, &g->clique, hex, &g->health_mask,
+                       &g->health_summary);
+                for (int b = 0; b < 16; b++) { unsigned v = 0; sscanf(hex + 2 * b, "%2x", &v); g->cluster[b] = (unsigned char)v; }
+            } else if (!strcmp(word, "platform")) {
+                g->platform = 1;
+                sscanf(rest, "%*d %19s %u %u %u %u", g->serial, &g->slot, &g->tray, &g->host, &g->module);
+            } else if (!strcmp(word, "link") && sscanf(rest, "%*d %d", &j) == 1 && j >= 0 && j < LINKS) {
+                Link *l = &g->link[j];
+                if (j >= g->links) g->links = j + 1;
+                sscanf(rest, "%*d %*d %d %d %x:%x:%x", &l->active, &l->remote_type, &l->domain, &l->bus, &l->device);
+            } else if (!strcmp(word, "ancestor") && sscanf(rest, "%*d %d", &j) == 1 && j >= 0 && j < GPUS) {
+                sscanf(rest, "%*d %*d %d", &g->ancestor[j]);
+            } else if (!strcmp(word, "rows")) {
+                sscanf(rest, "%*d %u %u %u %u", &g->corrected, &g->uncorrected, &g->pending, &g->failure);
+            } else if (!strcmp(word, "mig") && sscanf(rest, "%*d %d", &j) == 1) {
+                g->mig_mode = 1;
+                if (j >= 0 && j < MIGS) {
+                    Mig *p = &g->mig[j];
+                    if (j >= g->mig_count) g->mig_count = j + 1;
+                    sscanf(rest, "%*d %*d %u %u %95s %u %llu", &p->gi, &p->ci, p->uuid, &p->slices, &p->memory_mb);
+                }
+            }
+        }
+    }
+}
+
+static int load(void) {
+    static Machine fresh;
+    const char *path = getenv("RAY_DRA_SIMULATED_NVML");
+    struct stat now;
+    if (!path || stat(path, &now)) return DRIVER_NOT_LOADED;
+    pthread_mutex_lock(&lock);
+    if (now.st_ino != loaded_inode || now.st_mtim.tv_sec != loaded.tv_sec || now.st_mtim.tv_nsec != loaded.tv_nsec) {
+        FILE *file = fopen(path, "r");
+        if (!file) { pthread_mutex_unlock(&lock); return DRIVER_NOT_LOADED; }
+        parse(file, &fresh);
+        fclose(file);
+        machine = fresh;
+        loaded = now.st_mtim;
+        loaded_inode = now.st_ino;
+    }
+    pthread_mutex_unlock(&lock);
+    while (machine.hang) { /* a driver call that hangs ends only when the fault is lifted, or with the process */
+        usleep(50000);
+        if (stat(path, &now) || now.st_ino != loaded_inode) break;
+    }
+    return OK;
+}
+
+/* Every call begins so: started, file fresh. */
+#define BEGIN() do { if (!started) return UNINITIALIZED; int r_ = load(); if (r_) return r_; } while (0)
+#define DEVICE(g, h) Gpu *g; do { BEGIN(); g = device_of(h); if (!g) return INVALID_ARGUMENT; if (g->lost) return GPU_IS_LOST; } while (0)
+
+static Gpu *device_of(void *h) {
+    Gpu *g = h;
+    if (g < handle || g >= handle + GPUS) return NULL;
+    int i = (int)(g - handle);
+    return i < machine.gpus ? &machine.gpu[i] : NULL;
+}
+static Mig *mig_of(void *h, Gpu **parent) {
+    MigHandle *m = h;
+    if (m < &mig_handle[0][0] || m > &mig_handle[GPUS - 1][MIGS - 1]) return NULL;
+    int at = (int)(m - &mig_handle[0][0]);
+    Gpu *g = &machine.gpu[at / MIGS];
+    if (parent) *parent = g;
+    return at % MIGS < g->mig_count ? &g->mig[at % MIGS] : NULL;
+}
+static int text(char *to, unsigned size, const char *from) {
+    if (strlen(from) + 1 > size) return INSUFFICIENT_SIZE;
+    strcpy(to, from);
+    return OK;
+}
+
+int nvmlInitWithFlags(unsigned flags) { (void)flags; int r = load(); if (r) return r; if (machine.init) return machine.init; started++; return OK; }
+int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
+int nvmlInit(void) { return nvmlInitWithFlags(0); }
+int nvmlShutdown(void) { if (!started) return UNINITIALIZED; started--; return OK; }
+const char *nvmlErrorString(int code) {
+    switch (code) {
+    case OK: return "Success";
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
+    case NOT_SUPPORTED: return "Not Supported";
+    case NOT_FOUND: return "Not Found";
+    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
+    case TIMEOUT: return "Timeout";
+    case GPU_IS_LOST: return "GPU is lost";
+    default: return "Unknown Error";
+    }
+}
+int nvmlSystemGetDriverVersion(char *version, unsigned size) { BEGIN(); return text(version, size, machine.driver); }
+int nvmlDeviceGetCount_v2(unsigned *count) { BEGIN(); *count = (unsigned)machine.gpus; return OK; }
+int nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) {
+    BEGIN();
+    if (i >= (unsigned)machine.gpus) return INVALID_ARGUMENT;
+    *h = &handle[i];
+    return machine.gpu[i].lost ? GPU_IS_LOST : OK;
+}
+int nvmlDeviceGetHandleByIndex(unsigned i, void **h) { return nvmlDeviceGetHandleByIndex_v2(i, h); }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **h) {
+    BEGIN();
+    for (int i = 0; i < machine.gpus; i++) {
+        if (!strcmp(machine.gpu[i].uuid, uuid)) { *h = &handle[i]; return machine.gpu[i].lost ? GPU_IS_LOST : OK; }
+        for (int k = 0; k < machine.gpu[i].mig_count; k++)
+            if (!strcmp(machine.gpu[i].mig[k].uuid, uuid)) { *h = &mig_handle[i][k]; return OK; }
+    }
+    return NOT_FOUND;
+}
+int nvmlDeviceGetIndex(void *h, unsigned *i) { DEVICE(g, h); *i = (unsigned)g->index; return OK; }
+int nvmlDeviceGetName(void *h, char *name, unsigned size) { DEVICE(g, h); return text(name, size, g->name); }
+int nvmlDeviceGetUUID(void *h, char *uuid, unsigned size) {
+    BEGIN();
+    Mig *m = mig_of(h, NULL);
+    if (m) return text(uuid, size, m->uuid);
+    DEVICE(g, h);
+    return text(uuid, size, g->uuid);
+}
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } Pci;
+static void pci(Pci *to, unsigned domain, unsigned bus, unsigned device, unsigned id) {
+    memset(to, 0, sizeof *to);
+    to->domain = domain, to->bus = bus, to->device = device, to->id = id;
+    snprintf(to->legacy, sizeof to->legacy, "%04X:%02X:%02X.0", domain & 0xFFFF, bus & 0xFF, device & 0xFF);
+    snprintf(to->bus_id, sizeof to->bus_id, "%08X:%02X:%02X.0", domain, bus & 0xFF, device & 0xFF);
+}
+int nvmlDeviceGetPciInfo_v3(void *h, Pci *to) { DEVICE(g, h); pci(to, g->domain, g->bus, g->device, g->pci_id); return OK; }
+typedef struct { unsigned long long total, free, used; } Memory;
+int nvmlDeviceGetMemoryInfo(void *h, Memory *to) { DEVICE(g, h); to->total = g->memory; to->used = g->used; to->free = g->memory - g->used; return OK; }
+typedef struct { unsigned version; unsigned long long total, reserved, free, used; } MemoryV2;
+int nvmlDeviceGetMemoryInfo_v2(void *h, MemoryV2 *to) { DEVICE(g, h); to->total = g->memory; to->reserved = 0; to->used = g->used; to->free = g->memory - g->used; return OK; }
+int nvmlDeviceGetNumaNodeId(void *h, unsigned *node) { DEVICE(g, h); if (g->numa < 0) return NOT_SUPPORTED; *node = (unsigned)g->numa; return OK; }
+int nvmlDeviceGetTopologyCommonAncestor(void *a, void *b, int *level) {
+    DEVICE(g, a);
+    Gpu *other = device_of(b);
+    if (!other) return INVALID_ARGUMENT;
+    *level = g->ancestor[other->index];
+    return OK;
+}
+#define LINK(l, h, n) DEVICE(g_, h); if ((n) >= (unsigned)g_->links) return (n) < LINKS ? NOT_SUPPORTED : INVALID_ARGUMENT; Link *l = &g_->link[n]
+int nvmlDeviceGetNvLinkState(void *h, unsigned n, int *active) { LINK(l, h, n); *active = l->active; return OK; }
+int nvmlDeviceGetNvLinkRemoteDeviceType(void *h, unsigned n, int *type) { LINK(l, h, n); if (l->remote_type < 0) return NOT_SUPPORTED; *type = l->remote_type; return OK; }
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *h, unsigned n, Pci *to) { LINK(l, h, n); if (l->remote_type < 0) return NOT_SUPPORTED; pci(to, l->domain, l->bus, l->device, 0); return OK; }
+int nvmlDeviceGetP2PStatus(void *a, void *b, int capability, int *status) {
+    DEVICE(g, a);
+    Gpu *other = device_of(b);
+    if (!other) return INVALID_ARGUMENT;
+    if (capability != 2) { *status = 0; return OK; } /* 2: over NVLink */
+    *status = 5;
+    for (int i = 0; i < g->links; i++)
+        for (int j = 0; j < other->links; j++) {
+            Link *p = &g->link[i], *q = &other->link[j];
+            if (!p->active || !q->active) continue;
+            int same_switch = p->remote_type != 0 && q->remote_type != 0 && p->domain == q->domain && p->bus == q->bus && p->device == q->device;
+            int direct = p->remote_type == 0 && p->domain == other->domain && p->bus == other->bus && p->device == other->device;
+            if (same_switch || direct) { *status = 0; return OK; }
+        }
+    return OK;
+}
+typedef struct { unsigned version; unsigned char cluster[16]; unsigned status, clique; unsigned char state; unsigned health_mask; unsigned char summary; } Fabric;
+int nvmlDeviceGetGpuFabricInfoV(void *h, Fabric *to) {
+    DEVICE(g, h);
+    if (!g->fabric) return NOT_SUPPORTED;
+    if (to->version != 0x02000024 && to->version != 0x03000028) return VERSION_MISMATCH;
+    memcpy(to->cluster, g->cluster, 16);
+    to->status = g->status, to->clique = g->clique, to->state = (unsigned char)g->state, to->health_mask = g->health_mask;
+    if (to->version == 0x03000028) to->summary = (unsigned char)g->health_summary;
+    return OK;
+}
+typedef struct { unsigned version; unsigned char ib_guid[16], serial[16], slot, tray, host, peer, module; } Platform;
+int nvmlDeviceGetPlatformInfo(void *h, Platform *to) {
+    DEVICE(g, h);
+    if (!g->platform) return NOT_SUPPORTED;
+    memset(to->ib_guid, 0, 16);
+    memset(to->serial, 0, 16);
+    memcpy(to->serial, g->serial, strnlen(g->serial, 16));
+    to->slot = (unsigned char)g->slot, to->tray = (unsigned char)g->tray, to->host = (unsigned char)g->host;
+    to->peer = 1, to->module = (unsigned char)g->module;
+    return OK;
+}
+typedef struct { unsigned field, scope; int64_t timestamp, latency; unsigned type, result; union { unsigned ui; unsigned long long ull; double d; } value; } Field;
+int nvmlDeviceGetFieldValues(void *h, int count, Field *values) {
+    DEVICE(g, h);
+    for (int i = 0; i < count; i++) {
+        values[i].result = values[i].field == 230 ? OK : NOT_SUPPORTED;
+        values[i].type = 1;
+        values[i].value.ull = 0;
+        if (values[i].field == 230) values[i].value.ui = g->recovery;
+    }
+    return OK;
+}
+int nvmlDeviceGetRemappedRows(void *h, unsigned *corrected, unsigned *uncorrected, unsigned *pending, unsigned *failure) {
+    DEVICE(g, h);
+    *corrected = g->corrected, *uncorrected = g->uncorrected, *pending = g->pending, *failure = g->failure;
+    return OK;
+}
+int nvmlDeviceGetMigMode(void *h, unsigned *current, unsigned *pending) { DEVICE(g, h); *current = *pending = (unsigned)g->mig_mode; return OK; }
+int nvmlDeviceGetMaxMigDeviceCount(void *h, unsigned *count) { DEVICE(g, h); (void)g; *count = g->mig_mode ? 7 : 0; return OK; }
+int nvmlDeviceGetMigDeviceHandleByIndex(void *h, unsigned i, void **mig) {
+    DEVICE(g, h);
+    if (i >= (unsigned)g->mig_count) return NOT_FOUND;
+    *mig = &mig_handle[g->index][i];
+    return OK;
+}
+int nvmlDeviceIsMigDeviceHandle(void *h, unsigned *is) { BEGIN(); *is = mig_of(h, NULL) != NULL; return OK; }
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *h, void **parent) {
+    BEGIN();
+    Gpu *g;
+    if (!mig_of(h, &g)) return INVALID_ARGUMENT;
+    *parent = &handle[g->index];
+    return OK;
+}
+int nvmlDeviceGetGpuInstanceId(void *h, unsigned *id) { BEGIN(); Mig *m = mig_of(h, NULL); if (!m) return INVALID_ARGUMENT; *id = m->gi; return OK; }
+int nvmlDeviceGetComputeInstanceId(void *h, unsigned *id) { BEGIN(); Mig *m = mig_of(h, NULL); if (!m) return INVALID_ARGUMENT; *id = m->ci; return OK; }
+typedef struct { unsigned sm, copy, decoder, encoder, jpeg, ofa, gi_slices, ci_slices; unsigned long long memory_mb; } Attributes;
+int nvmlDeviceGetAttributes_v2(void *h, Attributes *to) {
+    BEGIN();
+    Mig *m = mig_of(h, NULL);
+    if (!m) return NOT_SUPPORTED;
+    memset(to, 0, sizeof *to);
+    to->gi_slices = to->ci_slices = m->slices, to->memory_mb = m->memory_mb;
+    return OK;
+}
+
+int nvmlEventSetCreate(EventSet **set) {
+    BEGIN();
+    *set = calloc(1, sizeof **set);
+    for (int i = 0; i < machine.xids; i++)
+        if (machine.xid[i].sequence > (*set)->seen) (*set)->seen = machine.xid[i].sequence; /* only what comes later */
+    return OK;
+}
+int nvmlDeviceRegisterEvents(void *h, unsigned long long types, EventSet *set) { DEVICE(g, h); if (types & 8) set->registered |= 1ull << g->index; return OK; }
+typedef struct { void *device; unsigned long long type, data; unsigned gi, ci; } Event;
+int nvmlEventSetWait_v2(EventSet *set, Event *to, unsigned timeout_ms) {
+    for (unsigned waited = 0;; waited += 20) {
+        BEGIN();
+        for (int i = 0; i < machine.xids; i++) {
+            Xid *x = &machine.xid[i];
+            if (x->sequence <= set->seen || !(set->registered >> x->gpu & 1)) continue;
+            set->seen = x->sequence;
+            memset(to, 0, sizeof *to);
+            to->device = &handle[x->gpu], to->type = 8, to->data = x->xid, to->gi = to->ci = 0xFFFFFFFF;
+            return OK;
+        }
+        if (waited >= timeout_ms) return TIMEOUT;
+        usleep(20000);
+    }
+}
+int nvmlEventSetFree(EventSet *set) { free(set); return OK; }

@@ -1,0 +1,156 @@
+"""Machine profiles: readable YAML, opened by a drawing, and the simulated nodes they describe."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ray_dra.errors import InvalidAddress, SimulationError
+
+_SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "ray-dra.io")
+
+
+class NvLink(BaseModel):
+    """`direct`: `matrix` gives the links between each two GPUs. `switch`: `switches` gives the links from each
+    GPU to each switch; GPUs in `without` have none."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["none", "direct", "switch"] = "none"
+    matrix: list[str] = []
+    switches: list[int] = []
+    without: list[int] = []
+
+
+class Profile(BaseModel):
+    """One kind of node, or (with `cluster`) a mix of them."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    about: str
+    nodes: int = Field(default=2, ge=1)
+    prefix: str = ""
+    product: str = ""
+    pci_device_id: int = 0
+    gpus: int = 0
+    memory_gib: int = 0
+    cpus: int = 16
+    numa: list[int] = []
+    pcie_switches: list[list[int]] = []
+    nvlink: NvLink = NvLink()
+    fabric: Literal["none", "box", "rack"] = "none"
+    trays: int = 1
+    cluster: list[Mix] = []
+
+
+class Mix(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    profile: str
+    nodes: int
+    cliques: int | None = None
+
+
+class SimulatedNode(BaseModel):
+    """One machine to simulate. `rack` and `tray` are None for a box of its own."""
+
+    name: str
+    profile: Profile
+    rack: str | None = None
+    tray: int | None = None
+
+    def uuid(self, gpu: int) -> str:
+        """The same for the same node and GPU every time, so that plans can be compared."""
+        return f"GPU-{uuid.uuid5(_SPACE, f'{self.profile.name}/{self.name}/{gpu}')}"
+
+
+@lru_cache
+def profile_names() -> tuple[str, ...]:
+    folder = resources.files("ray_dra.simulated") / "profiles"
+    return tuple(sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")))
+
+
+def profile_text(name: str) -> str:
+    """The profile's YAML as shipped, drawing included. Raises InvalidAddress for an unknown name."""
+    if name not in profile_names():
+        raise InvalidAddress(
+            f"There is no profile {name!r}.", place="profile", wanted=name, available=", ".join(profile_names())
+        )
+    return (resources.files("ray_dra.simulated") / "profiles" / f"{name}.yaml").read_text()
+
+
+def drawing(name: str) -> str:
+    """The ASCII drawing at the top of a profile."""
+    lines = []
+    for line in profile_text(name).splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line[2:])
+    return "\n".join(lines)
+
+
+@lru_cache
+def load_profile(name: str) -> Profile:
+    text = profile_text(name)
+    try:
+        data: Mapping[str, Any] = yaml.safe_load(text)
+        return Profile(name=name, **data)
+    except (ValidationError, yaml.YAMLError, TypeError) as error:
+        raise SimulationError(f"The profile {name} does not read.", place=f"{name}.yaml") from error
+
+
+def simulated_nodes(name: str, *, nodes: int | None = None, cliques: int | None = None) -> list[SimulatedNode]:
+    """The nodes of a simulated cluster, in order.
+
+    Args:
+        nodes: how many; None: the profile's own number.
+        cliques: split the nodes of a rack-scale profile over so many racks, as evenly as can be; None: as
+            few as hold them.
+
+    Raises:
+        InvalidAddress: more racks than nodes, or `cliques` for machines that are no racks.
+    """
+    profile = load_profile(name)
+    if profile.cluster:
+        if nodes is not None or cliques is not None:
+            raise InvalidAddress(
+                f"{name} is a fixed mix of machines.", place="nodes, cliques", available="leave them out"
+            )
+        return [n for mix in profile.cluster for n in simulated_nodes(mix.profile, nodes=mix.nodes, cliques=mix.cliques)]
+    count = nodes or profile.nodes
+    prefix = profile.prefix or name
+    if profile.fabric != "rack":
+        if cliques is not None:
+            raise InvalidAddress(
+                f"{name} has no multi-node cliques.", place="cliques", wanted=str(cliques), available="leave it out"
+            )
+        return [SimulatedNode(name=f"{prefix}-{i}", profile=profile) for i in range(count)]
+    racks = cliques if cliques is not None else -(-count // profile.trays)
+    if racks > count or count > racks * profile.trays:
+        raise InvalidAddress(
+            f"{count} nodes do not fit {racks} cliques.",
+            place="cliques",
+            wanted=str(racks),
+            available=f"1 to {profile.trays} nodes in each",
+        )
+    found = []
+    for rack in range(racks):
+        trays = count // racks + (rack < count % racks)
+        for tray in range(trays):
+            found.append(
+                SimulatedNode(
+                    name=f"{prefix}-r{rack}-t{tray:02}", profile=profile, rack=f"{name}/{rack}", tray=tray
+                )
+            )
+    return found
+
+
+def cluster_uuid(rack: str) -> uuid.UUID:
+    return uuid.uuid5(_SPACE, f"rack/{rack}")
+
+
+Profile.model_rebuild()
