@@ -1,1 +1,105 @@
-"""ray-dra."""
+"""ray-dra: placement groups on planned GPUs.
+
+The public names, loaded when they are first used: `ray.init("ray_dra://...")` imports this module, and any
+ImportError in it would be read as "no such module".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_dra.api import (
+        GangPlacementGroup,
+        at_most_cliques,
+        best_connected,
+        get_devices,
+        linked_devices,
+        placement_group,
+        plan,
+        same_clique,
+        topology,
+    )
+    from ray_dra.client import ClientBuilder, embedded_cluster
+    from ray_dra.errors import (
+        CoordinatorUnavailable,
+        GangGone,
+        GangTimeout,
+        IncompatibleRay,
+        InvalidAddress,
+        InvalidRequest,
+        NameTaken,
+        NvmlError,
+        RayDraError,
+        SimulationError,
+        UnsatisfiableError,
+    )
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ray_dra.api": (
+        "GangPlacementGroup",
+        "at_most_cliques",
+        "best_connected",
+        "get_devices",
+        "linked_devices",
+        "placement_group",
+        "plan",
+        "same_clique",
+        "topology",
+    ),
+    "ray_dra.client": ("ClientBuilder", "embedded_cluster"),
+    "ray_dra.errors": (
+        "CoordinatorUnavailable",
+        "GangGone",
+        "GangTimeout",
+        "IncompatibleRay",
+        "InvalidAddress",
+        "InvalidRequest",
+        "NameTaken",
+        "NvmlError",
+        "RayDraError",
+        "SimulationError",
+        "UnsatisfiableError",
+    ),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "ClientBuilder",
+    "CoordinatorUnavailable",
+    "GangGone",
+    "GangPlacementGroup",
+    "GangTimeout",
+    "IncompatibleRay",
+    "InvalidAddress",
+    "InvalidRequest",
+    "NameTaken",
+    "NvmlError",
+    "RayDraError",
+    "SimulationError",
+    "UnsatisfiableError",
+    "at_most_cliques",
+    "best_connected",
+    "embedded_cluster",
+    "get_devices",
+    "linked_devices",
+    "placement_group",
+    "plan",
+    "same_clique",
+    "topology",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'ray_dra' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

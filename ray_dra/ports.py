@@ -131,7 +131,10 @@ class Ray(Protocol):
         """One consistent look. Raises RayDraError when Ray does not answer."""
 
     def slots_in_use(self, node_id: str) -> tuple[SlotUse, ...]:
-        """The GPU slots that workers on a node have right now."""
+        """The GPU slots that workers on a node have right now; none where the raylet is gone."""
+
+    def remove_group(self, group: str) -> None:
+        """Ask Ray to remove a placement group; harmless when it is gone."""
 
 
 class Store(Protocol):

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ray_dra.errors import InvalidAddress, SimulationError
 
+LOOPBACK = "127.0.0.2"  # of the embedded cluster; Ray replaces 127.0.0.1 by an address that others can reach
 _SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "ray-dra.io")
 
 

@@ -1,6 +1,6 @@
 """A node's NVLink graph, in networkx: which GPUs hang together, and how well.
 
-GPUs are ("gpu", index), switches ("switch", PCI address). Not on the planner's hot path: the
+GPUs are ("gpu", position in the reading), switches ("switch", PCI address). Not on the planner's hot path: the
 inventory gets the finished matrix.
 """
 
@@ -25,10 +25,10 @@ def nvlink_graph(reading: NodeReading) -> nx.Graph:
     their link counts.
     """
     graph = nx.Graph()
-    by_bus = {gpu.bus: gpu.index for gpu in reading.gpus if gpu.bus is not None}
+    by_bus = {gpu.bus: at for at, gpu in enumerate(reading.gpus) if gpu.bus is not None}
     hidden: dict[int, int] = {}
-    for gpu in reading.gpus:
-        graph.add_node(("gpu", str(gpu.index)))
+    for at, gpu in enumerate(reading.gpus):
+        graph.add_node(("gpu", str(at)))
         ends: Counter[Vertex] = Counter()
         for link in gpu.links:
             if link is None or not link.active:
@@ -38,9 +38,9 @@ def nvlink_graph(reading: NodeReading) -> nx.Graph:
             elif link.remote == "gpu" and link.remote_bus in by_bus:
                 ends["gpu", str(by_bus[link.remote_bus])] += 1
             elif link.remote is None:
-                hidden[gpu.index] = hidden.get(gpu.index, 0) + 1
+                hidden[at] = hidden.get(at, 0) + 1
         for end, count in ends.items():
-            graph.add_edge(("gpu", str(gpu.index)), end, weight=count)
+            graph.add_edge(("gpu", str(at)), end, weight=count)
     for a, b in combinations(sorted(hidden), 2):
         if reading.p2p and reading.p2p[a][b]:
             graph.add_edge(("gpu", str(a)), ("gpu", str(b)), weight=min(hidden[a], hidden[b]), hidden=True)

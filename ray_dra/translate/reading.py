@@ -50,7 +50,7 @@ def node_from_reading(
         )
     graph = nvlink_graph(reading)
     together = switched(graph)
-    devices = tuple(_device(name, gpu, gpu.index in together) for gpu in reading.gpus)
+    devices = tuple(_device(name, gpu, at in together) for at, gpu in enumerate(reading.gpus))
     trays = {gpu.tray for gpu in reading.gpus if gpu.tray is not None}
     return Node(
         name=name,

@@ -1,0 +1,297 @@
+"""Thin Ray actors around `runtime`: one coordinator for the cluster, one agent a node.
+
+Both are detached. The coordinator is restarted by Ray wherever it dies, starts the agents, replaces those
+that fall silent, and retires with everything it made when no program that uses ray-dra is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+import ray
+
+from ray_dra.adapters.ray import HEAD, KvStore, RayAdapter
+from ray_dra.core.allocation import Allocation, Unsatisfiable
+from ray_dra.core.lifecycle import Phase
+from ray_dra.core.request import GangRequest
+from ray_dra.core.topology import Topology
+from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError
+from ray_dra.ports import NodeReading
+from ray_dra.runtime.agent import run_agent
+from ray_dra.runtime.coordinator import Coordinator, Order, Status
+from ray_dra.translate.labels import RAY_NODE_ID
+from ray_dra.translate.records import reading_from_bytes, reading_to_bytes
+
+NAME = "ray_dra_coordinator"
+NAMESPACE = "ray_dra"
+LOOK_SECONDS = 0.5
+HEARTBEAT_SECONDS = 2.0
+AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
+SESSION = "session/"
+logger = logging.getLogger("ray_dra")
+
+
+class CoordinatorActor:
+    """The coordinator behind Ray's calls. Calls change state only on the event loop: one at a time."""
+
+    def __init__(self) -> None:
+        self._store = KvStore()
+        self._core = Coordinator(self._store, RayAdapter(), time.monotonic)
+        self._changed = asyncio.Event()
+        self._agents: dict[str, float] = {}
+        self._loop = asyncio.get_running_loop().create_task(self._look_for_ever())
+
+    # -- from agents
+
+    async def report(self, raylet: str, reading: bytes | None) -> None:
+        if reading is None:
+            self._core.nodes.heartbeat(raylet)
+        else:
+            self._core.report(raylet, reading_from_bytes(reading))
+            self._notify()
+
+    # -- from drivers
+
+    async def hello(self, job: str) -> None:
+        """A program starts to use ray-dra."""
+        self._store.put(SESSION + job, b"")
+        self._look()
+
+    async def ready(self) -> tuple[str, ...]:
+        """Raylets whose GPUs have not been read yet."""
+        return self._core.nodes.waiting
+
+    async def submit(self, order: Order) -> Status:
+        status = self._core.submit(order)
+        self._notify()
+        return status
+
+    async def commit(self, gang: str, group: str, moves: int) -> Status:
+        status = self._core.commit(gang, group, moves)
+        self._notify()
+        return status
+
+    async def release(self, gang: str, timeout: float) -> bool:
+        """Give back, and wait until Ray has ended the gang's workers; False if that takes too long."""
+        deadline = time.monotonic() + timeout
+        gone = self._core.release(gang)
+        while not gone and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            self._look()
+            gone = gang not in self._core.gangs
+        self._notify()
+        return gone
+
+    async def status(self, gang: str) -> Status:
+        return self._core.status(gang)
+
+    async def await_phase(self, gang: str, phases: tuple[str, ...], timeout: float) -> Status:
+        """The gang's status as soon as it is in one of these phases, or when the time is over."""
+        deadline = time.monotonic() + timeout
+        while True:
+            status = self._core.status(gang)
+            left = deadline - time.monotonic()
+            if status.phase.value in phases or left <= 0:
+                return status
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), min(left, LOOK_SECONDS))
+            except asyncio.TimeoutError:
+                continue
+
+    async def await_ready(self, gang: str) -> str:
+        """Resolves once the gang is ready; GangGone if it never will be."""
+        while True:
+            status = await self.await_phase(gang, (Phase.READY.value,), 60.0)
+            if status.phase is Phase.READY:
+                return gang
+            if status.phase is Phase.RELEASING:
+                raise GangGone("The gang is being given back.", place=gang)
+
+    async def look(self) -> None:
+        """Look at Ray now rather than at the next turn."""
+        self._look()
+
+    async def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        return self._core.plan(request)
+
+    async def topology(self) -> Topology:
+        return Topology.of(seat.node for seat in self._core.inventory.seats.values())
+
+    async def gangs(self) -> list[Status]:
+        return [self._core.status(gang) for gang in self._core.gangs]
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+    # -- from workers
+
+    async def devices_for(
+        self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+    ) -> list[tuple[int, str | None, str, str | None]]:
+        """(position, uuid, node, clique) for a worker's GPU slots, in order."""
+        positions = self._core.devices_for(raylet, group, bundle, slots)
+        seat = self._core.inventory.seats.get(self._core.nodes.names.get(raylet, ""))
+        if seat is None:
+            return [(p, None, "", None) for p in positions]
+        return [(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
+
+    # -- inside
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            self._look()
+            self._keep_agents()
+            if self._unused():
+                await self._retire()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _look(self) -> None:
+        try:
+            self._core.observe()
+        except RayDraError as error:
+            logger.warning("the coordinator cannot see Ray just now: %s", error)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    def _keep_agents(self) -> None:
+        now = time.monotonic()
+        nodes = self._core.nodes
+        for raylet in nodes.view.nodes:
+            if not raylet.alive or raylet.total.get("GPU", 0) < 1:
+                continue
+            spoke = max(nodes.heard.get(raylet.id, 0.0), self._agents.get(raylet.id, 0.0) + AGENT_SECONDS)
+            if raylet.id in self._agents and now - spoke < HEARTBEAT_SECONDS * 3:
+                continue
+            self._agents[raylet.id] = now
+            start_agent(raylet.id)
+
+    def _unused(self) -> bool:
+        sessions = [key.removeprefix(SESSION) for key in self._store.keys(SESSION)]
+        gone = [job for job in sessions if job not in self._core.view.jobs]
+        for job in gone if self._core.view.jobs or len(gone) < len(sessions) or sessions else []:
+            self._store.delete(SESSION + job)
+        return bool(sessions) and len(gone) == len(sessions) and not self._core.gangs
+
+    async def _retire(self) -> None:
+        """Nobody uses ray-dra any more: leave no actor and no key behind."""
+        for raylet in self._agents:
+            stop_agent(raylet)
+        for key in self._store.keys(""):
+            self._store.delete(key)
+        ray.actor.exit_actor()
+
+
+class AgentActor:
+    """A node's agent; the probe runs in a child process of it."""
+
+    def __init__(self, raylet: str) -> None:
+        self._raylet = raylet
+        self._stopped = False
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self._said = 0.0
+        self._thread = threading.Thread(target=self._run, args=(visible,), daemon=True)
+        self._thread.start()
+
+    def _run(self, visible: str | None) -> None:
+        run_agent(self._send, stopped=lambda: self._stopped, visible=visible)
+
+    def _send(self, reading: NodeReading | None) -> None:
+        now = time.monotonic()
+        if reading is None and now - self._said < HEARTBEAT_SECONDS:
+            return
+        self._said = now
+        try:
+            coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
+        except ValueError:
+            return  # it retired; this agent will be stopped too
+        coordinator.report.remote(self._raylet, None if reading is None else reading_to_bytes(reading))
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def start_agent(raylet: str) -> None:
+    """One agent on that raylet; nothing happens where it has one that lives."""
+    ray.remote(AgentActor).options(
+        name=f"ray_dra_agent_{raylet}",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        label_selector={RAY_NODE_ID: raylet},
+    ).remote(raylet)
+
+
+def stop_agent(raylet: str) -> None:
+    try:
+        ray.kill(ray.get_actor(f"ray_dra_agent_{raylet}", namespace=NAMESPACE))
+    except ValueError:
+        pass  # it ended with its node
+
+
+def start_coordinator() -> Any:
+    """The cluster's coordinator; started on the head node by whoever comes first."""
+    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
+    options: dict[str, Any] = {} if head is None else {"label_selector": {RAY_NODE_ID: head}}
+    return (
+        ray.remote(CoordinatorActor)
+        .options(
+            name=NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            **options,
+        )
+        .remote()
+    )
+
+
+def coordinator() -> Any:
+    """The running coordinator.
+
+    Raises:
+        CoordinatorUnavailable: Ray is not connected, or not by a ray_dra:// address.
+    """
+    if not ray.is_initialized():
+        raise CoordinatorUnavailable(
+            "Ray is not connected; call ray.init with a ray_dra:// address first.", wanted='ray.init("ray_dra://...")'
+        )
+    try:
+        return ray.get_actor(NAME, namespace=NAMESPACE)
+    except ValueError as error:
+        raise CoordinatorUnavailable(
+            "This Ray cluster has no ray-dra coordinator; connect with a ray_dra:// address to start one.",
+            wanted='ray.init("ray_dra://HOST:PORT")',
+        ) from error
+
+
+ANSWER_SECONDS = 30.0
+
+
+def ask(reference: Any, *, timeout: float = ANSWER_SECONDS) -> Any:
+    """The coordinator's answer; its own errors come as themselves.
+
+    Raises:
+        CoordinatorUnavailable: no answer in `timeout` seconds, or the actor is gone for good.
+    """
+    try:
+        return ray.get(reference, timeout=timeout)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RayDraError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+        raise CoordinatorUnavailable(
+            "The coordinator did not answer.", wanted=f"an answer within {timeout:g} s", available=str(error)
+        ) from error

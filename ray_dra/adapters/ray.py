@@ -1,0 +1,177 @@
+"""The one place that calls Ray's private API, and the ports that runtime sees of Ray.
+
+Everything private that ray-dra depends on is listed in `PRIVATE` and checked by `check_ray()` before
+anything starts, so that a Ray that moved a part is told apart from a cluster that misbehaves.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray.experimental import internal_kv
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from ray_dra.errors import IncompatibleRay, RayDraError
+from ray_dra.ports import RayGroup, RayNode, RayView, SlotUse
+
+KV_NAMESPACE = b"ray_dra"
+HEAD = "node:__internal_head__"
+HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
+
+
+class KvStore:
+    """Ray's internal KV as a Store. It lives as long as Ray's control store does."""
+
+    def put(self, key: str, value: bytes) -> None:
+        internal_kv._internal_kv_put(key.encode(), value, overwrite=True, namespace=KV_NAMESPACE)
+
+    def get(self, key: str) -> bytes | None:
+        value = internal_kv._internal_kv_get(key.encode(), namespace=KV_NAMESPACE)
+        return None if value is None else bytes(value)
+
+    def delete(self, key: str) -> None:
+        internal_kv._internal_kv_del(key.encode(), namespace=KV_NAMESPACE)
+
+    def keys(self, prefix: str) -> list[str]:
+        found = internal_kv._internal_kv_list(prefix.encode(), namespace=KV_NAMESPACE)
+        return sorted(key.decode() for key in found)
+
+
+class RayAdapter:
+    """Ray as the coordinator sees it."""
+
+    def view(self) -> RayView:
+        try:
+            available = ray._private.state.available_resources_per_node()
+            nodes = tuple(
+                RayNode(
+                    id=node["NodeID"],
+                    alive=node["Alive"],
+                    labels=node["Labels"],
+                    total=node["Resources"],
+                    available=available.get(node["NodeID"], node["Resources"]),
+                    hostname=node["NodeManagerHostname"],
+                    head=HEAD in node["Resources"],
+                )
+                for node in ray.nodes()
+            )
+            jobs = _gcs().get_all_job_info(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
+            running = frozenset(job.hex() for job, info in jobs.items() if not info.is_dead)
+            return RayView(nodes, {g.id: g for g in map(_group, ray.util.placement_group_table().values())}, running)
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            raise RayDraError("Ray's control store did not answer.", available=str(error)) from error
+
+    def slots_in_use(self, node_id: str) -> tuple[SlotUse, ...]:
+        from ray._private.internal_api import node_stats
+
+        node = next((n for n in ray.nodes() if n["NodeID"] == node_id and n["Alive"]), None)
+        if node is None:
+            return ()
+        try:
+            stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+        except Exception:  # grpc's own errors: the raylet is going away, and its workers with it
+            return ()
+        found = []
+        for worker in stats.core_workers_stats:
+            slots: dict[str, set[int]] = {}
+            for name, allocations in worker.used_resources.items():
+                group = group_of(name)
+                if group is not None:
+                    slots.setdefault(group, set()).update(int(s.slot) for s in allocations.resource_slots)
+            found += [SlotUse(group, tuple(sorted(used))) for group, used in slots.items()]
+        return tuple(found)
+
+    def remove_group(self, group: str) -> None:
+        remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
+
+
+def _gcs() -> Any:
+    return ray._private.worker.global_worker.gcs_client
+
+
+def _group(table: dict[str, Any]) -> RayGroup:
+    bundles = table["bundles"]
+    placed = table["bundles_to_node_id"]
+    order = sorted(bundles)
+    return RayGroup(
+        id=table["placement_group_id"],
+        state=table["state"],
+        nodes=tuple(placed.get(i) or None for i in order),
+        bundles=tuple(bundles[i] for i in order),
+    )
+
+
+def group_of(resource: str) -> str | None:
+    """The placement group whose GPUs a resource id names: "" for plain GPUs, None for no GPUs or a bundle's own.
+
+    Ray names a bundle's GPUs twice, `GPU_group_<bundle>_<group>` and `GPU_group_<group>`; both carry the
+    same slots.
+    """
+    if resource == "GPU":
+        return ""
+    head, _, rest = resource.partition("_group_")
+    return rest.rpartition("_")[2] if head == "GPU" and rest else None
+
+
+def bundle_of(resource: str) -> tuple[str, int] | None:
+    """(group, bundle) of `GPU_group_<bundle>_<group>`; None for anything else."""
+    head, _, rest = resource.partition("GPU_group_")
+    bundle, _, group = rest.partition("_")
+    return (group, int(bundle)) if not head and group and bundle.isdigit() else None
+
+
+PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
+    ("ray._private.worker.Worker." + HOOK_METHOD, lambda: getattr(ray._private.worker.Worker, HOOK_METHOD)),
+    ("ray._raylet.CoreWorker.resource_ids", lambda: ray._raylet.CoreWorker.resource_ids),
+    ("ray._private.worker._global_node", lambda: hasattr(ray._private.worker, "_global_node") or _missing()),
+    ("ray._private.node.Node.kill_all_processes", lambda: ray._private.node.Node.kill_all_processes),
+    ("ray._private.ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR", lambda: _constants()),
+    ("ray._private.state.available_resources_per_node", lambda: ray._private.state.available_resources_per_node),
+    ("ray._private.internal_api.node_stats", lambda: _import("ray._private.internal_api").node_stats),
+    ("ray.experimental.internal_kv._internal_kv_put", lambda: internal_kv._internal_kv_put),
+    ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
+    ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
+)
+
+
+def _missing() -> None:
+    raise AttributeError
+
+
+def _import(name: str) -> Any:
+    import importlib
+
+    return importlib.import_module(name)
+
+
+def _constants() -> Any:
+    return _import("ray._private.ray_constants").WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+
+def check_ray() -> None:
+    """The start-up self-test.
+
+    Raises:
+        IncompatibleRay: names every part of this Ray that is not where it was.
+    """
+    moved = []
+    for name, find in PRIVATE:
+        try:
+            find()
+        except (AttributeError, ImportError):
+            moved.append(name)
+    hook = getattr(ray._private.worker.Worker, HOOK_METHOD, None)
+    if hook is not None and list(inspect.signature(hook).parameters) != ["self", "resource_name", "resource_regex"]:
+        moved.append(f"the parameters of Worker.{HOOK_METHOD}")
+    parameters = inspect.signature(ray.util.placement_group).parameters
+    moved += [f"placement_group({p}=)" for p in ("bundle_label_selector", "topology_strategy") if p not in parameters]
+    if moved:
+        raise IncompatibleRay(
+            "This Ray moved private parts that pinning GPUs needs; install a Ray that ray-dra was made for.",
+            place=f"ray {ray.__version__}",
+            wanted="ray 2.60",
+            available="moved: " + ", ".join(moved),
+        )

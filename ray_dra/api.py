@@ -1,0 +1,371 @@
+"""What a Ray program calls: `placement_group`, `plan`, and the localities."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+
+from ray_dra.actors import ask, coordinator
+from ray_dra.core.allocation import Allocation, Unsatisfiable
+from ray_dra.core.lifecycle import Phase
+from ray_dra.core.request import ANYWHERE, Bundle, Connect, GangRequest, Locality, Strategy, bundle_from_resources
+from ray_dra.core.topology import Topology
+from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, UnsatisfiableError
+from ray_dra.hooks import SeenDevice, seen_devices
+from ray_dra.runtime.coordinator import Order, Status
+from ray_dra.translate.explain import explain_gang
+from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
+
+SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
+RELEASE_SECONDS = 30.0
+HELD = (Phase.HELD.value, Phase.PLACING.value, Phase.READY.value, Phase.DEGRADED.value, Phase.RELEASING.value)
+
+
+# -- localities
+
+
+def same_clique(*, segment: int | None = None, required: bool = True, exclusive: bool = False) -> Locality:
+    """All bundles in one NVLink clique, or each `segment` consecutive bundles in one.
+
+    Args:
+        segment: bundles that share a clique; must divide the number of bundles. None: all of them.
+        required: False takes the nearest there is instead of refusing.
+        exclusive: whole cliques; nobody else is planned onto them.
+    """
+    return Locality(cliques=1 if segment is None else None, segment=segment, required=required, exclusive=exclusive)
+
+
+def at_most_cliques(count: int, *, required: bool = True, exclusive: bool = False) -> Locality:
+    """The gang on at most `count` cliques."""
+    return Locality(cliques=count, required=required, exclusive=exclusive)
+
+
+def linked_devices() -> Locality:
+    """The GPUs of each bundle are linked by NVLink, every two of them. Combine: `same_clique() & linked_devices()`."""
+    return Locality(connect=Connect.REQUIRED)
+
+
+def best_connected() -> Locality:
+    """The best-connected free GPUs on each node, NUMA in mind; the default."""
+    return Locality(connect=Connect.PREFERRED)
+
+
+# -- gangs
+
+
+def placement_group(
+    bundles: Sequence[Mapping[str, float]],
+    strategy: str | None = None,
+    name: str = "",
+    lifetime: str | None = None,
+    _soft_target_node_id: str | None = None,
+    bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
+    topology_strategy: Mapping[str, str] | None = None,
+    *,
+    locality: Locality | None = None,
+    product: str | Sequence[str] | None = None,
+    priority: int = 0,
+    wait: bool = True,
+) -> GangPlacementGroup:
+    """A Ray placement group on planned GPUs, for the whole gang at once or not at all.
+
+    The parameters up to `topology_strategy` are those of `ray.util.placement_group`.
+
+    Args:
+        bundles: one dict of resources a bundle, e.g. [{"GPU": 4, "CPU": 8}] * 4; whole GPUs.
+        locality: where the bundles lie in relation to each other; combine two with `&`.
+        product: GPU product name or names that will do, matched whole ("NVIDIA H100 80GB HBM3").
+        priority: higher is served first; first come, first served within one.
+        wait: True queues a gang that does not fit now; False refuses it at once.
+
+    Raises:
+        InvalidRequest: what can never be right.
+        UnsatisfiableError: it would not fit an empty cluster, or (`wait=False`) it does not fit now.
+        NameTaken: a live gang of this namespace has the name.
+    """
+    request = _request(
+        bundles, strategy, bundle_label_selector, topology_strategy, locality, product, priority, _soft_target_node_id
+    )
+    if lifetime not in (None, "detached"):
+        raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=repr(lifetime))
+    context = ray.get_runtime_context()
+    actor = coordinator()
+    order = Order(
+        request,
+        name=name,
+        namespace=context.namespace,
+        owner=context.get_job_id(),
+        detached=lifetime == "detached",
+        wait=wait,
+    )
+    status = _submit(actor, order, _soft_target_node_id)
+    gang = GangPlacementGroup(actor, order, [dict(b) for b in bundles], strategy or "PACK", status)
+    gang._create(status)
+    return gang
+
+
+def plan(
+    bundles: Sequence[Mapping[str, float]],
+    strategy: str | None = None,
+    bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
+    topology_strategy: Mapping[str, str] | None = None,
+    *,
+    locality: Locality | None = None,
+    product: str | Sequence[str] | None = None,
+) -> Allocation | Unsatisfiable:
+    """What `placement_group` would decide now, without holding or starting anything.
+
+    Raises:
+        InvalidRequest: what can never be right.
+    """
+    request = _request(bundles, strategy, bundle_label_selector, topology_strategy, locality, product, 0, None)
+    answer: Allocation | Unsatisfiable = ask(coordinator().plan.remote(request))
+    return answer
+
+
+def topology() -> Topology:
+    """The cluster as the coordinator sees it: nodes, devices, links, cliques."""
+    found: Topology = ask(coordinator().topology.remote())
+    return found
+
+
+def get_devices() -> tuple[SeenDevice, ...]:
+    """The GPUs of the current task or actor, in the order of CUDA_VISIBLE_DEVICES; empty in a driver."""
+    worker = ray._private.worker.global_worker
+    worker.check_connected()
+    return tuple(seen_devices(worker) or ())
+
+
+class GangPlacementGroup:
+    """A gang: the handle to its placement group, its devices and its state. A context manager that removes it."""
+
+    def __init__(self, actor: Any, order: Order, bundles: list[dict[str, float]], strategy: str, status: Status) -> None:
+        self._actor = actor
+        self._order = order
+        self._bundles = bundles
+        self._strategy = strategy
+        self._group: PlacementGroup | None = None
+        self._status = status
+        self._lock = threading.Lock()
+        self._driving = False
+
+    @property
+    def id(self) -> str:
+        return self._order.request.gang
+
+    @property
+    def bundle_count(self) -> int:
+        return len(self._bundles)
+
+    @property
+    def placement_group(self) -> PlacementGroup:
+        """Ray's placement group. Waits while the gang is queued."""
+        while self._group is None:
+            self._create(self._await(HELD, SLICE_SECONDS))
+        return self._group
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """The decision: nodes and devices of each bundle; None while the gang is queued."""
+        return self._status.allocation if self._group is not None else self._refresh().allocation
+
+    @property
+    def phase(self) -> Phase:
+        """Where the gang is in its life; GONE when it is not there any more."""
+        try:
+            return self._refresh().phase
+        except GangGone:
+            return Phase.GONE
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every bundle is placed; True.
+
+        Raises:
+            GangTimeout: after `timeout` seconds. The gang is given back: nothing stays held.
+            GangGone: the gang was removed meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = SLICE_SECONDS if deadline is None else min(SLICE_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                self._give_up(timeout or 0.0)
+            if self._group is None:
+                self._create(self._await(HELD, left))
+            elif self._group.wait(left):
+                self._actor.look.remote()
+                return True
+            else:
+                self._follow(self._refresh())
+
+    def ready(self) -> Any:
+        """An ObjectRef that resolves when every bundle is placed, like Ray's."""
+        with self._lock:
+            if not self._driving:
+                self._driving = True
+                threading.Thread(target=self._drive, daemon=True).start()
+        return self._actor.await_ready.remote(self.id)
+
+    def explain(self) -> str:
+        """Who sits where and why, or what the gang waits for."""
+        return explain_gang(self._refresh(), self._order.request)
+
+    def remove(self) -> None:
+        """Give everything back; when this returns the GPUs are free. Removing twice is harmless."""
+        ask(self._actor.release.remote(self.id, RELEASE_SECONDS), timeout=RELEASE_SECONDS + 30)
+
+    def __enter__(self) -> GangPlacementGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"GangPlacementGroup({self._order.name or self.id}, {self.bundle_count} bundles)"
+
+    # -- inside
+
+    def _refresh(self) -> Status:
+        self._status = ask(self._actor.status.remote(self.id))
+        return self._status
+
+    def _await(self, phases: tuple[str, ...], timeout: float) -> Status:
+        return ask(self._actor.await_phase.remote(self.id, phases, timeout), timeout=timeout + 30)  # type: ignore[no-any-return]
+
+    def _create(self, status: Status) -> None:
+        """Make Ray's placement group on the planned nodes, and tell the coordinator, once devices are held."""
+        self._status = status
+        if status.allocation is None or self._group is not None:
+            return
+        if status.phase is Phase.RELEASING:
+            raise GangGone("The gang is being given back.", place=self.id)
+        group = ray.util.placement_group(
+            self._bundles,
+            strategy=self._strategy,
+            name=self._order.name,
+            lifetime="detached" if self._order.detached else None,
+            bundle_label_selector=[dict(s) for s in status.selectors],
+        )
+        try:
+            self._status = ask(self._actor.commit.remote(self.id, group.id.hex(), status.moves))
+        except BaseException:
+            ray.util.remove_placement_group(group)
+            raise
+        if self._status.group == group.id.hex():
+            self._group = group
+        else:  # planned again between the two calls
+            ray.util.remove_placement_group(group)
+
+    def _follow(self, status: Status) -> None:
+        """The coordinator may have planned the gang again elsewhere."""
+        if status.phase is Phase.RELEASING:
+            raise GangGone("The gang is being given back.", place=self.id)
+        if self._group is not None and status.group != self._group.id.hex():
+            self._group = None
+            self._create(status)
+
+    def _give_up(self, timeout: float) -> None:
+        status = self._refresh()
+        self.remove()
+        waited = "; ".join(map(str, status.waits_for)) or f"Ray has not placed the bundles ({status.phase.value})"
+        raise GangTimeout(
+            f"The gang was not ready within {timeout:g} s and has been given back.",
+            place=", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "the queue",
+            wanted=f"{self.bundle_count} bundles, {self._order.request.device_count} GPUs",
+            available=waited,
+        )
+
+    def _drive(self) -> None:
+        try:
+            self.wait()
+        except Exception:  # whoever holds the ObjectRef hears of it from the coordinator
+            pass
+
+
+def _submit(actor: Any, order: Order, soft_node: str | None) -> Status:
+    if soft_node is not None:
+        near = _with_labels(order, {RAY_NODE_ID: soft_node})
+        try:
+            found: Status = ask(actor.submit.remote(near))
+            return found
+        except UnsatisfiableError:
+            pass  # soft: anywhere else will do
+    answer: Status = ask(actor.submit.remote(order))
+    return answer
+
+
+def _with_labels(order: Order, labels: dict[str, str]) -> Order:
+    from dataclasses import replace
+
+    bundles = tuple(replace(b, labels={**b.labels, **labels}) for b in order.request.bundles)
+    return replace(order, request=replace(order.request, bundles=bundles), wait=False)
+
+
+def _request(
+    bundles: Sequence[Mapping[str, float]],
+    strategy: str | None,
+    selectors: Sequence[Mapping[str, str]] | None,
+    topology_strategy: Mapping[str, str] | None,
+    locality: Locality | None,
+    product: str | Sequence[str] | None,
+    priority: int,
+    soft_node: str | None,
+) -> GangRequest:
+    if not isinstance(bundles, Sequence) or isinstance(bundles, (str, bytes)):
+        raise InvalidRequest("bundles is a list of dicts.", place="bundles", wanted=repr(bundles)[:200])
+    if strategy is not None and topology_strategy is not None:
+        raise InvalidRequest("strategy and topology_strategy exclude each other.", place="strategy")
+    chosen = locality if locality is not None else ANYWHERE
+    if not isinstance(chosen, Locality):
+        raise InvalidRequest("locality is made by same_clique() and its like.", place="locality", wanted=repr(locality))
+    if topology_strategy is not None:
+        strategy, asked = _topology_strategy(topology_strategy)
+        chosen = chosen & asked if asked is not None else chosen
+    if strategy is not None and strategy not in Strategy.__members__:
+        raise InvalidRequest(
+            "This strategy is not known.", place="strategy", wanted=repr(strategy), available=", ".join(Strategy.__members__)
+        )
+    if soft_node is not None and strategy != "STRICT_PACK":
+        raise InvalidRequest("_soft_target_node_id works with STRICT_PACK only.", place="_soft_target_node_id")
+    if selectors is not None and len(selectors) != len(bundles):
+        raise InvalidRequest(
+            "bundle_label_selector needs one selector a bundle.",
+            place="bundle_label_selector",
+            wanted=str(len(bundles)),
+            available=str(len(selectors)),
+        )
+    products = (product,) if isinstance(product, str) else tuple(product or ())
+    made: dict[str, Bundle] = {}
+    asked_for = []
+    for i, resources in enumerate(bundles):
+        labels = selectors[i] if selectors is not None else {}
+        key = repr((sorted(resources.items()) if isinstance(resources, Mapping) else resources, sorted(labels.items())))
+        if key not in made:  # equal bundles are one object: the planner folds them quickly
+            made[key] = bundle_from_resources(resources, index=i, products=products, labels=labels)
+        asked_for.append(made[key])
+    return GangRequest(
+        uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority)
+    )
+
+
+def _topology_strategy(given: Mapping[str, str]) -> tuple[str, Locality | None]:
+    """Ray's topology_strategy in our words."""
+    rest = dict(given)
+    strategy = rest.pop(RAY_NODE_ID, "PACK")
+    domain = rest.pop(GPU_DOMAIN, None)
+    if rest or domain not in (None, "STRICT_PACK"):
+        raise InvalidRequest(
+            "This topology_strategy is not known.",
+            place="topology_strategy",
+            wanted=repr(dict(given)),
+            available=f'{{"{GPU_DOMAIN}": "STRICT_PACK", "{RAY_NODE_ID}": a strategy}}',
+        )
+    return strategy, same_clique() if domain else None

@@ -1,0 +1,136 @@
+"""`ray.init("ray_dra://...")`: Ray imports the package and calls `ClientBuilder(address)`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ray_dra.actors import ask, start_coordinator
+from ray_dra.adapters.ray import check_ray
+from ray_dra.errors import CoordinatorUnavailable
+from ray_dra.hooks import install_worker
+from ray_dra.settings import Embedded, Running, parse_address
+from ray_dra.simulated.cluster import LocalCluster
+from ray_dra.simulated.profile import LOOPBACK
+
+READY_SECONDS = 30.0
+HOOK = "worker_process_setup_hook"
+
+_running: LocalCluster | None = None
+
+
+def embedded_cluster() -> LocalCluster | None:
+    """The embedded cluster of this program, to break its machines on purpose; None without one."""
+    return _running
+
+
+class ClientBuilder:
+    """What Ray asks of the module that a scheme names; `connect` does the work.
+
+    Raises:
+        InvalidAddress: already here, before anything starts.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._deprecation_warn_enabled = True  # Ray sets it
+        self._arguments: dict[str, Any] = {}
+        self._address = address or ""
+
+    def _init_args(self, **arguments: Any) -> ClientBuilder:
+        self._arguments = arguments
+        return self
+
+    def connect(self) -> Any:
+        """Connect this program; what `ray.init` returns."""
+        if ray.is_initialized():
+            if self._arguments.get("ignore_reinit_error"):
+                return ray.get_runtime_context()
+            raise RuntimeError("Maybe you called ray.init twice by accident? Call ray.shutdown() first.")
+        target = parse_address(self._address)
+        check_ray()
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a fresh ray.init may write a token into the home
+        cluster = None
+        if isinstance(target, Embedded):
+            cluster = LocalCluster.start(
+                target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus
+            )
+        try:
+            arguments = {**self._arguments, "runtime_env": with_worker_hook(self._arguments.get("runtime_env"))}
+            # An explicit host:port: anything else would come back here through RAY_ADDRESS.
+            if cluster is not None:
+                context = ray.init(address=cluster.address, _node_ip_address=LOOPBACK, **arguments)
+            else:
+                assert isinstance(target, Running)
+                context = ray.init(address=target.address, **arguments)
+            _greet()
+        except BaseException:
+            ray.shutdown()
+            if cluster is not None:
+                cluster.stop()
+            raise
+        if cluster is not None:
+            _stop_with_ray(cluster)
+        return context
+
+
+def with_worker_hook(runtime_env: Any) -> dict[str, Any]:
+    """The user's runtime_env with our worker hook in front of their own."""
+    env = dict(runtime_env or {})
+    theirs = env.get(HOOK)
+    if theirs is None:
+        env[HOOK] = install_worker
+    elif theirs is not install_worker:
+        env[HOOK] = _both(theirs)
+    return env
+
+
+def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
+    def install_and_run_users_hook() -> None:
+        from ray_dra.hooks import install_worker as ours
+
+        ours()
+        if isinstance(theirs, str):
+            from ray._common.utils import load_class
+
+            load_class(theirs)()
+        else:
+            theirs()
+
+    return install_and_run_users_hook
+
+
+def _greet() -> None:
+    """Start or find the coordinator, and wait until it has read every node's GPUs."""
+    actor = start_coordinator()
+    ask(actor.hello.remote(ray.get_runtime_context().get_job_id()), timeout=60)
+    deadline = time.monotonic() + READY_SECONDS
+    while waiting := ask(actor.ready.remote()):
+        if time.monotonic() > deadline:
+            raise CoordinatorUnavailable(
+                "Some nodes have not said what GPUs they have; is ray-dra installed on them?",
+                place=", ".join(w[:16] for w in waiting),
+                wanted=f"a reading within {READY_SECONDS:g} s",
+            )
+        time.sleep(0.05)
+
+
+def _stop_with_ray(cluster: LocalCluster) -> None:
+    """End the cluster when Ray disconnects, by whatever name `ray.shutdown` was called, and at exit."""
+    global _running
+    _running = cluster
+    node = ray._private.worker._global_node
+    disconnect = node.kill_all_processes
+
+    def disconnect_and_stop(*args: Any, **kwargs: Any) -> None:
+        global _running
+        try:
+            disconnect(*args, **kwargs)
+        finally:
+            _running = None
+            cluster.stop()
+
+    node.kill_all_processes = disconnect_and_stop

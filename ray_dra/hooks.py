@@ -1,0 +1,139 @@
+"""Where Ray calls us: in every worker process (exact GPUs), and before a raylet starts (labels).
+
+`install_worker` replaces the one method that feeds both CUDA_VISIBLE_DEVICES and `ray.get_gpu_ids()`.
+It is private to Ray; `adapters.ray.check_ray` guards it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
+
+MAP = "map/"
+ASK_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SeenDevice:
+    """A GPU that this task or actor may use. `index` is its place in the raylet's numbering."""
+
+    index: int
+    uuid: str | None
+    node: str
+    clique: str | None
+
+
+def install_worker() -> None:
+    """Ray's `worker_process_setup_hook`: from now on this worker's GPUs are the planned ones."""
+    cls = ray._private.worker.Worker
+    if getattr(cls, "_ray_dra_original", None) is not None:
+        return
+    cls._ray_dra_original = getattr(cls, HOOK_METHOD)
+    setattr(cls, HOOK_METHOD, _accelerator_ids)
+    # NVML numbers GPUs by PCI address; CUDA does so only when told.
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
+def _accelerator_ids(worker: Any, resource_name: str, resource_regex: str) -> list[Any]:
+    if resource_name == "GPU":
+        devices = seen_devices(worker)
+        if devices is not None:
+            visible = worker.original_visible_accelerator_ids.get("GPU")
+            return [visible[d.index] if visible and d.index < len(visible) else d.index for d in devices]
+    return list(worker._ray_dra_original(resource_name, resource_regex))
+
+
+_maps: dict[str, list[list[SeenDevice]] | None] = {}
+_answers: dict[tuple[Any, ...], list[SeenDevice]] = {}
+
+
+def seen_devices(worker: Any) -> list[SeenDevice] | None:
+    """The devices behind this worker's GPU slots, in order; None where it has none, or nobody plans here."""
+    group, bundles = "", set()
+    slots: set[int] = set()
+    for name, assigned in worker.core_worker.resource_ids().items():
+        owner = group_of(name)
+        if owner is None:
+            continue
+        slots.update(slot for slot, _ in assigned)
+        group = group or owner
+        place = bundle_of(name)
+        if place is not None:
+            bundles.add(place[1])
+    if not slots:
+        return None
+    if group and len(bundles) == 1:
+        planned = _map(group)
+        if planned is not None:
+            devices = planned[next(iter(bundles))]
+            if len(slots) == len(devices):
+                return devices
+    return _ask(worker, group, min(bundles, default=-1), tuple(sorted(slots)))
+
+
+def _map(group: str) -> list[list[SeenDevice]] | None:
+    """A gang's devices by bundle; None for a placement group that is no gang."""
+    if _maps.get(group) is None:
+        data = KvStore().get(MAP + group)
+        _maps[group] = None if data is None else [[SeenDevice(*d) for d in b] for b in json.loads(data)]
+    return _maps[group]
+
+
+def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[SeenDevice] | None:
+    """Ask the coordinator, once a task or once an actor's life."""
+    from ray_dra.actors import NAME, NAMESPACE, ask
+
+    context = ray.get_runtime_context()
+    who = context.get_actor_id() or context.get_task_id()
+    key = (who, group, bundle, slots)
+    if key not in _answers:
+        try:
+            coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
+        except ValueError:
+            return None  # nobody plans on this cluster: Ray's own numbering
+        if len(_answers) > 64:
+            _answers.clear()
+        call = coordinator.devices_for.remote(context.get_node_id(), group, bundle, slots)
+        _answers[key] = [SeenDevice(*d) for d in ask(call, timeout=ASK_SECONDS)]
+    return _answers[key]
+
+
+def start(ray_params: Any, head: bool) -> None:
+    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML.
+
+    A node without GPUs, or whose NVML does not answer, starts without the labels.
+    """
+    import socket
+
+    labels = dict(getattr(ray_params, "labels", None) or {})
+    found = labels_here(os.environ.get("RAY_DRA_NODE") or socket.gethostname())
+    ray_params.labels = {**found, **labels}
+
+
+def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:
+    """The labels of this node by NVML, read in a child process that may be killed; empty without GPUs."""
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
+
+    from ray_dra.translate.labels import node_labels
+    from ray_dra.translate.reading import node_from_reading
+    from ray_dra.translate.records import reading_from_bytes
+
+    command = [sys.executable, "-m", "ray_dra.adapters.nvml", "once"]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=timeout, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return {}
+    reading = reading_from_bytes(done.stdout)
+    if reading.error is not None or not reading.gpus:
+        return {}
+    product = reading.gpus[0].name
+    kind = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(product)
+    return node_labels(node_from_reading(name, reading), accelerator_type=kind)

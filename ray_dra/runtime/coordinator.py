@@ -1,0 +1,408 @@
+"""The coordinator: the only writer of who has which GPU.
+
+A synchronous class, one call at a time; the actor around it brings the calls, the clock and the waiting.
+Every change is in the store before it is answered, one record in one step, so that a coordinator killed
+anywhere comes back to what it had said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.lifecycle import Gang, Observed, Phase, Step, next_step, phase
+from ray_dra.core.plan import plan
+from ray_dra.core.request import GangRequest
+from ray_dra.core.topology import Health
+from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
+from ray_dra.ports import Clock, NodeReading, Ray, RayView, Store
+from ray_dra.runtime.nodes import Nodes
+from ray_dra.runtime.others import Others
+from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
+
+GANG = "gang/"
+MAP = "map/"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request with who asks. `wait` False: refuse at once what cannot be met now."""
+
+    request: GangRequest
+    name: str = ""
+    namespace: str = ""
+    owner: str = ""
+    detached: bool = False
+    wait: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the outside may know of a gang. `selectors` pin each bundle; `waits_for` says why it is queued."""
+
+    gang: str
+    phase: Phase
+    name: str
+    allocation: Allocation | None
+    selectors: tuple[Mapping[str, str], ...]
+    group: str | None
+    moves: int
+    lost: tuple[str, ...]
+    waits_for: tuple[Shortfall, ...]
+
+
+class Coordinator:
+    """See the module. `ray` and `store` are ports; `clock` gives monotonic seconds."""
+
+    def __init__(self, store: Store, ray: Ray, clock: Clock) -> None:
+        self.store = store
+        self.ray = ray
+        self.clock = clock
+        self.inventory = Inventory()
+        self.nodes = Nodes(store, self.inventory, clock)
+        self.others = Others(store, self.inventory, ray)
+        self.gangs: dict[str, Gang] = {}
+        self.since: dict[str, float] = {}  # gang -> when it was last planned, or seen after a restart
+        self.refused: dict[str, tuple[Shortfall, ...]] = {}  # queued gang -> why it waits
+        self.view = RayView()
+        for key in store.keys(GANG):
+            data = store.get(key)
+            if data is not None:
+                gang = gang_from_bytes(data)
+                self.gangs[gang.id] = gang
+                self.since[gang.id] = clock()
+                if gang.allocation is not None:
+                    self.inventory.hold(gang.allocation)
+        self.observe()
+
+    # -- what the world reports
+
+    def report(self, raylet: str, reading: NodeReading) -> None:
+        """An agent's reading of its node."""
+        if self.nodes.report(raylet, reading):
+            self._serve()
+
+    def observe(self) -> None:
+        """Look at Ray, and take every gang one step further. Called every half second, and after a release."""
+        self.view = self.ray.view()
+        self.nodes.see(self.view)
+        ours = self._groups()
+        self.others.look(self.view, self.nodes.names, self._placed_devices(), ours)
+        for gang in sorted(self.gangs.values(), key=lambda g: g.sequence):
+            self._advance(gang)
+        held = {placed.node for g in self.gangs.values() if g.allocation for placed in g.allocation.bundles}
+        self.nodes.drop_unused(held)
+        self._serve()
+
+    def _advance(self, gang: Gang) -> None:
+        step = next_step(gang, self._observed(gang))
+        if step is Step.GIVE_BACK:
+            self.release(gang.id)
+        elif step is Step.FORGET:
+            self._forget(gang)
+        elif step is Step.PLAN_AGAIN:
+            self._plan_again(gang)
+
+    def _observed(self, gang: Gang) -> Observed:
+        state = None
+        if gang.group is not None:
+            group = self.view.groups.get(gang.group)
+            young = self.clock() - self.since[gang.id] < 2.0  # the view may be older than the group
+            state = group.state if group is not None else (None if young and not gang.releasing else "ABSENT")
+        busy = gang.releasing and bool(self._workers(gang))
+        return Observed(
+            group_state=state,
+            owner_alive=not gang.owner or gang.owner in self.view.jobs or not self.view.jobs,
+            busy=busy,
+            lost=self._lost(gang),
+            held_for=self.clock() - self.since[gang.id],
+        )
+
+    def _workers(self, gang: Gang) -> list[str]:
+        """Nodes on which workers of the gang still have GPU slots."""
+        groups = {g for g in (gang.group, *gang.old_groups) if g}
+        if gang.allocation is None or not groups:
+            return []
+        found = []
+        for node in dict.fromkeys(gang.allocation.nodes):
+            raylet = self.nodes.raylets.get(node)
+            living = raylet is not None and any(n.id == raylet.id and n.alive for n in self.view.nodes)
+            if raylet is not None and living and any(u.group in groups for u in self.ray.slots_in_use(raylet.id)):
+                found.append(node)
+        return found
+
+    def _lost(self, gang: Gang) -> tuple[str, ...]:
+        """What of a gang's hardware is not as it was planned."""
+        if gang.allocation is None:
+            return ()
+        found: dict[str, None] = {}
+        for placed in gang.allocation.bundles:
+            seat = self.inventory.seats.get(placed.node)
+            if seat is None:
+                found[f"node {placed.node} is gone"] = None
+            elif not seat.node.ready:
+                found[f"node {placed.node}: {seat.node.reason}"] = None
+            else:
+                by_id = {d.id: d for d in seat.node.devices}
+                for grant in placed.grants:
+                    device = by_id.get(grant.device)
+                    if device is None:
+                        found[f"{grant.device}: not there any more"] = None
+                    elif device.health is not Health.OK:
+                        found[f"{grant.device}: {device.health_reason}"] = None
+                    elif grant.clique is not None and device.clique != grant.clique:
+                        found[f"{grant.device}: left its clique"] = None
+        return tuple(found)
+
+    # -- what drivers ask
+
+    def submit(self, order: Order) -> Status:
+        """Hold devices for a gang, or queue it.
+
+        Raises:
+            NameTaken: a live gang of the namespace has the name.
+            UnsatisfiableError: it would not fit even if nobody else were here; or it does not fit now and
+                `wait` is False. Nothing is held then.
+        """
+        known = self.gangs.get(order.request.gang)
+        if known is not None:  # asked again after a restart swallowed the answer
+            return self.status(known.id)
+        self._check_name(order)
+        sequence = 1 + max((g.sequence for g in self.gangs.values()), default=0)
+        gang = Gang(order.request, sequence, order.name, order.namespace, order.owner, order.detached)
+        ahead = self._ahead(gang)
+        answer = plan(self.inventory, order.request) if not ahead else self._turn(order, ahead)
+        if isinstance(answer, Unsatisfiable):
+            self._refuse_never(order)
+            if not order.wait:
+                self.observe()  # what looked taken may have ended since
+                answer = plan(self.inventory, order.request) if not self._ahead(gang) else answer
+                if isinstance(answer, Unsatisfiable):
+                    raise _refusal("The gang does not fit now.", answer)
+        if isinstance(answer, Allocation):
+            gang = replace(gang, allocation=answer)
+            self._save(gang)
+            self.inventory.hold(answer)
+        else:
+            self._save(gang)
+            self.refused[gang.id] = answer.shortfalls
+        self.since[gang.id] = self.clock()
+        return self.status(gang.id)
+
+    def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        """What `submit` would decide now, holding nothing."""
+        return plan(self.inventory, request)
+
+    def commit(self, gang_id: str, group: str, moves: int) -> Status:
+        """The driver made Ray's placement group; from here on its workers find their GPUs.
+
+        A group made for an earlier plan (`moves` differs) is not taken; the status says which one is.
+
+        Raises:
+            GangGone: the gang was given back meanwhile; the driver removes its group.
+        """
+        gang = self._gang(gang_id)
+        if gang.releasing:
+            raise GangGone("The gang is being given back.", place=gang_id)
+        if gang.allocation is None:
+            return self.status(gang_id)
+        if gang.group != group and gang.moves == moves:
+            self._write_map(gang.allocation, group)
+            self._save(replace(gang, group=group, old_groups=gang.old_groups + ((gang.group,) if gang.group else ())))
+            self.since[gang_id] = self.clock()
+        return self.status(gang_id)
+
+    def release(self, gang_id: str) -> bool:
+        """Give a gang back; True when it is gone. Its devices are free once Ray has ended its workers."""
+        gang = self.gangs.get(gang_id)
+        if gang is None:
+            return True
+        if not gang.releasing:
+            gang = replace(gang, releasing=True)
+            self._save(gang)
+        if gang.group is None:
+            self._forget(gang)
+            return True
+        self.ray.remove_group(gang.group)
+        return False
+
+    def status(self, gang_id: str) -> Status:
+        """Raises GangGone for a gang that is not there."""
+        gang = self._gang(gang_id)
+        allocation = gang.allocation
+        selectors = () if allocation is None else tuple(self.nodes.selector(n) for n in allocation.nodes)
+        seen = self._observed(gang)
+        return Status(
+            gang=gang.id,
+            phase=phase(gang, seen),
+            name=gang.name,
+            allocation=allocation,
+            selectors=selectors,
+            group=gang.group,
+            moves=gang.moves,
+            lost=seen.lost,
+            waits_for=self.refused.get(gang.id, ()),
+        )
+
+    def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[int]:
+        """Positions on the node for a worker's GPU slots; `group` is "" outside placement groups."""
+        name = self.nodes.names.get(raylet)
+        seat = self.inventory.seats.get(name or "")
+        if seat is None:
+            return list(slots)  # no agent has spoken for this node: Ray's own numbering is all there is
+        owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
+        if owner is not None and owner.allocation is not None:
+            positions = tuple(g.position for g in owner.allocation.bundles[bundle].grants)
+            return self.others.of_bundle(raylet, f"{group}/{bundle}", slots, positions)
+        found = self.others.of_stranger(raylet, seat, slots, self._movable(seat.name))
+        self._settle_conflicts(seat.name, found)
+        return found
+
+    def _movable(self, node: str) -> int:
+        """Devices of gangs whose placement group Ray has not placed yet: they can be planned again."""
+        mask = 0
+        for gang in self.gangs.values():
+            if gang.allocation is not None and phase(gang, self._observed(gang)) in (Phase.HELD, Phase.PLACING):
+                for placed in gang.allocation.bundles:
+                    if placed.node == node:
+                        for grant in placed.grants:
+                            mask |= 1 << grant.position
+        return mask
+
+    def _settle_conflicts(self, node: str, positions: list[int]) -> None:
+        """Work of others had to take a held device: the gang that had it is planned again."""
+        for gang in list(self.gangs.values()):
+            if gang.allocation is not None and any(
+                p.node == node and any(g.position in positions for g in p.grants) for p in gang.allocation.bundles
+            ):
+                self._plan_again(gang, stay=False)
+
+    # -- inside
+
+    def _gang(self, gang_id: str) -> Gang:
+        gang = self.gangs.get(gang_id)
+        if gang is None:
+            raise GangGone(
+                "The gang is not there any more: it was removed, its program ended, or its wait was over.",
+                place=gang_id,
+            )
+        return gang
+
+    def _check_name(self, order: Order) -> None:
+        if order.name and any(
+            g.name == order.name and g.namespace == order.namespace and not g.releasing for g in self.gangs.values()
+        ):
+            raise NameTaken(
+                f"A gang named {order.name!r} exists already; choose another name or remove that one.",
+                place=f"namespace {order.namespace}",
+                wanted=order.name,
+            )
+
+    def _ahead(self, gang: Gang) -> list[Gang]:
+        """The gangs that wait before this one: a higher priority, or as high and earlier."""
+        return [
+            g
+            for g in self.gangs.values()
+            if g.allocation is None and not g.releasing and g.id != gang.id and _turn_key(g) < _turn_key(gang)
+        ]
+
+    def _turn(self, order: Order, ahead: list[Gang]) -> Unsatisfiable:
+        first = min(ahead, key=_turn_key)
+        return Unsatisfiable(
+            order.request.gang,
+            (Shortfall(Kind.QUEUE, "the queue", "the first place", f"{len(ahead)} ahead, first {first.name or first.id}"),),
+        )
+
+    def _refuse_never(self, order: Order) -> None:
+        """Waiting cannot help a gang that would not fit an empty cluster as it is now."""
+        if self.nodes.waiting and order.wait:
+            return  # some nodes have not been read yet
+        answer = plan(self.inventory.emptied(), order.request)
+        if isinstance(answer, Unsatisfiable):
+            raise _refusal("The gang would not fit even if nobody else were here.", answer)
+
+    def _serve(self) -> None:
+        """Plan the queue, in order; the first that does not fit holds up those behind it."""
+        waiting = [g for g in self.gangs.values() if g.allocation is None and not g.releasing]
+        for gang in sorted(waiting, key=_turn_key):
+            answer = plan(self.inventory, gang.request, epoch=gang.moves)
+            if isinstance(answer, Unsatisfiable):
+                self.refused[gang.id] = answer.shortfalls
+                return
+            self._save(replace(gang, allocation=answer))
+            self.inventory.hold(answer)
+            self.since[gang.id] = self.clock()
+            self.refused.pop(gang.id, None)
+
+    def _plan_again(self, gang: Gang, *, stay: bool = True) -> None:
+        """Look for another place for a gang that Ray does not place; `stay` where there is none."""
+        assert gang.allocation is not None
+        self.inventory.release(gang.id)
+        answer = plan(self.inventory, gang.request, epoch=gang.moves + 1)
+        same = isinstance(answer, Allocation) and answer.grants == gang.allocation.grants
+        if stay and (same or isinstance(answer, Unsatisfiable)):
+            self.inventory.hold(gang.allocation)
+            self.since[gang.id] = self.clock()
+            return
+        if gang.group is not None:
+            self.ray.remove_group(gang.group)
+            self.store.delete(MAP + gang.group)
+        allocation = answer if isinstance(answer, Allocation) else None
+        old = gang.old_groups + ((gang.group,) if gang.group else ())
+        gang = replace(gang, allocation=allocation, group=None, moves=gang.moves + 1, old_groups=old)
+        self._save(gang)
+        self.since[gang.id] = self.clock()
+        if allocation is not None:
+            self.inventory.hold(allocation)
+        elif isinstance(answer, Unsatisfiable):
+            self.refused[gang.id] = answer.shortfalls
+
+    def _write_map(self, allocation: Allocation, group: str) -> None:
+        """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
+        devices = [[[g.position, g.uuid, g.node, g.clique] for g in placed.grants] for placed in allocation.bundles]
+        self.store.put(MAP + group, json.dumps(devices).encode())
+
+    def _groups(self) -> set[str]:
+        return {group for g in self.gangs.values() for group in (g.group, *g.old_groups) if group}
+
+    def _placed_devices(self) -> dict[str, float]:
+        """Node -> GPUs that Ray counts as taken for our gangs."""
+        found: dict[str, float] = {}
+        for gang in self.gangs.values():
+            group = self.view.groups.get(gang.group or "")
+            if gang.allocation is not None and group is not None and group.state == "CREATED":
+                for placed in gang.allocation.bundles:
+                    found[placed.node] = found.get(placed.node, 0.0) + len(placed.grants)
+        return found
+
+    def _save(self, gang: Gang) -> None:
+        self.store.put(GANG + gang.id, gang_to_bytes(gang))
+        self.gangs[gang.id] = gang
+
+    def _forget(self, gang: Gang) -> None:
+        """The end of a gang: the record goes last, so that a kill before it only repeats the rest."""
+        for group in (gang.group, *gang.old_groups):
+            if group:
+                self.others.forget(group)
+                self.store.delete(MAP + group)
+        self.store.delete(GANG + gang.id)
+        self.inventory.release(gang.id)
+        self.gangs.pop(gang.id, None)
+        self.since.pop(gang.id, None)
+        self.refused.pop(gang.id, None)
+        self._serve()
+
+
+def _turn_key(gang: Gang) -> tuple[int, int]:
+    return (-gang.request.priority, gang.sequence)
+
+
+def _refusal(reason: str, answer: Unsatisfiable) -> RayDraError:
+    first = answer.shortfalls[0]
+    more = f"{reason} {'; '.join(str(s) for s in answer.shortfalls)}"
+    return UnsatisfiableError(
+        more, shortfalls=answer.shortfalls, place=first.place, wanted=first.wanted, available=first.available
+    )

@@ -1,0 +1,156 @@
+"""Which machines there are: agents' readings and Ray's raylets, merged into the inventory.
+
+A node's name outlives its raylet: it is our label where the raylet has one that is unique, else the
+raylet's id. Readings are kept in the store, so that a coordinator that starts again knows the
+topology at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.topology import Node
+from ray_dra.ports import Clock, NodeReading, RayNode, RayView, Store
+from ray_dra.translate.labels import NODE, RAY_NODE_ID
+from ray_dra.translate.reading import node_from_reading
+from ray_dra.translate.records import reading_from_bytes, reading_to_bytes
+
+KEY = "node/"
+SILENT_SECONDS = 4.0  # agents say something every half second
+
+
+class Nodes:
+    """The nodes of the cluster; writes them into `inventory`."""
+
+    def __init__(self, store: Store, inventory: Inventory, clock: Clock) -> None:
+        self.store = store
+        self.inventory = inventory
+        self.clock = clock
+        self.view = RayView()
+        self.names: dict[str, str] = {}  # raylet -> node, also of raylets that are gone
+        self.raylets: dict[str, RayNode] = {}  # node -> its raylet, the last one known
+        self.readings: dict[str, NodeReading] = {}  # by raylet
+        self.heard: dict[str, float] = {}  # raylet -> when its agent last spoke
+        self._load()
+
+    def _load(self) -> None:
+        for key in self.store.keys(KEY):
+            data = self.store.get(key)
+            if data is None:
+                continue
+            head, _, body = data.partition(b"\n")
+            name = json.loads(head)
+            raylet = key.removeprefix(KEY)
+            self.names[raylet] = name
+            self.readings[raylet] = reading_from_bytes(body)
+            self.heard[raylet] = self.clock()
+
+    # -- what arrives
+
+    def report(self, raylet: str, reading: NodeReading) -> bool:
+        """An agent's reading; True when it changes anything."""
+        self.heard[raylet] = self.clock()
+        if self.readings.get(raylet) == reading:
+            return False
+        self.readings[raylet] = reading
+        self._persist(raylet)
+        self._put(raylet)
+        return True
+
+    def heartbeat(self, raylet: str) -> None:
+        self.heard[raylet] = self.clock()
+
+    def see(self, view: RayView) -> None:
+        """Ray's raylets: who came, who went, who is silent."""
+        self.view = view
+        alive = [n for n in view.nodes if n.alive]
+        claimed = Counter(n.labels.get(NODE) for n in alive)
+        for raylet in alive:
+            label = raylet.labels.get(NODE)
+            name = label if label is not None and claimed[label] == 1 else f"ray-{raylet.id[:16]}"
+            if self.names.get(raylet.id) != name:
+                self.names[raylet.id] = name
+                self._persist(raylet.id)
+            before = self.raylets.get(name)
+            self.raylets[name] = raylet
+            if before is not None and before.id != raylet.id:
+                self._forget(before.id)
+        for raylet in alive:
+            self._put(raylet.id)
+        living = {n.id for n in alive}
+        for name, raylet in self.raylets.items():
+            seat = self.inventory.seats.get(name)
+            if raylet.id not in living and seat is not None and seat.node.ready:
+                self.inventory.put_node(replace(seat.node, ready=False, reason="its raylet is lost"))
+
+    def drop_unused(self, keep: set[str]) -> None:
+        """Forget lost nodes that no gang is on."""
+        for name, seat in list(self.inventory.seats.items()):
+            if not seat.node.ready and name not in keep and seat.node.reason == "its raylet is lost":
+                self.inventory.drop_node(name)
+                self._forget(self.raylets.pop(name).id)
+
+    # -- what is asked
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Raylets with GPUs whose agent has not said anything yet."""
+        return tuple(
+            n.id for n in self.view.nodes if n.alive and n.total.get("GPU", 0) >= 1 and n.id not in self.readings
+        )
+
+    def selector(self, name: str) -> dict[str, str]:
+        """The label selector that pins a bundle to a node: a label that a restarted raylet keeps, else its id."""
+        raylet = self.raylets[name]
+        return {NODE: name} if raylet.labels.get(NODE) == name else {RAY_NODE_ID: raylet.id}
+
+    # -- inside
+
+    def _put(self, raylet_id: str) -> None:
+        name = self.names.get(raylet_id)
+        raylet = self.raylets.get(name or "")
+        reading = self.readings.get(raylet_id)
+        if name is None or raylet is None or raylet.id != raylet_id or reading is None:
+            return
+        node = node_from_reading(
+            name,
+            _offered(reading, raylet),
+            ray_node_id=raylet_id,
+            resources=_bulk(raylet.total),
+            labels=raylet.labels,
+        )
+        silent = self.clock() - self.heard.get(raylet_id, self.clock())
+        if node.ready and silent > SILENT_SECONDS:
+            node = replace(node, ready=False, reason="its agent is silent; is the driver hung?")
+        if not node.ready and not node.devices:
+            # Keep the devices on the books while NVML does not answer: gangs may be running on them.
+            before = self.inventory.seats.get(name)
+            if before is not None:
+                node = replace(before.node, ready=False, reason=node.reason)
+        self.inventory.put_node(node)
+
+    def _persist(self, raylet: str) -> None:
+        if raylet in self.readings and raylet in self.names:
+            head = json.dumps(self.names[raylet]).encode()
+            self.store.put(KEY + raylet, head + b"\n" + reading_to_bytes(self.readings[raylet]))
+
+    def _forget(self, raylet: str) -> None:
+        self.readings.pop(raylet, None)
+        self.names.pop(raylet, None)
+        self.heard.pop(raylet, None)
+        self.store.delete(KEY + raylet)
+
+
+def _offered(reading: NodeReading, raylet: RayNode) -> NodeReading:
+    """Only as many GPUs as the raylet was told to offer: Ray numbers them from 0."""
+    count = int(raylet.total.get("GPU", 0))
+    return reading if len(reading.gpus) <= count else replace(reading, gpus=reading.gpus[:count])
+
+
+def _bulk(total: Mapping[str, float]) -> dict[str, float]:
+    """The resources that a bundle can ask for, without the GPUs and Ray's own markers."""
+    return {k: v for k, v in total.items() if k != "GPU" and not k.startswith("node:") and "_group_" not in k}

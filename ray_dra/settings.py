@@ -1,0 +1,118 @@
+"""The address behind `ray_dra://`: what may be said, checked before anything starts.
+
+    embedded?profile=NAME&nodes=N&cliques=N&cpus=N    a simulated cluster on this machine
+    HOST:PORT                                         a Ray cluster that runs already
+    (nothing)                                         chosen from where the program runs
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ray_dra.errors import InvalidAddress
+
+FORMS = "embedded?profile=NAME&nodes=N, HOST:PORT, or nothing"
+
+
+class Embedded(BaseModel):
+    """A simulated cluster on this machine. `cliques` splits rack-scale machines over so many racks; `cpus` is what
+    each simulated node offers to Ray."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    profile: str = "gb200-nvl72"
+    nodes: int | None = Field(default=None, ge=1, le=64)
+    cliques: int | None = Field(default=None, ge=1, le=64)
+    cpus: int | None = Field(default=None, ge=1, le=1024)
+
+
+class Running(BaseModel):
+    """A Ray cluster that runs already, at `address` (host:port of its control store)."""
+
+    model_config = ConfigDict(frozen=True)
+    address: str
+
+
+Target = Embedded | Running
+
+
+def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> Target:
+    """What `ray_dra://<address>` means.
+
+    Raises:
+        InvalidAddress: lists what is allowed.
+    """
+    place, _, query = address.partition("?")
+    place = place.strip("/")
+    if place == "embedded":
+        return _embedded(query)
+    if query:
+        raise InvalidAddress(
+            "Only the embedded cluster takes options.", place="address", wanted=f"ray_dra://{address}", available=FORMS
+        )
+    if not place:
+        return _from_here(environment)
+    if re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}", place) and 0 < int(place.rpartition(":")[2]) < 65536:
+        return Running(address=place)
+    raise InvalidAddress("This address is not known.", place="address", wanted=f"ray_dra://{address}", available=FORMS)
+
+
+def _embedded(query: str) -> Embedded:
+    fields: dict[str, Any] = {}
+    try:
+        for name, value in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
+            if name in fields:
+                raise InvalidAddress(f"{name} is given twice.", place="address", wanted=query)
+            fields[name] = value
+    except InvalidAddress:
+        raise
+    except ValueError as error:
+        raise InvalidAddress(
+            "The options do not read.", place="address", wanted=query, available="name=value&name=value"
+        ) from error
+    try:
+        return Embedded(**fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        known = ", ".join(Embedded.model_fields)
+        if problem["type"] == "extra_forbidden":
+            raise InvalidAddress(
+                f"There is no option {name!r}.", place="address", wanted=name, available=known
+            ) from error
+        raise InvalidAddress(
+            f"{name} is not right: {problem['msg'].lower()}.",
+            place=f"option {name}",
+            wanted=str(problem["input"]),
+            available="a whole number from 1" if name != "profile" else "a profile's name",
+        ) from error
+
+
+def _from_here(environment: Mapping[str, str]) -> Running:
+    """`ray_dra://` alone: inside a KubeRay pod, or beside a running Ray."""
+    head = environment.get("FQ_RAY_IP") or environment.get("RAY_IP")
+    if environment.get("RAY_CLUSTER_NAME") or head:  # set by KubeRay's operator in its pods
+        return Running(address=f"{head or '127.0.0.1'}:{environment.get('RAY_PORT', '6379')}")
+    local = environment.get("RAY_GCS_ADDRESS") or _beside()
+    if local:
+        return Running(address=local)
+    raise InvalidAddress(
+        "ray_dra:// alone needs a Ray to choose, and there is none here: this is no KubeRay pod, and no Ray runs on"
+        " this machine.",
+        place="address",
+        wanted="ray_dra://",
+        available=FORMS,
+    )
+
+
+def _beside() -> str | None:
+    """The Ray that was last started on this machine, where it still runs."""
+    from ray._private import services
+
+    found = services.find_gcs_addresses()
+    return sorted(found)[0] if found else None

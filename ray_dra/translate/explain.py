@@ -1,0 +1,70 @@
+"""Gangs and topologies in words and pictures, as plain text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.request import GangRequest
+from ray_dra.core.topology import DomainId, Health, Topology
+
+if TYPE_CHECKING:
+    from ray_dra.core.allocation import Shortfall
+    from ray_dra.core.lifecycle import Phase
+
+    class StatusLike:
+        phase: Phase
+        allocation: Allocation | None
+        moves: int
+        lost: tuple[str, ...]
+        waits_for: tuple[Shortfall, ...]
+
+
+def explain_gang(status: StatusLike, request: GangRequest) -> str:
+    """The gang's phase, who sits where, what is lost, what it waits for."""
+    lines = [
+        f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
+        + (f", planned again {status.moves} times" if status.moves else "")
+    ]
+    lines += [f"  lost: {text}" for text in status.lost]
+    if status.allocation is None:
+        lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
+    else:
+        lines += explain_allocation(status.allocation)
+    return "\n".join(lines)
+
+
+def explain_allocation(allocation: Allocation) -> list[str]:
+    """One line a bundle, under its clique."""
+    lines: list[str] = []
+    clique: DomainId | None | object = object()
+    for index, placed in enumerate(allocation.bundles):
+        if placed.clique != clique:
+            clique = placed.clique
+            lines.append(f"  clique {clique}" if clique is not None else "  in no clique")
+        gpus = ", ".join(f"{g.index} ({(g.uuid or 'no uuid')[:12]})" for g in placed.grants) or "no GPU"
+        lines.append(f"    bundle {index} on {placed.node}: GPU {gpus}")
+    return lines
+
+
+def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> str:
+    """Every clique with its nodes, every node with its GPUs; `held` gives a mark (one letter) by UUID.
+
+    A free GPU shows as its index, one that is not well as x.
+    """
+    held = held or {}
+    lines: list[str] = []
+    current: object = object()
+    for node in topology.nodes.values():
+        if node.clique != current:
+            current = node.clique
+            lines.append(f"clique {current}" if current is not None else "in no clique")
+        cells = []
+        for i, device in enumerate(node.devices):
+            mark = held.get(device.uuid or "")
+            cells.append("x" if device.health is not Health.OK else mark or str(device.index))
+            if i + 1 < len(node.devices) and device.numa != node.devices[i + 1].numa:
+                cells.append("|")
+        state = "" if node.ready else f"  ({node.reason})"
+        lines.append(f"  {node.name:<16} [ {' '.join(cells)} ]{state}")
+    return "\n".join(lines)
