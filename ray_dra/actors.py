@@ -9,28 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from typing import Any
 
 import ray
 
 from ray_dra.adapters.ray import HEAD, KvStore, RayAdapter
+from ray_dra.agents import HEARTBEAT_SECONDS, NAME, NAMESPACE, AgentActor
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Topology
 from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError
-from ray_dra.ports import NodeReading
-from ray_dra.runtime.agent import run_agent
 from ray_dra.runtime.coordinator import Coordinator, Order, Status
+from ray_dra.runtime.nodes import only_visible
 from ray_dra.translate.labels import RAY_NODE_ID
-from ray_dra.translate.records import reading_from_bytes, reading_to_bytes
+from ray_dra.translate.records import reading_from_bytes
 
-NAME = "ray_dra_coordinator"
-NAMESPACE = "ray_dra"
 LOOK_SECONDS = 0.5
-HEARTBEAT_SECONDS = 2.0
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SESSION = "session/"
 logger = logging.getLogger("ray_dra")
@@ -48,11 +44,12 @@ class CoordinatorActor:
 
     # -- from agents
 
-    async def report(self, raylet: str, reading: bytes | None) -> None:
+    async def report(self, raylet: str, reading: bytes | None, visible: str | None) -> None:
+        """A reading as the probe wrote it, or None for a sign of life; `visible`: the raylet's CUDA_VISIBLE_DEVICES."""
         if reading is None:
             self._core.nodes.heartbeat(raylet)
         else:
-            self._core.report(raylet, reading_from_bytes(reading))
+            self._core.report(raylet, only_visible(reading_from_bytes(reading), visible))
             self._notify()
 
     # -- from drivers
@@ -187,35 +184,6 @@ class CoordinatorActor:
         for key in self._store.keys(""):
             self._store.delete(key)
         ray.actor.exit_actor()
-
-
-class AgentActor:
-    """A node's agent; the probe runs in a child process of it."""
-
-    def __init__(self, raylet: str) -> None:
-        self._raylet = raylet
-        self._stopped = False
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        self._said = 0.0
-        self._thread = threading.Thread(target=self._run, args=(visible,), daemon=True)
-        self._thread.start()
-
-    def _run(self, visible: str | None) -> None:
-        run_agent(self._send, stopped=lambda: self._stopped, visible=visible)
-
-    def _send(self, reading: NodeReading | None) -> None:
-        now = time.monotonic()
-        if reading is None and now - self._said < HEARTBEAT_SECONDS:
-            return
-        self._said = now
-        try:
-            coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
-        except ValueError:
-            return  # it retired; this agent will be stopped too
-        coordinator.report.remote(self._raylet, None if reading is None else reading_to_bytes(reading))
-
-    def pid(self) -> int:
-        return os.getpid()
 
 
 def start_agent(raylet: str) -> None:

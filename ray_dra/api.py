@@ -146,7 +146,9 @@ def get_devices() -> tuple[SeenDevice, ...]:
 class GangPlacementGroup:
     """A gang: the handle to its placement group, its devices and its state. A context manager that removes it."""
 
-    def __init__(self, actor: Any, order: Order, bundles: list[dict[str, float]], strategy: str, status: Status) -> None:
+    def __init__(
+        self, actor: Any, order: Order, bundles: list[dict[str, float]], strategy: str, status: Status
+    ) -> None:
         self._actor = actor
         self._order = order
         self._bundles = bundles
@@ -331,7 +333,10 @@ def _request(
         chosen = chosen & asked if asked is not None else chosen
     if strategy is not None and strategy not in Strategy.__members__:
         raise InvalidRequest(
-            "This strategy is not known.", place="strategy", wanted=repr(strategy), available=", ".join(Strategy.__members__)
+            "This strategy is not known.",
+            place="strategy",
+            wanted=repr(strategy),
+            available=", ".join(Strategy.__members__),
         )
     if soft_node is not None and strategy != "STRICT_PACK":
         raise InvalidRequest("_soft_target_node_id works with STRICT_PACK only.", place="_soft_target_node_id")
@@ -351,9 +356,7 @@ def _request(
         if key not in made:  # equal bundles are one object: the planner folds them quickly
             made[key] = bundle_from_resources(resources, index=i, products=products, labels=labels)
         asked_for.append(made[key])
-    return GangRequest(
-        uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority)
-    )
+    return GangRequest(uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority))
 
 
 def _topology_strategy(given: Mapping[str, str]) -> tuple[str, Locality | None]:

@@ -55,9 +55,7 @@ class ClientBuilder:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a fresh ray.init may write a token into the home
         cluster = None
         if isinstance(target, Embedded):
-            cluster = LocalCluster.start(
-                target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus
-            )
+            cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
         try:
             arguments = {**self._arguments, "runtime_env": with_worker_hook(self._arguments.get("runtime_env"))}
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.

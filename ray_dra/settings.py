@@ -1,8 +1,8 @@
 """The address behind `ray_dra://`: what may be said, checked before anything starts.
 
-    embedded?profile=NAME&nodes=N&cliques=N&cpus=N    a simulated cluster on this machine
-    HOST:PORT                                         a Ray cluster that runs already
-    (nothing)                                         chosen from where the program runs
+embedded?profile=NAME&nodes=N&cliques=N&cpus=N    a simulated cluster on this machine
+HOST:PORT                                         a Ray cluster that runs already
+(nothing)                                         chosen from where the program runs
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
         )
     if not place:
         return _from_here(environment)
-    if re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}", place) and 0 < int(place.rpartition(":")[2]) < 65536:
+    if (
+        re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}", place)
+        and 0 < int(place.rpartition(":")[2]) < 65536
+    ):
         return Running(address=place)
     raise InvalidAddress("This address is not known.", place="address", wanted=f"ray_dra://{address}", available=FORMS)
 

@@ -243,9 +243,7 @@ def _watch(parent: int) -> None:
             uuids = tuple(g.uuid for g in reading.gpus)
             if events is None or uuids != listening:
                 events, listening = _listen(reading), uuids
-            reading = replace(
-                reading, gpus=tuple(replace(g, xids=xids.get(g.uuid or "", ())) for g in reading.gpus)
-            )
+            reading = replace(reading, gpus=tuple(replace(g, xids=xids.get(g.uuid or "", ())) for g in reading.gpus))
         except (NvmlMissing, NvmlInconsistent, pynvml.NVMLError) as error:
             reading = NodeReading(error=str(error))
         sys.stdout.write((json.dumps(asdict(reading)) if reading != last else "") + "\n")

@@ -111,9 +111,7 @@ class Rooms:
     def fill(self, domain: Domain, count: int) -> list[Pick]:
         """The nodes of a clique for `count` bundles: the fewest, then the tightest."""
         if self.by_index:
-            shelves = {
-                free: [seat for _, seat in shelf] for free, shelf in domain.stock.items() if free >= self.size
-            }
+            shelves = {free: [seat for _, seat in shelf] for free, shelf in domain.stock.items() if free >= self.size}
             rooms = {free: free // self.size for free in shelves}
         else:
             shelves = {}

@@ -48,9 +48,7 @@ class Shape:
         self._splits: dict[tuple[int, Masks, Connect, Masks | None], Masks | None] = {}
         self._counts: dict[tuple[int, int], int] = {}
 
-    def split(
-        self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None
-    ) -> Masks | None:
+    def split(self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None) -> Masks | None:
         """Disjoint subsets of `mask` with these sizes, in order, the best-connected; None if there are none.
 
         None is exact: no such subsets exist. With Connect.REQUIRED every pair inside a subset is

@@ -29,9 +29,7 @@ class Seat:
         self.node = node
         self.key = node_order(node)
         self.shape: Shape = shape_of(node)
-        self.grants = tuple(
-            Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)
-        )
+        self.grants = tuple(Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices))
         self.domains: dict[DomainId, int] = {}  # clique -> mask of its devices here
         for i, device in enumerate(node.devices):
             clique = device.clique or LOOSE
@@ -80,7 +78,9 @@ class Domain:
     @property
     def empty(self) -> bool:
         """Whether nobody has a device here, so that the clique can be had exclusively."""
-        return not self.gangs and self.owner is None and not any(s.busy & s.domains[self.id] for s in self.seats.values())
+        return (
+            not self.gangs and self.owner is None and not any(s.busy & s.domains[self.id] for s in self.seats.values())
+        )
 
     def ordered(self) -> list[Seat]:
         return [self.seats[n] for n in sorted(self.seats, key=lambda n: self.seats[n].key)]
@@ -198,9 +198,7 @@ class Inventory:
             mask = masks.get(placed.node, 0)
             for grant in placed.grants:
                 position = grant.position
-                if seat is not None and (
-                    position >= len(seat.grants) or seat.grants[position].device != grant.device
-                ):
+                if seat is not None and (position >= len(seat.grants) or seat.grants[position].device != grant.device):
                     found = [g.position for g in seat.grants if g.device == grant.device]
                     if not found:
                         continue  # the device is gone

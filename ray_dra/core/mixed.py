@@ -61,9 +61,7 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: _
         kinds = search.kinds(_seats(domain))
         if kinds:
             domains.setdefault(kinds, []).append(domain)
-    types = [
-        BinType(kinds, len(alike), (alike[0].free, i)) for i, (kinds, alike) in enumerate(domains.items())
-    ]
+    types = [BinType(kinds, len(alike), (alike[0].free, i)) for i, (kinds, alike) in enumerate(domains.items())]
     unproven = False
 
     def fits(kind: int, held: Contents) -> bool:

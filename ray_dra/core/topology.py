@@ -157,10 +157,7 @@ class Topology:
                     count = members.setdefault(device.clique, {})
                     count[node.name] = count.get(node.name, 0) + 1
         return MappingProxyType(
-            {
-                clique: Clique(clique, tuple(counts), sum(counts.values()))
-                for clique, counts in sorted(members.items())
-            }
+            {clique: Clique(clique, tuple(counts), sum(counts.values())) for clique, counts in sorted(members.items())}
         )
 
     @property

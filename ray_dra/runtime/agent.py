@@ -1,21 +1,21 @@
 """One node's agent: keeps a probe process alive and passes on what it says.
 
 The probe calls NVML and may hang in the driver for ever; the agent gives it a deadline, kills it, and
-says so. Nothing here calls NVML.
+says so. Nothing here calls NVML, and nothing heavy is imported: there is one of these on every node.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict
 
 from ray_dra.ports import NodeReading
-from ray_dra.translate.records import reading_from_bytes
 
 DEADLINE_SECONDS = 3.0  # a driver call that takes longer counts as hung
 FIRST_SECONDS = 20.0  # the first reading: starting Python and NVML
@@ -31,8 +31,8 @@ class ProbeProcess:
         self._buffer = b""
         self._answered = False
 
-    def next(self) -> NodeReading | None:
-        """The next reading; None when nothing changed. Never takes longer than the deadline.
+    def next(self) -> bytes | None:
+        """The next reading, as the probe wrote it (JSON); None when nothing changed. Never takes longer than the deadline.
 
         A probe that hangs or dies gives a reading with an error, and is started again by the next call.
         """
@@ -45,18 +45,18 @@ class ProbeProcess:
             left = deadline - time.monotonic()
             if left <= 0:
                 self.stop()
-                return NodeReading(error=f"NVML did not answer within {DEADLINE_SECONDS:g} s; the probe was killed")
+                return _failed(f"NVML did not answer within {DEADLINE_SECONDS:g} s; the probe was killed")
             readable, _, _ = select.select([self._process.stdout], [], [], left)
             if readable:
                 data = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not data:
                     code = self._process.wait()
                     self.stop()
-                    return NodeReading(error=f"the NVML probe ended with code {code}")
+                    return _failed(f"the NVML probe ended with code {code}")
                 self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         self._answered = True
-        return reading_from_bytes(line) if line else None
+        return line or None
 
     def stop(self) -> None:
         process, self._process = self._process, None
@@ -67,41 +67,18 @@ class ProbeProcess:
                 process.stdout.close()
 
 
-def run_agent(send: Callable[[NodeReading | None], None], *, stopped: Callable[[], bool], visible: str | None) -> None:
-    """Send every change, and None as a sign of life in between, until `stopped`.
-
-    Args:
-        visible: the raylet's CUDA_VISIBLE_DEVICES; only those GPUs are Ray's to give.
-    """
+def run_agent(send: Callable[[bytes | None], None], *, stopped: Callable[[], bool]) -> None:
+    """Send every reading that differs from the last, and None as a sign of life in between, until `stopped`."""
     probe = ProbeProcess()
     try:
         while not stopped():
             reading = probe.next()
-            send(None if reading is None else only_visible(reading, visible))
-            if reading is not None and reading.error is not None:
+            send(reading)
+            if reading is not None and b'"error": null' not in reading:
                 time.sleep(0.5)
     finally:
         probe.stop()
 
 
-def only_visible(reading: NodeReading, visible: str | None) -> NodeReading:
-    """The GPUs that CUDA_VISIBLE_DEVICES names, in its order; indices or UUIDs, None or empty for all."""
-    if not visible:
-        return reading
-    by_name = {str(g.index): g for g in reading.gpus} | {g.uuid: g for g in reading.gpus if g.uuid}
-    chosen = []
-    for name in visible.split(","):
-        found = by_name.get(name) or next((g for u, g in by_name.items() if u.startswith(name)), None)
-        if found is not None and found not in chosen:
-            chosen.append(found)
-    at = [reading.gpus.index(g) for g in chosen]
-
-    def narrowed(matrix: tuple[tuple[object, ...], ...]) -> tuple[tuple[object, ...], ...]:
-        return tuple(tuple(matrix[i][j] for j in at) for i in at)
-
-    return replace(
-        reading,
-        gpus=tuple(chosen),
-        p2p=narrowed(reading.p2p),  # type: ignore[arg-type]
-        ancestors=narrowed(reading.ancestors),  # type: ignore[arg-type]
-    )
+def _failed(why: str) -> bytes:
+    return json.dumps(asdict(NodeReading(error=why))).encode()

@@ -313,7 +313,11 @@ class Coordinator:
         first = min(ahead, key=_turn_key)
         return Unsatisfiable(
             order.request.gang,
-            (Shortfall(Kind.QUEUE, "the queue", "the first place", f"{len(ahead)} ahead, first {first.name or first.id}"),),
+            (
+                Shortfall(
+                    Kind.QUEUE, "the queue", "the first place", f"{len(ahead)} ahead, first {first.name or first.id}"
+                ),
+            ),
         )
 
     def _refuse_never(self, order: Order) -> None:

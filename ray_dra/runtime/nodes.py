@@ -145,6 +145,25 @@ class Nodes:
         self.store.delete(KEY + raylet)
 
 
+def only_visible(reading: NodeReading, visible: str | None) -> NodeReading:
+    """The GPUs that a raylet's CUDA_VISIBLE_DEVICES names, in its order: indices or UUIDs; None or "" for all."""
+    if not visible:
+        return reading
+    by_name = {str(g.index): at for at, g in enumerate(reading.gpus)}
+    by_name |= {g.uuid: at for at, g in enumerate(reading.gpus) if g.uuid}
+    chosen: list[int] = []
+    for name in visible.split(","):
+        found = by_name.get(name, next((at for known, at in by_name.items() if known.startswith(name)), None))
+        if found is not None and found not in chosen:
+            chosen.append(found)
+    return replace(
+        reading,
+        gpus=tuple(reading.gpus[i] for i in chosen),
+        p2p=tuple(tuple(reading.p2p[i][j] for j in chosen) for i in chosen),
+        ancestors=tuple(tuple(reading.ancestors[i][j] for j in chosen) for i in chosen),
+    )
+
+
 def _offered(reading: NodeReading, raylet: RayNode) -> NodeReading:
     """Only as many GPUs as the raylet was told to offer: Ray numbers them from 0."""
     count = int(raylet.total.get("GPU", 0))

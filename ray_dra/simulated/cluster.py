@@ -39,7 +39,9 @@ class LocalCluster:
         nodes: the simulated nodes, in order.
     """
 
-    def __init__(self, nodes: Sequence[SimulatedNode], folder: Path, process: subprocess.Popen[str], address: str) -> None:
+    def __init__(
+        self, nodes: Sequence[SimulatedNode], folder: Path, process: subprocess.Popen[str], address: str
+    ) -> None:
         self.nodes = tuple(nodes)
         self.address = address
         self.folder = folder
@@ -106,7 +108,9 @@ class LocalCluster:
             self._process.stdin.flush()
             answer = _read(self._process, 60.0)
         if "error" in answer:
-            raise SimulationError("The embedded cluster could not do that.", place=str(request), available=answer["error"])
+            raise SimulationError(
+                "The embedded cluster could not do that.", place=str(request), available=answer["error"]
+            )
 
 
 def _configuration(nodes: Sequence[SimulatedNode], folder: Path, library: Path, cpus: int | None) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def library_folder(*, compiler: list[str] | None = None, cache: Path | None = No
         command = [*commands[0], "-shared", "-fPIC", "-O2", "-o", NAME, "nvml_sim.c", "-lpthread"]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
-            raise SimulationError("The simulated NVML library does not compile.", place=commands[0][0], available=done.stderr[-2000:])
+            raise SimulationError(
+                "The simulated NVML library does not compile.", place=commands[0][0], available=done.stderr[-2000:]
+            )
         folder.mkdir(exist_ok=True)
         os.replace(Path(work) / NAME, folder / NAME)
     return folder

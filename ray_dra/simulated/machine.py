@@ -63,7 +63,9 @@ class Machine:
             faults["xid_count"] = faults.get("xid_count", 0) + 1
             faults.setdefault("xids", []).append([faults["xid_count"], gpu, code])
 
-    def fabric(self, gpu: int, *, state: int = 3, status: int = 0, health_mask: int = 0xAA, health_summary: int = 1) -> None:
+    def fabric(
+        self, gpu: int, *, state: int = 3, status: int = 0, health_mask: int = 0xAA, health_summary: int = 1
+    ) -> None:
         """A GPU's fabric registration changes (2: in progress, 3: completed)."""
         with self._faults() as faults:
             faults.setdefault("fabric", {})[str(gpu)] = [state, status, health_mask, health_summary]

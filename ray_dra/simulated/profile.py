@@ -121,7 +121,9 @@ def simulated_nodes(name: str, *, nodes: int | None = None, cliques: int | None 
             raise InvalidAddress(
                 f"{name} is a fixed mix of machines.", place="nodes, cliques", available="leave them out"
             )
-        return [n for mix in profile.cluster for n in simulated_nodes(mix.profile, nodes=mix.nodes, cliques=mix.cliques)]
+        return [
+            n for mix in profile.cluster for n in simulated_nodes(mix.profile, nodes=mix.nodes, cliques=mix.cliques)
+        ]
     count = nodes or profile.nodes
     prefix = profile.prefix or name
     if profile.fabric != "rack":
@@ -143,9 +145,7 @@ def simulated_nodes(name: str, *, nodes: int | None = None, cliques: int | None 
         trays = count // racks + (rack < count % racks)
         for tray in range(trays):
             found.append(
-                SimulatedNode(
-                    name=f"{prefix}-r{rack}-t{tray:02}", profile=profile, rack=f"{name}/{rack}", tray=tray
-                )
+                SimulatedNode(name=f"{prefix}-r{rack}-t{tray:02}", profile=profile, rack=f"{name}/{rack}", tray=tray)
             )
     return found
 

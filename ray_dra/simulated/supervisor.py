@@ -8,9 +8,11 @@ output. Started by `simulated.cluster.LocalCluster`.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ class Supervisor:
             num_cpus=0,
             num_gpus=0,
             include_dashboard=False,
+            no_monitor=True,
             temp_dir=str(self.folder / "ray"),
             node_ip_address=LOOPBACK,
             object_store_memory=self.config["object_store"],
@@ -81,7 +84,28 @@ class Supervisor:
         for raylet in [*self.raylets.values(), self.cluster.head_node]:
             if raylet is not None:
                 raylet.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+        _end_orphans()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what our raylets leave behind (their agents, workers and probes)."""
+    ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def _end_orphans() -> None:
+    """Kill and reap every process that descends from this one."""
+    own = os.getpid()
+    while True:
+        children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+        if not children:
+            return
+        for child in children:
+            try:
+                os.kill(int(child), signal.SIGKILL)
+                os.waitpid(int(child), 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
 
 
 def main() -> None:
@@ -89,6 +113,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever Ray prints is no answer
     supervisor: Supervisor | None = None
+    _adopt_orphans()
 
     def answer(**fields: Any) -> None:
         try:

@@ -145,7 +145,9 @@ def linked_by_hand(links: Sequence[Sequence[int]], free: set[int], sizes: Sequen
     if not sizes:
         return True
     for chosen in combinations(sorted(free), sizes[0]):
-        if all(links[i][j] for i, j in combinations(chosen, 2)) and linked_by_hand(links, free - set(chosen), sizes[1:]):
+        if all(links[i][j] for i, j in combinations(chosen, 2)) and linked_by_hand(
+            links, free - set(chosen), sizes[1:]
+        ):
             return True
     return False
 
@@ -176,9 +178,7 @@ def test_a_greedy_planner_would_refuse_this() -> None:
 
 def test_slurms_case_of_segments() -> None:
     """3 blocks of 17 nodes, 36 nodes in segments of 12: one segment in each block."""
-    inventory = Inventory(
-        node(f"{b}-{i:02}", 1, clique=b, order=i) for b in ("b0", "b1", "b2") for i in range(17)
-    )
+    inventory = Inventory(node(f"{b}-{i:02}", 1, clique=b, order=i) for b in ("b0", "b1", "b2") for i in range(17))
     answer = plan(inventory, gang(*[1] * 36, locality=Locality(segment=12)))
     assert isinstance(answer, Allocation)
     assert [answer.cliques[i] for i in (0, 12, 24)] == ["b0", "b1", "b2"]

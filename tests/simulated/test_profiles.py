@@ -128,9 +128,7 @@ def test_dgx1_is_the_real_mesh(tmp_path: Path) -> None:
 
 def test_racks_differ_by_cluster_uuid_alone(tmp_path: Path) -> None:
     nodes = simulated_nodes("gb200-nvl72", nodes=4, cliques=2)
-    read_nodes = [
-        node_from_reading(n.name, read(simulated(Machine.create(tmp_path / n.name, n)))) for n in nodes
-    ]
+    read_nodes = [node_from_reading(n.name, read(simulated(Machine.create(tmp_path / n.name, n)))) for n in nodes]
     topology = Topology.of(read_nodes)
     assert len(topology.cliques) == 2
     assert {c.rsplit(".", 1)[1] for c in topology.cliques} == {"32766"}

@@ -1,0 +1,163 @@
+"""Stand-ins for Ray's ports, for tests and for trying the coordinator without Ray.
+
+They pass the same contract tests as the real adapters (tests/runtime/test_contracts.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ray_dra.ports import RayGroup, RayNode, RayView, SlotUse
+
+
+class MemoryStore:
+    """A Store in a dict. It outlives the coordinators that use it, as Ray's does."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, bytes] = {}
+
+    def put(self, key: str, value: bytes) -> None:
+        self.data[key] = value
+
+    def get(self, key: str) -> bytes | None:
+        return self.data.get(key)
+
+    def delete(self, key: str) -> None:
+        self.data.pop(key, None)
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(k for k in self.data if k.startswith(prefix))
+
+
+@dataclass
+class _Group:
+    bundles: Sequence[Mapping[str, float]]
+    selectors: Sequence[Mapping[str, str]]
+    job: str
+    state: str = "PENDING"
+    nodes: list[str | None] = field(default_factory=list)
+    slots: list[tuple[int, ...]] = field(default_factory=list)
+    workers: set[int] = field(default_factory=set)  # bundles in which a worker runs
+
+
+class FakeRay:
+    """Raylets, placement groups and workers, with Ray's habits: slots lowest first, a killed node takes its
+    bundles along, a removed group's workers end a moment later (`settle`)."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, RayNode] = {}
+        self.groups: dict[str, _Group] = {}
+        self.tasks: dict[str, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: raylet, slots
+        self.jobs: set[str] = set()
+        self._next = 0
+
+    # -- the ports
+
+    def view(self) -> RayView:
+        nodes = tuple(replace(n, available=self._available(n)) for n in self.nodes.values())
+        groups = {
+            name: RayGroup(name, g.state, tuple(g.nodes) or (None,) * len(g.bundles), tuple(g.bundles))
+            for name, g in self.groups.items()
+        }
+        return RayView(nodes, groups, frozenset(self.jobs))
+
+    def slots_in_use(self, node_id: str) -> tuple[SlotUse, ...]:
+        found = [SlotUse("", slots) for raylet, slots in self.tasks.values() if raylet == node_id]
+        for name, group in self.groups.items():
+            for bundle in group.workers:
+                if group.nodes[bundle] == node_id and group.slots[bundle]:
+                    found.append(SlotUse(name, group.slots[bundle]))
+        return tuple(found)
+
+    def remove_group(self, group: str) -> None:
+        if group in self.groups:
+            self.groups[group].state = "REMOVED"
+
+    # -- what happens in the world
+
+    def add_node(self, raylet: str, *, gpus: int, cpus: float = 16, labels: Mapping[str, str] | None = None) -> None:
+        total = {"GPU": float(gpus), "CPU": float(cpus)}
+        self.nodes[raylet] = RayNode(raylet, True, dict(labels or {}), total, total)
+        self.place()
+
+    def kill_node(self, raylet: str) -> None:
+        self.nodes[raylet] = replace(self.nodes[raylet], alive=False)
+        self.tasks = {t: use for t, use in self.tasks.items() if use[0] != raylet}
+        for group in self.groups.values():
+            if group.state == "CREATED" and raylet in group.nodes:
+                group.state = "RESCHEDULING"
+                for i, node in enumerate(group.nodes):
+                    if node == raylet:
+                        group.nodes[i] = None
+                        group.workers.discard(i)
+
+    def create_group(
+        self, bundles: Sequence[Mapping[str, float]], selectors: Sequence[Mapping[str, str]], job: str = ""
+    ) -> str:
+        self._next += 1
+        name = f"{self._next:036x}"
+        self.groups[name] = _Group(bundles, selectors, job, nodes=[None] * len(bundles), slots=[()] * len(bundles))
+        self.place()
+        return name
+
+    def place(self) -> None:
+        """Ray's scheduler: place every waiting bundle of a group, or none."""
+        for group in self.groups.values():
+            if group.state not in ("PENDING", "RESCHEDULING"):
+                continue
+            before = (list(group.nodes), list(group.slots))
+            for i, bundle in enumerate(group.bundles):
+                if group.nodes[i] is not None:
+                    continue
+                for node in self.nodes.values():
+                    labels = {**node.labels, "ray.io/node-id": node.id}
+                    fits = all(self._available(node).get(r, 0) >= n for r, n in bundle.items())
+                    if node.alive and fits and all(labels.get(k) == v for k, v in group.selectors[i].items()):
+                        group.slots[i] = self._free_slots(node)[: int(bundle.get("GPU", 0))]
+                        group.nodes[i] = node.id
+                        break
+                else:
+                    group.nodes, group.slots = before
+                    break
+            else:
+                group.state = "CREATED"
+
+    def start_task(self, raylet: str, gpus: int) -> tuple[str, tuple[int, ...]] | None:
+        """A plain GPU task; (name, slots), or None where it does not fit."""
+        slots = self._free_slots(self.nodes[raylet])[:gpus]
+        if len(slots) < gpus:
+            return None
+        self._next += 1
+        self.tasks[f"task-{self._next}"] = (raylet, slots)
+        return f"task-{self._next}", slots
+
+    def settle(self) -> None:
+        """Workers of removed groups end, and jobs' groups with their jobs."""
+        for group in self.groups.values():
+            if group.job and group.job not in self.jobs:
+                group.state = "REMOVED"
+            if group.state == "REMOVED":
+                group.workers.clear()
+        self.place()
+
+    def _holders(self, raylet: str) -> list[tuple[Mapping[str, float], tuple[int, ...]]]:
+        found: list[tuple[Mapping[str, float], tuple[int, ...]]] = [
+            ({"GPU": float(len(slots))}, slots) for node, slots in self.tasks.values() if node == raylet
+        ]
+        for group in self.groups.values():
+            for i, node in enumerate(group.nodes):
+                if node == raylet and (group.state != "REMOVED" or i in group.workers):
+                    found.append((group.bundles[i], group.slots[i]))
+        return found
+
+    def _available(self, node: RayNode) -> dict[str, float]:
+        left = dict(node.total)
+        for bundle, _ in self._holders(node.id):
+            for resource, amount in bundle.items():
+                left[resource] = left.get(resource, 0.0) - amount
+        return left
+
+    def _free_slots(self, node: RayNode) -> tuple[int, ...]:
+        taken = {slot for _, slots in self._holders(node.id) for slot in slots}
+        return tuple(s for s in range(int(node.total["GPU"])) if s not in taken)
