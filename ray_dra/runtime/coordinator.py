@@ -76,7 +76,18 @@ class Coordinator:
                 self.since[gang.id] = clock()
                 if gang.allocation is not None:
                     self.inventory.hold(gang.allocation)
+        self._sweep()
         self.observe()
+
+    def _sweep(self) -> None:
+        """Undo what a kill left half done: maps that no gang has, groups that a gang has left."""
+        current = {g.group for g in self.gangs.values()}
+        for key in self.store.keys(MAP):
+            if key.removeprefix(MAP) not in current:
+                self.store.delete(key)
+        for gang in self.gangs.values():
+            for group in gang.old_groups:
+                self.ray.remove_group(group)
 
     # -- what the world reports
 
@@ -351,14 +362,15 @@ class Coordinator:
             self.inventory.hold(gang.allocation)
             self.since[gang.id] = self.clock()
             return
-        if gang.group is not None:
-            self.ray.remove_group(gang.group)
-            self.store.delete(MAP + gang.group)
+        left = gang.group
         allocation = answer if isinstance(answer, Allocation) else None
         old = gang.old_groups + ((gang.group,) if gang.group else ())
         gang = replace(gang, allocation=allocation, group=None, moves=gang.moves + 1, old_groups=old)
         self._save(gang)
         self.since[gang.id] = self.clock()
+        if left is not None:
+            self.ray.remove_group(left)
+            self.store.delete(MAP + left)
         if allocation is not None:
             self.inventory.hold(allocation)
         elif isinstance(answer, Unsatisfiable):

@@ -402,7 +402,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestLife.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 
 
 def test_plan_holds_nothing(world: World) -> None:

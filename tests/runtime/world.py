@@ -120,7 +120,11 @@ class World:
             for p in status.allocation.bundles
         ]
         group = self.ray.create_group(bundles, status.selectors, "job")
-        status = self.coordinator.commit(gang, group, status.moves)
+        try:
+            status = self.coordinator.commit(gang, group, status.moves)
+        except BaseException:
+            self.ray.remove_group(group)  # as the api does
+            raise
         self.coordinator.observe()
         return self.coordinator.status(gang)
 
