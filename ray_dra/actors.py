@@ -29,6 +29,8 @@ from ray_dra.translate.records import reading_from_bytes
 LOOK_SECONDS = 0.5
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SESSION = "session/"
+# Our own actors outlive the program that starts them: its worker hook is not for them.
+OURS = {"env_vars": {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "ray_dra.hooks.install_worker"}}
 logger = logging.getLogger("ray_dra")
 
 
@@ -194,6 +196,7 @@ def start_agent(raylet: str) -> None:
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
+        runtime_env=OURS,
         label_selector={RAY_NODE_ID: raylet},
     ).remote(raylet)
 
@@ -219,6 +222,7 @@ def start_coordinator() -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
+            runtime_env=OURS,
             **options,
         )
         .remote()

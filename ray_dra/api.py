@@ -200,7 +200,7 @@ class GangPlacementGroup:
                 self._give_up(timeout or 0.0)
             if self._group is None:
                 self._create(self._await(HELD, left))
-            elif self._group.wait(left):
+            elif self._placed(left):
                 self._actor.look.remote()
                 return True
             else:
@@ -265,6 +265,16 @@ class GangPlacementGroup:
             self._group = group
         else:  # planned again between the two calls
             ray.util.remove_placement_group(group)
+
+    def _placed(self, timeout: float) -> bool:
+        """Whether Ray places the bundles within `timeout`; False too when the coordinator took the group away."""
+        assert self._group is not None
+        try:
+            return bool(self._group.wait(timeout))
+        except Exception:  # Ray has no type for "this placement group was removed"
+            if self._refresh().group == self._group.id.hex():
+                raise
+            return False
 
     def _follow(self, status: Status) -> None:
         """The coordinator may have planned the gang again elsewhere."""

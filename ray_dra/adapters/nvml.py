@@ -240,6 +240,7 @@ def _watch(parent: int) -> None:
                 _start()
                 started = True
             reading = _read()
+            _forget_resets(reading, listening, xids)
             uuids = tuple(g.uuid for g in reading.gpus)
             if events is None or uuids != listening:
                 events, listening = _listen(reading), uuids
@@ -250,6 +251,13 @@ def _watch(parent: int) -> None:
         sys.stdout.flush()
         last = reading
         _collect(events, xids)
+
+
+def _forget_resets(reading: NodeReading, before: tuple[str | None, ...], xids: dict[str, tuple[int, ...]]) -> None:
+    """A GPU that fell off the bus comes back reset: its old XIDs say nothing about it then."""
+    for gpu, uuid_before in zip(reading.gpus, before, strict=False):
+        if gpu.lost and uuid_before is not None:
+            xids.pop(uuid_before, None)
 
 
 def _listen(reading: NodeReading) -> Any:

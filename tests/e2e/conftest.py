@@ -1,0 +1,56 @@
+"""One embedded cluster for a module of tests; two racks of two GB200 trays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import ray_dra
+from ray_dra.simulated.cluster import LocalCluster
+
+# Workers import this very module, for the functions that they are sent.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
+)
+ADDRESS = "ray_dra://embedded?profile=gb200-nvl72&nodes=4&cliques=2"
+
+
+def users_hook() -> None:
+    os.environ["USERS_HOOK"] = "ran"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    runtime_env = {"worker_process_setup_hook": users_hook, "env_vars": {"USERS_VARIABLE": "kept"}}
+    ray.init(ADDRESS, runtime_env=runtime_env, log_to_driver=False, namespace="tests")
+    found = ray_dra.embedded_cluster()
+    assert found is not None
+    yield found
+    ray.shutdown()
+
+
+@pytest.fixture
+def free(cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """The cluster with nothing held, before and after."""
+    from ray_dra.actors import ask, coordinator
+
+    for machine in cluster.nodes:
+        cluster.machine(machine.name).heal()
+    yield cluster
+    for status in ask(coordinator().gangs.remote()):
+        ask(coordinator().release.remote(status.gang, 20.0), timeout=40)
+
+
+def pinned(gang: ray_dra.GangPlacementGroup, bundle: int, **options: Any) -> dict[str, Any]:
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(gang.placement_group, bundle, **options)
+    return {"scheduling_strategy": strategy}
+
+
+def seen() -> tuple[str, list[int], list[str]]:
+    """(CUDA_VISIBLE_DEVICES, ray.get_gpu_ids(), UUIDs by ray_dra) of the process that asks."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", ""), ray.get_gpu_ids(), [d.uuid or "" for d in ray_dra.get_devices()]
