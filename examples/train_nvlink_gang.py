@@ -55,7 +55,9 @@ def train(gang: ray_dra.GangPlacementGroup, tensor_parallel: int, steps: int) ->
     allocation = gang.allocation
     assert allocation is not None
     marks = {g.uuid or "": chr(ord("A") + i) for i, b in enumerate(allocation.bundles) for g in b.grants}
-    console.print(Panel(draw_topology(ray_dra.topology(), held=marks), title="who sits where (rank A, B, ...)", expand=False))
+    console.print(
+        Panel(draw_topology(ray_dra.topology(), held=marks), title="who sits where (rank A, B, ...)", expand=False)
+    )
 
     ranks = []
     for rank in range(world):
@@ -67,7 +69,11 @@ def train(gang: ray_dra.GangPlacementGroup, tensor_parallel: int, steps: int) ->
     places: list[Place] = ray.get([r.place.remote() for r in ranks])
 
     losses: list[float] = []
-    columns = (TextColumn("training"), BarColumn(), TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"))
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}  loss {task.fields[loss]:.4f}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("train", total=steps, loss=float("nan"))
         for _ in range(steps):
@@ -89,7 +95,9 @@ def report(allocation: object, places: list[Place], losses: list[float]) -> int:
         same = wanted == seen
         good = good and same
         short = [" ".join((u or "?")[4:12] for u in uuids) for uuids in (wanted, seen)]
-        table.add_row(str(place.rank), planned.node, place.cuda_visible_devices, *short, "same" if same else "DIFFERENT")
+        table.add_row(
+            str(place.rank), planned.node, place.cuda_visible_devices, *short, "same" if same else "DIFFERENT"
+        )
     console.print(table)
     learned = losses[-1] < losses[0] / 2
     console.print("every rank saw exactly its planned GPUs" if good else "some rank saw other GPUs than planned")

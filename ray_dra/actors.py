@@ -131,14 +131,18 @@ class CoordinatorActor:
     # -- from workers
 
     async def devices_for(
-        self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+        self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int
     ) -> list[tuple[int, str | None, str, str | None]]:
         """(position, uuid, node, clique) for a worker's GPU slots, in order."""
-        positions = self._core.devices_for(raylet, group, bundle, slots)
+        positions = self._core.devices_for(raylet, group, bundle, slots, pid)
         seat = self._core.inventory.seats.get(self._core.nodes.names.get(raylet, ""))
         if seat is None:
             return [(p, None, "", None) for p in positions]
         return [(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
+
+    async def ended(self, raylet: str, slots: tuple[int, ...], pid: int) -> None:
+        """A task outside our gangs has ended."""
+        self._core.others.ended(raylet, slots, pid)
 
     # -- inside
 

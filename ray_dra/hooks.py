@@ -1,7 +1,7 @@
 """Where Ray calls us: in every worker process (exact GPUs), and before a raylet starts (labels).
 
-`install_worker` replaces the one method that feeds both CUDA_VISIBLE_DEVICES and `ray.get_gpu_ids()`.
-It is private to Ray; `adapters.ray.check_ray` guards it.
+`install_worker` replaces the one method that feeds both CUDA_VISIBLE_DEVICES and `ray.get_gpu_ids()`, and
+listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` guards them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,23 @@ def install_worker() -> None:
         return
     cls._ray_dra_original = getattr(cls, HOOK_METHOD)
     setattr(cls, HOOK_METHOD, _accelerator_ids)
+    utils = ray._private.utils
+    utils.reset_visible_accelerator_env_vars = _at_the_end_of_a_task(utils.reset_visible_accelerator_env_vars)
     # NVML numbers GPUs by PCI address; CUDA does so only when told.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+
+
+def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:
+    """Ray's reset of the environment, which is the last thing it does for a task; tells what became free."""
+
+    def reset(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        if ray.get_runtime_context().get_actor_id() is None:
+            for coordinator, node, slots in _to_end:
+                coordinator.ended.remote(node, slots, os.getpid())
+            _to_end.clear()
+
+    return reset
 
 
 def _accelerator_ids(worker: Any, resource_name: str, resource_regex: str) -> list[Any]:
@@ -53,6 +69,7 @@ def _accelerator_ids(worker: Any, resource_name: str, resource_regex: str) -> li
 
 _maps: dict[str, list[list[SeenDevice]] | None] = {}
 _answers: dict[tuple[Any, ...], list[SeenDevice]] = {}
+_to_end: list[tuple[Any, str, tuple[int, ...]]] = []  # what to say when the running task ends
 
 
 def seen_devices(worker: Any) -> list[SeenDevice] | None:
@@ -81,6 +98,8 @@ def seen_devices(worker: Any) -> list[SeenDevice] | None:
 
 def _map(group: str) -> list[list[SeenDevice]] | None:
     """A gang's devices by bundle; None for a placement group that is no gang."""
+    if not group:
+        return None
     if _maps.get(group) is None:
         data = KvStore().get(MAP + group)
         _maps[group] = None if data is None else [[SeenDevice(*d) for d in b] for b in json.loads(data)]
@@ -102,8 +121,11 @@ def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[S
             return None  # nobody plans on this cluster: Ray's own numbering
         if len(_answers) > 64:
             _answers.clear()
-        call = coordinator.devices_for.remote(context.get_node_id(), group, bundle, slots)
+        node = context.get_node_id()
+        call = coordinator.devices_for.remote(node, group, bundle, slots, os.getpid())
         _answers[key] = [SeenDevice(*d) for d in ask(call, timeout=ASK_SECONDS)]
+        if _map(group) is None:
+            _to_end.append((coordinator, node, slots))
     return _answers[key]
 
 

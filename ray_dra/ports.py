@@ -117,11 +117,12 @@ class RayView:
 
 
 @dataclass(frozen=True, slots=True)
-class SlotUse:
-    """GPU slots that one worker process has on a node. `group` is the placement group; "" for none."""
+class Worker:
+    """A living worker process. `slots`: the GPU slots that its actor has, by placement group ("" for none);
+    Ray does not say which slots plain tasks have."""
 
-    group: str
-    slots: tuple[int, ...]
+    pid: int
+    slots: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Ray(Protocol):
@@ -130,8 +131,8 @@ class Ray(Protocol):
     def view(self) -> RayView:
         """One consistent look. Raises RayDraError when Ray does not answer."""
 
-    def slots_in_use(self, node_id: str) -> tuple[SlotUse, ...]:
-        """The GPU slots that workers on a node have right now; none where the raylet is gone."""
+    def workers(self, node_id: str) -> tuple[Worker, ...]:
+        """The worker processes that live on a node; none where the raylet is gone."""
 
     def remove_group(self, group: str) -> None:
         """Ask Ray to remove a placement group; harmless when it is gone."""

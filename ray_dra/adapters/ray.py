@@ -15,7 +15,7 @@ from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ray_dra.errors import IncompatibleRay, RayDraError
-from ray_dra.ports import RayGroup, RayNode, RayView, SlotUse
+from ray_dra.ports import RayGroup, RayNode, RayView, Worker
 
 KV_NAMESPACE = b"ray_dra"
 HEAD = "node:__internal_head__"
@@ -64,7 +64,7 @@ class RayAdapter:
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise RayDraError("Ray's control store did not answer.", available=str(error)) from error
 
-    def slots_in_use(self, node_id: str) -> tuple[SlotUse, ...]:
+    def workers(self, node_id: str) -> tuple[Worker, ...]:
         from ray._private.internal_api import node_stats
 
         node = next((n for n in ray.nodes() if n["NodeID"] == node_id and n["Alive"]), None)
@@ -72,8 +72,8 @@ class RayAdapter:
             return ()
         try:
             stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
-        except Exception:  # grpc's own errors: the raylet is going away, and its workers with it
-            return ()
+        except Exception as error:  # grpc's own errors
+            raise RayDraError("A raylet did not say what its workers do.", place=node_id) from error
         found = []
         for worker in stats.core_workers_stats:
             slots: dict[str, set[int]] = {}
@@ -81,7 +81,7 @@ class RayAdapter:
                 group = group_of(name)
                 if group is not None:
                     slots.setdefault(group, set()).update(int(s.slot) for s in allocations.resource_slots)
-            found += [SlotUse(group, tuple(sorted(used))) for group, used in slots.items()]
+            found.append(Worker(worker.pid, {group: tuple(sorted(used)) for group, used in slots.items()}))
         return tuple(found)
 
     def remove_group(self, group: str) -> None:
@@ -125,6 +125,10 @@ def bundle_of(resource: str) -> tuple[str, int] | None:
 
 PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._private.worker.Worker." + HOOK_METHOD, lambda: getattr(ray._private.worker.Worker, HOOK_METHOD)),
+    (
+        "ray._private.utils.reset_visible_accelerator_env_vars",
+        lambda: _import("ray._private.utils").reset_visible_accelerator_env_vars,
+    ),
     ("ray._raylet.CoreWorker.resource_ids", lambda: ray._raylet.CoreWorker.resource_ids),
     ("ray._private.worker._global_node", lambda: hasattr(ray._private.worker, "_global_node") or _missing()),
     ("ray._private.node.Node.kill_all_processes", lambda: ray._private.node.Node.kill_all_processes),

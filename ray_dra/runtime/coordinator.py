@@ -140,8 +140,14 @@ class Coordinator:
         found = []
         for node in dict.fromkeys(gang.allocation.nodes):
             raylet = self.nodes.raylets.get(node)
-            living = raylet is not None and any(n.id == raylet.id and n.alive for n in self.view.nodes)
-            if raylet is not None and living and any(u.group in groups for u in self.ray.slots_in_use(raylet.id)):
+            if raylet is None or not any(n.id == raylet.id and n.alive for n in self.view.nodes):
+                continue
+            try:
+                workers = self.ray.workers(raylet.id)
+            except RayDraError:
+                found.append(node)  # asked again at the next look
+                continue
+            if any(groups & worker.slots.keys() for worker in workers):
                 found.append(node)
         return found
 
@@ -258,7 +264,7 @@ class Coordinator:
             waits_for=self.refused.get(gang.id, ()),
         )
 
-    def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[int]:
+    def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[int]:
         """Positions on the node for a worker's GPU slots; `group` is "" outside placement groups."""
         name = self.nodes.names.get(raylet)
         seat = self.inventory.seats.get(name or "")
@@ -268,7 +274,7 @@ class Coordinator:
         if owner is not None and owner.allocation is not None:
             positions = tuple(g.position for g in owner.allocation.bundles[bundle].grants)
             return self.others.of_bundle(raylet, f"{group}/{bundle}", slots, positions)
-        found = self.others.of_stranger(raylet, seat, slots, self._movable(seat.name))
+        found = self.others.of_stranger(raylet, seat, slots, pid, self._movable(seat.name))
         self._settle_conflicts(seat.name, found)
         return found
 

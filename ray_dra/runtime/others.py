@@ -3,8 +3,9 @@
 Ray counts GPUs in slots and gives slot 3 to a task as "GPU 3". A gang's devices are chosen, so slots and
 devices must be kept apart: workers ask here for the devices of their slots. Slots of a gang's bundle map
 to the planned devices; other slots map to devices that no gang has, the slot's own where that is free.
-Whoever starts with our worker hook asks before it uses a device; others are found by looking at the
-raylets' slots.
+Whoever has our worker hook asks before it uses a device and says when it ends; a process that dies says nothing
+and is found missing. Actors of programs without the hook are found by looking at the raylets' workers; of their
+plain tasks Ray tells only how many GPUs they have.
 """
 
 from __future__ import annotations
@@ -21,20 +22,27 @@ KEY = "slots/"
 
 
 class Others:
-    """Slot maps of each raylet: "" for work outside placement groups, else "<group>/<bundle>"."""
+    """Which device each slot means.
+
+    `slots`: raylet -> "<group>/<bundle>" -> slot -> position, for parts of a gang's bundle.
+    `strangers`: raylet -> slot -> (position, pid), for all other work.
+    """
 
     def __init__(self, store: Store, inventory: Inventory, ray: Ray) -> None:
         self.store = store
         self.inventory = inventory
         self.ray = ray
         self.slots: dict[str, dict[str, dict[int, int]]] = {}
+        self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
         for key in store.keys(KEY):
             data = store.get(key)
             if data is not None:
-                self.slots[key.removeprefix(KEY)] = {
-                    owner: {int(s): d for s, d in slots.items()} for owner, slots in json.loads(data).items()
-                }
+                bundles, strangers = json.loads(data)
+                raylet = key.removeprefix(KEY)
+                self.slots[raylet] = {o: {int(s): p for s, p in slots.items()} for o, slots in bundles.items()}
+                self.strangers[raylet] = {int(s): (at, pid) for s, (at, pid) in strangers.items()}
         self._spare: dict[str, Mapping[str, float]] = {}
+        self._gpus: dict[str, float] = {}  # raylet -> GPUs that others had at the last look
 
     def of_bundle(self, raylet: str, owner: str, slots: Iterable[int], planned: tuple[int, ...]) -> list[int]:
         """Positions for part of a gang's bundle: each slot keeps the device it was given first."""
@@ -53,50 +61,62 @@ class Others:
         taken = {known[slot] for slot in slots}
         return [p for p in planned if p in taken]
 
-    def of_stranger(self, raylet: str, seat: Seat, slots: Iterable[int], movable: int) -> list[int]:
+    def of_stranger(self, raylet: str, seat: Seat, slots: Iterable[int], pid: int, movable: int) -> list[int]:
         """Positions for slots outside our gangs; none that a gang has, except (at last) out of `movable`."""
-        known = self.slots.setdefault(raylet, {}).setdefault("", {})
-        changed = False
+        known = self.strangers.setdefault(raylet, {})
         found = []
         for slot in slots:
-            position = known.get(slot)
-            if position is None or seat.held >> position & 1:
-                position = self._choose(raylet, seat, slot, known, movable)
-                known[slot] = position
-                changed = True
-            found.append(position)
-        if changed:
-            self._persist(raylet)
-        mask = seat.busy
-        for position in found:
-            mask |= 1 << position
-        self.inventory.set_others(seat.name, mask, seat.used_by_others)
+            before = known.pop(slot, None)  # whoever had the slot has ended: Ray gives it to one at a time
+            at = before[0] if before is not None and before[1] == pid else None
+            if at is None or seat.held >> at & 1:
+                at = self._choose(raylet, seat, slot, known, movable)
+            known[slot] = (at, pid)
+            found.append(at)
+        self._persist(raylet)
+        self._mark(seat, known)
         return found
 
-    def _choose(self, raylet: str, seat: Seat, slot: int, known: dict[int, int], movable: int) -> int:
+    def ended(self, raylet: str, slots: Iterable[int], pid: int) -> None:
+        """A task outside our gangs has ended."""
+        known = self.strangers.get(raylet, {})
+        for slot in slots:
+            if slot in known and known[slot][1] == pid:
+                del known[slot]
+        self._persist(raylet)
+
+    def _choose(self, raylet: str, seat: Seat, slot: int, known: dict[int, tuple[int, int]], movable: int) -> int:
+        """The slot's own device if it can be, else the first that nobody has."""
         size = len(seat.grants)
-        taken = {p for s, p in known.items() if s != slot}
-        if slot < size and not seat.held >> slot & 1 and slot not in taken:
-            return slot
-        free = [p for p in range(size) if not seat.held >> p & 1 and p not in taken]
-        if not free:  # some of `taken` ended without a word
-            live = self._live(raylet)
-            for other in [s for s in known if s not in live and s != slot]:
-                del known[other]
-            taken = set(known.values())
-            free = [p for p in range(size) if not seat.held >> p & 1 and p not in taken]
-        if not free:
-            free = [p for p in bits(movable) if p not in taken]
+        for again in (False, True):
+            if again:
+                self._drop_dead(raylet, known)
+            taken = {at for at, _ in known.values()}
+            free = [at for at in range(size) if not seat.held >> at & 1 and at not in taken]
+            if slot in free:
+                return slot
+            if free:
+                return free[0]
+        free = [at for at in bits(movable) if at not in taken]
         if not free:
             raise RayDraError(
-                "Ray gave out a GPU slot, but gangs hold every GPU of the node.",
-                place=seat.name,
-                wanted=f"slot {slot}",
+                "Ray gave out a GPU slot, but every GPU of the node is taken.", place=seat.name, wanted=f"slot {slot}"
             )
         return free[0]
 
-    def _live(self, raylet: str) -> set[int]:
-        return {slot for use in self.ray.slots_in_use(raylet) if not use.group for slot in use.slots}
+    def _drop_dead(self, raylet: str, known: dict[int, tuple[int, int]]) -> None:
+        living = {worker.pid for worker in self.ray.workers(raylet)}
+        dead = [slot for slot, (_, pid) in known.items() if pid not in living]
+        for slot in dead:
+            del known[slot]
+        if dead:
+            self._persist(raylet)
+
+    def _mark(self, seat: Seat, known: Mapping[int, tuple[int, int]]) -> None:
+        """Nothing is planned onto these devices from here on; the next look brings the rest up to date."""
+        mask = seat.busy
+        for at, _ in known.values():
+            mask |= 1 << at
+        self.inventory.set_others(seat.name, mask, seat.used_by_others)
 
     def forget(self, group: str) -> None:
         """A gang's group is gone: its slots mean nothing any more."""
@@ -125,39 +145,48 @@ class Others:
             seat = self.inventory.seats.get(names.get(raylet.id, ""))
             if seat is None or not raylet.alive or seat.node.ray_node_id != raylet.id:
                 continue
-            used = raylet.total.get("GPU", 0.0) - raylet.available.get("GPU", 0.0)
-            strangers = used - ours.get(seat.name, 0.0) > 1e-6
-            known = self.slots.get(raylet.id, {}).get("", {})
+            now = raylet.total.get("GPU", 0.0) - raylet.available.get("GPU", 0.0) - ours.get(seat.name, 0.0)
+            # Ray's view lags behind releases, so only what two looks agree on counts; its groups do not lag.
+            used = max(min(now, self._gpus.get(raylet.id, now)), reserved.get(raylet.id, 0.0))
+            self._gpus[raylet.id] = now
             busy = 0
-            if strangers or known or reserved.get(raylet.id):
-                busy = self._busy(raylet.id, seat, known, reserved.get(raylet.id, 0.0), groups)
+            if used > 1e-6 or now > 1e-6 or self.strangers.get(raylet.id):
+                busy = self._busy(raylet.id, seat, used, groups)
             self.inventory.set_others(seat.name, busy, self._used(raylet.id, seat, raylet.total, raylet.available))
 
-    def _busy(self, raylet: str, seat: Seat, known: dict[int, int], reserved: float, groups: set[str]) -> int:
-        located = in_groups = 0
-        live = set()
-        for use in self.ray.slots_in_use(raylet):
-            if use.group in groups:
-                continue
-            for slot in use.slots:
-                live.add(slot)
-                position = known.get(slot, slot)
-                if position < len(seat.grants):
-                    located |= 1 << position
-                    in_groups += bool(use.group)
-        ended = [slot for slot in known if slot not in live]
-        for slot in ended:
-            del known[slot]
-        if ended:
-            self._persist(raylet)
-        # Reserved by a placement group of others, but no worker runs in it yet: some device will be theirs.
-        unlocated = round(reserved) - in_groups
-        for position in reversed(range(len(seat.grants))):
-            if unlocated <= 0:
-                break
-            if not (located | seat.held) >> position & 1:
-                located |= 1 << position
-                unlocated -= 1
+    def _busy(
+        self,
+        raylet: str,
+        seat: Seat,
+        used: float,
+        groups: set[str],
+    ) -> int:
+        """The devices that others have. `used`: how many GPUs Ray counts as theirs, which may lag behind."""
+        known = self.strangers.get(raylet, {})
+        try:
+            workers = self.ray.workers(raylet)
+        except RayDraError:
+            return seat.busy  # as it was, until the raylet answers
+        living = {worker.pid for worker in workers}
+        if any(pid not in living for _, pid in known.values()):
+            self._drop_dead(raylet, known)
+        located = 0
+        for at, _ in known.values():
+            located |= 1 << at
+        announced = {pid for _, pid in known.values()}
+        for worker in workers:
+            for group, slots in worker.slots.items():
+                if group not in groups and worker.pid not in announced:
+                    for slot in slots:
+                        located |= 1 << slot if slot < len(seat.grants) else 0
+        # Reserved by a placement group of others, or by tasks that nobody sees: some devices are theirs.
+        # Free ones first; then held ones, which matters only to a gang that has to be planned again.
+        missing = round(used) - located.bit_count()
+        for taken in (seat.held, 0):
+            for at in reversed(range(len(seat.grants))):
+                if missing > 0 and not (located | taken) >> at & 1:
+                    located |= 1 << at
+                    missing -= 1
         return located
 
     def _used(
@@ -173,4 +202,5 @@ class Others:
         return {name: min(amount, before.get(name, amount)) for name, amount in now.items() if amount}
 
     def _persist(self, raylet: str) -> None:
-        self.store.put(KEY + raylet, json.dumps(self.slots[raylet]).encode())
+        record = [self.slots.get(raylet, {}), self.strangers.get(raylet, {})]
+        self.store.put(KEY + raylet, json.dumps(record).encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ray_dra.ports import RayGroup, RayNode, RayView, SlotUse
+from ray_dra.ports import RayGroup, RayNode, RayView, Worker
 
 
 class MemoryStore:
@@ -48,7 +48,7 @@ class FakeRay:
     def __init__(self) -> None:
         self.nodes: dict[str, RayNode] = {}
         self.groups: dict[str, _Group] = {}
-        self.tasks: dict[str, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: raylet, slots
+        self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, slots
         self.jobs: set[str] = set()
         self._next = 0
 
@@ -62,12 +62,12 @@ class FakeRay:
         }
         return RayView(nodes, groups, frozenset(self.jobs))
 
-    def slots_in_use(self, node_id: str) -> tuple[SlotUse, ...]:
-        found = [SlotUse("", slots) for raylet, slots in self.tasks.values() if raylet == node_id]
+    def workers(self, node_id: str) -> tuple[Worker, ...]:
+        found = [Worker(pid) for pid, (raylet, _) in self.tasks.items() if raylet == node_id]
         for name, group in self.groups.items():
             for bundle in group.workers:
                 if group.nodes[bundle] == node_id and group.slots[bundle]:
-                    found.append(SlotUse(name, group.slots[bundle]))
+                    found.append(Worker(1_000_000 + bundle, {name: group.slots[bundle]}))
         return tuple(found)
 
     def remove_group(self, group: str) -> None:
@@ -123,14 +123,14 @@ class FakeRay:
             else:
                 group.state = "CREATED"
 
-    def start_task(self, raylet: str, gpus: int) -> tuple[str, tuple[int, ...]] | None:
-        """A plain GPU task; (name, slots), or None where it does not fit."""
+    def start_task(self, raylet: str, gpus: int) -> tuple[int, tuple[int, ...]] | None:
+        """A plain GPU task; (pid, slots), or None where it does not fit."""
         slots = self._free_slots(self.nodes[raylet])[:gpus]
         if len(slots) < gpus:
             return None
         self._next += 1
-        self.tasks[f"task-{self._next}"] = (raylet, slots)
-        return f"task-{self._next}", slots
+        self.tasks[self._next] = (raylet, slots)
+        return self._next, slots
 
     def settle(self) -> None:
         """Workers of removed groups end, and jobs' groups with their jobs."""

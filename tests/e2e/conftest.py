@@ -14,9 +14,7 @@ import ray_dra
 from ray_dra.simulated.cluster import LocalCluster
 
 # Workers import this very module, for the functions that they are sent.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
-)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
 ADDRESS = "ray_dra://embedded?profile=gb200-nvl72&nodes=4&cliques=2"
 
 

@@ -56,7 +56,9 @@ def test_a_worker_sees_its_own_machine_by_nvml(free: LocalCluster) -> None:
         import pynvml
 
         pynvml.nvmlInit()
-        return [pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())
+        ]
 
     for node in free.nodes:
         task = ray.remote(names).options(label_selector={"ray-dra.io/node": node.name})
@@ -105,7 +107,8 @@ def test_parts_of_a_bundle_share_it_out(free: LocalCluster) -> None:
     with ray_dra.placement_group([{"GPU": 4, "CPU": 4}]) as gang:
         gang.wait(30)
         parts = [
-            ray.remote(Part).options(num_gpus=1, num_cpus=1, max_restarts=1, **pinned(gang, 0)).remote() for _ in range(4)
+            ray.remote(Part).options(num_gpus=1, num_cpus=1, max_restarts=1, **pinned(gang, 0)).remote()
+            for _ in range(4)
         ]
         found = ray.get([p.see.remote() for p in parts])
         assert sorted(u for f in found for u in f[2]) == sorted(planned(gang, 0)[2])
@@ -130,7 +133,11 @@ def test_an_actor_that_restarts_sees_the_same_gpus_in_order(free: LocalCluster) 
 
     with ray_dra.placement_group([{"GPU": 4}]) as gang:
         gang.wait(30)
-        actor = ray.remote(Whole).options(num_gpus=4, num_cpus=0, max_restarts=1, max_task_retries=2, **pinned(gang, 0)).remote()
+        actor = (
+            ray.remote(Whole)
+            .options(num_gpus=4, num_cpus=0, max_restarts=1, max_task_retries=2, **pinned(gang, 0))
+            .remote()
+        )
         pid, first = ray.get(actor.see.remote())
         os.kill(pid, signal.SIGKILL)
         again, second = ray.get(actor.see.remote())
@@ -158,7 +165,9 @@ def test_rays_own_topology_strategy_works_here(free: LocalCluster) -> None:
 
 def test_ours_takes_rays_parameters(free: LocalCluster) -> None:
     with ray_dra.placement_group(
-        [{"GPU": 4}] * 2, name="named", topology_strategy={"ray.io/gpu-domain": "STRICT_PACK", "ray.io/node-id": "STRICT_SPREAD"}
+        [{"GPU": 4}] * 2,
+        name="named",
+        topology_strategy={"ray.io/gpu-domain": "STRICT_PACK", "ray.io/node-id": "STRICT_SPREAD"},
     ) as gang:
         gang.wait(30)
         assert gang.allocation is not None
@@ -197,7 +206,9 @@ IMPOSSIBLE: list[tuple[list[dict[str, float]], dict[str, object], str]] = [
 
 
 @pytest.mark.parametrize(("bundles", "options"), BAD, ids=str)
-def test_bad_requests_are_typed_errors_that_hold_nothing(free: LocalCluster, bundles: object, options: dict[str, object]) -> None:
+def test_bad_requests_are_typed_errors_that_hold_nothing(
+    free: LocalCluster, bundles: object, options: dict[str, object]
+) -> None:
     with pytest.raises(ray_dra.InvalidRequest) as caught:
         ray_dra.placement_group(bundles, **options)  # type: ignore[arg-type]
     assert caught.value.reason

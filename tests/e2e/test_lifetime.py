@@ -130,8 +130,8 @@ ray.init("ray_dra://" + sys.argv[1], log_to_driver=False, logging_level="ERROR")
 with ray_dra.placement_group([{"GPU": 2}] * 4, locality=ray_dra.same_clique()) as gang:
     gang.wait(60)
     planned = [[g.uuid for g in b.grants] for b in gang.allocation.bundles]
-    task = ray.remote(seen).options(num_gpus=2, num_cpus=0)
-    got = ray.get([task.options(**pinned(gang, b)).remote() for b in range(4)])
+    task = ray.remote(seen)
+    got = ray.get([task.options(num_gpus=2, num_cpus=0, **pinned(gang, b)).remote() for b in range(4)])
     print(json.dumps([planned, [g[2] for g in got], len(ray_dra.topology().cliques)]))
 """
 LOOK = """
@@ -149,7 +149,12 @@ def test_joining_a_running_ray_and_leaving_no_trace(plain_ray: str) -> None:
     coordinator, agents and keys along."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", JOIN, plain_ray], capture_output=True, text=True, env=environment, timeout=120, check=False
+        [sys.executable, "-c", JOIN, plain_ray],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     planned, got, cliques = json.loads(done.stdout)
@@ -201,7 +206,9 @@ def test_a_bad_address_lists_what_is_allowed_before_anything_starts(address: str
 def test_good_addresses() -> None:
     assert parse_address("embedded") == Embedded()
     assert parse_address("10.0.0.1:6379") == Running(address="10.0.0.1:6379")
-    assert parse_address("", {"RAY_CLUSTER_NAME": "c", "FQ_RAY_IP": "head.ns.svc"}) == Running(address="head.ns.svc:6379")
+    assert parse_address("", {"RAY_CLUSTER_NAME": "c", "FQ_RAY_IP": "head.ns.svc"}) == Running(
+        address="head.ns.svc:6379"
+    )
     assert parse_address("", {"RAY_GCS_ADDRESS": "10.0.0.2:6379"}) == Running(address="10.0.0.2:6379")
     with pytest.raises(InvalidAddress, match="there is none here"):
         parse_address("", {})
@@ -245,9 +252,7 @@ def test_the_training_example_learns_on_its_planned_gpus() -> None:
 
 @pytest.mark.ray
 def test_an_unchanged_script_runs_by_ray_address_alone() -> None:
-    text = example(
-        "unchanged_script.py", environment={"RAY_ADDRESS": "ray_dra://embedded?profile=gb200-nvl72&nodes=2"}
-    )
+    text = example("unchanged_script.py", environment={"RAY_ADDRESS": "ray_dra://embedded?profile=gb200-nvl72&nodes=2"})
     assert len(re.findall(r"rank \d: CUDA_VISIBLE_DEVICES=\d,\d", text)) == 4
     before, after = map(float, re.findall(r"loss ([\d.]+) -> ([\d.]+)", text)[0])
     assert after < before / 2

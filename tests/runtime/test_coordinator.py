@@ -158,8 +158,8 @@ def test_a_silent_agent_takes_its_node_out_of_planning(world: World) -> None:
 
 def test_work_of_others_and_gangs_never_share_a_device(world: World) -> None:
     """A plain task has slot 0; the gang planned next to it takes other devices, and so do later tasks."""
-    _, slots = world.ray.start_task("t0-0", 1) or ("", ())
-    assert world.coordinator.devices_for("t0-0", "", -1, slots) == [0]
+    pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
+    assert world.coordinator.devices_for("t0-0", "", -1, slots, pid) == [0]
     status = world.submit(gang(3, name="g"))
     assert status.allocation is not None
     planned = {g.position for g in status.allocation.grants if g.node == "t0"}
@@ -177,10 +177,35 @@ def test_tasks_that_come_after_a_gang_are_moved_off_its_devices() -> None:
     allocation = world.coordinator.status("g").allocation
     assert allocation is not None
     held = {g.position for g in allocation.grants}
+    given: set[int] = set()
     for _ in range(2):
-        _, slots = world.ray.start_task("t0-0", 1) or ("", ())
-        assert not set(world.coordinator.devices_for("t0-0", "", -1, slots)) & held
+        pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
+        devices = set(world.coordinator.devices_for("t0-0", "", -1, slots, pid))
+        assert not devices & (held | given)
+        given |= devices
     world.check()
+
+
+def test_running_tasks_never_share_a_device_while_a_gang_waits_for_ray() -> None:
+    """A gang is planned onto half of a node that Ray still gives to tasks; tasks come and go."""
+    world = World(nodes=1)
+    world.submit(gang(2, name="g"))
+    running: dict[int, tuple[tuple[int, ...], list[int]]] = {}
+    for turn in range(40):
+        if len(running) == 4 or (turn % 3 == 2 and running):
+            pid = sorted(running)[turn % len(running)]
+            slots, _ = running.pop(pid)
+            del world.ray.tasks[pid]
+            if turn % 2:
+                world.coordinator.others.ended("t0-0", slots, pid)
+        task = world.ray.start_task("t0-0", 1)
+        if task is not None:
+            running[task[0]] = (task[1], world.coordinator.devices_for("t0-0", "", -1, task[1], task[0]))
+        if turn % 5 == 0:
+            world.coordinator.observe()
+        devices = [d for _, found in running.values() for d in found]
+        assert len(set(devices)) == len(devices)
+        world.check()
 
 
 def test_a_task_that_was_quicker_moves_an_unplaced_gang(world: World) -> None:
@@ -188,8 +213,8 @@ def test_a_task_that_was_quicker_moves_an_unplaced_gang(world: World) -> None:
     world.submit(gang(4, name="g"))
     node = (world.coordinator.status("g").allocation or pytest.fail("no allocation")).nodes[0]
     raylet = world.raylet(node)
-    _, slots = world.ray.start_task(raylet, 4) or ("", ())
-    world.coordinator.devices_for(raylet, "", -1, slots)
+    pid, slots = world.ray.start_task(raylet, 4) or (0, ())
+    world.coordinator.devices_for(raylet, "", -1, slots, pid)
     status = world.coordinator.status("g")
     assert status.moves >= 1
     assert status.allocation is not None
@@ -219,12 +244,12 @@ def test_part_of_a_bundle_keeps_its_devices(world: World) -> None:
     assert status.allocation is not None
     raylet = world.raylet(status.allocation.nodes[0])
     group = status.group or ""
-    first = world.coordinator.devices_for(raylet, group, 0, (2,))
-    second = world.coordinator.devices_for(raylet, group, 0, (0, 1))
+    first = world.coordinator.devices_for(raylet, group, 0, (2,), 7)
+    second = world.coordinator.devices_for(raylet, group, 0, (0, 1), 8)
     assert not set(first) & set(second)
-    assert first == world.coordinator.devices_for(raylet, group, 0, (2,))
+    assert first == world.coordinator.devices_for(raylet, group, 0, (2,), 7)
     world.restart()
-    assert first == world.coordinator.devices_for(raylet, group, 0, (2,)), "also after a restart"
+    assert first == world.coordinator.devices_for(raylet, group, 0, (2,), 7), "also after a restart"
 
 
 def test_commit_of_an_old_plan_is_not_taken(world: World) -> None:
@@ -346,7 +371,7 @@ class Life(RuleBasedStateMachine):
         raylet = self.world.raylet(f"t{at}")
         if self.world.ray.nodes[raylet].alive and (task := self.world.ray.start_task(raylet, gpus)) and hooked:
             try:
-                devices = self.world.coordinator.devices_for(raylet, "", -1, task[1])
+                devices = self.world.coordinator.devices_for(raylet, "", -1, task[1], task[0])
             except RayDraError:
                 del self.world.ray.tasks[task[0]]  # the worker fails, and Ray ends it
                 return

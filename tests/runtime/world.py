@@ -53,7 +53,9 @@ class CrashingStore(MemoryStore):
         self._write(lambda: super(CrashingStore, self).delete(key))
 
 
-def tray(name: str, *, gpus: int = 4, rack: str = RACK, xids: tuple[int, ...] = (), lost: int | None = None) -> NodeReading:
+def tray(
+    name: str, *, gpus: int = 4, rack: str = RACK, xids: tuple[int, ...] = (), lost: int | None = None
+) -> NodeReading:
     links = tuple(LinkReading(True, "switch", f"00000000:c{s}:00") for s in range(2))
     readings = tuple(
         GpuReading(
