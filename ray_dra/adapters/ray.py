@@ -135,6 +135,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._private.ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR", lambda: _constants()),
     ("ray._private.state.available_resources_per_node", lambda: ray._private.state.available_resources_per_node),
     ("ray._private.internal_api.node_stats", lambda: _import("ray._private.internal_api").node_stats),
+    ("ray._private.grpc_utils (needs grpcio)", lambda: _import("ray._private.grpc_utils").init_grpc_channel),
     ("ray.experimental.internal_kv._internal_kv_put", lambda: internal_kv._internal_kv_put),
     ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
