@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from ray_dra.core.topology import Counter, DeviceId, DomainId
 
-
 NO_RESOURCES: Mapping[str, float] = MappingProxyType({})
 
 

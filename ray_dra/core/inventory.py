@@ -22,8 +22,19 @@ class Seat:
     """A node: which of its devices are free (bit masks by position), and what else it offers."""
 
     __slots__ = (
-        "busy", "domains", "free", "grants", "healthy", "held", "key", "node", "shape", "tuples", "used", "used_by_others"
-    )  # fmt: skip
+        "busy",
+        "domains",
+        "free",
+        "grants",
+        "healthy",
+        "held",
+        "key",
+        "node",
+        "shape",
+        "tuples",
+        "used",
+        "used_by_others",
+    )
 
     def __init__(self, node: Node) -> None:
         self.node = node

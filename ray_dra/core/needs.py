@@ -107,7 +107,8 @@ class Needs:
     def _fits(self, kind: SeatKind, contents: Contents) -> bool:
         seat, mask = self._kept[kind]
         _, matches, spare = kind
-        assert isinstance(matches, tuple) and isinstance(spare, tuple)
+        assert isinstance(matches, tuple)
+        assert isinstance(spare, tuple)
         if self.spread and sum(contents) > 1:
             return False
         if any(n and not matches[c] for c, n in enumerate(contents)):

@@ -1,1 +1,1 @@
-"""The shell around core: the coordinator (single writer) and the agents. Imports neither Ray nor a Kubernetes client."""
+"""The shell around core: the coordinator (single writer) and the agents. Knows neither Ray nor Kubernetes."""

@@ -32,7 +32,7 @@ class ProbeProcess:
         self._answered = False
 
     def next(self) -> bytes | None:
-        """The next reading, as the probe wrote it (JSON); None when nothing changed. Never takes longer than the deadline.
+        """The next reading, as the probe wrote it (JSON); None when nothing changed. Bound by the deadline.
 
         A probe that hangs or dies gives a reading with an error, and is started again by the next call.
         """

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.topology import Node
 from ray_dra.ports import Clock, NodeReading, RayNode, RayView, Store
 from ray_dra.translate.labels import NODE, RAY_NODE_ID
 from ray_dra.translate.reading import node_from_reading

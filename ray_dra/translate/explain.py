@@ -37,7 +37,7 @@ def explain_gang(status: StatusLike, request: GangRequest) -> str:
 def explain_allocation(allocation: Allocation) -> list[str]:
     """One line a bundle, under its clique."""
     lines: list[str] = []
-    clique: DomainId | None | object = object()
+    clique: DomainId | object | None = object()
     for index, placed in enumerate(allocation.bundles):
         if placed.clique != clique:
             clique = placed.clique

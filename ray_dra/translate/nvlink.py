@@ -73,6 +73,6 @@ def switched(graph: nx.Graph) -> frozenset[int]:
             graph.has_edge(("gpu", str(a)), ("gpu", str(b))) and graph[("gpu", str(a))][("gpu", str(b))].get("hidden")
             for a, b in combinations(sorted(gpus), 2)
         )
-        if len(gpus) > 2 and by_hidden or len(gpus) > 1 and by_switch:
+        if (len(gpus) > 2 and by_hidden) or (len(gpus) > 1 and by_switch):
             groups.append(gpus)
     return max(groups, key=lambda g: (len(g), -min(g)), default=frozenset())

@@ -10,7 +10,7 @@ from ray_dra.core.topology import Device, DeviceId, Health, Links, Node, box_cli
 # facts: rows of a DGX-1 V100, links between each two GPUs
 DGX1: Links = tuple(
     tuple(int(c) for c in row)
-    for row in "01122000 10210200 12020010 21200001 20000112 02001021 00101202 00012120".split()
+    for row in ["01122000", "10210200", "12020010", "21200001", "20000112", "02001021", "00101202", "00012120"]
 )
 
 

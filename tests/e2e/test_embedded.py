@@ -272,7 +272,7 @@ def test_a_gang_among_queued_work_of_others(free: LocalCluster) -> None:
         _, _, uuids = seen()
         return began, time.time(), "", uuids
 
-    tasks = [ray.remote(work).options(num_gpus=1, num_cpus=0).remote(0.4) for _ in range(40)]
+    tasks = [ray.remote(work).options(num_gpus=1, num_cpus=0).remote(0.4) for _ in range(24)]
     time.sleep(1)
     with ray_dra.placement_group([{"GPU": 2}] * 2, locality=ray_dra.same_clique()) as gang:
         gang.wait(60)

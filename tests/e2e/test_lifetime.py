@@ -195,10 +195,13 @@ BAD_ADDRESSES = [
 
 @pytest.mark.parametrize(("address", "allowed"), BAD_ADDRESSES)
 def test_a_bad_address_lists_what_is_allowed_before_anything_starts(address: str, allowed: str) -> None:
-    with pytest.raises(InvalidAddress) as caught:
+    def start() -> None:
         target = parse_address(address)
         assert isinstance(target, Embedded)
         LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques)
+
+    with pytest.raises(InvalidAddress) as caught:
+        start()
     assert allowed in caught.value.available
     assert caught.value.reason
 
