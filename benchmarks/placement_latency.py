@@ -54,9 +54,7 @@ def main() -> None:
         f"ray_dra://embedded?profile=gb200-nvl72&nodes={max(options.sizes)}", log_to_driver=False, logging_level="ERROR"
     )
     rows = []
-    print(
-        f"{'nodes':>5}{'ours p50':>10}{'ours p99':>10}{'ray p50':>9}{'ray p99':>9}{'ratio p50':>11}{'plan p50':>10}  (ms)"
-    )
+    print("nodes  ours p50  ours p99  ray p50  ray p99  ratio p50  plan p50  (ms)")
     for nodes in options.sizes:
         bundles = [{"GPU": 4}] * nodes
         ours, rays = [], []

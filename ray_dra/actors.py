@@ -147,12 +147,19 @@ class CoordinatorActor:
     # -- inside
 
     async def _look_for_ever(self) -> None:
+        self._keep_warm()
         while True:
             self._look()
             self._keep_agents()
             if self._unused():
                 await self._retire()
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _keep_warm(self) -> None:
+        """Leave an idle worker here with everything imported: if this process is killed, Ray restarts it in there."""
+        here = ray.get_runtime_context().get_node_id()
+        options = {"num_cpus": 0, "runtime_env": OURS, "label_selector": {RAY_NODE_ID: here}, "max_retries": 0}
+        ray.remote(warm_up).options(**options).remote()
 
     def _look(self) -> None:
         try:
@@ -190,6 +197,10 @@ class CoordinatorActor:
         for key in self._store.keys(""):
             self._store.delete(key)
         ray.actor.exit_actor()
+
+
+def warm_up() -> None:
+    """Unpickling this has imported all that the coordinator needs."""
 
 
 def start_agent(raylet: str) -> None:
@@ -233,18 +244,27 @@ def start_coordinator() -> Any:
     )
 
 
+_handle: tuple[Any, Any] | None = None
+
+
 def coordinator() -> Any:
     """The running coordinator.
 
     Raises:
         CoordinatorUnavailable: Ray is not connected, or not by a ray_dra:// address.
     """
+    global _handle
     if not ray.is_initialized():
         raise CoordinatorUnavailable(
             "Ray is not connected; call ray.init with a ray_dra:// address first.", wanted='ray.init("ray_dra://...")'
         )
+    # One look-up a connection: the handle stays good when the coordinator is restarted.
+    worker = ray._private.worker.global_worker.core_worker
+    if _handle is not None and _handle[0] is worker:
+        return _handle[1]
     try:
-        return ray.get_actor(NAME, namespace=NAMESPACE)
+        _handle = (worker, ray.get_actor(NAME, namespace=NAMESPACE))
+        return _handle[1]
     except ValueError as error:
         raise CoordinatorUnavailable(
             "This Ray cluster has no ray-dra coordinator; connect with a ray_dra:// address to start one.",

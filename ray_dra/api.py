@@ -157,6 +157,7 @@ class GangPlacementGroup:
         self._status = status
         self._lock = threading.Lock()
         self._driving = False
+        self._commit: Any = None  # the coordinator's answer about the placement group, until it is read
 
     @property
     def id(self) -> str:
@@ -169,8 +170,10 @@ class GangPlacementGroup:
     @property
     def placement_group(self) -> PlacementGroup:
         """Ray's placement group. Waits while the gang is queued."""
+        self._settle()
         while self._group is None:
             self._create(self._await(HELD, SLICE_SECONDS))
+            self._settle()
         return self._group
 
     @property
@@ -201,9 +204,11 @@ class GangPlacementGroup:
             if self._group is None:
                 self._create(self._await(HELD, left))
             elif self._placed(left):
-                self._actor.look.remote()
-                return True
+                self._settle()
+                if self._group is not None:
+                    return True
             else:
+                self._settle()
                 self._follow(self._refresh())
 
     def ready(self) -> Any:
@@ -220,6 +225,10 @@ class GangPlacementGroup:
 
     def remove(self) -> None:
         """Give everything back; when this returns the GPUs are free. Removing twice is harmless."""
+        try:
+            self._settle()
+        except GangGone:
+            pass
         ask(self._actor.release.remote(self.id, RELEASE_SECONDS), timeout=RELEASE_SECONDS + 30)
 
     def __enter__(self) -> GangPlacementGroup:
@@ -236,6 +245,7 @@ class GangPlacementGroup:
     # -- inside
 
     def _refresh(self) -> Status:
+        self._settle()
         self._status = ask(self._actor.status.remote(self.id))
         return self._status
 
@@ -256,15 +266,24 @@ class GangPlacementGroup:
             lifetime="detached" if self._order.detached else None,
             bundle_label_selector=[dict(s) for s in status.selectors],
         )
+        # Ray places the bundles while the coordinator takes note; `_settle` waits for the latter.
+        self._group = group
+        self._commit = self._actor.commit.remote(self.id, group.id.hex(), status.moves)
+
+    def _settle(self) -> None:
+        """Wait for the coordinator's note of the placement group; before it, workers would not find their GPUs."""
+        commit, self._commit = self._commit, None
+        if commit is None or self._group is None:
+            return
         try:
-            self._status = ask(self._actor.commit.remote(self.id, group.id.hex(), status.moves))
+            self._status = ask(commit)
         except BaseException:
-            ray.util.remove_placement_group(group)
+            ray.util.remove_placement_group(self._group)
+            self._group = None
             raise
-        if self._status.group == group.id.hex():
-            self._group = group
-        else:  # planned again between the two calls
-            ray.util.remove_placement_group(group)
+        if self._status.group != self._group.id.hex():  # planned again between the two calls
+            ray.util.remove_placement_group(self._group)
+            self._group = None
 
     def _placed(self, timeout: float) -> bool:
         """Whether Ray places the bundles within `timeout`; False too when the coordinator took the group away."""
@@ -298,6 +317,7 @@ class GangPlacementGroup:
     def _drive(self) -> None:
         try:
             self.wait()
+            self._actor.look.remote()
         except Exception:  # whoever holds the ObjectRef hears of it from the coordinator
             pass
 

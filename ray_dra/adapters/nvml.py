@@ -220,7 +220,7 @@ def _p2p(a: Any, b: Any) -> bool | None:
 
 def _ancestor(a: Any, b: Any) -> int:
     level = _maybe(pynvml.nvmlDeviceGetTopologyCommonAncestor, a, b)
-    return pynvml.NVML_TOPOLOGY_SYSTEM if level is None else level
+    return int(pynvml.NVML_TOPOLOGY_SYSTEM if level is None else level)
 
 
 def _watch(parent: int) -> None:

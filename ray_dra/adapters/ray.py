@@ -130,7 +130,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
         lambda: _import("ray._private.utils").reset_visible_accelerator_env_vars,
     ),
     ("ray._raylet.CoreWorker.resource_ids", lambda: ray._raylet.CoreWorker.resource_ids),
-    ("ray._private.worker._global_node", lambda: hasattr(ray._private.worker, "_global_node") or _missing()),
+    ("ray._private.worker._global_node", lambda: _import("ray._private.worker").__dict__["_global_node"]),
     ("ray._private.node.Node.kill_all_processes", lambda: ray._private.node.Node.kill_all_processes),
     ("ray._private.ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR", lambda: _constants()),
     ("ray._private.state.available_resources_per_node", lambda: ray._private.state.available_resources_per_node),
@@ -140,10 +140,6 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
 )
-
-
-def _missing() -> None:
-    raise AttributeError
 
 
 def _import(name: str) -> Any:
@@ -166,7 +162,7 @@ def check_ray() -> None:
     for name, find in PRIVATE:
         try:
             find()
-        except (AttributeError, ImportError):
+        except (AttributeError, ImportError, KeyError):
             moved.append(name)
     hook = getattr(ray._private.worker.Worker, HOOK_METHOD, None)
     if hook is not None and list(inspect.signature(hook).parameters) != ["self", "resource_name", "resource_regex"]:

@@ -24,7 +24,7 @@ class Grant(NamedTuple):
     position: int
     device: DeviceId
     uuid: str | None
-    index: int | None
+    index: int | None  # type: ignore[assignment]  # tuple.index is never called on a Grant
     clique: DomainId | None
     amount: int | None = None
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from ray_dra.core.allocation import Allocation
+from ray_dra.core.allocation import Allocation, Shortfall
+from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import DomainId, Health, Topology
 
-if TYPE_CHECKING:
-    from ray_dra.core.allocation import Shortfall
-    from ray_dra.core.lifecycle import Phase
 
-    class StatusLike:
-        phase: Phase
-        allocation: Allocation | None
-        moves: int
-        lost: tuple[str, ...]
-        waits_for: tuple[Shortfall, ...]
+class GangStatus(Protocol):
+    """What is told of a gang; `runtime.coordinator.Status` is one."""
+
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def allocation(self) -> Allocation | None: ...
+    @property
+    def moves(self) -> int: ...
+    @property
+    def lost(self) -> tuple[str, ...]: ...
+    @property
+    def waits_for(self) -> tuple[Shortfall, ...]: ...
 
 
-def explain_gang(status: StatusLike, request: GangRequest) -> str:
+def explain_gang(status: GangStatus, request: GangRequest) -> str:
     """The gang's phase, who sits where, what is lost, what it waits for."""
     lines = [
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"

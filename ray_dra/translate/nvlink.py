@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
+from typing import TypeAlias
 
 import networkx as nx
 
@@ -15,16 +16,17 @@ from ray_dra.core.topology import Links
 from ray_dra.ports import NodeReading
 
 Vertex = tuple[str, str]
+Graph: TypeAlias = "nx.Graph[Vertex]"
 
 
-def nvlink_graph(reading: NodeReading) -> nx.Graph:
+def nvlink_graph(reading: NodeReading) -> Graph:
     """The graph of active links; the weight of an edge is the number of links.
 
     On NVSwitch systems the far end of a link is the switch, not the peer. Where the driver hides the
     far ends (virtual machines), GPUs that NVML calls NVLink peers are joined with the smaller of
     their link counts.
     """
-    graph = nx.Graph()
+    graph: Graph = nx.Graph()
     by_bus = {gpu.bus: at for at, gpu in enumerate(reading.gpus) if gpu.bus is not None}
     hidden: dict[int, int] = {}
     for at, gpu in enumerate(reading.gpus):
@@ -47,7 +49,7 @@ def nvlink_graph(reading: NodeReading) -> nx.Graph:
     return graph
 
 
-def link_matrix(graph: nx.Graph, count: int) -> Links:
+def link_matrix(graph: Graph, count: int) -> Links:
     """Links between each two of `count` GPUs; over switches, the smaller of what both have to shared ones."""
     matrix = [[0] * count for _ in range(count)]
     for i, j in combinations(range(count), 2):
@@ -59,7 +61,7 @@ def link_matrix(graph: nx.Graph, count: int) -> Links:
     return tuple(tuple(row) for row in matrix)
 
 
-def switched(graph: nx.Graph) -> frozenset[int]:
+def switched(graph: Graph) -> frozenset[int]:
     """The GPUs of the largest group that switches connect all to all; empty where there is none.
 
     Only such a group is a clique of its own: on a DGX-1 or on bridged pairs, GPUs are linked one by
