@@ -29,8 +29,7 @@ from ray_dra.translate.records import reading_from_bytes
 LOOK_SECONDS = 0.5
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SESSION = "session/"
-# Our own actors outlive the program that starts them: its worker hook is not for them.
-OURS = {"env_vars": {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": "ray_dra.hooks.install_worker"}}
+WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 logger = logging.getLogger("ray_dra")
 
 
@@ -158,8 +157,8 @@ class CoordinatorActor:
     def _keep_warm(self) -> None:
         """Leave an idle worker here with everything imported: if this process is killed, Ray restarts it in there."""
         here = ray.get_runtime_context().get_node_id()
-        options = {"num_cpus": 0, "runtime_env": OURS, "label_selector": {RAY_NODE_ID: here}, "max_retries": 0}
-        ray.remote(warm_up).options(**options).remote()
+        options = {"num_cpus": 0, "label_selector": {RAY_NODE_ID: here}, "max_retries": 0}
+        ray.remote(warm_up).options(**options, **_our_environment()).remote()
 
     def _look(self) -> None:
         try:
@@ -199,6 +198,12 @@ class CoordinatorActor:
         ray.actor.exit_actor()
 
 
+def _our_environment() -> dict[str, Any]:
+    """Our own actors outlive the program that starts them: a worker hook of its own is not for them."""
+    hooked = WORKER_HOOK in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
+    return {"runtime_env": {"env_vars": {WORKER_HOOK: "ray_dra.hooks.install_worker"}}} if hooked else {}
+
+
 def warm_up() -> None:
     """Unpickling this has imported all that the coordinator needs."""
 
@@ -211,8 +216,8 @@ def start_agent(raylet: str) -> None:
         lifetime="detached",
         get_if_exists=True,
         num_cpus=0,
-        runtime_env=OURS,
         label_selector={RAY_NODE_ID: raylet},
+        **_our_environment(),
     ).remote(raylet)
 
 
@@ -237,8 +242,8 @@ def start_coordinator() -> Any:
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=-1,
-            runtime_env=OURS,
             **options,
+            **_our_environment(),
         )
         .remote()
     )

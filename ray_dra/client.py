@@ -57,7 +57,10 @@ class ClientBuilder:
         if isinstance(target, Embedded):
             cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
         try:
-            arguments = {**self._arguments, "runtime_env": with_worker_hook(self._arguments.get("runtime_env"))}
+            arguments = dict(self._arguments)
+            # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
+            if cluster is None or HOOK in dict(arguments.get("runtime_env") or {}):
+                arguments["runtime_env"] = with_worker_hook(arguments.get("runtime_env"))
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             if cluster is not None:
                 context = ray.init(address=cluster.address, _node_ip_address=LOOPBACK, **arguments)

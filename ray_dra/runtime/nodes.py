@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.topology import Node
 from ray_dra.ports import Clock, NodeReading, RayNode, RayView, Store
 from ray_dra.translate.labels import NODE, RAY_NODE_ID
-from ray_dra.translate.reading import node_from_reading
-from ray_dra.translate.records import reading_from_bytes, reading_to_bytes
+from ray_dra.translate.records import node_from_bytes, node_to_bytes, reading_from_bytes, reading_to_bytes
 
 KEY = "node/"
 SILENT_SECONDS = 4.0  # agents say something every half second
@@ -33,6 +33,7 @@ class Nodes:
         self.names: dict[str, str] = {}  # raylet -> node, also of raylets that are gone
         self.raylets: dict[str, RayNode] = {}  # node -> its raylet, the last one known
         self.readings: dict[str, NodeReading] = {}  # by raylet
+        self.translated: dict[str, Node] = {}  # by raylet: the reading as a node, made once a reading
         self.heard: dict[str, float] = {}  # raylet -> when its agent last spoke
         self._load()
 
@@ -41,11 +42,12 @@ class Nodes:
             data = self.store.get(key)
             if data is None:
                 continue
-            head, _, body = data.partition(b"\n")
-            name = json.loads(head)
+            head, body, node = data.split(b"\n")
             raylet = key.removeprefix(KEY)
-            self.names[raylet] = name
+            self.names[raylet] = json.loads(head)
             self.readings[raylet] = reading_from_bytes(body)
+            if node:
+                self.translated[raylet] = node_from_bytes(node)
             self.heard[raylet] = self.clock()
 
     # -- what arrives
@@ -56,8 +58,9 @@ class Nodes:
         if self.readings.get(raylet) == reading:
             return False
         self.readings[raylet] = reading
-        self._persist(raylet)
+        self.translated.pop(raylet, None)
         self._put(raylet)
+        self._persist(raylet)
         return True
 
     def heartbeat(self, raylet: str) -> None:
@@ -115,9 +118,8 @@ class Nodes:
         reading = self.readings.get(raylet_id)
         if name is None or raylet is None or raylet.id != raylet_id or reading is None:
             return
-        node = node_from_reading(
-            name,
-            _offered(reading, raylet),
+        node = replace(
+            self._translate(name, raylet, reading),
             ray_node_id=raylet_id,
             resources=_bulk(raylet.total),
             labels=raylet.labels,
@@ -132,13 +134,25 @@ class Nodes:
                 node = replace(before.node, ready=False, reason=node.reason)
         self.inventory.put_node(node)
 
+    def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
+        node = self.translated.get(raylet.id)
+        if node is None or node.name != name:
+            # Imported here: networkx is slow to load, and a restarted coordinator has its nodes in the store.
+            from ray_dra.translate.reading import node_from_reading
+
+            node = self.translated[raylet.id] = node_from_reading(name, _offered(reading, raylet))
+        return node
+
     def _persist(self, raylet: str) -> None:
         if raylet in self.readings and raylet in self.names:
             head = json.dumps(self.names[raylet]).encode()
-            self.store.put(KEY + raylet, head + b"\n" + reading_to_bytes(self.readings[raylet]))
+            node = self.translated.get(raylet)
+            parts = (head, reading_to_bytes(self.readings[raylet]), b"" if node is None else node_to_bytes(node))
+            self.store.put(KEY + raylet, b"\n".join(parts))
 
     def _forget(self, raylet: str) -> None:
         self.readings.pop(raylet, None)
+        self.translated.pop(raylet, None)
         self.names.pop(raylet, None)
         self.heard.pop(raylet, None)
         self.store.delete(KEY + raylet)
