@@ -86,7 +86,12 @@ class CoordinatorActor:
         return gone
 
     async def status(self, gang: str) -> Status:
-        return self._core.status(gang)
+        """The gang as it is now; Ray is asked again where the last look is what keeps it from being ready."""
+        status = self._core.status(gang)
+        if status.phase is Phase.PLACING:
+            self._look()
+            status = self._core.status(gang)
+        return status
 
     async def await_phase(self, gang: str, phases: tuple[str, ...], timeout: float) -> Status:
         """The gang's status as soon as it is in one of these phases, or when the time is over."""
@@ -183,11 +188,11 @@ class CoordinatorActor:
             start_agent(raylet.id)
 
     def _unused(self) -> bool:
-        sessions = [key.removeprefix(SESSION) for key in self._store.keys(SESSION)]
-        gone = [job for job in sessions if job not in self._core.view.jobs]
-        for job in gone if self._core.view.jobs or len(gone) < len(sessions) or sessions else []:
+        sessions = {key.removeprefix(SESSION) for key in self._store.keys(SESSION)}
+        alive = sessions & self._core.view.jobs
+        for job in sessions - alive if alive else ():
             self._store.delete(SESSION + job)
-        return bool(sessions) and len(gone) == len(sessions) and not self._core.gangs
+        return bool(sessions) and not alive and not self._core.gangs
 
     async def _retire(self) -> None:
         """Nobody uses ray-dra any more: leave no actor and no key behind."""

@@ -126,7 +126,7 @@ class Coordinator:
         busy = gang.releasing and bool(self._workers(gang))
         return Observed(
             group_state=state,
-            owner_alive=not gang.owner or gang.owner in self.view.jobs or not self.view.jobs,
+            owner_alive=not gang.owner or gang.owner in self.view.jobs,
             busy=busy,
             lost=self._lost(gang),
             held_for=self.clock() - self.since[gang.id],

@@ -101,7 +101,6 @@ def test_a_gang_ends_with_its_driver_unless_detached(world: World) -> None:
     world.submit(gang(4, name="unplaced"))
     group = world.place("kept").group
     world.ray.jobs.clear()
-    world.ray.jobs.add("another")
     world.ray.groups[group or ""].job = ""
     world.pass_time()
     world.pass_time()
