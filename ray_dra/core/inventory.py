@@ -183,8 +183,9 @@ class Inventory:
                 raise ValueError(f"devices on {name} are held by another gang")
         exclusive = tuple(scope for (scope, what), _ in allocation.counters if what == "exclusive")
         for clique in exclusive:
-            if clique in self.domains and not self.domains[clique].empty:
-                raise ValueError(f"clique {clique} is not empty")
+            # Work outside our gangs may have come in meanwhile; that does not undo the gang's claim.
+            if clique in self.domains and (self.domains[clique].gangs or self.domains[clique].owner is not None):
+                raise ValueError(f"clique {clique} has gangs in it")
         self._holds[gang] = _Hold(allocation, exclusive)
         self._apply(gang, masks, allocation, +1)
         for clique in exclusive:

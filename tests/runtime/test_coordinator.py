@@ -237,6 +237,18 @@ def test_a_gang_that_ray_does_not_place_moves(world: World) -> None:
     assert world.place("g").phase is Phase.READY
 
 
+def test_an_exclusive_gang_that_cannot_move_keeps_its_clique() -> None:
+    """Found by the state machine below: work of others came into the clique while Ray had not placed the gang."""
+    world = World()
+    for name in ("t0", "t2"):
+        world.ray.start_task(world.raylet(name), 1)
+    world.submit(gang(4, name="g", locality=Locality(cliques=1, exclusive=True)), wait=False)
+    world.place("g")
+    for _ in range(3):
+        world.pass_time(4)
+        world.check()
+
+
 def test_part_of_a_bundle_keeps_its_devices(world: World) -> None:
     world.submit(gang(4, name="g"))
     status = world.place("g")
