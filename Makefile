@@ -39,7 +39,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 lock:
 	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
-	    --generate-hashes --no-emit-index-url --no-header --quiet --output-file requirements.txt
+	    --generate-hashes --no-header --quiet --output-file requirements.txt
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

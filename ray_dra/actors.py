@@ -151,19 +151,12 @@ class CoordinatorActor:
     # -- inside
 
     async def _look_for_ever(self) -> None:
-        self._keep_warm()
         while True:
             self._look()
             self._keep_agents()
             if self._unused():
                 await self._retire()
             await asyncio.sleep(LOOK_SECONDS)
-
-    def _keep_warm(self) -> None:
-        """Leave an idle worker here with everything imported: if this process is killed, Ray restarts it in there."""
-        here = ray.get_runtime_context().get_node_id()
-        options = {"num_cpus": 0, "label_selector": {RAY_NODE_ID: here}, "max_retries": 0}
-        ray.remote(warm_up).options(**options, **_our_environment()).remote()
 
     def _look(self) -> None:
         try:
@@ -207,10 +200,6 @@ def _our_environment() -> dict[str, Any]:
     """Our own actors outlive the program that starts them: a worker hook of its own is not for them."""
     hooked = WORKER_HOOK in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
     return {"runtime_env": {"env_vars": {WORKER_HOOK: "ray_dra.hooks.install_worker"}}} if hooked else {}
-
-
-def warm_up() -> None:
-    """Unpickling this has imported all that the coordinator needs."""
 
 
 def start_agent(raylet: str) -> None:

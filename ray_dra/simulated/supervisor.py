@@ -19,10 +19,6 @@ from typing import Any
 
 from ray_dra.simulated.profile import LOOPBACK
 
-IDLE_WORKERS = {
-    # Also the head, which offers no CPUs, may keep an idle worker: the one a killed coordinator restarts in.
-    "num_workers_soft_limit": 4,
-}
 HEALTH = {
     # A raylet that was killed shows after two to three seconds instead of fourteen.
     "health_check_initial_delay_ms": 3000,
@@ -58,7 +54,7 @@ class Supervisor:
             temp_dir=str(self.folder / "ray"),
             node_ip_address=LOOPBACK,
             object_store_memory=self.config["object_store"],
-            _system_config={**HEALTH, **IDLE_WORKERS},
+            _system_config=HEALTH,
         )
         for name in self.config["nodes"]:
             self.add(name)
