@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from ray_dra.adapters.ray import HEAD, KvStore, RayAdapter
+from ray_dra.adapters.ray import HEAD, WORKER_HOOK, KvStore, RayAdapter
 from ray_dra.agents import HEARTBEAT_SECONDS, NAME, NAMESPACE, AgentActor
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
@@ -29,7 +29,6 @@ from ray_dra.translate.records import reading_from_bytes
 LOOK_SECONDS = 0.5
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SESSION = "session/"
-WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 logger = logging.getLogger("ray_dra")
 
 

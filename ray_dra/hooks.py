@@ -17,8 +17,8 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
+from ray_dra.ports import MAP
 
-MAP = "map/"
 ASK_SECONDS = 60.0
 
 

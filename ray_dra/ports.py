@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+MAP = "map/"  # key of a placement group's bundle-to-GPUs map: the coordinator writes it, workers read it
+
 # -- readings: what NVML said about one node, before any of it is interpreted
 
 

@@ -18,6 +18,7 @@ from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports import RayGroup, RayNode, RayView, Worker
 
 KV_NAMESPACE = b"ray_dra"
+WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray reads the hook of a worker process from here
 HEAD = "node:__internal_head__"
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
 

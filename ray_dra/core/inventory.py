@@ -93,9 +93,6 @@ class Domain:
             not self.gangs and self.owner is None and not any(s.busy & s.domains[self.id] for s in self.seats.values())
         )
 
-    def ordered(self) -> list[Seat]:
-        return [self.seats[n] for n in sorted(self.seats, key=lambda n: self.seats[n].key)]
-
 
 class Buckets:
     """Domains by a number, each bucket in key order, so that ties break by name."""

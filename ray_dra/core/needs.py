@@ -82,10 +82,7 @@ class Needs:
 
     def usable(self, seat: Seat, mask: int, c: int) -> int:
         """The devices of `mask` that class `c` accepts."""
-        products = {p for d in self.classes[c].devices for p in d.products}
-        if not products:
-            return mask
-        return sum(1 << i for i, d in enumerate(seat.node.devices) if mask >> i & 1 and d.product in products)
+        return of_products(seat, mask, tuple(p for d in self.classes[c].devices for p in d.products))
 
     def fits(self, kind: SeatKind, contents: Contents) -> bool:
         """Whether a node of this kind holds so many bundles of each class at once. Exact."""
@@ -129,6 +126,13 @@ class Needs:
                 allowed += [self.usable(seat, mask, c)] * n
         narrow = tuple(allowed) if any(a != mask for a in allowed) else None
         return seat.shape.split(mask, tuple(sizes), self.connect, narrow)
+
+
+def of_products(seat: Seat, mask: int, products: tuple[str, ...]) -> int:
+    """The devices of `mask` that are one of `products`; all of them where none is named."""
+    if not products:
+        return mask
+    return sum(1 << i for i, d in enumerate(seat.node.devices) if mask >> i & 1 and d.product in products)
 
 
 def _size(bundle: Bundle) -> tuple[object, ...]:

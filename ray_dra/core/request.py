@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ray_dra.errors import InvalidRequest
 
@@ -156,9 +156,6 @@ class GangRequest:
     @property
     def device_count(self) -> int:
         return sum(b.count for b in self.bundles)
-
-    def without(self, nodes: frozenset[str]) -> GangRequest:
-        return replace(self, exclude=self.exclude | nodes)
 
 
 def _check(request: GangRequest) -> None:

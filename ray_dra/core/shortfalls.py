@@ -12,7 +12,7 @@ from ray_dra.core.allocation import Kind, Shortfall
 from ray_dra.core.counting import Rooms
 from ray_dra.core.inventory import LOOSE, Domain, Inventory, Seat
 from ray_dra.core.layout import Scope
-from ray_dra.core.needs import EPSILON, Needs, labels_match
+from ray_dra.core.needs import EPSILON, Needs, labels_match, of_products
 from ray_dra.core.packing import SEARCH_BOUND
 from ray_dra.core.request import Bundle, Connect, GangRequest, Strategy
 
@@ -61,8 +61,8 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
         return []
     found = []
     if bundle.count:
-        best = max(labelled, key=lambda s: (_usable(s, s.free, products).bit_count(), -len(s.grants)))
-        free = _usable(best, best.free, products).bit_count()
+        best = max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -len(s.grants)))
+        free = of_products(best, best.free, products).bit_count()
         wanted = f"{bundle.count} GPUs in one bundle"
         if free < bundle.count:
             largest = max(len(s.grants) for s in labelled)
@@ -93,7 +93,7 @@ def _holds_one(needs: Needs, seat: Seat, bundle: Bundle) -> bool:
 def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:
     best, most = seats[0], 0
     for seat in seats:
-        mask = _usable(seat, seat.free, products)
+        mask = of_products(seat, seat.free, products)
         size = bundle.count - 1
         while size > most and not seat.shape.how_many(mask, size, Connect.REQUIRED):
             size -= 1
@@ -199,12 +199,6 @@ def _packing(inventory: Inventory, request: GangRequest) -> Shortfall:
         f"bundles of {_sizes(request)} GPUs, {request.strategy.value}",
         f"free {free}{', ...' if len(seats) > 8 else ''}",
     )
-
-
-def _usable(seat: Seat, mask: int, products: tuple[str, ...]) -> int:
-    if not products:
-        return mask
-    return sum(1 << i for i, d in enumerate(seat.node.devices) if mask >> i & 1 and d.product in products)
 
 
 def _name(domain: Domain) -> str:

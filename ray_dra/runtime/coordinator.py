@@ -18,13 +18,12 @@ from ray_dra.core.plan import plan
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Health
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
-from ray_dra.ports import Clock, NodeReading, Ray, RayView, Store
+from ray_dra.ports import MAP, Clock, NodeReading, Ray, RayView, Store
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.others import Others
 from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
 
 GANG = "gang/"
-MAP = "map/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
+from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import SimulationError
 from ray_dra.hooks import labels_here
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
 
-WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"
 INSTALL = "ray_dra.hooks.install_worker"
 OBJECT_STORE = 100 << 20
 PREFIX = "ray-dra-"
