@@ -2,59 +2,123 @@
 
 Equal bundles fill a node to floor(free / size) whatever the order, so a clique holds the sum over its
 nodes, and m segments of n bundles fit if and only if the cliques' floor(bundles / n) add up to m.
-Largest first needs the fewest cliques; the last one is the tightest that takes the rest.
+Under the limits of IMEX a clique holds what its roomiest node alone holds, or the sum over the
+roomiest nodes without an IMEX domain, whichever is more; anything less fits too, so counting stays
+exact. Largest first needs the fewest cliques; the last one is the tightest that takes the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush, merge
+from itertools import islice
 
-from ray_dra.core.inventory import LOOSE, Domain, Inventory, Seat
-from ray_dra.core.layout import NOTHING, Layout, Pick, Scope, exclusively, lay_out
-from ray_dra.core.needs import Needs
+from ray_dra.core.allocation import Placed
+from ray_dra.core.devices import bits
+from ray_dra.core.domain import Catalog, Domain, most_of
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.layout import NOTHING, Layout, Scope, exclusively, granted, imex, roomiest_first, tightest_first
+from ray_dra.core.needs import Needs, of_products
+from ray_dra.core.request import WHOLE
+from ray_dra.core.seat import Seat
+from ray_dra.core.topology import Counter
+
+Filled = list[tuple[Seat, int, int]]
+"""(seat, devices it may use, bundles), in topology order."""
 
 
 def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
     """Place a gang of one class of bundles."""
-    total = len(needs.request.bundles)
+    total = needs.counts[0]
     rooms = Rooms(inventory, needs, scope)
     if scope.anywhere:
-        picks = rooms.anywhere(total)
-        return Layout(lay_out(needs, [(range(total), picks)])) if picks else NOTHING
+        return _anywhere(rooms, total)
+    if scope.one_node:
+        found = rooms.one_node(total)
+        if found is None:
+            return NOTHING
+        domain, seat = found
+        return _laid_out(rooms, [(domain, [(seat, seat.domains[domain.id], total)])])
     chosen = _choose(rooms, total, scope)
     if chosen is None:
         return NOTHING
-    groups = []
-    at = 0
-    for domain, count in sorted(chosen, key=lambda c: c[0].key):
-        picks = rooms.fill(domain, count)
-        groups.append((range(at, at + count), picks))
-        at += count
-    return Layout(lay_out(needs, groups), exclusively(scope, (d.id for d, _ in chosen)))
+    if len(chosen) > 1:
+        chosen.sort(key=lambda c: c[0].key)
+    return _laid_out(rooms, [(domain, rooms.fill(domain, count)) for domain, count in chosen])
+
+
+def _laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
+    needs, limits = rooms.needs, rooms.inventory.limits
+    placed: list[Placed] = []
+    counters: tuple[tuple[Counter, int], ...] = exclusively(rooms.scope, (domain for domain, _ in parts))
+    for domain, filled in parts:
+        _place(needs, filled, placed)
+        if len(filled) > 1 and limits.compute_domains:
+            counters += imex(domain, [seat for seat, _, _ in filled], True)
+    return Layout(tuple(placed), counters)
+
+
+def _place(needs: Needs, filled: Filled, placed: list[Placed]) -> None:
+    """Give the bundles on these seats their devices."""
+    size, share, connect = needs.size, needs.share, needs.connect
+    resources = needs.classes[0].resources
+    for seat, members, count in filled:
+        if share:
+            masks = _shares(needs, seat, members, count)
+        elif needs.products or seat.counters:
+            mask = of_products(seat, seat.free & members, needs.products)
+            masks = seat.split(mask, (size,) * count, connect) or ()
+        else:
+            masks = seat.shape.pieces(seat.free & members, size, count, connect) or ()
+        assert len(masks) == count, "the planner chose a seat without room"
+        for mask in masks:
+            placed.append(Placed(seat.name, granted(seat, mask, share), resources))
+
+
+def _shares(needs: Needs, seat: Seat, members: int, count: int) -> tuple[int, ...]:
+    """A device for each equal share: those with least left first, so that whole devices stay whole."""
+    left = seat.shared_left() | dict.fromkeys(bits(seat.free), WHOLE)
+    usable = of_products(seat, members, needs.products)
+    found: list[int] = []
+    for amount, position in sorted((n, p) for p, n in left.items() if usable >> p & 1):
+        found += [1 << position] * min(amount // needs.share, count - len(found))
+    return tuple(found)
+
+
+def _anywhere(rooms: Rooms, total: int) -> Layout:
+    filled = rooms.anywhere(total)
+    if not filled:
+        return NOTHING
+    placed: list[Placed] = []
+    _place(rooms.needs, filled, placed)
+    return Layout(tuple(placed))
 
 
 def _choose(rooms: Rooms, total: int, scope: Scope) -> list[tuple[Domain, int]] | None:
     """(clique, bundles) pairs that hold `total` bundles in whole segments, as few and as tight as can be."""
-    chosen: list[tuple[Domain, int]] = []
-    taken: set[str] = set()
+    last = rooms.tightest(total, ())
+    if last is not None:
+        return [(last, total)]
+    if scope.cliques == 1:
+        return None
+    chosen: dict[Domain, int] = {}
     left = total
-    largest = rooms.largest_first()
-    while left:
-        if scope.cliques is not None and len(chosen) == scope.cliques:
+    for domain, room in rooms.largest_first():
+        if room < scope.segment:
+            return None  # the rest have no more
+        whole = min(room - room % scope.segment, left)
+        chosen[domain] = whole
+        left -= whole
+        if not left:
+            return list(chosen.items())
+        if len(chosen) == scope.cliques:
             return None
-        last = next((d for d in rooms.tightest_first(left) if d.id not in taken), None)
-        if last is not None:
-            return [*chosen, (last, left)]
-        for domain, room in largest:
-            whole = room - room % scope.segment
-            if whole and domain.id not in taken:
-                chosen.append((domain, min(whole, left)))
-                taken.add(domain.id)
-                left -= min(whole, left)
-                break
-        else:
-            return None
-    return chosen
+        if left <= room:  # before that no single clique takes the rest
+            last = rooms.tightest(left, chosen)
+            if last is not None:
+                return [*chosen.items(), (last, left)]
+    return None
 
 
 class Rooms:
@@ -64,94 +128,218 @@ class Rooms:
         self.inventory = inventory
         self.needs = needs
         self.scope = scope
-        self.size = needs.classes[0].count
-        self.by_index = needs.plain and not scope.one_node
-        self.index = inventory.capacity_index(self.size)
-        self._seats: dict[str, list[tuple[int, Seat]]] = {}
+        self.catalogs = needs.catalogs(inventory, scope.kinds)
+        self.plain = all(map(needs.told_by_count, self.catalogs))
+        self._seats: dict[Domain, list[tuple[int, Seat, int]]] = {}
 
-    def tightest_first(self, count: int) -> Iterator[Domain]:
-        """Cliques that hold `count` bundles."""
-        for _, clique in self.index.upwards(count):
-            domain = self.inventory.domains[clique]
-            if self._offered(domain) and (self.by_index or self.room(domain) >= count):
-                yield domain
+    # -- one node
+
+    def one_node(self, count: int) -> tuple[Domain, Seat] | None:
+        """The node that takes all bundles and is left with least, in the fullest clique; None where there is none."""
+        needs = self.needs
+        if needs.spread and count > 1:
+            return None
+        if needs.share:
+            return self._one_shared(count)
+        wanted = needs.size * count
+        plain = self.plain and not self.scope.exclusive
+        for free in range(wanted, max((len(c.levels) for c in self.catalogs), default=0)):
+            shelves = [c for c in self.catalogs if free < len(c.levels) and c.levels[free]]
+            if not shelves:
+                continue
+            if plain:
+                catalog = shelves[0] if len(shelves) == 1 else min(shelves, key=lambda c: c.levels[free][0])
+                domain = catalog.at(catalog.levels[free][0])
+                mask = domain.stock[free]
+                # A node in another gang's IMEX domain can take no part of a larger gang: use it up first.
+                mask = mask & domain.imex or mask
+                return domain, domain.seats[(mask & -mask).bit_length() - 1]
+            for domain in _by_rank(shelves, free):
+                if self.scope.exclusive and not domain.idle:
+                    continue
+                mask = domain.stock[free]
+                for part in (mask & domain.imex, mask & ~domain.imex):
+                    for at in bits(part):
+                        seat = domain.seats[at]
+                        if needs.on(seat, seat.domains[domain.id]) >= count:
+                            return domain, seat
+        return None
+
+    def _one_shared(self, count: int) -> tuple[Domain, Seat] | None:
+        """For shares: first a device that is shared already and is left with least, then a free one."""
+        needs, inventory = self.needs, self.inventory
+        if count == 1:
+            shared = inventory.shared
+            for at in range(bisect_left(shared, (needs.share,)), len(shared)):
+                _, _, position, name = shared[at]
+                seat = inventory.seats[name]
+                domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
+                if domain.catalog in self.catalogs and self._offers(domain) and needs.on(seat, 1 << position):
+                    return domain, seat
+        for free in range(max((len(c.levels) for c in self.catalogs), default=0)):
+            for domain in _by_rank([c for c in self.catalogs if free < len(c.levels)], free):
+                for at in bits(domain.stock[free] if free else 0):
+                    seat = domain.seats[at]
+                    if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                        return domain, seat
+        for domain in (d for c in self.catalogs for d in c.domains.values()) if count > 1 else ():
+            for seat in domain.seats:
+                if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                    return domain, seat
+        return None
+
+    def _offers(self, domain: Domain) -> bool:
+        return not self.scope.exclusive or domain.idle
+
+    # -- cliques
+
+    def tightest(self, count: int, taken: Iterable[Domain]) -> Domain | None:
+        """The least roomy clique that holds `count` bundles."""
+        for _, domain in tightest_first(self.catalogs, self.needs.measure, count):
+            if domain not in taken and self._offers(domain) and (self.plain or self.room(domain) >= count):
+                return domain
+        return None
 
     def largest_first(self) -> Iterator[tuple[Domain, int]]:
-        if self.by_index:
-            found = [(n, self.inventory.domains[c]) for n, c in self.index.downwards()]
-        else:
-            found = [(self.room(d), d) for d in (self.inventory.domains[c] for _, c in self.index.downwards())]
-            found.sort(key=lambda f: (-f[0], f[1].key))
-        return ((domain, room) for room, domain in found if room and self._offered(domain))
+        """(clique, bundles it holds), the roomiest first."""
+        waiting: list[tuple[int, str, Domain]] = []  # rooms worked out, until no bound is above them
+        for bound, domain in roomiest_first(self.catalogs, self.needs.measure):
+            while waiting and -waiting[0][0] >= bound:
+                room, _, roomiest = heappop(waiting)
+                yield roomiest, -room
+            if not self._offers(domain):
+                continue
+            if self.plain:
+                yield domain, bound
+            elif room := self.room(domain):
+                heappush(waiting, (-room, domain.rank, domain))
+        while waiting:
+            room, _, roomiest = heappop(waiting)
+            yield roomiest, -room
 
-    def _offered(self, domain: Domain) -> bool:
-        return domain.id != LOOSE and (not self.scope.exclusive or domain.empty)
+    def sum_of_largest(self, segment: int, cliques: int | None) -> int:
+        """Whole segments that so many of the roomiest cliques hold (None: all of them)."""
+        if cliques is None and self.plain and not self.scope.exclusive:
+            buckets = [c.buckets(self.needs.measure).lists for c in self.catalogs]
+            return sum(len(ranks) * (room // segment) for lists in buckets for room, ranks in lists.items())
+        rooms = (room for _, room in self.largest_first())
+        return sum(room // segment for room in islice(rooms, cliques))
 
     def room(self, domain: Domain) -> int:
-        rooms = [room for room, _ in self._of(domain)]
-        return (max(rooms, default=0)) if self.scope.one_node else sum(rooms)
+        return most_of(domain, self._of(domain), self.inventory.limits)
 
-    def _of(self, domain: Domain) -> list[tuple[int, Seat]]:
-        found = self._seats.get(domain.id)
+    def _of(self, domain: Domain) -> list[tuple[int, Seat, int]]:
+        """(room, seat, bit) of the seats with room, where counting is not enough."""
+        found = self._seats.get(domain)
         if found is None:
-            found = self._seats[domain.id] = [
-                (room, seat)
-                for seat in domain.seats.values()
-                if (room := self.on(seat, seat.free & seat.domains[domain.id]))
+            found = self._seats[domain] = [
+                (room, seat, 1 << at)
+                for at, seat in enumerate(domain.seats)
+                if (room := self.needs.on(seat, seat.domains[domain.id]))
             ]
         return found
 
-    def on(self, seat: Seat, mask: int) -> int:
-        """Bundles that fit on one seat."""
-        if self.needs.plain:
-            return mask.bit_count() // self.size
-        kind = self.needs.kind(seat, mask)
-        return self.needs.room(kind) if kind is not None else 0
-
-    def fill(self, domain: Domain, count: int) -> list[Pick]:
-        """The nodes of a clique for `count` bundles: the fewest, then the tightest."""
-        if self.by_index:
-            shelves = {free: [seat for _, seat in shelf] for free, shelf in domain.stock.items() if free >= self.size}
-            rooms = {free: free // self.size for free in shelves}
+    def fill(self, domain: Domain, count: int) -> Filled:
+        """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
+        limits = self.inventory.limits
+        bound = domain.fabric and limits.compute_domains
+        shelves: dict[tuple[int, int], int] = {}  # (room, free) -> seats
+        if domain.catalog is not None and self.needs.told_by_count(domain.catalog):
+            size = self.needs.size
+            for free in range(size, len(domain.stock)):
+                if domain.stock[free]:
+                    shelves[1 if self.needs.spread else free // size, free] = domain.stock[free]
         else:
-            shelves = {}
-            for room, seat in self._of(domain):
-                # One shelf for each (room, free), so that of equally roomy seats the fuller goes first.
-                shelves.setdefault(room << 16 | (seat.free & seat.domains[domain.id]).bit_count(), []).append(seat)
-            for shelf in shelves.values():
-                shelf.sort(key=lambda seat: seat.key)
-            rooms = {mark: mark >> 16 for mark in shelves}
-        return [Pick(seat, seat.domains[domain.id], (n,)) for seat, n in _fewest(shelves, rooms, count)]
+            for room, seat, bit in self._of(domain):
+                mark = (room, (seat.free & seat.domains[domain.id]).bit_count())
+                shelves[mark] = shelves.get(mark, 0) | bit
+        chosen: list[tuple[int, int]] = []
+        marks = sorted(shelves)
+        one = next((mark for mark in marks if mark[0] >= count), None)
+        if one is not None:
+            mask = shelves[one]
+            if bound:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+                mask = mask & domain.imex or mask
+            chosen.append(((mask & -mask).bit_length() - 1, count))
+            count = 0
+        elif bound and domain.imex:
+            shelves = {mark: mask for mark in marks if (mask := shelves[mark] & ~domain.imex)}
+            marks = sorted(shelves)
+        while count:
+            mark = marks[-1]
+            if count <= mark[0]:
+                mark = next(m for m in marks if m[0] >= count)
+            mask = shelves[mark]
+            low = mask & -mask
+            here = min(mark[0], count)
+            chosen.append((low.bit_length() - 1, here))
+            count -= here
+            if mask == low:
+                marks.remove(mark)
+            else:
+                shelves[mark] = mask ^ low
+        chosen.sort()
+        seats = domain.seats
+        domain_id = domain.id
+        return [(seat := seats[at], seat.domains[domain_id], n) for at, n in chosen]
 
-    def anywhere(self, count: int) -> list[Pick]:
+    def _most_anywhere(self) -> int:
+        """A bound on the bundles that fit, by the number of free devices of each node."""
+        size = self.needs.size
+        return sum(n * (free // size) for free, n in enumerate(self.inventory.by_free))
+
+    def anywhere(self, count: int) -> Filled:
         """Nodes of the whole cluster for `count` bundles, cliques forgotten; empty if there are not enough."""
-        shelves: dict[int, list[Seat]] = {}
-        total = 0
-        most = 0
-        for seat in self.inventory.seats.values():
-            room = self.on(seat, seat.free)
+        inventory, needs, scope = self.inventory, self.needs, self.scope
+        if scope.one_node:  # whole domains have been tried; what is left is to mix devices of several
+            seats: Iterable[Seat] = inventory.split.values()
+        elif not inventory.split and not inventory.limits.compute_domains:
+            return []
+        else:
+            seats = inventory.seats.values()
+            if not needs.share and self._most_anywhere() < count:
+                return []
+        shelves: dict[tuple[int, int], list[Seat]] = {}
+        total = most = 0
+        for seat in seats:
+            if (not seat.free and not needs.share) or (seat.node.spare and not needs.request.preemptible):
+                continue
+            room = needs.on(seat, -1)
             if room:
-                shelves.setdefault(room << 16 | seat.free.bit_count(), []).append(seat)
+                shelves.setdefault((room, seat.free.bit_count()), []).append(seat)
                 total += room
                 most = max(most, room)
-        if (most if self.scope.one_node else total) < count:
+        if (most if scope.one_node else total) < count:
             return []
         for shelf in shelves.values():
             shelf.sort(key=lambda seat: seat.key)
-        picks = _fewest(shelves, {mark: mark >> 16 for mark in shelves}, count)
-        return [Pick(seat, seat.free, (n,)) for seat, n in picks]
+        filled = [(seat, -1, n) for seat, n in _fewest(shelves, count)]
+        filled.sort(key=lambda f: f[0].key)
+        return filled
 
 
-def _fewest(shelves: dict[int, list[Seat]], rooms: dict[int, int], count: int) -> Iterator[tuple[Seat, int]]:
+def _by_rank(catalogs: Sequence[Catalog], free: int) -> Iterator[Domain]:
+    """Domains with a node that has exactly so many free devices, the fullest first."""
+    if len(catalogs) == 1:
+        catalog = catalogs[0]
+        return map(catalog.at, catalog.levels[free])
+    return (at(rank) for rank, _, at in merge(*(_level(c, free, i) for i, c in enumerate(catalogs))))
+
+
+def _level(catalog: Catalog, free: int, tie: int) -> Iterator[tuple[str, int, Callable[[str], Domain]]]:
+    return ((rank, tie, catalog.at) for rank in catalog.levels[free])
+
+
+def _fewest(shelves: dict[tuple[int, int], list[Seat]], count: int) -> Iterator[tuple[Seat, int]]:
     """(seat, bundles): the roomiest seats until one takes all that is left, and that one the tightest."""
     marks = sorted(shelves)
     used = dict.fromkeys(marks, 0)
     while count:
         for mark in marks:
-            if rooms[mark] >= count and used[mark] < len(shelves[mark]):
+            if mark[0] >= count and used[mark] < len(shelves[mark]):
                 yield shelves[mark][used[mark]], count
                 return
         mark = next(m for m in reversed(marks) if used[m] < len(shelves[m]))
-        yield shelves[mark][used[mark]], rooms[mark]
+        yield shelves[mark][used[mark]], mark[0]
         used[mark] += 1
-        count -= rooms[mark]
+        count -= mark[0]

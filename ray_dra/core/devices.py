@@ -6,11 +6,12 @@ share its cache. Masks are integers with one bit a device, by position in `Node.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import combinations
 
 from ray_dra.core.request import Connect
-from ray_dra.core.topology import Links, Node
+from ray_dra.core.topology import Counter, Links, Node
 
 Masks = tuple[int, ...]
 
@@ -47,6 +48,7 @@ class Shape:
         )
         self._splits: dict[tuple[int, Masks, Connect, Masks | None], Masks | None] = {}
         self._counts: dict[tuple[int, int], int] = {}
+        self._pieces: dict[tuple[int, int, int, str], Masks | None] = {}
 
     def split(self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None) -> Masks | None:
         """Disjoint subsets of `mask` with these sizes, in order, the best-connected; None if there are none.
@@ -60,6 +62,59 @@ class Shape:
                 self._splits.clear()
             self._splits[key] = self._split(mask, sizes, connect, allowed)
         return self._splits[key]
+
+    def pieces(self, mask: int, size: int, count: int, connect: Connect) -> Masks | None:
+        """`split` into `count` subsets of one size: what most gangs need, under a key that hashes fast."""
+        key = (mask, size, count, connect._value_)
+        found = self._pieces.get(key)
+        if found is None:
+            if len(self._pieces) > 50_000:
+                self._pieces.clear()
+            found = self._pieces[key] = self.split(mask, (size,) * count, connect)
+        return found
+
+    def split_sharing(
+        self,
+        mask: int,
+        sizes: tuple[int, ...],
+        connect: Connect,
+        allowed: Masks | None,
+        consumes: tuple[tuple[tuple[Counter, int], ...], ...],
+        left: Mapping[Counter, int],
+    ) -> Masks | None:
+        """`split` where devices use up counters they share (MIG partitions over the same memory slices).
+
+        By backtracking over the subsets that `split` ranks. Exact; exponential in the worst case, so
+        it is for single nodes with partitions, not for the hot path.
+        """
+        linked = connect is Connect.REQUIRED
+        narrow = allowed or (mask,) * len(sizes)
+        budget = dict(left)
+        failed: set[tuple[int, int]] = set()
+
+        def charge(subset: int, sign: int) -> bool:
+            for i in bits(subset):
+                for counter, amount in consumes[i]:
+                    budget[counter] = budget.get(counter, 0) - sign * amount
+            return sign < 0 or all(budget[c] >= 0 for i in bits(subset) for c, _ in consumes[i])
+
+        def place(at: int, open_mask: int) -> Masks | None:
+            if at == len(sizes):
+                return ()
+            if (at, open_mask) in failed:
+                return None
+            for subset in _ranked(self, open_mask & narrow[at], sizes[at]):
+                if linked and not self.all_linked(subset):
+                    continue
+                if charge(subset, +1):
+                    rest = place(at + 1, open_mask & ~subset)
+                    if rest is not None:
+                        return (subset, *rest)
+                charge(subset, -1)
+            failed.add((at, open_mask))
+            return None
+
+        return place(0, mask)
 
     def how_many(self, mask: int, size: int, connect: Connect) -> int:
         """Most disjoint subsets of `size` that `mask` holds (linked ones with Connect.REQUIRED)."""

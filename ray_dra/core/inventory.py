@@ -1,151 +1,95 @@
 """What is free: the incremental index that the planner reads.
 
-A `Seat` is a node as the planner sees it, a `Domain` a clique. Every change (a hold, a release, a
-node that joins, a device that turns unhealthy) touches only the seats it names and their domains;
-nothing is rebuilt and no request scans all devices. Single-threaded; its owner is the coordinator.
+A `Seat` (seat.py) is a node as the planner sees it, a `Domain` (domain.py) a clique, a `Catalog` an
+order over cliques. Every change (a hold, a release, a node that joins, a device that turns unhealthy)
+touches only the seats it names and their domains; nothing is rebuilt and no request scans all devices.
+Single-threaded; its owner is the coordinator.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
-from ray_dra.core.allocation import Allocation, Grant
-from ray_dra.core.devices import Shape, bits, shape_of
-from ray_dra.core.topology import DeviceId, DomainId, Health, Node, Topology, natural, node_order
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.domain import Catalog, Domain
+from ray_dra.core.limits import NO_LIMITS, Limits
+from ray_dra.core.request import WHOLE
+from ray_dra.core.seat import Seat, domains_of
+from ray_dra.core.topology import DeviceId, DomainId, Node, Topology, node_order
 
-LOOSE = ""  # the domain of devices that are in no clique; never offered where a clique is asked for
-
-
-class Seat:
-    """A node: which of its devices are free (bit masks by position), and what else it offers."""
-
-    __slots__ = (
-        "busy",
-        "domains",
-        "free",
-        "grants",
-        "healthy",
-        "held",
-        "key",
-        "node",
-        "shape",
-        "tuples",
-        "used",
-        "used_by_others",
-    )
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.key = node_order(node)
-        self.shape: Shape = shape_of(node)
-        self.grants = tuple(Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices))
-        self.domains: dict[DomainId, int] = {}  # clique -> mask of its devices here
-        for i, device in enumerate(node.devices):
-            clique = device.clique or LOOSE
-            self.domains[clique] = self.domains.get(clique, 0) | 1 << i
-        self.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health is Health.OK)
-        self.held = 0  # by gangs
-        self.busy = 0  # by others, seen from outside
-        self.used: dict[str, float] = {}  # by gangs
-        self.used_by_others: Mapping[str, float] = {}
-        self.free = 0
-        self.tuples: dict[int, tuple[Grant, ...]] = {}
-
-    @property
-    def name(self) -> str:
-        return self.node.name
-
-    def granted(self, mask: int) -> tuple[Grant, ...]:
-        """The grants for `mask`, one tuple for each mask ever asked for."""
-        found = self.tuples.get(mask)
-        if found is None:
-            found = self.tuples[mask] = tuple(self.grants[i] for i in bits(mask))
-        return found
-
-    def spare(self, resource: str) -> float:
-        """How much of a resource is left."""
-        total = self.node.resources.get(resource, 0.0)
-        return total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
-
-
-class Domain:
-    """A clique: its seats in topology order, and by how many of its devices are free on each."""
-
-    __slots__ = ("capacity", "free", "gangs", "id", "key", "owner", "seats", "size", "stock")
-
-    def __init__(self, clique: DomainId, key: tuple[object, ...]) -> None:
-        self.id = clique
-        self.key = key
-        self.seats: dict[str, Seat] = {}
-        self.size = 0  # devices, whatever their state
-        self.free = 0
-        self.stock: dict[int, list[tuple[tuple[object, ...], Seat]]] = {}  # free devices -> seats, in order
-        self.capacity: dict[int, int] = {}  # devices a bundle -> bundles that fit
-        self.gangs: dict[str, int] = {}  # gang -> devices it has here
-        self.owner: str | None = None  # the gang that has the clique exclusively
-
-    @property
-    def empty(self) -> bool:
-        """Whether nobody has a device here, so that the clique can be had exclusively."""
-        return (
-            not self.gangs and self.owner is None and not any(s.busy & s.domains[self.id] for s in self.seats.values())
-        )
-
-
-class Buckets:
-    """Domains by a number, each bucket in key order, so that ties break by name."""
-
-    def __init__(self) -> None:
-        self._buckets: dict[int, list[tuple[tuple[object, ...], DomainId]]] = {}
-
-    def move(self, domain: Domain, old: int | None, new: int | None) -> None:
-        if old == new:
-            return
-        entry = (domain.key, domain.id)
-        if old is not None:
-            bucket = self._buckets[old]
-            del bucket[bisect_left(bucket, entry)]
-            if not bucket:
-                del self._buckets[old]
-        if new is not None:
-            insort(self._buckets.setdefault(new, []), entry)
-
-    def upwards(self, least: int) -> Iterator[tuple[int, DomainId]]:
-        """(number, domain) from `least` up."""
-        for number in sorted(n for n in self._buckets if n >= least):
-            for _, domain in self._buckets[number]:
-                yield number, domain
-
-    def downwards(self) -> Iterator[tuple[int, DomainId]]:
-        """(number, domain) from the largest number down."""
-        for number in sorted(self._buckets, reverse=True):
-            for _, domain in self._buckets[number]:
-                yield number, domain
+CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
+"""Kinds of catalog: whose devices they are, and so who may have them."""
 
 
 @dataclass(slots=True)
 class _Hold:
+    """What a gang has: `masks` of whole devices by seat, and the rest by its allocation."""
+
     allocation: Allocation
+    masks: dict[Seat, int]
     exclusive: tuple[DomainId, ...]
 
 
 class Inventory:
     """All seats and domains, and who holds what.
 
-    Invariant: a device is in the hold of at most one gang; `hold` raises ValueError rather than
-    break it.
+    Invariant: a device is in the hold of at most one gang, and shares of one add up to at most the
+    whole; `hold` raises ValueError rather than break it.
+
+    Attributes:
+        seats: by node name; domains: by id.
+        catalogs: by (kind, product, grade).
+        split: seats whose devices are in more than one domain, by name.
+        by_free: how many nodes have so many free devices.
+        devices, free_devices, held_devices, busy_devices: counts over the cluster.
     """
 
-    def __init__(self, topology: Topology | Iterable[Node] = ()) -> None:
+    def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
+        self.limits = limits
         self.seats: dict[str, Seat] = {}
         self.domains: dict[DomainId, Domain] = {}
-        self._by_capacity: dict[int, Buckets] = {}
+        self.catalogs: dict[tuple[str, str, int], Catalog] = {}
+        self.split: dict[str, Seat] = {}
+        self.by_free = [0]
+        self.devices = 0
+        self.free_devices = 0
+        self.held_devices = 0
+        self.busy_devices = 0
+        self.shared: list[tuple[int, str, int, str]] = []  # (thousandths left, seat key, position, node), sorted
         self._holds: dict[str, _Hold] = {}
+        self._exclusive: dict[DomainId, str] = {}
+        self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
+        self._emptied: Inventory | None = None
         nodes = topology.nodes.values() if isinstance(topology, Topology) else topology
-        for node in nodes:
-            self.put_node(node)
+        self._build(nodes)
+
+    def _build(self, nodes: Iterable[Node]) -> None:
+        """All at once: in topology order every seat comes last in its domains, and each is listed once."""
+        named = {node.name: node for node in nodes}
+        for seat in sorted((Seat(node) for node in named.values()), key=attrgetter("key")):
+            self._seat_count(seat, +1)
+            self.seats[seat.name] = seat
+            parts = []
+            for domain_id, members in seat.domains.items():
+                domain = self.domains.get(domain_id)
+                if domain is None:
+                    domain = self.domains[domain_id] = Domain(domain_id)
+                parts.append((domain, members, domain.append(seat)))
+            seat.parts = tuple(parts)
+            seat.free = seat.free_now()
+            self.by_free[seat.free.bit_count()] += 1
+            for domain, members, bit in seat.parts:
+                count = (seat.free & members).bit_count()
+                if count:
+                    domain.stock[0] ^= bit
+                    domain.stock[count] |= bit
+                    domain.free += count
+                    self.free_devices += count
+        for domain in self.domains.values():
+            self._catalog_of(domain).add(domain)
 
     # -- who holds what
 
@@ -153,130 +97,209 @@ class Inventory:
     def gangs(self) -> tuple[str, ...]:
         return tuple(self._holds)
 
+    @property
+    def cliques(self) -> int:
+        """How many NVLink cliques are known."""
+        return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
+
     def allocation(self, gang: str) -> Allocation | None:
         hold = self._holds.get(gang)
         return hold.allocation if hold else None
 
     def owner_of(self, device: DeviceId) -> str | None:
         """The gang that has the device."""
-        for gang, hold in self._holds.items():
-            if any(g.device == device for g in hold.allocation.grants):
-                return gang
+        for seat in self.seats.values():
+            position = next((i for i, d in enumerate(seat.node.devices) if d.id == device), None)
+            if position is not None:
+                return next((gang for gang, mask in seat.tenants.items() if mask >> position & 1), None)
         return None
 
     def hold(self, allocation: Allocation) -> None:
         """Mark the allocation's devices and resources as held.
 
         Raises:
-            ValueError: the gang holds something already, or a device is held by another gang.
+            ValueError: the gang holds something already, a device is held by another gang or has not so much left,
+                or a clique or IMEX domain is another's. Nothing is held then.
         """
         gang = allocation.gang
         if gang in self._holds:
             raise ValueError(f"gang {gang} holds devices already")
-        masks = self._masks(allocation)
-        for name, mask in masks.items():
-            seat = self.seats.get(name)
-            if seat is not None and seat.held & mask:
-                raise ValueError(f"devices on {name} are held by another gang")
-        exclusive = tuple(scope for (scope, what), _ in allocation.counters if what == "exclusive")
-        for clique in exclusive:
-            # Work outside our gangs may have come in meanwhile; that does not undo the gang's claim.
-            if clique in self.domains and (self.domains[clique].gangs or self.domains[clique].owner is not None):
-                raise ValueError(f"clique {clique} has gangs in it")
-        self._holds[gang] = _Hold(allocation, exclusive)
-        self._apply(gang, masks, allocation, +1)
-        for clique in exclusive:
-            if clique in self.domains:
-                self._own(self.domains[clique], gang)
+        seats = self.seats
+        masks: dict[Seat, int] = {}
+        away: list[str] = []
+        shares = False
+        resources = False
+        for placed in allocation.bundles:
+            seat = seats.get(placed.node)
+            if seat is None:
+                away.append(placed.node)
+                continue
+            grants = placed.grants
+            if placed.resources:
+                resources = True
+            if grants and grants[0].amount is not None:
+                shares = True
+                masks.setdefault(seat, 0)
+                continue
+            mask = seat.mask_of(grants)
+            before = masks.get(seat, 0)
+            if (seat.held | before) & mask:
+                raise ValueError(f"devices on {seat.name} are held by another gang")
+            masks[seat] = before | mask
+        exclusive: tuple[DomainId, ...] = ()
+        if allocation.counters:
+            exclusive = self._check_counters(allocation)
+        if shares:
+            self._check_shares(allocation, masks)
+        self._holds[gang] = _Hold(allocation, masks, exclusive)
+        for seat, mask in masks.items():
+            seat.held |= mask
+            seat.tenants[gang] = mask
+            self.held_devices += mask.bit_count()
+        if resources:
+            self._use(allocation, +1.0)
+        if shares:
+            self._share(allocation, +1)
+        for node in away:
+            self._away.setdefault(node, {})[gang] = None
+        touched: Iterable[Seat] = masks
+        moved: dict[Domain, None] = {}
+        if allocation.counters:
+            self._set_imex(allocation, gang, moved)
+            for clique in exclusive:
+                self._exclusive[clique] = gang
+                touched = self._own(self.domains[clique], gang, touched)
+        self._refresh(touched, moved)
 
     def release(self, gang: str) -> None:
         """Give back what the gang holds; harmless where it holds nothing."""
         hold = self._holds.pop(gang, None)
         if hold is None:
             return
-        self._apply(gang, self._masks(hold.allocation), hold.allocation, -1)
-        for clique in hold.exclusive:
-            if clique in self.domains and self.domains[clique].owner == gang:
-                self._own(self.domains[clique], None)
+        allocation = hold.allocation
+        for seat, mask in hold.masks.items():
+            seat.held &= ~mask
+            seat.tenants.pop(gang, None)
+            self.held_devices -= mask.bit_count()
+        touched: Iterable[Seat] = hold.masks
+        moved: dict[Domain, None] = {}
+        if any(placed.resources for placed in allocation.bundles):
+            self._use(allocation, -1.0)
+        if any(placed.grants and placed.grants[0].amount is not None for placed in allocation.bundles):
+            self._share(allocation, -1)
+        if self._away:
+            for node in allocation.nodes:
+                self._away.get(node, {}).pop(gang, None)
+        if allocation.counters:
+            self._set_imex(allocation, None, moved)
+            for clique in hold.exclusive:
+                self._exclusive.pop(clique, None)
+                if clique in self.domains and self.domains[clique].owner == gang:
+                    touched = self._own(self.domains[clique], None, touched)
+        self._refresh(touched, moved)
 
-    def _masks(self, allocation: Allocation) -> dict[str, int]:
-        """Node -> held positions; devices are found again by id, since a node may have been renumbered."""
-        masks: dict[str, int] = {}
-        for placed in allocation.bundles:
-            seat = self.seats.get(placed.node)
-            mask = masks.get(placed.node, 0)
-            for grant in placed.grants:
-                position = grant.position
-                if seat is not None and (position >= len(seat.grants) or seat.grants[position].device != grant.device):
-                    found = [g.position for g in seat.grants if g.device == grant.device]
-                    if not found:
-                        continue  # the device is gone
-                    position = found[0]
-                mask |= 1 << position
-            masks[placed.node] = mask
-        return masks
+    def _check_counters(self, allocation: Allocation) -> tuple[DomainId, ...]:
+        """The cliques that the gang has exclusively; ValueError where a clique or a node's IMEX is another's."""
+        exclusive = []
+        for (scope, what), _ in allocation.counters:
+            if what == "exclusive":
+                domain = self.domains.get(scope)
+                if domain is None:
+                    continue
+                # Work outside our gangs may have come in meanwhile; that does not undo the gang's claim.
+                if domain.owner is not None or any(s.held & s.domains[scope] for s in domain.seats):
+                    raise ValueError(f"clique {scope} has gangs in it")
+                exclusive.append(scope)
+            elif what == "imex":
+                seat = self.seats.get(scope[5:])
+                if seat is not None and seat.imex is not None:
+                    raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
+        return tuple(exclusive)
 
-    def _apply(self, gang: str, masks: dict[str, int], allocation: Allocation, sign: int) -> None:
-        for placed in allocation.bundles:
-            seat = self.seats.get(placed.node)
-            if seat is not None:
-                for resource, amount in placed.resources.items():
-                    seat.used[resource] = seat.used.get(resource, 0.0) + sign * amount
-        touched = []
-        for name, mask in masks.items():
-            seat = self.seats.get(name)
-            if seat is None:
-                continue
-            seat.held = seat.held | mask if sign > 0 else seat.held & ~mask
-            for clique, members in seat.domains.items():
-                if mask & members:
-                    gangs = self.domains[clique].gangs
-                    count = gangs.get(gang, 0) + sign * (mask & members).bit_count()
-                    if count:
-                        gangs[gang] = count
-                    else:
-                        gangs.pop(gang, None)
-            touched.append(seat)
-        self._refresh(touched)
+    def _set_imex(self, allocation: Allocation, gang: str | None, moved: dict[Domain, None]) -> None:
+        for (scope, what), _ in allocation.counters:
+            if what == "imex":
+                seat = self.seats.get(scope[5:])
+                if seat is not None and (seat.imex is None) is (gang is not None):
+                    seat.imex = gang
+                    for domain, _, bit in seat.parts:
+                        domain.imex ^= bit
+                        moved[domain] = None
 
-    def _own(self, domain: Domain, gang: str | None) -> None:
+    def _own(self, domain: Domain, gang: str | None, touched: Iterable[Seat]) -> Iterable[Seat]:
         domain.owner = gang
-        self._refresh(domain.seats.values())
+        return {**dict.fromkeys(touched, 0), **dict.fromkeys(domain.seats, 0)}
+
+    def _use(self, allocation: Allocation, sign: float) -> None:
+        seats = self.seats
+        for placed in allocation.bundles:
+            if placed.resources:
+                seat = seats.get(placed.node)
+                if seat is not None:
+                    used = seat.used
+                    seat.version += 1
+                    for resource, amount in placed.resources.items():
+                        used[resource] = used.get(resource, 0.0) + sign * amount
+
+    def _check_shares(self, allocation: Allocation, masks: Mapping[Seat, int]) -> None:
+        wanted: dict[tuple[Seat, int], int] = {}
+        for seat, position, amount in self._share_grants(allocation):
+            at = (seat, position)
+            wanted[at] = wanted.get(at, 0) + amount
+            if (seat.held | masks.get(seat, 0)) >> position & 1:
+                raise ValueError(f"a device on {seat.name} is held by another gang")
+            if seat.shares.get(position, 0) + wanted[at] > WHOLE:
+                raise ValueError(f"a device on {seat.name} has not so much left")
+
+    def _share_grants(self, allocation: Allocation) -> list[tuple[Seat, int, int]]:
+        """(seat, position, thousandths) of every share."""
+        found = []
+        for placed in allocation.bundles:
+            seat = self.seats.get(placed.node)
+            if seat is not None and placed.grants and placed.grants[0].amount is not None:
+                for grant in placed.grants:
+                    mask = seat.mask_of((grant._replace(amount=None),))
+                    if mask:
+                        found.append((seat, mask.bit_length() - 1, grant.amount or 0))
+        return found
+
+    def _share(self, allocation: Allocation, sign: int) -> None:
+        for seat, position, amount in self._share_grants(allocation):
+            taken = seat.shares.get(position, 0) + sign * amount
+            if taken > 0:
+                seat.shares[position] = taken
+            else:
+                seat.shares.pop(position, None)
 
     # -- nodes that come, change and go
 
     def put_node(self, node: Node) -> None:
         """A node joins, or is what it was with another health, label or link."""
-        before = self.seats.get(node.name)
-        if before is not None:
-            if before.node == node:
-                return
-            self._drop(before)
+        self._emptied = None
+        seat = self.seats.get(node.name)
+        if seat is None:
+            self._join(Seat(node))
+            return
+        if seat.node is node or seat.node == node:
+            return
+        if _same_place(seat, node):
+            # The devices are where they were: only what is free can have changed.
+            seat.node = node
+            seat.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
+            self._refresh([seat], {})
+            return
+        others = (seat.busy, seat.used_by_others)
+        self._leave(seat)
         seat = Seat(node)
-        if before is not None:
-            seat.busy = before.busy
-            seat.used_by_others = before.used_by_others
-        self.seats[node.name] = seat
-        for clique, members in seat.domains.items():
-            domain = self.domains.get(clique)
-            if domain is None:
-                key = (natural(clique or "~"), clique)
-                domain = self.domains[clique] = Domain(clique, key)
-                for size, buckets in self._by_capacity.items():
-                    domain.capacity[size] = 0
-                    buckets.move(domain, None, 0)
-            domain.seats[node.name] = seat
-            domain.size += members.bit_count()
-            insort(domain.stock.setdefault(0, []), (seat.key, seat), key=_first)
-        for gang, hold in self._holds.items():
-            self._reapply(gang, hold, seat)
-        self._refresh([seat])
+        seat.busy, seat.used_by_others = others
+        self._join(seat)
 
     def drop_node(self, name: str) -> None:
         """A node has left; the gangs on it keep their hold on paper until they are released."""
         seat = self.seats.get(name)
         if seat is not None:
-            self._drop(seat)
+            self._emptied = None
+            self._leave(seat)
 
     def set_others(self, name: str, busy: int, resources: Mapping[str, float]) -> None:
         """What programs outside our gangs use on a node: device positions, and other resources."""
@@ -284,98 +307,160 @@ class Inventory:
         if seat is None:
             return
         seat.used_by_others = resources
+        seat.version += 1
         if seat.busy != busy:
+            self.busy_devices += busy.bit_count() - seat.busy.bit_count()
             seat.busy = busy
-            self._refresh([seat])
+            self._refresh([seat], {})
 
-    def _reapply(self, gang: str, hold: _Hold, seat: Seat) -> None:
-        on_node = [p for p in hold.allocation.bundles if p.node == seat.name]
-        if not on_node:
-            return
-        mask = self._masks(Allocation(gang, tuple(on_node)))[seat.name]
-        seat.held |= mask
-        for placed in on_node:
-            for resource, amount in placed.resources.items():
-                seat.used[resource] = seat.used.get(resource, 0.0) + amount
-        for clique, members in seat.domains.items():
-            if mask & members:
-                gangs = self.domains[clique].gangs
-                gangs[gang] = gangs.get(gang, 0) + (mask & members).bit_count()
-            if clique in hold.exclusive:
-                self.domains[clique].owner = gang
+    def _join(self, seat: Seat) -> None:
+        self.seats[seat.name] = seat
+        self._seat_count(seat, +1)
+        self.by_free[0] += 1
+        self._take_back(seat)
+        for domain_id, members in seat.domains.items():
+            domain = self.domains.get(domain_id)
+            if domain is None:
+                domain = self.domains[domain_id] = Domain(domain_id)
+                domain.owner = self._exclusive.get(domain_id)
+            elif domain.catalog is not None:
+                domain.catalog.remove(domain)
+            if not domain.seats or domain.seats[-1].key < seat.key:
+                bit = domain.append(seat)
+                seat.parts = (*seat.parts, (domain, members, bit))
+                if seat.imex is not None:
+                    domain.imex |= bit
+            else:
+                seats = list(domain.seats)
+                insort(seats, seat, key=attrgetter("key"))
+                domain.rebuild(seats)
+            self._catalog_of(domain).add(domain)
+        self._refresh([seat], {})
 
-    def _drop(self, seat: Seat) -> None:
-        for clique, members in seat.domains.items():
-            domain = self.domains[clique]
-            self._restock(domain, seat, (seat.free & members).bit_count(), None)
-            for gang in list(domain.gangs):
-                allocation = self._holds[gang].allocation
-                mask = self._masks(Allocation(gang, tuple(p for p in allocation.bundles if p.node == seat.name)))
-                left = domain.gangs[gang] - (mask.get(seat.name, 0) & members).bit_count()
-                if left > 0:
-                    domain.gangs[gang] = left
-                else:
-                    del domain.gangs[gang]
-            del domain.seats[seat.name]
-            domain.size -= members.bit_count()
-            if not domain.seats:
-                for size, buckets in self._by_capacity.items():
-                    buckets.move(domain, domain.capacity[size], None)
-                del self.domains[clique]
+    def _take_back(self, seat: Seat) -> None:
+        """What gangs hold on a node that was away, or whose devices are numbered anew."""
+        for gang in self._away.pop(seat.name, ()):
+            hold = self._holds[gang]
+            on_node = tuple(p for p in hold.allocation.bundles if p.node == seat.name)
+            mask = 0
+            for placed in on_node:
+                for resource, amount in placed.resources.items():
+                    seat.used[resource] = seat.used.get(resource, 0.0) + amount
+                if placed.grants and placed.grants[0].amount is None:
+                    mask |= seat.mask_of(placed.grants)
+            self._share(Allocation(gang, on_node), +1)
+            seat.held |= mask
+            seat.tenants[gang] = mask
+            self.held_devices += mask.bit_count()
+            hold.masks[seat] = mask
+            if any(c == seat.imex_counter for c in hold.allocation.counters):
+                seat.imex = gang
+
+    def _leave(self, seat: Seat) -> None:
+        self._seat_count(seat, -1)
+        self._unlist_shares(seat)
+        self.by_free[seat.free.bit_count()] -= 1
+        for gang, mask in seat.tenants.items():
+            del self._holds[gang].masks[seat]
+            self._away.setdefault(seat.name, {})[gang] = None
+            self.held_devices -= mask.bit_count()
+        for domain, members, _ in seat.parts:
+            assert domain.catalog is not None
+            domain.catalog.remove(domain)
+            self.free_devices -= (seat.free & members).bit_count()
+            seats = [s for s in domain.seats if s is not seat]
+            if seats:
+                domain.rebuild(seats)
+                self._catalog_of(domain).add(domain)
+            else:
+                del self.domains[domain.id]
         del self.seats[seat.name]
+
+    def _seat_count(self, seat: Seat, sign: int) -> None:
+        self.devices += sign * seat.size
+        while len(self.by_free) <= seat.size:
+            self.by_free.append(0)
+        self.busy_devices += sign * seat.busy.bit_count()
+        if len(seat.domains) > 1:
+            if sign > 0:
+                self.split[seat.name] = seat
+            else:
+                self.split.pop(seat.name, None)
 
     # -- the index
 
-    def capacity_index(self, size: int) -> Buckets:
-        """Domains by how many bundles of `size` devices fit by count; kept up from the first call on."""
-        buckets = self._by_capacity.get(size)
-        if buckets is None:
-            buckets = self._by_capacity[size] = Buckets()
-            for domain in self.domains.values():
-                capacity = sum(len(seats) * (free // size) for free, seats in domain.stock.items())
-                domain.capacity[size] = capacity
-                buckets.move(domain, None, capacity)
-        return buckets
+    def _catalog_of(self, domain: Domain) -> Catalog:
+        kind = SPARES if domain.spare else LOOSE_NODE if domain.loose else CLIQUE
+        key = (kind, domain.product, domain.grade)
+        found = self.catalogs.get(key)
+        if found is None:
+            found = self.catalogs[key] = Catalog(*key, self.limits)
+        return found
 
-    def _refresh(self, seats: Iterable[Seat]) -> None:
-        """Bring `free` and the index up to date after a change of these seats."""
+    def _refresh(self, seats: Iterable[Seat], moved: dict[Domain, None]) -> None:
+        """Bring `free` and the index up to date after a change of these seats; `moved`: domains changed otherwise."""
+        gained = 0
+        by_free = self.by_free
         for seat in seats:
-            free = seat.healthy & ~seat.held & ~seat.busy if seat.node.ready else 0
-            for clique, members in seat.domains.items():
-                if self.domains[clique].owner is not None:
-                    free &= ~members
-            if free == seat.free:
+            seat.version += 1
+            if seat.shares or seat.listed:
+                self._list_shares(seat)
+            free = seat.free_now()
+            before = seat.free
+            if free == before:
                 continue
-            for clique, members in seat.domains.items():
-                old, new = (seat.free & members).bit_count(), (free & members).bit_count()
+            for domain, members, bit in seat.parts:
+                old = (before & members).bit_count()
+                new = (free & members).bit_count()
                 if old != new:
-                    self._restock(self.domains[clique], seat, old, new)
+                    stock = domain.stock
+                    stock[old] ^= bit
+                    stock[new] ^= bit
+                    domain.free += new - old
+                    gained += new - old
+                moved[domain] = None
+            by_free[before.bit_count()] -= 1
+            by_free[free.bit_count()] += 1
             seat.free = free
+        self.free_devices += gained
+        for domain in moved:
+            domain.catalog.refresh(domain)  # type: ignore[union-attr]  # every domain of a seat is listed
 
-    def _restock(self, domain: Domain, seat: Seat, old: int, new: int | None) -> None:
-        shelf = domain.stock[old]
-        del shelf[bisect_left(shelf, seat.key, key=_first)]
-        if not shelf:
-            del domain.stock[old]
-        if new is not None:
-            insort(domain.stock.setdefault(new, []), (seat.key, seat), key=_first)
-        now = new or 0
-        domain.free += now - old
-        for size, buckets in self._by_capacity.items():
-            change = now // size - old // size
-            if change:
-                capacity = domain.capacity[size]
-                domain.capacity[size] = capacity + change
-                buckets.move(domain, capacity, capacity + change)
+    def _list_shares(self, seat: Seat) -> None:
+        self._unlist_shares(seat)
+        closed = 0
+        for domain, members, _ in seat.parts:
+            if domain.owner is not None:
+                closed |= members
+        left = {} if closed else seat.shared_left()
+        seat.listed = tuple((amount, seat.key, position, seat.name) for position, amount in left.items())
+        for entry in seat.listed:
+            insort(self.shared, entry)
+
+    def _unlist_shares(self, seat: Seat) -> None:
+        for entry in seat.listed:
+            del self.shared[bisect_left(self.shared, entry)]
+        seat.listed = ()
 
     def emptied(self) -> Inventory:
         """The same nodes with nothing held and nothing used: what could ever be placed here."""
-        return Inventory(seat.node for seat in self.seats.values())
-
-    @property
-    def free_devices(self) -> int:
-        return sum(domain.free for domain in self.domains.values())
+        if self._emptied is None:
+            self._emptied = Inventory((seat.node for seat in self.seats.values()), self.limits)
+        return self._emptied
 
 
-def _first(entry: tuple[tuple[object, ...], Seat]) -> tuple[object, ...]:
-    return entry[0]
+def _same_place(seat: Seat, node: Node) -> bool:
+    """Whether the node's devices, domains and links are what they were."""
+    before = seat.node
+    return (
+        len(before.devices) == len(node.devices)
+        and before.links == node.links
+        and before.ancestors == node.ancestors
+        and before.counters == node.counters
+        and all(
+            (a.id, a.uuid, a.index, a.product, a.numa) == (b.id, b.uuid, b.index, b.product, b.numa)
+            for a, b in zip(before.devices, node.devices, strict=True)
+        )
+        and seat.domains == domains_of(node)
+        and seat.key == node_order(node)
+    )

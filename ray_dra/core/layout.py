@@ -6,14 +6,17 @@ which seat, and this gives every bundle its node and its devices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import merge
 from typing import NamedTuple
 
-from ray_dra.core.allocation import Placed
-from ray_dra.core.inventory import LOOSE, Domain, Inventory, Seat
+from ray_dra.core.allocation import Grant, Placed
+from ray_dra.core.domain import Catalog, Domain, Measure
+from ray_dra.core.inventory import CLIQUE
 from ray_dra.core.needs import Needs
 from ray_dra.core.packing import Contents
+from ray_dra.core.seat import Seat
 from ray_dra.core.topology import Counter
 
 
@@ -22,13 +25,15 @@ class Scope:
     """Where to look.
 
     Attributes:
+        kinds: kinds of catalog.
         cliques: at most so many cliques; None: any number.
         segment: consecutive bundles that share a clique.
         exclusive: only cliques in which nobody has a device, and they become the gang's alone.
-        one_node: all bundles on one node (Ray's STRICT_PACK).
-        anywhere: forget cliques; a bundle may mix devices in a clique with devices in none.
+        one_node: all bundles on one node.
+        anywhere: forget cliques and IMEX; a bundle may mix devices in a clique with devices in none.
     """
 
+    kinds: tuple[str, ...] = (CLIQUE,)
     cliques: int | None = None
     segment: int = 1
     exclusive: bool = False
@@ -55,43 +60,71 @@ class Layout(NamedTuple):
 NOTHING = Layout(None)
 
 
-def candidates(inventory: Inventory, scope: Scope, least: int) -> Iterable[Domain]:
-    """Domains with at least `least` free devices, the tightest first.
+def tightest_first(catalogs: Sequence[Catalog], measure: Measure, least: int) -> Iterator[tuple[int, Domain]]:
+    """(room, domain) with room for at least `least`, the least roomy first, ties the fullest first, then by name."""
+    if len(catalogs) == 1:
+        catalog = catalogs[0]
+        for room, rank in catalog.buckets(measure).upwards(least):
+            yield room, catalog.at(rank)
+        return
+    for room, rank, at in merge(*(_tagged(c.buckets(measure).upwards(least), i, 1) for i, c in enumerate(catalogs))):
+        yield room, catalogs[at].at(rank)
 
-    Devices in no clique form a domain of their own, offered last, and only to those who do not ask
-    for a clique.
-    """
-    for _, clique in inventory.capacity_index(1).upwards(least):
-        if clique != LOOSE:
-            domain = inventory.domains[clique]
-            if not scope.exclusive or domain.empty:
-                yield domain
+
+def roomiest_first(catalogs: Sequence[Catalog], measure: Measure) -> Iterator[tuple[int, Domain]]:
+    """(room, domain), the roomiest first, ties the fullest first, then by name."""
+    if len(catalogs) == 1:
+        catalog = catalogs[0]
+        for room, rank in catalog.buckets(measure).downwards():
+            yield room, catalog.at(rank)
+        return
+    for room, rank, at in merge(*(_tagged(c.buckets(measure).downwards(), i, -1) for i, c in enumerate(catalogs))):
+        yield -room, catalogs[at].at(rank)
+
+
+def _tagged(stream: Iterable[tuple[int, str]], tag: int, sign: int) -> Iterator[tuple[int, str, int]]:
+    return ((sign * room, rank, tag) for room, rank in stream)
 
 
 def lay_out(needs: Needs, groups: Sequence[tuple[Sequence[int], Sequence[Pick]]]) -> tuple[Placed, ...]:
-    """Give bundles their devices.
+    """Give bundles of several classes their devices.
 
     Args:
         groups: (bundle indices ascending, picks that hold exactly these); one a clique, or one for all.
     """
     placed: dict[int, Placed] = {}
+    class_of = needs.class_of
     for indices, picks in groups:
         waiting: list[list[int]] = [[] for _ in needs.classes]
         for index in reversed(indices):
-            waiting[needs.class_of[index]].append(index)
+            waiting[class_of[index]].append(index)
         for seat, members, contents in sorted(picks, key=lambda pick: pick.seat.key):
-            mask = seat.free & members
-            masks = needs.split(seat, mask, contents)
+            masks = needs.split(seat, seat.free & members, contents)
             assert masks is not None, "the planner chose a seat without room"
             at = 0
             for c, n in enumerate(contents):
-                resources = needs.classes[c].resources
+                bundle = needs.classes[c]
                 for _ in range(n):
-                    placed[waiting[c].pop()] = Placed(seat.name, seat.granted(masks[at]), resources)
+                    grants = granted(seat, masks[at], bundle.share)
+                    placed[waiting[c].pop()] = Placed(seat.name, grants, bundle.resources)
                     at += 1
     return tuple(placed[i] for i in range(len(placed)))
 
 
-def exclusively(scope: Scope, cliques: Iterable[str]) -> tuple[tuple[Counter, int], ...]:
+def granted(seat: Seat, mask: int, share: int | None) -> tuple[Grant, ...]:
+    """The devices of `mask`, whole or a share of the one."""
+    if not share:
+        return seat.granted(mask)
+    return (seat.grants[mask.bit_length() - 1]._replace(amount=share),)
+
+
+def exclusively(scope: Scope, domains: Iterable[Domain]) -> tuple[tuple[Counter, int], ...]:
     """The counters of a gang that has its cliques to itself."""
-    return tuple(((clique, "exclusive"), 1) for clique in sorted(cliques)) if scope.exclusive else ()
+    return tuple(((d, "exclusive"), 1) for d in sorted(d.id for d in domains)) if scope.exclusive else ()
+
+
+def imex(domain: Domain, seats: Sequence[Seat], compute_domains: bool) -> tuple[tuple[Counter, int], ...]:
+    """The counters of a gang's part in one clique: its IMEX domain has the nodes, where there are several."""
+    if not compute_domains or not domain.fabric or len(seats) < 2:
+        return ()
+    return tuple(seat.imex_counter for seat in seats)

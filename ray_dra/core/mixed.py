@@ -9,39 +9,69 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Sequence
 
-from ray_dra.core.inventory import LOOSE, Domain, Inventory, Seat
-from ray_dra.core.layout import NOTHING, Layout, Pick, Scope, candidates, exclusively, lay_out
+from ray_dra.core.domain import Domain, Measure
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.layout import NOTHING, Layout, Pick, Scope, exclusively, imex, lay_out, tightest_first
+from ray_dra.core.limits import Limits
 from ray_dra.core.needs import Needs, SeatKind
 from ray_dra.core.packing import BinType, Contents, Packing, pack
+from ray_dra.core.seat import Seat
+from ray_dra.core.topology import Counter
 
 Kinds = tuple[tuple[SeatKind, int], ...]
 """How many nodes of each kind a clique has; the type of the clique."""
 
+Look = tuple[Kinds, Kinds, bool]
+"""A clique as the search sees it: all its nodes, those that a part over several nodes may use, and
+whether such a part needs an IMEX domain."""
+
 
 def place_mixed(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
     """Place a gang whose bundles differ."""
-    search = _Search(needs, scope)
+    search = _Search(needs, scope, inventory.limits)
     if scope.anywhere:
-        seats = [(seat, seat.free) for seat in inventory.seats.values()]
-        packing = search.nodes(search.kinds(seats), needs.counts)
-        if packing.bins is None:
-            return Layout(None, proven=packing.proven)
-        picks = search.picks(seats, needs.counts)
-        return Layout(lay_out(needs, [(range(len(needs.request.bundles)), picks)]))
-    if scope.cliques == 1:
+        return _anywhere(inventory, needs, search)
+    if scope.cliques == 1 or scope.one_node:
         return _one_clique(inventory, needs, scope, search)
     return _several_cliques(inventory, needs, scope, search)
 
 
+def _anywhere(inventory: Inventory, needs: Needs, search: _Search) -> Layout:
+    if inventory.free_devices < sum(b.count for b in needs.request.bundles if b.share is None):
+        return NOTHING
+    spares = needs.request.preemptible
+    seats = [(seat, seat.free) for seat in inventory.seats.values() if spares or not seat.node.spare]
+    kinds = search.kinds(seats)
+    packing = search.nodes(kinds, needs.counts, search.most_nodes)
+    if packing.bins is None:
+        return Layout(None, proven=packing.proven)
+    everything = range(len(needs.request.bundles))
+    return Layout(lay_out(needs, [(everything, search.picks(seats, kinds, packing))]))
+
+
+def candidates(inventory: Inventory, needs: Needs, scope: Scope) -> list[Domain]:
+    """Domains that may hold something of the gang, those with the fewest free devices first."""
+    catalogs = [c for c in inventory.catalogs.values() if c.kind in scope.kinds and c.domains]
+    whole = sum(b.count for b in needs.request.bundles if b.share is None)
+    least = max(whole, 1) if scope.cliques == 1 or scope.one_node else 1
+    found = [domain for _, domain in tightest_first(catalogs, Measure(1), least)] if catalogs else []
+    if (least == 1 or not whole) and any(b.count == 0 or b.share for b in needs.classes):
+        # Bundles without devices lie anywhere, and a clique without a free device may have parts of some.
+        full = (d for c in catalogs for d in c.domains.values() if not d.free)
+        found = sorted(full, key=lambda d: d.key) + found
+    return [d for d in found if not scope.exclusive or d.idle]
+
+
 def _one_clique(inventory: Inventory, needs: Needs, scope: Scope, search: _Search) -> Layout:
     proven = True
-    for domain in candidates(inventory, scope, needs.request.device_count):
-        seats = _seats(domain)
-        packing = search.nodes(search.kinds(seats), needs.counts)
+    for domain in candidates(inventory, needs, scope):
+        look = search.look(domain)
+        packing, several = search.clique(look, needs.counts)
         if packing.bins is not None:
-            picks = search.picks(seats, needs.counts)
+            picks = search.picks(search.seats(domain, several), look[1] if several else look[0], packing)
             everything = range(len(needs.request.bundles))
-            return Layout(lay_out(needs, [(everything, picks)]), exclusively(scope, [domain.id]))
+            counters = exclusively(scope, [domain]) + _imex(domain, picks, inventory.limits)
+            return Layout(lay_out(needs, [(everything, picks)]), counters)
         proven = proven and packing.proven
     return Layout(None, proven=proven)
 
@@ -54,45 +84,78 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: _
         part = indices[start : start + scope.segment]
         segments.setdefault(search.tally(part), []).append(part)
     contents = sorted(segments, key=lambda c: (-sum(n * needs.classes[i].count for i, n in enumerate(c)), c))
-    if not inventory.domains.keys() - {LOOSE}:
-        return NOTHING
-    domains: dict[Kinds, list[Domain]] = {}
-    for domain in candidates(inventory, scope, 0):
-        kinds = search.kinds(_seats(domain))
-        if kinds:
-            domains.setdefault(kinds, []).append(domain)
-    types = [BinType(kinds, len(alike), (alike[0].free, i)) for i, (kinds, alike) in enumerate(domains.items())]
+    domains: dict[Look, list[Domain]] = {}
+    for domain in candidates(inventory, needs, scope):
+        look = search.look(domain)
+        if look[0]:
+            domains.setdefault(look, []).append(domain)
+    looks = list(domains)
+    types = [BinType(look, len(alike), (alike[0].free, i)) for i, (look, alike) in enumerate(domains.items())]
     unproven = False
 
     def fits(kind: int, held: Contents) -> bool:
         nonlocal unproven
-        packing = search.nodes(list(domains)[kind], _together(contents, held))
+        packing, _ = search.clique(looks[kind], _together(contents, held))
         unproven = unproven or not packing.proven
         return packing.bins is not None
 
     packing = pack(tuple(len(segments[c]) for c in contents), types, fits, max_bins=scope.cliques)
     if packing.bins is None:
         return Layout(None, proven=packing.proven and not unproven)
-    chosen = []
     spare = {i: iter(alike) for i, alike in enumerate(domains.values())}
-    for kind, held in packing.bins:
-        chosen.append((next(spare[kind]), held))
+    chosen = [(next(spare[kind]), looks[kind], held) for kind, held in packing.bins]
     groups = []
+    counters = exclusively(scope, (domain for domain, _, _ in chosen))
     waiting = {c: iter(parts) for c, parts in segments.items()}
-    for domain, held in sorted(chosen, key=lambda c: c[0].key):
+    for domain, look, held in sorted(chosen, key=lambda c: c[0].key):
         parts = [next(waiting[c]) for c, n in zip(contents, held, strict=True) for _ in range(n)]
-        picks = search.picks(_seats(domain), _together(contents, held))
+        found, several = search.clique(look, _together(contents, held))
+        picks = search.picks(search.seats(domain, several), look[1] if several else look[0], found)
+        counters += _imex(domain, picks, inventory.limits)
         groups.append((sorted(i for part in parts for i in part), picks))
-    return Layout(lay_out(needs, groups), exclusively(scope, (d.id for d, _ in chosen)))
+    return Layout(lay_out(needs, groups), counters)
+
+
+def _imex(domain: Domain, picks: Sequence[Pick], limits: Limits) -> tuple[tuple[Counter, int], ...]:
+    return imex(domain, sorted((p.seat for p in picks), key=lambda s: s.key), limits.compute_domains)
 
 
 class _Search:
     """Bundles into the nodes of one clique; remembers what it found for each type of clique."""
 
-    def __init__(self, needs: Needs, scope: Scope) -> None:
+    def __init__(self, needs: Needs, scope: Scope, limits: Limits) -> None:
         self.needs = needs
+        self.limits = limits
         self.most_nodes = 1 if scope.one_node else None
-        self._packings: dict[tuple[Kinds, Contents], Packing] = {}
+        self._packings: dict[tuple[Kinds, Contents, int | None], Packing] = {}
+
+    def look(self, domain: Domain) -> Look:
+        bound = domain.fabric and self.limits.compute_domains
+        everything = self.kinds(self.seats(domain, False))
+        if not bound:
+            return (everything, everything, False)
+        if self.limits.one_per_clique and domain.imex:
+            return (everything, (), True)
+        return (everything, self.kinds(self.seats(domain, True)) if domain.imex else everything, True)
+
+    def clique(self, look: Look, contents: Contents) -> tuple[Packing, bool]:
+        """A packing into one clique, and whether it is over nodes that may get an IMEX domain."""
+        everything, several, bound = look
+        if not bound or self.most_nodes == 1:
+            return self.nodes(everything, contents, self.most_nodes), False
+        packing = self.nodes(everything, contents, 1)
+        if packing.bins is not None:
+            return packing, False
+        return self.nodes(several, contents, self.limits.domain_nodes), True
+
+    def seats(self, domain: Domain, several: bool) -> list[tuple[Seat, int]]:
+        """(seat, its free devices); `several`: those that a part over several nodes may use."""
+        closed = domain.imex if several else 0
+        return [
+            (seat, seat.free & seat.domains[domain.id])
+            for at, seat in enumerate(domain.seats)
+            if domain.owner is None and not closed >> at & 1
+        ]
 
     def tally(self, indices: Sequence[int]) -> Contents:
         counts = Tally(self.needs.class_of[i] for i in indices)
@@ -102,24 +165,26 @@ class _Search:
         counts = Tally(kind for seat, mask in seats if (kind := self.needs.kind(seat, mask)) is not None)
         return tuple(sorted(counts.items(), key=repr))
 
-    def nodes(self, kinds: Kinds, contents: Contents) -> Packing:
-        key = (kinds, contents)
+    def nodes(self, kinds: Kinds, contents: Contents, most: int | None) -> Packing:
+        """The bundles on at most so many nodes of these kinds."""
+        key = (kinds, contents, most)
         found = self._packings.get(key)
         if found is None:
-            found = self._packings[key] = self._pack(kinds, contents)
+            found = self._packings[key] = self._pack(kinds, contents, most)
         return found
 
-    def _pack(self, kinds: Kinds, contents: Contents) -> Packing:
-        rooms = [[count * self.needs.room(kind, c) for kind, count in kinds] for c in range(len(contents))]
-        if any(sum(rooms[c]) < n for c, n in enumerate(contents)):
-            return Packing(None)  # one class alone does not fit
+    def _pack(self, kinds: Kinds, contents: Contents, most: int | None) -> Packing:
+        for c, n in enumerate(contents):
+            room = 0
+            for kind, count in kinds:
+                room += count * self.needs.room(kind, c) if room < n else 0
+            if room < n:
+                return Packing(None)  # this class alone does not fit
         types = [BinType(kind, count, (_free(kind), i)) for i, (kind, count) in enumerate(kinds)]
-        return pack(contents, types, lambda t, held: self.needs.fits(kinds[t][0], held), max_bins=self.most_nodes)
+        return pack(contents, types, lambda t, held: self.needs.fits(kinds[t][0], held), max_bins=most)
 
-    def picks(self, seats: Sequence[tuple[Seat, int]], contents: Contents) -> list[Pick]:
-        """The packing found for these seats, on the seats themselves, in topology order."""
-        kinds = self.kinds(seats)
-        packing = self.nodes(kinds, contents)
+    def picks(self, seats: Sequence[tuple[Seat, int]], kinds: Kinds, packing: Packing) -> list[Pick]:
+        """The packing found for nodes of these kinds, on the seats themselves, in topology order."""
         assert packing.bins is not None
         alike: dict[SeatKind, list[tuple[Seat, int]]] = {}
         for seat, mask in sorted(seats, key=lambda s: s[0].key, reverse=True):
@@ -131,10 +196,6 @@ class _Search:
             seat, mask = alike[kinds[kind_index][0]].pop()
             picks.append(Pick(seat, mask, held))
         return picks
-
-
-def _seats(domain: Domain) -> list[tuple[Seat, int]]:
-    return [(seat, seat.free & seat.domains[domain.id]) for seat in domain.seats.values()]
 
 
 def _free(kind: SeatKind) -> int:

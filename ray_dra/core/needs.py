@@ -1,69 +1,126 @@
 """A request as the planner works on it: equal bundles folded into classes, nodes into kinds.
 
 Nodes that are alike for a request (as many free devices, the same labels matched, the same spare
-resources) are one `Kind`; that is what keeps the exact search small.
+resources) are one kind; that is what keeps the exact search small.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
 
-from ray_dra.core.inventory import Seat
+from ray_dra.core.devices import bits
+from ray_dra.core.domain import MIXED_PRODUCT, REGULAR, SHARING, Catalog, Measure
+from ray_dra.core.inventory import CLIQUE, LOOSE_NODE, SPARES, Inventory
 from ray_dra.core.packing import Contents
-from ray_dra.core.request import Bundle, Connect, GangRequest, Strategy
-
-EPSILON = 1e-6  # Ray counts resources in 1/10,000
+from ray_dra.core.request import WHOLE, Bundle, Connect, GangRequest, Strategy
+from ray_dra.core.seat import EPSILON, Seat
 
 SeatKind = tuple[object, ...]
+
+SHARE_BOUND = 20_000
+"""States looked at when shares of several sizes are packed onto one node's devices."""
 
 
 class Needs:
     """The bundles of a request by class, the largest first.
 
     Attributes:
+        equal: all bundles are alike.
         classes: the distinct bundles.
-        members: bundle indices of each class, ascending.
         spread: at most one bundle on a node.
+        products: of the first class; () for any.
+        measure: how the first class is counted on a node.
+        extra: more is asked of a node than free devices (resources, labels, not being excluded).
+        proven: False once a bounded search inside a node gave up.
     """
 
     def __init__(self, request: GangRequest, *, spread: bool | None = None) -> None:
         self.request = request
         self.connect = request.locality.connect
+        self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
-        members: dict[Bundle, list[int]] = {}
-        last: Bundle | None = None
-        for index, bundle in enumerate(request.bundles):
-            if last is None or (bundle is not last and bundle != last):
-                members.setdefault(bundle, [])
-                last = bundle
-            members[last if bundle is last else bundle].append(index)
-        self.classes = tuple(sorted(members, key=_size, reverse=True))
-        self.members = tuple(tuple(members[bundle]) for bundle in self.classes)
-        self.class_of = {i: c for c, indices in enumerate(self.members) for i in indices}
-        self.counts: Contents = tuple(len(m) for m in self.members)
-        self.resources = tuple(sorted({r for b in self.classes for r in b.resources}))
+        self.proven = True
+        bundles = request.bundles
+        first = bundles[0]
+        self.equal = bundles.count(first) == len(bundles)
+        if self.equal:
+            self.classes: tuple[Bundle, ...] = (first,)
+            self.counts: Contents = (len(bundles),)
+            self.members: tuple[tuple[int, ...] | range, ...] = (range(len(bundles)),)
+        else:
+            members: dict[Bundle, list[int]] = {}
+            for index, bundle in enumerate(bundles):
+                members.setdefault(bundle, []).append(index)
+            self.classes = tuple(sorted(members, key=_size, reverse=True))
+            self.members = tuple(tuple(members[bundle]) for bundle in self.classes)
+            self.counts = tuple(len(m) for m in self.members)
+            first = self.classes[0]
+        devices = first.devices
+        self.size = devices[0].count if len(devices) == 1 else first.count
+        self.share = (devices[0].share or 0) if devices else 0
+        self.products = devices[0].products if len(devices) == 1 else _products(first)
+        self.measure = Measure(self.size, self.linked and self.size > 1, self.spread, self.share)
+        self.extra = bool(first.resources or first.labels or request.exclude)
         self._rooms: dict[tuple[SeatKind, Contents], bool] = {}
         self._kept: dict[SeatKind, tuple[Seat, int]] = {}
 
-    @cached_property
-    def plain(self) -> bool:
-        """Whether counting free devices says it all: one class, nothing else asked of the node."""
-        bundle = self.classes[0]
-        return (
-            len(self.classes) == 1
-            and not self.resources
-            and not bundle.labels
-            and not self.request.exclude
-            and not self.spread
-            and not any(d.products for d in bundle.devices)
-            and self.connect is not Connect.REQUIRED
-        )
+    @property
+    def resources(self) -> tuple[str, ...]:
+        return tuple(sorted({r for b in self.classes for r in b.resources}))
 
     @property
-    def equal(self) -> bool:
-        return len(self.classes) == 1
+    def class_of(self) -> dict[int, int]:
+        """Bundle index -> class."""
+        return {i: c for c, indices in enumerate(self.members) for i in indices}
+
+    # -- which cliques
+
+    def catalogs(self, inventory: Inventory, kinds: tuple[str, ...]) -> list[Catalog]:
+        """Where to look, by the products that are asked for."""
+        found = []
+        for (kind, product, _), catalog in inventory.catalogs.items():
+            if kind in kinds and catalog.domains:
+                if self.products and product not in self.products and product != MIXED_PRODUCT:
+                    continue
+                found.append(catalog)
+        return found
+
+    def told_by_count(self, catalog: Catalog) -> bool:
+        """Whether a node's number of free devices says whether a bundle fits there."""
+        return not (
+            self.extra
+            or self.share
+            or catalog.grade == SHARING
+            or (self.measure.linked and catalog.grade != REGULAR)
+            or (self.products and catalog.product == MIXED_PRODUCT)
+        )
+
+    # -- equal bundles
+
+    def on(self, seat: Seat, members: int) -> int:
+        """Bundles of the one class that fit on a node at once, using only the devices in `members`. Exact."""
+        request, bundle = self.request, self.classes[0]
+        if not seat.node.ready or seat.name in request.exclude:
+            return 0
+        if bundle.labels and not labels_match(bundle.labels, seat.node.labels):
+            return 0
+        mask = of_products(seat, seat.free & members, self.products)
+        if self.share:
+            room = mask.bit_count() * (WHOLE // self.share)
+            for position, left in seat.shared_left().items():
+                if of_products(seat, 1 << position & members, self.products):
+                    room += left // self.share
+        else:
+            room = seat.how_many(mask, self.size, Connect.REQUIRED if self.measure.linked else Connect.ANY)
+        for resource, amount in bundle.resources.items():
+            if not room:
+                return 0
+            if amount > 0:
+                room = min(room, int((seat.spare(resource) + EPSILON) / amount))
+        return min(room, 1) if self.spread else max(room, 0)
+
+    # -- bundles of several classes
 
     def kind(self, seat: Seat, mask: int) -> SeatKind | None:
         """What makes this node differ from others for this request; None where nothing of it can lie."""
@@ -72,17 +129,19 @@ class Needs:
         matches = tuple(labels_match(b.labels, seat.node.labels) for b in self.classes)
         if not any(matches):
             return None
+        shared = tuple(sorted(seat.shared_left().items())) if any(b.share for b in self.classes) else ()
         narrow = tuple(self.usable(seat, mask, c) for c in range(len(self.classes)))
-        by_count = (self.connect is not Connect.REQUIRED or seat.shape.linked) and all(n == mask for n in narrow)
-        devices: object = mask.bit_count() if by_count else (id(seat.shape), mask, narrow)
-        spare = tuple(seat.spare(r) for r in self.resources)
-        kind = (devices, matches, spare)
+        by_count = (not self.linked or seat.shape.linked) and all(n == mask for n in narrow) and not seat.counters
+        devices: object = mask.bit_count()
+        if not by_count or shared:
+            devices = (id(seat.shape), mask, narrow, shared, seat.name if seat.counters else "")
+        kind = (devices, matches, tuple(seat.spare(r) for r in self.resources))
         self._kept.setdefault(kind, (seat, mask))
         return kind
 
     def usable(self, seat: Seat, mask: int, c: int) -> int:
         """The devices of `mask` that class `c` accepts."""
-        return of_products(seat, mask, tuple(p for d in self.classes[c].devices for p in d.products))
+        return of_products(seat, mask, _products(self.classes[c]))
 
     def fits(self, kind: SeatKind, contents: Contents) -> bool:
         """Whether a node of this kind holds so many bundles of each class at once. Exact."""
@@ -117,15 +176,71 @@ class Needs:
         return self.split(seat, mask, contents) is not None
 
     def split(self, seat: Seat, mask: int, contents: Contents) -> tuple[int, ...] | None:
-        """Device masks for the bundles on a node, class by class; None where they do not fit."""
+        """Device masks for the bundles on a node, class by class; None where they do not fit.
+
+        Whole devices first: whichever are chosen, as many are left over for shares.
+        """
         sizes: list[int] = []
         allowed: list[int] = []
+        shares: list[tuple[int, int]] = []
         for c, n in enumerate(contents):
-            sizes += [self.classes[c].count] * n
-            if n:
+            share = self.classes[c].share
+            if share is not None:
+                everything = mask
+                for position in seat.shared_left():
+                    everything |= 1 << position
+                shares += [(share, self.usable(seat, everything, c))] * n
+            elif n:
+                sizes += [self.classes[c].count] * n
                 allowed += [self.usable(seat, mask, c)] * n
         narrow = tuple(allowed) if any(a != mask for a in allowed) else None
-        return seat.shape.split(mask, tuple(sizes), self.connect, narrow)
+        whole = seat.split(mask, tuple(sizes), self.connect, narrow)
+        if whole is None or not shares:
+            return whole
+        left = seat.shared_left()
+        for used in whole:
+            mask &= ~used
+        left |= dict.fromkeys(bits(mask), WHOLE)
+        parts = self._split_shares(left, shares)
+        if parts is None:
+            return None
+        wholes, partly = iter(whole), iter(parts)
+        return tuple(
+            next(wholes if self.classes[c].share is None else partly) for c, n in enumerate(contents) for _ in range(n)
+        )
+
+    def _split_shares(self, left: dict[int, int], shares: list[tuple[int, int]]) -> list[int] | None:
+        """A device for each (share, devices allowed), the tightest first, by backtracking."""
+        order = sorted(range(len(shares)), key=lambda i: -shares[i][0])
+        chosen = [0] * len(shares)
+        failed: set[tuple[int, tuple[tuple[int, int], ...]]] = set()
+
+        def place(at: int) -> bool:
+            if at == len(order):
+                return True
+            key = (at, tuple(sorted(left.items())))
+            if key in failed:
+                return False
+            if len(failed) > SHARE_BOUND:
+                self.proven = False
+                return False
+            share, allowed = shares[order[at]]
+            for amount, position in sorted((n, p) for p, n in left.items() if n >= share and allowed >> p & 1):
+                left[position] = amount - share
+                chosen[order[at]] = 1 << position
+                if place(at + 1):
+                    return True
+                left[position] = amount
+            failed.add(key)
+            return False
+
+        return chosen if place(0) else None
+
+
+def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], ...]:
+    """Kinds of catalog to look in, the preferred first; `cliques`: only in NVLink cliques."""
+    ordinary = (CLIQUE,) if cliques else (CLIQUE, LOOSE_NODE)
+    return ((SPARES,), ordinary) if request.preemptible else (ordinary,)
 
 
 def of_products(seat: Seat, mask: int, products: tuple[str, ...]) -> int:
@@ -135,10 +250,15 @@ def of_products(seat: Seat, mask: int, products: tuple[str, ...]) -> int:
     return sum(1 << i for i, d in enumerate(seat.node.devices) if mask >> i & 1 and d.product in products)
 
 
+def _products(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(p for d in bundle.devices for p in d.products)
+
+
 def _size(bundle: Bundle) -> tuple[object, ...]:
     """Order of the classes: what is hardest to place first; then anything that is the same every time."""
     return (
-        bundle.count,
+        bundle.count if bundle.share is None else 0,
+        bundle.share or 0,
         bool(bundle.labels),
         sorted((r, a) for r, a in bundle.resources.items()),
         sorted(bundle.labels.items()),

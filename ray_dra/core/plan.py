@@ -1,26 +1,24 @@
 """plan(inventory, request) -> Allocation | Unsatisfiable: where a gang goes.
 
-Pure and deterministic. Three ways to look for room, by what the request demands of cliques:
+Pure and deterministic. The ways to look for room, in order, by what the request demands of cliques:
 
-    required     the cliques it names, or no
-    preferred    one clique; else its segments, or the fewest cliques; else anywhere
+    required     one node; the one clique; the cliques or segments it names; or no
+    preferred    one node; one clique; its segments, or the fewest cliques; else anywhere
     nothing      like preferred, so that gangs stay together and whole cliques stay whole
 
-In each, a gang takes the tightest clique that fits, and leaves the roomier ones to those who need
+In each, a gang takes the tightest place that fits, and leaves the roomier ones to those who need
 them. Equal bundles are counted (`counting.py`), mixed ones searched exactly (`mixed.py`); what is
 missing after a no is worked out in `shortfalls.py`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.counting import place_equal
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Layout, Scope
 from ray_dra.core.mixed import place_mixed
-from ray_dra.core.needs import Needs
+from ray_dra.core.needs import Needs, kinds_for
 from ray_dra.core.request import GangRequest, Strategy
 from ray_dra.core.shortfalls import shortfalls
 
@@ -33,40 +31,52 @@ def plan(inventory: Inventory, request: GangRequest, *, epoch: int = 0) -> Alloc
         `proven` is False: then the search of mixed bundles reached `packing.SEARCH_BOUND` states.
     """
     needs = Needs(request)
+    layout = place(inventory, needs)
+    if layout.bundles is not None:
+        return Allocation(request.gang, layout.bundles, epoch, request.priority, layout.counters)
+    return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
+
+
+def place(inventory: Inventory, needs: Needs) -> Layout:
+    """The layout of a gang, or why there is none: not at all, or not within the bound."""
+    request = needs.request
     proven = True
-    spreads = (True, False) if request.strategy is Strategy.SPREAD else (needs.spread,)
-    for spread in spreads:
-        tried = needs if spread == needs.spread else Needs(request, spread=spread)
-        for scope in _scopes(request):
-            layout = _place(inventory, tried, scope)
+    rounds: tuple[Needs, ...] = (needs,)
+    if request.strategy is Strategy.SPREAD and len(request.bundles) > 1:
+        rounds = (Needs(request, spread=True), needs)
+    for tried in rounds:
+        put = place_equal if tried.equal else place_mixed
+        for scope in scopes(inventory, tried):
+            layout = put(inventory, tried, scope)
             if layout.bundles is not None:
-                return Allocation(request.gang, layout.bundles, epoch, request.priority, layout.counters)
-            proven = proven and layout.proven
-    return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=proven), proven)
+                return layout
+            proven = proven and layout.proven and tried.proven
+    return Layout(None, proven=proven)
 
 
-def _scopes(request: GangRequest) -> tuple[Scope, ...]:
+def scopes(inventory: Inventory, needs: Needs) -> list[Scope]:
     """The ways to look for room, the preferred first; the last one decides whether the answer is no."""
-    locality = request.locality
+    request, locality = needs.request, needs.request.locality
+    bundles = len(request.bundles)
+    required = locality.within_cliques and locality.required
     one_node = request.strategy is Strategy.STRICT_PACK
-    asked = Scope(
-        cliques=locality.cliques,
-        segment=locality.segment or 1,
-        exclusive=locality.exclusive,
-        one_node=one_node,
-    )
-    together = replace(asked, cliques=1, segment=1)
-    if locality.within_cliques and locality.required:
-        return (together, asked) if asked != together else (asked,)
-    anywhere = Scope(anywhere=True, one_node=one_node)
-    near = asked if locality.within_cliques else replace(asked, cliques=None)
-    scopes = [together, near, replace(near, cliques=None, segment=1), anywhere]
-    return tuple(dict.fromkeys(scopes))
-
-
-def _place(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
-    if scope.one_node or len(needs.request.bundles) == scope.segment:  # in one clique whatever else is said
-        scope = replace(scope, segment=1, cliques=1)
-    if needs.equal:
-        return place_equal(inventory, needs, scope)
-    return place_mixed(inventory, needs, scope)
+    segment, limit = locality.segment or 1, locality.cliques
+    if segment == bundles:  # in one clique, whatever else is said
+        segment, limit = 1, 1
+    small = bundles == 1 or not needs.spread
+    if small and not one_node:
+        small = (needs.size * bundles if needs.equal else request.device_count) < len(inventory.by_free)
+    found = []
+    for kinds in kinds_for(request, cliques=required):
+        if one_node or small:
+            found.append(Scope(kinds, 1, 1, locality.exclusive, one_node=True))
+        if one_node or bundles == 1:
+            continue
+        found.append(Scope(kinds, 1, 1, locality.exclusive))
+        if locality.within_cliques and (limit, segment) != (1, 1):
+            found.append(Scope(kinds, limit, segment, locality.exclusive))
+        if not required:
+            found.append(Scope(kinds))
+    if not required:
+        found.append(Scope(anywhere=True, one_node=one_node))
+    return found

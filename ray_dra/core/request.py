@@ -16,6 +16,9 @@ from ray_dra.errors import InvalidRequest
 MAX_BUNDLES = 100_000
 MAX_DEVICES_PER_BUNDLE = 1024
 
+WHOLE = 1000
+"""Shares of a device are counted in thousandths."""
+
 
 class Connect(enum.Enum):
     """How the devices of one bundle must hang together inside their node.
@@ -107,11 +110,15 @@ def _contradiction(why: str, a: Locality, b: Locality) -> InvalidRequest:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """`count` devices of a class, of one of `products` when any are named (matched whole)."""
+    """`count` devices of a class, of one of `products` when any are named (matched whole).
+
+    `share`: thousandths of one device, which others may share; None for whole devices.
+    """
 
     count: int
     device_class: str = "gpu.nvidia.com"
     products: tuple[str, ...] = ()
+    share: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +140,11 @@ class Bundle:
         """Devices it holds."""
         return sum(d.count for d in self.devices)
 
+    @property
+    def share(self) -> int | None:
+        """Thousandths of its one device; None where it has whole ones."""
+        return self.devices[0].share if self.devices else None
+
 
 @dataclass(frozen=True, slots=True)
 class GangRequest:
@@ -141,6 +153,7 @@ class GangRequest:
     Attributes:
         gang: unique id of this request, chosen by the caller.
         exclude: nodes the shell does not want now (back-off after a failed attempt).
+        preemptible: may be given up for others at any time; such gangs alone are lent a clique's spare nodes.
     """
 
     gang: str
@@ -149,12 +162,16 @@ class GangRequest:
     strategy: Strategy = Strategy.PACK
     priority: int = 0
     exclude: frozenset[str] = frozenset()
+    preemptible: bool = False
 
     def __post_init__(self) -> None:
         _check(self)
 
     @property
     def device_count(self) -> int:
+        first = self.bundles[0]
+        if self.bundles.count(first) == len(self.bundles):
+            return first.count * len(self.bundles)
         return sum(b.count for b in self.bundles)
 
 
@@ -164,6 +181,13 @@ def _check(request: GangRequest) -> None:
         raise InvalidRequest("A gang needs at least one bundle.", place="bundles", wanted="[]")
     if len(bundles) > MAX_BUNDLES:
         raise InvalidRequest("Too many bundles.", place="bundles", wanted=str(len(bundles)), available=str(MAX_BUNDLES))
+    for device in (d for b in {id(b): b for b in bundles}.values() for d in b.devices):
+        if device.share is not None and not (device.count == 1 and 0 < device.share < WHOLE):
+            raise InvalidRequest(
+                "A share is a part of one device: count 1, and between 0 and the whole.",
+                place="bundles",
+                wanted=f"{device.share / WHOLE:g} of {device.count}",
+            )
     if request.device_count == 0:
         raise InvalidRequest(
             "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.",

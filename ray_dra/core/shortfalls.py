@@ -7,20 +7,24 @@ each that fails. Off the fast path.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ray_dra.core.allocation import Kind, Shortfall
-from ray_dra.core.counting import Rooms
-from ray_dra.core.inventory import LOOSE, Domain, Inventory, Seat
+from ray_dra.core.counting import Rooms, place_equal
+from ray_dra.core.devices import bits
+from ray_dra.core.domain import Domain
+from ray_dra.core.inventory import CLIQUE, LOOSE_NODE, SPARES, Inventory
 from ray_dra.core.layout import Scope
-from ray_dra.core.needs import EPSILON, Needs, labels_match, of_products
+from ray_dra.core.needs import Needs, labels_match, of_products
 from ray_dra.core.packing import SEARCH_BOUND
-from ray_dra.core.request import Bundle, Connect, GangRequest, Strategy
+from ray_dra.core.request import Bundle, Connect, GangRequest, Locality, Strategy
+from ray_dra.core.seat import EPSILON, Seat
 
 CLUSTER = "the cluster"
 
 
 def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tuple[Shortfall, ...]:
-    """The reasons for a no; at least one."""
+    """The reasons for a no; at least one. Looks at single nodes only where no node holds one bundle."""
     request = needs.request
     found: list[Shortfall] = []
     for bundle in needs.classes:
@@ -28,6 +32,8 @@ def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tu
     found += _totals(inventory, request)
     if request.locality.within_cliques and request.locality.required:
         found += _cliques(inventory, needs)
+    if not found:
+        found += _resources(inventory, request)
     if not proven:
         found.append(
             Shortfall(
@@ -42,52 +48,87 @@ def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tu
 
 def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shortfall]:
     """Why no node holds even one bundle of this class; empty when one does."""
+    if _some_node_holds(inventory, needs, bundle):
+        return []
     seats = list(inventory.seats.values())
     where = f"bundle {needs.members[needs.classes.index(bundle)][0]}"
-    excluded = needs.request.exclude
-    open_seats = [s for s in seats if s.node.ready and s.name not in excluded]
+    open_seats = _open(inventory, needs.request)
     if not open_seats:
         lost = ", ".join(f"{s.name} ({s.node.reason or 'excluded'})" for s in seats[:4])
         return [Shortfall(Kind.NODES, CLUSTER, "a node that is ready", lost or "no node")]
-    labelled = [s for s in open_seats if labels_match(bundle.labels, s.node.labels)]
+    labelled = [s for s in open_seats if labels_match(bundle.labels, s.node.labels)] if bundle.labels else open_seats
     if not labelled:
         return [Shortfall(Kind.LABELS, where, _pairs(bundle.labels), f"none of {len(open_seats)} nodes")]
     products = tuple(p for d in bundle.devices for p in d.products)
     if products:
-        known = sorted({p for s in inventory.seats.values() for p in s.node.products})
+        known = sorted({p for s in seats for p in s.node.products})
         if not set(products) & set(known):
             return [Shortfall(Kind.PRODUCT, where, " or ".join(products), ", ".join(known) or "no product known")]
-    if any(_holds_one(needs, seat, bundle) for seat in labelled):
-        return []
     found = []
-    if bundle.count:
-        best = max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -len(s.grants)))
+    if bundle.share:
+        left = max(max([1000 if s.free else 0, *s.shared_left().values()]) for s in labelled)
+        if left < bundle.share:
+            wanted = f"{bundle.share / 1000:g} of a GPU"
+            found.append(Shortfall(Kind.NODE_SIZE, CLUSTER, wanted, f"{left / 1000:g} of one at most"))
+    elif bundle.count:
+        best = _freest(inventory, labelled, products)
         free = of_products(best, best.free, products).bit_count()
         wanted = f"{bundle.count} GPUs in one bundle"
         if free < bundle.count:
-            largest = max(len(s.grants) for s in labelled)
+            largest = max(s.size for s in labelled) if labelled is not open_seats else len(inventory.by_free) - 1
             place = f"{best.name} (the node with most free)"
             found.append(Shortfall(Kind.NODE_SIZE, place, wanted, f"{free} free; the largest node has {largest}"))
         elif needs.connect is Connect.REQUIRED:
             found.append(_unlinked(labelled, bundle, products))
     for resource, amount in bundle.resources.items():
-        best = max(labelled, key=lambda s: s.spare(resource))
-        if best.spare(resource) + EPSILON < amount:
+        roomiest = max(labelled, key=lambda s: s.spare(resource))
+        if roomiest.spare(resource) + EPSILON < amount:
             found.append(
                 Shortfall(
                     Kind.RESOURCES,
-                    f"{best.name} (the node with most)",
+                    f"{roomiest.name} (the node with most)",
                     f"{amount:g} {resource} in one bundle",
-                    f"{max(best.spare(resource), 0):g} {resource}",
+                    f"{max(roomiest.spare(resource), 0):g} {resource}",
                 )
             )
     together = f"{bundle.count} GPUs with {_amounts(bundle)} on one node"
     return found or [Shortfall(Kind.RESOURCES, where, together, "each on some node, not all on one")]
 
 
-def _holds_one(needs: Needs, seat: Seat, bundle: Bundle) -> bool:
-    kind = needs.kind(seat, seat.free)
-    return kind is not None and needs.fits(kind, tuple(int(b is bundle) for b in needs.classes))
+def _some_node_holds(inventory: Inventory, needs: Needs, bundle: Bundle) -> bool:
+    if bundle.count == 0:
+        return any(
+            labels_match(bundle.labels, s.node.labels)
+            and all(s.spare(r) + EPSILON >= n for r, n in bundle.resources.items())
+            for s in _open(inventory, needs.request)
+        )
+    alone = replace(needs.request, bundles=(bundle,), locality=Locality(connect=needs.connect), strategy=Strategy.PACK)
+    one = Needs(alone)
+    kinds = (CLIQUE, LOOSE_NODE, SPARES) if needs.request.preemptible else (CLIQUE, LOOSE_NODE)
+    return any(
+        place_equal(inventory, one, scope).bundles is not None
+        for scope in (Scope(kinds, one_node=True), Scope(kinds, one_node=True, anywhere=True))
+    )
+
+
+def _open(inventory: Inventory, request: GangRequest) -> list[Seat]:
+    """Nodes that the gang may use."""
+    return [
+        s
+        for s in inventory.seats.values()
+        if s.node.ready and s.name not in request.exclude and (request.preemptible or not s.node.spare)
+    ]
+
+
+def _freest(inventory: Inventory, labelled: list[Seat], products: tuple[str, ...]) -> Seat:
+    if not products and len(labelled) == len(inventory.seats):
+        for free in range(len(inventory.by_free) - 1, 0, -1):
+            if inventory.by_free[free] and not inventory.split:
+                for catalog in inventory.catalogs.values():
+                    if free < len(catalog.levels) and catalog.levels[free]:
+                        domain = catalog.at(catalog.levels[free][0])
+                        return domain.seats[bits(domain.stock[free])[0]]
+    return max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -s.size))
 
 
 def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:
@@ -95,7 +136,7 @@ def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> S
     for seat in seats:
         mask = of_products(seat, seat.free, products)
         size = bundle.count - 1
-        while size > most and not seat.shape.how_many(mask, size, Connect.REQUIRED):
+        while size > most and not seat.how_many(mask, size, Connect.REQUIRED):
             size -= 1
         if size > most:
             best, most = seat, size
@@ -105,31 +146,49 @@ def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> S
 
 def _totals(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
     found = []
-    ready = [s for s in inventory.seats.values() if s.name not in request.exclude]
-    free = sum(s.free.bit_count() for s in ready)
-    if free < request.device_count:
-        total = sum(len(s.grants) for s in inventory.seats.values())
-        available = f"{free} free of {total}{_elsewhere(inventory)}"
-        found.append(Shortfall(Kind.DEVICES, CLUSTER, f"{request.device_count} GPUs", available))
-    if request.strategy is Strategy.STRICT_SPREAD and len(ready) < len(request.bundles):
-        found.append(Shortfall(Kind.NODES, CLUSTER, f"{len(request.bundles)} nodes", f"{len(ready)} nodes"))
+    free = inventory.free_devices - _kept(inventory, request)
+    wanted = request.device_count if not any(b.share for b in request.bundles[:1]) else 0
+    nodes = len(inventory.seats)
+    if request.exclude:
+        away = [s for s in map(inventory.seats.get, request.exclude) if s is not None]
+        free -= sum(s.free.bit_count() for s in away)
+        nodes -= len(away)
+    if free < wanted:
+        available = f"{free} free of {inventory.devices}{_elsewhere(inventory, request)}"
+        found.append(Shortfall(Kind.DEVICES, CLUSTER, f"{wanted} GPUs", available))
+    if request.strategy is Strategy.STRICT_SPREAD and nodes < len(request.bundles):
+        found.append(Shortfall(Kind.NODES, CLUSTER, f"{len(request.bundles)} nodes", f"{nodes} nodes"))
+    return found
+
+
+def _kept(inventory: Inventory, request: GangRequest) -> int:
+    """Free devices that are kept as spares, for others than this gang."""
+    if request.preemptible:
+        return 0
+    return sum(d.free for c in inventory.catalogs.values() if c.kind == SPARES for d in c.domains.values())
+
+
+def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
+    """What the whole cluster has too little of, besides devices."""
+    found = []
     for resource in sorted({r for b in request.bundles for r in b.resources}):
         wanted = sum(b.resources.get(resource, 0.0) for b in request.bundles)
-        spare = sum(max(s.spare(resource), 0.0) for s in ready if s.node.ready)
+        spare = sum(max(s.spare(resource), 0.0) for s in _open(inventory, request))
         if spare + EPSILON < wanted:
             found.append(Shortfall(Kind.RESOURCES, CLUSTER, f"{wanted:g} {resource}", f"{spare:g} {resource}"))
     return found
 
 
-def _elsewhere(inventory: Inventory) -> str:
+def _elsewhere(inventory: Inventory, request: GangRequest) -> str:
     """Where the devices that are not free are."""
-    seats = inventory.seats.values()
+    kept = _kept(inventory, request)
+    rest = inventory.devices - inventory.free_devices - inventory.held_devices - inventory.busy_devices
     parts = []
     for count, text in (
-        (sum(s.held.bit_count() for s in seats), "held by gangs"),
-        (sum((s.busy & ~s.held).bit_count() for s in seats), "used by other work"),
-        (sum(len(s.grants) - s.healthy.bit_count() for s in seats), "unhealthy"),
-        (sum(len(s.grants) for s in seats if not s.node.ready), "on nodes that are not ready"),
+        (inventory.held_devices, "held by gangs"),
+        (inventory.busy_devices, "used by other work"),
+        (max(rest, 0), "unhealthy, shared, or on nodes that are not ready"),
+        (kept, "kept as spares"),
     ):
         if count:
             parts.append(f"{count} {text}")
@@ -138,26 +197,20 @@ def _elsewhere(inventory: Inventory) -> str:
 
 def _cliques(inventory: Inventory, needs: Needs) -> list[Shortfall]:
     request, locality = needs.request, needs.request.locality
-    cliques = [d for c, d in inventory.domains.items() if c != LOOSE]
-    if not cliques:
-        unknown = sum(len(s.grants) for s in inventory.seats.values())
+    if not inventory.cliques:
         return [
             Shortfall(
                 Kind.CLIQUE_UNKNOWN,
                 CLUSTER,
                 str(locality),
-                f"no NVLink clique is known; {unknown} GPUs are in none",
+                f"no NVLink clique is known; {inventory.devices} GPUs are in none",
             )
         ]
-    if locality.exclusive:
-        empty = [d for d in cliques if d.empty]
-        if len(empty) < len(cliques):
-            cliques = empty
-            if not empty:
-                return [Shortfall(Kind.EXCLUSIVE, CLUSTER, "a clique to itself", "every clique is in use")]
-    scope = Scope(locality.cliques, locality.segment or 1, locality.exclusive, request.strategy is Strategy.STRICT_PACK)
+    scope = Scope((CLIQUE,), locality.cliques, locality.segment or 1, locality.exclusive)
+    if locality.exclusive and not any(d.idle for d in inventory.domains.values() if not (d.loose or d.spare)):
+        return [Shortfall(Kind.EXCLUSIVE, CLUSTER, "a clique to itself", "every clique is in use")]
     if not needs.equal:
-        best = max(cliques, key=lambda d: (d.free, d.key))
+        best = max((d for d in inventory.domains.values() if not d.loose), key=lambda d: (d.free, d.key))
         return [
             Shortfall(
                 Kind.PACKING,
@@ -167,23 +220,28 @@ def _cliques(inventory: Inventory, needs: Needs) -> list[Shortfall]:
             )
         ]
     rooms = Rooms(inventory, needs, scope)
-    by_room = sorted(((rooms.room(d), d) for d in cliques), key=lambda r: (-r[0], r[1].key))
-    size = f"bundles of {needs.classes[0].count} GPUs"
     total = len(request.bundles)
-    best_room, best = by_room[0]
+    size = f"bundles of {needs.classes[0].count} GPUs"
+    first = next(rooms.largest_first(), None)
+    best_room = first[1] if first else 0
+    where = f"{_name(first[0])} (the roomiest of {inventory.cliques})" if first else f"{inventory.cliques} cliques"
+    pattern = f": {_pattern(first[0])}" if first else ""
+    if request.strategy is Strategy.STRICT_PACK:
+        place = f"{_name(first[0])}, its roomiest node" if first else where
+        return [Shortfall(Kind.CLIQUE, place, f"{total} {size} on one node", f"room for fewer{pattern}")]
     if locality.segment is not None and locality.segment < total:
-        whole = sum(room // locality.segment for room, _ in by_room[: locality.cliques])
-        wanted = f"{total // locality.segment} segments of {locality.segment} {size}"
-        if whole < total // locality.segment:
+        segments = total // locality.segment
+        whole = rooms.sum_of_largest(locality.segment, locality.cliques)
+        if whole < segments:
+            wanted = f"{segments} segments of {locality.segment} {size}"
             place = CLUSTER if locality.cliques is None else f"the {locality.cliques} roomiest cliques"
-            available = f"{whole} whole segments; the roomiest clique, {_name(best)}, holds {best_room} such bundles"
-            return [Shortfall(Kind.SEGMENT, place, wanted, available)]
+            roomiest = f"; {_name(first[0])}, the roomiest, holds {best_room} such bundles" if first else ""
+            return [Shortfall(Kind.SEGMENT, place, wanted, f"{whole} whole segments{roomiest}")]
     elif locality.cliques == 1 or locality.segment == total:
         if best_room < total:
-            place = f"{_name(best)} (the roomiest of {len(by_room)})"
-            return [Shortfall(Kind.CLIQUE, place, f"{total} {size}", f"room for {best_room}: {_pattern(best)}")]
+            return [Shortfall(Kind.CLIQUE, where, f"{total} {size}", f"room for {best_room}{pattern}")]
     elif locality.cliques is not None:
-        most = sum(room for room, _ in by_room[: locality.cliques])
+        most = rooms.sum_of_largest(1, locality.cliques)
         if most < total:
             place = f"the {locality.cliques} roomiest cliques"
             return [Shortfall(Kind.CLIQUES, place, f"{total} {size}", f"room for {most}")]
@@ -191,27 +249,31 @@ def _cliques(inventory: Inventory, needs: Needs) -> list[Shortfall]:
 
 
 def _packing(inventory: Inventory, request: GangRequest) -> Shortfall:
-    seats = sorted(inventory.seats.values(), key=lambda s: (-s.free.bit_count(), s.key))
-    free = ", ".join(f"{s.name}: {s.free.bit_count()}" for s in seats[:8])
+    by_free = inventory.by_free
+    free = ", ".join(
+        f"{f} on {by_free[f]} node{'s' * (by_free[f] > 1)}" for f in range(len(by_free) - 1, 0, -1) if by_free[f]
+    )
     return Shortfall(
         Kind.PACKING,
         CLUSTER,
         f"bundles of {_sizes(request)} GPUs, {request.strategy.value}",
-        f"free {free}{', ...' if len(seats) > 8 else ''}",
+        f"free {free or 'nothing'}",
     )
 
 
 def _name(domain: Domain) -> str:
-    return f"clique {domain.id}"
+    return f"clique {domain.clique}"
 
 
 def _pattern(domain: Domain) -> str:
     """How the free devices of a clique lie, e.g. "4 on 3 nodes, 2 on 1 node"."""
     parts = [
-        f"{free} on {len(shelf)} node{'s' * (len(shelf) > 1)}"
-        for free, shelf in sorted(domain.stock.items(), reverse=True)
-        if free
+        f"{free} on {(n := domain.stock[free].bit_count())} node{'s' * (n > 1)}"
+        for free in range(len(domain.stock) - 1, 0, -1)
+        if domain.stock[free]
     ]
+    if domain.imex and parts:
+        parts.append(f"{domain.imex.bit_count()} of its nodes in IMEX domains of others")
     return ", ".join(parts) or "nothing free"
 
 

@@ -45,13 +45,14 @@ class Health(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One allocatable device: a full GPU, later a MIG partition or a share.
+    """One allocatable device: a full GPU or a MIG partition.
 
     Attributes:
         index: NVML's index on its node; None for a device that has none (a dynamic partition).
         uuid: the stable key; None before a dynamic partition is prepared.
         capacity: e.g. {"memory": bytes}.
-        consumes: shared counters the device uses up when it is held.
+        consumes: shared counters (`Node.counters`) the device uses up when it is held: two MIG partitions
+            over the same memory slice cannot both be had.
         domains: innermost first; empty where the clique is unknown or there is none.
     """
 
@@ -98,6 +99,8 @@ class Node:
         ancestors: like `links`, NVML's topology level between two (0 internal .. 50 system); empty: unknown.
         resources: what the raylet offers besides devices, e.g. {"CPU": 64.0, "memory": bytes}.
         order: position in the rack (the tray), None when unknown; ties break by name.
+        counters: what the node's devices share, e.g. {("gpu/GPU-a", "memory-slice-3"): 1}; see `Device.consumes`.
+        spare: kept for repairs, and lent to small preemptible gangs only.
         ready: False while the node is lost, silent or being drained; `reason` says why.
     """
 
@@ -111,6 +114,8 @@ class Node:
     order: int | None = None
     ready: bool = True
     reason: str = ""
+    counters: Mapping[Counter, int] = field(default_factory=dict, hash=False)
+    spare: bool = False
 
     @property
     def clique(self) -> DomainId | None:
@@ -165,15 +170,22 @@ class Topology:
         return sum(len(node.devices) for node in self.nodes.values())
 
 
-def natural(text: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key in which n2 comes before n10."""
-    return tuple((0, int(p)) if p.isdigit() else (1, p) for p in re.split(r"(\d+)", text) if p)
+def natural(text: str) -> str:
+    """Sort key in which n2 comes before n10; two texts that differ have keys that differ."""
+    return _NUMBER.sub(_padded, text) + "\x00" + text
 
 
-def node_order(node: Node) -> tuple[object, ...]:
-    """Topology order: clique, tray, node; so that neighbouring ranks are neighbours in hardware."""
+_NUMBER = re.compile(r"[0-9]+")
+
+
+def _padded(number: re.Match[str]) -> str:
+    return number[0].zfill(12)
+
+
+def node_order(node: Node) -> str:
+    """Topology order as a sort key: clique, tray, node; so that neighbouring ranks are neighbours in hardware."""
     tray = node.order if node.order is not None else 1 << 30
-    return (natural(node.clique or "~"), tray, natural(node.name))
+    return f"{natural(node.clique or '~')}\x00{tray:012d}\x00{natural(node.name)}"
 
 
 BOX_PREFIX = "box."

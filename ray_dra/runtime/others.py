@@ -14,7 +14,8 @@ import json
 from collections.abc import Iterable, Mapping
 
 from ray_dra.core.devices import bits
-from ray_dra.core.inventory import Inventory, Seat
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.seat import Seat
 from ray_dra.errors import RayDraError
 from ray_dra.ports import Ray, RayView, Store
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ray_dra.core.domain import Measure
+from ray_dra.core.inventory import Inventory
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
 from ray_dra.core.topology import Device, DeviceId, Health, Links, Node, box_clique
 
@@ -81,3 +83,53 @@ def gang(
 
 def one_clique(*, required: bool = True, connect: Connect = Connect.PREFERRED) -> Locality:
     return Locality(cliques=1, required=required, connect=connect)
+
+
+MEASURES = [
+    Measure(size, linked, spread) for size in (1, 2, 3, 4) for linked in (False, True) for spread in (False, True)
+]
+
+
+def picture(inventory: Inventory) -> dict[str, object]:
+    """Everything that an inventory knows, as plain data: two that are alike have equal pictures."""
+    catalogs = {}
+    for key, catalog in inventory.catalogs.items():
+        if catalog.domains:
+            rooms = {measure: catalog.buckets(measure) for measure in MEASURES}
+            catalogs[key] = (
+                [[catalog.at(rank).id for rank in level] for level in catalog.levels if level],
+                {m: {n: [catalog.at(r).id for r in ranks] for n, ranks in b.lists.items()} for m, b in rooms.items()},
+                {m: b.present for m, b in rooms.items()},
+            )
+    return {
+        "seats": {
+            s.name: (
+                s.free,
+                s.held,
+                s.busy,
+                s.shares,
+                s.imex,
+                s.tenants,
+                {r: round(n, 6) for r, n in s.used.items() if n},
+            )
+            for s in sorted(inventory.seats.values(), key=lambda s: s.name)
+        },
+        "domains": {
+            d.id: (
+                d.free,
+                d.size,
+                d.owner,
+                d.imex,
+                [s.name for s in d.seats],
+                [m for m in d.stock if m],
+                d.grade,
+                d.product,
+            )
+            for d in sorted(inventory.domains.values(), key=lambda d: d.id)
+        },
+        "catalogs": dict(sorted(catalogs.items())),
+        "shared": inventory.shared,
+        "split": sorted(inventory.split),
+        "by_free": [n for n in inventory.by_free if n],
+        "counts": (inventory.devices, inventory.free_devices, inventory.held_devices, inventory.busy_devices),
+    }

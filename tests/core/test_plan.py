@@ -11,12 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import Limits
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Connect, Locality, Strategy, bundle_from_resources
 from ray_dra.core.topology import Health, Node, Topology, label_value
 from ray_dra.errors import InvalidRequest
 
-from .machines import DGX1, gang, node, one_clique, rack
+from .machines import DGX1, gang, node, one_clique, picture, rack
 
 
 def positions(answer: Allocation | Unsatisfiable) -> list[tuple[str, list[int]]]:
@@ -161,7 +162,7 @@ def test_the_same_answer_whatever_the_input_order(
     answers = []
     for inventory in (Inventory(Topology.of(nodes)), Inventory(shuffled)):
         if seed % 2:
-            inventory.capacity_index(2)
+            plan(inventory, gang(2, 2, name="asked before"))
         held = plan(inventory, before)
         assert isinstance(held, Allocation)
         inventory.hold(held)
@@ -194,8 +195,7 @@ class Books(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.nodes = {n.name: n for n in [*rack("a", 3), *rack("b", 2), node("box", 8, box=True, loose=[2])]}
-        self.inventory = Inventory(self.nodes.values())
-        self.inventory.capacity_index(2)
+        self.inventory = Inventory(self.nodes.values(), Limits(compute_domains=True, domain_nodes=2))
         self.held: dict[str, Allocation] = {}
         self.busy: dict[str, int] = {}
         self.count = 0
@@ -255,25 +255,12 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def the_index_is_what_a_fresh_one_would_be(self) -> None:
-        fresh = Inventory(self.nodes.values())
-        fresh.capacity_index(2)
+        fresh = Inventory(self.nodes.values(), self.inventory.limits)
         for allocation in self.held.values():
             fresh.hold(allocation)
         for name, mask in self.busy.items():
             fresh.set_others(name, mask, {})
-        assert {s: (x.free, x.held) for s, x in fresh.seats.items()} == {
-            s: (x.free, x.held) for s, x in self.inventory.seats.items()
-        }
-        for clique, domain in fresh.domains.items():
-            other = self.inventory.domains[clique]
-            assert (domain.free, domain.size, domain.owner, domain.gangs) == (
-                other.free,
-                other.size,
-                other.owner,
-                other.gangs,
-            )
-            assert domain.capacity[2] == other.capacity[2]
-        assert list(fresh.capacity_index(2).downwards()) == list(self.inventory.capacity_index(2).downwards())
+        assert picture(self.inventory) == picture(fresh)
         devices = [g.device for a in self.held.values() for g in a.grants]
         assert len(set(devices)) == len(devices)
         for device in self.held and devices[:1]:

@@ -1,0 +1,26 @@
+"""What the cluster itself would refuse, so that the planner refuses it first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of IMEX domains. A gang over two or more nodes of one multi-node clique needs one there.
+
+    Attributes:
+        compute_domains: whether gangs get IMEX domains at all (Kubernetes with NVIDIA's driver); without,
+            the other limits say nothing. A node is in one ComputeDomain at a time.
+        domain_nodes: most nodes of one IMEX domain (NVIDIA's driver: 18).
+        one_per_clique: only one IMEX domain in a clique at a time; two have been seen to fail on some
+            drivers (CUDA_ERROR_NOT_SUPPORTED).
+    """
+
+    compute_domains: bool = False
+    domain_nodes: int = 18
+    one_per_clique: bool = False
+
+
+NO_LIMITS = Limits()
+IMEX_LIMITS = Limits(compute_domains=True)

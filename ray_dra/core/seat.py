@@ -1,0 +1,203 @@
+"""A node as the planner sees it: which of its devices are free, and what else it has left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ray_dra.core.allocation import Grant
+from ray_dra.core.devices import Masks, Shape, bits, shape_of
+from ray_dra.core.request import WHOLE, Connect
+from ray_dra.core.topology import Counter, DomainId, Health, Node, node_order
+
+if TYPE_CHECKING:
+    from ray_dra.core.domain import Domain
+
+SPARE = "#spare"
+"""Ends the id of the domain that a clique's spare nodes form."""
+
+LOOSE = "#loose/"
+"""Begins the id of the domain of a node's devices that are in no clique."""
+
+EPSILON = 1e-6  # Ray counts resources in 1/10,000
+
+
+class Seat:
+    """Masks are integers with one bit a device, by position in `Node.devices`.
+
+    Attributes:
+        domains: domain -> mask of its devices here. Nearly always one.
+        parts: the same for the index: (domain, mask, the seat's bit in the domain's masks).
+        free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
+        shares: position -> thousandths of the device that are taken, where it is shared.
+        tenants: gang -> mask of what it has here.
+        imex: whether a gang's IMEX domain has the node.
+    """
+
+    __slots__ = (
+        "_granted",
+        "_grants",
+        "_masks",
+        "busy",
+        "counters",
+        "domains",
+        "free",
+        "healthy",
+        "held",
+        "imex",
+        "imex_counter",
+        "key",
+        "listed",
+        "name",
+        "node",
+        "parts",
+        "shape",
+        "shares",
+        "size",
+        "tenants",
+        "used",
+        "used_by_others",
+        "version",
+    )
+
+    def __init__(self, node: Node) -> None:
+        self.name = node.name
+        self.key = node_order(node)
+        self.held = 0
+        self.busy = 0
+        self.free = 0
+        self.shares: dict[int, int] = {}
+        self.used: dict[str, float] = {}
+        self.used_by_others: Mapping[str, float] = {}
+        self.tenants: dict[str, int] = {}
+        self.imex: str | None = None
+        self.imex_counter: tuple[Counter, int] = (("node/" + node.name, "imex"), 1)
+        self.parts: tuple[tuple[Domain, int, int], ...] = ()
+        self.listed: tuple[tuple[int, str, int, str], ...] = ()  # its entries in the index of shared devices
+        self.version = 0  # counts changes, for those who remember what they worked out for a seat
+        self.see(node)
+
+    def see(self, node: Node) -> None:
+        """The hardware is this now."""
+        self.node = node
+        self.shape: Shape = shape_of(node)
+        self.size = len(node.devices)
+        self.domains = domains_of(node)
+        healthy = 0
+        for i, device in enumerate(node.devices):
+            if device.health is Health.OK:
+                healthy |= 1 << i
+        self.healthy = healthy
+        self.counters = bool(node.counters)
+        self._grants: tuple[Grant, ...] | None = None
+        self._granted: dict[int, tuple[Grant, ...]] = {}
+        self._masks: dict[int, int] = {}
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """Every device as a grant, by position; made when first asked for."""
+        if self._grants is None:
+            self._grants = tuple(
+                Grant(self.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(self.node.devices)
+            )
+        return self._grants
+
+    def granted(self, mask: int) -> tuple[Grant, ...]:
+        """The grants for `mask`; one tuple for each mask ever asked for, so that `mask_of` knows it again."""
+        found = self._granted.get(mask)
+        if found is None:
+            grants = self.grants
+            found = self._granted[mask] = tuple(grants[i] for i in bits(mask))
+            self._masks[id(found)] = mask
+        return found
+
+    def mask_of(self, grants: tuple[Grant, ...]) -> int:
+        """The mask of grants, found by device: a node may have been renumbered. Devices that are gone are left out."""
+        mask = self._masks.get(id(grants))  # the tuple is kept in _granted, so its id is nobody else's
+        if mask is not None:
+            return mask
+        mask = 0
+        own = self.grants
+        for grant in grants:
+            position = grant.position
+            if position >= self.size or own[position].device != grant.device:
+                position = next((g.position for g in own if g.device == grant.device), -1)
+            if position >= 0:
+                mask |= 1 << position
+        return mask
+
+    def free_now(self) -> int:
+        """Whole devices that could be held, from everything known of the node."""
+        if not self.node.ready:
+            return 0
+        free = self.healthy & ~self.held & ~self.busy
+        for position in self.shares:
+            free &= ~(1 << position)
+        for domain, members, _ in self.parts:
+            if domain.owner is not None:
+                free &= ~members
+        if self.counters and free:
+            left = self.counters_left()
+            for i in bits(free):
+                if any(left.get(c, 0) < n for c, n in self.node.devices[i].consumes):
+                    free &= ~(1 << i)
+        return free
+
+    def counters_left(self) -> dict[Counter, int]:
+        """What the devices that somebody has leave of the shared counters."""
+        left = dict(self.node.counters)
+        for i in bits(self.held | self.busy):
+            for counter, amount in self.node.devices[i].consumes:
+                left[counter] = left.get(counter, 0) - amount
+        return left
+
+    def spare(self, resource: str) -> float:
+        """How much of a resource is left."""
+        total = self.node.resources.get(resource, 0.0)
+        return total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
+
+    def shared_left(self) -> dict[int, int]:
+        """Position -> thousandths left, of the healthy devices that are shared already."""
+        if not self.node.ready or not self.shares:
+            return {}
+        open_now = self.healthy & ~self.held & ~self.busy
+        return {i: WHOLE - n for i, n in self.shares.items() if open_now >> i & 1 and n < WHOLE}
+
+    @property
+    def free_thousandths(self) -> int:
+        """Everything that is left of the devices, shared ones included."""
+        return WHOLE * self.free.bit_count() + sum(self.shared_left().values())
+
+    # -- devices for bundles
+
+    def how_many(self, mask: int, size: int, connect: Connect) -> int:
+        """Most bundles of `size` devices that `mask` holds at once."""
+        if not self.counters:
+            return self.shape.how_many(mask, size, connect)
+        count = mask.bit_count() // size
+        while count and self.split(mask, (size,) * count, connect) is None:
+            count -= 1
+        return count
+
+    def split(self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None) -> Masks | None:
+        """Disjoint subsets of `mask` with these sizes, in order; see `Shape.split`. Shared counters are respected."""
+        if not self.counters:
+            return self.shape.split(mask, sizes, connect, allowed)
+        left = self.counters_left()
+        consumes = tuple(d.consumes for d in self.node.devices)
+        return self.shape.split_sharing(mask, sizes, connect, allowed, consumes, left)
+
+    def together_in(self, members: int) -> bool:
+        """Whether every two of these devices are linked."""
+        return self.shape.linked or self.shape.all_linked(members)
+
+
+def domains_of(node: Node) -> dict[DomainId, int]:
+    """Domain -> mask of its devices on the node: the clique, that of the clique's spares, or the node's loose ones."""
+    found: dict[DomainId, int] = {}
+    for i, device in enumerate(node.devices):
+        domain = device.clique or LOOSE + node.name
+        if node.spare:
+            domain += SPARE
+        found[domain] = found.get(domain, 0) | 1 << i
+    return found
