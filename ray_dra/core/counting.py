@@ -63,17 +63,23 @@ def _place(needs: Needs, filled: Filled, placed: list[Placed]) -> None:
     """Give the bundles on these seats their devices."""
     size, share, connect = needs.size, needs.share, needs.connect
     resources = needs.classes[0].resources
+    make = tuple.__new__  # a NamedTuple without the call through its own __new__: half of the time here
     for seat, members, count in filled:
+        free = seat.free & members
         if share:
             masks = _shares(needs, seat, members, count)
-        elif needs.products or seat.counters:
-            mask = of_products(seat, seat.free & members, needs.products)
-            masks = seat.split(mask, (size,) * count, connect) or ()
+            placed += [Placed(seat.name, granted(seat, mask, share), resources) for mask in masks]
+            continue
+        if needs.products or seat.counters:
+            masks = seat.split(of_products(seat, free, needs.products), (size,) * count, connect) or ()
+        elif count == 1 and free.bit_count() == size:
+            placed.append(make(Placed, (seat.name, seat.granted(free), resources)))
+            continue
         else:
-            masks = seat.shape.pieces(seat.free & members, size, count, connect) or ()
+            masks = seat.shape.pieces(free, size, count, connect) or ()
         assert len(masks) == count, "the planner chose a seat without room"
         for mask in masks:
-            placed.append(Placed(seat.name, granted(seat, mask, share), resources))
+            placed.append(make(Placed, (seat.name, seat.granted(mask), resources)))
 
 
 def _shares(needs: Needs, seat: Seat, members: int, count: int) -> tuple[int, ...]:
@@ -130,6 +136,7 @@ class Rooms:
         self.scope = scope
         self.catalogs = needs.catalogs(inventory, scope.kinds)
         self.plain = all(map(needs.told_by_count, self.catalogs))
+        self.measured = self.plain or all(map(needs.told_by_measure, self.catalogs))
         self._seats: dict[Domain, list[tuple[int, Seat, int]]] = {}
 
     # -- one node
@@ -141,29 +148,58 @@ class Rooms:
             return None
         if needs.share:
             return self._one_shared(count)
-        wanted = needs.size * count
-        plain = self.plain and not self.scope.exclusive
-        for free in range(wanted, max((len(c.levels) for c in self.catalogs), default=0)):
-            shelves = [c for c in self.catalogs if free < len(c.levels) and c.levels[free]]
-            if not shelves:
-                continue
-            if plain:
-                catalog = shelves[0] if len(shelves) == 1 else min(shelves, key=lambda c: c.levels[free][0])
-                domain = catalog.at(catalog.levels[free][0])
+        counted = self._one_counted(needs.size * count) if not self.scope.exclusive else None
+        if self.plain and not self.scope.exclusive:
+            return counted
+        if not needs.extra and needs.linked and not needs.products and not self.scope.exclusive:
+            return self._one_linked(count, counted)
+        for domain, mask in self._levels(needs.size * count):
+            if self._offers(domain):
+                for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
+                    seat = domain.seats[at]
+                    if needs.on(seat, seat.domains[domain.id]) >= count:
+                        return domain, seat
+        return None
+
+    def _one_counted(self, wanted: int) -> tuple[Domain, Seat] | None:
+        """The same, among the cliques where free devices tell all."""
+        catalogs = self.catalogs if self.plain else [c for c in self.catalogs if self.needs.told_by_count(c)]
+        if not catalogs:
+            return None
+        for free in range(wanted, len(self.inventory.by_free)):
+            best, at = "", None
+            for catalog in catalogs:
+                if free < len(catalog.levels) and (level := catalog.levels[free]) and (at is None or level[0] < best):
+                    best, at = level[0], catalog
+            if at is not None:
+                domain = at.domains[best[1:]]
                 mask = domain.stock[free]
                 # A node in another gang's IMEX domain can take no part of a larger gang: use it up first.
-                mask = mask & domain.imex or mask
+                if domain.imex:
+                    mask = mask & domain.imex or mask
                 return domain, domain.seats[(mask & -mask).bit_length() - 1]
-            for domain in _by_rank(shelves, free):
-                if self.scope.exclusive and not domain.idle:
-                    continue
-                mask = domain.stock[free]
-                for part in (mask & domain.imex, mask & ~domain.imex):
-                    for at in bits(part):
-                        seat = domain.seats[at]
-                        if needs.on(seat, seat.domains[domain.id]) >= count:
-                            return domain, seat
         return None
+
+    def _one_linked(self, count: int, counted: tuple[Domain, Seat] | None) -> tuple[Domain, Seat] | None:
+        """The same, where some cliques are partly connected: the measure knows how many linked bundles they hold."""
+        best = counted
+        for catalog in self.catalogs:
+            if self.needs.told_by_count(catalog):
+                continue
+            for _, rank in catalog.buckets(self.needs.measure).upwards(count):
+                domain = catalog.at(rank)
+                seat = next((s for s in domain.seats if self.needs.on(s, s.domains[domain.id]) >= count), None)
+                if seat is not None:
+                    if best is None or (seat.free.bit_count(), domain.rank) < (best[1].free.bit_count(), best[0].rank):
+                        best = (domain, seat)
+                    break
+        return best
+
+    def _levels(self, least: int) -> Iterator[tuple[Domain, int]]:
+        """(clique, its nodes with so many free devices), the least free nodes first, then the fullest cliques."""
+        for free in range(least, len(self.inventory.by_free)):
+            for domain in _by_rank([c for c in self.catalogs if free < len(c.levels)], free):
+                yield domain, domain.stock[free]
 
     def _one_shared(self, count: int) -> tuple[Domain, Seat] | None:
         """For shares: first a device that is shared already and is left with least, then a free one."""
@@ -176,12 +212,11 @@ class Rooms:
                 domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
                 if domain.catalog in self.catalogs and self._offers(domain) and needs.on(seat, 1 << position):
                     return domain, seat
-        for free in range(max((len(c.levels) for c in self.catalogs), default=0)):
-            for domain in _by_rank([c for c in self.catalogs if free < len(c.levels)], free):
-                for at in bits(domain.stock[free] if free else 0):
-                    seat = domain.seats[at]
-                    if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
-                        return domain, seat
+        for domain, mask in self._levels(1):
+            for at in bits(mask):
+                seat = domain.seats[at]
+                if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                    return domain, seat
         for domain in (d for c in self.catalogs for d in c.domains.values()) if count > 1 else ():
             for seat in domain.seats:
                 if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
@@ -195,10 +230,21 @@ class Rooms:
 
     def tightest(self, count: int, taken: Iterable[Domain]) -> Domain | None:
         """The least roomy clique that holds `count` bundles."""
-        for _, domain in tightest_first(self.catalogs, self.needs.measure, count):
-            if domain not in taken and self._offers(domain) and (self.plain or self.room(domain) >= count):
-                return domain
-        return None
+        if not self.measured or self.scope.exclusive:
+            for _, domain in tightest_first(self.catalogs, self.needs.measure, count):
+                if domain not in taken and self._offers(domain) and self.room(domain) >= count:
+                    return domain
+            return None
+        best: tuple[int, str] | None = None
+        found = None
+        for catalog in self.catalogs:
+            for bound, rank in catalog.buckets(self.needs.measure).upwards(count):
+                domain = catalog.at(rank)
+                if domain not in taken:
+                    if best is None or (bound, rank) < best:
+                        best, found = (bound, rank), domain
+                    break
+        return found
 
     def largest_first(self) -> Iterator[tuple[Domain, int]]:
         """(clique, bundles it holds), the roomiest first."""
@@ -209,7 +255,7 @@ class Rooms:
                 yield roomiest, -room
             if not self._offers(domain):
                 continue
-            if self.plain:
+            if self.measured:
                 yield domain, bound
             elif room := self.room(domain):
                 heappush(waiting, (-room, domain.rank, domain))
@@ -219,7 +265,7 @@ class Rooms:
 
     def sum_of_largest(self, segment: int, cliques: int | None) -> int:
         """Whole segments that so many of the roomiest cliques hold (None: all of them)."""
-        if cliques is None and self.plain and not self.scope.exclusive:
+        if cliques is None and self.measured and not self.scope.exclusive:
             buckets = [c.buckets(self.needs.measure).lists for c in self.catalogs]
             return sum(len(ranks) * (room // segment) for lists in buckets for room, ranks in lists.items())
         rooms = (room for _, room in self.largest_first())
@@ -241,8 +287,10 @@ class Rooms:
 
     def fill(self, domain: Domain, count: int) -> Filled:
         """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
-        limits = self.inventory.limits
-        bound = domain.fabric and limits.compute_domains
+        if self.measured and len(domain.seats) == 1:
+            seat = domain.seats[0]
+            return [(seat, seat.domains[domain.id], count)]
+        bound = domain.fabric and self.inventory.limits.compute_domains
         shelves: dict[tuple[int, int], int] = {}  # (room, free) -> seats
         if domain.catalog is not None and self.needs.told_by_count(domain.catalog):
             size = self.needs.size
@@ -267,17 +315,19 @@ class Rooms:
             marks = sorted(shelves)
         while count:
             mark = marks[-1]
-            if count <= mark[0]:
+            room = mark[0]
+            if count <= room:
                 mark = next(m for m in marks if m[0] >= count)
-            mask = shelves[mark]
-            low = mask & -mask
-            here = min(mark[0], count)
-            chosen.append((low.bit_length() - 1, here))
-            count -= here
-            if mask == low:
-                marks.remove(mark)
+                chosen.append((bits(shelves[mark])[0], count))
+                break
+            seats_here = bits(shelves[mark])[: (count - 1) // room]
+            chosen += [(at, room) for at in seats_here]
+            count -= room * len(seats_here)
+            left = shelves[mark] & -(2 << seats_here[-1])  # those after the last one taken
+            if left:
+                shelves[mark] = left
             else:
-                shelves[mark] = mask ^ low
+                marks.pop()
         chosen.sort()
         seats = domain.seats
         domain_id = domain.id

@@ -16,6 +16,7 @@ from ray_dra.core.topology import Counter, Links, Node
 Masks = tuple[int, ...]
 
 
+@lru_cache(maxsize=1 << 15)
 def bits(mask: int) -> tuple[int, ...]:
     """Positions set in `mask`, ascending."""
     found = []

@@ -247,7 +247,7 @@ MOST_MEASURES = 24
 class Catalog:
     """Domains of one kind (clique, loose or spare), one product and one grade, in the planner's two orders."""
 
-    __slots__ = ("domains", "grade", "kind", "levels", "limits", "measures", "product")
+    __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "product")
 
     def __init__(self, kind: str, product: str, grade: int, limits: Limits) -> None:
         self.kind = kind
@@ -257,12 +257,15 @@ class Catalog:
         self.domains: dict[str, Domain] = {}  # by key
         self.levels: list[list[str]] = [[]]
         self.measures: dict[Measure, Buckets] = {}
+        self._unlinked: dict[Measure, Measure] = {}  # where all are linked, linked bundles count like any
 
     def at(self, rank: str) -> Domain:
         return self.domains[rank[1:]]
 
     def buckets(self, measure: Measure) -> Buckets:
         """Domains by room for this measure; kept up from the first call on."""
+        if measure.linked and self.grade == REGULAR:
+            measure = self._unlinked.get(measure) or self._unlinked.setdefault(measure, measure._replace(linked=False))
         found = self.measures.get(measure)
         if found is None:
             if len(self.measures) >= MOST_MEASURES:

@@ -26,10 +26,11 @@ CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
 
 @dataclass(slots=True)
 class _Hold:
-    """What a gang has: `masks` of whole devices by seat, and the rest by its allocation."""
+    """What a gang has: `masks` of whole devices by seat, seats in its IMEX domains, cliques it has exclusively."""
 
     allocation: Allocation
     masks: dict[Seat, int]
+    imex: tuple[Seat, ...]
     exclusive: tuple[DomainId, ...]
 
 
@@ -79,6 +80,7 @@ class Inventory:
                     domain = self.domains[domain_id] = Domain(domain_id)
                 parts.append((domain, members, domain.append(seat)))
             seat.parts = tuple(parts)
+            seat.reopen()
             seat.free = seat.free_now()
             self.by_free[seat.free.bit_count()] += 1
             for domain, members, bit in seat.parts:
@@ -137,25 +139,31 @@ class Inventory:
             grants = placed.grants
             if placed.resources:
                 resources = True
-            if grants and grants[0].amount is not None:
-                shares = True
-                masks.setdefault(seat, 0)
-                continue
-            mask = seat.mask_of(grants)
-            before = masks.get(seat, 0)
-            if (seat.held | before) & mask:
+            mask = seat.known_masks.get(id(grants))
+            if mask is None:  # not made by `plan` on this inventory: read back from a record
+                if grants and grants[0].amount is not None:
+                    shares = True
+                    masks.setdefault(seat, 0)
+                    continue
+                mask = seat.mask_of(grants)
+            taken = seat.held
+            if seat in masks:
+                taken |= masks[seat]
+                masks[seat] |= mask
+            else:
+                masks[seat] = mask
+            if taken & mask:
                 raise ValueError(f"devices on {seat.name} are held by another gang")
-            masks[seat] = before | mask
-        exclusive: tuple[DomainId, ...] = ()
-        if allocation.counters:
-            exclusive = self._check_counters(allocation)
+        used, exclusive = self._check_counters(allocation, masks) if allocation.counters else ((), ())
         if shares:
             self._check_shares(allocation, masks)
-        self._holds[gang] = _Hold(allocation, masks, exclusive)
+        self._holds[gang] = _Hold(allocation, masks, used, exclusive)
+        count = 0
         for seat, mask in masks.items():
             seat.held |= mask
             seat.tenants[gang] = mask
-            self.held_devices += mask.bit_count()
+            count += mask.bit_count()
+        self.held_devices += count
         if resources:
             self._use(allocation, +1.0)
         if shares:
@@ -164,11 +172,11 @@ class Inventory:
             self._away.setdefault(node, {})[gang] = None
         touched: Iterable[Seat] = masks
         moved: dict[Domain, None] = {}
-        if allocation.counters:
-            self._set_imex(allocation, gang, moved)
-            for clique in exclusive:
-                self._exclusive[clique] = gang
-                touched = self._own(self.domains[clique], gang, touched)
+        for seat in used:
+            self._set_imex(seat, gang, moved)
+        for clique in exclusive:
+            self._exclusive[clique] = gang
+            touched = self._own(self.domains[clique], gang, touched)
         self._refresh(touched, moved)
 
     def release(self, gang: str) -> None:
@@ -190,44 +198,53 @@ class Inventory:
         if self._away:
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
-        if allocation.counters:
-            self._set_imex(allocation, None, moved)
-            for clique in hold.exclusive:
-                self._exclusive.pop(clique, None)
-                if clique in self.domains and self.domains[clique].owner == gang:
-                    touched = self._own(self.domains[clique], None, touched)
+        for seat in hold.imex:
+            self._set_imex(seat, None, moved)
+        for clique in hold.exclusive:
+            self._exclusive.pop(clique, None)
+            if clique in self.domains and self.domains[clique].owner == gang:
+                touched = self._own(self.domains[clique], None, touched)
         self._refresh(touched, moved)
 
-    def _check_counters(self, allocation: Allocation) -> tuple[DomainId, ...]:
-        """The cliques that the gang has exclusively; ValueError where a clique or a node's IMEX is another's."""
+    def _check_counters(
+        self, allocation: Allocation, masks: Mapping[Seat, int]
+    ) -> tuple[tuple[Seat, ...], tuple[DomainId, ...]]:
+        """Seats that join the gang's IMEX domains, and cliques it has exclusively; ValueError for what is another's."""
+        if len(allocation.counters) == len(masks):  # as `plan` makes them: one a node, in the same order
+            same = [
+                seat for seat, counter in zip(masks, allocation.counters, strict=True) if counter is seat.imex_counter
+            ]
+            if len(same) == len(masks) and all(seat.imex is None for seat in same):
+                return tuple(same), ()
+        by_counter = {seat.imex_counter[0]: seat for seat in masks}
+        used = []
         exclusive = []
-        for (scope, what), _ in allocation.counters:
-            if what == "exclusive":
-                domain = self.domains.get(scope)
-                if domain is None:
-                    continue
+        for counter, _ in allocation.counters:
+            scope, what = counter
+            if what == "imex":
+                seat = by_counter.get(counter)
+                if seat is not None:
+                    if seat.imex is not None:
+                        raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
+                    used.append(seat)
+            elif what == "exclusive" and scope in self.domains:
+                domain = self.domains[scope]
                 # Work outside our gangs may have come in meanwhile; that does not undo the gang's claim.
                 if domain.owner is not None or any(s.held & s.domains[scope] for s in domain.seats):
                     raise ValueError(f"clique {scope} has gangs in it")
                 exclusive.append(scope)
-            elif what == "imex":
-                seat = self.seats.get(scope[5:])
-                if seat is not None and seat.imex is not None:
-                    raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
-        return tuple(exclusive)
+        return tuple(used), tuple(exclusive)
 
-    def _set_imex(self, allocation: Allocation, gang: str | None, moved: dict[Domain, None]) -> None:
-        for (scope, what), _ in allocation.counters:
-            if what == "imex":
-                seat = self.seats.get(scope[5:])
-                if seat is not None and (seat.imex is None) is (gang is not None):
-                    seat.imex = gang
-                    for domain, _, bit in seat.parts:
-                        domain.imex ^= bit
-                        moved[domain] = None
+    def _set_imex(self, seat: Seat, gang: str | None, moved: dict[Domain, None]) -> None:
+        seat.imex = gang
+        for domain, _, bit in seat.parts:
+            domain.imex ^= bit
+            moved[domain] = None
 
     def _own(self, domain: Domain, gang: str | None, touched: Iterable[Seat]) -> Iterable[Seat]:
         domain.owner = gang
+        for seat in domain.seats:
+            seat.reopen()
         return {**dict.fromkeys(touched, 0), **dict.fromkeys(domain.seats, 0)}
 
     def _use(self, allocation: Allocation, sign: float) -> None:
@@ -270,6 +287,7 @@ class Inventory:
                 seat.shares[position] = taken
             else:
                 seat.shares.pop(position, None)
+            seat.reopen()
 
     # -- nodes that come, change and go
 
@@ -286,6 +304,7 @@ class Inventory:
             # The devices are where they were: only what is free can have changed.
             seat.node = node
             seat.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
+            seat.reopen()
             self._refresh([seat], {})
             return
         others = (seat.busy, seat.used_by_others)
@@ -311,6 +330,7 @@ class Inventory:
         if seat.busy != busy:
             self.busy_devices += busy.bit_count() - seat.busy.bit_count()
             seat.busy = busy
+            seat.reopen()
             self._refresh([seat], {})
 
     def _join(self, seat: Seat) -> None:
@@ -335,6 +355,7 @@ class Inventory:
                 insort(seats, seat, key=attrgetter("key"))
                 domain.rebuild(seats)
             self._catalog_of(domain).add(domain)
+        seat.reopen()
         self._refresh([seat], {})
 
     def _take_back(self, seat: Seat) -> None:
@@ -355,13 +376,16 @@ class Inventory:
             hold.masks[seat] = mask
             if any(c == seat.imex_counter for c in hold.allocation.counters):
                 seat.imex = gang
+                hold.imex = (*hold.imex, seat)
 
     def _leave(self, seat: Seat) -> None:
         self._seat_count(seat, -1)
         self._unlist_shares(seat)
         self.by_free[seat.free.bit_count()] -= 1
         for gang, mask in seat.tenants.items():
-            del self._holds[gang].masks[seat]
+            hold = self._holds[gang]
+            del hold.masks[seat]
+            hold.imex = tuple(s for s in hold.imex if s is not seat)
             self._away.setdefault(seat.name, {})[gang] = None
             self.held_devices -= mask.bit_count()
         for domain, members, _ in seat.parts:
@@ -403,25 +427,30 @@ class Inventory:
         by_free = self.by_free
         for seat in seats:
             seat.version += 1
-            if seat.shares or seat.listed:
-                self._list_shares(seat)
-            free = seat.free_now()
             before = seat.free
+            if seat.odd:
+                self._list_shares(seat)
+                free = seat.free_now()
+            else:
+                free = seat.open & ~seat.held
             if free == before:
                 continue
+            seat.free = free
+            old = before.bit_count()
+            new = free.bit_count()
+            by_free[old] -= 1
+            by_free[new] += 1
+            gained += new - old
             for domain, members, bit in seat.parts:
-                old = (before & members).bit_count()
-                new = (free & members).bit_count()
+                if seat.odd:
+                    old = (before & members).bit_count()
+                    new = (free & members).bit_count()
                 if old != new:
                     stock = domain.stock
                     stock[old] ^= bit
                     stock[new] ^= bit
                     domain.free += new - old
-                    gained += new - old
-                moved[domain] = None
-            by_free[before.bit_count()] -= 1
-            by_free[free.bit_count()] += 1
-            seat.free = free
+                    moved[domain] = None
         self.free_devices += gained
         for domain in moved:
             domain.catalog.refresh(domain)  # type: ignore[union-attr]  # every domain of a seat is listed

@@ -7,7 +7,6 @@ which seat, and this gives every bundle its node and its devices.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from heapq import merge
 from typing import NamedTuple
 
@@ -20,8 +19,7 @@ from ray_dra.core.seat import Seat
 from ray_dra.core.topology import Counter
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Where to look.
 
     Attributes:

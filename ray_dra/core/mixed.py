@@ -126,6 +126,7 @@ class _Search:
     def __init__(self, needs: Needs, scope: Scope, limits: Limits) -> None:
         self.needs = needs
         self.limits = limits
+        self.class_of = needs.class_of
         self.most_nodes = 1 if scope.one_node else None
         self._packings: dict[tuple[Kinds, Contents, int | None], Packing] = {}
 
@@ -158,7 +159,7 @@ class _Search:
         ]
 
     def tally(self, indices: Sequence[int]) -> Contents:
-        counts = Tally(self.needs.class_of[i] for i in indices)
+        counts = Tally(self.class_of[i] for i in indices)
         return tuple(counts.get(c, 0) for c in range(len(self.needs.classes)))
 
     def kinds(self, seats: Sequence[tuple[Seat, int]]) -> Kinds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 
 from ray_dra.core.devices import bits
 from ray_dra.core.domain import MIXED_PRODUCT, REGULAR, SHARING, Catalog, Measure
@@ -47,44 +48,69 @@ class Needs:
         if self.equal:
             self.classes: tuple[Bundle, ...] = (first,)
             self.counts: Contents = (len(bundles),)
-            self.members: tuple[tuple[int, ...] | range, ...] = (range(len(bundles)),)
         else:
-            members: dict[Bundle, list[int]] = {}
-            for index, bundle in enumerate(bundles):
-                members.setdefault(bundle, []).append(index)
+            members = self.by_bundle()
             self.classes = tuple(sorted(members, key=_size, reverse=True))
-            self.members = tuple(tuple(members[bundle]) for bundle in self.classes)
-            self.counts = tuple(len(m) for m in self.members)
+            self.counts = tuple(len(members[bundle]) for bundle in self.classes)
             first = self.classes[0]
         devices = first.devices
-        self.size = devices[0].count if len(devices) == 1 else first.count
-        self.share = (devices[0].share or 0) if devices else 0
-        self.products = devices[0].products if len(devices) == 1 else _products(first)
-        self.measure = Measure(self.size, self.linked and self.size > 1, self.spread, self.share)
+        self.share = 0
+        if len(devices) == 1:
+            device = devices[0]
+            self.size = device.count
+            self.products = device.products
+            if device.share:
+                self.share = device.share
+        else:
+            self.size = first.count
+            self.products = _products(first)
         self.extra = bool(first.resources or first.labels or request.exclude)
-        self._rooms: dict[tuple[SeatKind, Contents], bool] = {}
-        self._kept: dict[SeatKind, tuple[Seat, int]] = {}
 
-    @property
+    @cached_property
+    def measure(self) -> Measure:
+        return Measure(self.size, self.linked and self.size > 1, self.spread, self.share)
+
+    @cached_property
+    def _rooms(self) -> dict[tuple[SeatKind, Contents], bool]:
+        return {}
+
+    @cached_property
+    def _kept(self) -> dict[SeatKind, tuple[Seat, int]]:
+        return {}
+
+    def by_bundle(self) -> dict[Bundle, list[int]]:
+        """Bundle -> its indices, ascending."""
+        found: dict[Bundle, list[int]] = {}
+        for index, bundle in enumerate(self.request.bundles):
+            found.setdefault(bundle, []).append(index)
+        return found
+
+    @cached_property
     def resources(self) -> tuple[str, ...]:
         return tuple(sorted({r for b in self.classes for r in b.resources}))
 
     @property
     def class_of(self) -> dict[int, int]:
         """Bundle index -> class."""
-        return {i: c for c, indices in enumerate(self.members) for i in indices}
+        members = self.by_bundle()
+        return {i: c for c, bundle in enumerate(self.classes) for i in members[bundle]}
 
     # -- which cliques
 
     def catalogs(self, inventory: Inventory, kinds: tuple[str, ...]) -> list[Catalog]:
         """Where to look, by the products that are asked for."""
-        found = []
-        for (kind, product, _), catalog in inventory.catalogs.items():
-            if kind in kinds and catalog.domains:
-                if self.products and product not in self.products and product != MIXED_PRODUCT:
-                    continue
-                found.append(catalog)
-        return found
+        products = self.products
+        return [
+            catalog
+            for catalog in inventory.catalogs.values()
+            if catalog.kind in kinds
+            and catalog.domains
+            and (not products or catalog.product in products or catalog.product == MIXED_PRODUCT)
+        ]
+
+    def told_by_measure(self, catalog: Catalog) -> bool:
+        """Whether the room that the index keeps for a clique is the gang's own."""
+        return not (self.extra or (self.products and catalog.product == MIXED_PRODUCT))
 
     def told_by_count(self, catalog: Catalog) -> bool:
         """Whether a node's number of free devices says whether a bundle fits there."""
@@ -92,7 +118,7 @@ class Needs:
             self.extra
             or self.share
             or catalog.grade == SHARING
-            or (self.measure.linked and catalog.grade != REGULAR)
+            or (self.linked and catalog.grade != REGULAR and self.size > 1)
             or (self.products and catalog.product == MIXED_PRODUCT)
         )
 

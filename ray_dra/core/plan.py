@@ -13,6 +13,8 @@ missing after a no is worked out in `shortfalls.py`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.counting import place_equal
 from ray_dra.core.inventory import Inventory
@@ -54,7 +56,7 @@ def place(inventory: Inventory, needs: Needs) -> Layout:
     return Layout(None, proven=proven)
 
 
-def scopes(inventory: Inventory, needs: Needs) -> list[Scope]:
+def scopes(inventory: Inventory, needs: Needs) -> Iterator[Scope]:
     """The ways to look for room, the preferred first; the last one decides whether the answer is no."""
     request, locality = needs.request, needs.request.locality
     bundles = len(request.bundles)
@@ -66,17 +68,16 @@ def scopes(inventory: Inventory, needs: Needs) -> list[Scope]:
     small = bundles == 1 or not needs.spread
     if small and not one_node:
         small = (needs.size * bundles if needs.equal else request.device_count) < len(inventory.by_free)
-    found = []
+    exclusive = locality.exclusive
     for kinds in kinds_for(request, cliques=required):
         if one_node or small:
-            found.append(Scope(kinds, 1, 1, locality.exclusive, one_node=True))
+            yield Scope(kinds, 1, 1, exclusive, True)
         if one_node or bundles == 1:
             continue
-        found.append(Scope(kinds, 1, 1, locality.exclusive))
+        yield Scope(kinds, 1, 1, exclusive)
         if locality.within_cliques and (limit, segment) != (1, 1):
-            found.append(Scope(kinds, limit, segment, locality.exclusive))
+            yield Scope(kinds, limit, segment, exclusive)
         if not required:
-            found.append(Scope(kinds))
+            yield Scope(kinds)
     if not required:
-        found.append(Scope(anywhere=True, one_node=one_node))
-    return found
+        yield Scope(anywhere=True, one_node=one_node)

@@ -29,6 +29,8 @@ class Seat:
         domains: domain -> mask of its devices here. Nearly always one.
         parts: the same for the index: (domain, mask, the seat's bit in the domain's masks).
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
+        open: devices that would be free if no gang held any (see `reopen`).
+        odd: it has shared devices or counters, or is in several domains.
         shares: position -> thousandths of the device that are taken, where it is shared.
         tenants: gang -> mask of what it has here.
         imex: whether a gang's IMEX domain has the node.
@@ -37,7 +39,6 @@ class Seat:
     __slots__ = (
         "_granted",
         "_grants",
-        "_masks",
         "busy",
         "counters",
         "domains",
@@ -47,9 +48,12 @@ class Seat:
         "imex",
         "imex_counter",
         "key",
+        "known_masks",
         "listed",
         "name",
         "node",
+        "odd",
+        "open",
         "parts",
         "shape",
         "shares",
@@ -66,6 +70,8 @@ class Seat:
         self.held = 0
         self.busy = 0
         self.free = 0
+        self.open = 0
+        self.odd = False
         self.shares: dict[int, int] = {}
         self.used: dict[str, float] = {}
         self.used_by_others: Mapping[str, float] = {}
@@ -91,7 +97,7 @@ class Seat:
         self.counters = bool(node.counters)
         self._grants: tuple[Grant, ...] | None = None
         self._granted: dict[int, tuple[Grant, ...]] = {}
-        self._masks: dict[int, int] = {}
+        self.known_masks: dict[int, int] = {}  # id of a tuple in _granted -> its mask
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -108,12 +114,12 @@ class Seat:
         if found is None:
             grants = self.grants
             found = self._granted[mask] = tuple(grants[i] for i in bits(mask))
-            self._masks[id(found)] = mask
+            self.known_masks[id(found)] = mask
         return found
 
     def mask_of(self, grants: tuple[Grant, ...]) -> int:
         """The mask of grants, found by device: a node may have been renumbered. Devices that are gone are left out."""
-        mask = self._masks.get(id(grants))  # the tuple is kept in _granted, so its id is nobody else's
+        mask = self.known_masks.get(id(grants))  # the tuple is kept in _granted, so its id is nobody else's
         if mask is not None:
             return mask
         mask = 0
@@ -126,16 +132,20 @@ class Seat:
                 mask |= 1 << position
         return mask
 
-    def free_now(self) -> int:
-        """Whole devices that could be held, from everything known of the node."""
-        if not self.node.ready:
-            return 0
-        free = self.healthy & ~self.held & ~self.busy
+    def reopen(self) -> None:
+        """Work out `open` after any change but a hold of whole devices, which is the frequent one."""
+        found = self.healthy & ~self.busy if self.node.ready else 0
         for position in self.shares:
-            free &= ~(1 << position)
+            found &= ~(1 << position)
         for domain, members, _ in self.parts:
             if domain.owner is not None:
-                free &= ~members
+                found &= ~members
+        self.open = found
+        self.odd = bool(self.counters or self.shares or self.listed or len(self.parts) > 1)
+
+    def free_now(self) -> int:
+        """Whole devices that can be held."""
+        free = self.open & ~self.held
         if self.counters and free:
             left = self.counters_left()
             for i in bits(free):

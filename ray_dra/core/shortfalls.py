@@ -51,7 +51,7 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     if _some_node_holds(inventory, needs, bundle):
         return []
     seats = list(inventory.seats.values())
-    where = f"bundle {needs.members[needs.classes.index(bundle)][0]}"
+    where = f"bundle {needs.request.bundles.index(bundle)}"
     open_seats = _open(inventory, needs.request)
     if not open_seats:
         lost = ", ".join(f"{s.name} ({s.node.reason or 'excluded'})" for s in seats[:4])

@@ -1,0 +1,77 @@
+"""Clusters for the planner's benchmarks, by a short text: `nvl72:RACKS`, `boxes8:N`, `mix:N`.
+
+`mix:N` is N boxes of 8 H100s, N DGX-1 (8 V100s that are partly connected) and as many GPUs again in
+NVL72 racks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ray_dra.core.topology import Attribute, Device, DeviceId, Links, Node, Topology, box_clique, fabric_clique
+
+TRAYS = 18  # compute trays of an NVL72 rack, 4 GPUs each
+CLUSTER_UUID = "9c6f5af3-53bf-49b5-a436-b66766c413c3"
+
+# Links between each two GPUs of a DGX-1 V100, from NVIDIA's description of the machine.
+DGX1: Links = tuple(
+    tuple(map(int, row))
+    for row in ("01122000", "10210200", "12020010", "21200001", "20000112", "02001021", "00101202", "00012120")
+)
+
+
+def full(gpus: int) -> Links:
+    """Every two linked, as by switches."""
+    return tuple(tuple(18 * (i != j) for j in range(gpus)) for i in range(gpus))
+
+
+TRAY_LINKS, BOX_LINKS = full(4), full(8)
+
+
+def machine(
+    name: str, gpus: int, links: Links, clique: str | None, product: str, cpus: float, order: int | None = None
+) -> Node:
+    """One node; the first half of its GPUs is on NUMA node 0."""
+    kinds: list[dict[str, Attribute]] = [{"product": product, "numa": n} for n in (0, 1)]
+    devices = tuple(
+        Device(
+            id=DeviceId("gpu.nvidia.com", name, f"gpu-{i}"),
+            index=i,
+            uuid=f"GPU-{name}-{i}",
+            attributes=kinds[2 * i >= gpus],
+            domains=() if clique is None else (clique,),
+        )
+        for i in range(gpus)
+    )
+    return Node(name, devices, links=links, resources={"CPU": cpus}, order=order)
+
+
+def racks(count: int) -> Iterator[Node]:
+    for rack in range(count):
+        clique = fabric_clique(CLUSTER_UUID, rack)
+        for tray in range(TRAYS):
+            yield machine(f"rack{rack}-tray{tray}", 4, TRAY_LINKS, clique, "NVIDIA GB200", 144.0, tray)
+
+
+def boxes(count: int) -> Iterator[Node]:
+    for i in range(count):
+        name = f"h100-{i}"
+        yield machine(name, 8, BOX_LINKS, box_clique(name), "NVIDIA H100 80GB HBM3", 192.0)
+
+
+def dgx1(count: int) -> Iterator[Node]:
+    for i in range(count):
+        yield machine(f"dgx1-{i}", 8, DGX1, None, "Tesla V100-SXM2-32GB", 80.0)
+
+
+def cluster(shape: str) -> Topology:
+    """The cluster that a text names; ValueError for one that is unknown."""
+    kind, _, number = shape.partition(":")
+    count = int(number)
+    if kind == "nvl72":
+        return Topology.of(racks(count))
+    if kind == "boxes8":
+        return Topology.of(boxes(count))
+    if kind == "mix":
+        return Topology.of([*boxes(count), *dgx1(count), *racks(max(1, round(count * 8 / 72)))])
+    raise ValueError(f"unknown cluster {shape!r}: nvl72:RACKS, boxes8:N or mix:N")
