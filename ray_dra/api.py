@@ -386,7 +386,14 @@ def _request(
         if key not in made:  # equal bundles are one object: the planner folds them quickly
             made[key] = bundle_from_resources(resources, index=i, products=products, labels=labels)
         asked_for.append(made[key])
-    return GangRequest(uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority))
+    request = GangRequest(
+        uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority)
+    )
+    if request.device_count == 0:
+        raise InvalidRequest(
+            "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.", place="bundles"
+        )
+    return request
 
 
 def _topology_strategy(given: Mapping[str, str]) -> tuple[str, Locality | None]:

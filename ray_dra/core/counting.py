@@ -17,7 +17,7 @@ from itertools import islice
 from ray_dra.core.allocation import Placed
 from ray_dra.core.devices import bits
 from ray_dra.core.domain import Catalog, Domain, most_of
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.inventory import LOOSE_NODE, Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, exclusively, granted, imex, roomiest_first, tightest_first
 from ray_dra.core.needs import Needs, of_products
 from ray_dra.core.request import WHOLE
@@ -39,27 +39,27 @@ def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
         if found is None:
             return NOTHING
         domain, seat = found
-        return _laid_out(rooms, [(domain, [(seat, seat.domains[domain.id], total)])])
+        return laid_out(rooms, [(domain, [(seat, seat.domains[domain.id], total)])])
     chosen = _choose(rooms, total, scope)
     if chosen is None:
         return NOTHING
     if len(chosen) > 1:
         chosen.sort(key=lambda c: c[0].key)
-    return _laid_out(rooms, [(domain, rooms.fill(domain, count)) for domain, count in chosen])
+    return laid_out(rooms, [(domain, rooms.fill(domain, count)) for domain, count in chosen])
 
 
-def _laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
+def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
     needs, limits = rooms.needs, rooms.inventory.limits
     placed: list[Placed] = []
     counters: tuple[tuple[Counter, int], ...] = exclusively(rooms.scope, (domain for domain, _ in parts))
     for domain, filled in parts:
-        _place(needs, filled, placed)
+        place_bundles(needs, filled, placed)
         if len(filled) > 1 and limits.compute_domains:
             counters += imex(domain, [seat for seat, _, _ in filled], True)
     return Layout(tuple(placed), counters)
 
 
-def _place(needs: Needs, filled: Filled, placed: list[Placed]) -> None:
+def place_bundles(needs: Needs, filled: Filled, placed: list[Placed]) -> None:
     """Give the bundles on these seats their devices."""
     size, share, connect = needs.size, needs.share, needs.connect
     resources = needs.classes[0].resources
@@ -97,7 +97,7 @@ def _anywhere(rooms: Rooms, total: int) -> Layout:
     if not filled:
         return NOTHING
     placed: list[Placed] = []
-    _place(rooms.needs, filled, placed)
+    place_bundles(rooms.needs, filled, placed)
     return Layout(tuple(placed))
 
 
@@ -110,9 +110,7 @@ def _choose(rooms: Rooms, total: int, scope: Scope) -> list[tuple[Domain, int]] 
         return None
     chosen: dict[Domain, int] = {}
     left = total
-    for domain, room in rooms.largest_first():
-        if room < scope.segment:
-            return None  # the rest have no more
+    for domain, room in rooms.largest_first(scope.segment):
         whole = min(room - room % scope.segment, left)
         chosen[domain] = whole
         left -= whole
@@ -120,7 +118,7 @@ def _choose(rooms: Rooms, total: int, scope: Scope) -> list[tuple[Domain, int]] 
             return list(chosen.items())
         if len(chosen) == scope.cliques:
             return None
-        if left <= room:  # before that no single clique takes the rest
+        if left < room - room % scope.segment + scope.segment:  # before that no single clique takes the rest
             last = rooms.tightest(left, chosen)
             if last is not None:
                 return [*chosen.items(), (last, left)]
@@ -148,36 +146,46 @@ class Rooms:
             return None
         if needs.share:
             return self._one_shared(count)
-        counted = self._one_counted(needs.size * count) if not self.scope.exclusive else None
+        wanted = needs.size * count
         if self.plain and not self.scope.exclusive:
-            return counted
+            return self._one_counted(self.catalogs, wanted)
         if not needs.extra and needs.linked and not needs.products and not self.scope.exclusive:
+            counted = self._one_counted([c for c in self.catalogs if needs.told_by_count(c)], wanted)
             return self._one_linked(count, counted)
-        for domain, mask in self._levels(needs.size * count):
+        for domain, free in self._levels(self.catalogs, wanted):
             if self._offers(domain):
+                mask = domain.stock[free]
                 for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
                     seat = domain.seats[at]
                     if needs.on(seat, seat.domains[domain.id]) >= count:
                         return domain, seat
         return None
 
-    def _one_counted(self, wanted: int) -> tuple[Domain, Seat] | None:
-        """The same, among the cliques where free devices tell all."""
-        catalogs = self.catalogs if self.plain else [c for c in self.catalogs if self.needs.told_by_count(c)]
-        if not catalogs:
-            return None
-        for free in range(wanted, len(self.inventory.by_free)):
-            best, at = "", None
-            for catalog in catalogs:
-                if free < len(catalog.levels) and (level := catalog.levels[free]) and (at is None or level[0] < best):
-                    best, at = level[0], catalog
-            if at is not None:
-                domain = at.domains[best[1:]]
-                mask = domain.stock[free]
-                # A node in another gang's IMEX domain can take no part of a larger gang: use it up first.
-                if domain.imex:
-                    mask = mask & domain.imex or mask
-                return domain, domain.seats[(mask & -mask).bit_length() - 1]
+    def _levels(self, catalogs: Sequence[Catalog], least: int) -> Iterator[tuple[Domain, int]]:
+        """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
+
+        Nodes in use first, the least free, in the fullest clique; then whole ones, of the smallest clique: a rack is
+        not broken into where a box will do, nor a box where there is a node without a clique.
+        """
+        for free in range(least, len(self.inventory.by_free)):
+            shelves = [c for c in catalogs if free < len(c.levels) - 1 and c.levels[free]]
+            if shelves:
+                for domain in _by_rank(shelves, free):
+                    yield domain, free
+        whole = [c for c in catalogs if least < len(c.levels) and c.levels[-1]]
+        if len(whole) > 1:
+            whole.sort(key=_breaking)
+        for catalog in whole:
+            for rank in catalog.levels[-1]:
+                yield catalog.at(rank), len(catalog.levels) - 1
+
+    def _one_counted(self, catalogs: Sequence[Catalog], wanted: int) -> tuple[Domain, Seat] | None:
+        """The same, among cliques where free devices tell all."""
+        for domain, free in self._levels(catalogs, wanted):
+            mask = domain.stock[free]
+            if domain.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+                mask = mask & domain.imex or mask
+            return domain, domain.seats[(mask & -mask).bit_length() - 1]
         return None
 
     def _one_linked(self, count: int, counted: tuple[Domain, Seat] | None) -> tuple[Domain, Seat] | None:
@@ -190,16 +198,10 @@ class Rooms:
                 domain = catalog.at(rank)
                 seat = next((s for s in domain.seats if self.needs.on(s, s.domains[domain.id]) >= count), None)
                 if seat is not None:
-                    if best is None or (seat.free.bit_count(), domain.rank) < (best[1].free.bit_count(), best[0].rank):
+                    if best is None or _worth(domain, seat) < _worth(*best):
                         best = (domain, seat)
                     break
         return best
-
-    def _levels(self, least: int) -> Iterator[tuple[Domain, int]]:
-        """(clique, its nodes with so many free devices), the least free nodes first, then the fullest cliques."""
-        for free in range(least, len(self.inventory.by_free)):
-            for domain in _by_rank([c for c in self.catalogs if free < len(c.levels)], free):
-                yield domain, domain.stock[free]
 
     def _one_shared(self, count: int) -> tuple[Domain, Seat] | None:
         """For shares: first a device that is shared already and is left with least, then a free one."""
@@ -212,8 +214,8 @@ class Rooms:
                 domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
                 if domain.catalog in self.catalogs and self._offers(domain) and needs.on(seat, 1 << position):
                     return domain, seat
-        for domain, mask in self._levels(1):
-            for at in bits(mask):
+        for domain, free in self._levels(self.catalogs, 1):
+            for at in bits(domain.stock[free]):
                 seat = domain.seats[at]
                 if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
                     return domain, seat
@@ -246,29 +248,29 @@ class Rooms:
                     break
         return found
 
-    def largest_first(self) -> Iterator[tuple[Domain, int]]:
-        """(clique, bundles it holds), the roomiest first."""
-        waiting: list[tuple[int, str, Domain]] = []  # rooms worked out, until no bound is above them
-        for bound, domain in roomiest_first(self.catalogs, self.needs.measure):
-            while waiting and -waiting[0][0] >= bound:
-                room, _, roomiest = heappop(waiting)
-                yield roomiest, -room
-            if not self._offers(domain):
-                continue
-            if self.measured:
-                yield domain, bound
-            elif room := self.room(domain):
-                heappush(waiting, (-room, domain.rank, domain))
+    def largest_first(self, segment: int) -> Iterator[tuple[Domain, int]]:
+        """(clique, bundles it holds): most whole segments first, of these the least roomy. See `Buckets.downwards`."""
+        stream = roomiest_first(self.catalogs, self.needs.measure, segment)
+        if self.measured:
+            yield from ((domain, room) for room, domain in stream if self._offers(domain))
+            return
+        waiting: list[tuple[int, int, str, Domain]] = []  # rooms worked out, until no bound is above them
+        for bound, domain in stream:
+            while waiting and -waiting[0][0] > bound // segment:
+                _, room, _, roomiest = heappop(waiting)
+                yield roomiest, room
+            if self._offers(domain) and (room := self.room(domain)) >= segment:
+                heappush(waiting, (-(room // segment), room, domain.rank, domain))
         while waiting:
-            room, _, roomiest = heappop(waiting)
-            yield roomiest, -room
+            _, room, _, roomiest = heappop(waiting)
+            yield roomiest, room
 
     def sum_of_largest(self, segment: int, cliques: int | None) -> int:
         """Whole segments that so many of the roomiest cliques hold (None: all of them)."""
         if cliques is None and self.measured and not self.scope.exclusive:
             buckets = [c.buckets(self.needs.measure).lists for c in self.catalogs]
             return sum(len(ranks) * (room // segment) for lists in buckets for room, ranks in lists.items())
-        rooms = (room for _, room in self.largest_first())
+        rooms = (room for _, room in self.largest_first(segment))
         return sum(room // segment for room in islice(rooms, cliques))
 
     def room(self, domain: Domain) -> int:
@@ -341,8 +343,10 @@ class Rooms:
     def anywhere(self, count: int) -> Filled:
         """Nodes of the whole cluster for `count` bundles, cliques forgotten; empty if there are not enough."""
         inventory, needs, scope = self.inventory, self.needs, self.scope
-        if scope.one_node:  # whole domains have been tried; what is left is to mix devices of several
-            seats: Iterable[Seat] = inventory.split.values()
+        if not needs.size:
+            seats: Iterable[Seat] = inventory.seats.values()
+        elif scope.one_node:  # whole domains have been tried; what is left is to mix devices of several
+            seats = inventory.split.values()
         elif not inventory.split and not inventory.limits.compute_domains:
             return []
         else:
@@ -352,7 +356,9 @@ class Rooms:
         shelves: dict[tuple[int, int], list[Seat]] = {}
         total = most = 0
         for seat in seats:
-            if (not seat.free and not needs.share) or (seat.node.spare and not needs.request.preemptible):
+            if (not seat.free and needs.size and not needs.share) or (
+                seat.node.spare and not needs.request.preemptible
+            ):
                 continue
             room = needs.on(seat, -1)
             if room:
@@ -366,6 +372,19 @@ class Rooms:
         filled = [(seat, -1, n) for seat, n in _fewest(shelves, count)]
         filled.sort(key=lambda f: f[0].key)
         return filled
+
+
+def _worth(domain: Domain, seat: Seat) -> tuple[bool, int, int, str]:
+    """Order of nodes as in `Rooms._levels`."""
+    free = seat.free.bit_count()
+    whole = free == seat.size
+    return whole, (0 if domain.loose else domain.size) if whole else 0, free, domain.rank
+
+
+def _breaking(catalog: Catalog) -> tuple[int, int, str]:
+    """Order of catalogs by what a whole node of them is worth to larger gangs."""
+    rank = catalog.levels[-1][0]
+    return (0 if catalog.kind == LOOSE_NODE else catalog.at(rank).size, len(catalog.levels), rank)
 
 
 def _by_rank(catalogs: Sequence[Catalog], free: int) -> Iterator[Domain]:

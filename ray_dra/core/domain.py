@@ -230,14 +230,22 @@ class Buckets:
                 yield room, rank
             present ^= low
 
-    def downwards(self) -> Iterator[tuple[int, str]]:
-        """(room, rank) from the roomiest down, ties the fullest first."""
-        present = self.present
+    def downwards(self, segment: int) -> Iterator[tuple[int, str]]:
+        """(room, rank), those that hold most whole segments first, of these the least roomy, ties the fullest.
+
+        So as few domains as can be are used, and of those that serve as well the roomier are left to others.
+        """
+        present = self.present >> segment << segment
         while present:
-            room = present.bit_length() - 1
-            for rank in self.lists[room]:
-                yield room, rank
-            present ^= 1 << room
+            least = (present.bit_length() - 1) // segment * segment
+            several = present >> least << least
+            present ^= several
+            while several:
+                low = several & -several
+                room = low.bit_length() - 1
+                for rank in self.lists[room]:
+                    yield room, rank
+                several ^= low
 
 
 MOST_MEASURES = 24

@@ -65,23 +65,28 @@ def tightest_first(catalogs: Sequence[Catalog], measure: Measure, least: int) ->
         for room, rank in catalog.buckets(measure).upwards(least):
             yield room, catalog.at(rank)
         return
-    for room, rank, at in merge(*(_tagged(c.buckets(measure).upwards(least), i, 1) for i, c in enumerate(catalogs))):
+    for room, rank, at in merge(*(_tagged(c.buckets(measure).upwards(least), i) for i, c in enumerate(catalogs))):
         yield room, catalogs[at].at(rank)
 
 
-def roomiest_first(catalogs: Sequence[Catalog], measure: Measure) -> Iterator[tuple[int, Domain]]:
-    """(room, domain), the roomiest first, ties the fullest first, then by name."""
+def roomiest_first(catalogs: Sequence[Catalog], measure: Measure, segment: int) -> Iterator[tuple[int, Domain]]:
+    """(room, domain), in the order of `Buckets.downwards`; those without room for a segment are left out."""
     if len(catalogs) == 1:
         catalog = catalogs[0]
-        for room, rank in catalog.buckets(measure).downwards():
+        for room, rank in catalog.buckets(measure).downwards(segment):
             yield room, catalog.at(rank)
         return
-    for room, rank, at in merge(*(_tagged(c.buckets(measure).downwards(), i, -1) for i, c in enumerate(catalogs))):
-        yield -room, catalogs[at].at(rank)
+    streams = (_by_segments(c.buckets(measure).downwards(segment), i, segment) for i, c in enumerate(catalogs))
+    for _, room, rank, at in merge(*streams):
+        yield room, catalogs[at].at(rank)
 
 
-def _tagged(stream: Iterable[tuple[int, str]], tag: int, sign: int) -> Iterator[tuple[int, str, int]]:
-    return ((sign * room, rank, tag) for room, rank in stream)
+def _tagged(stream: Iterable[tuple[int, str]], tag: int) -> Iterator[tuple[int, str, int]]:
+    return ((room, rank, tag) for room, rank in stream)
+
+
+def _by_segments(stream: Iterable[tuple[int, str]], tag: int, segment: int) -> Iterator[tuple[int, int, str, int]]:
+    return ((-(room // segment), room, rank, tag) for room, rank in stream)
 
 
 def lay_out(needs: Needs, groups: Sequence[tuple[Sequence[int], Sequence[Pick]]]) -> tuple[Placed, ...]:

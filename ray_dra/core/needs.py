@@ -36,9 +36,9 @@ class Needs:
         proven: False once a bounded search inside a node gave up.
     """
 
-    def __init__(self, request: GangRequest, *, spread: bool | None = None) -> None:
+    def __init__(self, request: GangRequest, *, spread: bool | None = None, linked: bool = False) -> None:
         self.request = request
-        self.connect = request.locality.connect
+        self.connect = Connect.REQUIRED if linked else request.locality.connect
         self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
         self.proven = True
@@ -137,6 +137,8 @@ class Needs:
             for position, left in seat.shared_left().items():
                 if of_products(seat, 1 << position & members, self.products):
                     room += left // self.share
+        elif not self.size:
+            room = self.counts[0]
         else:
             room = seat.how_many(mask, self.size, Connect.REQUIRED if self.measure.linked else Connect.ANY)
         for resource, amount in bundle.resources.items():

@@ -17,59 +17,85 @@ from collections.abc import Iterator
 
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.counting import place_equal
+from ray_dra.core.domain import UNEVEN
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Layout, Scope
 from ray_dra.core.mixed import place_mixed
 from ray_dra.core.needs import Needs, kinds_for
-from ray_dra.core.request import GangRequest, Strategy
+from ray_dra.core.policy import Policy
+from ray_dra.core.request import Connect, GangRequest, Strategy
+from ray_dra.core.scored import place_scored
 from ray_dra.core.shortfalls import shortfalls
 
 
-def plan(inventory: Inventory, request: GangRequest, *, epoch: int = 0) -> Allocation | Unsatisfiable:
+def plan(
+    inventory: Inventory, request: GangRequest, *, epoch: int = 0, policy: Policy | None = None
+) -> Allocation | Unsatisfiable:
     """Decide where the whole gang goes, without holding anything.
+
+    Args:
+        policy: scores the places of equal bundles; None for the tightest place, from the index.
 
     Returns:
         The Allocation, or Unsatisfiable with at least one shortfall. A no is exact, except where
         `proven` is False: then the search of mixed bundles reached `packing.SEARCH_BOUND` states.
     """
     needs = Needs(request)
-    layout = place(inventory, needs)
+    layout = place(inventory, needs, policy)
     if layout.bundles is not None:
         return Allocation(request.gang, layout.bundles, epoch, request.priority, layout.counters)
     return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
 
 
-def place(inventory: Inventory, needs: Needs) -> Layout:
+def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
-    request = needs.request
     proven = True
-    rounds: tuple[Needs, ...] = (needs,)
-    if request.strategy is Strategy.SPREAD and len(request.bundles) > 1:
-        rounds = (Needs(request, spread=True), needs)
-    for tried in rounds:
+    for tried, near in _rounds(inventory, needs):
         put = place_equal if tried.equal else place_mixed
-        for scope in scopes(inventory, tried):
-            layout = put(inventory, tried, scope)
+        for scope in scopes(inventory, tried, near=near):
+            if policy is not None and tried.equal:
+                layout = place_scored(inventory, tried, scope, policy)
+            else:
+                layout = put(inventory, tried, scope)
             if layout.bundles is not None:
                 return layout
             proven = proven and layout.proven and tried.proven
     return Layout(None, proven=proven)
 
 
-def scopes(inventory: Inventory, needs: Needs) -> Iterator[Scope]:
-    """The ways to look for room, the preferred first; the last one decides whether the answer is no."""
+def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
+    """The request as it is looked at, the preferred way first; the last one decides whether the answer is no."""
+    request, locality = needs.request, needs.request.locality
+    if request.strategy is Strategy.SPREAD and len(request.bundles) > 1:
+        yield Needs(request, spread=True), False
+    if (
+        not (locality.within_cliques and locality.required)
+        and locality.connect is Connect.PREFERRED
+        and any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values())
+        and request.device_count > 1
+    ):
+        # Some nodes have GPUs without links to each other: first where the gang's are linked.
+        yield Needs(request, linked=True), True
+    yield needs, False
+
+
+def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterator[Scope]:
+    """Where to look, the preferred first. `near`: only where all of the gang's devices are linked."""
     request, locality = needs.request, needs.request.locality
     bundles = len(request.bundles)
-    required = locality.within_cliques and locality.required
+    required = near or (locality.within_cliques and locality.required)
     one_node = request.strategy is Strategy.STRICT_PACK
     segment, limit = locality.segment or 1, locality.cliques
     if segment == bundles:  # in one clique, whatever else is said
         segment, limit = 1, 1
+    exclusive = locality.exclusive
+    if not request.device_count:  # where no device is asked for, cliques say nothing
+        yield Scope(anywhere=True, one_node=one_node)
+        return
     small = bundles == 1 or not needs.spread
     if small and not one_node:
         small = (needs.size * bundles if needs.equal else request.device_count) < len(inventory.by_free)
-    exclusive = locality.exclusive
-    for kinds in kinds_for(request, cliques=required):
+    for kinds in kinds_for(request, cliques=bundles > 1 if near else required):
         if one_node or small:
             yield Scope(kinds, 1, 1, exclusive, True)
         if one_node or bundles == 1:

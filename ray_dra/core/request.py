@@ -188,11 +188,6 @@ def _check(request: GangRequest) -> None:
                 place="bundles",
                 wanted=f"{device.share / WHOLE:g} of {device.count}",
             )
-    if request.device_count == 0:
-        raise InvalidRequest(
-            "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.",
-            place="bundles",
-        )
     for name in ("segment", "cliques"):
         value = getattr(locality, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

@@ -222,7 +222,7 @@ def _cliques(inventory: Inventory, needs: Needs) -> list[Shortfall]:
     rooms = Rooms(inventory, needs, scope)
     total = len(request.bundles)
     size = f"bundles of {needs.classes[0].count} GPUs"
-    first = next(rooms.largest_first(), None)
+    first = next(rooms.largest_first(1), None)
     best_room = first[1] if first else 0
     where = f"{_name(first[0])} (the roomiest of {inventory.cliques})" if first else f"{inventory.cliques} cliques"
     pattern = f": {_pattern(first[0])}" if first else ""

@@ -1,0 +1,109 @@
+"""The planner's baselines, each written from its published rule as a scorer for `plan`.
+
+first-fit     the first clique, and the first nodes in it, by name
+ray           Ray 2.60: the first domain in hash order with enough in total; in it, and where there is none,
+              the node with most left for the bundle, filled up before the next (LeastResourceScorer and
+              BundlePackSchedulingPolicy)
+best-fit      the clique with the fewest free devices, the node with the fewest
+kueue-best    Kueue 0.19 topology-aware scheduling, BestFit: the least free domain that holds all; else the
+              largest first, the last the tightest
+kueue-least   the same, LeastFreeCapacity: where no domain holds all, from the least free upwards
+kai           KAI Scheduler 0.17: the domain that is allocated to the highest fraction first; nodes likewise
+slurm         Slurm 24 topology/block with segments: each segment in the block with the fewest free nodes
+              that suffices, blocks by name where several are needed
+fgd           FGD (ATC 2023): single bundles by the fragmentation gradient, rounded to whole points of 100 by a
+              sigmoid over whole devices as in its code; ties to the node with least left
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+from ray_dra.core.domain import Domain
+from ray_dra.core.gradient import Mix
+from ray_dra.core.needs import Needs
+from ray_dra.core.policy import Choice, Policy, Score, tightest_share
+from ray_dra.core.seat import Seat
+
+
+class FirstFit(Policy):
+    name = "first-fit"
+
+    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+        return ()
+
+    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+        return ()
+
+    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        return (), tightest_share(seat, needs)
+
+
+class Ray(Policy):
+    name = "ray"
+
+    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+        return (zlib.crc32(domain.id.encode()),)
+
+    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+        return (zlib.crc32(domain.id.encode()),)
+
+    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        left = seat.free.bit_count() - taken * needs.size
+        wanted = needs.size if not needs.share else needs.share / 1000
+        return (-(taken > 0), -(left - wanted) / max(left, 1)), tightest_share(seat, needs)
+
+
+class KueueLeast(Policy):
+    name = "kueue-least"
+
+    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+        return (room, domain.free)
+
+
+class KueueBest(Policy):
+    name = "kueue-best"
+
+    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        # The same rule one level down: a node that holds the rest tightly, else the roomiest.
+        return (-taken, -seat.free.bit_count()) if taken else (seat.free.bit_count(),), tightest_share(seat, needs)
+
+
+class Kai(Policy):
+    name = "kai"
+
+    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+        return (domain.free / domain.size,)
+
+    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+        return (domain.free / domain.size,)
+
+    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        return ((seat.free.bit_count() - taken * needs.size) / max(seat.size, 1),), tightest_share(seat, needs)
+
+
+class Slurm(Policy):
+    name = "slurm"
+
+    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+        return (sum(1 for s in domain.seats if s.free & s.domains[domain.id]), domain.free)
+
+    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+        return ()
+
+
+class Fgd(Policy):
+    name = "fgd"
+    by_clique = False
+
+    def __init__(self, mix: Mix) -> None:
+        super().__init__()
+        self.mix = mix
+
+    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        ways = []
+        for before, after, left, at in self.mix.before_and_after(seat, needs, taken):
+            points = int(100 / (1 + math.exp(-(before - after) / 1000)))
+            ways.append(((-points, left), at))
+        return min(ways)

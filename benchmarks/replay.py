@@ -1,0 +1,205 @@
+"""Gangs on a cluster over time: jobs arrive, wait in one queue, run as long as they ran, and leave.
+
+First come, first served; the first that does not fit holds up those behind it, as in the coordinator.
+The same for every policy. A job asks for whole nodes' worth of GPUs where it is large, in one clique where
+a clique is large enough and in segments of a power of two nodes where not, preferred, not required: it
+starts as soon as there are devices, and one that had to leave its clique counts at 1/2.4 of its speed
+(NCCL bus bandwidth inside and outside of the clique on two GB300 nodes).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import heapq
+import random
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from figures import percentile
+
+from ray_dra.core.allocation import Allocation, Placed
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
+from ray_dra.core.policy import Policy
+from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
+from ray_dra.core.topology import Topology
+
+OUTSIDE = 1 / 2.4  # speed of a gang that had to leave its clique
+JITTER_S = 6 * 3600.0  # a seed shifts each arrival by up to so much
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    name: str
+    arrival: float  # seconds
+    duration: float  # seconds
+    gpus: int
+
+
+def read_jobs(path: Path, scale: int = 1) -> list[Job]:
+    """A job list with the columns job_id, submission_time, duration, num_gpu; sizes times `scale`."""
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Job(r["job_id"], float(r["submission_time"]), float(r["duration"]), int(r["num_gpu"]) * scale) for r in rows
+    ]
+
+
+def synthetic_jobs(count: int, gpus: int, scale: int = 1, load: float = 0.9) -> list[Job]:
+    """Seeded jobs with sizes and durations spread as in real traces, for those who do not have one."""
+    dice = random.Random(7)
+    sizes = dice.choices((1, 2, 4, 8, 16, 32, 64), (60, 6, 8, 18, 4, 3, 1), k=count)
+    durations = [min(dice.lognormvariate(9.0, 1.3), 400_000.0) for _ in sizes]
+    work = sum(s * d for s, d in zip(sizes, durations, strict=True)) * scale
+    span = work / (gpus * load)
+    times = sorted(dice.uniform(0, span) for _ in sizes)
+    return [Job(f"job-{i}", t, d, s * scale) for i, (t, d, s) in enumerate(zip(times, durations, sizes, strict=True))]
+
+
+def shuffled(jobs: list[Job], seed: int) -> list[Job]:
+    """The jobs with arrivals shifted by up to JITTER_S either way; seed 0 is the trace itself."""
+    if seed == 0:
+        return sorted(jobs, key=lambda j: (j.arrival, j.name))
+    dice = random.Random(seed)
+    moved = [Job(j.name, j.arrival + dice.uniform(-JITTER_S, JITTER_S), j.duration, j.gpus) for j in jobs]
+    return sorted(moved, key=lambda j: (j.arrival, j.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """What a job can count on: GPUs of a node, and the largest segment of nodes in one clique."""
+
+    node: int
+    segment: int
+
+    @classmethod
+    def of(cls, topology: Topology) -> Machines:
+        """By the smallest node, and the largest clique in whole powers of two of it."""
+        node = min(len(n.devices) for n in topology.nodes.values())
+        largest = max((c.devices for c in topology.cliques.values()), default=node)
+        segment = 1
+        while segment * 2 * node <= largest:
+            segment *= 2
+        return cls(node, segment)
+
+    def request(self, name: str, gpus: int) -> GangRequest:
+        each = min(gpus, self.node)
+        count = -(-gpus // each)
+        bundles = (Bundle((DeviceRequest(each),)),) * count
+        whole = count <= self.segment or count % self.segment
+        locality = Locality(cliques=1, required=False) if whole else Locality(segment=self.segment, required=False)
+        return GangRequest(name, bundles, locality)
+
+
+def inside(inventory: Inventory, allocation: Allocation, segment: int) -> bool:
+    """Whether each segment lies in one clique, or on one node with every two of its devices linked."""
+    parts = [allocation.bundles[i : i + segment] for i in range(0, len(allocation.bundles), segment)]
+    return all(_linked(inventory, part) for part in parts)
+
+
+def _linked(inventory: Inventory, part: tuple[Placed, ...]) -> bool:
+    grants = [g for placed in part for g in placed.grants]
+    cliques = {g.clique for g in grants}
+    if len(cliques) == 1 and None not in cliques:
+        return True
+    if len({g.node for g in grants}) > 1:
+        return False
+    links = inventory.seats[grants[0].node].shape.links
+    return all(links[a.position][b.position] for a, b in combinations(grants, 2))
+
+
+class Tally:
+    """Integrals over the window from the first to the last arrival."""
+
+    def __init__(self, start: float, end: float, gpus: int, nodes: int) -> None:
+        self.now, self.end = start, end
+        self.gpus, self.nodes = gpus, nodes
+        self.allocated = self.good = self.waiting = self.while_waiting = self.fragmented = 0.0
+        self.window = end - start
+
+    def advance(self, to: float, inventory: Inventory, good: float, waits: bool) -> None:
+        to = min(to, self.end)
+        span = to - self.now
+        if span <= 0:
+            return
+        self.now = to
+        held = inventory.held_devices
+        self.allocated += span * held
+        self.good += span * good
+        idle = sum(n for free, n in enumerate(inventory.by_free) if free)
+        empty = sum(1 for s in inventory.seats.values() if not s.held) if span else 0
+        self.fragmented += span * (idle - empty)
+        if waits:
+            self.waiting += span
+            self.while_waiting += span * held
+
+
+def replay(topology: Topology, jobs: Iterable[Job], policy: Policy | None) -> tuple[dict[str, Any], list[float]]:
+    """Run the jobs; the figures of the run, and each job's wait in seconds.
+
+    Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
+    (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
+    allocated while something waits (GPU allocation rate); `fragmented_nodes_pct` nodes that are neither empty nor
+    full, over time (GPU node fragmentation ratio; all three as Kant names them, arXiv 2510.01256);
+    `left_pct` gangs of several GPUs that had to leave their clique, by GPU time.
+    """
+    inventory = Inventory(topology)
+    machines = Machines.of(topology)
+    arrivals = deque(jobs)
+    queue: deque[tuple[Job, GangRequest]] = deque()
+    running: list[tuple[float, str, int, float]] = []  # (end, name, gpus, speed)
+    waits: list[float] = []
+    tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.seats))
+    good = 0.0
+    left = several = dropped = 0.0
+    while arrivals or queue or running:
+        now = min(arrivals[0].arrival if arrivals else float("inf"), running[0][0] if running else float("inf"))
+        tally.advance(now, inventory, good, bool(queue))
+        while running and running[0][0] <= now:
+            _, name, gpus, speed = heapq.heappop(running)
+            inventory.release(name)
+            good -= gpus * speed
+        while arrivals and arrivals[0].arrival <= now:
+            job = arrivals.popleft()
+            if job.gpus > inventory.devices:
+                dropped += 1
+                continue
+            queue.append((job, machines.request(job.name, job.gpus)))
+        while queue:
+            job, request = queue[0]
+            answer = plan(inventory, request, policy=policy) if inventory.free_devices >= job.gpus else None
+            if not isinstance(answer, Allocation):
+                break
+            queue.popleft()
+            inventory.hold(answer)
+            waits.append(now - job.arrival)
+            within = inside(inventory, answer, request.locality.segment or len(request.bundles))
+            speed = 1.0 if within else OUTSIDE
+            if job.gpus > 1:
+                several += job.gpus * job.duration
+                left += 0.0 if within else job.gpus * job.duration
+            good += job.gpus * speed
+            heapq.heappush(running, (now + job.duration, job.name, job.gpus, speed))
+        if not arrivals and not running and queue:
+            dropped += len(queue)
+            break
+    whole = inventory.devices * tally.window
+    figures = {
+        "goodput_pct": 100 * tally.good / whole,
+        "occupancy_pct": 100 * tally.allocated / whole,
+        "allocated_pct": 100 * tally.allocated / whole,
+        "allocated_gpu_hours": tally.allocated / 3600,
+        "allocation_pct": 100 * tally.while_waiting / (inventory.devices * tally.waiting) if tally.waiting else None,
+        "fragmented_nodes_pct": 100 * tally.fragmented / (tally.nodes * tally.window),
+        "left_pct": 100 * left / several if several else 0.0,
+        "mean_wait_s": sum(waits) / len(waits),
+        "p99_wait_s": percentile(waits, 99),
+        "jobs": len(waits),
+        "dropped": dropped,
+    }
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}, waits

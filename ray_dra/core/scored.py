@@ -1,0 +1,121 @@
+"""Placing equal bundles by a policy's scores instead of the index. Neighbour of `counting.py`.
+
+What is allowed is worked out by the same code; only the choice differs.
+"""
+
+from __future__ import annotations
+
+from ray_dra.core.allocation import Placed
+from ray_dra.core.counting import Filled, Rooms, laid_out, place_bundles
+from ray_dra.core.domain import Domain
+from ray_dra.core.inventory import CLIQUE, LOOSE_NODE, Inventory
+from ray_dra.core.layout import NOTHING, Layout, Scope, granted
+from ray_dra.core.needs import Needs
+from ray_dra.core.policy import Policy, Score
+from ray_dra.core.seat import Seat
+
+
+def place_scored(inventory: Inventory, needs: Needs, scope: Scope, policy: Policy) -> Layout:
+    """Place a gang of one class of bundles where the policy scores lowest."""
+    total = needs.counts[0]
+    rooms = Rooms(inventory, needs, scope._replace(kinds=(CLIQUE, LOOSE_NODE)) if scope.anywhere else scope)
+    if scope.anywhere:
+        return _one_by_one(inventory, needs, policy, total)
+    if not policy.by_clique or (scope.one_node and total > 1):
+        return NOTHING
+    if total == 1 or scope.one_node:
+        return _single(rooms, needs, policy)
+    parts = _choose(rooms, total, scope, policy)
+    if parts is None:
+        return NOTHING
+    parts.sort(key=lambda part: part[0].key)
+    return laid_out(rooms, [(domain, _fill(rooms, domain, count, policy)) for domain, count in parts])
+
+
+def _single(rooms: Rooms, needs: Needs, policy: Policy) -> Layout:
+    best: tuple[Score, str, Domain, Seat] | None = None
+    for catalog in rooms.catalogs:
+        for domain in catalog.domains.values():
+            for seat in domain.seats:
+                if needs.on(seat, seat.domains[domain.id]):
+                    found = (policy.clique(domain, 1, 1) + policy.seat(seat, needs, 0)[0], seat.key, domain, seat)
+                    if best is None or found[:2] < best[:2]:
+                        best = found
+    if best is None:
+        return NOTHING
+    _, _, domain, seat = best
+    return laid_out(rooms, [(domain, [(seat, seat.domains[domain.id], 1)])])
+
+
+def _choose(rooms: Rooms, total: int, scope: Scope, policy: Policy) -> list[tuple[Domain, int]] | None:
+    """(clique, bundles): one that holds all, else parts in the order of their scores, until one holds the rest."""
+    found = [
+        (domain, whole)
+        for domain, room in rooms.largest_first(scope.segment)
+        if (whole := room - room % scope.segment) > 0
+    ]
+    chosen: list[tuple[Domain, int]] = []
+    left = total
+    while left and (scope.cliques is None or len(chosen) < scope.cliques):
+        enough = [(policy.clique(d, room, left), d.key, d) for d, room in found if room >= left]
+        if enough:
+            return [*chosen, (min(enough)[2], left)]
+        if not found or scope.cliques == 1:
+            return None
+        _, _, room, domain = min((policy.part(d, room, left), d.key, room, d) for d, room in found)
+        chosen.append((domain, room))
+        found.remove((domain, room))
+        left -= room
+    return chosen if not left else None
+
+
+def _fill(rooms: Rooms, domain: Domain, count: int, policy: Policy) -> Filled:
+    """Bundles onto the nodes of a clique, one after another where the score is lowest."""
+    needs = rooms.needs
+    usable = [s for at, s in enumerate(domain.seats) if not domain.imex >> at & 1 or count == 1]
+    room = {s: n for s in usable if (n := needs.on(s, s.domains[domain.id]))}
+    if sum(room.values()) < count:  # only a node in another gang's IMEX domain holds them all
+        return rooms.fill(domain, count)
+    used: dict[Seat, int] = {}
+    for _ in range(count):
+        seat = min(
+            (s for s in room if used.get(s, 0) < room[s]),
+            key=lambda s: (policy.seat(s, needs, used.get(s, 0))[0], s.key),
+        )
+        used[seat] = used.get(seat, 0) + 1
+    return sorted(((s, s.domains[domain.id], n) for s, n in used.items()), key=lambda f: f[0].key)
+
+
+def _one_by_one(inventory: Inventory, needs: Needs, policy: Policy, total: int) -> Layout:
+    """Cliques forgotten: every bundle where a node's score is lowest just then."""
+    memory = policy.__dict__.setdefault("remembered", {}).setdefault(needs.classes[0], {})
+    used: dict[Seat, int] = {}
+    devices: dict[Seat, list[int | None]] = {}
+    for _ in range(total):
+        best: tuple[Score, str, Seat, int | None] | None = None
+        for seat in inventory.seats.values():
+            taken = used.get(seat, 0)
+            known = memory.get(seat) if not taken else None
+            if known is None or known[0] != seat.version:
+                room = needs.on(seat, -1) - taken
+                scored = policy.seat(seat, needs, taken) if room > 0 else None
+                known = (seat.version, scored)
+                if not taken:
+                    memory[seat] = known
+            if known[1] is not None and (best is None or (known[1][0], seat.key) < best[:2]):
+                best = (known[1][0], seat.key, seat, known[1][1])
+        if best is None:
+            return NOTHING
+        _, _, seat, device = best
+        used[seat] = used.get(seat, 0) + 1
+        devices.setdefault(seat, []).append(device)
+    placed: list[Placed] = []
+    for seat in sorted(used, key=lambda s: s.key):
+        if needs.share and devices[seat][0] is not None and total == 1:
+            chosen = devices[seat][0]
+            assert chosen is not None
+            grants = granted(seat, 1 << chosen, needs.share)
+            placed.append(Placed(seat.name, grants, needs.classes[0].resources))
+        else:
+            place_bundles(needs, [(seat, -1, used[seat])], placed)
+    return Layout(tuple(placed))
