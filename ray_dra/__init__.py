@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         placement_group,
         plan,
         same_clique,
+        snapshot,
         topology,
     )
     from ray_dra.client import ClientBuilder, embedded_cluster
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         IncompatibleRay,
         InvalidAddress,
         InvalidRequest,
+        InvalidSnapshot,
         NameTaken,
         NvmlError,
         RayDraError,
@@ -47,6 +49,7 @@ _HOMES = {
         "placement_group",
         "plan",
         "same_clique",
+        "snapshot",
         "topology",
     ),
     "ray_dra.client": ("ClientBuilder", "embedded_cluster"),
@@ -57,6 +60,7 @@ _HOMES = {
         "IncompatibleRay",
         "InvalidAddress",
         "InvalidRequest",
+        "InvalidSnapshot",
         "NameTaken",
         "NvmlError",
         "RayDraError",
@@ -75,6 +79,7 @@ __all__ = [
     "IncompatibleRay",
     "InvalidAddress",
     "InvalidRequest",
+    "InvalidSnapshot",
     "NameTaken",
     "NvmlError",
     "RayDraError",
@@ -88,6 +93,7 @@ __all__ = [
     "placement_group",
     "plan",
     "same_clique",
+    "snapshot",
     "topology",
 ]
 

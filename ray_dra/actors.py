@@ -25,6 +25,7 @@ from ray_dra.runtime.coordinator import Coordinator, Order, Status
 from ray_dra.runtime.nodes import only_visible
 from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.records import reading_from_bytes
+from ray_dra.translate.snapshot import Snapshot, snapshot_of
 
 LOOK_SECONDS = 0.5
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
@@ -121,6 +122,9 @@ class CoordinatorActor:
 
     async def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         return self._core.plan(request)
+
+    async def snapshot(self) -> Snapshot:
+        return snapshot_of(self._core.inventory)
 
     async def topology(self) -> Topology:
         return Topology.of(seat.node for seat in self._core.inventory.seats.values())

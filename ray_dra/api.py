@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -15,13 +15,16 @@ from ray.util.placement_group import PlacementGroup
 from ray_dra.actors import ask, coordinator
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
-from ray_dra.core.request import ANYWHERE, Bundle, Connect, GangRequest, Locality, Strategy, bundle_from_resources
+from ray_dra.core.request import Connect, Locality
 from ray_dra.core.topology import Topology
+from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, UnsatisfiableError
 from ray_dra.hooks import SeenDevice, seen_devices
 from ray_dra.runtime.coordinator import Order, Status
+from ray_dra.translate.bundles import request_from_bundles
 from ray_dra.translate.explain import explain_gang
-from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
+from ray_dra.translate.labels import RAY_NODE_ID
+from ray_dra.translate.snapshot import Snapshot, inventory_of, read_snapshot
 
 SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
 RELEASE_SECONDS = 30.0
@@ -90,8 +93,15 @@ def placement_group(
         UnsatisfiableError: it would not fit an empty cluster, or (`wait=False`) it does not fit now.
         NameTaken: a live gang of this namespace has the name.
     """
-    request = _request(
-        bundles, strategy, bundle_label_selector, topology_strategy, locality, product, priority, _soft_target_node_id
+    request = request_from_bundles(
+        bundles,
+        strategy=strategy,
+        selectors=bundle_label_selector,
+        topology_strategy=topology_strategy,
+        locality=locality,
+        product=product,
+        priority=priority,
+        soft_node=_soft_target_node_id,
     )
     if lifetime not in (None, "detached"):
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=repr(lifetime))
@@ -119,15 +129,43 @@ def plan(
     *,
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
+    priority: int = 0,
+    cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
     """What `placement_group` would decide now, without holding or starting anything.
 
+    Args:
+        cluster: a snapshot, or the file of one (`ray-dra snapshot`), to ask instead of the live cluster; Ray need
+            not be connected then.
+
+    Returns:
+        The Allocation; or Unsatisfiable with its shortfalls and, in `counterfactual`, what would fit instead and
+        whose leaving would let it fit.
+
     Raises:
         InvalidRequest: what can never be right.
+        InvalidSnapshot: `cluster` is no snapshot.
     """
-    request = _request(bundles, strategy, bundle_label_selector, topology_strategy, locality, product, 0, None)
-    answer: Allocation | Unsatisfiable = ask(coordinator().plan.remote(request))
-    return answer
+    request = request_from_bundles(
+        bundles,
+        strategy=strategy,
+        selectors=bundle_label_selector,
+        topology_strategy=topology_strategy,
+        locality=locality,
+        product=product,
+        priority=priority,
+    )
+    if cluster is None:
+        answer: Allocation | Unsatisfiable = ask(coordinator().plan.remote(request))
+        return answer
+    snapshot = cluster if isinstance(cluster, Snapshot) else read_snapshot(cluster)
+    return plan_and_explain(inventory_of(snapshot), request)
+
+
+def snapshot() -> Snapshot:
+    """The cluster as the coordinator sees it now, gangs and other work included; see `plan(cluster=...)`."""
+    found: Snapshot = ask(coordinator().snapshot.remote())
+    return found
 
 
 def topology() -> Topology:
@@ -339,73 +377,3 @@ def _with_labels(order: Order, labels: dict[str, str]) -> Order:
 
     bundles = tuple(replace(b, labels={**b.labels, **labels}) for b in order.request.bundles)
     return replace(order, request=replace(order.request, bundles=bundles), wait=False)
-
-
-def _request(
-    bundles: Sequence[Mapping[str, float]],
-    strategy: str | None,
-    selectors: Sequence[Mapping[str, str]] | None,
-    topology_strategy: Mapping[str, str] | None,
-    locality: Locality | None,
-    product: str | Sequence[str] | None,
-    priority: int,
-    soft_node: str | None,
-) -> GangRequest:
-    if not isinstance(bundles, Sequence) or isinstance(bundles, (str, bytes)):
-        raise InvalidRequest("bundles is a list of dicts.", place="bundles", wanted=repr(bundles)[:200])
-    if strategy is not None and topology_strategy is not None:
-        raise InvalidRequest("strategy and topology_strategy exclude each other.", place="strategy")
-    chosen = locality if locality is not None else ANYWHERE
-    if not isinstance(chosen, Locality):
-        raise InvalidRequest("locality is made by same_clique() and its like.", place="locality", wanted=repr(locality))
-    if topology_strategy is not None:
-        strategy, asked = _topology_strategy(topology_strategy)
-        chosen = chosen & asked if asked is not None else chosen
-    if strategy is not None and strategy not in Strategy.__members__:
-        raise InvalidRequest(
-            "This strategy is not known.",
-            place="strategy",
-            wanted=repr(strategy),
-            available=", ".join(Strategy.__members__),
-        )
-    if soft_node is not None and strategy != "STRICT_PACK":
-        raise InvalidRequest("_soft_target_node_id works with STRICT_PACK only.", place="_soft_target_node_id")
-    if selectors is not None and len(selectors) != len(bundles):
-        raise InvalidRequest(
-            "bundle_label_selector needs one selector a bundle.",
-            place="bundle_label_selector",
-            wanted=str(len(bundles)),
-            available=str(len(selectors)),
-        )
-    products = (product,) if isinstance(product, str) else tuple(product or ())
-    made: dict[str, Bundle] = {}
-    asked_for = []
-    for i, resources in enumerate(bundles):
-        labels = selectors[i] if selectors is not None else {}
-        key = repr((sorted(resources.items()) if isinstance(resources, Mapping) else resources, sorted(labels.items())))
-        if key not in made:  # equal bundles are one object: the planner folds them quickly
-            made[key] = bundle_from_resources(resources, index=i, products=products, labels=labels)
-        asked_for.append(made[key])
-    request = GangRequest(
-        uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority)
-    )
-    if request.device_count == 0:
-        raise InvalidRequest(
-            "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.", place="bundles"
-        )
-    return request
-
-
-def _topology_strategy(given: Mapping[str, str]) -> tuple[str, Locality | None]:
-    """Ray's topology_strategy in our words."""
-    rest = dict(given)
-    strategy = rest.pop(RAY_NODE_ID, "PACK")
-    domain = rest.pop(GPU_DOMAIN, None)
-    if rest or domain not in (None, "STRICT_PACK"):
-        raise InvalidRequest(
-            "This topology_strategy is not known.",
-            place="topology_strategy",
-            wanted=repr(dict(given)),
-            available=f'{{"{GPU_DOMAIN}": "STRICT_PACK", "{RAY_NODE_ID}": a strategy}}',
-        )
-    return strategy, same_clique() if domain else None

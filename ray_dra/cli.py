@@ -1,7 +1,9 @@
-"""`ray-dra`: look at machines, cliques and gangs, and give a gang back by hand."""
+"""`ray-dra`: look at machines, cliques and gangs, ask what would fit, and give a gang back by hand."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -41,6 +43,91 @@ def probe() -> None:
     from ray_dra.adapters import nvml
 
     console.print(json.dumps(asdict(nvml.probe())), markup=False, soft_wrap=True)
+
+
+@app.command()
+def snapshot(
+    file: Annotated[Path | None, typer.Argument(help="Where to write; standard output by default.")] = None,
+    address: Address = "",
+    profile: Annotated[str | None, typer.Option(help="Simulated machines instead of a running cluster.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="How many of them.")] = None,
+    cliques: Annotated[int | None, typer.Option(help="In how many cliques.")] = None,
+) -> None:
+    """The cluster as the planner sees it, as YAML: nodes, gangs, other work. For `ray-dra plan` and bug reports."""
+    from ray_dra.translate.snapshot import Snapshot, dump_snapshot
+
+    if profile is not None:
+        from ray_dra.simulated.topology import simulated_topology
+
+        found = Snapshot(simulated_topology(profile, nodes=nodes, cliques=cliques))
+    else:
+        import ray_dra
+
+        _connect(address)
+        found = ray_dra.snapshot()
+    text = dump_snapshot(found)
+    if file is None:
+        sys.stdout.write(text)
+    else:
+        file.write_text(text)
+        console.print(f"{len(found.nodes)} nodes, {len(found.gangs)} gangs in {file}", markup=False)
+
+
+@app.command()
+def plan(
+    cluster: Annotated[Path | None, typer.Argument(help="A snapshot; by default the running cluster.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of a bundle.")] = 1,
+    cpus: Annotated[float, typer.Option(help="CPUs of a bundle.")] = 0.0,
+    bundles: Annotated[int, typer.Option(help="How many bundles.")] = 1,
+    request: Annotated[Path | None, typer.Option(help="The gang as a file (JSON or YAML) instead of options.")] = None,
+    same_clique: Annotated[bool, typer.Option("--same-clique", help="All in one NVLink clique.")] = False,
+    segment: Annotated[int | None, typer.Option(help="So many consecutive bundles in one clique.")] = None,
+    at_most_cliques: Annotated[int | None, typer.Option(help="On so many cliques at most.")] = None,
+    exclusive: Annotated[bool, typer.Option("--exclusive", help="Cliques to itself.")] = False,
+    linked: Annotated[bool, typer.Option("--linked", help="The GPUs of a bundle linked to each other.")] = False,
+    product: Annotated[list[str] | None, typer.Option(help="GPU product that will do; may be repeated.")] = None,
+    strategy: Annotated[str, typer.Option(help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")] = "PACK",
+    priority: Annotated[int, typer.Option(help="Only gangs of at most this priority may have to leave.")] = 0,
+    address: Address = "",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Where a gang would go; or why not, what would fit instead, and whose leaving would help. Holds nothing.
+
+    Ends with 1 where the gang does not fit.
+    """
+    from ray_dra.core.allocation import Allocation
+    from ray_dra.core.request import Connect, Locality
+    from ray_dra.core.whatif import plan_and_explain
+    from ray_dra.translate.bundles import request_from_bundles
+    from ray_dra.translate.explain import answer_as_json, explain_answer
+    from ray_dra.translate.snapshot import inventory_of, read_request, read_snapshot
+
+    if request is not None:
+        asked = read_request(request)
+    else:
+        asked = request_from_bundles(
+            [{"GPU": gpus, **({"CPU": cpus} if cpus else {})}] * bundles,
+            strategy=strategy,
+            locality=Locality(
+                cliques=1 if same_clique and segment is None else at_most_cliques,
+                segment=segment,
+                exclusive=exclusive,
+                connect=Connect.REQUIRED if linked else Connect.PREFERRED,
+            ),
+            product=product,
+            priority=priority,
+        )
+    if cluster is not None:
+        answer = plan_and_explain(inventory_of(read_snapshot(cluster)), asked)
+    else:
+        from ray_dra.actors import ask, coordinator
+
+        _connect(address)
+        answer = ask(coordinator().plan.remote(asked))
+    text = answer_as_json(answer) if as_json else explain_answer(answer, asked)
+    console.print(text, markup=False, soft_wrap=True)
+    if not isinstance(answer, Allocation):
+        raise typer.Exit(1)
 
 
 @app.command()

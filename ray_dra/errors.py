@@ -3,6 +3,7 @@
     RayDraError
     +-- InvalidRequest (ValueError)        the request can never be right, whatever the cluster
     +-- InvalidAddress (ValueError)        ray.init("ray_dra://...") was given something unknown
+    +-- InvalidSnapshot (ValueError)       a file is no cluster snapshot or request, or contradicts itself
     +-- UnsatisfiableError                 the cluster has no room; carries the shortfalls
     +-- GangTimeout (TimeoutError)         a wait ended; what it had held is given back
     +-- NameTaken (ValueError)             another live gang has this name
@@ -68,6 +69,10 @@ class InvalidRequest(RayDraError, ValueError):
 
 class InvalidAddress(RayDraError, ValueError):
     """The address behind `ray_dra://` names something unknown; `available` lists what is allowed."""
+
+
+class InvalidSnapshot(RayDraError, ValueError):
+    """A file that should hold a cluster or a request does not, or what it holds cannot be."""
 
 
 class UnsatisfiableError(RayDraError):

@@ -88,14 +88,14 @@ class Mix:
         if not needs.share:
             left = lefts[: len(lefts) - needs.size]
             return [(before, self.unusable(product, left, after), sum(left), None)]
-        found = []
+        found: list[tuple[float, float, int, int | None]] = []
         open_devices = [(left, at) for at, left in shared.items()] + [(WHOLE, at) for at in bits(seat.free)[:1]]
-        for left, at in sorted(open_devices):
-            if left >= needs.share:
+        for amount, at in sorted(open_devices):
+            if amount >= needs.share:
                 rest = list(lefts)
-                rest.remove(left)
-                if left > needs.share:
-                    rest.append(left - needs.share)
+                rest.remove(amount)
+                if amount > needs.share:
+                    rest.append(amount - needs.share)
                 now = tuple(sorted(rest))
                 found.append((before, self.unusable(product, now, after), sum(now), at))
         return found

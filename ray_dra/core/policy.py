@@ -10,7 +10,7 @@ from __future__ import annotations
 from ray_dra.core.domain import Domain
 from ray_dra.core.needs import Needs
 from ray_dra.core.request import Bundle
-from ray_dra.core.seat import WHOLE, Seat
+from ray_dra.core.seat import Seat
 
 Score = tuple[float, ...]
 """Lower is better; ties go to the place that comes first in topology order."""
@@ -44,7 +44,7 @@ class Policy:
 
     def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
         """A node for one more bundle, `taken` of the gang's being there already."""
-        return (seat.free.bit_count() - taken * needs.size, taken), tightest_share(seat, needs)
+        return (seat.free.bit_count() - taken * needs.size,), tightest_share(seat, needs)
 
 
 def tightest_share(seat: Seat, needs: Needs) -> int | None:
@@ -54,4 +54,4 @@ def tightest_share(seat: Seat, needs: Needs) -> int | None:
     shared = [(left, at) for at, left in seat.shared_left().items() if left >= needs.share]
     if shared:
         return min(shared)[1]
-    return (seat.free & -seat.free).bit_length() - 1 if needs.share < WHOLE else None
+    return (seat.free & -seat.free).bit_length() - 1

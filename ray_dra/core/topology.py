@@ -99,7 +99,7 @@ class Node:
         ancestors: like `links`, NVML's topology level between two (0 internal .. 50 system); empty: unknown.
         resources: what the raylet offers besides devices, e.g. {"CPU": 64.0, "memory": bytes}.
         order: position in the rack (the tray), None when unknown; ties break by name.
-        counters: what the node's devices share, e.g. {("gpu/GPU-a", "memory-slice-3"): 1}; see `Device.consumes`.
+        counters: what the node's devices share, e.g. (("gpu/GPU-a", "memory-slice-3"), 1); see `Device.consumes`.
         spare: kept for repairs, and lent to small preemptible gangs only.
         ready: False while the node is lost, silent or being drained; `reason` says why.
     """
@@ -114,7 +114,7 @@ class Node:
     order: int | None = None
     ready: bool = True
     reason: str = ""
-    counters: Mapping[Counter, int] = field(default_factory=dict, hash=False)
+    counters: tuple[tuple[Counter, int], ...] = ()
     spare: bool = False
 
     @property

@@ -17,6 +17,7 @@ from ray_dra.core.lifecycle import Gang, Observed, Phase, Step, next_step, phase
 from ray_dra.core.plan import plan
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Health
+from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
 from ray_dra.ports import MAP, Clock, NodeReading, Ray, RayView, Store
 from ray_dra.runtime.nodes import Nodes
@@ -209,8 +210,8 @@ class Coordinator:
         return self.status(gang.id)
 
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
-        """What `submit` would decide now, holding nothing."""
-        return plan(self.inventory, request)
+        """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
+        return plan_and_explain(self.inventory, request)
 
     def commit(self, gang_id: str, group: str, moves: int) -> Status:
         """The driver made Ray's placement group; from here on its workers find their GPUs.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+from typing import Any, Protocol
 
-from ray_dra.core.allocation import Allocation, Shortfall
+from ray_dra.core.allocation import Allocation, Shortfall, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import DomainId, Health, Topology
@@ -50,6 +51,52 @@ def explain_allocation(allocation: Allocation) -> list[str]:
         gpus = ", ".join(f"{g.index} ({(g.uuid or 'no uuid')[:12]})" for g in placed.grants) or "no GPU"
         lines.append(f"    bundle {index} on {placed.node}: GPU {gpus}")
     return lines
+
+
+def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> str:
+    """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes."""
+    what = f"{len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
+    if isinstance(answer, Allocation):
+        return "\n".join([f"fits: {what}", *explain_allocation(answer)])
+    lines = [f"does not fit{'' if answer.proven else ' (not found within the bound)'}: {what}"]
+    lines += [f"  {shortfall}" for shortfall in answer.shortfalls]
+    found = answer.counterfactual
+    if found is not None:
+        for each in found.instead:
+            cliques = len({c for c in each.allocation.cliques if c is not None})
+            where = f"on {len(set(each.allocation.nodes))} nodes, {cliques} cliques"
+            lines.append(f"  would fit now: {each.change} ({where})")
+        if found.leaving is not None:
+            lines.append(f"  would fit without: {found.leaving}")
+    return "\n".join(lines)
+
+
+def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
+    """The same for programs, on one line."""
+    if isinstance(answer, Allocation):
+        return json.dumps({"fits": True, "bundles": _bundles(answer)})
+    plain: dict[str, Any] = {
+        "fits": False,
+        "proven": answer.proven,
+        "shortfalls": [
+            {"kind": s.kind.value, "place": s.place, "wanted": s.wanted, "available": s.available}
+            for s in answer.shortfalls
+        ],
+    }
+    found = answer.counterfactual
+    if found is not None:
+        plain["instead"] = [{"change": i.change, "bundles": _bundles(i.allocation)} for i in found.instead]
+        if found.leaving is not None:
+            leaving = found.leaving
+            plain["leaving"] = {"gangs": leaving.gangs, "gpus": leaving.devices, "smallest": leaving.smallest}
+    return json.dumps(plain)
+
+
+def _bundles(allocation: Allocation) -> list[dict[str, Any]]:
+    return [
+        {"node": p.node, "clique": p.clique, "gpus": [{"index": g.index, "uuid": g.uuid} for g in p.grants]}
+        for p in allocation.bundles
+    ]
 
 
 def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> str:

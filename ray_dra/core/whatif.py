@@ -1,0 +1,242 @@
+"""After a no: what would fit now instead, and whose leaving would let the gang fit.
+
+Tries things on the inventory and puts everything back; whoever calls it must be the inventory's only
+user meanwhile. Off the hot path: `plan` never calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+
+from ray_dra.core.allocation import Allocation, Counterfactual, Instead, Leaving, Unsatisfiable
+from ray_dra.core.domain import Domain, Measure
+from ray_dra.core.inventory import CLIQUE, Inventory
+from ray_dra.core.layout import roomiest_first
+from ray_dra.core.needs import Needs
+from ray_dra.core.plan import place, plan
+from ray_dra.core.request import Bundle, Connect, GangRequest, Locality
+
+CLIQUES_TRIED = 12
+"""Cliques, those with most free devices, in which leaving gangs are looked for."""
+
+ALL_SETS_OF = 10
+"""Up to so many gangs every set of them is tried; what is found is then proven to be the smallest."""
+
+
+def plan_and_explain(inventory: Inventory, request: GangRequest) -> Allocation | Unsatisfiable:
+    """`plan`, and after a no what is nearest to a yes."""
+    answer = plan(inventory, request)
+    if isinstance(answer, Unsatisfiable):
+        return replace(answer, counterfactual=counterfactual(inventory, request))
+    return answer
+
+
+def counterfactual(inventory: Inventory, request: GangRequest) -> Counterfactual:
+    """What is nearest to a yes for a request that does not fit now."""
+    return Counterfactual(tuple(_instead(inventory, request)), _leaving(inventory, request))
+
+
+# -- what would fit instead
+
+
+def _instead(inventory: Inventory, request: GangRequest) -> Iterator[Instead]:
+    """One alternative of each kind that fits: a smaller gang, a looser locality, smaller bundles."""
+    fewer = _fewer(inventory, request)
+    if fewer is not None:
+        yield fewer
+    for change, looser in _looser(request):
+        answer = plan(inventory, looser)
+        if isinstance(answer, Allocation):
+            yield Instead(change, answer)
+            break
+    halved = _halved(request)
+    if halved is not None:
+        answer = plan(inventory, halved)
+        if isinstance(answer, Allocation):
+            first = halved.bundles[0]
+            yield Instead(f"{len(halved.bundles)} bundles of {first.count} GPUs", answer)
+
+
+def _fewer(inventory: Inventory, request: GangRequest) -> Instead | None:
+    """The most bundles of the request's own, from the first on, that fit; found by halving."""
+    step = request.locality.segment or 1
+    low, high = 0, len(request.bundles) // step  # low fits, high does not
+    best: Allocation | None = None
+    while high - low > 1:
+        middle = (low + high) // 2
+        answer = plan(inventory, replace(request, bundles=request.bundles[: middle * step]))
+        if isinstance(answer, Allocation):
+            low, best = middle, answer
+        else:
+            high = middle
+    if best is None:
+        return None
+    return Instead(f"{low * step} of the {len(request.bundles)} bundles", best)
+
+
+def _looser(request: GangRequest) -> Iterator[tuple[str, GangRequest]]:
+    """Localities that demand less, the nearest first."""
+    locality = request.locality
+    bundles = len(request.bundles)
+    if locality.exclusive:
+        yield "not exclusively", replace(request, locality=replace(locality, exclusive=False))
+    if locality.within_cliques and locality.required:
+        largest = locality.segment or (bundles if locality.cliques == 1 else 1)
+        for segment in (s for s in range(largest - 1, 1, -1) if bundles % s == 0 and largest % s == 0):
+            loose = replace(locality, segment=segment, cliques=None)
+            yield f"segments of {segment} bundles in one clique each", replace(request, locality=loose)
+        if locality.cliques is not None and locality.segment is None:
+            for cliques in (2, 3, 4, 6, 8, 12, 16):
+                if locality.cliques < cliques <= bundles:
+                    loose = replace(locality, cliques=cliques)
+                    yield f"on {cliques} cliques", replace(request, locality=loose)
+        yield "anywhere", replace(request, locality=Locality(connect=locality.connect))
+    if locality.connect is Connect.REQUIRED:
+        loose = replace(locality, connect=Connect.PREFERRED)
+        yield "devices that are not all linked", replace(request, locality=loose)
+
+
+def _halved(request: GangRequest) -> GangRequest | None:
+    """Twice as many bundles of half the size."""
+    first = request.bundles[0]
+    if any(b is not first and b != first for b in request.bundles) or len(first.devices) != 1 or first.count % 2:
+        return None
+    device = replace(first.devices[0], count=first.count // 2)
+    half = Bundle((device,), {r: n / 2 for r, n in first.resources.items()}, first.labels)
+    locality = request.locality
+    if locality.segment is not None:
+        locality = replace(locality, segment=locality.segment * 2)
+    return replace(request, bundles=(half,) * (2 * len(request.bundles)), locality=locality)
+
+
+# -- whose leaving would help
+
+
+@dataclass(slots=True)
+class _Trial:
+    """Gangs taken off the inventory for a while."""
+
+    inventory: Inventory
+    gone: dict[str, Allocation]
+
+    def leave(self, gang: str) -> None:
+        allocation = self.inventory.allocation(gang)
+        assert allocation is not None
+        self.inventory.release(gang)
+        self.gone[gang] = allocation
+
+    def back(self, gang: str) -> None:
+        self.inventory.hold(self.gone.pop(gang))
+
+    def all_back(self) -> None:
+        for gang in list(self.gone):
+            self.back(gang)
+
+
+def _leaving(inventory: Inventory, request: GangRequest) -> Leaving | None:
+    """A small set of gangs, none of a higher priority, without which the gang fits; None where there is none."""
+    sizes = {}
+    for gang in inventory.gangs:
+        allocation = inventory.allocation(gang)
+        assert allocation is not None
+        if allocation.priority <= request.priority:
+            sizes[gang] = (allocation.priority, len(allocation.grants))
+    trial = _Trial(inventory, {})
+    try:
+        if len(sizes) <= ALL_SETS_OF:
+            return _every_set(trial, request, sizes)
+        found = [_one(trial, request, sizes)]
+        if found[0] is None:
+            found = [_from(trial, request, sizes, gangs) for gangs in _groups(inventory, request, sizes)]
+        answers = [f for f in found if f is not None]
+        return min(answers, key=lambda f: (f.priority, f.devices, f.gangs), default=None)
+    finally:
+        trial.all_back()
+
+
+Sizes = dict[str, tuple[int, int]]  # gang -> (priority, devices)
+
+
+def _every_set(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
+    """The cheapest of all sets, by highest priority, then devices, then gangs."""
+    sets = [s for n in range(1, len(sizes) + 1) for s in combinations(sorted(sizes), n)]
+    sets.sort(key=lambda s: (max(sizes[g][0] for g in s), sum(sizes[g][1] for g in s), len(s), s))
+    for gangs in sets:
+        for gang in gangs:
+            trial.leave(gang)
+        answer = plan(trial.inventory, request)
+        trial.all_back()
+        if isinstance(answer, Allocation):
+            return _found(gangs, sizes, answer, True)
+    return None
+
+
+def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
+    """The cheapest single gang that is enough; every one that could be is tried."""
+    missing = request.device_count - trial.inventory.free_devices
+    clique = request.locality.required and (request.locality.cliques == 1 or request.locality.segment is not None)
+    whole = request.device_count if request.locality.cliques == 1 and clique else 0
+    for gang in sorted(sizes, key=lambda g: (sizes[g], g)):
+        if sizes[gang][1] < missing or (whole and not _could_hold(trial.inventory, gang, whole)):
+            continue
+        trial.leave(gang)
+        layout = place(trial.inventory, Needs(request))
+        trial.back(gang)
+        if layout.bundles is not None:
+            allocation = Allocation(request.gang, layout.bundles, 0, request.priority, layout.counters)
+            return _found((gang,), sizes, allocation, True)
+    return None
+
+
+def _could_hold(inventory: Inventory, gang: str, devices: int) -> bool:
+    """Whether a clique of the gang's would have so many free devices without it."""
+    allocation = inventory.allocation(gang)
+    assert allocation is not None
+    gained: dict[str, int] = {}
+    for grant in allocation.grants:
+        if grant.clique is not None:
+            gained[grant.clique] = gained.get(grant.clique, 0) + 1
+    return any(
+        clique in inventory.domains and inventory.domains[clique].free + n >= devices for clique, n in gained.items()
+    )
+
+
+def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterator[list[str]]:
+    """Gangs to choose from, a group at a time: those of a clique, the emptiest cliques first; else all."""
+    locality = request.locality
+    if not (locality.required and locality.within_cliques and locality.cliques == 1):
+        yield list(sizes)
+        return
+    catalogs = [c for c in inventory.catalogs.values() if c.kind == CLIQUE and c.domains]
+    emptiest: Iterable[Domain] = (d for _, d in roomiest_first(catalogs, Measure(1), 1))
+    large = (d for d in emptiest if d.size >= request.device_count)
+    for domain in islice(large, CLIQUES_TRIED):
+        gangs = {g for seat in domain.seats for g in seat.tenants}
+        yield [g for g in gangs if g in sizes]
+
+
+def _from(trial: _Trial, request: GangRequest, sizes: Sizes, gangs: list[str]) -> Leaving | None:
+    """Gangs leave, the cheapest for what they free first, until the request fits; then those return that can."""
+    order = sorted(gangs, key=lambda g: (sizes[g][0], -sizes[g][1], g))
+    for gang in reversed(order) if len(order) > 200 else order:
+        trial.leave(gang)
+        if request.device_count <= trial.inventory.free_devices and place(trial.inventory, Needs(request)).bundles:
+            break
+    answer = plan(trial.inventory, request)
+    if isinstance(answer, Allocation):
+        for gang in sorted(trial.gone, key=lambda g: (sizes[g], g), reverse=True):
+            trial.back(gang)
+            again = place(trial.inventory, Needs(request))
+            if again.bundles is None:
+                trial.leave(gang)
+        answer = plan(trial.inventory, request)
+    left = tuple(sorted(trial.gone))
+    trial.all_back()
+    return _found(left, sizes, answer, False) if isinstance(answer, Allocation) else None
+
+
+def _found(gangs: tuple[str, ...], sizes: Sizes, allocation: Allocation, smallest: bool) -> Leaving:
+    devices = sum(sizes[g][1] for g in gangs)
+    return Leaving(tuple(sorted(gangs)), devices, max(sizes[g][0] for g in gangs), smallest, allocation)
