@@ -2,7 +2,7 @@
 
 A `Domain` is a clique (or the devices of one node that are in none): its seats in topology order, as
 bits of masks, by how many of their devices are free. A `Catalog` lists the domains that a request
-cannot tell apart by product or by links, in two orders:
+cannot tell apart by product, links or size of node, in two orders:
 
     levels     f -> domains with a node that has exactly f free devices       for gangs on one node
     measures   how a bundle counts -> domains by how many such bundles fit     for gangs over several
@@ -253,7 +253,7 @@ MOST_MEASURES = 24
 
 
 class Catalog:
-    """Domains of one kind (clique, loose or spare), one product and one grade, in the planner's two orders."""
+    """Domains of one kind (clique, loose or spare), product, grade and size of node, in the planner's two orders."""
 
     __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "product")
 

@@ -8,6 +8,7 @@ much); F(node) is the expectation over the demands. In thousandths of a device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -102,23 +103,44 @@ class Mix:
 
 
 class Gradient(Policy):
-    """The place after which least is useless to what is likely to come; of equals, the fullest node.
+    """The place after which least is useless to what is likely to come; of nearly equal ones, the fullest node.
 
-    Differs from FGD's published rule (benchmarks/policies.py) in that the gradient is not rounded, and
-    that a little of what is left on the node counts too, so that of places that are nearly as good the
-    fuller is taken.
+    Differs from FGD's published rule (benchmarks/policies.py) in two ways, both chosen by experiment
+    (docs/planner.md):
+
+    - The gradient is rounded twice as coarsely. Small differences are mostly noise of the mix, and
+      what decides between places that are nearly as good is fullness.
+    - Demands for particular products are looked at apart and finely: what a node of a rare product
+      loses for them cannot be had elsewhere, however small it looks beside the rest of the mix.
     """
 
-    name = "gradient"
+    name = "ray-dra"
     by_clique = False
 
-    def __init__(self, mix: Mix, fullness: float = 0.02) -> None:
+    def __init__(self, demands: Iterable[Demand]) -> None:
         super().__init__()
-        self.mix = mix
-        self.fullness = fullness
+        demands = tuple(demands)
+        self.general = Mix(d for d in demands if not d.products)
+        self.particular = Mix(d for d in demands if d.products)
 
     def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        ways = self.general.before_and_after(seat, needs, taken)
+        if not self.particular.demands:
+            return min(((-_points(before - after), left), at) for before, after, left, at in ways)
+        finely = self.particular.before_and_after(seat, needs, taken)
         return min(
-            ((after - before + self.fullness * left, float(left)), at)
-            for before, after, left, at in self.mix.before_and_after(seat, needs, taken)
+            ((-_points(before - after) + math.floor((now - was) / FINE + 0.5), left), at)
+            for (before, after, left, at), (was, now, _, _) in zip(ways, finely, strict=True)
         )
+
+
+POINTS = 50
+"""Steps that the gradient of the general mix is rounded to, over a sigmoid."""
+
+FINE = 20.0
+"""Thousandths of a device that are a step for demands of particular products."""
+
+
+def _points(saved: float) -> int:
+    """Thousandths that become useful, in steps: a sigmoid, so that the first device counts most."""
+    return int(POINTS / (1.0 + math.exp(-saved / WHOLE)))

@@ -42,7 +42,7 @@ class Inventory:
 
     Attributes:
         seats: by node name; domains: by id.
-        catalogs: by (kind, product, grade).
+        catalogs: by (kind, product, grade, most devices of a node).
         split: seats whose devices are in more than one domain, by name.
         by_free: how many nodes have so many free devices.
         devices, free_devices, held_devices, busy_devices: counts over the cluster.
@@ -52,7 +52,7 @@ class Inventory:
         self.limits = limits
         self.seats: dict[str, Seat] = {}
         self.domains: dict[DomainId, Domain] = {}
-        self.catalogs: dict[tuple[str, str, int], Catalog] = {}
+        self.catalogs: dict[tuple[str, str, int, int], Catalog] = {}
         self.split: dict[str, Seat] = {}
         self.by_free = [0]
         self.devices = 0
@@ -415,10 +415,10 @@ class Inventory:
 
     def _catalog_of(self, domain: Domain) -> Catalog:
         kind = SPARES if domain.spare else LOOSE_NODE if domain.loose else CLIQUE
-        key = (kind, domain.product, domain.grade)
+        key = (kind, domain.product, domain.grade, len(domain.stock))
         found = self.catalogs.get(key)
         if found is None:
-            found = self.catalogs[key] = Catalog(*key, self.limits)
+            found = self.catalogs[key] = Catalog(kind, domain.product, domain.grade, self.limits)
         return found
 
     def _refresh(self, seats: Iterable[Seat], moved: dict[Domain, None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import Limits
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Connect, Locality, Strategy, bundle_from_resources
+from ray_dra.core.request import Bundle, Connect, DeviceRequest, Locality, Strategy, bundle_from_resources
 from ray_dra.core.topology import Health, Node, Topology, label_value
 from ray_dra.errors import InvalidRequest
 
@@ -198,17 +199,25 @@ class Books(RuleBasedStateMachine):
         self.inventory = Inventory(self.nodes.values(), Limits(compute_domains=True, domain_nodes=2))
         self.held: dict[str, Allocation] = {}
         self.busy: dict[str, int] = {}
+        self.away: dict[str, Node] = {}
         self.count = 0
 
     @rule(
         sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
         cliques=st.sampled_from([None, 1, 2]),
         exclusive=st.booleans(),
+        share=st.sampled_from([None, None, 250, 400]),
+        cpus=st.sampled_from([0, 0, 7]),
     )
-    def hold(self, sizes: list[int], cliques: int | None, exclusive: bool) -> None:
+    def hold(self, sizes: list[int], cliques: int | None, exclusive: bool, share: int | None, cpus: int) -> None:
         self.count += 1
         locality = Locality(cliques=cliques, exclusive=exclusive and cliques is not None)
-        answer = plan(self.inventory, gang(*sizes, name=f"g{self.count}", locality=locality))
+        resources = {"CPU": cpus} if cpus else {}
+        request = gang(*sizes, name=f"g{self.count}", locality=locality, resources=resources)
+        if share is not None:
+            parts = tuple(Bundle((DeviceRequest(1, share=share),), resources) for _ in sizes)
+            request = replace(request, bundles=(*parts, *request.bundles[1:]))
+        answer = plan(self.inventory, request)
         if isinstance(answer, Allocation):
             self.inventory.hold(answer)
             self.held[answer.gang] = answer
@@ -247,11 +256,17 @@ class Books(RuleBasedStateMachine):
     @rule(at=st.integers(0, 5))
     def leave(self, at: int) -> None:
         name = sorted(self.nodes)[at % len(self.nodes)]
-        if any(name in a.nodes for a in self.held.values()):
-            return
-        del self.nodes[name]
+        self.away[name] = self.nodes.pop(name)
         self.busy.pop(name, None)
         self.inventory.drop_node(name)
+
+    @precondition(lambda self: self.away)
+    @rule(at=st.integers(0, 5))
+    def join(self, at: int) -> None:
+        """A node comes back; whoever had devices there has them again."""
+        name = sorted(self.away)[at % len(self.away)]
+        self.nodes[name] = self.away.pop(name)
+        self.inventory.put_node(self.nodes[name])
 
     @invariant()
     def the_index_is_what_a_fresh_one_would_be(self) -> None:
@@ -261,10 +276,11 @@ class Books(RuleBasedStateMachine):
         for name, mask in self.busy.items():
             fresh.set_others(name, mask, {})
         assert picture(self.inventory) == picture(fresh)
-        devices = [g.device for a in self.held.values() for g in a.grants]
+        devices = [g.device for a in self.held.values() for g in a.grants if g.amount is None]
         assert len(set(devices)) == len(devices)
-        for device in self.held and devices[:1]:
-            assert self.inventory.owner_of(device) in self.held
+        for device in devices[:1]:
+            if device.pool in self.nodes:
+                assert self.inventory.owner_of(device) in self.held
         assert all(d.health in Health for n in self.nodes.values() for d in n.devices)
 
 

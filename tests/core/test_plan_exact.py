@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from ray_dra.core.allocation import Allocation, Placed, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Connect, GangRequest, Locality, Strategy
+from ray_dra.core.request import Connect, Locality, Strategy
 from ray_dra.core.topology import Node
 
+from .checks import check
 from .machines import DGX1, gang, node
 
 FREE = range(5)
@@ -49,32 +50,6 @@ def fits_by_hand(
                 continue
         return True
     return False
-
-
-def check(allocation: Allocation, inventory: Inventory, request: GangRequest) -> None:
-    """An allocation meets its request and can be held."""
-    assert len(allocation.bundles) == len(request.bundles)
-    for placed, bundle in zip(allocation.bundles, request.bundles, strict=True):
-        assert len(placed.grants) == bundle.count
-        assert all(g.node == placed.node for g in placed.grants)
-    devices = [g.device for g in allocation.grants]
-    assert len(set(devices)) == len(devices)
-    for grant in allocation.grants:
-        assert inventory.seats[grant.node].free >> grant.position & 1
-    locality = request.locality
-    if locality.within_cliques and locality.required:
-        at = allocation.cliques
-        assert None not in at
-        if locality.cliques is not None:
-            assert len(set(at)) <= locality.cliques
-        step = locality.segment or 1
-        assert all(len(set(at[i : i + step])) == 1 for i in range(0, len(at), step))
-    if request.strategy is Strategy.STRICT_PACK:
-        assert len(set(allocation.nodes)) == 1
-    if request.strategy is Strategy.STRICT_SPREAD:
-        assert len(set(allocation.nodes)) == len(allocation.nodes)
-    inventory.hold(allocation)
-    inventory.release(allocation.gang)
 
 
 LOCALITIES = [Locality(), Locality(cliques=1), Locality(cliques=2), Locality(cliques=1, required=False)]

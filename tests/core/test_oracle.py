@@ -1,0 +1,142 @@
+"""A "no" is true where brute force cannot go: thousands of random clusters against CP-SAT.
+
+The model says what an allocation must fulfil (devices, cliques, segments, one IMEX domain a node and at
+most so many nodes in one) and knows nothing of how the planner looks for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from ortools.sat.python import cp_model
+
+from ray_dra.core.allocation import Allocation, Placed
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import Limits
+from ray_dra.core.plan import plan
+from ray_dra.core.request import GangRequest, Locality, Strategy
+
+from .checks import check
+from .machines import gang, node
+
+Cliques = Sequence[str | None]
+
+
+def fits_by_model(
+    free: Sequence[int],
+    cliques: Cliques,
+    busy_imex: set[int],
+    request: GangRequest,
+    limits: Limits,
+) -> bool:
+    """Whether CP-SAT finds an allocation."""
+    model = cp_model.CpModel()
+    sizes = [b.count for b in request.bundles]
+    bundles, nodes = range(len(sizes)), range(len(free))
+    locality = request.locality
+    within = locality.within_cliques and locality.required
+    at = [[model.new_bool_var(f"b{b}n{n}") for n in nodes] for b in bundles]
+    used = [model.new_bool_var(f"n{n}") for n in nodes]
+    for b in bundles:
+        model.add_exactly_one(at[b])
+        for n in nodes:
+            model.add_implication(at[b][n], used[n])
+            if within and cliques[n] is None:
+                model.add(at[b][n] == 0)
+    for n in nodes:
+        model.add(sum(sizes[b] * at[b][n] for b in bundles) <= free[n])
+        model.add(used[n] <= sum(at[b][n] for b in bundles))
+    names = sorted({c for c in cliques if c is not None})
+    members = {c: [n for n in nodes if cliques[n] == c] for c in names}
+    if request.strategy is Strategy.STRICT_PACK:
+        model.add(sum(used) == 1)
+    if request.strategy is Strategy.STRICT_SPREAD:
+        for n in nodes:
+            model.add(sum(at[b][n] for b in bundles) <= 1)
+    if locality.exclusive:
+        taken = {cliques[n] for n in busy_imex}
+        for n in nodes:
+            if cliques[n] in taken:
+                model.add(used[n] == 0)
+    if within:
+        in_clique = {c: model.new_bool_var(c) for c in names}
+        for c in names:
+            for n in members[c]:
+                model.add_implication(used[n], in_clique[c])
+        if locality.cliques is not None:
+            model.add(sum(in_clique.values()) <= locality.cliques)
+        step = locality.segment or (len(sizes) if locality.cliques == 1 else 1)
+        for start in range(0, len(sizes), step):
+            for b in range(start + 1, start + step):
+                for c in names:
+                    model.add(sum(at[b][n] for n in members[c]) == sum(at[start][n] for n in members[c]))
+        if limits.compute_domains:
+            for c in names:
+                several = model.new_bool_var(f"several-{c}")
+                count = sum(used[n] for n in members[c])
+                model.add(count >= 2).only_enforce_if(several)
+                model.add(count <= 1).only_enforce_if(several.negated())
+                model.add(count <= limits.domain_nodes).only_enforce_if(several)
+                for n in members[c]:
+                    if n in busy_imex:
+                        model.add(used[n] == 0).only_enforce_if(several)
+                if limits.one_per_clique and busy_imex & set(members[c]):
+                    model.add(several == 0)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.max_time_in_seconds = 30.0
+    status = solver.solve(model)
+    assert status in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.INFEASIBLE), "the oracle gave up"
+    return status != cp_model.INFEASIBLE
+
+
+def random_case(dice: random.Random) -> tuple[Inventory, list[int], Cliques, set[int], GangRequest, Limits]:
+    nodes = dice.randint(2, 12)
+    most = dice.choice((4, 4, 8))
+    cliques: list[str | None] = [dice.choice(("a", "b", "c", "d", None)) for _ in range(nodes)]
+    free = [dice.randint(dice.choice((0, most // 2)), most) for _ in range(nodes)]
+    limits = dice.choice((Limits(), Limits(True, 18), Limits(True, dice.randint(2, 4)), Limits(True, 3, True)))
+    segment = dice.choice((None, None, 2, 3, 4))
+    count = dice.randint(1, 3) * segment if segment else dice.randint(1, 10)
+    equal = dice.random() < 0.5
+    size = dice.randint(1, most)
+    sizes = [size if equal else dice.randint(1, most) for _ in range(count)]
+    locality = Locality(cliques=dice.choice((None, None, 1, 2, 3)), segment=segment, required=dice.random() < 0.85)
+    if locality.required and locality.cliques is not None and dice.random() < 0.2:
+        locality = replace(locality, exclusive=True)
+    strategy = dice.choice((Strategy.PACK, Strategy.PACK, Strategy.PACK, Strategy.STRICT_SPREAD, Strategy.STRICT_PACK))
+    if strategy is Strategy.STRICT_PACK and segment is not None and segment < count:
+        strategy = Strategy.PACK
+    # A node with an IMEX domain of another gang has one more GPU, which that gang holds.
+    busy = {n for n in range(nodes) if cliques[n] is not None and limits.compute_domains and dice.random() < 0.25}
+    inventory = Inventory(
+        (node(f"n{i:02}", f + (i in busy), clique=c) for i, (f, c) in enumerate(zip(free, cliques, strict=True))),
+        limits,
+    )
+    for n in sorted(busy):
+        seat = inventory.seats[f"n{n:02}"]
+        grant = seat.granted(1 << (seat.size - 1))
+        inventory.hold(Allocation(f"other-{n}", (Placed(seat.name, grant),), counters=(seat.imex_counter,)))
+    return inventory, free, cliques, busy, gang(*sizes, locality=locality, strategy=strategy), limits
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_clusters_against_cp_sat(seed: int) -> None:
+    """500 a seed: bundles equal and mixed, cliques, segments, at most k, IMEX limits, strategies."""
+    dice = random.Random(seed)
+    answers = {True: 0, False: 0}
+    for _ in range(500):
+        inventory, free, cliques, busy, request, limits = random_case(dice)
+        answer = plan(inventory, request)
+        possible = fits_by_model(free, cliques, busy, request, limits)
+        if isinstance(answer, Allocation):
+            check(answer, inventory, request)
+        else:
+            assert answer.proven, "the bound was reached"
+            assert answer.shortfalls
+        assert isinstance(answer, Allocation) is possible, (free, cliques, busy, request, limits, answer)
+        answers[possible] += 1
+    assert min(answers.values()) > 75, "both answers have to be common for this to say anything"
