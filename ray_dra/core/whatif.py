@@ -6,14 +6,13 @@ user meanwhile. Off the hot path: `plan` never calls it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import combinations, islice
+from heapq import nsmallest
+from itertools import combinations
 
 from ray_dra.core.allocation import Allocation, Counterfactual, Instead, Leaving, Unsatisfiable
-from ray_dra.core.domain import Domain, Measure
-from ray_dra.core.inventory import CLIQUE, Inventory
-from ray_dra.core.layout import roomiest_first
+from ray_dra.core.inventory import Inventory
 from ray_dra.core.needs import Needs
 from ray_dra.core.plan import place, plan
 from ray_dra.core.request import Bundle, Connect, GangRequest, Locality
@@ -209,10 +208,8 @@ def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterato
     if not (locality.required and locality.within_cliques and locality.cliques == 1):
         yield list(sizes)
         return
-    catalogs = [c for c in inventory.catalogs.values() if c.kind == CLIQUE and c.domains]
-    emptiest: Iterable[Domain] = (d for _, d in roomiest_first(catalogs, Measure(1), 1))
-    large = (d for d in emptiest if d.size >= request.device_count)
-    for domain in islice(large, CLIQUES_TRIED):
+    cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= request.device_count)
+    for domain in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
         gangs = {g for seat in domain.seats for g in seat.tenants}
         yield [g for g in gangs if g in sizes]
 

@@ -1,0 +1,155 @@
+"""A cluster in a file answers as the cluster did; what is no such file is refused with its place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import ray_dra
+from ray_dra.cli import app
+from ray_dra.core.allocation import Allocation, Unsatisfiable
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import Limits
+from ray_dra.core.plan import plan
+from ray_dra.core.request import Bundle, DeviceRequest, Locality
+from ray_dra.core.whatif import plan_and_explain
+from ray_dra.errors import InvalidRequest, InvalidSnapshot
+from ray_dra.translate.snapshot import Snapshot, dump_snapshot, inventory_of, load_request, load_snapshot, snapshot_of
+from tests.core.machines import DGX1, gang, node, one_clique, picture, rack
+from tests.core.test_model import mig_node, partitions
+
+
+@given(
+    gangs=st.lists(
+        st.tuples(
+            st.lists(st.integers(1, 4), min_size=1, max_size=3),
+            st.sampled_from([None, 1]),
+            st.booleans(),
+            st.sampled_from([None, 300]),
+        ),
+        max_size=5,
+    ),
+    busy=st.integers(0, 15),
+    asked=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_file_answers_as_the_cluster_did(
+    gangs: list[tuple[list[int], int | None, bool, int | None]], busy: int, asked: list[int]
+) -> None:
+    nodes = [*rack("a", 3), node("box", 8, box=True, loose=[2]), node("dgx", 8, links=DGX1, sick=[1])]
+    nodes[0] = replace(nodes[0], labels={"zone": "z"}, spare=True)
+    inventory = Inventory(nodes, Limits(compute_domains=True, domain_nodes=2))
+    inventory.set_others("a-t1", busy, {"CPU": 3.0})
+    for i, (sizes, cliques, exclusive, share) in enumerate(gangs):
+        locality = Locality(cliques=cliques, exclusive=exclusive and cliques is not None)
+        request = gang(*sizes, name=f"g{i}", locality=locality, resources={"CPU": 2}, priority=i)
+        if share is not None:
+            request = replace(request, bundles=(Bundle((DeviceRequest(1, share=share),)), *request.bundles[1:]))
+        answer = plan(inventory, request)
+        if isinstance(answer, Allocation):
+            inventory.hold(answer)
+    text = dump_snapshot(snapshot_of(inventory))
+    copy = inventory_of(load_snapshot(text))
+    assert picture(copy) == picture(inventory)
+    for locality in (Locality(), one_clique(), Locality(segment=1), Locality(cliques=2)):
+        request = gang(*asked, locality=locality)
+        assert plan_and_explain(copy, request) == plan_and_explain(inventory, request)
+    assert inventory_of(load_snapshot(json.dumps(yaml.safe_load(text)))).free_devices == inventory.free_devices
+
+
+def test_partitions_in_a_file() -> None:
+    inventory = Inventory([mig_node("mig")])
+    answer = plan(inventory, partitions("4g", "1g"))
+    assert isinstance(answer, Allocation)
+    inventory.hold(answer)
+    copy = inventory_of(load_snapshot(dump_snapshot(snapshot_of(inventory))))
+    assert picture(copy) == picture(inventory)
+    assert plan(copy, partitions("2g", name="x")) == plan(inventory, partitions("2g", name="x"))
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{", ""),
+        ("nodes: 3", "nodes"),
+        ("nodes: [{name: a, devices: [{id: [d, p, x], index: maybe, uuid: u}]}]", "nodes.0.devices.0.index"),
+        ("nodes: []\nversion: 9", ""),
+    ],
+)
+def test_what_is_no_snapshot(text: str, place: str) -> None:
+    with pytest.raises(InvalidSnapshot) as caught:
+        load_snapshot(text)
+    assert caught.value.place == place
+
+
+def test_a_snapshot_that_contradicts_itself() -> None:
+    inventory = Inventory(rack("a", 1))
+    answer = plan(inventory, gang(4, name="one"))
+    assert isinstance(answer, Allocation)
+    twice = Snapshot(tuple(rack("a", 1)), (answer, replace(answer, gang="two")))
+    with pytest.raises(InvalidSnapshot) as caught:
+        inventory_of(twice)
+    assert caught.value.place == "two"
+
+
+def test_a_request_in_a_file() -> None:
+    request = load_request(
+        "bundles: [{GPU: 4, CPU: 8}]\ncount: 3\nlocality: {segment: 3}\npriority: 2\npreemptible: true"
+    )
+    assert [b.count for b in request.bundles] == [4, 4, 4]
+    assert (request.locality.segment, request.priority, request.preemptible) == (3, 2, True)
+    with pytest.raises(InvalidRequest):
+        load_request("bundles: [{GPU: -1}]")
+    with pytest.raises(InvalidSnapshot):
+        load_request("bundles: 7")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.yaml"
+    inventory = Inventory([*rack("a", 2), *rack("b", 2)])
+    for name, sizes in (("left", (4,)), ("right", (4,))):
+        answer = plan(inventory, gang(*sizes, name=name, locality=Locality(cliques=1, exclusive=True)))
+        assert isinstance(answer, Allocation)
+        inventory.hold(replace(answer, counters=()))
+    path.write_text(dump_snapshot(snapshot_of(inventory)))
+    return path
+
+
+def test_the_command_line(file: Path, tmp_path: Path) -> None:
+    run = CliRunner()
+    yes = run.invoke(app, ["plan", str(file), "--gpus", "4", "--same-clique"])
+    assert yes.exit_code == 0
+    assert "fits: 1 bundles, 4 GPUs, one clique" in yes.stdout
+    no = run.invoke(app, ["plan", str(file), "--gpus", "4", "--bundles", "2", "--same-clique"])
+    assert no.exit_code == 1
+    assert "room for 1: 4 on 1 node" in no.stdout
+    assert "would fit now: 1 of the 2 bundles (on 1 nodes, 1 cliques)" in no.stdout
+    assert "would fit without: left (4 GPUs; the smallest set)" in no.stdout
+    wish = tmp_path / "gang.yaml"
+    wish.write_text("bundles: [{GPU: 4}]\ncount: 2\nlocality: {cliques: 1}")
+    plain = json.loads(run.invoke(app, ["plan", str(file), "--request", str(wish), "--json"]).stdout)
+    assert plain["leaving"] == {"gangs": ["left"], "gpus": 4, "smallest": True}
+    assert plain["shortfalls"][0]["kind"] == "room in one clique"
+    missing = run.invoke(app, ["plan", str(tmp_path / "none.yaml")])
+    assert isinstance(missing.exception, InvalidSnapshot)
+
+
+def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "rack.yaml"
+    done = CliRunner().invoke(app, ["snapshot", str(path), "--profile", "gb200-nvl72", "--nodes", "3"])
+    assert done.exit_code == 0, done.output
+    answer = ray_dra.plan([{"GPU": 4}] * 3, locality=ray_dra.same_clique(), cluster=path)
+    assert isinstance(answer, Allocation)
+    assert [n[-2:] for n in answer.nodes] == ["00", "01", "02"]
+    refused = ray_dra.plan([{"GPU": 4}] * 4, locality=ray_dra.same_clique(), cluster=str(path))
+    assert isinstance(refused, Unsatisfiable)
+    assert refused.counterfactual is not None
+    assert refused.counterfactual.instead[0].change == "3 of the 4 bundles"
