@@ -48,14 +48,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 def nodes(folder: Path) -> Topology:
     """The trace's GPU nodes. Cliques are not known of them."""
     return Topology.of(
-        Node(
-            row["sn"],
-            tuple(
-                Device(DeviceId("gpu.nvidia.com", row["sn"], f"gpu-{i}"), i, None, attributes={"product": row["model"]})
-                for i in range(int(row["gpu"]))
-            ),
-            resources={"CPU": float(row["cpu_milli"]), "memory": float(row["memory_mib"])},
-        )
+        _node(row["sn"], row["model"], int(row["gpu"]), float(row["cpu_milli"]), float(row["memory_mib"]))
         for row in _rows(folder / "openb_node_list_gpu_node.csv.gz")
     )
 
@@ -70,6 +63,28 @@ def pods(folder: Path, workload: str) -> list[Pod]:
         pod = Pod(float(row["cpu_milli"]), float(row["memory_mib"]), gpus, int(row["gpu_milli"]) if gpus else 0, models)
         found.append(made.setdefault(pod, pod))
     return found
+
+
+def synthetic() -> tuple[list[Pod], Topology]:
+    """Seeded pods and 60 nodes that look like the trace's, for those who do not have it."""
+    dice = random.Random(5)
+    kinds = [(8000.0, 1, 1000), (6000.0, 1, 460), (4000.0, 1, 250), (12000.0, 1, 800), (32000.0, 4, 1000)]
+    kinds += [(64000.0, 8, 1000), (10000.0, 0, 0), (16000.0, 2, 1000)]
+    weights = (30, 18, 14, 12, 3, 3, 12, 4)
+    pods_made = [
+        Pod(cpus, cpus * 2, gpus, share, ("G2",) if gpus == 1 and dice.random() < 0.1 else ())
+        for cpus, gpus, share in dice.choices(kinds, weights, k=500)
+    ]
+    rows = [("G2", 8, 96000.0)] * 30 + [("T4", 2, 104000.0)] * 20 + [("V100", 4, 48000.0)] * 10
+    return pods_made, Topology.of(_node(f"node-{i:02}", m, g, c, c * 4) for i, (m, g, c) in enumerate(rows))
+
+
+def _node(name: str, model: str, gpus: int, cpus: float, memory: float) -> Node:
+    devices = (
+        Device(DeviceId("gpu.nvidia.com", name, f"gpu-{i}"), i, None, attributes={"product": model})
+        for i in range(gpus)
+    )
+    return Node(name, tuple(devices), resources={"CPU": cpus, "memory": memory})
 
 
 def mix(trace: list[Pod]) -> list[Demand]:

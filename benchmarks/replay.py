@@ -14,7 +14,7 @@ import gzip
 import heapq
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -139,8 +139,15 @@ class Tally:
             self.while_waiting += span * held
 
 
-def replay(topology: Topology, jobs: Iterable[Job], policy: Policy | None) -> tuple[dict[str, Any], list[float]]:
+def replay(
+    topology: Topology,
+    jobs: Iterable[Job],
+    policy: Policy | None,
+    seen: Callable[[Job, list[int], bool], None] | None = None,
+) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
+
+    `seen` is told of each job that starts, the sizes of those that run beside it, and whether it is within its clique.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
@@ -180,6 +187,8 @@ def replay(topology: Topology, jobs: Iterable[Job], policy: Policy | None) -> tu
             waits.append(now - job.arrival)
             within = inside(inventory, answer, request.locality.segment or len(request.bundles))
             speed = 1.0 if within else OUTSIDE
+            if seen is not None:
+                seen(job, [gpus for _, _, gpus, _ in running], within)
             if job.gpus > 1:
                 several += job.gpus * job.duration
                 left += 0.0 if within else job.gpus * job.duration

@@ -50,7 +50,7 @@ def plan(
 def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
     proven = True
-    for tried, near in _rounds(inventory, needs):
+    for tried, near in _rounds(inventory, needs) if policy is None else ((needs, False),):
         put = place_equal if tried.equal else place_mixed
         for scope in scopes(inventory, tried, near=near):
             if policy is not None and tried.equal:

@@ -1,0 +1,248 @@
+"""Replay real traces through the planner, beside other policies.
+
+    python benchmarks/traces.py --traces DIR --workload default --cluster openb --policy ray-dra,fgd --seeds 10
+    python benchmarks/traces.py --traces DIR --workload cluster04 --scale 4 --cluster nvl72:36 --policy all
+
+`--workload NAME` is an openb pod list (`openb_pod_list_NAME.csv.gz`) or a job list (`NAME.csv.gz` with the columns
+job_id, submission_time, duration, num_gpu), looked for in DIR and the folders in it. Without the traces a seeded
+synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
+product's. Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs through one queue (benchmarks/replay.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import openb
+import plots
+from figures import parser, write
+from policies import Fgd, FirstFit, Kai, KueueBest, KueueLeast, Ray, Slurm
+from regret import regret
+from replay import Job, read_jobs, replay, shuffled, synthetic_jobs
+from shapes import cluster
+
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.gradient import Demand, Gradient, Mix
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
+from ray_dra.core.policy import Policy
+from ray_dra.core.request import GangRequest
+from ray_dra.core.topology import Topology
+
+GANG_POLICIES = ("ray-dra", "first-fit", "ray", "best-fit", "kueue-best", "kueue-least", "kai", "slurm", "fgd")
+POD_POLICIES = ("ray-dra", "fgd", "best-fit", "first-fit", "ray")
+RESAMPLES = 2_000
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What to replay; one process does one."""
+
+    traces: Path | None
+    workload: str
+    cluster: str
+    scale: int
+    policy: str
+    seed: int
+    until: float
+    with_regret: bool
+
+
+def find(traces: Path | None, name: str) -> Path | None:
+    """The file in the folder or below it."""
+    if traces is None or not traces.is_dir():
+        return None
+    return next((path for path in sorted(traces.rglob(name)) if path.is_file()), None)
+
+
+def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
+    """The policy by its name; None for the product's tightest place."""
+    if name == "ray-dra":
+        return Gradient(demands()) if pods else None
+    if name == "fgd":
+        return Fgd(Mix(demands()))
+    plain: dict[str, type[Policy]] = {p.name: p for p in (Policy, FirstFit, Ray, KueueBest, KueueLeast, Kai, Slurm)}
+    if name not in plain:
+        raise SystemExit(f"unknown policy {name!r}; there are ray-dra, fgd, {', '.join(plain)}")
+    found = plain[name]()
+    if pods:
+        found.by_clique = False
+    return found
+
+
+# -- pods that never leave
+
+
+def run_pods(run: Run) -> Row:
+    """One seed of an openb workload."""
+    path = find(run.traces, f"openb_pod_list_{run.workload}.csv.gz")
+    if path is not None:
+        trace = openb.pods(path.parent, run.workload)
+        topology = openb.nodes(path.parent) if run.cluster == "openb" else cluster(run.cluster)
+    else:
+        trace, topology = openb.synthetic()
+    demands = openb.mix(trace)
+    inventory = Inventory(topology)
+    capacity = inventory.devices * 1000
+    policy = policy_for(run.policy, lambda: demands, pods=True)
+    mix = Mix(demands)
+    bundles = {pod: pod.bundle for pod in trace}
+    arrived = allocated = lost = 0
+    curve: dict[str, float] = {}
+    for i, pod in enumerate(openb.arrivals(trace, capacity, run.seed)):
+        arrived += pod.thousandths
+        answer = plan(inventory, GangRequest(f"pod-{i}", (bundles[pod],)), policy=policy)
+        if isinstance(answer, Allocation):
+            inventory.hold(answer)
+            allocated += pod.thousandths
+        else:
+            lost += 1
+        percent = int(100 * arrived / capacity)
+        if percent >= 50 and percent % 5 == 0 and str(percent) not in curve:
+            curve[str(percent)] = round(100 * allocated / capacity, 3)
+        if arrived >= run.until * capacity:
+            break
+    free = unusable = 0.0
+    for seat in inventory.seats.values():
+        lefts = (*sorted(seat.shared_left().values()), *(1000,) * seat.free.bit_count())
+        spare = tuple(seat.spare(name) for name in mix.names)
+        product = seat.node.devices[0].product if seat.node.devices else None
+        unusable += mix.unusable(product, lefts, spare)
+        free += sum(lefts)
+    return {
+        "workload": run.workload,
+        "cluster": run.cluster,
+        "policy": run.policy,
+        "seed": run.seed,
+        "arrived_pct": round(100 * arrived / capacity, 3),
+        "allocated_pct": round(100 * allocated / capacity, 4),
+        "fragmented_pct": round(100 * unusable / capacity, 4),
+        "free_pct": round(100 * free / capacity, 4),
+        "pods_dropped": lost,
+        "curve": curve,
+        "trace": path is not None,
+    }
+
+
+# -- gangs that come and go
+
+
+def jobs_of(run: Run, topology: Topology) -> tuple[list[Job], bool]:
+    path = find(run.traces, f"{run.workload}.csv.gz") or find(run.traces, f"{run.workload}.csv")
+    if path is None:
+        return synthetic_jobs(1_500, topology.device_count, run.scale), False
+    return read_jobs(path, run.scale), True
+
+
+def run_gangs(run: Run) -> Row:
+    topology = cluster(run.cluster)
+    jobs, real = jobs_of(run, topology)
+    policy = policy_for(run.policy, lambda: _node_demands(topology, jobs), pods=False)
+    figures, waits = replay(topology, shuffled(jobs, run.seed), policy)
+    row: Row = {
+        "workload": run.workload,
+        "cluster": run.cluster,
+        "scale": run.scale,
+        "policy": run.policy,
+        "seed": run.seed,
+        **figures,
+        "waits": [round(w) for w in sorted(waits)][:: max(1, len(waits) // 200)],
+        "trace": real,
+    }
+    if run.with_regret:
+        row |= regret(topology, shuffled(jobs, run.seed), policy)
+    return row
+
+
+def _node_demands(topology: Topology, jobs: list[Job]) -> list[Demand]:
+    """The mix of bundles, for FGD, which looks at single nodes."""
+    node = min(len(n.devices) for n in topology.nodes.values())
+    counts: dict[int, int] = {}
+    for job in jobs:
+        size = min(job.gpus, node)
+        counts[size] = counts.get(size, 0) + max(1, job.gpus // node)
+    total = sum(counts.values())
+    return [Demand(n / total, size) for size, n in sorted(counts.items())]
+
+
+# -- the comparison
+
+
+def compare(rows: list[Row], figure: str) -> Iterator[tuple[str, float, float, float, float]]:
+    """(policy, mean, ours minus it: mean, low, high): paired by seed, 95 % by bootstrap over the seeds."""
+    by_seed: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row.get(figure) is not None:
+            by_seed.setdefault(row["policy"], {})[row["seed"]] = row[figure]
+    ours = by_seed.get("ray-dra", {})
+    dice = random.Random(0)
+    for policy, theirs in by_seed.items():
+        differences = [ours[s] - theirs[s] for s in theirs if s in ours] or [0.0]
+        resampled = sorted(mean(dice.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+        low, high = resampled[int(0.025 * RESAMPLES)], resampled[int(0.975 * RESAMPLES)]
+        yield policy, mean(theirs.values()), mean(differences), low, high
+
+
+def report(rows: list[Row], figures: tuple[str, ...]) -> None:
+    for figure in figures:
+        print(f"\n{figure:<22}{'mean':>12}   ray-dra minus it, mean [95 % interval over seeds]")
+        for policy, value, difference, low, high in compare(rows, figure):
+            print(f"  {policy:<20}{value:>12.3f}   {difference:+.3f} [{low:+.3f}, {high:+.3f}]")
+
+
+def main() -> None:
+    made = parser(__doc__.splitlines()[0])
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    made.description = __doc__
+    made.add_argument("--traces", type=Path, help="folder of the traces")
+    made.add_argument("--workload", default="default", help="default, multigpu20, ..., or a job list: cluster04")
+    made.add_argument("--cluster", default="openb", help="openb, nvl72:RACKS, boxes8:N, mix:N")
+    made.add_argument("--scale", type=int, default=1, help="multiplies the jobs' sizes")
+    made.add_argument("--policy", default="all", help="names with commas between, or all")
+    made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--until", type=float, default=1.0, help="pods: arrived demand over capacity at which to stop")
+    made.add_argument("--regret", action="store_true", help="gangs: what a full repack would have admitted (slow)")
+    made.add_argument("--plot", type=Path, help="write FILE.png and FILE.svg")
+    made.add_argument("--processes", type=int, default=2)
+    options = made.parse_args()
+    pods = options.cluster == "openb" or find(options.traces, f"openb_pod_list_{options.workload}.csv.gz") is not None
+    names = (POD_POLICIES if pods else GANG_POLICIES) if options.policy == "all" else options.policy.split(",")
+    runs = [
+        Run(options.traces, options.workload, options.cluster, options.scale, name, seed, options.until, options.regret)
+        for name in names
+        for seed in range(options.seeds)
+    ]
+    work: Callable[[Run], Row] = run_pods if pods else run_gangs
+    for name in names:
+        policy_for(name, list, pods=pods)  # an unknown name is said before anything runs
+    if options.processes > 1:
+        with ProcessPoolExecutor(options.processes) as pool:
+            rows = list(pool.map(partial(work), runs))
+    else:
+        rows = [work(run) for run in runs]
+    if not all(row["trace"] for row in rows):
+        print(f"the trace {options.workload} is not in {options.traces}: this is the seeded synthetic workload")
+    if pods:
+        report(rows, ("allocated_pct", "fragmented_pct"))
+    else:
+        figures = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
+        report(rows, (*figures, "allocated_gpu_hours", "mean_wait_s", "p99_wait_s"))
+        if options.regret:
+            report(rows, ("regret_pct", "undecided"))
+    write(options.json, rows)
+    if options.plot is not None:
+        for path in plots.draw(rows, options.plot, pods=pods):
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
