@@ -1,27 +1,24 @@
 """What is free: the incremental index that the planner reads.
 
-A `Seat` (seat.py) is a node as the planner sees it, a `Domain` (domain.py) a clique, a `Catalog` an
-order over cliques. Every change (a hold, a release, a node that joins, a device that turns unhealthy)
-touches only the seats it names and their domains; nothing is rebuilt and no request scans all devices.
-Single-threaded; its owner is the coordinator.
+A `Seat` (seat.py) is a node as the planner sees it, a `Domain` (domain.py) a clique, a `Catalog`
+(catalog.py) an order over cliques, the `Index` (index.py) all of them; this adds who holds what. Every
+change (a hold, a release, a node that joins, a device that turns unhealthy) touches only the seats it
+names and their domains; nothing is rebuilt and no request scans all devices. Single-threaded; its
+owner is the coordinator.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 
 from ray_dra.core.allocation import Allocation
-from ray_dra.core.domain import Catalog, Domain
+from ray_dra.core.domain import Domain
+from ray_dra.core.index import Index
 from ray_dra.core.limits import NO_LIMITS, Limits
 from ray_dra.core.request import WHOLE
 from ray_dra.core.seat import Seat, domains_of
 from ray_dra.core.topology import DeviceId, DomainId, Node, Topology, node_order
-
-CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
-"""Kinds of catalog: whose devices they are, and so who may have them."""
 
 
 @dataclass(slots=True)
@@ -34,75 +31,25 @@ class _Hold:
     exclusive: tuple[DomainId, ...]
 
 
-class Inventory:
+class Inventory(Index):
     """All seats and domains, and who holds what.
 
     Invariant: a device is in the hold of at most one gang, and shares of one add up to at most the
     whole; `hold` raises ValueError rather than break it.
-
-    Attributes:
-        seats: by node name; domains: by id.
-        catalogs: by (kind, product, grade, most devices of a node).
-        split: seats whose devices are in more than one domain, by name.
-        by_free: how many nodes have so many free devices.
-        devices, free_devices, held_devices, busy_devices: counts over the cluster.
     """
 
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
-        self.limits = limits
-        self.seats: dict[str, Seat] = {}
-        self.domains: dict[DomainId, Domain] = {}
-        self.catalogs: dict[tuple[str, str, int, int], Catalog] = {}
-        self.split: dict[str, Seat] = {}
-        self.by_free = [0]
-        self.devices = 0
-        self.free_devices = 0
-        self.held_devices = 0
-        self.busy_devices = 0
-        self.shared: list[tuple[int, str, int, str]] = []  # (thousandths left, seat key, position, node), sorted
         self._holds: dict[str, _Hold] = {}
         self._exclusive: dict[DomainId, str] = {}
         self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
         self._emptied: Inventory | None = None
-        nodes = topology.nodes.values() if isinstance(topology, Topology) else topology
-        self._build(nodes)
-
-    def _build(self, nodes: Iterable[Node]) -> None:
-        """All at once: in topology order every seat comes last in its domains, and each is listed once."""
-        named = {node.name: node for node in nodes}
-        for seat in sorted((Seat(node) for node in named.values()), key=attrgetter("key")):
-            self._seat_count(seat, +1)
-            self.seats[seat.name] = seat
-            parts = []
-            for domain_id, members in seat.domains.items():
-                domain = self.domains.get(domain_id)
-                if domain is None:
-                    domain = self.domains[domain_id] = Domain(domain_id)
-                parts.append((domain, members, domain.append(seat)))
-            seat.parts = tuple(parts)
-            seat.reopen()
-            seat.free = seat.free_now()
-            self.by_free[seat.free.bit_count()] += 1
-            for domain, members, bit in seat.parts:
-                count = (seat.free & members).bit_count()
-                if count:
-                    domain.stock[0] ^= bit
-                    domain.stock[count] |= bit
-                    domain.free += count
-                    self.free_devices += count
-        for domain in self.domains.values():
-            self._catalog_of(domain).add(domain)
+        super().__init__(topology, limits)
 
     # -- who holds what
 
     @property
     def gangs(self) -> tuple[str, ...]:
         return tuple(self._holds)
-
-    @property
-    def cliques(self) -> int:
-        """How many NVLink cliques are known."""
-        return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
 
     def allocation(self, gang: str) -> Allocation | None:
         hold = self._holds.get(gang)
@@ -177,7 +124,7 @@ class Inventory:
         for clique in exclusive:
             self._exclusive[clique] = gang
             touched = self._own(self.domains[clique], gang, touched)
-        self._refresh(touched, moved)
+        self.refresh(touched, moved)
 
     def release(self, gang: str) -> None:
         """Give back what the gang holds; harmless where it holds nothing."""
@@ -204,7 +151,7 @@ class Inventory:
             self._exclusive.pop(clique, None)
             if clique in self.domains and self.domains[clique].owner == gang:
                 touched = self._own(self.domains[clique], None, touched)
-        self._refresh(touched, moved)
+        self.refresh(touched, moved)
 
     def _check_counters(
         self, allocation: Allocation, masks: Mapping[Seat, int]
@@ -305,7 +252,7 @@ class Inventory:
             seat.node = node
             seat.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
             seat.reopen()
-            self._refresh([seat], {})
+            self.refresh([seat], {})
             return
         others = (seat.busy, seat.used_by_others)
         self._leave(seat)
@@ -320,43 +267,10 @@ class Inventory:
             self._emptied = None
             self._leave(seat)
 
-    def set_others(self, name: str, busy: int, resources: Mapping[str, float]) -> None:
-        """What programs outside our gangs use on a node: device positions, and other resources."""
-        seat = self.seats.get(name)
-        if seat is None:
-            return
-        seat.used_by_others = resources
-        seat.version += 1
-        if seat.busy != busy:
-            self.busy_devices += busy.bit_count() - seat.busy.bit_count()
-            seat.busy = busy
-            seat.reopen()
-            self._refresh([seat], {})
-
     def _join(self, seat: Seat) -> None:
         self.seats[seat.name] = seat
-        self._seat_count(seat, +1)
-        self.by_free[0] += 1
         self._take_back(seat)
-        for domain_id, members in seat.domains.items():
-            domain = self.domains.get(domain_id)
-            if domain is None:
-                domain = self.domains[domain_id] = Domain(domain_id)
-                domain.owner = self._exclusive.get(domain_id)
-            elif domain.catalog is not None:
-                domain.catalog.remove(domain)
-            if not domain.seats or domain.seats[-1].key < seat.key:
-                bit = domain.append(seat)
-                seat.parts = (*seat.parts, (domain, members, bit))
-                if seat.imex is not None:
-                    domain.imex |= bit
-            else:
-                seats = list(domain.seats)
-                insort(seats, seat, key=attrgetter("key"))
-                domain.rebuild(seats)
-            self._catalog_of(domain).add(domain)
-        seat.reopen()
-        self._refresh([seat], {})
+        self._insert(seat, self._exclusive)
 
     def _take_back(self, seat: Seat) -> None:
         """What gangs hold on a node that was away, or whose devices are numbered anew."""
@@ -379,97 +293,13 @@ class Inventory:
                 hold.imex = (*hold.imex, seat)
 
     def _leave(self, seat: Seat) -> None:
-        self._seat_count(seat, -1)
-        self._unlist_shares(seat)
-        self.by_free[seat.free.bit_count()] -= 1
         for gang, mask in seat.tenants.items():
             hold = self._holds[gang]
             del hold.masks[seat]
             hold.imex = tuple(s for s in hold.imex if s is not seat)
             self._away.setdefault(seat.name, {})[gang] = None
             self.held_devices -= mask.bit_count()
-        for domain, members, _ in seat.parts:
-            assert domain.catalog is not None
-            domain.catalog.remove(domain)
-            self.free_devices -= (seat.free & members).bit_count()
-            seats = [s for s in domain.seats if s is not seat]
-            if seats:
-                domain.rebuild(seats)
-                self._catalog_of(domain).add(domain)
-            else:
-                del self.domains[domain.id]
-        del self.seats[seat.name]
-
-    def _seat_count(self, seat: Seat, sign: int) -> None:
-        self.devices += sign * seat.size
-        while len(self.by_free) <= seat.size:
-            self.by_free.append(0)
-        self.busy_devices += sign * seat.busy.bit_count()
-        if len(seat.domains) > 1:
-            if sign > 0:
-                self.split[seat.name] = seat
-            else:
-                self.split.pop(seat.name, None)
-
-    # -- the index
-
-    def _catalog_of(self, domain: Domain) -> Catalog:
-        kind = SPARES if domain.spare else LOOSE_NODE if domain.loose else CLIQUE
-        key = (kind, domain.product, domain.grade, len(domain.stock))
-        found = self.catalogs.get(key)
-        if found is None:
-            found = self.catalogs[key] = Catalog(kind, domain.product, domain.grade, self.limits)
-        return found
-
-    def _refresh(self, seats: Iterable[Seat], moved: dict[Domain, None]) -> None:
-        """Bring `free` and the index up to date after a change of these seats; `moved`: domains changed otherwise."""
-        gained = 0
-        by_free = self.by_free
-        for seat in seats:
-            seat.version += 1
-            before = seat.free
-            if seat.odd:
-                self._list_shares(seat)
-                free = seat.free_now()
-            else:
-                free = seat.open & ~seat.held
-            if free == before:
-                continue
-            seat.free = free
-            old = before.bit_count()
-            new = free.bit_count()
-            by_free[old] -= 1
-            by_free[new] += 1
-            gained += new - old
-            for domain, members, bit in seat.parts:
-                if seat.odd:
-                    old = (before & members).bit_count()
-                    new = (free & members).bit_count()
-                if old != new:
-                    stock = domain.stock
-                    stock[old] ^= bit
-                    stock[new] ^= bit
-                    domain.free += new - old
-                    moved[domain] = None
-        self.free_devices += gained
-        for domain in moved:
-            domain.catalog.refresh(domain)  # type: ignore[union-attr]  # every domain of a seat is listed
-
-    def _list_shares(self, seat: Seat) -> None:
-        self._unlist_shares(seat)
-        closed = 0
-        for domain, members, _ in seat.parts:
-            if domain.owner is not None:
-                closed |= members
-        left = {} if closed else seat.shared_left()
-        seat.listed = tuple((amount, seat.key, position, seat.name) for position, amount in left.items())
-        for entry in seat.listed:
-            insort(self.shared, entry)
-
-    def _unlist_shares(self, seat: Seat) -> None:
-        for entry in seat.listed:
-            del self.shared[bisect_left(self.shared, entry)]
-        seat.listed = ()
+        self._remove(seat)
 
     def emptied(self) -> Inventory:
         """The same nodes with nothing held and nothing used: what could ever be placed here."""

@@ -11,8 +11,9 @@ from heapq import merge
 from typing import NamedTuple
 
 from ray_dra.core.allocation import Grant, Placed
-from ray_dra.core.domain import Catalog, Domain, Measure
-from ray_dra.core.inventory import CLIQUE
+from ray_dra.core.catalog import Catalog
+from ray_dra.core.domain import Domain, Measure
+from ray_dra.core.index import CLIQUE
 from ray_dra.core.needs import Needs
 from ray_dra.core.packing import Contents
 from ray_dra.core.seat import Seat

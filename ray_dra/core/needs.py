@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 
+from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import MIXED_PRODUCT, REGULAR, SHARING, Catalog, Measure
-from ray_dra.core.inventory import CLIQUE, LOOSE_NODE, SPARES, Inventory
+from ray_dra.core.domain import MIXED_PRODUCT, REGULAR, SHARING, Measure
+from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
+from ray_dra.core.inventory import Inventory
 from ray_dra.core.packing import Contents
 from ray_dra.core.request import WHOLE, Bundle, Connect, GangRequest, Strategy
 from ray_dra.core.seat import EPSILON, Seat

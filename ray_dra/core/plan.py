@@ -49,6 +49,8 @@ def plan(
 
 def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
+    if _too_few(inventory, needs):
+        return Layout(None)
     proven = True
     for tried, near in _rounds(inventory, needs) if policy is None else ((needs, False),):
         put = place_equal if tried.equal else place_mixed
@@ -61,6 +63,17 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> L
                 return layout
             proven = proven and layout.proven and tried.proven
     return Layout(None, proven=proven)
+
+
+def _too_few(inventory: Inventory, needs: Needs) -> bool:
+    """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
+    wanted = 0
+    for bundle, count in zip(needs.classes, needs.counts, strict=True):
+        size = bundle.count if bundle.share is None else 0
+        wanted += size * count
+        if size and not needs.equal and sum(n * (f // size) for f, n in enumerate(inventory.by_free)) < count:
+            return True
+    return wanted > inventory.free_devices
 
 
 def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:

@@ -6,12 +6,14 @@ What is allowed is worked out by the same code; only the choice differs.
 from __future__ import annotations
 
 from ray_dra.core.allocation import Placed
-from ray_dra.core.counting import Filled, Rooms, laid_out, place_bundles
+from ray_dra.core.counting import laid_out, place_bundles
 from ray_dra.core.domain import Domain
-from ray_dra.core.inventory import CLIQUE, LOOSE_NODE, Inventory
+from ray_dra.core.index import CLIQUE, LOOSE_NODE
+from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, granted
 from ray_dra.core.needs import Needs
 from ray_dra.core.policy import Policy, Score
+from ray_dra.core.rooms import Filled, Rooms
 from ray_dra.core.seat import Seat
 
 

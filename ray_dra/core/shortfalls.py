@@ -10,14 +10,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ray_dra.core.allocation import Kind, Shortfall
-from ray_dra.core.counting import Rooms, place_equal
+from ray_dra.core.counting import place_equal
 from ray_dra.core.devices import bits
 from ray_dra.core.domain import Domain
-from ray_dra.core.inventory import CLIQUE, LOOSE_NODE, SPARES, Inventory
+from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
+from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope
 from ray_dra.core.needs import Needs, labels_match, of_products
 from ray_dra.core.packing import SEARCH_BOUND
 from ray_dra.core.request import Bundle, Connect, GangRequest, Locality, Strategy
+from ray_dra.core.rooms import Rooms
 from ray_dra.core.seat import EPSILON, Seat
 
 CLUSTER = "the cluster"

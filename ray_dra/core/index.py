@@ -1,0 +1,199 @@
+"""The index over seats and domains: built at once, then kept up change by change.
+
+Neighbours: `inventory.py` adds who holds what; `catalog.py` has the orders that the planner looks into.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+
+from ray_dra.core.catalog import Catalog
+from ray_dra.core.domain import Domain
+from ray_dra.core.limits import NO_LIMITS, Limits
+from ray_dra.core.seat import Seat
+from ray_dra.core.topology import DomainId, Node, Topology
+
+CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
+"""Kinds of catalog: whose devices they are, and so who may have them."""
+
+
+class Index:
+    """All seats and domains, and what of them is free.
+
+    Attributes:
+        seats: by node name; domains: by id.
+        catalogs: by (kind, product, grade, most devices of a node).
+        split: seats whose devices are in more than one domain, by name.
+        by_free: how many nodes have so many free devices.
+        shared: (thousandths left, seat key, position, node) of every device that is shared, sorted.
+        devices, free_devices, held_devices, busy_devices: counts over the cluster.
+    """
+
+    def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
+        self.limits = limits
+        self.seats: dict[str, Seat] = {}
+        self.domains: dict[DomainId, Domain] = {}
+        self.catalogs: dict[tuple[str, str, int, int], Catalog] = {}
+        self.split: dict[str, Seat] = {}
+        self.by_free = [0]
+        self.shared: list[tuple[int, str, int, str]] = []
+        self.devices = 0
+        self.free_devices = 0
+        self.held_devices = 0
+        self.busy_devices = 0
+        self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
+
+    def _build(self, nodes: Iterable[Node]) -> None:
+        """All at once: in topology order every seat comes last in its domains, and each is listed once."""
+        named = {node.name: node for node in nodes}
+        for seat in sorted((Seat(node) for node in named.values()), key=attrgetter("key")):
+            self._seat_count(seat, +1)
+            self.seats[seat.name] = seat
+            parts = []
+            for domain_id, members in seat.domains.items():
+                domain = self.domains.get(domain_id)
+                if domain is None:
+                    domain = self.domains[domain_id] = Domain(domain_id)
+                parts.append((domain, members, domain.append(seat)))
+            seat.parts = tuple(parts)
+            seat.reopen()
+            seat.free = seat.free_now()
+            self.by_free[seat.free.bit_count()] += 1
+            for domain, members, bit in seat.parts:
+                count = (seat.free & members).bit_count()
+                if count:
+                    domain.stock[0] ^= bit
+                    domain.stock[count] |= bit
+                    domain.free += count
+                    self.free_devices += count
+        for domain in self.domains.values():
+            self._catalog_of(domain).add(domain)
+
+    @property
+    def cliques(self) -> int:
+        """How many NVLink cliques are known."""
+        return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
+
+    def set_others(self, name: str, busy: int, resources: Mapping[str, float]) -> None:
+        """What programs outside our gangs use on a node: device positions, and other resources."""
+        seat = self.seats.get(name)
+        if seat is None:
+            return
+        seat.used_by_others = resources
+        seat.version += 1
+        if seat.busy != busy:
+            self.busy_devices += busy.bit_count() - seat.busy.bit_count()
+            seat.busy = busy
+            seat.reopen()
+            self.refresh([seat], {})
+
+    def _insert(self, seat: Seat, owner_of: Mapping[DomainId, str]) -> None:
+        """A seat of `seats` joins its domains; what is held of it is known. `owner_of`: exclusive owners of cliques."""
+        self._seat_count(seat, +1)
+        self.by_free[0] += 1
+        for domain_id, members in seat.domains.items():
+            domain = self.domains.get(domain_id)
+            if domain is None:
+                domain = self.domains[domain_id] = Domain(domain_id)
+                domain.owner = owner_of.get(domain_id)
+            elif domain.catalog is not None:
+                domain.catalog.remove(domain)
+            if not domain.seats or domain.seats[-1].key < seat.key:
+                bit = domain.append(seat)
+                seat.parts = (*seat.parts, (domain, members, bit))
+                if seat.imex is not None:
+                    domain.imex |= bit
+            else:
+                seats = list(domain.seats)
+                insort(seats, seat, key=attrgetter("key"))
+                domain.rebuild(seats)
+            self._catalog_of(domain).add(domain)
+        seat.reopen()
+        self.refresh([seat], {})
+
+    def _remove(self, seat: Seat) -> None:
+        self._seat_count(seat, -1)
+        self._unlist_shares(seat)
+        self.by_free[seat.free.bit_count()] -= 1
+        for domain, members, _ in seat.parts:
+            assert domain.catalog is not None
+            domain.catalog.remove(domain)
+            self.free_devices -= (seat.free & members).bit_count()
+            seats = [s for s in domain.seats if s is not seat]
+            if seats:
+                domain.rebuild(seats)
+                self._catalog_of(domain).add(domain)
+            else:
+                del self.domains[domain.id]
+        del self.seats[seat.name]
+
+    def _seat_count(self, seat: Seat, sign: int) -> None:
+        self.devices += sign * seat.size
+        while len(self.by_free) <= seat.size:
+            self.by_free.append(0)
+        self.busy_devices += sign * seat.busy.bit_count()
+        if len(seat.domains) > 1:
+            if sign > 0:
+                self.split[seat.name] = seat
+            else:
+                self.split.pop(seat.name, None)
+
+    def _catalog_of(self, domain: Domain) -> Catalog:
+        kind = SPARES if domain.spare else LOOSE_NODE if domain.loose else CLIQUE
+        key = (kind, domain.product, domain.grade, len(domain.stock))
+        found = self.catalogs.get(key)
+        if found is None:
+            found = self.catalogs[key] = Catalog(kind, domain.product, domain.grade, self.limits)
+        return found
+
+    def refresh(self, seats: Iterable[Seat], moved: dict[Domain, None]) -> None:
+        """Bring `free` and the index up to date after a change of these seats; `moved`: domains changed otherwise."""
+        gained = 0
+        by_free = self.by_free
+        for seat in seats:
+            seat.version += 1
+            before = seat.free
+            if seat.odd:
+                self._list_shares(seat)
+                free = seat.free_now()
+            else:
+                free = seat.open & ~seat.held
+            if free == before:
+                continue
+            seat.free = free
+            old = before.bit_count()
+            new = free.bit_count()
+            by_free[old] -= 1
+            by_free[new] += 1
+            gained += new - old
+            for domain, members, bit in seat.parts:
+                if seat.odd:
+                    old = (before & members).bit_count()
+                    new = (free & members).bit_count()
+                if old != new:
+                    stock = domain.stock
+                    stock[old] ^= bit
+                    stock[new] ^= bit
+                    domain.free += new - old
+                    moved[domain] = None
+        self.free_devices += gained
+        for domain in moved:
+            domain.catalog.refresh(domain)  # type: ignore[union-attr]  # every domain of a seat is listed
+
+    def _list_shares(self, seat: Seat) -> None:
+        self._unlist_shares(seat)
+        closed = 0
+        for domain, members, _ in seat.parts:
+            if domain.owner is not None:
+                closed |= members
+        left = {} if closed else seat.shared_left()
+        seat.listed = tuple((amount, seat.key, position, seat.name) for position, amount in left.items())
+        for entry in seat.listed:
+            insort(self.shared, entry)
+
+    def _unlist_shares(self, seat: Seat) -> None:
+        for entry in seat.listed:
+            del self.shared[bisect_left(self.shared, entry)]
+        seat.listed = ()

@@ -1,0 +1,313 @@
+"""Where bundles of one class have room: on single nodes, in cliques, anywhere.
+
+The questions of `counting.py`, answered from the index where the number of free devices tells all, and
+by looking at the candidates in the same order where more is asked of a node (CPUs, labels, products).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import heappop, heappush, merge
+from itertools import islice
+
+from ray_dra.core.catalog import Catalog
+from ray_dra.core.devices import bits
+from ray_dra.core.domain import Domain, most_of
+from ray_dra.core.index import LOOSE_NODE
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.layout import Scope, roomiest_first, tightest_first
+from ray_dra.core.needs import Needs
+from ray_dra.core.seat import Seat
+
+Filled = list[tuple[Seat, int, int]]
+"""(seat, devices it may use, bundles), in topology order."""
+
+
+class Rooms:
+    """How many bundles each clique, and each node in it, holds."""
+
+    def __init__(self, inventory: Inventory, needs: Needs, scope: Scope) -> None:
+        self.inventory = inventory
+        self.needs = needs
+        self.scope = scope
+        self.catalogs = needs.catalogs(inventory, scope.kinds)
+        self.plain = all(map(needs.told_by_count, self.catalogs))
+        self.measured = self.plain or all(map(needs.told_by_measure, self.catalogs))
+        self._seats: dict[Domain, list[tuple[int, Seat, int]]] = {}
+
+    # -- one node
+
+    def one_node(self, count: int) -> tuple[Domain, Seat] | None:
+        """The node that takes all bundles and is left with least, in the fullest clique; None where there is none."""
+        needs = self.needs
+        if needs.spread and count > 1:
+            return None
+        if needs.share:
+            return self._one_shared(count)
+        wanted = needs.size * count
+        if self.plain and not self.scope.exclusive:
+            return self._one_counted(self.catalogs, wanted)
+        if not needs.extra and needs.linked and not needs.products and not self.scope.exclusive:
+            counted = self._one_counted([c for c in self.catalogs if needs.told_by_count(c)], wanted)
+            return self._one_linked(count, counted)
+        for domain, free in self._levels(self.catalogs, wanted):
+            if self._offers(domain):
+                mask = domain.stock[free]
+                for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
+                    seat = domain.seats[at]
+                    if needs.on(seat, seat.domains[domain.id]) >= count:
+                        return domain, seat
+        return None
+
+    def _levels(self, catalogs: Sequence[Catalog], least: int) -> Iterator[tuple[Domain, int]]:
+        """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
+
+        Nodes in use first, the least free, in the fullest clique; then whole ones, of the smallest clique: a rack is
+        not broken into where a box will do, nor a box where there is a node without a clique.
+        """
+        for free in range(least, len(self.inventory.by_free)):
+            shelves = [c for c in catalogs if free < len(c.levels) - 1 and c.levels[free]]
+            if shelves:
+                for domain in _by_rank(shelves, free):
+                    yield domain, free
+        whole = [c for c in catalogs if least < len(c.levels) and c.levels[-1]]
+        if len(whole) > 1:
+            whole.sort(key=_breaking)
+        for catalog in whole:
+            for rank in catalog.levels[-1]:
+                yield catalog.at(rank), len(catalog.levels) - 1
+
+    def _one_counted(self, catalogs: Sequence[Catalog], wanted: int) -> tuple[Domain, Seat] | None:
+        """The same, among cliques where free devices tell all."""
+        for domain, free in self._levels(catalogs, wanted):
+            mask = domain.stock[free]
+            if domain.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+                mask = mask & domain.imex or mask
+            return domain, domain.seats[(mask & -mask).bit_length() - 1]
+        return None
+
+    def _one_linked(self, count: int, counted: tuple[Domain, Seat] | None) -> tuple[Domain, Seat] | None:
+        """The same, where some cliques are partly connected: the measure knows how many linked bundles they hold."""
+        best = counted
+        for catalog in self.catalogs:
+            if self.needs.told_by_count(catalog):
+                continue
+            for _, rank in catalog.buckets(self.needs.measure).upwards(count):
+                domain = catalog.at(rank)
+                seat = next((s for s in domain.seats if self.needs.on(s, s.domains[domain.id]) >= count), None)
+                if seat is not None:
+                    if best is None or _worth(domain, seat) < _worth(*best):
+                        best = (domain, seat)
+                    break
+        return best
+
+    def _one_shared(self, count: int) -> tuple[Domain, Seat] | None:
+        """For shares: first a device that is shared already and is left with least, then a free one."""
+        needs, inventory = self.needs, self.inventory
+        if count == 1:
+            shared = inventory.shared
+            for at in range(bisect_left(shared, (needs.share,)), len(shared)):
+                _, _, position, name = shared[at]
+                seat = inventory.seats[name]
+                domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
+                if domain.catalog in self.catalogs and self._offers(domain) and needs.on(seat, 1 << position):
+                    return domain, seat
+        for domain, free in self._levels(self.catalogs, 1):
+            for at in bits(domain.stock[free]):
+                seat = domain.seats[at]
+                if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                    return domain, seat
+        for domain in (d for c in self.catalogs for d in c.domains.values()) if count > 1 else ():
+            for seat in domain.seats:
+                if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                    return domain, seat
+        return None
+
+    def _offers(self, domain: Domain) -> bool:
+        return not self.scope.exclusive or domain.idle
+
+    # -- cliques
+
+    def tightest(self, count: int, taken: Iterable[Domain]) -> Domain | None:
+        """The least roomy clique that holds `count` bundles."""
+        if not self.measured or self.scope.exclusive:
+            for _, domain in tightest_first(self.catalogs, self.needs.measure, count):
+                if domain not in taken and self._offers(domain) and self.room(domain) >= count:
+                    return domain
+            return None
+        best: tuple[int, str] | None = None
+        found = None
+        for catalog in self.catalogs:
+            for bound, rank in catalog.buckets(self.needs.measure).upwards(count):
+                domain = catalog.at(rank)
+                if domain not in taken:
+                    if best is None or (bound, rank) < best:
+                        best, found = (bound, rank), domain
+                    break
+        return found
+
+    def largest_first(self, segment: int) -> Iterator[tuple[Domain, int]]:
+        """(clique, bundles it holds): most whole segments first, of these the least roomy. See `Buckets.downwards`."""
+        stream = roomiest_first(self.catalogs, self.needs.measure, segment)
+        if self.measured:
+            yield from ((domain, room) for room, domain in stream if self._offers(domain))
+            return
+        waiting: list[tuple[int, int, str, Domain]] = []  # rooms worked out, until no bound is above them
+        for bound, domain in stream:
+            while waiting and -waiting[0][0] > bound // segment:
+                _, room, _, roomiest = heappop(waiting)
+                yield roomiest, room
+            if self._offers(domain) and (room := self.room(domain)) >= segment:
+                heappush(waiting, (-(room // segment), room, domain.rank, domain))
+        while waiting:
+            _, room, _, roomiest = heappop(waiting)
+            yield roomiest, room
+
+    def sum_of_largest(self, segment: int, cliques: int | None) -> int:
+        """Whole segments that so many of the roomiest cliques hold (None: all of them)."""
+        if cliques is None and self.measured and not self.scope.exclusive:
+            buckets = [c.buckets(self.needs.measure).lists for c in self.catalogs]
+            return sum(len(ranks) * (room // segment) for lists in buckets for room, ranks in lists.items())
+        rooms = (room for _, room in self.largest_first(segment))
+        return sum(room // segment for room in islice(rooms, cliques))
+
+    def room(self, domain: Domain) -> int:
+        return most_of(domain, self._of(domain), self.inventory.limits)
+
+    def _of(self, domain: Domain) -> list[tuple[int, Seat, int]]:
+        """(room, seat, bit) of the seats with room, where counting is not enough."""
+        found = self._seats.get(domain)
+        if found is None:
+            found = self._seats[domain] = [
+                (room, seat, 1 << at)
+                for at, seat in enumerate(domain.seats)
+                if (room := self.needs.on(seat, seat.domains[domain.id]))
+            ]
+        return found
+
+    def fill(self, domain: Domain, count: int) -> Filled:
+        """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
+        if self.measured and len(domain.seats) == 1:
+            seat = domain.seats[0]
+            return [(seat, seat.domains[domain.id], count)]
+        bound = domain.fabric and self.inventory.limits.compute_domains
+        shelves: dict[tuple[int, int], int] = {}  # (room, free) -> seats
+        if domain.catalog is not None and self.needs.told_by_count(domain.catalog):
+            size = self.needs.size
+            for free in range(size, len(domain.stock)):
+                if domain.stock[free]:
+                    shelves[1 if self.needs.spread else free // size, free] = domain.stock[free]
+        else:
+            for room, seat, bit in self._of(domain):
+                mark = (room, (seat.free & seat.domains[domain.id]).bit_count())
+                shelves[mark] = shelves.get(mark, 0) | bit
+        chosen: list[tuple[int, int]] = []
+        marks = sorted(shelves)
+        one = next((mark for mark in marks if mark[0] >= count), None)
+        if one is not None:
+            mask = shelves[one]
+            if bound:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+                mask = mask & domain.imex or mask
+            chosen.append(((mask & -mask).bit_length() - 1, count))
+            count = 0
+        elif bound and domain.imex:
+            shelves = {mark: mask for mark in marks if (mask := shelves[mark] & ~domain.imex)}
+            marks = sorted(shelves)
+        while count:
+            mark = marks[-1]
+            room = mark[0]
+            if count <= room:
+                mark = next(m for m in marks if m[0] >= count)
+                chosen.append((bits(shelves[mark])[0], count))
+                break
+            seats_here = bits(shelves[mark])[: (count - 1) // room]
+            chosen += [(at, room) for at in seats_here]
+            count -= room * len(seats_here)
+            left = shelves[mark] & -(2 << seats_here[-1])  # those after the last one taken
+            if left:
+                shelves[mark] = left
+            else:
+                marks.pop()
+        chosen.sort()
+        seats = domain.seats
+        domain_id = domain.id
+        return [(seat := seats[at], seat.domains[domain_id], n) for at, n in chosen]
+
+    def _most_anywhere(self) -> int:
+        """A bound on the bundles that fit, by the number of free devices of each node."""
+        size = self.needs.size
+        return sum(n * (free // size) for free, n in enumerate(self.inventory.by_free))
+
+    def anywhere(self, count: int) -> Filled:
+        """Nodes of the whole cluster for `count` bundles, cliques forgotten; empty if there are not enough."""
+        inventory, needs, scope = self.inventory, self.needs, self.scope
+        if not needs.size:
+            seats: Iterable[Seat] = inventory.seats.values()
+        elif scope.one_node:  # whole domains have been tried; what is left is to mix devices of several
+            seats = inventory.split.values()
+        elif not inventory.split and not inventory.limits.compute_domains:
+            return []
+        else:
+            seats = inventory.seats.values()
+            if not needs.share and self._most_anywhere() < count:
+                return []
+        shelves: dict[tuple[int, int], list[Seat]] = {}
+        total = most = 0
+        for seat in seats:
+            if (not seat.free and needs.size and not needs.share) or (
+                seat.node.spare and not needs.request.preemptible
+            ):
+                continue
+            room = needs.on(seat, -1)
+            if room:
+                shelves.setdefault((room, seat.free.bit_count()), []).append(seat)
+                total += room
+                most = max(most, room)
+        if (most if scope.one_node else total) < count:
+            return []
+        for shelf in shelves.values():
+            shelf.sort(key=lambda seat: seat.key)
+        filled = [(seat, -1, n) for seat, n in _fewest(shelves, count)]
+        filled.sort(key=lambda f: f[0].key)
+        return filled
+
+
+def _worth(domain: Domain, seat: Seat) -> tuple[bool, int, int, str]:
+    """Order of nodes as in `Rooms._levels`."""
+    free = seat.free.bit_count()
+    whole = free == seat.size
+    return whole, (0 if domain.loose else domain.size) if whole else 0, free, domain.rank
+
+
+def _breaking(catalog: Catalog) -> tuple[int, int, str]:
+    """Order of catalogs by what a whole node of them is worth to larger gangs."""
+    rank = catalog.levels[-1][0]
+    return (0 if catalog.kind == LOOSE_NODE else catalog.at(rank).size, len(catalog.levels), rank)
+
+
+def _by_rank(catalogs: Sequence[Catalog], free: int) -> Iterator[Domain]:
+    """Domains with a node that has exactly so many free devices, the fullest first."""
+    if len(catalogs) == 1:
+        catalog = catalogs[0]
+        return map(catalog.at, catalog.levels[free])
+    return (at(rank) for rank, _, at in merge(*(_level(c, free, i) for i, c in enumerate(catalogs))))
+
+
+def _level(catalog: Catalog, free: int, tie: int) -> Iterator[tuple[str, int, Callable[[str], Domain]]]:
+    return ((rank, tie, catalog.at) for rank in catalog.levels[free])
+
+
+def _fewest(shelves: dict[tuple[int, int], list[Seat]], count: int) -> Iterator[tuple[Seat, int]]:
+    """(seat, bundles): the roomiest seats until one takes all that is left, and that one the tightest."""
+    marks = sorted(shelves)
+    used = dict.fromkeys(marks, 0)
+    while count:
+        for mark in marks:
+            if mark[0] >= count and used[mark] < len(shelves[mark]):
+                yield shelves[mark][used[mark]], count
+                return
+        mark = next(m for m in reversed(marks) if used[m] < len(shelves[m]))
+        yield shelves[mark][used[mark]], mark[0]
+        used[mark] += 1
+        count -= mark[0]
