@@ -73,7 +73,7 @@ def synthetic() -> tuple[list[Pod], Topology]:
     weights = (30, 18, 14, 12, 3, 3, 12, 4)
     pods_made = [
         Pod(cpus, cpus * 2, gpus, share, ("G2",) if gpus == 1 and dice.random() < 0.1 else ())
-        for cpus, gpus, share in dice.choices(kinds, weights, k=500)
+        for cpus, gpus, share in dice.choices(kinds, weights, k=280)
     ]
     rows = [("G2", 8, 96000.0)] * 30 + [("T4", 2, 104000.0)] * 20 + [("V100", 4, 48000.0)] * 10
     return pods_made, Topology.of(_node(f"node-{i:02}", m, g, c, c * 4) for i, (m, g, c) in enumerate(rows))

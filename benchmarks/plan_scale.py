@@ -35,6 +35,7 @@ from ray_dra.core.limits import IMEX_LIMITS
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality
 from ray_dra.core.topology import Health
+from ray_dra.core.whatif import counterfactual
 
 LOAD = 0.95
 SIZES = (1, 2, 4, 8, 16, 32, 64, 72)
@@ -173,6 +174,7 @@ def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:
             mixed.append(took)
     row("mixed", mixed)
     row("refusal", _refusals(load, max(200, rounds // 20)))
+    row("counterfactual", _counterfactuals(load, max(10, rounds // 1000)))
     row("node", _node_changes(load, max(200, rounds // 20)))
     row("large", _large(load, max(20, rounds // 200)), size=_largest(load))
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -189,17 +191,21 @@ def _mixed(load: Load) -> GangRequest:
     return GangRequest(f"g{load.count}", bundles, Locality(cliques=1))
 
 
-def _refusals(load: Load, rounds: int) -> list[float]:
+def _wishes(load: Load) -> list[Callable[[], GangRequest]]:
     """Gangs that do not fit: too large for what is free, a bundle too large for a node, or too scattered."""
-    load.make_room(0)
-    load.fill(LOAD)
-    took = []
-    wishes: list[Callable[[], GangRequest]] = [
+    return [
         lambda: load.request(load.total, segment=1),
         lambda: replace(load.request(1), bundles=(load.bundle(16),)),
         lambda: replace(load.request(1), bundles=(load.bundle(1),) * 73),
         lambda: replace(load.request(1), bundles=(load.bundle(4),) * 40, locality=Locality(cliques=2)),
     ]
+
+
+def _refusals(load: Load, rounds: int) -> list[float]:
+    load.make_room(0)
+    load.fill(LOAD)
+    took = []
+    wishes = _wishes(load)
     for i in range(rounds):
         request = wishes[i % len(wishes)]()
         start = time.perf_counter_ns()
@@ -207,6 +213,26 @@ def _refusals(load: Load, rounds: int) -> list[float]:
         spent = (time.perf_counter_ns() - start) / 1000
         if isinstance(answer, Unsatisfiable):
             took.append(spent)
+    return took
+
+
+def _counterfactuals(load: Load, rounds: int) -> list[float]:
+    """What is nearest to a yes for gangs that want most of a clique, or a few cliques."""
+    took = []
+    racks = load.kind == "nvl72"
+    many, few = (load.bundle(4 if racks else 8),) * 16, (load.bundle(4),) * 40
+    wishes = (
+        lambda: replace(load.request(1), bundles=many, locality=Locality(cliques=1 if racks else 16)),
+        lambda: replace(load.request(1), bundles=few, locality=Locality(cliques=2 if racks else 20)),
+    )
+    for i in range(rounds * 4):
+        request = wishes[i % 2]()
+        if isinstance(plan(load.inventory, request), Unsatisfiable):
+            start = time.perf_counter_ns()
+            counterfactual(load.inventory, request)
+            took.append((time.perf_counter_ns() - start) / 1000)
+        if len(took) == rounds:
+            break
     return took
 
 

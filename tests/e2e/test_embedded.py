@@ -8,16 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import ray
 
 import ray_dra
 from ray_dra.actors import ask, coordinator
-from ray_dra.core.allocation import Unsatisfiable
+from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.topology import Health
 from ray_dra.simulated.cluster import LocalCluster
+from ray_dra.translate.snapshot import dump_snapshot
 
 from .conftest import pinned, seen
 
@@ -238,6 +240,34 @@ def test_plan_answers_without_holding(free: LocalCluster) -> None:
     assert not isinstance(answer, Unsatisfiable)
     assert isinstance(ray_dra.plan([{"GPU": 4}] * 3, locality=ray_dra.same_clique()), Unsatisfiable)
     assert not ask(coordinator().gangs.remote())
+
+
+def test_a_snapshot_of_the_live_cluster_answers_as_it_does(free: LocalCluster, tmp_path: Path) -> None:
+    """With a gang on it; in this process, and by the command line on the file that it wrote."""
+    with ray_dra.placement_group([{"GPU": 4, "CPU": 1}], name="holder") as gang:
+        assert gang.wait(30)
+        found = ray_dra.snapshot()
+        assert [a.gang for a in found.gangs] == [gang.id]
+        file = tmp_path / "cluster.yaml"
+        file.write_text(dump_snapshot(found))
+        for bundles, locality in (
+            ([{"GPU": 4}] * 2, ray_dra.same_clique()),
+            ([{"GPU": 2}] * 3, ray_dra.same_clique()),
+            ([{"GPU": 4}] * 4, ray_dra.same_clique(segment=2)),
+            ([{"GPU": 5}], None),
+        ):
+            live = ray_dra.plan(bundles, locality=locality)
+            replayed = ray_dra.plan(bundles, locality=locality, cluster=file)
+            assert type(replayed) is type(live)
+            if isinstance(live, Allocation) and isinstance(replayed, Allocation):
+                assert replayed.bundles == live.bundles
+            if isinstance(live, Unsatisfiable) and isinstance(replayed, Unsatisfiable):
+                assert replayed.shortfalls == live.shortfalls
+        refused = ray_dra.plan([{"GPU": 4}] * 4, locality=ray_dra.same_clique(segment=2), cluster=file)
+        assert isinstance(refused, Unsatisfiable)
+        assert refused.counterfactual is not None
+        assert refused.counterfactual.leaving is not None
+        assert refused.counterfactual.leaving.gangs == (gang.id,)
 
 
 def test_waiting_in_order_timing_out_and_removing_twice(free: LocalCluster) -> None:

@@ -1,0 +1,204 @@
+"""The replays run on their synthetic workloads, and every policy keeps to what is asked for."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(HERE))
+
+import openb  # noqa: E402
+from policies import Fgd  # noqa: E402
+from regret import Repack  # noqa: E402
+from replay import Job, Machines, replay  # noqa: E402
+from shapes import cluster  # noqa: E402
+from traces import GANG_POLICIES, _node_demands, policy_for  # noqa: E402
+
+from ray_dra.core.allocation import Allocation  # noqa: E402
+from ray_dra.core.gradient import Demand, Gradient, Mix  # noqa: E402
+from ray_dra.core.inventory import Inventory  # noqa: E402
+from ray_dra.core.plan import plan  # noqa: E402
+from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality  # noqa: E402
+from ray_dra.core.topology import Device, DeviceId, Node  # noqa: E402
+from tests.core.checks import check  # noqa: E402
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, str(HERE / "traces.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
+
+
+@pytest.mark.parametrize("name", GANG_POLICIES)
+@pytest.mark.parametrize("shape", ["nvl72:2", "boxes8:6", "mix:3"])
+def test_every_policy_fulfils_what_is_asked(name: str, shape: str) -> None:
+    """A policy chooses among allowed places; what is allowed is the same for all."""
+    topology = cluster(shape)
+    inventory = Inventory(topology)
+    jobs = [Job(str(i), 0.0, 1.0, 1 << i % 6) for i in range(40)]
+    policy = policy_for(name, lambda: _node_demands(topology, jobs), pods=False)
+    dice = random.Random(3)
+    placed = 0
+    for i, job in enumerate(jobs):
+        each = min(job.gpus, 4)
+        required = name != "fgd" and dice.random() < 0.5  # FGD knows single nodes only
+        locality = Locality(cliques=1, required=required)
+        request = GangRequest(f"g{i}", (Bundle((DeviceRequest(each),)),) * (job.gpus // each), locality)
+        answer = plan(inventory, request, policy=policy)
+        if isinstance(answer, Allocation):
+            check(answer, inventory, request)
+            inventory.hold(answer)
+            placed += 1
+        if dice.random() < 0.3 and inventory.gangs:
+            inventory.release(dice.choice(inventory.gangs))
+    assert placed > 20
+
+
+def gpu_node(name: str, gpus: int, product: str, cpus: float) -> Node:
+    devices = (
+        Device(DeviceId("gpu.nvidia.com", name, f"gpu-{i}"), i, None, attributes={"product": product})
+        for i in range(gpus)
+    )
+    return Node(name, tuple(devices), resources={"CPU": cpus})
+
+
+def test_f_by_hand() -> None:
+    """One node with 0.3, 1 and 1 GPU left and 4 CPUs, three demands; worked out on paper."""
+    mix = Mix(
+        [
+            Demand(0.5, 1, 500, (), (("CPU", 2.0),)),  # served; 0.3 is too little for it: 300 useless
+            Demand(0.3, 4, 1000, (), (("CPU", 1.0),)),  # four GPUs: all 2300 useless
+            Demand(0.2, 1, 200, ("H200",), (("CPU", 1.0),)),  # another product: all 2300 useless
+        ]
+    )
+    assert mix.unusable("H100", (300, 1000, 1000), (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300 + 0.2 * 2300)
+    assert mix.unusable("H200", (300, 1000, 1000), (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300)
+    assert mix.unusable("H100", (300, 1000, 1000), (1.0,)) == pytest.approx(2300)
+    assert mix.unusable("H100", (), (4.0,)) == 0
+
+
+@pytest.mark.parametrize("made", [Fgd, None], ids=["fgd", "ray-dra"])
+def test_the_gradient_fills_gaps_and_spares_rare_products(made: type[Fgd] | None) -> None:
+    demands = [Demand(0.6, 1), Demand(0.2, 1, 400), Demand(0.2, 1, 1000, ("rare",))]
+    policy = made(Mix(demands)) if made is not None else Gradient(demands)
+    inventory = Inventory([gpu_node("a", 2, "common", 64), gpu_node("b", 2, "rare", 64)])
+
+    def place(name: str, share: int | None = None) -> Allocation:
+        answer = plan(inventory, GangRequest(name, (Bundle((DeviceRequest(1, share=share),)),)), policy=policy)
+        assert isinstance(answer, Allocation)
+        inventory.hold(answer)
+        return answer
+
+    assert place("first", 600).nodes == ("a",), "the rare product is left to those who name it"
+    assert place("second", 400).grants[0].position == 0, "the gap is filled"
+    assert place("third").nodes == ("a",)
+
+
+def test_a_replay_by_hand() -> None:
+    """Two racks; three gangs of 48 GPUs arrive at once for an hour, the third has to leave its clique; then it is
+    alone. Worked out on paper: 3 x 48 of 144 GPUs in the first hour."""
+    topology = cluster("nvl72:2")
+    jobs = [Job(name, 0.0, 3600.0, 48) for name in "abc"] + [Job("end", 7200.0, 1.0, 4)]
+    figures, waits = replay(topology, jobs, None)
+    assert waits == [0.0] * 4
+    assert figures["occupancy_pct"] == pytest.approx(50.0, abs=0.01)
+    assert figures["goodput_pct"] == pytest.approx(50.0 * (2 + 1 / 2.4) / 3, abs=0.01)
+    assert figures["left_pct"] == pytest.approx(100 / 3, abs=0.1)
+
+
+def test_first_come_first_served() -> None:
+    topology = cluster("nvl72:1")
+    jobs = [Job("a", 0.0, 100.0, 40), Job("b", 1.0, 10.0, 40), Job("c", 2.0, 10.0, 4)]
+    _, waits = replay(topology, jobs, None)
+    assert waits == [0.0, 99.0, 98.0], "c fits beside a, and waits behind b"
+
+
+def test_a_repack_by_hand() -> None:
+    repack = Repack(cluster("nvl72:2"))
+    assert Machines.of(cluster("nvl72:2")) == Machines(node=4, segment=16)
+    assert repack.possible([48, 48, 24, 24]) is True
+    assert repack.possible([48, 48, 48]) is False, "144 GPUs, and no two of 48 in one rack of 72"
+    assert repack.possible([128, 8]) is True, "128 are two segments of 64"
+
+
+def test_pods_on_the_synthetic_workload(tmp_path: Path) -> None:
+    out = tmp_path / "pods.json"
+    text = run(
+        "--workload",
+        "none",
+        "--cluster",
+        "openb",
+        "--policy",
+        "ray-dra,fgd",
+        "--seeds",
+        "1",
+        "--json",
+        str(out),
+        "--plot",
+        str(tmp_path / "pods"),
+    )
+    assert "seeded synthetic workload" in text
+    rows = json.loads(out.read_text())
+    assert {r["policy"] for r in rows} == {"ray-dra", "fgd"}
+    for row in rows:
+        assert 90 < row["allocated_pct"] <= 100
+        assert row["allocated_pct"] + row["free_pct"] == pytest.approx(100, abs=0.01)
+        assert row["fragmented_pct"] <= row["free_pct"]
+    assert (tmp_path / "pods.png").stat().st_size > 5_000
+    assert (tmp_path / "pods.svg").read_text().count("<path") > 5
+
+
+def test_gangs_of_a_job_list(tmp_path: Path) -> None:
+    """Any list with the four columns is found below the folder and replayed."""
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    with gzip.open(folder / "mine.csv.gz", "wt", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["job_id", "submission_time", "duration", "num_gpu"])
+        rows.writerows([f"j{i}", i * 60, 3_600, 1 << i % 7] for i in range(60))
+    out = tmp_path / "gangs.json"
+    text = run(
+        "--traces",
+        str(tmp_path),
+        "--workload",
+        "mine",
+        "--cluster",
+        "nvl72:3",
+        "--policy",
+        "ray-dra,kai",
+        "--seeds",
+        "2",
+        "--regret",
+        "--json",
+        str(out),
+        "--plot",
+        str(tmp_path / "gangs"),
+    )
+    assert "synthetic" not in text
+    found = json.loads(out.read_text())
+    assert [(r["policy"], r["seed"]) for r in found] == [("ray-dra", 0), ("ray-dra", 1), ("kai", 0), ("kai", 1)]
+    assert all(r["jobs"] == 60 and 0 < r["goodput_pct"] <= r["allocated_pct"] <= 100 for r in found)
+    assert sorted(p.name for p in tmp_path.glob("gangs*g")) == [
+        "gangs-waits.png",
+        "gangs-waits.svg",
+        "gangs.png",
+        "gangs.svg",
+    ]
+
+
+def test_pods_in_the_way_of_the_paper() -> None:
+    """The trace's pods all come, and as many again as make the demand 1.3 times the capacity."""
+    trace, topology = openb.synthetic()
+    capacity = topology.device_count * 1000
+    found = openb.arrivals(trace, capacity, 1)
+    assert len(found) > len(trace)
+    assert sum(p.thousandths for p in found) >= 1.3 * capacity
+    assert found != openb.arrivals(trace, capacity, 2)
+    assert found == openb.arrivals(trace, capacity, 1)
