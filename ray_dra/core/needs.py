@@ -32,6 +32,7 @@ class Needs:
         equal: all bundles are alike.
         classes: the distinct bundles.
         spread: at most one bundle on a node.
+        demanding: cliques are required, not only preferred.
         products: of the first class; () for any.
         measure: how the first class is counted on a node.
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
@@ -44,6 +45,10 @@ class Needs:
         self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
         self.proven = True
+        locality = request.locality
+        self.demanding = locality.required and (
+            locality.cliques is not None or locality.segment is not None or locality.exclusive
+        )
         bundles = request.bundles
         first = bundles[0]
         self.equal = bundles.count(first) == len(bundles)

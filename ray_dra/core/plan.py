@@ -52,10 +52,11 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> L
     if _too_few(inventory, needs):
         return Layout(None)
     proven = True
-    for tried, near in _rounds(inventory, needs) if policy is None else ((needs, False),):
+    once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
+    for tried, near in ((needs, False),) if once else _rounds(inventory, needs):
         put = place_equal if tried.equal else place_mixed
         for scope in scopes(inventory, tried, near=near):
-            if policy is not None and tried.equal:
+            if policy is not None and _chooses(policy, tried):
                 layout = place_scored(inventory, tried, scope, policy)
             else:
                 layout = put(inventory, tried, scope)
@@ -67,13 +68,21 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> L
 
 def _too_few(inventory: Inventory, needs: Needs) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
+    if needs.equal:
+        return not needs.share and needs.size * needs.counts[0] > inventory.free_devices
     wanted = 0
     for bundle, count in zip(needs.classes, needs.counts, strict=True):
         size = bundle.count if bundle.share is None else 0
         wanted += size * count
-        if size and not needs.equal and sum(n * (f // size) for f, n in enumerate(inventory.by_free)) < count:
+        if size and sum(n * (f // size) for f, n in enumerate(inventory.by_free)) < count:
             return True
     return wanted > inventory.free_devices
+
+
+def _chooses(policy: Policy, needs: Needs) -> bool:
+    """Whether the policy can serve such a gang; the others are placed as without one, so that a no stays true."""
+    one_node = needs.request.strategy is Strategy.STRICT_PACK and len(needs.request.bundles) > 1
+    return needs.equal and not one_node and (policy.by_clique or not needs.demanding)
 
 
 def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
@@ -82,7 +91,7 @@ def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
     if request.strategy is Strategy.SPREAD and len(request.bundles) > 1:
         yield Needs(request, spread=True), False
     if (
-        not (locality.within_cliques and locality.required)
+        not needs.demanding
         and locality.connect is Connect.PREFERRED
         and any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values())
         and request.device_count > 1
@@ -96,7 +105,7 @@ def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterato
     """Where to look, the preferred first. `near`: only where all of the gang's devices are linked."""
     request, locality = needs.request, needs.request.locality
     bundles = len(request.bundles)
-    required = near or (locality.within_cliques and locality.required)
+    required = near or needs.demanding
     one_node = request.strategy is Strategy.STRICT_PACK
     segment, limit = locality.segment or 1, locality.cliques
     if segment == bundles:  # in one clique, whatever else is said

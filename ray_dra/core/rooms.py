@@ -52,7 +52,7 @@ class Rooms:
             counted = self._one_counted([c for c in self.catalogs if needs.told_by_count(c)], wanted)
             return self._one_linked(count, counted)
         for domain, free in self._levels(self.catalogs, wanted):
-            if self._offers(domain):
+            if self.offers(domain):
                 mask = domain.stock[free]
                 for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
                     seat = domain.seats[at]
@@ -111,20 +111,21 @@ class Rooms:
                 _, _, position, name = shared[at]
                 seat = inventory.seats[name]
                 domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
-                if domain.catalog in self.catalogs and self._offers(domain) and needs.on(seat, 1 << position):
+                if domain.catalog in self.catalogs and self.offers(domain) and needs.on(seat, 1 << position):
                     return domain, seat
         for domain, free in self._levels(self.catalogs, 1):
             for at in bits(domain.stock[free]):
                 seat = domain.seats[at]
-                if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                if self.offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
                     return domain, seat
         for domain in (d for c in self.catalogs for d in c.domains.values()) if count > 1 else ():
             for seat in domain.seats:
-                if self._offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
+                if self.offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
                     return domain, seat
         return None
 
-    def _offers(self, domain: Domain) -> bool:
+    def offers(self, domain: Domain) -> bool:
+        """Whether the gang may be there at all."""
         return not self.scope.exclusive or domain.idle
 
     # -- cliques
@@ -133,7 +134,7 @@ class Rooms:
         """The least roomy clique that holds `count` bundles."""
         if not self.measured or self.scope.exclusive:
             for _, domain in tightest_first(self.catalogs, self.needs.measure, count):
-                if domain not in taken and self._offers(domain) and self.room(domain) >= count:
+                if domain not in taken and self.offers(domain) and self.room(domain) >= count:
                     return domain
             return None
         best: tuple[int, str] | None = None
@@ -151,18 +152,23 @@ class Rooms:
         """(clique, bundles it holds): most whole segments first, of these the least roomy. See `Buckets.downwards`."""
         stream = roomiest_first(self.catalogs, self.needs.measure, segment)
         if self.measured:
-            yield from ((domain, room) for room, domain in stream if self._offers(domain))
+            yield from ((domain, room) for room, domain in stream if self.offers(domain))
             return
         waiting: list[tuple[int, int, str, Domain]] = []  # rooms worked out, until no bound is above them
         for bound, domain in stream:
             while waiting and -waiting[0][0] > bound // segment:
                 _, room, _, roomiest = heappop(waiting)
                 yield roomiest, room
-            if self._offers(domain) and (room := self.room(domain)) >= segment:
+            if self.offers(domain) and (room := self.room(domain)) >= segment:
                 heappush(waiting, (-(room // segment), room, domain.rank, domain))
         while waiting:
             _, room, _, roomiest = heappop(waiting)
             yield roomiest, room
+
+    def most_nodes(self, domain: Domain) -> int:
+        """Most nodes of a clique that one gang may use."""
+        bound = domain.fabric and self.inventory.limits.compute_domains
+        return self.inventory.limits.domain_nodes if bound else len(domain.seats)
 
     def sum_of_largest(self, segment: int, cliques: int | None) -> int:
         """Whole segments that so many of the roomiest cliques hold (None: all of them)."""

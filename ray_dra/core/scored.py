@@ -24,8 +24,8 @@ def place_scored(inventory: Inventory, needs: Needs, scope: Scope, policy: Polic
     if scope.anywhere:
         return _one_by_one(inventory, needs, policy, total)
     if not policy.by_clique or (scope.one_node and total > 1):
-        return NOTHING
-    if total == 1 or scope.one_node:
+        return NOTHING  # the next scope is more to the point
+    if total == 1:
         return _single(rooms, needs, policy)
     parts = _choose(rooms, total, scope, policy)
     if parts is None:
@@ -38,7 +38,7 @@ def _single(rooms: Rooms, needs: Needs, policy: Policy) -> Layout:
     best: tuple[Score, str, Domain, Seat] | None = None
     for catalog in rooms.catalogs:
         for domain in catalog.domains.values():
-            for seat in domain.seats:
+            for seat in domain.seats if rooms.offers(domain) else ():
                 if needs.on(seat, seat.domains[domain.id]):
                     found = (policy.clique(domain, 1, 1) + policy.seat(seat, needs, 0)[0], seat.key, domain, seat)
                     if best is None or found[:2] < best[:2]:
@@ -85,12 +85,14 @@ def _fill(rooms: Rooms, domain: Domain, count: int, policy: Policy) -> Filled:
             key=lambda s: (policy.seat(s, needs, used.get(s, 0))[0], s.key),
         )
         used[seat] = used.get(seat, 0) + 1
+    if len(used) > rooms.most_nodes(domain):
+        return rooms.fill(domain, count)
     return sorted(((s, s.domains[domain.id], n) for s, n in used.items()), key=lambda f: f[0].key)
 
 
 def _one_by_one(inventory: Inventory, needs: Needs, policy: Policy, total: int) -> Layout:
     """Cliques forgotten: every bundle where a node's score is lowest just then."""
-    memory = policy.__dict__.setdefault("remembered", {}).setdefault(needs.classes[0], {})
+    memory = {} if needs.request.exclude else policy.remembered.setdefault(needs.classes[0], {})
     used: dict[Seat, int] = {}
     devices: dict[Seat, list[int | None]] = {}
     for _ in range(total):

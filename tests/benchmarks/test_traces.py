@@ -48,7 +48,7 @@ def test_every_policy_fulfils_what_is_asked(name: str, shape: str) -> None:
     placed = 0
     for i, job in enumerate(jobs):
         each = min(job.gpus, 4)
-        required = name != "fgd" and dice.random() < 0.5  # FGD knows single nodes only
+        required = dice.random() < 0.5
         locality = Locality(cliques=1, required=required)
         request = GangRequest(f"g{i}", (Bundle((DeviceRequest(each),)),) * (job.gpus // each), locality)
         answer = plan(inventory, request, policy=policy)

@@ -7,16 +7,18 @@ most so many nodes in one) and knows nothing of how the planner looks for it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from ortools.sat.python import cp_model
 
 from ray_dra.core.allocation import Allocation, Placed
+from ray_dra.core.gradient import Demand, Gradient
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import Limits
 from ray_dra.core.plan import plan
+from ray_dra.core.policy import Policy
 from ray_dra.core.request import GangRequest, Locality, Strategy
 
 from .checks import check
@@ -140,3 +142,18 @@ def test_random_clusters_against_cp_sat(seed: int) -> None:
         assert isinstance(answer, Allocation) is possible, (free, cliques, busy, request, limits, answer)
         answers[possible] += 1
     assert min(answers.values()) > 75, "both answers have to be common for this to say anything"
+
+
+@pytest.mark.parametrize(
+    "make", [Policy, lambda: Gradient([Demand(0.5, 1), Demand(0.5, 4)])], ids=["best-fit", "gradient"]
+)
+def test_a_no_stays_true_under_a_policy(make: Callable[[], Policy]) -> None:
+    """A policy chooses among places; whether there is one does not depend on it."""
+    dice = random.Random(99)
+    for _ in range(400):
+        inventory, *_, request, _ = random_case(dice)
+        without = plan(inventory, request)
+        answer = plan(inventory, request, policy=make())
+        assert type(answer) is type(without), (request, answer)
+        if isinstance(answer, Allocation):
+            check(answer, inventory, request)
