@@ -27,6 +27,12 @@ def draw(rows: list[Row], path: Path, *, pods: bool) -> list[Path]:
     return [*_bars(rows, where, stem), *_waits(rows, where, stem.with_name(stem.name + "-waits"))]
 
 
+def _line(policy: str, at: int) -> dict[str, Any]:
+    if policy == "ray-dra":
+        return {"linestyle": "-", "linewidth": 2.4, "color": OURS, "zorder": 3}
+    return {"linestyle": STYLES[at % len(STYLES)], "linewidth": 1.3, "zorder": 2}
+
+
 def _by_policy(rows: list[Row]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
@@ -40,19 +46,10 @@ def _curves(rows: list[Row], where: str, stem: Path) -> list[Path]:
     for i, (policy, runs) in enumerate(sorted(_by_policy(rows).items())):
         points = sorted({int(p) for run in runs for p in run["curve"]})
         values = [mean(run["curve"][str(p)] for run in runs if str(p) in run["curve"]) for p in points]
-        ours = policy == "ray-dra"
-        axes.plot(
-            points,
-            values,
-            STYLES[i % len(STYLES)],
-            label=policy,
-            linewidth=2.4 if ours else 1.4,
-            color=OURS if ours else None,
-            zorder=3 if ours else 2,
-        )
+        axes.plot(points, values, label=policy, **_line(policy, i))
     axes.plot([50, 100], [50, 100], color="#cccccc", linewidth=1, label="all that arrived")
-    axes.set_xlim(80, None)
-    axes.set_ylim(78, 100)
+    axes.set_xlim(80, 100.5)
+    axes.set_ylim(min(run["curve"].get("80", 75.0) for run in rows) - 1, 100)
     axes.set_xlabel("GPU demand that has arrived (% of the cluster's GPUs)")
     axes.set_ylabel("GPUs allocated (%)")
     axes.set_title(f"How much of what arrives finds a place: {where}")
@@ -84,15 +81,7 @@ def _waits(rows: list[Row], where: str, stem: Path) -> list[Path]:
     for i, (policy, runs) in enumerate(sorted(_by_policy(rows).items())):
         waits = sorted(w / 3600 for run in runs for w in run["waits"])
         shares = [100 * (n + 1) / len(waits) for n in range(len(waits))]
-        ours = policy == "ray-dra"
-        axes.plot(
-            waits,
-            shares,
-            STYLES[i % len(STYLES)],
-            label=policy,
-            linewidth=2.4 if ours else 1.2,
-            color=OURS if ours else None,
-        )
+        axes.plot(waits, shares, label=policy, **_line(policy, i))
     axes.set_xlabel("wait before the job starts (hours)")
     axes.set_ylabel("jobs that waited at most so long (%)")
     axes.set_title(f"Waits: {where}")

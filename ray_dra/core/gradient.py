@@ -108,8 +108,8 @@ class Gradient(Policy):
     Differs from FGD's published rule (benchmarks/policies.py) in two ways, both chosen by experiment
     (docs/planner.md):
 
-    - The gradient is rounded twice as coarsely. Small differences are mostly noise of the mix, and
-      what decides between places that are nearly as good is fullness.
+    - For whole devices the gradient is rounded twice as coarsely. Small differences are mostly noise of
+      the mix, and what decides between places that are nearly as good is fullness.
     - Demands for particular products are looked at apart and finely: what a node of a rare product
       loses for them cannot be had elsewhere, however small it looks beside the rest of the mix.
     """
@@ -124,23 +124,24 @@ class Gradient(Policy):
         self.particular = Mix(d for d in demands if d.products)
 
     def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+        points = SHARE_POINTS if needs.share else POINTS
         ways = self.general.before_and_after(seat, needs, taken)
         if not self.particular.demands:
-            return min(((-_points(before - after), left), at) for before, after, left, at in ways)
+            return min(((-_steps(before - after, points), left), at) for before, after, left, at in ways)
         finely = self.particular.before_and_after(seat, needs, taken)
         return min(
-            ((-_points(before - after) + math.floor((now - was) / FINE + 0.5), left), at)
+            ((-_steps(before - after, points) + math.floor((now - was) / FINE + 0.5), left), at)
             for (before, after, left, at), (was, now, _, _) in zip(ways, finely, strict=True)
         )
 
 
-POINTS = 50
-"""Steps that the gradient of the general mix is rounded to, over a sigmoid."""
+POINTS, SHARE_POINTS = 50, 100
+"""Steps that the gradient of the general mix is rounded to, over a sigmoid, for whole devices and for shares."""
 
 FINE = 20.0
 """Thousandths of a device that are a step for demands of particular products."""
 
 
-def _points(saved: float) -> int:
+def _steps(saved: float, points: int) -> int:
     """Thousandths that become useful, in steps: a sigmoid, so that the first device counts most."""
-    return int(POINTS / (1.0 + math.exp(-saved / WHOLE)))
+    return int(points / (1.0 + math.exp(-saved / WHOLE)))
