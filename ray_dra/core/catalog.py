@@ -79,7 +79,7 @@ MOST_MEASURES = 24
 class Catalog:
     """Domains of one kind (clique, loose or spare), product, grade and size of node, in the planner's two orders."""
 
-    __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "product")
+    __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "present", "product")
 
     def __init__(self, kind: str, product: str, grade: int, limits: Limits) -> None:
         self.kind = kind
@@ -88,6 +88,7 @@ class Catalog:
         self.limits = limits
         self.domains: dict[str, Domain] = {}  # by key
         self.levels: list[list[str]] = [[]]
+        self.present = 0  # a bit for each level that has a domain
         self.measures: dict[Measure, Buckets] = {}
         self._unlinked: dict[Measure, Measure] = {}  # where all are linked, linked bundles count like any
 
@@ -131,6 +132,8 @@ class Catalog:
         for level in bits(domain.shown):
             shelf = self.levels[level]
             del shelf[bisect_left(shelf, domain.rank)]
+            if not shelf:
+                self.present ^= 1 << level
         for measure, room in domain.rooms.items():
             if room:
                 self.measures[measure].remove(room, domain.rank)
@@ -142,33 +145,47 @@ class Catalog:
     def refresh(self, domain: Domain) -> None:
         """Bring both orders up to date after a change in the domain."""
         old = domain.rank
-        rank = domain.rank = chr(domain.free) + domain.key
-        shown = 0
-        levels = self.levels
-        before = domain.shown
+        free = domain.free
+        rank = domain.rank = chr(free) + domain.key
         moved = rank != old
-        for level, mask in enumerate(domain.stock):
-            if mask and level:
-                bit = 1 << level
-                shown |= bit
-                if before & bit:
-                    if moved:
-                        shelf = levels[level]
-                        del shelf[bisect_left(shelf, old)]
-                        insort(shelf, rank)
+        before = domain.shown
+        if len(domain.seats) == 1:
+            shown = 1 << free if free else 0
+        else:
+            shown = 0
+            bit = 1
+            for mask in domain.stock:
+                if mask:
+                    shown |= bit
+                bit <<= 1
+            shown &= ~1
+        if moved or shown != before:
+            levels = self.levels
+            gone = before if moved else before & ~shown
+            while gone:
+                low = gone & -gone
+                gone ^= low
+                shelf = levels[low.bit_length() - 1]
+                if len(shelf) == 1:
+                    shelf.clear()
+                    self.present ^= low
                 else:
-                    insort(levels[level], rank)
-        gone = before & ~shown
-        while gone:
-            low = gone & -gone
-            shelf = levels[low.bit_length() - 1]
-            del shelf[bisect_left(shelf, old)]
-            gone ^= low
-        domain.shown = shown
+                    del shelf[bisect_left(shelf, old)]
+            new = shown if moved else shown & ~before
+            while new:
+                low = new & -new
+                new ^= low
+                shelf = levels[low.bit_length() - 1]
+                if shelf:
+                    insort(shelf, rank)
+                else:
+                    shelf.append(rank)
+                    self.present |= low
+            domain.shown = shown
         rooms = domain.rooms
         for measure, buckets in self.measures.items():
             had = rooms[measure]
-            room = domain.room(measure, self.limits)
+            room = domain.room(measure, self.limits) if free >= measure[0] or measure[3] else 0
             if had != room or moved:
                 if had:
                     buckets.remove(had, old)

@@ -105,8 +105,9 @@ class Domain:
             self.stock.append(0)
         bit = 1 << (len(self.seats) - 1)
         self.stock[0] |= bit
-        product = _product(seat, members)
-        grade = _grade(seat, members)
+        product, grade = seat.kinds.get(self.id) or seat.kinds.setdefault(
+            self.id, (_product(seat, members), _grade(seat, members))
+        )
         if len(self.seats) == 1:
             self.product, self.grade = product, grade
         else:
@@ -140,6 +141,8 @@ class Domain:
         if not self.counts(measure):
             return most_of(self, [(seat_room(self, s, measure), s, 1 << i) for i, s in enumerate(self.seats)], limits)
         size, stock = measure.size, self.stock
+        if len(self.seats) == 1:
+            return (1 if self.free >= size else 0) if measure.spread else self.free // size
         total = single = 0
         if not (self.fabric and limits.compute_domains):
             for free in range(size, len(stock)):

@@ -245,7 +245,7 @@ class Inventory(Index):
         if seat is None:
             self._join(Seat(node))
             return
-        if seat.node is node or seat.node == node:
+        if seat.node is node:
             return
         if _same_place(seat, node):
             # The devices are where they were: only what is free can have changed.

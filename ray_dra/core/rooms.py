@@ -66,11 +66,16 @@ class Rooms:
         Nodes in use first, the least free, in the fullest clique; then whole ones, of the smallest clique: a rack is
         not broken into where a box will do, nor a box where there is a node without a clique.
         """
-        for free in range(least, len(self.inventory.by_free)):
-            shelves = [c for c in catalogs if free < len(c.levels) - 1 and c.levels[free]]
-            if shelves:
-                for domain in _by_rank(shelves, free):
-                    yield domain, free
+        present = 0
+        for catalog in catalogs:
+            present |= catalog.present & ~(1 << (len(catalog.levels) - 1))
+        present = present >> least << least
+        while present:
+            low = present & -present
+            present ^= low
+            free = low.bit_length() - 1
+            for domain in _by_rank([c for c in catalogs if c.present & low and free < len(c.levels) - 1], free):
+                yield domain, free
         whole = [c for c in catalogs if least < len(c.levels) and c.levels[-1]]
         if len(whole) > 1:
             whole.sort(key=_breaking)
@@ -80,12 +85,22 @@ class Rooms:
 
     def _one_counted(self, catalogs: Sequence[Catalog], wanted: int) -> tuple[Domain, Seat] | None:
         """The same, among cliques where free devices tell all."""
-        for domain, free in self._levels(catalogs, wanted):
-            mask = domain.stock[free]
-            if domain.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
-                mask = mask & domain.imex or mask
-            return domain, domain.seats[(mask & -mask).bit_length() - 1]
-        return None
+        if len(catalogs) == 1:  # whole nodes are the last level, so that the order is that of the levels
+            catalog = catalogs[0]
+            present = catalog.present >> wanted
+            if not present:
+                return None
+            free = wanted + (present & -present).bit_length() - 1
+            domain = catalog.at(catalog.levels[free][0])
+        else:
+            found = next(self._levels(catalogs, wanted), None)
+            if found is None:
+                return None
+            domain, free = found
+        mask = domain.stock[free]
+        if domain.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+            mask = mask & domain.imex or mask
+        return domain, domain.seats[(mask & -mask).bit_length() - 1]
 
     def _one_linked(self, count: int, counted: tuple[Domain, Seat] | None) -> tuple[Domain, Seat] | None:
         """The same, where some cliques are partly connected: the measure knows how many linked bundles they hold."""
@@ -156,11 +171,14 @@ class Rooms:
             return
         waiting: list[tuple[int, int, str, Domain]] = []  # rooms worked out, until no bound is above them
         for bound, domain in stream:
-            while waiting and -waiting[0][0] > bound // segment:
+            while waiting and -waiting[0][0] >= bound // segment:
                 _, room, _, roomiest = heappop(waiting)
                 yield roomiest, room
             if self.offers(domain) and (room := self.room(domain)) >= segment:
-                heappush(waiting, (-(room // segment), room, domain.rank, domain))
+                if room // segment == bound // segment:  # nothing that follows holds more
+                    yield domain, room
+                else:
+                    heappush(waiting, (-(room // segment), room, domain.rank, domain))
         while waiting:
             _, room, _, roomiest = heappop(waiting)
             yield roomiest, room

@@ -48,6 +48,7 @@ class Seat:
         "imex",
         "imex_counter",
         "key",
+        "kinds",
         "known_masks",
         "listed",
         "name",
@@ -95,6 +96,7 @@ class Seat:
                 healthy |= 1 << i
         self.healthy = healthy
         self.counters = bool(node.counters)
+        self.kinds: dict[DomainId, tuple[str, int]] = {}  # domain -> product and grade of its devices here
         self._grants: tuple[Grant, ...] | None = None
         self._granted: dict[int, tuple[Grant, ...]] = {}
         self.known_masks: dict[int, int] = {}  # id of a tuple in _granted -> its mask

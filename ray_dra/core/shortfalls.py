@@ -52,6 +52,11 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     """Why no node holds even one bundle of this class; empty when one does."""
     if _some_node_holds(inventory, needs, bundle):
         return []
+    products = tuple(p for d in bundle.devices for p in d.products)
+    asks_more = bundle.labels or bundle.resources or products or bundle.share or needs.request.exclude
+    if not asks_more and needs.connect is not Connect.REQUIRED and any(inventory.by_free[1:]):
+        best = _freest(inventory)
+        return [_node_size(best, bundle, best.free.bit_count(), len(inventory.by_free) - 1)]
     seats = list(inventory.seats.values())
     where = f"bundle {needs.request.bundles.index(bundle)}"
     open_seats = _open(inventory, needs.request)
@@ -61,7 +66,6 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     labelled = [s for s in open_seats if labels_match(bundle.labels, s.node.labels)] if bundle.labels else open_seats
     if not labelled:
         return [Shortfall(Kind.LABELS, where, _pairs(bundle.labels), f"none of {len(open_seats)} nodes")]
-    products = tuple(p for d in bundle.devices for p in d.products)
     if products:
         known = sorted({p for s in seats for p in s.node.products})
         if not set(products) & set(known):
@@ -73,13 +77,10 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
             wanted = f"{bundle.share / 1000:g} of a GPU"
             found.append(Shortfall(Kind.NODE_SIZE, CLUSTER, wanted, f"{left / 1000:g} of one at most"))
     elif bundle.count:
-        best = _freest(inventory, labelled, products)
+        best = max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -s.size))
         free = of_products(best, best.free, products).bit_count()
-        wanted = f"{bundle.count} GPUs in one bundle"
         if free < bundle.count:
-            largest = max(s.size for s in labelled) if labelled is not open_seats else len(inventory.by_free) - 1
-            place = f"{best.name} (the node with most free)"
-            found.append(Shortfall(Kind.NODE_SIZE, place, wanted, f"{free} free; the largest node has {largest}"))
+            found.append(_node_size(best, bundle, free, max(s.size for s in labelled)))
         elif needs.connect is Connect.REQUIRED:
             found.append(_unlinked(labelled, bundle, products))
     for resource, amount in bundle.resources.items():
@@ -122,15 +123,18 @@ def _open(inventory: Inventory, request: GangRequest) -> list[Seat]:
     ]
 
 
-def _freest(inventory: Inventory, labelled: list[Seat], products: tuple[str, ...]) -> Seat:
-    if not products and len(labelled) == len(inventory.seats):
-        for free in range(len(inventory.by_free) - 1, 0, -1):
-            if inventory.by_free[free] and not inventory.split:
-                for catalog in inventory.catalogs.values():
-                    if free < len(catalog.levels) and catalog.levels[free]:
-                        domain = catalog.at(catalog.levels[free][0])
-                        return domain.seats[bits(domain.stock[free])[0]]
-    return max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -s.size))
+def _node_size(best: Seat, bundle: Bundle, free: int, largest: int) -> Shortfall:
+    place = f"{best.name} (the node with most free)"
+    wanted = f"{bundle.count} GPUs in one bundle"
+    return Shortfall(Kind.NODE_SIZE, place, wanted, f"{free} free; the largest node has {largest}")
+
+
+def _freest(inventory: Inventory) -> Seat:
+    """A node with most free devices of one domain; there is one with any."""
+    catalog = max((c for c in inventory.catalogs.values() if c.present), key=lambda c: c.present.bit_length())
+    free = catalog.present.bit_length() - 1
+    domain = catalog.at(catalog.levels[free][0])
+    return domain.seats[bits(domain.stock[free])[0]]
 
 
 def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:
