@@ -30,6 +30,7 @@ from figures import parser, percentile, write
 from shapes import cluster
 
 from ray_dra.core.allocation import Allocation, Unsatisfiable
+from ray_dra.core.index import CLIQUE
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import IMEX_LIMITS
 from ray_dra.core.plan import plan
@@ -133,10 +134,9 @@ class Load:
 
 
 def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:
+    gc.disable()  # it runs between calls, as in the coordinator
     load = Load(kind, shape, seed)
     load.fill(LOAD)
-    gc.collect()
-    gc.freeze()  # as a long-lived coordinator would: what is there now stays
     rows: list[Row] = []
 
     def row(case: str, took: list[float], **more: object) -> None:
@@ -156,15 +156,19 @@ def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:
 
     leaving: list[float] = []
     for case, cpus in (("small", 0.0), ("small-cpu", 8.0)):
+        _settle()
         yes: list[float] = []
         no: list[float] = []
-        for _ in range(rounds):
+        for i in range(rounds):
+            if i % 1_000 == 0:
+                gc.collect(1)
             request = load.draw(cpus)
             leaving += load.make_room(request.device_count)
             took, answer = load.come(request)
             (yes if isinstance(answer, Allocation) else no).append(took)
         row(case, yes, refused=len(no))
     row("leave", leaving)
+    _settle()
     mixed: list[float] = []
     for _ in range(rounds // 20):
         request = _mixed(load)
@@ -173,14 +177,22 @@ def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:
         if isinstance(answer, Allocation):
             mixed.append(took)
     row("mixed", mixed)
+    _settle()
     row("refusal", _refusals(load, max(200, rounds // 20)))
     row("counterfactual", _counterfactuals(load, max(10, rounds // 1000)))
     row("node", _node_changes(load, max(200, rounds // 20)))
+    _settle()
     row("large", _large(load, max(20, rounds // 200)), size=_largest(load))
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     for each in rows:
         each["rss_mb"] = round(rss)
     return rows
+
+
+def _settle() -> None:
+    """What the coordinator does between calls (actors.py): the cyclic collector's work, and what is alive set aside."""
+    gc.collect()
+    gc.freeze()
 
 
 def _mixed(load: Load) -> GangRequest:
@@ -219,14 +231,13 @@ def _refusals(load: Load, rounds: int) -> list[float]:
 def _counterfactuals(load: Load, rounds: int) -> list[float]:
     """What is nearest to a yes for gangs that want most of a clique, or a few cliques."""
     took = []
-    racks = load.kind == "nvl72"
-    many, few = (load.bundle(4 if racks else 8),) * 16, (load.bundle(4),) * 40
-    wishes = (
-        lambda: replace(load.request(1), bundles=many, locality=Locality(cliques=1 if racks else 16)),
-        lambda: replace(load.request(1), bundles=few, locality=Locality(cliques=2 if racks else 20)),
-    )
+    whole = [c.levels[-1] for c in load.inventory.catalogs.values() if c.kind == CLIQUE and len(c.levels) == 9]
+    racks = [((load.bundle(4),) * 16, Locality(cliques=1)), ((load.bundle(4),) * 40, Locality(cliques=2))]
+    boxes = [((load.bundle(8),) * (sum(map(len, whole)) + 4), Locality(segment=1))]  # a few more than are free
+    wishes = racks if load.kind == "nvl72" else boxes
     for i in range(rounds * 4):
-        request = wishes[i % 2]()
+        bundles, locality = wishes[i % len(wishes)]
+        request = replace(load.request(1), bundles=bundles, locality=locality)
         if isinstance(plan(load.inventory, request), Unsatisfiable):
             start = time.perf_counter_ns()
             counterfactual(load.inventory, request)

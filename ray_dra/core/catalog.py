@@ -79,7 +79,7 @@ MOST_MEASURES = 24
 class Catalog:
     """Domains of one kind (clique, loose or spare), product, grade and size of node, in the planner's two orders."""
 
-    __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "present", "product")
+    __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "present", "product", "whole")
 
     def __init__(self, kind: str, product: str, grade: int, limits: Limits) -> None:
         self.kind = kind
@@ -89,6 +89,7 @@ class Catalog:
         self.domains: dict[str, Domain] = {}  # by key
         self.levels: list[list[str]] = [[]]
         self.present = 0  # a bit for each level that has a domain
+        self.whole = 1  # the bit of whole nodes
         self.measures: dict[Measure, Buckets] = {}
         self._unlinked: dict[Measure, Measure] = {}  # where all are linked, linked bundles count like any
 
@@ -123,6 +124,7 @@ class Catalog:
         self.domains[domain.key] = domain
         while len(self.levels) < len(domain.stock):
             self.levels.append([])
+        self.whole = 1 << (len(self.levels) - 1)
         domain.rank = ""
         domain.shown = 0
         domain.rooms = dict.fromkeys(self.measures, 0)

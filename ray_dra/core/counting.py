@@ -46,16 +46,17 @@ def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
 def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
     needs, limits = rooms.needs, rooms.inventory.limits
     placed: list[Placed] = []
+    masks: dict[Seat, int] = {}
     counters: tuple[tuple[Counter, int], ...] = exclusively(rooms.scope, (domain for domain, _ in parts))
     for domain, filled in parts:
-        place_bundles(needs, filled, placed)
+        place_bundles(needs, filled, placed, masks)
         if len(filled) > 1 and limits.compute_domains:
             counters += imex(domain, [seat for seat, _, _ in filled], True)
-    return Layout(tuple(placed), counters)
+    return Layout(tuple(placed), counters, True, None if needs.share else masks)
 
 
-def place_bundles(needs: Needs, filled: Filled, placed: list[Placed]) -> None:
-    """Give the bundles on these seats their devices."""
+def place_bundles(needs: Needs, filled: Filled, placed: list[Placed], held: dict[Seat, int]) -> None:
+    """Give the bundles on these seats their devices; `held` gathers the whole devices of each."""
     size, share, connect = needs.size, needs.share, needs.connect
     resources = needs.classes[0].resources
     make = tuple.__new__  # a NamedTuple without the call through its own __new__: half of the time here
@@ -69,12 +70,16 @@ def place_bundles(needs: Needs, filled: Filled, placed: list[Placed]) -> None:
             masks = seat.split(of_products(seat, free, needs.products), (size,) * count, connect) or ()
         elif count == 1 and free.bit_count() == size:
             placed.append(make(Placed, (seat.name, seat.granted(free), resources)))
+            held[seat] = held.get(seat, 0) | free if seat.odd else free
             continue
         else:
             masks = seat.shape.pieces(free, size, count, connect) or ()
         assert len(masks) == count, "the planner chose a seat without room"
+        union = held.get(seat, 0) if seat.odd else 0
         for mask in masks:
             placed.append(make(Placed, (seat.name, seat.granted(mask), resources)))
+            union |= mask
+        held[seat] = union
 
 
 def _shares(needs: Needs, seat: Seat, members: int, count: int) -> tuple[int, ...]:
@@ -92,7 +97,7 @@ def _anywhere(rooms: Rooms, total: int) -> Layout:
     if not filled:
         return NOTHING
     placed: list[Placed] = []
-    place_bundles(rooms.needs, filled, placed)
+    place_bundles(rooms.needs, filled, placed, {})
     return Layout(tuple(placed))
 
 

@@ -29,6 +29,7 @@ class Index:
         by_free: how many nodes have so many free devices.
         shared: (thousandths left, seat key, position, node) of every device that is shared, sorted.
         devices, free_devices, held_devices, busy_devices: counts over the cluster.
+        changes: how many there have been.
     """
 
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
@@ -43,6 +44,7 @@ class Index:
         self.free_devices = 0
         self.held_devices = 0
         self.busy_devices = 0
+        self.changes = 0
         self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
 
     def _build(self, nodes: Iterable[Node]) -> None:
@@ -151,6 +153,7 @@ class Index:
     def refresh(self, seats: Iterable[Seat], moved: dict[Domain, None]) -> None:
         """Bring `free` and the index up to date after a change of these seats; `moved`: domains changed otherwise."""
         gained = 0
+        self.changes += 1
         by_free = self.by_free
         for seat in seats:
             seat.version += 1

@@ -43,6 +43,7 @@ class Inventory(Index):
         self._exclusive: dict[DomainId, str] = {}
         self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
         self._emptied: Inventory | None = None
+        self._planned: tuple[Allocation, dict[Seat, int], int] | None = None
         super().__init__(topology, limits)
 
     # -- who holds what
@@ -73,34 +74,13 @@ class Inventory(Index):
         gang = allocation.gang
         if gang in self._holds:
             raise ValueError(f"gang {gang} holds devices already")
-        seats = self.seats
-        masks: dict[Seat, int] = {}
-        away: list[str] = []
-        shares = False
-        resources = False
-        for placed in allocation.bundles:
-            seat = seats.get(placed.node)
-            if seat is None:
-                away.append(placed.node)
-                continue
-            grants = placed.grants
-            if placed.resources:
-                resources = True
-            mask = seat.known_masks.get(id(grants))
-            if mask is None:  # not made by `plan` on this inventory: read back from a record
-                if grants and grants[0].amount is not None:
-                    shares = True
-                    masks.setdefault(seat, 0)
-                    continue
-                mask = seat.mask_of(grants)
-            taken = seat.held
-            if seat in masks:
-                taken |= masks[seat]
-                masks[seat] |= mask
-            else:
-                masks[seat] = mask
-            if taken & mask:
-                raise ValueError(f"devices on {seat.name} are held by another gang")
+        planned, self._planned = self._planned, None
+        if planned is not None and planned[0] is allocation and planned[2] == self.changes:
+            # Straight from `plan`, and nothing has changed since: the devices are free, and where they are is at hand.
+            masks, away, shares = planned[1], [], False
+            resources = bool(allocation.bundles[0].resources)
+        else:
+            masks, away, shares, resources = self._look_up(allocation)
         used, exclusive = self._check_counters(allocation, masks) if allocation.counters else ((), ())
         if shares:
             self._check_shares(allocation, masks)
@@ -125,6 +105,45 @@ class Inventory(Index):
             self._exclusive[clique] = gang
             touched = self._own(self.domains[clique], gang, touched)
         self.refresh(touched, moved)
+
+    def remember(self, allocation: Allocation, masks: dict[Seat, int]) -> None:
+        """What `plan` found, so that holding it next need not look everything up again."""
+        self._planned = (allocation, masks, self.changes)
+
+    def _look_up(self, allocation: Allocation) -> tuple[dict[Seat, int], list[str], bool, bool]:
+        """(whole devices by seat, nodes that are not there, whether there are shares, and other resources).
+
+        Raises ValueError where a device is held by another gang, or by two bundles.
+        """
+        seats = self.seats
+        masks: dict[Seat, int] = {}
+        away: list[str] = []
+        shares = False
+        resources = False
+        for placed in allocation.bundles:
+            seat = seats.get(placed.node)
+            if seat is None:
+                away.append(placed.node)
+                continue
+            grants = placed.grants
+            if placed.resources:
+                resources = True
+            mask = seat.known.get(-id(grants))
+            if mask is None:  # not made by `plan` on this inventory: read back from a record
+                if grants and grants[0].amount is not None:
+                    shares = True
+                    masks.setdefault(seat, 0)
+                    continue
+                mask = seat.mask_of(grants)
+            taken = seat.held
+            if seat in masks:
+                taken |= masks[seat]
+                masks[seat] |= mask
+            else:
+                masks[seat] = mask
+            if taken & mask:
+                raise ValueError(f"devices on {seat.name} are held by another gang")
+        return masks, away, shares, resources
 
     def release(self, gang: str) -> None:
         """Give back what the gang holds; harmless where it holds nothing."""

@@ -49,11 +49,15 @@ class Pick(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All bundles placed, or None; `proven` is False where a bounded search gave up."""
+    """All bundles placed, or None; `proven` is False where a bounded search gave up.
+
+    `masks`: the whole devices of each seat, where they are at hand and nothing else is given.
+    """
 
     bundles: tuple[Placed, ...] | None
     counters: tuple[tuple[Counter, int], ...] = ()
     proven: bool = True
+    masks: dict[Seat, int] | None = None
 
 
 NOTHING = Layout(None)

@@ -43,7 +43,10 @@ def plan(
     needs = Needs(request)
     layout = place(inventory, needs, policy)
     if layout.bundles is not None:
-        return Allocation(request.gang, layout.bundles, epoch, request.priority, layout.counters)
+        allocation = Allocation(request.gang, layout.bundles, epoch, request.priority, layout.counters)
+        if layout.masks is not None:
+            inventory.remember(allocation, layout.masks)
+        return allocation
     return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
 
 

@@ -47,11 +47,11 @@ class Rooms:
             return self._one_shared(count)
         wanted = needs.size * count
         if self.plain and not self.scope.exclusive:
-            return self._one_counted(self.catalogs, wanted)
+            return self.one_counted(self.catalogs, wanted)
         if not needs.extra and needs.linked and not needs.products and not self.scope.exclusive:
-            counted = self._one_counted([c for c in self.catalogs if needs.told_by_count(c)], wanted)
+            counted = self.one_counted([c for c in self.catalogs if needs.told_by_count(c)], wanted)
             return self._one_linked(count, counted)
-        for domain, free in self._levels(self.catalogs, wanted):
+        for domain, free in self.levels(self.catalogs, wanted):
             if self.offers(domain):
                 mask = domain.stock[free]
                 for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
@@ -60,7 +60,7 @@ class Rooms:
                         return domain, seat
         return None
 
-    def _levels(self, catalogs: Sequence[Catalog], least: int) -> Iterator[tuple[Domain, int]]:
+    def levels(self, catalogs: Sequence[Catalog], least: int) -> Iterator[tuple[Domain, int]]:
         """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
 
         Nodes in use first, the least free, in the fullest clique; then whole ones, of the smallest clique: a rack is
@@ -68,7 +68,7 @@ class Rooms:
         """
         present = 0
         for catalog in catalogs:
-            present |= catalog.present & ~(1 << (len(catalog.levels) - 1))
+            present |= catalog.present & ~catalog.whole
         present = present >> least << least
         while present:
             low = present & -present
@@ -76,28 +76,32 @@ class Rooms:
             free = low.bit_length() - 1
             for domain in _by_rank([c for c in catalogs if c.present & low and free < len(c.levels) - 1], free):
                 yield domain, free
-        whole = [c for c in catalogs if least < len(c.levels) and c.levels[-1]]
+        whole = [c for c in catalogs if c.present & c.whole and least < len(c.levels)]
         if len(whole) > 1:
             whole.sort(key=_breaking)
         for catalog in whole:
             for rank in catalog.levels[-1]:
                 yield catalog.at(rank), len(catalog.levels) - 1
 
-    def _one_counted(self, catalogs: Sequence[Catalog], wanted: int) -> tuple[Domain, Seat] | None:
-        """The same, among cliques where free devices tell all."""
-        if len(catalogs) == 1:  # whole nodes are the last level, so that the order is that of the levels
-            catalog = catalogs[0]
-            present = catalog.present >> wanted
-            if not present:
+    def one_counted(self, catalogs: Sequence[Catalog], wanted: int) -> tuple[Domain, Seat] | None:
+        """The same, among cliques where free devices tell all: the first of `levels`."""
+        least, best, at = 0, "", None
+        for catalog in catalogs:
+            present = (catalog.present & ~catalog.whole) >> wanted
+            if present:
+                free = wanted + (present & -present).bit_length() - 1
+                head = catalog.levels[free][0]
+                if at is None or free < least or (free == least and head < best):
+                    least, best, at = free, head, catalog
+        if at is None:
+            whole = [c for c in catalogs if c.present & c.whole and wanted < len(c.levels)]
+            if not whole:
                 return None
-            free = wanted + (present & -present).bit_length() - 1
-            domain = catalog.at(catalog.levels[free][0])
-        else:
-            found = next(self._levels(catalogs, wanted), None)
-            if found is None:
-                return None
-            domain, free = found
-        mask = domain.stock[free]
+            at = whole[0] if len(whole) == 1 else min(whole, key=_breaking)
+            least = len(at.levels) - 1
+            best = at.levels[least][0]
+        domain = at.domains[best[1:]]
+        mask = domain.stock[least]
         if domain.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
             mask = mask & domain.imex or mask
         return domain, domain.seats[(mask & -mask).bit_length() - 1]
@@ -128,7 +132,7 @@ class Rooms:
                 domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
                 if domain.catalog in self.catalogs and self.offers(domain) and needs.on(seat, 1 << position):
                     return domain, seat
-        for domain, free in self._levels(self.catalogs, 1):
+        for domain, free in self.levels(self.catalogs, 1):
             for at in bits(domain.stock[free]):
                 seat = domain.seats[at]
                 if self.offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
@@ -256,7 +260,8 @@ class Rooms:
         chosen.sort()
         seats = domain.seats
         domain_id = domain.id
-        return [(seat := seats[at], seat.domains[domain_id], n) for at, n in chosen]
+        # All devices of a seat that is in one domain are the domain's: nothing else of it need be looked at.
+        return [((seat := seats[at]), seat.domains[domain_id] if seat.odd else -1, n) for at, n in chosen]
 
     def _most_anywhere(self) -> int:
         """A bound on the bundles that fit, by the number of free devices of each node."""
@@ -298,7 +303,7 @@ class Rooms:
 
 
 def _worth(domain: Domain, seat: Seat) -> tuple[bool, int, int, str]:
-    """Order of nodes as in `Rooms._levels`."""
+    """Order of nodes as in `Rooms.levels`."""
     free = seat.free.bit_count()
     whole = free == seat.size
     return whole, (0 if domain.loose else domain.size) if whole else 0, free, domain.rank

@@ -121,5 +121,5 @@ def _one_by_one(inventory: Inventory, needs: Needs, policy: Policy, total: int) 
             grants = granted(seat, 1 << chosen, needs.share)
             placed.append(Placed(seat.name, grants, needs.classes[0].resources))
         else:
-            place_bundles(needs, [(seat, -1, used[seat])], placed)
+            place_bundles(needs, [(seat, -1, used[seat])], placed, {})
     return Layout(tuple(placed))

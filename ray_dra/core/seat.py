@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray_dra.core.allocation import Grant
 from ray_dra.core.devices import Masks, Shape, bits, shape_of
@@ -37,7 +37,6 @@ class Seat:
     """
 
     __slots__ = (
-        "_granted",
         "_grants",
         "busy",
         "counters",
@@ -49,7 +48,7 @@ class Seat:
         "imex_counter",
         "key",
         "kinds",
-        "known_masks",
+        "known",
         "listed",
         "name",
         "node",
@@ -98,8 +97,8 @@ class Seat:
         self.counters = bool(node.counters)
         self.kinds: dict[DomainId, tuple[str, int]] = {}  # domain -> product and grade of its devices here
         self._grants: tuple[Grant, ...] | None = None
-        self._granted: dict[int, tuple[Grant, ...]] = {}
-        self.known_masks: dict[int, int] = {}  # id of a tuple in _granted -> its mask
+        # mask -> its grants, and -id of these -> mask; the grants are kept here, so that their id is nobody else's.
+        self.known: dict[int, Any] = {}
 
     @property
     def grants(self) -> tuple[Grant, ...]:
@@ -112,16 +111,16 @@ class Seat:
 
     def granted(self, mask: int) -> tuple[Grant, ...]:
         """The grants for `mask`; one tuple for each mask ever asked for, so that `mask_of` knows it again."""
-        found = self._granted.get(mask)
+        found: tuple[Grant, ...] | None = self.known.get(mask)
         if found is None:
             grants = self.grants
-            found = self._granted[mask] = tuple(grants[i] for i in bits(mask))
-            self.known_masks[id(found)] = mask
+            found = self.known[mask] = tuple(grants[i] for i in bits(mask))
+            self.known[-id(found)] = mask
         return found
 
     def mask_of(self, grants: tuple[Grant, ...]) -> int:
         """The mask of grants, found by device: a node may have been renumbered. Devices that are gone are left out."""
-        mask = self.known_masks.get(id(grants))  # the tuple is kept in _granted, so its id is nobody else's
+        mask: int | None = self.known.get(-id(grants))
         if mask is not None:
             return mask
         mask = 0

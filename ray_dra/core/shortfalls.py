@@ -6,8 +6,9 @@ each that fails. Off the fast path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 
 from ray_dra.core.allocation import Kind, Shortfall
 from ray_dra.core.counting import place_equal
@@ -23,6 +24,9 @@ from ray_dra.core.rooms import Rooms
 from ray_dra.core.seat import EPSILON, Seat
 
 CLUSTER = "the cluster"
+
+NODES_LOOKED_AT = 64
+"""Nodes, those with most free devices, among which the best-linked one is looked for."""
 
 
 def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tuple[Shortfall, ...]:
@@ -53,10 +57,12 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     if _some_node_holds(inventory, needs, bundle):
         return []
     products = tuple(p for d in bundle.devices for p in d.products)
-    asks_more = bundle.labels or bundle.resources or products or bundle.share or needs.request.exclude
-    if not asks_more and needs.connect is not Connect.REQUIRED and any(inventory.by_free[1:]):
-        best = _freest(inventory)
-        return [_node_size(best, bundle, best.free.bit_count(), len(inventory.by_free) - 1)]
+    if not (bundle.labels or bundle.resources or products or bundle.share or needs.request.exclude):
+        freest = list(islice(_freest(inventory), NODES_LOOKED_AT))
+        if freest and freest[0].free.bit_count() < bundle.count:
+            return [_node_size(freest[0], bundle, freest[0].free.bit_count(), len(inventory.by_free) - 1)]
+        if freest and needs.connect is Connect.REQUIRED:
+            return [_unlinked(freest, bundle, ())]
     seats = list(inventory.seats.values())
     where = f"bundle {needs.request.bundles.index(bundle)}"
     open_seats = _open(inventory, needs.request)
@@ -129,12 +135,14 @@ def _node_size(best: Seat, bundle: Bundle, free: int, largest: int) -> Shortfall
     return Shortfall(Kind.NODE_SIZE, place, wanted, f"{free} free; the largest node has {largest}")
 
 
-def _freest(inventory: Inventory) -> Seat:
-    """A node with most free devices of one domain; there is one with any."""
-    catalog = max((c for c in inventory.catalogs.values() if c.present), key=lambda c: c.present.bit_length())
-    free = catalog.present.bit_length() - 1
-    domain = catalog.at(catalog.levels[free][0])
-    return domain.seats[bits(domain.stock[free])[0]]
+def _freest(inventory: Inventory) -> Iterator[Seat]:
+    """Nodes by free devices of one domain, most first; the full ones are left out."""
+    for free in range(len(inventory.by_free) - 1, 0, -1):
+        for catalog in inventory.catalogs.values():
+            if catalog.present >> free & 1:
+                for rank in catalog.levels[free]:
+                    domain = catalog.at(rank)
+                    yield from (domain.seats[at] for at in bits(domain.stock[free]))
 
 
 def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:

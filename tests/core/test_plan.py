@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
+from ray_dra.core.index import CLIQUE, LOOSE_NODE
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.layout import Scope
 from ray_dra.core.limits import Limits
+from ray_dra.core.needs import Needs
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, Locality, Strategy, bundle_from_resources
+from ray_dra.core.rooms import Rooms
 from ray_dra.core.topology import Health, Node, Topology, label_value
 from ray_dra.errors import InvalidRequest
 
@@ -276,6 +280,16 @@ class Books(RuleBasedStateMachine):
         for name, mask in self.busy.items():
             fresh.set_others(name, mask, {})
         assert picture(self.inventory) == picture(fresh)
+        for wanted in range(1, 9):
+            # The quick look-up of a single node is the head of the order in which nodes are taken.
+            rooms = Rooms(self.inventory, Needs(gang(wanted)), Scope((CLIQUE, LOOSE_NODE)))
+            found = rooms.one_counted(rooms.catalogs, wanted)
+            first = next(rooms.levels(rooms.catalogs, wanted), None)
+            assert (found is None) is (first is None)
+            if found is not None and first is not None:
+                assert found[0] is first[0]
+                assert found[1].free & found[1].domains[found[0].id]
+                assert (found[1].free & found[1].domains[found[0].id]).bit_count() == first[1] >= wanted
         devices = [g.device for a in self.held.values() for g in a.grants if g.amount is None]
         assert len(set(devices)) == len(devices)
         for device in devices[:1]:
