@@ -77,7 +77,8 @@ class Inventory(Index):
         planned, self._planned = self._planned, None
         if planned is not None and planned[0] is allocation and planned[2] == self.changes:
             # Straight from `plan`, and nothing has changed since: the devices are free, and where they are is at hand.
-            masks, away, shares = planned[1], [], False
+            masks, shares = planned[1], False
+            away: list[str] = []
             resources = bool(allocation.bundles[0].resources)
         else:
             masks, away, shares, resources = self._look_up(allocation)

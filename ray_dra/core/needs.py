@@ -36,6 +36,7 @@ class Needs:
         products: of the first class; () for any.
         measure: how the first class is counted on a node.
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
+        simple: nothing is asked of a node but a number of whole devices.
         proven: False once a bounded search inside a node gave up.
     """
 
@@ -72,6 +73,7 @@ class Needs:
             self.size = first.count
             self.products = _products(first)
         self.extra = bool(first.resources or first.labels or request.exclude)
+        self.simple = not (self.extra or self.share or self.linked or self.products)
 
     @cached_property
     def measure(self) -> Measure:
@@ -274,8 +276,12 @@ class Needs:
 
 def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], ...]:
     """Kinds of catalog to look in, the preferred first; `cliques`: only in NVLink cliques."""
-    ordinary = (CLIQUE,) if cliques else (CLIQUE, LOOSE_NODE)
-    return ((SPARES,), ordinary) if request.preemptible else (ordinary,)
+    found = _IN_CLIQUES if cliques else _ANYWHERE
+    return found if request.preemptible else found[1:]
+
+
+_IN_CLIQUES = ((SPARES,), (CLIQUE,))
+_ANYWHERE = ((SPARES,), (CLIQUE, LOOSE_NODE))
 
 
 def of_products(seat: Seat, mask: int, products: tuple[str, ...]) -> int:

@@ -13,7 +13,7 @@ from itertools import islice
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import Domain, most_of
+from ray_dra.core.domain import SHARING, Domain, most_of
 from ray_dra.core.index import LOOSE_NODE
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope, roomiest_first, tightest_first
@@ -32,7 +32,11 @@ class Rooms:
         self.needs = needs
         self.scope = scope
         self.catalogs = needs.catalogs(inventory, scope.kinds)
-        self.plain = all(map(needs.told_by_count, self.catalogs))
+        self.plain = True
+        for catalog in self.catalogs:
+            if not (needs.simple and catalog.grade != SHARING) and not needs.told_by_count(catalog):
+                self.plain = False
+                break
         self.measured = self.plain or all(map(needs.told_by_measure, self.catalogs))
         self._seats: dict[Domain, list[tuple[int, Seat, int]]] = {}
 
