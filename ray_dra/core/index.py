@@ -116,6 +116,7 @@ class Index:
         self.refresh([seat], {})
 
     def _remove(self, seat: Seat) -> None:
+        self.changes += 1
         self._seat_count(seat, -1)
         self._unlist_shares(seat)
         self.by_free[seat.free.bit_count()] -= 1

@@ -17,7 +17,7 @@ from ray_dra.core.topology import Counter, Device, DeviceId, Node
 from ray_dra.errors import InvalidRequest
 
 from .checks import check
-from .machines import DGX1, gang, node, one_clique, rack
+from .machines import DGX1, gang, node, one_clique, picture, rack
 
 
 def held(inventory: Inventory, request: GangRequest) -> Allocation:
@@ -29,6 +29,26 @@ def held(inventory: Inventory, request: GangRequest) -> Allocation:
 
 def shares(*amounts: int, name: str = "s") -> GangRequest:
     return GangRequest(name, tuple(Bundle((DeviceRequest(1, share=a),)) for a in amounts))
+
+
+def test_what_plan_found_is_looked_up_again_once_anything_has_changed() -> None:
+    """A node leaves, or another gang is quicker, between the plan and the hold."""
+    inventory = Inventory(rack("r", 4))
+    request = gang(4, 4, locality=one_clique())
+    answer = plan(inventory, request)
+    assert isinstance(answer, Allocation)
+    inventory.drop_node(answer.nodes[0])
+    inventory.hold(answer)
+    fresh = Inventory([n for n in rack("r", 4) if n.name != answer.nodes[0]])
+    fresh.hold(answer)
+    assert picture(inventory) == picture(fresh)
+    inventory.put_node(rack("r", 4)[0])
+    assert inventory.free_devices == 8, "the gang has its devices on the node that came back"
+    late = plan(inventory, gang(4, 4, name="late", locality=one_clique()))
+    assert isinstance(late, Allocation)
+    held(inventory, gang(4, name="quicker"))
+    with pytest.raises(ValueError, match="held by another gang"):
+        inventory.hold(late)
 
 
 # -- shares of a device
