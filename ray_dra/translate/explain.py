@@ -55,7 +55,7 @@ def explain_allocation(allocation: Allocation) -> list[str]:
 
 def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> str:
     """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes."""
-    what = f"{len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
+    what = f"{_count(len(request.bundles), 'bundle')}, {_count(request.device_count, 'GPU')}, {request.locality}"
     if isinstance(answer, Allocation):
         return "\n".join([f"fits: {what}", *explain_allocation(answer)])
     lines = [f"does not fit{'' if answer.proven else ' (not found within the bound)'}: {what}"]
@@ -64,11 +64,15 @@ def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> 
     if found is not None:
         for each in found.instead:
             cliques = len({c for c in each.allocation.cliques if c is not None})
-            where = f"on {len(set(each.allocation.nodes))} nodes, {cliques} cliques"
+            where = f"on {_count(len(set(each.allocation.nodes)), 'node')}, {_count(cliques, 'clique')}"
             lines.append(f"  would fit now: {each.change} ({where})")
         if found.leaving is not None:
             lines.append(f"  would fit without: {found.leaving}")
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def answer_as_json(answer: Allocation | Unsatisfiable) -> str:

@@ -127,11 +127,11 @@ def test_the_command_line(file: Path, tmp_path: Path) -> None:
     run = CliRunner()
     yes = run.invoke(app, ["plan", str(file), "--gpus", "4", "--same-clique"])
     assert yes.exit_code == 0
-    assert "fits: 1 bundles, 4 GPUs, one clique" in yes.stdout
+    assert "fits: 1 bundle, 4 GPUs, one clique" in yes.stdout
     no = run.invoke(app, ["plan", str(file), "--gpus", "4", "--bundles", "2", "--same-clique"])
     assert no.exit_code == 1
     assert "room for 1: 4 on 1 node" in no.stdout
-    assert "would fit now: 1 of the 2 bundles (on 1 nodes, 1 cliques)" in no.stdout
+    assert "would fit now: 1 of the 2 bundles (on 1 node, 1 clique)" in no.stdout
     assert "would fit without: left (4 GPUs; the smallest set)" in no.stdout
     wish = tmp_path / "gang.yaml"
     wish.write_text("bundles: [{GPU: 4}]\ncount: 2\nlocality: {cliques: 1}")
