@@ -28,6 +28,7 @@ fmt: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/probe.py
 	$(BIN)/python benchmarks/placement_latency.py
+	$(BIN)/python benchmarks/plan_scale.py
 
 # uv is taken from PATH, or else installed into the environment itself.
 $(STAMP): requirements.txt pyproject.toml
