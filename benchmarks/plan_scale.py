@@ -63,7 +63,6 @@ class Load:
         self.gangs: list[tuple[str, int]] = []
         self.used = 0
         self.count = 0
-        self.memory = Bundle((DeviceRequest(1),))
         self.bundles: dict[tuple[int, float], Bundle] = {}
 
     def bundle(self, gpus: int, cpus: float = 0.0) -> Bundle:

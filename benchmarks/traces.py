@@ -16,7 +16,6 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -226,7 +225,7 @@ def main() -> None:
         policy_for(name, list, pods=pods)  # an unknown name is said before anything runs
     if options.processes > 1:
         with ProcessPoolExecutor(options.processes) as pool:
-            rows = list(pool.map(partial(work), runs))
+            rows = list(pool.map(work, runs))
     else:
         rows = [work(run) for run in runs]
     if not all(row["trace"] for row in rows):

@@ -50,8 +50,8 @@ def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
     counters: tuple[tuple[Counter, int], ...] = exclusively(rooms.scope, (domain for domain, _ in parts))
     for domain, filled in parts:
         place_bundles(needs, filled, placed, masks)
-        if len(filled) > 1 and limits.compute_domains:
-            counters += imex(domain, [seat for seat, _, _ in filled], True)
+        if len(filled) > 1:
+            counters += imex(domain, [seat for seat, _, _ in filled], limits)
     return Layout(tuple(placed), counters, True, None if needs.share else masks)
 
 

@@ -14,6 +14,7 @@ from ray_dra.core.allocation import Grant, Placed
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.domain import Domain, Measure
 from ray_dra.core.index import CLIQUE
+from ray_dra.core.limits import Limits
 from ray_dra.core.needs import Needs
 from ray_dra.core.packing import Contents
 from ray_dra.core.seat import Seat
@@ -131,8 +132,8 @@ def exclusively(scope: Scope, domains: Iterable[Domain]) -> tuple[tuple[Counter,
     return tuple(((d, "exclusive"), 1) for d in sorted(d.id for d in domains)) if scope.exclusive else ()
 
 
-def imex(domain: Domain, seats: Sequence[Seat], compute_domains: bool) -> tuple[tuple[Counter, int], ...]:
+def imex(domain: Domain, seats: Sequence[Seat], limits: Limits) -> tuple[tuple[Counter, int], ...]:
     """The counters of a gang's part in one clique: its IMEX domain has the nodes, where there are several."""
-    if not compute_domains or not domain.fabric or len(seats) < 2:
+    if not limits.compute_domains or not domain.fabric or len(seats) < 2:
         return ()
     return tuple(seat.imex_counter for seat in seats)

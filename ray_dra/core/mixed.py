@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ray_dra.core.domain import Domain, Measure
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.layout import NOTHING, Layout, Pick, Scope, exclusively, imex, lay_out, tightest_first
+from ray_dra.core.layout import Layout, Pick, Scope, exclusively, imex, lay_out, tightest_first
 from ray_dra.core.limits import Limits
 from ray_dra.core.needs import Needs, SeatKind
 from ray_dra.core.packing import BinType, Contents, Packing, pack
@@ -37,8 +37,6 @@ def place_mixed(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
 
 
 def _anywhere(inventory: Inventory, needs: Needs, search: _Search) -> Layout:
-    if inventory.free_devices < sum(b.count for b in needs.request.bundles if b.share is None):
-        return NOTHING
     spares = needs.request.preemptible
     seats = [(seat, seat.free) for seat in inventory.seats.values() if spares or not seat.node.spare]
     kinds = search.kinds(seats)
@@ -117,7 +115,7 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: _
 
 
 def _imex(domain: Domain, picks: Sequence[Pick], limits: Limits) -> tuple[tuple[Counter, int], ...]:
-    return imex(domain, sorted((p.seat for p in picks), key=lambda s: s.key), limits.compute_domains)
+    return imex(domain, sorted((p.seat for p in picks), key=lambda s: s.key), limits)
 
 
 class _Search:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from ray_dra.core.allocation import Placed
 from ray_dra.core.counting import laid_out, place_bundles
 from ray_dra.core.domain import Domain
-from ray_dra.core.index import CLIQUE, LOOSE_NODE
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, granted
 from ray_dra.core.needs import Needs
@@ -20,11 +19,11 @@ from ray_dra.core.seat import Seat
 def place_scored(inventory: Inventory, needs: Needs, scope: Scope, policy: Policy) -> Layout:
     """Place a gang of one class of bundles where the policy scores lowest."""
     total = needs.counts[0]
-    rooms = Rooms(inventory, needs, scope._replace(kinds=(CLIQUE, LOOSE_NODE)) if scope.anywhere else scope)
     if scope.anywhere:
         return _one_by_one(inventory, needs, policy, total)
     if not policy.by_clique or (scope.one_node and total > 1):
         return NOTHING  # the next scope is more to the point
+    rooms = Rooms(inventory, needs, scope)
     if total == 1:
         return _single(rooms, needs, policy)
     parts = _choose(rooms, total, scope, policy)

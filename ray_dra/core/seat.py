@@ -174,11 +174,6 @@ class Seat:
         open_now = self.healthy & ~self.held & ~self.busy
         return {i: WHOLE - n for i, n in self.shares.items() if open_now >> i & 1 and n < WHOLE}
 
-    @property
-    def free_thousandths(self) -> int:
-        """Everything that is left of the devices, shared ones included."""
-        return WHOLE * self.free.bit_count() + sum(self.shared_left().values())
-
     # -- devices for bundles
 
     def how_many(self, mask: int, size: int, connect: Connect) -> int:
