@@ -5,13 +5,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check fmt lock clean bench
+.PHONY: demo test check fmt lock protos clean bench cluster cluster-down cluster-binaries
 
 demo: $(STAMP)
 	$(BIN)/python examples/train_nvlink_gang.py
 
+# Brings up its own Kubernetes cluster, and builds it first where the cache has none (minutes, once).
 test: $(STAMP)
+	sh tests/cluster/apt.sh
 	$(BIN)/python -m pytest
+
+# A real Kubernetes cluster on this machine; docs/testbed.md.
+cluster: $(STAMP)
+	sh tests/cluster/apt.sh
+	$(BIN)/python -m tests.cluster up
+
+cluster-down: $(STAMP)
+	$(BIN)/python -m tests.cluster down
+
+cluster-binaries: $(STAMP)
+	sh tests/cluster/apt.sh
+	$(BIN)/python -m tests.cluster build
 
 # The quick loop: format, lint, types, import contract, and the tests that start no cluster.
 check: $(STAMP)
@@ -19,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "not ray and not cluster and not slow and not gpu"
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .
@@ -41,6 +55,12 @@ $(STAMP): requirements.txt pyproject.toml
 lock:
 	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	    --generate-hashes --no-header --quiet --output-file requirements.txt
+	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra image --universal --python-version 3.10 \
+	    --generate-hashes --no-header --quiet --output-file kube/image/requirements.txt
+
+# The kubelet's messages from our own .proto files.
+protos: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ray_dra/simulated/dra/proto/*.proto
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

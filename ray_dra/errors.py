@@ -13,6 +13,14 @@
     |   +-- NvmlMissing                    it is not there, or refuses to start
     |   +-- NvmlHung                       it did not answer in time
     |   +-- NvmlInconsistent               its answers contradict each other
+    +-- KubernetesError                    the Kubernetes API; carries its status code and message
+    |   +-- NotFound                       no such object, or the cluster does not serve this kind
+    |   +-- AlreadyThere                   an object of this name exists
+    |   +-- Conflict                       somebody wrote in between; read again
+    |   +-- Rejected                       the object is invalid, or admission refused it
+    |   +-- NotAllowed                     this identity may not do that
+    |   +-- WatchExpired                   the watch is too old to go on; list again
+    |   +-- ApiUnavailable                 no connection, overload, or an error of the server's
     +-- IncompatibleRay                    this Ray moved a private part that we need
     +-- SimulationError                    the embedded cluster could not be started
 
@@ -113,6 +121,40 @@ class NvmlHung(NvmlError):
 
 class NvmlInconsistent(NvmlError):
     """The driver's answers contradict each other, so nothing is planned on them."""
+
+
+class KubernetesError(RayDraError):
+    """The Kubernetes API said no. `status` is HTTP's code, 0 where there was no answer."""
+
+    status = 0
+
+
+class NotFound(KubernetesError):
+    """There is no such object, or the cluster does not serve this kind."""
+
+
+class AlreadyThere(KubernetesError):
+    """An object of this name exists already."""
+
+
+class Conflict(KubernetesError):
+    """The object changed since it was read, or a JSON patch's test failed; read it again."""
+
+
+class Rejected(KubernetesError):
+    """The object is invalid, or admission refused it."""
+
+
+class NotAllowed(KubernetesError):
+    """This identity lacks the role; `wanted` names the verb and the kind."""
+
+
+class WatchExpired(KubernetesError):
+    """The server no longer has the changes since this version; list again."""
+
+
+class ApiUnavailable(KubernetesError):
+    """No connection, too many requests, or the server failed; the same request may be sent again."""
 
 
 class IncompatibleRay(RayDraError):

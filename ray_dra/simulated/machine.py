@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
-from ray_dra.simulated.profile import SimulatedNode, cluster_uuid
+from ray_dra.simulated.profile import CLIQUE_ID, MigProfile, SimulatedNode, cluster_uuid
 
-CLIQUE_ID = 32766  # a common default; the cluster UUID is what tells racks apart
 LIBRARY_VARIABLE = "RAY_DRA_SIMULATED_NVML"
 DRIVER_VERSION = "580.65.06"
 GPU, SWITCH = 0, 2  # nvmlIntNvLinkDeviceType_t
@@ -85,6 +85,30 @@ class Machine:
         with self._faults() as faults:
             faults.setdefault("mig", {})[str(gpu)] = partitions
 
+    # -- MIG partitions, which the simulated DRA driver makes and removes
+
+    def partition(self, gpu: int, profile: MigProfile, start: int) -> str:
+        """Make a partition, where it is not there yet; its UUID."""
+        uuid = self.partition_uuid(gpu, profile, start)
+        with self._faults() as faults:
+            faults.setdefault("partitions", {})[uuid] = [gpu, start, profile.slices, profile.memory_mib]
+        return uuid
+
+    def partition_uuid(self, gpu: int, profile: MigProfile, start: int) -> str:
+        return f"MIG-{uuid5(NAMESPACE_OID, f'{self.node.uuid(gpu)}/{profile.id}/{start}')}"
+
+    def unpartition(self, uuid: str) -> None:
+        with self._faults() as faults:
+            faults.get("partitions", {}).pop(uuid, None)
+
+    def read_faults(self) -> dict[str, Any]:
+        """What is wrong with the machine now, as written by the methods above."""
+        with open(self.folder / "faults.json") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            return dict(json.load(file))
+
+    # -- more faults
+
     def hang(self) -> None:
         """Every driver call hangs."""
         with self._faults() as faults:
@@ -103,9 +127,9 @@ class Machine:
     def heal(self) -> None:
         """All faults end; past XIDs stay past."""
         with self._faults() as faults:
-            count = faults.get("xid_count", 0)
+            kept: dict[str, Any] = {name: faults[name] for name in ("xid_count", "partitions") if name in faults}
             faults.clear()
-            faults["xid_count"] = count
+            faults.update(kept)
 
     @contextmanager
     def _faults(self) -> Iterator[dict[str, Any]]:
@@ -128,6 +152,7 @@ class Machine:
     def _lines(self, faults: dict[str, Any]) -> Iterator[str]:
         profile = self.node.profile
         down = {(g, n) for g, n in faults.get("links", [])}
+        partitions = faults.get("partitions", {})
         yield f"driver {DRIVER_VERSION}"
         yield f"hang {int(faults.get('hang', False))}"
         yield f"init {faults.get('init', 0)}"
@@ -155,6 +180,9 @@ class Machine:
                 yield f"ancestor {gpu} {other} {self._ancestor(gpu, other)}"
             for k in range(faults.get("mig", {}).get(str(gpu), 0)):
                 yield f"mig {gpu} {k} {k + 7} 0 MIG-{self.node.uuid(gpu)[4:]}-{k} 1 {profile.memory_gib * 128}"
+            made = sorted((start, mig, *rest) for mig, (on, start, *rest) in partitions.items() if on == gpu)
+            for k, (start, mig, slices, memory) in enumerate(made):
+                yield f"mig {gpu} {k} {start + 7} 0 {mig} {slices} {memory}"
 
     def _fabric_line(self, gpu: int, faults: dict[str, Any]) -> str:
         rack = self.node.rack

@@ -1,7 +1,8 @@
 /* A libnvidia-ml.so.1 that answers from a text file, so that pynvml, and whatever else loads NVML,
  * sees a simulated machine. Written from NVML's public interface; the file is written by machine.py,
  * which also documents its lines. It is read again whenever it changes, which is how faults arrive.
- * RAY_DRA_SIMULATED_NVML names the file. */
+ * RAY_DRA_SIMULATED_NVML names the file. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one
+ * entry for each device that this container was given, by UUID; other devices are not there. */
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -97,6 +98,41 @@ static void parse(FILE *file, Machine *m) {
     }
 }
 
+static int given(const char *folder, const char *uuid) {
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", folder, uuid);
+    return access(path, F_OK) == 0;
+}
+
+/* Leave only what the container was given, numbered from 0. A GPU is also there for its partitions. */
+static void keep_given(Machine *m, const char *folder) {
+    int kept[GPUS], new_index[GPUS], n = 0;
+    for (int i = 0; i < m->gpus; i++) {
+        Gpu *g = &m->gpu[i];
+        int whole = given(folder, g->uuid), parts = 0;
+        for (int k = 0; k < g->mig_count && !whole; k++)
+            if (given(folder, g->mig[k].uuid)) g->mig[parts++] = g->mig[k];
+        if (!whole) g->mig_count = parts;
+        new_index[i] = whole || parts ? n : -1;
+        if (whole || parts) kept[n++] = i;
+    }
+    for (int i = 0; i < n; i++) { /* kept[i] >= i, so that nothing is overwritten before it is moved */
+        Gpu moved = m->gpu[kept[i]];
+        moved.index = i;
+        for (int j = 0; j < n; j++) moved.ancestor[j] = m->gpu[kept[i]].ancestor[kept[j]];
+        m->gpu[i] = moved;
+    }
+    m->gpus = n;
+    int xids = 0;
+    for (int i = 0; i < m->xids; i++) {
+        Xid x = m->xid[i];
+        if (x.gpu < 0 || x.gpu >= GPUS || new_index[x.gpu] < 0) continue;
+        x.gpu = new_index[x.gpu];
+        m->xid[xids++] = x;
+    }
+    m->xids = xids;
+}
+
 static int load(void) {
     static Machine fresh;
     const char *path = getenv("RAY_DRA_SIMULATED_NVML");
@@ -108,6 +144,8 @@ static int load(void) {
         if (!file) { pthread_mutex_unlock(&lock); return DRIVER_NOT_LOADED; }
         parse(file, &fresh);
         fclose(file);
+        const char *folder = getenv("RAY_DRA_SIMULATED_VISIBLE");
+        if (folder) keep_given(&fresh, folder);
         machine = fresh;
         loaded = now.st_mtim;
         loaded_inode = now.st_ino;

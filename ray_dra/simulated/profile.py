@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray_dra.errors import InvalidAddress, SimulationError
 
 LOOPBACK = "127.0.0.2"  # of the embedded cluster; Ray replaces 127.0.0.1 by an address that others can reach
+CLIQUE_ID = 32766  # a common default; the cluster UUID is what tells racks apart
 _SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "ray-dra.io")
 
 
@@ -28,6 +29,21 @@ class NvLink(BaseModel):
     without: list[int] = []
 
 
+class MigProfile(BaseModel):
+    """One kind of MIG partition: its compute slices, the memory slices it spans from any of `starts`, and its part of
+    the GPU. `engines` counts copy engines, decoders, encoders, JPEG engines and optical flow accelerators."""
+
+    model_config = ConfigDict(extra="forbid")
+    profile: str
+    id: int
+    slices: int
+    span: int
+    starts: list[int]
+    memory_mib: int
+    multiprocessors: int
+    engines: tuple[int, int, int, int, int]
+
+
 class Profile(BaseModel):
     """One kind of node, or (with `cluster`) a mix of them."""
 
@@ -38,6 +54,8 @@ class Profile(BaseModel):
     prefix: str = ""
     product: str = ""
     pci_device_id: int = 0
+    architecture: str = ""
+    compute_capability: str = "0.0"
     gpus: int = 0
     memory_gib: int = 0
     cpus: int = 16
@@ -46,6 +64,7 @@ class Profile(BaseModel):
     nvlink: NvLink = NvLink()
     fabric: Literal["none", "box", "rack"] = "none"
     trays: int = 1
+    mig: list[MigProfile] = []
     cluster: list[Mix] = []
 
 
@@ -67,6 +86,11 @@ class SimulatedNode(BaseModel):
     def uuid(self, gpu: int) -> str:
         """The same for the same node and GPU every time, so that plans can be compared."""
         return f"GPU-{uuid.uuid5(_SPACE, f'{self.profile.name}/{self.name}/{gpu}')}"
+
+    @property
+    def clique(self) -> str | None:
+        """`<ClusterUUID>.<CliqueId>` of a multi-node clique, as the fabric reports it; None for a box."""
+        return None if self.rack is None else f"{cluster_uuid(self.rack)}.{CLIQUE_ID}"
 
 
 @lru_cache

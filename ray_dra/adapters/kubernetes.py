@@ -1,0 +1,336 @@
+"""The one place that talks to a Kubernetes API server: objects as plain dicts, by verb and kind.
+
+The official client does connections, credentials and TLS; its models are left aside, because objects here are
+translated (`ray_dra.translate`) or passed on, and a dict is what every server version agrees on. Errors are
+wrapped here, once (`ray_dra.errors.KubernetesError`). Synchronous, and safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from ray_dra.errors import (
+    AlreadyThere,
+    ApiUnavailable,
+    Conflict,
+    KubernetesError,
+    NotAllowed,
+    NotFound,
+    Rejected,
+    WatchExpired,
+)
+
+Object = dict[str, Any]
+
+# kind: (group and version, plural, namespaced)
+KINDS: dict[str, tuple[str, str, bool]] = {
+    "Namespace": ("v1", "namespaces", False),
+    "Node": ("v1", "nodes", False),
+    "Pod": ("v1", "pods", True),
+    "Service": ("v1", "services", True),
+    "ServiceAccount": ("v1", "serviceaccounts", True),
+    "ConfigMap": ("v1", "configmaps", True),
+    "Secret": ("v1", "secrets", True),
+    "Event": ("v1", "events", True),
+    "Endpoints": ("v1", "endpoints", True),
+    "DaemonSet": ("apps/v1", "daemonsets", True),
+    "Deployment": ("apps/v1", "deployments", True),
+    "Job": ("batch/v1", "jobs", True),
+    "Lease": ("coordination.k8s.io/v1", "leases", True),
+    "Role": ("rbac.authorization.k8s.io/v1", "roles", True),
+    "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings", True),
+    "ClusterRole": ("rbac.authorization.k8s.io/v1", "clusterroles", False),
+    "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
+    "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
+    "DeviceClass": ("resource.k8s.io/v1", "deviceclasses", False),
+    "ResourceSlice": ("resource.k8s.io/v1", "resourceslices", False),
+    "ResourceClaim": ("resource.k8s.io/v1", "resourceclaims", True),
+    "ResourceClaimTemplate": ("resource.k8s.io/v1", "resourceclaimtemplates", True),
+    "ComputeDomain": ("resource.nvidia.com/v1beta1", "computedomains", True),
+    "RayCluster": ("ray.io/v1", "rayclusters", True),
+    "RayJob": ("ray.io/v1", "rayjobs", True),
+    "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
+}
+
+CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
+RETRIES = 5  # of reads and of what the server asked to send again (429 and 503 with Retry-After), as client-go does
+
+
+class KubernetesApi:
+    """One API server, one identity.
+
+    Args:
+        kubeconfig: path of a kubeconfig; None: $KUBECONFIG or the user's own, or else the pod's service account.
+        context: which of its contexts.
+
+    Raises:
+        KubernetesError: from every method; the subclass says what to do about it.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+        configuration = client.Configuration()
+        try:
+            if kubeconfig is not None or context is not None:
+                config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
+            else:
+                config.load_config(client_configuration=configuration)
+        except (config.ConfigException, OSError) as error:
+            raise KubernetesError(
+                "There is no way to the Kubernetes API: no kubeconfig, and no service account of a pod.",
+                place=kubeconfig or "KUBECONFIG, ~/.kube/config, or a pod's service account",
+                available=str(error),
+            ) from error
+        configuration.client_go_retries = True
+        configuration.retries = RETRIES
+        configuration.connection_pool_maxsize = 32
+        self._client = client.ApiClient(configuration)
+        self.server = str(configuration.host)
+
+    # -- reading
+
+    def get(self, kind: str, name: str, namespace: str | None = None) -> Object:
+        return self._ask("GET", path_of(kind, namespace, name))
+
+    def find(self, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """The object, or None where there is none."""
+        try:
+            return self.get(kind, name, namespace)
+        except NotFound:
+            return None
+
+    def listed(
+        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> tuple[list[Object], str]:
+        """The objects (of all namespaces where `namespace` is None), and the version to watch from."""
+        answer = self._ask("GET", path_of(kind, namespace), query=_selectors(labels, fields))
+        group = KINDS[kind][0]
+        items = [{"apiVersion": group, "kind": kind, **item} for item in answer.get("items") or ()]
+        return items, answer["metadata"]["resourceVersion"]
+
+    def items(self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "") -> list[Object]:
+        return self.listed(kind, namespace, labels=labels, fields=fields)[0]
+
+    def watch(
+        self,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        version: str,
+        labels: str = "",
+        fields: str = "",
+        seconds: float = 60.0,
+    ) -> Iterator[tuple[str, Object]]:
+        """(ADDED | MODIFIED | DELETED | BOOKMARK, object) from `version` on, for `seconds`; then it ends.
+
+        Raises:
+            WatchExpired: list again.
+            ApiUnavailable: the connection broke; watch again from the last version seen.
+        """
+        query = {
+            **_selectors(labels, fields),
+            "watch": "true",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(max(1, int(seconds))),
+        }
+        place = path_of(kind, namespace)
+        response = self._send("GET", place, query=query, timeout=(CONNECT_SECONDS, seconds + READ_SECONDS))
+        rest = b""
+        try:
+            for block in response.stream(1 << 16, decode_content=False):
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    if line:
+                        yield _event(json.loads(line), place)
+        except HTTPError as error:
+            raise ApiUnavailable("The watch broke.", place=place, available=str(error)) from error
+        finally:
+            response.close()
+            response.release_conn()
+
+    def raw(self, path: str) -> str:
+        """What the server answers at a path, as text: logs, health, metrics, discovery."""
+        return bytes(self._send("GET", path).data).decode(errors="replace")
+
+    def serves(self, kind: str) -> bool:
+        """Whether the cluster has this kind, by discovery."""
+        group, plural, _ = KINDS[kind]
+        try:
+            found = self._ask("GET", _root(group))
+        except NotFound:
+            return False
+        return any(resource["name"] == plural for resource in found.get("resources", ()))
+
+    # -- writing
+
+    def create(self, thing: Mapping[str, Any], namespace: str | None = None, *, dry_run: bool = False) -> Object:
+        return self._ask("POST", _path_for(thing, namespace, named=False), thing, query=_dry(dry_run))
+
+    def replace(self, thing: Mapping[str, Any], *, subresource: str = "") -> Object:
+        """Put the whole object; Conflict where its resourceVersion is not the newest."""
+        return self._ask("PUT", _path_for(thing, None) + (subresource and f"/{subresource}"), thing)
+
+    def patch(
+        self,
+        kind: str,
+        name: str,
+        change: list[Any] | Mapping[str, Any],
+        namespace: str | None = None,
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
+    ) -> Object:
+        """A list is a JSON patch (RFC 6902), a mapping a merge patch (RFC 7386)."""
+        form = "json-patch" if isinstance(change, list) else "merge-patch"
+        path = path_of(kind, namespace, name) + (subresource and f"/{subresource}")
+        return self._ask("PATCH", path, change, query=_dry(dry_run), form=f"application/{form}+json")
+
+    def apply(self, thing: Mapping[str, Any], *, owner: str = "ray-dra", namespace: str | None = None) -> Object:
+        """Server-side apply: the named fields become these, and are ours."""
+        query = {"fieldManager": owner, "force": "true"}
+        return self._ask("PATCH", _path_for(thing, namespace), thing, query=query, form="application/apply-patch+yaml")
+
+    def delete(
+        self,
+        kind: str,
+        name: str,
+        namespace: str | None = None,
+        *,
+        grace: int | None = None,
+        uid: str | None = None,
+        missing_ok: bool = True,
+    ) -> None:
+        """Delete one object, and what it owns in the background. `uid`: only where it is still that one."""
+        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        try:
+            self._ask("DELETE", path_of(kind, namespace, name), body)
+        except NotFound:
+            if not missing_ok:
+                raise
+
+    def post(self, kind: str, name: str, subresource: str, body: Object, namespace: str | None = None) -> Object:
+        """Create a subresource, such as a service account's token or a pod's binding."""
+        return self._ask("POST", f"{path_of(kind, namespace, name)}/{subresource}", body)
+
+    def close(self) -> None:
+        self._client.rest_client.close()
+
+    # -- one request
+
+    def _ask(
+        self,
+        verb: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        form: str = "application/json",
+    ) -> Object:
+        return dict(json.loads(self._send(verb, path, body, query=query, form=form).data))
+
+    def _send(
+        self,
+        verb: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        form: str = "application/json",
+        timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
+    ) -> Any:
+        headers = {"Accept": "application/json", "Content-Type": form}
+        if form == "application/apply-patch+yaml":
+            body = json.dumps(body)  # JSON is YAML
+        method, url, headers, body, _ = self._client.param_serialize(
+            method=verb,
+            resource_path=path,
+            query_params=[*(query or {}).items()],
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = self._client.call_api(method, url, headers, body, _request_timeout=timeout).response
+            if response.status >= 400:
+                raise _wrapped(response.status, response.data, f"{verb} {path}")
+            return response
+        except ApiException as error:
+            raise _wrapped(error.status or 0, (error.body or "").encode(), f"{verb} {path}") from error
+        except (HTTPError, OSError) as error:
+            raise ApiUnavailable(
+                "The Kubernetes API did not answer.", place=f"{verb} {self.server}{path}", available=str(error)
+            ) from error
+
+
+def path_of(kind: str, namespace: str | None = None, name: str | None = None) -> str:
+    """The URL path of a kind's collection or of one object. KeyError for a kind that KINDS lacks."""
+    group, plural, namespaced = KINDS[kind]
+    parts = [_root(group)]
+    if namespaced and namespace is not None:
+        parts.append(f"namespaces/{namespace}")
+    parts.append(plural)
+    if name is not None:
+        parts.append(name)
+    return "/".join(parts)
+
+
+def _root(group: str) -> str:
+    return f"/apis/{group}" if "/" in group else f"/api/{group}"
+
+
+def _path_for(thing: Mapping[str, Any], namespace: str | None, *, named: bool = True) -> str:
+    meta = thing["metadata"]
+    return path_of(thing["kind"], namespace or meta.get("namespace") or "default", meta["name"] if named else None)
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    return {k: v for k, v in (("labelSelector", labels), ("fieldSelector", fields)) if v}
+
+
+def _dry(dry_run: bool) -> dict[str, str]:
+    return {"dryRun": "All"} if dry_run else {}
+
+
+def _event(event: Object, place: str) -> tuple[str, Object]:
+    if event["type"] == "ERROR":
+        status = event["object"]
+        raise _wrapped(int(status.get("code", 500)), json.dumps(status).encode(), f"watch {place}")
+    return event["type"], event["object"]
+
+
+def _wrapped(status: int, body: bytes, place: str) -> KubernetesError:
+    """The typed error for an answer of the API server's."""
+    try:
+        said = json.loads(body)
+        message, reason = said.get("message", ""), said.get("reason", "")
+    except ValueError:
+        message, reason = body.decode(errors="replace")[:500], ""
+    error: KubernetesError
+    if status == 404:
+        error = NotFound("There is no such object.", place=place, available=message)
+    elif status == 409 and reason == "AlreadyExists":
+        error = AlreadyThere("An object of this name exists.", place=place, available=message)
+    elif status == 409:
+        error = Conflict("The object changed in between; read it again.", place=place, available=message)
+    elif status == 410:
+        error = WatchExpired("The watch is too old to go on; list again.", place=place, available=message)
+    elif status in (401, 403):
+        error = NotAllowed("This identity may not do that; see the roles under kube/.", wanted=place, available=message)
+    elif status in (400, 422):
+        error = Rejected("The API server refuses the object.", place=place, available=message)
+    elif status == 429 or status >= 500 or status == 0:
+        error = ApiUnavailable("The Kubernetes API cannot answer now.", place=place, available=message)
+    else:
+        error = KubernetesError("The Kubernetes API said no.", place=place, available=message)
+    error.status = status
+    return error

@@ -1,0 +1,51 @@
+"""`python -m tests.cluster up | down | binaries`: what `make cluster` and `make cluster-down` run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tests.cluster import binaries, image
+from tests.cluster.cluster import SIX_NODES, Cluster, sweep
+from tests.cluster.paper import add_paper_nodes
+
+app = typer.Typer(add_completion=False, help="A real Kubernetes cluster on this machine.")
+Name = Annotated[str, typer.Option(help="Several clusters may run side by side under different names.")]
+
+
+@app.command()
+def up(
+    name: Name = "default",
+    paper: Annotated[int, typer.Option(help="Paper nodes besides the real ones.")] = 0,
+    real: Annotated[bool, typer.Option(help="Real nodes, which need root.")] = True,
+) -> None:
+    """Bring the cluster up; it runs until `down`."""
+    found = Cluster.load(name)
+    if found is not None and found.alive:
+        print(f"it runs already\nexport KUBECONFIG={found.kubeconfig}")
+        return
+    cluster = Cluster.up(name, nodes=SIX_NODES if real else (), tied=False)
+    if paper:
+        add_paper_nodes(cluster.api, paper)
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+
+
+@app.command()
+def down(name: Name = "default") -> None:
+    """End it and leave nothing but the cache."""
+    found = Cluster.load(name)
+    if found is not None:
+        found.down()
+    sweep()
+    print("nothing is left" if found is not None else f"there was no cluster {name!r}")
+
+
+@app.command()
+def build() -> None:
+    """Fill the cache: the programs from Go modules, and the container image."""
+    binaries.build()
+    image.build()
+
+
+app()

@@ -1,0 +1,401 @@
+"""A whole cluster: namespaces, control plane, nodes, and its end.
+
+As root everything runs in process, mount and network namespaces of its own, whose end takes every process, mount,
+bridge and address with it; what is left is a folder and a cgroup, which `down` removes, or the next `sweep` where nobody did.
+Without root there is the control plane alone, for paper nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.errors import KubernetesError
+from tests.cluster import binaries, control_plane, image
+from tests.cluster.binaries import PROJECT, Say, program
+from tests.cluster.control_plane import API_SERVICE, Options, Ports
+from tests.cluster.nodes import BRIDGE, GATEWAY, NodeSpec, RealNode
+from tests.cluster.pki import Authority, write_kubeconfig
+from tests.cluster.supervise import Program, Supervisor
+
+PREFIX = "ray-dra-testbed-"
+SIMULATED = PROJECT / "kube" / "simulated-gpus"
+SIMULATED_NAMESPACE = "ray-dra-simulated"
+START_SECONDS = 120.0
+
+# Two gangs of two nodes in two cliques, one node to move to, and one for the head.
+SIX_NODES = (
+    NodeSpec("head", profile="hgx-h100"),
+    *(NodeSpec(f"r{rack}-t{tray}", rack=str(rack), tray=tray) for rack in (0, 1) for tray in (0, 1)),
+    NodeSpec("r0-t2", rack="0", tray=2),
+)
+
+
+class Cluster:
+    """A running cluster. Made by `up`; found again by `Cluster.load`."""
+
+    def __init__(self, run: Path, state: dict[str, Any]) -> None:
+        self.run, self._state = run, state
+        self.name: str = state["name"]
+        self.real: bool = state["real"]
+        self.kubeconfig = run / "kubeconfig"
+        self.supervisor = Supervisor(run)
+        self.nodes: dict[str, RealNode] = {}
+        self._api: KubernetesApi | None = None
+
+    # -- coming up
+
+    @classmethod
+    def up(
+        cls,
+        name: str,
+        *,
+        nodes: Sequence[NodeSpec] = SIX_NODES,
+        options: Options | None = None,
+        operator: bool = True,
+        tied: bool = True,
+        say: Say = print,
+    ) -> Cluster:
+        """Start a cluster and wait until its nodes are ready and publish their devices.
+
+        Args:
+            nodes: real nodes; ignored, with a word, without root.
+            tied: it ends with this process, however that ends.
+        """
+        sweep()
+        real = os.geteuid() == 0
+        if nodes and not real:
+            say("not root: control plane and paper nodes only, no real nodes")
+        nodes = nodes if real else ()
+        binaries.build(say, only=() if nodes else ("kubernetes", "kuberay"))
+        if nodes:
+            image.build(say)
+        run = Path(tempfile.gettempdir()) / f"{PREFIX}{name}"
+        run.mkdir(mode=0o755)  # fails where one of this name runs
+        started = time.monotonic()
+        cluster = cls(run, {"name": name, "real": real, "cgroup": f"/{PREFIX}{name}"})
+        try:
+            with ThreadPoolExecutor(1) as beside:
+                images = beside.submit(image.prepare, run) if nodes else None
+                cluster._start(options or Options(), tied, say)
+                cluster._install(operator, say)
+                if images is not None:
+                    images.result()
+            for node in nodes:
+                cluster.add_node(node, wait=False)
+            cluster.wait_nodes([node.name for node in nodes])
+        except BaseException:
+            cluster.down(keep_logs=True)
+            raise
+        say(f"cluster {name}: up in {time.monotonic() - started:.0f} s, {len(nodes)} real nodes")
+        return cluster
+
+    def _start(self, options: Options, tied: bool, say: Say) -> None:
+        """Namespaces, supervisor, control plane, until the API server is ready."""
+        run = self.run
+        self._pki = pki = Authority(run / "pki")
+        (run / "resolv.conf").write_text(f"nameserver {GATEWAY}\nsearch svc.cluster.local cluster.local\n")
+        outside, inside = _free_link() if self.real else ("", "127.0.0.1")
+        ports = Ports() if self.real else Ports(*_free_ports(5))
+        address = GATEWAY if self.real else inside
+        self._server = f"https://{address}:{ports.api}"  # as seen by those within
+        hosts = [GATEWAY, "127.0.0.1", inside]
+        programs = control_plane.programs(run, pki, address, hosts, ports, options)
+        command = self.supervisor.write(programs)
+        if self.real:
+            unshare = "unshare --pid --mount --net --fork --kill-child --mount-proc --propagation private"
+            script = str(Path(__file__).with_name("enter-cluster.sh"))
+            enter = ["sh", script, BRIDGE, GATEWAY, API_SERVICE, str(run / "resolv.conf")]
+            command = [*unshare.split(), *enter, *command]
+        if tied:
+            command = ["setpriv", "--pdeathsig", "KILL", *command]
+        with (run / "logs" / "start.log").open("w") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self._state |= {"pid": process.pid, "started": _start_time(process.pid)}
+        self._save()
+        self._process: subprocess.Popen[bytes] | None = process
+        self.supervisor.wait()
+        if self.real:
+            _link(self._inner_pid(), self._link_name, outside, inside)
+        for each in programs[:2]:
+            self.supervisor.start(each.name)
+        pki.kubeconfig(self.kubeconfig, f"https://{inside}:{ports.api}", "admin", "system:masters")
+        self.wait_api()
+        for each in programs[2:]:
+            self.supervisor.start(each.name)
+        say("API server ready")
+
+    def _install(self, operator: bool, say: Say) -> None:
+        """What a cluster with GPUs and KubeRay has: CRDs, roles, device classes, DNS, controllers."""
+        files = [SIMULATED / f"{name}.yaml" for name in ("namespace", "device-classes", "compute-domains")]
+        self.kubectl("apply", "--server-side", *_files(files))
+        self.kubectl("apply", "-n", SIMULATED_NAMESPACE, *_files([SIMULATED / "roles.yaml"]))
+        if operator:
+            self.kubectl("create", *_files(control_plane.custom_resources()))
+            host = GATEWAY if self.real else "127.0.0.1"
+            metrics, health = ("8443", "8444") if self.real else map(str, _free_ports(2))
+            self.supervisor.add(
+                control_plane.operator(self.run, self._pki, self._server, f"{host}:{metrics}", f"{host}:{health}")
+            )
+        if self.real:
+            self.supervisor.add(control_plane.dns(self.run, self._pki, GATEWAY, self._server))
+        config = self.account_kubeconfig("simulated-domains", SIMULATED_NAMESPACE)
+        command = [sys.executable, "-m", "ray_dra.simulated.dra.controller", "--kubeconfig", str(config)]
+        self.supervisor.add(Program("domains", command, {"PYTHONUNBUFFERED": "1"}))
+
+    # -- nodes
+
+    def add_node(self, spec: NodeSpec, *, wait: bool = True) -> RealNode:
+        number = len(self.nodes)
+        node = RealNode(self.run, spec, number, self._state["cgroup"])
+        self.nodes[spec.name] = node
+        subprocess.run(
+            [*self._inside(), "ip", "addr", "add", f"{node.address}/32", "dev", BRIDGE], check=True, capture_output=True
+        )
+        kubeconfig = self._pki.kubeconfig(
+            self.run / f"node-{spec.name}.kubeconfig", self._server, f"system:node:{spec.name}", "system:nodes"
+        )
+        driver = self.account_kubeconfig("simulated-gpus", SIMULATED_NAMESPACE)
+        self.supervisor.add(node.write(self.run / "images", kubeconfig, driver, self._pki.folder / "ca.crt"))
+        if wait:
+            self.wait_nodes([spec.name])
+        return node
+
+    def kill_node(self, name: str) -> None:
+        """As when its power fails: every process of it ends at once. It stays off."""
+        self.supervisor.stop(f"node-{name}")
+
+    def start_node(self, name: str) -> None:
+        """Power it on again."""
+        shutil.rmtree(self.nodes[name].folder / "run", ignore_errors=True)
+        (self.nodes[name].folder / "run").mkdir()
+        self.supervisor.start(f"node-{name}")
+
+    def kill(self, process: str, node: str | None = None) -> None:
+        """kill -9 of one process: of the control plane, or `containerd`, `kubelet` or `driver` of a node."""
+        (self.nodes[node].supervisor if node else self.supervisor).signal(process, "KILL")
+
+    def wait_nodes(self, names: Sequence[str], seconds: float = START_SECONDS) -> None:
+        """Until they are Ready, and those with a driver publish their devices."""
+        publishing = {name for name in names if self.nodes[name].spec.driver}
+
+        def ready() -> bool:
+            nodes = {node["metadata"]["name"]: node for node in self.api.items("Node")}
+            slices = {s["spec"].get("nodeName") for s in self.api.items("ResourceSlice")}
+            return all(name in nodes and is_ready(nodes[name]) for name in names) and publishing <= slices
+
+        self.wait(ready, seconds, f"nodes {', '.join(names)} to be ready")
+
+    # -- use
+
+    @property
+    def api(self) -> KubernetesApi:
+        if self._api is None:
+            self._api = KubernetesApi(str(self.kubeconfig))
+        return self._api
+
+    def kubectl(self, *arguments: str, check: bool = True, stdin: str | None = None) -> str:
+        """kubectl as the administrator; what it prints."""
+        command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, input=stdin, cwd=self.run)
+        if check and done.returncode:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}:\n{done.stderr}")
+        return done.stdout + ("" if check else done.stderr)
+
+    def account_kubeconfig(self, account: str, namespace: str) -> Path:
+        """A kubeconfig, for use within the cluster's network, that is this service account."""
+        path = self.run / f"account-{namespace}-{account}.kubeconfig"
+        if not path.exists():
+            request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+            request["spec"] = {"expirationSeconds": 7 * 86400}  # type: ignore[assignment]
+            token = self.api.post("ServiceAccount", account, "token", request, namespace)["status"]["token"]
+            write_kubeconfig(path, self._server, self._pki.folder / "ca.crt", {"token": token})
+        return path
+
+    def wait_api(self, seconds: float = START_SECONDS) -> None:
+        def ready() -> bool:
+            try:
+                return self.api.raw("/readyz") == "ok"
+            except KubernetesError:
+                return False
+
+        self.wait(ready, seconds, "the API server")
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        """Until the condition holds. TimeoutError names `what` and shows the logs' ends."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {seconds:.0f} s for {what}\n{self.logs()}")
+            time.sleep(0.1)
+
+    def logs(self, size: int = 1500) -> str:
+        """The ends of all logs."""
+        parts = []
+        for path in sorted([*self.run.glob("logs/*.log"), *self.run.glob("nodes/*/logs/*.log")]):
+            text = path.read_text(errors="replace")[-size:]
+            if text.strip():
+                parts.append(f"--- {path.relative_to(self.run)}\n{text}")
+        return "\n".join(parts)
+
+    # -- the end
+
+    def down(self, *, keep_logs: bool = False) -> None:
+        """Nothing is left: the namespaces take processes, mounts and network along; then folder and cgroup go."""
+        pid = self._state.get("pid")
+        if pid is not None and _start_time(pid) == self._state["started"]:
+            os.kill(pid, signal.SIGTERM if not self.real else signal.SIGKILL)
+            if getattr(self, "_process", None) is not None:
+                self._process.wait()  # type: ignore[union-attr]
+            _wait_gone(pid, self._state["started"])
+        if self._api is not None:
+            self._api.close()
+        if keep_logs and self.run.exists():
+            kept = Path(tempfile.gettempdir()) / f"ray-dra-logs-{self.name}.txt"
+            kept.write_text(self.logs(20000))
+        _remove_cgroup(self._state["cgroup"])
+        shutil.rmtree(self.run, ignore_errors=True)
+
+    # -- being found again
+
+    def _save(self) -> None:
+        (self.run / "cluster.json").write_text(json.dumps(self._state))
+
+    @classmethod
+    def load(cls, name: str) -> Cluster | None:
+        """A cluster that somebody started and left running; None where there is none of this name."""
+        run = Path(tempfile.gettempdir()) / f"{PREFIX}{name}"
+        try:
+            return cls(run, json.loads((run / "cluster.json").read_text()))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def alive(self) -> bool:
+        return _start_time(self._state.get("pid", 0)) == self._state.get("started")
+
+    @property
+    def _link_name(self) -> str:
+        """Interface names have 15 characters; the process makes it unique."""
+        return f"rdt{self._state['pid']}"
+
+    def _inner_pid(self) -> int:
+        """The first process of the namespaces, as numbered outside."""
+        pid = self._state["pid"]
+        deadline = time.monotonic() + 10
+        while True:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if children:
+                return int(children[0])
+            if time.monotonic() > deadline:
+                raise TimeoutError("the cluster's namespaces did not start")
+            time.sleep(0.02)
+
+    def _inside(self) -> list[str]:
+        return ["nsenter", "--net", "--target", str(self._inner_pid())]
+
+
+def sweep() -> None:
+    """Remove what clusters left whose process was killed."""
+    for run in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        found = Cluster.load(run.name.removeprefix(PREFIX))
+        if found is not None and not found.alive:
+            found.down()
+        elif found is None and time.time() - run.stat().st_mtime > 600:
+            shutil.rmtree(run, ignore_errors=True)
+
+
+def is_ready(node: dict[str, Any]) -> bool:
+    conditions = node.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _files(paths: Sequence[Path]) -> list[str]:
+    return [part for path in paths for part in ("-f", str(path))]
+
+
+def _start_time(pid: int) -> str | None:
+    """A process's start, which tells it from a later one with the same number; None where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _wait_gone(pid: int, started: str) -> None:
+    deadline = time.monotonic() + 30
+    while _start_time(pid) == started and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that were free just now."""
+    found = []
+    sockets = []
+    for _ in range(count):
+        each = socket.socket()
+        each.bind(("127.0.0.1", 0))
+        sockets.append(each)
+        found.append(each.getsockname()[1])
+    for each in sockets:
+        with closing(each):
+            pass
+    return found
+
+
+def _free_link() -> tuple[str, str]:
+    """Two neighbouring addresses that nobody on this machine uses: ours outside, the cluster's inside."""
+    used = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True).stdout
+    while True:
+        third, fourth = random.randrange(256), random.randrange(0, 256, 4)
+        base = f"10.213.{third}."
+        if f"{base}{fourth + 1}/" not in used:
+            return f"{base}{fourth + 1}", f"{base}{fourth + 2}"
+
+
+def _link(pid: int, name: str, outside: str, inside: str) -> None:
+    """A cable between this machine and the cluster's network; it goes when the cluster does."""
+    for command in (
+        f"ip link add {name} type veth peer name host0 netns {pid}",
+        f"ip addr add {outside}/30 dev {name}",
+        f"ip link set {name} up",
+        f"nsenter --net --target {pid} ip addr add {inside}/30 dev host0",
+        f"nsenter --net --target {pid} ip link set host0 up",
+    ):
+        subprocess.run(command.split(), check=True, capture_output=True)
+
+
+def _remove_cgroup(name: str) -> None:
+    """The cluster's cgroups in every hierarchy; they are empty once its processes are gone."""
+    for root in Path("/sys/fs/cgroup").glob(f"*{name}") if Path("/sys/fs/cgroup/cgroup.procs").exists() else ():
+        _remove_tree(root)
+    for hierarchy in Path("/sys/fs/cgroup").iterdir() if Path("/sys/fs/cgroup").exists() else ():
+        _remove_tree(hierarchy / name.strip("/"))
+
+
+def _remove_tree(path: Path) -> None:
+    if not path.is_dir():
+        return
+    for folder, _, _ in os.walk(path, topdown=False):
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass
