@@ -17,6 +17,7 @@ from pathlib import Path
 from ray_dra.errors import SimulationError
 
 NAME = "libnvidia-ml.so.1"
+COMPILED = Path(__file__).with_name("compiled")  # put there when an image is built, for machines without a compiler
 
 
 def cache_folder() -> Path:
@@ -33,7 +34,11 @@ def compilers() -> list[list[str]]:
 
 
 def library_folder(*, compiler: list[str] | None = None, cache: Path | None = None) -> Path:
-    """The folder for LD_LIBRARY_PATH; compiles first when the cache has none for this source.
+    """The folder for LD_LIBRARY_PATH; compiles first when neither the package nor the cache has one for this source.
+
+    Args:
+        compiler: the command to compile with; None: the first of `compilers()`.
+        cache: compile into this folder, whatever is there; None: the user's cache.
 
     Raises:
         SimulationError: no compiler, or it fails.
@@ -42,8 +47,9 @@ def library_folder(*, compiler: list[str] | None = None, cache: Path | None = No
     commands = [compiler] if compiler is not None else compilers()
     key = hashlib.sha256(source + sys.platform.encode() + os.uname().machine.encode()).hexdigest()[:16]
     folder = (cache or cache_folder()) / f"nvml-{key}"
-    if (folder / NAME).exists():
-        return folder
+    for found in (COMPILED / folder.name, folder):
+        if cache is None and (found / NAME).exists():
+            return found
     if not commands:
         raise SimulationError(
             "There is no C compiler; install gcc, or pip install 'ray-dra[simulated]' for ziglang.",

@@ -68,6 +68,7 @@ class Cluster:
         options: Options | None = None,
         operator: bool = True,
         tied: bool = True,
+        real: bool | None = None,
         say: Say = print,
     ) -> Cluster:
         """Start a cluster and wait until its nodes are ready and publish their devices.
@@ -75,11 +76,13 @@ class Cluster:
         Args:
             nodes: real nodes; ignored, with a word, without root.
             tied: it ends with this process, however that ends.
+            real: in namespaces of its own, which needs root; None: where this is root.
         """
         sweep()
-        real = os.geteuid() == 0
-        if nodes and not real:
-            say("not root: control plane and paper nodes only, no real nodes")
+        if real is None:
+            real = os.geteuid() == 0
+            if nodes and not real:
+                say("not root: control plane and paper nodes only, no real nodes")
         nodes = nodes if real else ()
         binaries.build(say, only=() if nodes else ("kubernetes", "kuberay"))
         if nodes:

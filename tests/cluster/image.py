@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ray_dra.simulated.library import library_folder
 from tests.cluster import binaries
 from tests.cluster.binaries import PROJECT, Say
 
@@ -227,7 +228,8 @@ def prepare(run: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=run) as text:
         work = Path(text)
         code = work / "code" / SITE
-        shutil.copytree(PROJECT / "ray_dra", code / "ray_dra", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        shutil.copytree(PROJECT / "ray_dra", code / "ray_dra", ignore=shutil.ignore_patterns("__pycache__", "compiled"))
+        library_folder(cache=code / "ray_dra" / "simulated" / "compiled")
         tar = _layer(work / "code", work / "code.tar")
         _archive(
             work / "image.tar",

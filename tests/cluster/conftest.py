@@ -1,0 +1,53 @@
+"""One cluster for all tests of a session, a namespace for each; both leave nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_dra.adapters.kubernetes import KubernetesApi
+from tests.cluster.cluster import Cluster
+from tests.cluster.world import Namespace
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
+
+
+def missing_for_nodes() -> str:
+    """Why there can be no real nodes here; empty where they can."""
+    if os.geteuid() != 0:
+        return "real nodes need root"
+    needed = ("runc", "ip", "unshare", "nsenter", "setpriv", "debootstrap")
+    absent = [name for name in needed if shutil.which(name) is None]
+    return f"real nodes need {', '.join(absent)}: sh tests/cluster/apt.sh" if absent else ""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Six real nodes, default feature gates."""
+    if missing_for_nodes():
+        pytest.skip(missing_for_nodes())
+    made = Cluster.up(f"tests-{os.getpid()}")
+    yield made
+    made.down(keep_logs="RAY_DRA_KEEP_LOGS" in os.environ)
+
+
+@pytest.fixture(scope="session")
+def api(cluster: Cluster) -> KubernetesApi:
+    return cluster.api
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[Namespace]:
+    """A namespace of its own, gone afterwards with all that it held; every device is free then."""
+    made = Namespace(cluster, f"t-{uuid.uuid4().hex[:8]}")
+    yield made
+    made.end()
