@@ -58,6 +58,10 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
 }
 
+# The server keeps the bytes of a driver's opaque parameters as they were sent, and compares them when it checks that a
+# spec did not change. A later patch sends them sorted and without blanks; so must we, or nothing can be patched.
+WITH_PARAMETERS = frozenset({"ResourceClaim", "ResourceClaimTemplate", "DeviceClass"})
+
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 RETRIES = 5  # of reads and of what the server asked to send again (429 and 503 with Retry-After), as client-go does
 
@@ -248,9 +252,11 @@ class KubernetesApi:
         form: str = "application/json",
         timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
     ) -> Any:
+        if form == "application/json" and isinstance(body, Mapping) and body.get("kind") in WITH_PARAMETERS:
+            form = "application/yaml"  # as text: the client would write JSON with blanks
+        if form.endswith("yaml"):
+            body = json.dumps(body, sort_keys=True, separators=(",", ":"))  # JSON is YAML
         headers = {"Accept": "application/json", "Content-Type": form}
-        if form == "application/apply-patch+yaml":
-            body = json.dumps(body)  # JSON is YAML
         method, url, headers, body, _ = self._client.param_serialize(
             method=verb,
             resource_path=path,

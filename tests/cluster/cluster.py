@@ -1,7 +1,7 @@
 """A whole cluster: namespaces, control plane, nodes, and its end.
 
 As root everything runs in process, mount and network namespaces of its own, whose end takes every process, mount,
-bridge and address with it; what is left is a folder and a cgroup, which `down` removes, or the next `sweep` where nobody did.
+bridge and address with it; what is left is a folder and a cgroup, which `down` removes, or else the next `sweep`.
 Without root there is the control plane alone, for paper nodes.
 """
 

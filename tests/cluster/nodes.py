@@ -1,8 +1,8 @@
 """Real nodes: containerd, kubelet and the simulated driver, in a process and mount namespace of their own.
 
 Inside, a node looks as any: /var/lib/kubelet, /run/containerd, /var/run/cdi; outside, these are folders of the
-cluster's. Ending the namespace's first process ends all of it at once, pods included, as when the power fails. Neighbour:
-`cluster.py`.
+cluster's. Ending the namespace's first process ends all of it at once, pods included, as when the power fails.
+Neighbour: `cluster.py`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import yaml
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.simulated.machine import Machine
-from tests.cluster.cluster import PROJECT, Cluster
+from tests.cluster.binaries import PROJECT
+from tests.cluster.cluster import Cluster
 from tests.cluster.nodes import NodeSpec
 from tests.cluster.world import Namespace, opaque, prepared, prepared_twice, published_uuids, request
 
@@ -24,19 +25,21 @@ class Worker:
     def who(self):
         import pynvml
         pynvml.nvmlInit()
-        count = pynvml.nvmlDeviceGetCount()
-        return os.uname().nodename, [pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(count)]
+        gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return os.uname().nodename, [pynvml.nvmlDeviceGetUUID(gpu) for gpu in gpus]
 workers = [Worker.remote() for _ in range(4)]
 print("SEEN", json.dumps(dict(ray.get([w.who.remote() for w in workers], timeout=100))))
 """
 
 
-def test_a_raycluster_with_claims_runs_and_each_worker_sees_its_own_gpus(cluster: Cluster, namespace: Namespace) -> None:
+def test_a_raycluster_with_claims_runs_and_each_worker_sees_its_own_gpus(
+    cluster: Cluster, namespace: Namespace
+) -> None:
     cluster.kubectl("apply", "-n", namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"))
 
     def ready() -> bool:
         found = namespace.api.get("RayCluster", "plain", namespace.name)
-        return found.get("status", {}).get("state") == "ready"
+        return bool(found.get("status", {}).get("state") == "ready")
 
     cluster.wait(ready, 180, "the RayCluster to be ready")
     pods = namespace.api.items("Pod", namespace.name)
@@ -94,7 +97,7 @@ def test_more_than_is_free_stays_pending_with_the_schedulers_reason(cluster: Clu
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"kind": "GpuConfig", "sharing": {"strategy": "TimeSlicing", "timeSliceConfig": {}}}, 'unknown field'),
+        ({"kind": "GpuConfig", "sharing": {"strategy": "TimeSlicing", "timeSliceConfig": {}}}, "unknown field"),
         ({"kind": "GpuConfig", "sharing": {"strategy": "MPS"}}, "feature gate MPSSupport is not enabled"),
         ({"kind": "NoSuchConfig"}, 'no kind "NoSuchConfig" is registered'),
     ],

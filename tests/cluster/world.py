@@ -14,24 +14,26 @@ from tests.cluster.image import RAY_IMAGE
 SEE = """
 import json, os, pynvml, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-pynvml.nvmlInit()
-def parts(gpu):
-    try:
-        found = [pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, i) for i in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu))
-                 if i < 7 and not missing(gpu, i)]
-    except pynvml.NVMLError:
-        return []
-    return [pynvml.nvmlDeviceGetUUID(mig) for mig in found]
-def missing(gpu, i):
-    try:
-        pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, i)
-    except pynvml.NVMLError:
-        return True
-gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+def each(count, handle):
+    found = []
+    for i in range(count):
+        try:
+            found.append(handle(i))
+        except pynvml.NVMLError:
+            pass
+    return found
+try:
+    pynvml.nvmlInit()
+    gpus = each(pynvml.nvmlDeviceGetCount(), pynvml.nvmlDeviceGetHandleByIndex)
+except pynvml.NVMLError:
+    gpus = []  # no claim brought the library
+migs = [mig for gpu in gpus for mig in each(
+    pynvml.nvmlDeviceGetMaxMigDeviceCount(gpu), lambda i: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, i))]
+channels = "/dev/nvidia-caps-imex-channels"
 print(json.dumps({
     "gpus": [pynvml.nvmlDeviceGetUUID(gpu) for gpu in gpus],
-    "migs": [uuid for gpu in gpus for uuid in parts(gpu)],
-    "channels": sorted(os.listdir("/dev/nvidia-caps-imex-channels")) if os.path.isdir("/dev/nvidia-caps-imex-channels") else [],
+    "migs": [pynvml.nvmlDeviceGetUUID(mig) for mig in migs],
+    "channels": sorted(os.listdir(channels)) if os.path.isdir(channels) else [],
     "env": {k: v for k, v in os.environ.items() if k.startswith(("NVIDIA_", "CUDA_"))},
 }), flush=True)
 signal.pause()
@@ -59,6 +61,8 @@ class Namespace:
         self.cluster, self.name = cluster, name
         self.api: KubernetesApi = cluster.api
         self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        # Before that, admission refuses every pod.
+        cluster.wait(lambda: self.api.find("ServiceAccount", "default", name) is not None, 30, f"{name}'s account")
 
     def claim(self, name: str, *requests: Mapping[str, Any], config: Sequence[Mapping[str, Any]] = ()) -> Object:
         devices: dict[str, Any] = {"requests": [dict(r) for r in requests] or [request()]}
@@ -143,12 +147,13 @@ class Namespace:
         self.api.delete(kind, name, self.name, grace=grace)
 
     def end(self) -> None:
+        """Until no pod and no claim is left; the rest of the namespace goes in the background."""
         self.api.delete("Namespace", self.name)
 
-        def gone() -> bool:
-            return self.api.find("Namespace", self.name) is None
+        def free() -> bool:
+            return not self.api.items("Pod", self.name) and not self.api.items("ResourceClaim", self.name)
 
-        self.cluster.wait(gone, 120, f"namespace {self.name} to end")
+        self.cluster.wait(free, 120, f"namespace {self.name} to be empty")
 
 
 def published_uuids(api: KubernetesApi) -> dict[tuple[str, str], str]:

@@ -77,6 +77,12 @@ def gpu_pool(node: SimulatedNode, faults: Mapping[str, Any], gates: frozenset[st
     return Pool(GPU_DRIVER, tuple(devices), tuple(_counters(node)) if dynamic else ())
 
 
+def twin(name: str) -> str | None:
+    """The other device that is the same GPU, to be used as one or the other: gpu-3 and gpu-vfio-3."""
+    kind, _, number = name.rpartition("-")
+    return {"gpu": f"gpu-vfio-{number}", "gpu-vfio": f"gpu-{number}"}.get(kind)
+
+
 def domain_pool(node: SimulatedNode) -> Pool:
     """The IMEX channel and daemon of a node. A node without a fabric publishes them too; Prepare refuses there."""
     bodies = {

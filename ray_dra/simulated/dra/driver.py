@@ -11,6 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ import typer
 from ray_dra.adapters.kubernetes import KubernetesApi, Object
 from ray_dra.errors import KubernetesError, NotFound, SimulationError
 from ray_dra.simulated.dra import DOMAIN_DRIVER, GPU_DRIVER
-from ray_dra.simulated.dra.devices import GATES, Pool, domain_pool, gpu_pool, node_labels, slices
+from ray_dra.simulated.dra.devices import GATES, Pool, domain_pool, gpu_pool, node_labels, slices, twin
 from ray_dra.simulated.dra.domains import NodeDomains
 from ray_dra.simulated.dra.kubelet import Plugin
 from ray_dra.simulated.dra.prepare import Preparer
@@ -105,7 +106,11 @@ class Driver:
         """What the driver publishes now."""
         if driver == DOMAIN_DRIVER:
             return domain_pool(self.machine.node)
-        return gpu_pool(self.machine.node, self.machine.read_faults(), self._gates)
+        pool = gpu_pool(self.machine.node, self.machine.read_faults(), self._gates)
+        if "PassthroughSupport" not in self._gates:
+            return pool
+        used = {d["device"] for e in self.preparers[driver].entries() for d in e["devices"]}
+        return replace(pool, devices=tuple(d for d in pool.devices if twin(d.name) not in used))
 
     def start(self) -> None:
         """Clean up after a predecessor, label the node, serve the kubelet, and publish.

@@ -104,7 +104,7 @@ class Plugin:
                         request_names=[device.request],
                         pool_name=device.pool,
                         device_name=device.device,
-                        cdi_device_ids=[device.cdi],
+                        cdi_device_ids=[device.cdi] if device.cdi else [],
                     )
             except (PrepareError, KubernetesError) as error:
                 text = " ".join(str(error).split())

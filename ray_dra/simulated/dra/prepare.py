@@ -16,8 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray_dra.simulated.dra.configs import FOR_KIND, BadConfig, ComputeDomainChannelConfig, Config, decode
-from ray_dra.simulated.dra.devices import Published
+from ray_dra.simulated.dra.configs import (
+    FOR_KIND,
+    BadConfig,
+    ComputeDomainChannelConfig,
+    ComputeDomainDaemonConfig,
+    Config,
+    decode,
+)
+from ray_dra.simulated.dra.devices import Published, twin
 from ray_dra.simulated.machine import LIBRARY_VARIABLE, Machine
 
 VISIBLE_VARIABLE = "RAY_DRA_SIMULATED_VISIBLE"
@@ -32,12 +39,13 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """One device of a readied claim: what the kubelet is told, and what has to be undone."""
+    """One device of a readied claim: what the kubelet is told, and what has to be undone. `cdi` is None where the
+    container gets nothing for it, as for an IMEX channel on a node without a fabric."""
 
     request: str
     pool: str
     device: str
-    cdi: str
+    cdi: str | None
     partition: str | None = None
     domain: str | None = None
 
@@ -120,14 +128,14 @@ class Preparer:
                 "namespace": meta["namespace"],
                 "name": meta["name"],
                 "state": "started",
-                "devices": [asdict(self._prepared(meta["uid"], each)) for each in chosen],
+                "devices": [asdict(self._prepared(meta["uid"], each, channels)) for each in chosen],
             }
             self._save()
             for _, device, _ in chosen:
                 if device.mig is not None and self._dynamic(device):
                     self._machine.partition(device.gpu, *device.mig)
-            prepared = [self._prepared(meta["uid"], each) for each in chosen]
-            self._write_cdi(meta["uid"], prepared, chosen, channels)
+            prepared = [self._prepared(meta["uid"], each, channels) for each in chosen]
+            self._write_cdi(meta["uid"], prepared, chosen)
             self._claims[meta["uid"]]["state"] = "completed"
             self._save()
             return prepared
@@ -138,6 +146,8 @@ class Preparer:
             entry = self._claims.get(uid)
             if entry is None:
                 return
+            entry["state"] = "started"  # a crash from here on leaves a claim that is made anew, or undone to the end
+            self._save()
             self._cdi_file(uid).unlink(missing_ok=True)
             for device in entry["devices"]:
                 if device["partition"]:
@@ -203,7 +213,7 @@ class Preparer:
         return self._domains.enter(domain, namespace)
 
     def _refuse_taken(self, uid: str, chosen: Iterable[tuple[str, Published, Config | None]]) -> None:
-        wanted = {device.name for _, device, _ in chosen}
+        wanted = {name for _, device, _ in chosen for name in (device.name, twin(device.name)) if name}
         for other, entry in self._claims.items():
             both = wanted & {device["device"] for device in entry["devices"]}
             if other != uid and both:
@@ -218,13 +228,15 @@ class Preparer:
         """A partition that exists only once it is prepared has no UUID in its slice."""
         return "uuid" not in device.body["attributes"]
 
-    def _prepared(self, uid: str, chosen: tuple[str, Published, Config | None]) -> Prepared:
+    def _prepared(
+        self, uid: str, chosen: tuple[str, Published, Config | None], channels: Mapping[str, bool]
+    ) -> Prepared:
         request, device, config = chosen
         partition = None
         if device.mig is not None and self._dynamic(device):
             partition = self._machine.partition_uuid(device.gpu, *device.mig)
         domain = config.domainID if isinstance(config, ComputeDomainChannelConfig) else None
-        name = f"k8s.{self.driver}/claim={uid}-{device.name}"
+        name = None if channels.get(domain or "") is False else f"k8s.{self.driver}/claim={uid}-{device.name}"
         return Prepared(request, self.node, device.name, name, partition, domain)
 
     def _cdi_file(self, uid: str) -> Path:
@@ -235,16 +247,19 @@ class Preparer:
         uid: str,
         prepared: list[Prepared],
         chosen: list[tuple[str, Published, Config | None]],
-        channels: Mapping[str, bool] | None = None,
     ) -> None:
         devices = []
         for made, (_, device, config) in zip(prepared, chosen, strict=True):
             edits: dict[str, Any] = {}
+            if made.cdi is None:
+                continue
             if device.kind in ("gpu", "mig", "vfio"):
                 seen = made.partition or device.body["attributes"]["uuid"]["string"]
                 edits["mounts"] = [_mount(self._state / "given", f"{IN_CONTAINER}/visible/{seen}")]
                 edits["env"] = _sharing(config)
-            elif isinstance(config, ComputeDomainChannelConfig) and (channels or {}).get(config.domainID, True):
+            elif isinstance(config, ComputeDomainDaemonConfig):
+                edits["env"] = [f"COMPUTE_DOMAIN_UUID={config.domainID}"]
+            elif isinstance(config, ComputeDomainChannelConfig):
                 folder = self._channels(CHANNELS if config.allocationMode == "All" else 1)
                 edits["mounts"] = [_mount(folder, "/dev/nvidia-caps-imex-channels")]
             devices.append({"name": f"{uid}-{device.name}", "containerEdits": edits})
