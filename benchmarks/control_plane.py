@@ -27,6 +27,7 @@ from tests.cluster.paper import add_paper_nodes
 
 NAMESPACE = "bench"
 WRITERS = 16
+A_TEMPLATE = 128  # nodes whose devices fit one expression of 10 KiB, by 8 characters of each UUID
 
 
 def main() -> None:
@@ -78,9 +79,9 @@ def control_plane(nodes: int, limits: str) -> Iterator[tuple[KubernetesApi, list
 
 def gang(api: KubernetesApi, machines: list[SimulatedNode], case: str) -> tuple[float, float]:
     """Seconds until all pods are bound, and until all is free again."""
-    if case != "plain":
-        api.create(template(machines if case == "pinned" else []), NAMESPACE)
-    pods = [pod(f"{case}-{at}", case, machine) for at, machine in enumerate(machines)]
+    for at in range(0, len(machines), A_TEMPLATE):
+        api.create(template(at // A_TEMPLATE, machines[at : at + A_TEMPLATE] if case == "pinned" else []), NAMESPACE)
+    pods = [pod(at, case, machine) for at, machine in enumerate(machines)]
     began = time.perf_counter()
     with ThreadPoolExecutor(WRITERS) as writers:
         list(writers.map(lambda each: api.create(each, NAMESPACE), pods))
@@ -90,13 +91,13 @@ def gang(api: KubernetesApi, machines: list[SimulatedNode], case: str) -> tuple[
         list(writers.map(lambda each: api.delete("Pod", each["metadata"]["name"], NAMESPACE, grace=0), pods))
         wait(lambda: not api.items("ResourceClaim", NAMESPACE) and not api.items("Pod", NAMESPACE))
         freed = time.perf_counter() - began
-    if case != "plain":
-        api.delete("ResourceClaimTemplate", "gpus", NAMESPACE)
+    for each in api.items("ResourceClaimTemplate", NAMESPACE):
+        api.delete("ResourceClaimTemplate", each["metadata"]["name"], NAMESPACE)
     return bound, freed
 
 
-def template(machines: list[SimulatedNode]) -> dict[str, Any]:
-    """One template for the gang; with machines, of exactly their devices (59 nodes of 4 UUIDs fit one expression)."""
+def template(number: int, machines: list[SimulatedNode]) -> dict[str, Any]:
+    """A claim of 4 GPUs; with machines, of exactly their devices."""
     exactly: dict[str, Any] = {"deviceClassName": "gpu.nvidia.com", "allocationMode": "ExactCount", "count": 4}
     parts = [machine.uuid(gpu)[4:12] for machine in machines for gpu in range(4)]
     if parts:
@@ -106,22 +107,22 @@ def template(machines: list[SimulatedNode]) -> dict[str, Any]:
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
-        "metadata": {"name": "gpus"},
+        "metadata": {"name": f"gpus-{number}"},
         "spec": {"spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}}},
     }
 
 
-def pod(name: str, case: str, machine: SimulatedNode) -> dict[str, Any]:
+def pod(at: int, case: str, machine: SimulatedNode) -> dict[str, Any]:
     container: dict[str, Any] = {"name": "main", "image": "none", "resources": {"requests": {"cpu": "8"}}}
     spec: dict[str, Any] = {"containers": [container], "automountServiceAccountToken": False}
     if case != "plain":
         container["resources"]["claims"] = [{"name": "gpus"}]
-        spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": "gpus"}]
+        spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": f"gpus-{at // A_TEMPLATE}"}]
     if case == "pinned":
         field = {"key": "metadata.name", "operator": "In", "values": [machine.name]}
         required = {"nodeSelectorTerms": [{"matchFields": [field]}]}
         spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{case}-{at}"}, "spec": spec}
 
 
 def wait(condition: Any, seconds: float = 600) -> None:

@@ -314,6 +314,10 @@ def _event(event: Object, place: str) -> tuple[str, Object]:
     return event["type"], event["object"]
 
 
+# The answer, with 422, when a JSON patch's `test` does not hold; an invalid object is named in its message.
+_TEST_FAILED = "the server rejected our request due to an error in our request"
+
+
 def _wrapped(status: int, body: bytes, place: str) -> KubernetesError:
     """The typed error for an answer of the API server's."""
     try:
@@ -326,7 +330,7 @@ def _wrapped(status: int, body: bytes, place: str) -> KubernetesError:
         error = NotFound("There is no such object.", place=place, available=message)
     elif status == 409 and reason == "AlreadyExists":
         error = AlreadyThere("An object of this name exists.", place=place, available=message)
-    elif status == 409:
+    elif status == 409 or (status == 422 and message == _TEST_FAILED):
         error = Conflict("The object changed in between; read it again.", place=place, available=message)
     elif status == 410:
         error = WatchExpired("The watch is too old to go on; list again.", place=place, available=message)

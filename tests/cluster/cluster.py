@@ -169,7 +169,7 @@ class Cluster:
         node = RealNode(self.run, spec, number, self._state["cgroup"])
         self.nodes[spec.name] = node
         subprocess.run(
-            [*self._inside(), "ip", "addr", "add", f"{node.address}/32", "dev", BRIDGE], check=True, capture_output=True
+            [*self.inside(), "ip", "addr", "add", f"{node.address}/32", "dev", BRIDGE], check=True, capture_output=True
         )
         kubeconfig = self._pki.kubeconfig(
             self.run / f"node-{spec.name}.kubeconfig", self._server, f"system:node:{spec.name}", "system:nodes"
@@ -272,6 +272,9 @@ class Cluster:
         if keep_logs and self.run.exists():
             kept = Path(tempfile.gettempdir()) / f"ray-dra-logs-{self.name}.txt"
             kept.write_text(self.logs(20000))
+        if self.real and pid is not None:
+            # The kernel takes it along with the namespace, but in its own time.
+            subprocess.run(["ip", "link", "del", self._link_name], capture_output=True)
         _remove_cgroup(self._state["cgroup"])
         shutil.rmtree(self.run, ignore_errors=True)
 
@@ -310,7 +313,8 @@ class Cluster:
                 raise TimeoutError("the cluster's namespaces did not start")
             time.sleep(0.02)
 
-    def _inside(self) -> list[str]:
+    def inside(self) -> list[str]:
+        """What to put before a command that is to run in the cluster's network."""
         return ["nsenter", "--net", "--target", str(self._inner_pid())]
 
 

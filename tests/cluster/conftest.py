@@ -1,4 +1,4 @@
-"""One cluster for all tests of a session, a namespace for each; both leave nothing."""
+"""One cluster for all tests of this folder, a namespace for each; both leave nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def missing_for_nodes() -> str:
     return f"real nodes need {', '.join(absent)}: sh tests/cluster/apt.sh" if absent else ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[Cluster]:
     """Six real nodes, default feature gates."""
     if missing_for_nodes():
@@ -40,7 +40,7 @@ def cluster() -> Iterator[Cluster]:
     made.down(keep_logs="RAY_DRA_KEEP_LOGS" in os.environ)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(cluster: Cluster) -> KubernetesApi:
     return cluster.api
 
