@@ -64,9 +64,7 @@ def test_errors_have_their_types(namespace: Namespace, cluster: Cluster, tmp_pat
         api.patch("ConfigMap", "a", [{"op": "test", "path": "/metadata/name", "value": "b"}], at)
     with pytest.raises(Conflict):
         api.delete("ConfigMap", "a", at, uid="another")
-    nobody = KubernetesApi(
-        str(cluster.account_kubeconfig("default", at)).replace(str(cluster.run), str(outside(cluster)))
-    )
+    nobody = KubernetesApi(str(outside(cluster, cluster.account_kubeconfig("default", at), tmp_path)))
     with pytest.raises(NotAllowed, match="pods") as refused:
         nobody.items("Pod", at)
     assert refused.value.status == 403
