@@ -24,6 +24,7 @@ from ray_dra.core.topology import Topology
 from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError
 from ray_dra.runtime.coordinator import Coordinator, Order, Status
 from ray_dra.runtime.nodes import only_visible
+from ray_dra.settings import Kubernetes
 from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.records import reading_from_bytes
 from ray_dra.translate.snapshot import Snapshot, snapshot_of
@@ -38,9 +39,9 @@ logger = logging.getLogger("ray_dra")
 class CoordinatorActor:
     """The coordinator behind Ray's calls. Calls change state only on the event loop: one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, kubernetes: Kubernetes | None = None) -> None:
         self._store = KvStore()
-        self._core = Coordinator(self._store, RayAdapter(), time.monotonic)
+        self._core = Coordinator(self._store, RayAdapter(), time.monotonic, _kube(kubernetes))
         self._changed = asyncio.Event()
         self._agents: dict[str, float] = {}
         self._settled = time.monotonic()
@@ -145,11 +146,8 @@ class CoordinatorActor:
         self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int
     ) -> list[tuple[int, str | None, str, str | None]]:
         """(position, uuid, node, clique) for a worker's GPU slots, in order."""
-        positions = self._core.devices_for(raylet, group, bundle, slots, pid)
-        seat = self._core.inventory.seats.get(self._core.nodes.names.get(raylet, ""))
-        if seat is None:
-            return [(p, None, "", None) for p in positions]
-        return [(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
+        found = self._core.seen_by(raylet, group, bundle, slots, pid)
+        return [(seen.index, seen.uuid, seen.node, seen.clique) for seen in found]
 
     async def ended(self, raylet: str, slots: tuple[int, ...], pid: int) -> None:
         """A task outside our gangs has ended."""
@@ -240,8 +238,22 @@ def stop_agent(raylet: str) -> None:
         pass  # it ended with its node
 
 
-def start_coordinator() -> Any:
-    """The cluster's coordinator; started on the head node by whoever comes first."""
+def _kube(target: Kubernetes | None) -> Any:
+    """The way to Kubernetes; imported only where it is gone."""
+    if target is None:
+        return None
+    from ray_dra.adapters.kube import KubeAdapter
+    from ray_dra.adapters.kubernetes import KubernetesApi
+
+    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster)
+
+
+def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
+    """The cluster's coordinator; started on the head node by whoever comes first.
+
+    Args:
+        kubernetes: the RayCluster to which it adds workers; None: gangs lie on the raylets that are there.
+    """
     head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
     options: dict[str, Any] = {} if head is None else {"label_selector": {RAY_NODE_ID: head}}
     return (
@@ -257,7 +269,7 @@ def start_coordinator() -> Any:
             **options,
             **_our_environment(),
         )
-        .remote()
+        .remote(kubernetes)
     )
 
 

@@ -18,7 +18,7 @@ from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import Connect, Locality
 from ray_dra.core.topology import Topology
 from ray_dra.core.whatif import plan_and_explain
-from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, UnsatisfiableError
+from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, UnsatisfiableError
 from ray_dra.hooks import SeenDevice, seen_devices
 from ray_dra.runtime.coordinator import Order, Status
 from ray_dra.translate.bundles import request_from_bundles
@@ -293,10 +293,10 @@ class GangPlacementGroup:
     def _create(self, status: Status) -> None:
         """Make Ray's placement group on the planned nodes, and tell the coordinator, once devices are held."""
         self._status = status
-        if status.allocation is None or self._group is not None:
+        if status.allocation is None or self._group is not None or status.phase is Phase.PROVISIONING:
             return
         if status.phase is Phase.RELEASING:
-            raise GangGone("The gang is being given back.", place=self.id)
+            raise _gone(status)
         group = ray.util.placement_group(
             self._bundles,
             strategy=self._strategy,
@@ -336,7 +336,7 @@ class GangPlacementGroup:
     def _follow(self, status: Status) -> None:
         """The coordinator may have planned the gang again elsewhere."""
         if status.phase is Phase.RELEASING:
-            raise GangGone("The gang is being given back.", place=self.id)
+            raise _gone(status)
         if self._group is not None and status.group != self._group.id.hex():
             self._group = None
             self._create(status)
@@ -344,7 +344,8 @@ class GangPlacementGroup:
     def _give_up(self, timeout: float) -> None:
         status = self._refresh()
         self.remove()
-        waited = "; ".join(map(str, status.waits_for)) or f"Ray has not placed the bundles ({status.phase.value})"
+        waited = "; ".join(map(str, status.waits_for)) or status.said
+        waited = waited or f"Ray has not placed the bundles ({status.phase.value})"
         raise GangTimeout(
             f"The gang was not ready within {timeout:g} s and has been given back.",
             place=", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "the queue",
@@ -358,6 +359,13 @@ class GangPlacementGroup:
             self._actor.look.remote()
         except Exception:  # whoever holds the ObjectRef hears of it from the coordinator
             pass
+
+
+def _gone(status: Status) -> RayDraError:
+    """Why a gang that is being given back will not be there."""
+    if status.failed:
+        return UnsatisfiableError(f"The gang was given up: {status.failed}", place=status.gang)
+    return GangGone("The gang is being given back.", place=status.gang)
 
 
 def _submit(actor: Any, order: Order, soft_node: str | None) -> Status:

@@ -13,7 +13,7 @@ from ray_dra.actors import ask, start_coordinator
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.hooks import install_worker
-from ray_dra.settings import Embedded, Running, parse_address
+from ray_dra.settings import Embedded, Kubernetes, Running, parse_address
 from ray_dra.simulated.cluster import LocalCluster
 from ray_dra.simulated.profile import LOOPBACK
 
@@ -65,9 +65,9 @@ class ClientBuilder:
             if cluster is not None:
                 context = ray.init(address=cluster.address, _node_ip_address=LOOPBACK, **arguments)
             else:
-                assert isinstance(target, Running)
+                assert isinstance(target, Running | Kubernetes)
                 context = ray.init(address=target.address, **arguments)
-            _greet()
+            _greet(target if isinstance(target, Kubernetes) else None)
         except BaseException:
             ray.shutdown()
             if cluster is not None:
@@ -104,9 +104,9 @@ def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
     return install_and_run_users_hook
 
 
-def _greet() -> None:
+def _greet(kubernetes: Kubernetes | None) -> None:
     """Start or find the coordinator, and wait until it has read every node's GPUs."""
-    actor = start_coordinator()
+    actor = start_coordinator(kubernetes)
     ask(actor.hello.remote(ray.get_runtime_context().get_job_id()), timeout=60)
     deadline = time.monotonic() + READY_SECONDS
     while waiting := ask(actor.ready.remote()):

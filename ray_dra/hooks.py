@@ -17,6 +17,7 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
+from ray_dra.core.topology import Node
 from ray_dra.ports import MAP
 
 ASK_SECONDS = 60.0
@@ -132,20 +133,40 @@ def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[S
 def start(ray_params: Any, head: bool) -> None:
     """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML.
 
-    A node without GPUs, or whose NVML does not answer, starts without the labels.
+    A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
+    (RAY_DRA_ATTEMPT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
     """
     import socket
 
     labels = dict(getattr(ray_params, "labels", None) or {})
-    found = labels_here(os.environ.get("RAY_DRA_NODE") or socket.gethostname())
-    ray_params.labels = {**found, **labels}
+    name = os.environ.get("RAY_DRA_NODE") or socket.gethostname()
+    node = node_here(name)
+    attempt = os.environ.get("RAY_DRA_ATTEMPT")
+    if attempt and not head:
+        from ray_dra.joining import join_gang
+
+        labels |= join_gang(attempt, name, node)
+    ray_params.labels = {**labels_of(node), **labels}
 
 
 def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:
-    """The labels of this node by NVML, read in a child process that may be killed; empty without GPUs."""
+    """The labels of this node by NVML; empty without GPUs."""
+    return labels_of(node_here(name, environment=environment, timeout=timeout))
+
+
+def labels_of(node: Node | None) -> dict[str, str]:
     from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
     from ray_dra.translate.labels import node_labels
+
+    if node is None:
+        return {}
+    kind = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(node.devices[0].product)
+    return node_labels(node, accelerator_type=kind)
+
+
+def node_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> Node | None:
+    """This node by NVML, read in a child process that may be killed; None without GPUs."""
     from ray_dra.translate.reading import node_from_reading
     from ray_dra.translate.records import reading_from_bytes
 
@@ -153,10 +174,8 @@ def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout
     try:
         done = subprocess.run(command, env=environment, capture_output=True, timeout=timeout, check=True)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        return {}
+        return None
     reading = reading_from_bytes(done.stdout)
     if reading.error is not None or not reading.gpus:
-        return {}
-    product = reading.gpus[0].name
-    kind = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(product)
-    return node_labels(node_from_reading(name, reading), accelerator_type=kind)
+        return None
+    return node_from_reading(name, reading)

@@ -6,9 +6,9 @@ contract tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 MAP = "map/"  # key of a placement group's bundle-to-GPUs map: the coordinator writes it, workers read it
 
@@ -138,6 +138,62 @@ class Ray(Protocol):
 
     def remove_group(self, group: str) -> None:
         """Ask Ray to remove a placement group; harmless when it is gone."""
+
+
+# -- Kubernetes as the coordinator sees it
+
+
+@dataclass(frozen=True, slots=True)
+class KubeNode:
+    """What matters of a Node. `cpus` and `memory` (bytes) are allocatable; taints are (key, value, effect);
+    `device_plugin`: a device plugin offers its GPUs."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ready: bool = True
+    unschedulable: bool = False
+    taints: tuple[tuple[str, str, str], ...] = ()
+    cpus: float = 0.0
+    memory: float = 0.0
+    device_plugin: bool = False
+
+
+Object = Mapping[str, Any]  # a Kubernetes object as its dict
+
+
+@dataclass(frozen=True, slots=True)
+class KubeView:
+    """One look, from watches. `slices` and `claims` are of the whole cluster, the others of the RayCluster's namespace
+    and, but for the RayCluster, ours by their label."""
+
+    raycluster: Object | None = None
+    nodes: Mapping[str, KubeNode] = field(default_factory=dict)
+    slices: tuple[Object, ...] = ()
+    claims: tuple[Object, ...] = ()
+    pods: tuple[Object, ...] = ()
+    templates: tuple[Object, ...] = ()
+    domains: tuple[Object, ...] = ()
+    version: int = 0  # grows with every change
+
+
+class Kube(Protocol):
+    """The coordinator's hands on Kubernetes, in the RayCluster's namespace. KubernetesErrors pass through."""
+
+    namespace: str
+    compute_domains: bool  # the cluster serves ComputeDomains
+
+    def view(self) -> KubeView: ...
+
+    def create(self, thing: Object, *, dry_run: bool = False) -> None:
+        """AlreadyThere is no error here: names are ours, and say what is in them."""
+
+    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None: ...
+
+    def delete(self, kind: str, name: str) -> None:
+        """Harmless when it is gone."""
+
+    def together(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Make these calls side by side; the first error is raised when all are done."""
 
 
 class Store(Protocol):

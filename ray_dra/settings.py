@@ -1,6 +1,7 @@
 """The address behind `ray_dra://`: what may be said, checked before anything starts.
 
 embedded?profile=NAME&nodes=N&cliques=N&cpus=N    a simulated cluster on this machine
+kubernetes?namespace=NAME&raycluster=NAME         the RayCluster of this pod (both are known there)
 HOST:PORT                                         a Ray cluster that runs already
 (nothing)                                         chosen from where the program runs
 """
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ray_dra.errors import InvalidAddress
 
-FORMS = "embedded?profile=NAME&nodes=N, HOST:PORT, or nothing"
+FORMS = "embedded?profile=NAME&nodes=N, kubernetes, HOST:PORT, or nothing"
 
 
 class Embedded(BaseModel):
@@ -38,7 +39,16 @@ class Running(BaseModel):
     address: str
 
 
-Target = Embedded | Running
+class Kubernetes(BaseModel):
+    """A KubeRay cluster to which gangs' workers are added; `address` is its control store's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    namespace: str
+    raycluster: str
+    address: str = ""
+
+
+Target = Embedded | Running | Kubernetes
 
 
 def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> Target:
@@ -51,9 +61,14 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
     place = place.strip("/")
     if place == "embedded":
         return _embedded(query)
+    if place == "kubernetes":
+        return _kubernetes(query, environment)
     if query:
         raise InvalidAddress(
-            "Only the embedded cluster takes options.", place="address", wanted=f"ray_dra://{address}", available=FORMS
+            "Only the embedded cluster and kubernetes take options.",
+            place="address",
+            wanted=f"ray_dra://{address}",
+            available=FORMS,
         )
     if not place:
         return _from_here(environment)
@@ -65,7 +80,32 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
     raise InvalidAddress("This address is not known.", place="address", wanted=f"ray_dra://{address}", available=FORMS)
 
 
-def _embedded(query: str) -> Embedded:
+def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
+    """Inside a pod that KubeRay made everything is in its environment; options name another RayCluster."""
+    fields = _options(query)
+    found = {
+        "namespace": environment.get("RAY_CLUSTER_NAMESPACE"),
+        "raycluster": environment.get("RAY_CLUSTER_NAME"),
+    } | fields
+    missing = [name for name, value in found.items() if not value]
+    if missing:
+        raise InvalidAddress(
+            "This is no KubeRay pod, so the RayCluster has to be named.",
+            place="address",
+            wanted="ray_dra://kubernetes?namespace=NAME&raycluster=NAME",
+            available=f"missing: {', '.join(missing)}",
+        )
+    try:
+        head = environment.get("FQ_RAY_IP") or environment.get("RAY_IP") or "127.0.0.1"
+        return Kubernetes(**{"address": f"{head}:{environment.get('RAY_PORT', '6379')}"} | found)
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        raise InvalidAddress(
+            f"There is no option {name!r}.", place="address", wanted=name, available="namespace, raycluster"
+        ) from error
+
+
+def _options(query: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     try:
         for name, value in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
@@ -78,6 +118,11 @@ def _embedded(query: str) -> Embedded:
         raise InvalidAddress(
             "The options do not read.", place="address", wanted=query, available="name=value&name=value"
         ) from error
+    return fields
+
+
+def _embedded(query: str) -> Embedded:
+    fields = _options(query)
     try:
         return Embedded(**fields)
     except ValidationError as error:

@@ -41,6 +41,20 @@ class KvStore:
         return sorted(key.decode() for key in found)
 
 
+class GcsStore:
+    """The same keys without a connection to Ray: for a node that has not joined yet. `address`: the control store's."""
+
+    def __init__(self, address: str) -> None:
+        self._client = ray._raylet.GcsClient(address=address)
+
+    def put(self, key: str, value: bytes) -> None:
+        self._client.internal_kv_put(key.encode(), value, True, KV_NAMESPACE)
+
+    def get(self, key: str) -> bytes | None:
+        value = self._client.internal_kv_get(key.encode(), KV_NAMESPACE)
+        return None if value is None else bytes(value)
+
+
 class RayAdapter:
     """Ray as the coordinator sees it."""
 
@@ -137,6 +151,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._private.state.available_resources_per_node", lambda: ray._private.state.available_resources_per_node),
     ("ray._private.internal_api.node_stats", lambda: _import("ray._private.internal_api").node_stats),
     ("ray._private.grpc_utils (needs grpcio)", lambda: _import("ray._private.grpc_utils").init_grpc_channel),
+    ("ray._raylet.GcsClient.internal_kv_get", lambda: ray._raylet.GcsClient),
     ("ray.experimental.internal_kv._internal_kv_put", lambda: internal_kv._internal_kv_put),
     ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),

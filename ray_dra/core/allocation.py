@@ -93,6 +93,7 @@ class Kind(enum.Enum):
     PACKING = "packing"
     BOUND = "search bound"
     QUEUE = "turn"
+    WORKERS = "workers"
 
 
 class Shortfall(NamedTuple):

@@ -3,9 +3,9 @@
 No phase is stored. A coordinator that starts again reads the records and looks at Ray, and `phase` and
 `next_step` say the same as before: level-triggered, never edge-triggered.
 
-    queued -> held -> placing -> ready <-> degraded
-       ^        |        |         |          |
-       '--------+--------'         '----------+--> releasing -> gone
+    queued -> [provisioning ->] held -> placing -> ready <-> degraded
+       ^            |            |         |         |          |
+       '------------+------------+---------'         '----------+--> releasing -> gone
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ray_dra.core.request import GangRequest
 
 class Phase(enum.Enum):
     QUEUED = "queued"  # waits for its turn, or for room
+    PROVISIONING = "provisioning"  # devices held; on Kubernetes, workers with them are being made
     HELD = "held"  # devices held, no placement group yet
     PLACING = "placing"  # the placement group exists and waits for Ray
     READY = "ready"
@@ -28,9 +29,22 @@ class Phase(enum.Enum):
 
 
 ALLOWED: dict[Phase, frozenset[Phase]] = {
-    Phase.QUEUED: frozenset({Phase.HELD, Phase.RELEASING, Phase.GONE}),
-    Phase.HELD: frozenset({Phase.PLACING, Phase.READY, Phase.QUEUED, Phase.DEGRADED, Phase.RELEASING, Phase.GONE}),
-    Phase.PLACING: frozenset({Phase.READY, Phase.QUEUED, Phase.DEGRADED, Phase.RELEASING, Phase.GONE}),
+    Phase.QUEUED: frozenset({Phase.PROVISIONING, Phase.HELD, Phase.RELEASING, Phase.GONE}),
+    Phase.PROVISIONING: frozenset({Phase.HELD, Phase.QUEUED, Phase.DEGRADED, Phase.RELEASING, Phase.GONE}),
+    Phase.HELD: frozenset(
+        {
+            Phase.PLACING,
+            Phase.READY,
+            Phase.QUEUED,
+            Phase.PROVISIONING,
+            Phase.DEGRADED,
+            Phase.RELEASING,
+            Phase.GONE,
+        }
+    ),
+    Phase.PLACING: frozenset(
+        {Phase.READY, Phase.QUEUED, Phase.PROVISIONING, Phase.DEGRADED, Phase.RELEASING, Phase.GONE}
+    ),
     Phase.READY: frozenset({Phase.DEGRADED, Phase.PLACING, Phase.RELEASING, Phase.GONE}),
     Phase.DEGRADED: frozenset({Phase.READY, Phase.PLACING, Phase.QUEUED, Phase.RELEASING, Phase.GONE}),
     Phase.RELEASING: frozenset({Phase.GONE}),
@@ -49,6 +63,7 @@ class Gang:
         moves: how often it was planned again elsewhere.
         group: Ray's placement group id, once it exists; `attempt` tells the groups of one gang apart.
         releasing: asked to go; final.
+        failed: why it was given up, for whoever waits for it; empty where it was not.
     """
 
     request: GangRequest
@@ -62,6 +77,7 @@ class Gang:
     group: str | None = None
     releasing: bool = False
     old_groups: tuple[str, ...] = field(default=())
+    failed: str = ""
 
     @property
     def id(self) -> str:
@@ -77,7 +93,9 @@ class Observed:
         owner_alive: whether the job that owns it runs.
         busy: whether workers of its groups still have GPU slots.
         lost: what of it is missing, e.g. "node n1 is lost".
-        held_for: seconds since it was planned.
+        held_for: seconds since it was planned, or since its workers were there.
+        provisioned: its workers are there; always so where nobody makes workers.
+        patience: seconds for Ray to place the bundles before looking elsewhere.
     """
 
     group_state: str | None = None
@@ -85,6 +103,8 @@ class Observed:
     busy: bool = False
     lost: tuple[str, ...] = ()
     held_for: float = 0.0
+    provisioned: bool = True
+    patience: float = 3.0  # PLACE_SECONDS or WORKERS_SECONDS
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -95,6 +115,8 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
         return Phase.RELEASING
     if gang.allocation is None:
         return Phase.QUEUED
+    if gang.group is None and not seen.provisioned:
+        return Phase.PROVISIONING
     if seen.lost:
         return Phase.DEGRADED
     if gang.group is None:
@@ -113,6 +135,7 @@ class Step(enum.Enum):
 
 HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
+WORKERS_SECONDS = 30.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
 MOST_MOVES = 5
 
 
@@ -126,9 +149,9 @@ def next_step(gang: Gang, seen: Observed) -> Step:
     if gang.allocation is None:
         return Step.WAIT
     if gang.group is None:
-        return Step.GIVE_BACK if seen.held_for > HOLD_SECONDS else Step.WAIT
+        return Step.GIVE_BACK if seen.provisioned and seen.held_for > HOLD_SECONDS else Step.WAIT
     if removed and seen.group_state is not None:
         return Step.GIVE_BACK
-    if seen.group_state == "PENDING" and seen.held_for > PLACE_SECONDS and gang.moves < MOST_MOVES:
+    if seen.group_state == "PENDING" and seen.held_for > seen.patience and gang.moves < MOST_MOVES:
         return Step.PLAN_AGAIN
     return Step.WAIT

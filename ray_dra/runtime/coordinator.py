@@ -10,21 +10,44 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.lifecycle import Gang, Observed, Phase, Step, next_step, phase
+from ray_dra.core.lifecycle import (
+    MOST_MOVES,
+    PLACE_SECONDS,
+    WORKERS_SECONDS,
+    Gang,
+    Observed,
+    Phase,
+    Step,
+    next_step,
+    phase,
+)
+from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.plan import plan
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Health
 from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
-from ray_dra.ports import MAP, Clock, NodeReading, Ray, RayView, Store
+from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, RayView, Store
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.others import Others
+from ray_dra.runtime.provision import Progress, Provisioner
+from ray_dra.translate.labels import SLOT
 from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
 
 GANG = "gang/"
+
+
+class Seen(NamedTuple):
+    """A device as a worker sees it; `index` is its place in the raylet's numbering."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is never called on it
+    uuid: str | None
+    node: str
+    clique: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +75,22 @@ class Status:
     moves: int
     lost: tuple[str, ...]
     waits_for: tuple[Shortfall, ...]
+    said: str = ""  # what the making of its workers waits for
+    failed: str = ""  # why it was given up
 
 
 class Coordinator:
     """See the module. `ray` and `store` are ports; `clock` gives monotonic seconds."""
 
-    def __init__(self, store: Store, ray: Ray, clock: Clock) -> None:
+    def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None = None) -> None:
         self.store = store
         self.ray = ray
         self.clock = clock
-        self.inventory = Inventory()
+        self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
+        self.workers = None if kube is None else Provisioner(kube, store, self.inventory, clock)
+        self.progress: dict[str, Progress] = {}  # gang -> how far its workers are
+        self.ending: set[str] = set()  # gangs whose workers are being given back
+        self.failures: dict[str, str] = {}  # gangs that were given up, until whoever waits has heard of it
         self.nodes = Nodes(store, self.inventory, clock)
         self.others = Others(store, self.inventory, ray)
         self.gangs: dict[str, Gang] = {}
@@ -74,8 +103,11 @@ class Coordinator:
                 gang = gang_from_bytes(data)
                 self.gangs[gang.id] = gang
                 self.since[gang.id] = clock()
-                if gang.allocation is not None:
-                    self.inventory.hold(gang.allocation)
+        if self.workers is not None:
+            self.workers.look(self._wanted())
+        for gang in self.gangs.values():
+            if gang.allocation is not None:
+                self.inventory.hold(gang.allocation)
         self._sweep()
         self.observe()
 
@@ -100,6 +132,9 @@ class Coordinator:
         """Look at Ray, and take every gang one step further. Called every half second, and after a release."""
         self.view = self.ray.view()
         self.nodes.see(self.view)
+        if self.workers is not None:
+            self.workers.look(self._wanted())
+            self.workers.undo(self._wanted())
         ours = self._groups()
         self.others.look(self.view, self.nodes.names, self._placed_devices(), ours)
         for gang in sorted(self.gangs.values(), key=lambda g: g.sequence):
@@ -108,7 +143,33 @@ class Coordinator:
         self.nodes.drop_unused(held)
         self._serve()
 
+    def _wanted(self) -> list[Allocation]:
+        """The allocations for which workers are to be there."""
+        return [g.allocation for g in self.gangs.values() if g.allocation is not None and g.id not in self.ending]
+
+    def _joined(self) -> set[str]:
+        """The slots whose raylet lives."""
+        return {n.labels[SLOT] for n in self.view.nodes if n.alive and SLOT in n.labels}
+
+    def _provision(self, gang: Gang) -> None:
+        """One step further with a gang's workers; planned again elsewhere where they cannot be had."""
+        if self.workers is None or gang.allocation is None or gang.group is not None or gang.releasing:
+            return
+        before = self.progress.get(gang.id, Progress())
+        progress = self.progress[gang.id] = self.workers.advance(gang.allocation, self._joined())
+        if progress.ready and not before.ready:
+            self.since[gang.id] = self.clock()
+        if progress.failed and gang.moves >= MOST_MOVES:
+            self._save(replace(gang, releasing=True, failed=progress.failed))
+        elif progress.failed:
+            self.refused[gang.id] = (Shortfall(Kind.WORKERS, "Kubernetes", "workers", progress.failed),)
+            self._plan_again(gang, stay=False)
+
     def _advance(self, gang: Gang) -> None:
+        self._provision(gang)
+        if gang.id not in self.gangs:
+            return
+        gang = self.gangs[gang.id]
         step = next_step(gang, self._observed(gang))
         if step is Step.GIVE_BACK:
             self.release(gang.id)
@@ -130,6 +191,8 @@ class Coordinator:
             busy=busy,
             lost=self._lost(gang),
             held_for=self.clock() - self.since[gang.id],
+            provisioned=self.workers is None or self.progress.get(gang.id, Progress()).ready,
+            patience=PLACE_SECONDS if self.workers is None else WORKERS_SECONDS,
         )
 
     def _workers(self, gang: Gang) -> list[str]:
@@ -156,6 +219,8 @@ class Coordinator:
         if gang.allocation is None:
             return ()
         found: dict[str, None] = {}
+        if self.workers is not None and gang.group is not None:
+            found = dict.fromkeys(self.workers.lost(gang.allocation, self._joined()))
         for placed in gang.allocation.bundles:
             seat = self.inventory.seats.get(placed.node)
             if seat is None:
@@ -184,6 +249,8 @@ class Coordinator:
             UnsatisfiableError: it would not fit even if nobody else were here; or it does not fit now and
                 `wait` is False. Nothing is held then.
         """
+        if self.workers is not None:
+            self.workers.check()
         known = self.gangs.get(order.request.gang)
         if known is not None:  # asked again after a restart swallowed the answer
             return self.status(known.id)
@@ -228,7 +295,7 @@ class Coordinator:
             return self.status(gang_id)
         if gang.group != group and gang.moves == moves:
             self._write_map(gang.allocation, group)
-            self._save(replace(gang, group=group, old_groups=gang.old_groups + ((gang.group,) if gang.group else ())))
+            self._save(replace(gang, group=group, old_groups=_groups_of(gang)))
             self.since[gang_id] = self.clock()
         return self.status(gang_id)
 
@@ -242,7 +309,7 @@ class Coordinator:
             self._save(gang)
         if gang.group is None:
             self._forget(gang)
-            return True
+            return gang.id not in self.gangs
         self.ray.remove_group(gang.group)
         return False
 
@@ -250,7 +317,7 @@ class Coordinator:
         """Raises GangGone for a gang that is not there."""
         gang = self._gang(gang_id)
         allocation = gang.allocation
-        selectors = () if allocation is None else tuple(self.nodes.selector(n) for n in allocation.nodes)
+        selectors = () if allocation is None else tuple(self._selector(allocation, n) for n in allocation.nodes)
         seen = self._observed(gang)
         return Status(
             gang=gang.id,
@@ -262,21 +329,40 @@ class Coordinator:
             moves=gang.moves,
             lost=seen.lost,
             waits_for=self.refused.get(gang.id, ()),
+            said=self.progress.get(gang.id, Progress()).said,
+            failed=gang.failed,
         )
+
+    def _selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
+        if self.workers is not None and self.workers.serves(node):
+            return self.workers.selector(allocation, node)
+        return self.nodes.selector(node)
 
     def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[int]:
         """Positions on the node for a worker's GPU slots; `group` is "" outside placement groups."""
         name = self.nodes.names.get(raylet)
         seat = self.inventory.seats.get(name or "")
-        if seat is None:
-            return list(slots)  # no agent has spoken for this node: Ray's own numbering is all there is
         owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
         if owner is not None and owner.allocation is not None:
-            positions = tuple(g.position for g in owner.allocation.bundles[bundle].grants)
+            positions = tuple(d.index for d in self._seen(owner.allocation)[bundle])
             return self.others.of_bundle(raylet, f"{group}/{bundle}", slots, positions)
+        if seat is None:
+            return list(slots)  # no agent has spoken for this node: Ray's own numbering is all there is
         found = self.others.of_stranger(raylet, seat, slots, pid, self._movable(seat.name))
         self._settle_conflicts(seat.name, found)
         return found
+
+    def seen_by(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
+        """`devices_for`, with what is known of each device."""
+        positions = self.devices_for(raylet, group, bundle, slots, pid)
+        owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
+        if owner is not None and owner.allocation is not None:
+            by_index = {device.index: device for device in self._seen(owner.allocation)[bundle]}
+            return [by_index[position] for position in positions]
+        seat = self.inventory.seats.get(self.nodes.names.get(raylet, ""))
+        if seat is None:
+            return [Seen(position, None, "", None) for position in positions]
+        return [Seen(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
 
     def _movable(self, node: str) -> int:
         """Devices of gangs whose placement group Ray has not placed yet: they can be planned again."""
@@ -301,6 +387,8 @@ class Coordinator:
 
     def _gang(self, gang_id: str) -> Gang:
         gang = self.gangs.get(gang_id)
+        if gang is None and gang_id in self.failures:
+            raise UnsatisfiableError(f"The gang was given up: {self.failures[gang_id]}", place=gang_id)
         if gang is None:
             raise GangGone(
                 "The gang is not there any more: it was removed, its program ended, or its wait was over.",
@@ -357,6 +445,7 @@ class Coordinator:
             self.inventory.hold(answer)
             self.since[gang.id] = self.clock()
             self.refused.pop(gang.id, None)
+            self.progress.pop(gang.id, None)
 
     def _plan_again(self, gang: Gang, *, stay: bool = True) -> None:
         """Look for another place for a gang that Ray does not place; `stay` where there is none."""
@@ -369,9 +458,9 @@ class Coordinator:
             self.since[gang.id] = self.clock()
             return
         left = gang.group
+        self.progress.pop(gang.id, None)
         allocation = answer if isinstance(answer, Allocation) else None
-        old = gang.old_groups + ((gang.group,) if gang.group else ())
-        gang = replace(gang, allocation=allocation, group=None, moves=gang.moves + 1, old_groups=old)
+        gang = replace(gang, allocation=allocation, group=None, moves=gang.moves + 1, old_groups=_groups_of(gang))
         self._save(gang)
         self.since[gang.id] = self.clock()
         if left is not None:
@@ -384,8 +473,23 @@ class Coordinator:
 
     def _write_map(self, allocation: Allocation, group: str) -> None:
         """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
-        devices = [[[g.position, g.uuid, g.node, g.clique] for g in placed.grants] for placed in allocation.bundles]
+        devices = [[[d.index, d.uuid, d.node, d.clique] for d in bundle] for bundle in self._seen(allocation)]
         self.store.put(MAP + group, json.dumps(devices).encode())
+
+    def _seen(self, allocation: Allocation) -> list[list[Seen]]:
+        """Each bundle's devices as its raylet numbers them: a worker of the gang's own has no others."""
+        by_node: dict[str, list[int]] = {}
+        for grant in allocation.grants:
+            if self.workers is not None and self.workers.serves(grant.node):
+                by_node.setdefault(grant.node, []).append(grant.position)
+        ranks = {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
+        return [
+            [
+                Seen(ranks[g.node][g.position] if g.node in ranks else g.position, g.uuid, g.node, g.clique)
+                for g in placed.grants
+            ]
+            for placed in allocation.bundles
+        ]
 
     def _groups(self) -> set[str]:
         return {group for g in self.gangs.values() for group in (g.group, *g.old_groups) if group}
@@ -406,6 +510,13 @@ class Coordinator:
 
     def _forget(self, gang: Gang) -> None:
         """The end of a gang: the record goes last, so that a kill before it only repeats the rest."""
+        if self.workers is not None:
+            self.ending.add(gang.id)
+            if not self.workers.gone(gang.id, gang.moves):
+                return  # its workers are being given back, look by look
+            self.ending.discard(gang.id)
+        if gang.failed:
+            self.failures[gang.id] = gang.failed
         for group in (gang.group, *gang.old_groups):
             if group:
                 self.others.forget(group)
@@ -415,7 +526,13 @@ class Coordinator:
         self.gangs.pop(gang.id, None)
         self.since.pop(gang.id, None)
         self.refused.pop(gang.id, None)
+        self.progress.pop(gang.id, None)
         self._serve()
+
+
+def _groups_of(gang: Gang) -> tuple[str, ...]:
+    """The placement groups that a gang has left behind, its present one included."""
+    return gang.old_groups + ((gang.group,) if gang.group else ())
 
 
 def _turn_key(gang: Gang) -> tuple[int, int]:

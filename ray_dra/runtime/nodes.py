@@ -15,7 +15,7 @@ from dataclasses import replace
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.topology import Node
 from ray_dra.ports import Clock, NodeReading, RayNode, RayView, Store
-from ray_dra.translate.labels import NODE, RAY_NODE_ID
+from ray_dra.translate.labels import NODE, RAY_NODE_ID, SLOT
 from ray_dra.translate.records import node_from_bytes, node_to_bytes, reading_from_bytes, reading_to_bytes
 
 KEY = "node/"
@@ -68,6 +68,8 @@ class Nodes:
 
     def see(self, view: RayView) -> None:
         """Ray's raylets: who came, who went, who is silent."""
+        # A gang's own worker is a part of a node that is known from Kubernetes.
+        view = replace(view, nodes=tuple(n for n in view.nodes if SLOT not in n.labels))
         self.view = view
         alive = [n for n in view.nodes if n.alive]
         claimed = Counter(n.labels.get(NODE) for n in alive)

@@ -24,6 +24,8 @@ class GangStatus(Protocol):
     def lost(self) -> tuple[str, ...]: ...
     @property
     def waits_for(self) -> tuple[Shortfall, ...]: ...
+    @property
+    def said(self) -> str: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
@@ -32,6 +34,8 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
         + (f", planned again {status.moves} times" if status.moves else "")
     ]
+    if status.phase is Phase.PROVISIONING and status.said:
+        lines.append(f"  {status.said}")
     lines += [f"  lost: {text}" for text in status.lost]
     if status.allocation is None:
         lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]

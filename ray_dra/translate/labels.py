@@ -8,6 +8,7 @@ GPU_DOMAIN = "ray.io/gpu-domain"  # Ray's; its value is the clique
 ACCELERATOR_TYPE = "ray.io/accelerator-type"  # Ray's
 RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet
 NODE = "ray-dra.io/node"  # ours: the node's name, which a restarted raylet keeps
+SLOT = "ray-dra.io/slot"  # ours, on Kubernetes: one attempt of a gang on one node
 TRAY = "ray-dra.io/tray"  # ours: the tray in the rack
 
 

@@ -1,0 +1,173 @@
+"""The coordinator's view of Kubernetes, kept by watches, and its few writes: the port `Kube`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.errors import AlreadyThere, ApiUnavailable, KubernetesError, WatchExpired
+from ray_dra.ports import KubeView, Object
+from ray_dra.translate.slices import DRIVER, read_node
+from ray_dra.translate.workers import CLUSTER_LABEL
+
+WATCH_SECONDS = 300.0
+AGAIN_SECONDS = 1.0  # after an error, before the next try
+WRITERS = 16
+SYNC_SECONDS = 30.0
+
+
+class Mirror:
+    """All objects of one kind, kept by a list and a watch in a thread of its own.
+
+    `keep` makes of an object what is kept of it; a mirror of nodes would else hold tens of kilobytes for each.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        kind: str,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        keep: Callable[[Any], Any] = lambda thing: thing,
+    ) -> None:
+        self._api, self._kind, self._namespace = api, kind, namespace
+        self._select = {"labels": labels, "fields": fields}
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._things: dict[tuple[str, str], Any] = {}
+        self.version = 0  # grows with every change
+        self.error: KubernetesError | None = None
+        self.synced = threading.Event()
+        self._ended = threading.Event()
+        threading.Thread(target=self._follow, name=f"mirror-{kind}", daemon=True).start()
+
+    def items(self) -> tuple[Any, ...]:
+        with self._lock:
+            return tuple(self._things.values())
+
+    def stop(self) -> None:
+        self._ended.set()
+
+    def _follow(self) -> None:
+        version = ""
+        while not self._ended.is_set():
+            try:
+                if not version:
+                    version = self._list()
+                version = self._watch(version)
+                self.error = None
+            except WatchExpired:
+                version = ""
+            except KubernetesError as error:
+                self.error = error
+                version = version if isinstance(error, ApiUnavailable) else ""
+                self._ended.wait(AGAIN_SECONDS)
+
+    def _list(self) -> str:
+        found, version = self._api.listed(self._kind, self._namespace, **self._select)
+        things = {_key(thing): self._keep(thing) for thing in found}
+        with self._lock:
+            self._things = things
+            self.version += 1
+        self.synced.set()
+        return version
+
+    def _watch(self, version: str) -> str:
+        events = self._api.watch(self._kind, self._namespace, version=version, seconds=WATCH_SECONDS, **self._select)
+        for kind, thing in events:
+            version = thing["metadata"]["resourceVersion"]
+            if kind == "BOOKMARK":
+                continue
+            with self._lock:
+                if kind == "DELETED":
+                    self._things.pop(_key(thing), None)
+                else:
+                    self._things[_key(thing)] = self._keep(thing)
+                self.version += 1
+            if self._ended.is_set():
+                break
+        return version
+
+
+class KubeAdapter:
+    """The port `Kube` for one RayCluster.
+
+    Raises:
+        KubernetesError: the first lists cannot be had; says which right is missing.
+    """
+
+    def __init__(self, api: KubernetesApi, namespace: str, raycluster: str) -> None:
+        self._api, self.namespace, self.raycluster = api, namespace, raycluster
+        self.compute_domains = api.serves("ComputeDomain")
+        ours = f"{CLUSTER_LABEL}={raycluster}"
+        self._mirrors = {
+            "raycluster": Mirror(api, "RayCluster", namespace, fields=f"metadata.name={raycluster}"),
+            "nodes": Mirror(api, "Node", keep=read_node),
+            "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={DRIVER}"),
+            "claims": Mirror(api, "ResourceClaim", keep=_claim),
+            "pods": Mirror(api, "Pod", namespace, labels=ours),
+            "templates": Mirror(api, "ResourceClaimTemplate", namespace),
+        }
+        if self.compute_domains:
+            self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours)
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="kube")
+        deadline = time.monotonic() + SYNC_SECONDS
+        for mirror in self._mirrors.values():
+            while not mirror.synced.wait(0.02):
+                if mirror.error is not None and not isinstance(mirror.error, ApiUnavailable):
+                    raise mirror.error
+                if time.monotonic() > deadline:
+                    raise mirror.error or ApiUnavailable("The Kubernetes API did not answer in time.", place=api.server)
+
+    def view(self) -> KubeView:
+        found = {name: mirror.items() for name, mirror in self._mirrors.items()}
+        clusters = found["raycluster"]
+        return KubeView(
+            raycluster=clusters[0] if clusters else None,
+            nodes={node.name: node for node in found["nodes"]},
+            slices=found["slices"],
+            claims=found["claims"],
+            pods=found["pods"],
+            templates=found["templates"],
+            domains=found.get("domains", ()),
+            version=sum(mirror.version for mirror in self._mirrors.values()),
+        )
+
+    def create(self, thing: Object, *, dry_run: bool = False) -> None:
+        with suppress(AlreadyThere):
+            self._api.create(thing, self.namespace, dry_run=dry_run)
+
+    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None:
+        self._api.patch(kind, name, change, self.namespace)
+
+    def delete(self, kind: str, name: str) -> None:
+        self._api.delete(kind, name, self.namespace)
+
+    def together(self, calls: Sequence[Callable[[], None]]) -> None:
+        waiting = [self._writers.submit(call) for call in calls]
+        errors = [error for each in waiting if (error := each.exception()) is not None]
+        if errors:
+            raise errors[0]
+
+    def close(self) -> None:
+        for mirror in self._mirrors.values():
+            mirror.stop()
+        self._writers.shutdown(wait=False)
+
+
+def _key(thing: Object) -> tuple[str, str]:
+    return thing["metadata"].get("namespace", ""), thing["metadata"]["name"]
+
+
+def _claim(thing: Object) -> Object:
+    """Where a claim lies and whose it is."""
+    meta = thing["metadata"]
+    kept = {name: meta[name] for name in ("name", "namespace", "uid", "labels", "deletionTimestamp") if name in meta}
+    return {"metadata": kept, "status": {"allocation": (thing.get("status") or {}).get("allocation")}}
