@@ -138,6 +138,9 @@ def start(ray_params: Any, head: bool) -> None:
     """
     import socket
 
+    if head and os.environ.get("RAY_CLUSTER_NAME"):
+        # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
+        subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
     labels = dict(getattr(ray_params, "labels", None) or {})
     name = os.environ.get("RAY_DRA_NODE") or socket.gethostname()
     node = node_here(name)
@@ -147,6 +150,10 @@ def start(ray_params: Any, head: bool) -> None:
 
         labels |= join_gang(attempt, name, node)
     ray_params.labels = {**labels_of(node), **labels}
+
+
+def _without_hook() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("RAY_START_HOOK", "RAY_ADDRESS")}
 
 
 def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:
