@@ -201,7 +201,7 @@ class CoordinatorActor:
         alive = sessions & self._core.view.jobs
         for job in sessions - alive if alive else ():
             self._store.delete(SESSION + job)
-        return bool(sessions) and not alive and not self._core.gangs
+        return bool(sessions) and not alive and self._core.idle
 
     async def _retire(self) -> None:
         """Nobody uses ray-dra any more: leave no actor and no key behind."""

@@ -147,6 +147,11 @@ class Coordinator:
         """The allocations for which workers are to be there."""
         return [g.allocation for g in self.gangs.values() if g.allocation is not None and g.id not in self.ending]
 
+    @property
+    def idle(self) -> bool:
+        """Nothing is held, and nothing of an earlier gang is left to undo."""
+        return not self.gangs and (self.workers is None or not self.workers.found)
+
     def _joined(self) -> set[str]:
         """The slots whose raylet lives."""
         return {n.labels[SLOT] for n in self.view.nodes if n.alive and SLOT in n.labels}
@@ -159,7 +164,7 @@ class Coordinator:
         progress = self.progress[gang.id] = self.workers.advance(gang.allocation, self._joined())
         if progress.ready and not before.ready:
             self.since[gang.id] = self.clock()
-        if progress.failed and gang.moves >= MOST_MOVES:
+        if progress.failed and (progress.final or gang.moves >= MOST_MOVES):
             self._save(replace(gang, releasing=True, failed=progress.failed))
         elif progress.failed:
             self.refused[gang.id] = (Shortfall(Kind.WORKERS, "Kubernetes", "workers", progress.failed),)

@@ -50,11 +50,17 @@ QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the workers of a gang are. `failed`: why they will never be there; `said`: what is being waited for."""
+    """How far the workers of a gang are. `failed`: why this attempt will not get there; `final`: nor will any other;
+    `said`: what is being waited for."""
 
     ready: bool = False
     failed: str = ""
+    final: bool = False
     said: str = ""
+
+
+class _Failed(Exception):
+    """This attempt cannot go on; another may."""
 
 
 @dataclass
@@ -95,17 +101,23 @@ class Provisioner:
         self._quiet: dict[str, float] = {}  # attempt being undone -> since when it has no pods
         self._translated: dict[str, tuple[Any, Node]] = {}
         self._busy: dict[str, int] = {}
-        self._seen_version = -1
+        self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
     # -- what there is
 
     def look(self, wanted: Iterable[Allocation]) -> None:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
+        names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
+        now = self.clock()
+        self._avoid = {node: (until, why) for node, (until, why) in self._avoid.items() if until > now}
+        key = (self.view.version, names, frozenset(self._avoid))
+        if key == self._seen:
+            return
         self._sort()
-        names = {attempt_name(a.gang, a.epoch) for a in wanted}
         self._put_nodes()
         self._mark_taken(names)
+        self._seen = key
 
     def check(self) -> None:
         """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
@@ -158,8 +170,6 @@ class Provisioner:
         for each in self.view.slices:
             if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:
                 by_node.setdefault(each["spec"]["nodeName"], []).append(each)
-        now = self.clock()
-        self._avoid = {node: (until, why) for node, (until, why) in self._avoid.items() if until > now}
         seen = set()
         for name, node in self.view.nodes.items():
             if name not in by_node:
@@ -188,7 +198,7 @@ class Provisioner:
             return ()
         return tuple(tuple(sorted(t.items())) for t in spec.get("tolerations") or ())
 
-    def _mark_taken(self, wanted: set[str]) -> None:
+    def _mark_taken(self, wanted: frozenset[str]) -> None:
         """Devices in claims that no living gang wants, by node: others', and those of attempts being undone."""
         busy: dict[str, int] = {}
         for claim in self.view.claims:
@@ -224,10 +234,12 @@ class Provisioner:
                 attempt = attempt_of(self._provisioned(allocation), self._raycluster(), imex=self._imex())
                 made = self._tries[name] = _Try(attempt, since=self.clock())
             return self._step(made, self.found.get(name, _Found()), joined)
-        except InvalidRequest as error:
+        except _Failed as error:
             return Progress(failed=str(error))
+        except InvalidRequest as error:
+            return Progress(failed=str(error), final=True)
         except Rejected as error:
-            return Progress(failed=f"Kubernetes refuses the workers: {error.available}")
+            return Progress(failed=f"Kubernetes refuses the workers: {error.available}", final=True)
         except (Conflict, NotFound):
             return Progress(said="the RayCluster changed in between")
         except KubernetesError as error:
@@ -293,7 +305,7 @@ class Provisioner:
         """Say what each slot must find by NVML, then let all pods be scheduled.
 
         Raises:
-            InvalidRequest: some were let in before, and one of these came after them: it replaces one that was lost.
+            _Failed: some were let in before, and one of these came after them: it replaces one that was lost.
         """
         key = OPEN_KEY + attempt.name
         noted = self.store.get(key)
@@ -306,9 +318,7 @@ class Provisioner:
         known = set(json.loads(noted))
         late = [pod["metadata"]["name"] for pod in gated if pod["metadata"]["uid"] not in known]
         if late:
-            raise InvalidRequest(
-                "A worker was lost while the gang was being made; its replacement is not let in.", place=", ".join(late)
-            )
+            raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")
         calls = []
         for pod in gated:
             left = [gate for gate in pod["spec"]["schedulingGates"] if gate["name"] != GATE]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -179,6 +178,15 @@ def test_two_gangs_in_two_cliques_and_a_third_that_waits(cluster: Cluster, head:
     head.wait_nothing_left()
 
 
+def test_the_example_runs_as_its_readme_says(cluster: Cluster, head: Head) -> None:
+    text = (EXAMPLE / "gang.py").read_text()
+    at = ("-n", head.namespace.name)
+    printed = cluster.kubectl("exec", "-i", *at, head.pod, "-c", "ray-head", "--", "python3", "-", stdin=text)
+    assert printed.startswith("ready: 2 bundles, 8 GPUs, one clique")
+    assert printed.count("sees 4 GPUs on") == printed.count(", all as planned") == 2
+    head.wait_nothing_left()
+
+
 def test_a_gang_ends_with_its_program_and_with_its_cluster(cluster: Cluster, head: Head) -> None:
     head.run("gang = racks(2); gang.wait(200); tell(id=gang.id)")
     head.wait_nothing_left()
@@ -286,5 +294,4 @@ def test_the_heads_loss_ends_its_gangs_and_everything_is_given_back(cluster: Clu
     head.api.delete("Pod", before, head.namespace.name, grace=0)
     cluster.wait(lambda: head.pod not in ("", before) and head.ready(), 120, "a new head")
     head.wait_nothing_left(120)
-    time.sleep(0)
     assert head.run("gang = racks(2); gang.wait(200); tell(ranks=len(ranks(gang))); gang.remove()") == [{"ranks": 2}]

@@ -1,0 +1,239 @@
+"""Kubernetes objects out of allocations, and nodes out of slices: golden YAML for each shape, and the rules."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
+from ray_dra.core.plan import plan
+from ray_dra.core.request import GangRequest, Locality
+from ray_dra.core.topology import Health, Node
+from ray_dra.errors import InvalidRequest
+from ray_dra.ports import KubeNode
+from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
+from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
+from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.slices import node_from_slices, quantity, read_node
+from ray_dra.translate.workers import (
+    CEL_BYTES,
+    TEMPLATE_ANNOTATION,
+    attempt_name,
+    attempt_of,
+    refuse_unfit,
+    slot_label,
+    worker_template,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def node(simulated: SimulatedNode, **more: Any) -> Node:
+    """A node as Kubernetes publishes it, by the simulated driver."""
+    made = KubeNode(simulated.name, labels=node_labels(simulated), cpus=64, memory=512 << 30, **more)
+    return node_from_slices(made, slices(gpu_pool(simulated, {}), simulated.name, 1))
+
+
+def cluster(**spec: Any) -> dict[str, Any]:
+    container = {"name": "ray-worker", "image": "mine:1", "resources": {"limits": {"cpu": "1", "memory": "2Gi"}}}
+    template = {"spec": {"containers": [container], "tolerations": [{"key": "gpu", "operator": "Exists"}]}}
+    group = {"groupName": "ray-dra", "replicas": 0, "minReplicas": 0, "maxReplicas": 9, "template": template}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "c", "namespace": "team", "uid": "u-1"},
+        "spec": {"workerGroupSpecs": [group], **spec},
+    }
+
+
+def gang(bundles: list[dict[str, float]], **more: Any) -> GangRequest:
+    request = request_from_bundles(bundles, **more)
+    return GangRequest(**{**{f: getattr(request, f) for f in request.__dataclass_fields__}, "gang": "g"})
+
+
+def allocate(nodes: list[Node], request: GangRequest, *, imex: bool = True) -> Allocation:
+    answer = plan(Inventory(nodes, limits=IMEX_LIMITS if imex else NO_LIMITS), request)
+    assert isinstance(answer, Allocation), answer
+    return answer
+
+
+RACKS = [node(each) for each in simulated_nodes("gb200-nvl72", nodes=6, cliques=2)]
+BOXES = [node(each) for each in simulated_nodes("hgx-h100", nodes=2)]
+
+
+@pytest.mark.parametrize(
+    ("file", "nodes", "bundles", "locality", "imex"),
+    [
+        ("rack-segments.yaml", RACKS, [{"GPU": 4, "CPU": 8}] * 4, Locality(segment=2), True),
+        ("rack-one-node.yaml", RACKS, [{"GPU": 2}, {"GPU": 2}], Locality(cliques=1), True),
+        ("box-no-imex.yaml", BOXES, [{"GPU": 4, "CPU": 2, "memory": 8 << 30}] * 3, Locality(), False),
+        ("mixed.yaml", RACKS, [{"GPU": 3}, {"GPU": 4}, {"GPU": 1, "x": 1}], Locality(cliques=1), True),
+    ],
+)
+def test_objects_are_as_reviewed(
+    file: str, nodes: list[Node], bundles: list[dict[str, float]], locality: Locality, imex: bool
+) -> None:
+    from dataclasses import replace
+
+    if any("x" in bundle for bundle in bundles):
+        nodes = [replace(n, resources={**n.resources, "x": 4.0}) for n in nodes]
+    made = attempt_of(allocate(nodes, gang(bundles, locality=locality), imex=imex), cluster(), imex=imex)
+    content = [*made.domains, *made.templates, *made.groups]
+    golden = GOLDEN / file
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
+    assert content == list(yaml.safe_load_all(golden.read_text()))
+
+
+@given(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=12))
+def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) -> None:
+    """The condition under which the scheduler has no other choice: on every node exactly `count` chosen devices."""
+    request = gang([{"GPU": size} for size in sizes])
+    answer = plan(Inventory(RACKS), request)
+    if not isinstance(answer, Allocation):
+        return
+    made = attempt_of(answer, cluster(), imex=False)
+    chosen: dict[str, set[str]] = {}
+    for grant in answer.grants:
+        chosen.setdefault(grant.node, set()).add(grant.uuid or "")
+    seen: set[str] = set()
+    for template, group in zip(made.templates, made.groups, strict=True):
+        exactly = template["spec"]["spec"]["devices"]["requests"][0]["exactly"]
+        uuids = json.loads(exactly["selectors"][0]["cel"]["expression"].split(" in ")[1])
+        required = group["template"]["spec"]["affinity"]["nodeAffinity"]
+        terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        nodes = [term["matchFields"][0]["values"][0] for term in terms]
+        assert len(nodes) == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+        assert set(uuids) == set().union(*(chosen[n] for n in nodes))
+        assert all(len(chosen[n]) == exactly["count"] for n in nodes)
+        assert group["rayStartParams"]["num-gpus"] == str(exactly["count"])
+        assert not seen & set(nodes)
+        seen |= set(nodes)
+    assert seen == chosen.keys()
+
+
+def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
+    machines = simulated_nodes("gb200-nvl72", nodes=200)
+    answer = allocate([node(m) for m in machines], gang([{"GPU": 4}] * 200, locality=Locality(segment=1)), imex=False)
+    made = attempt_of(answer, cluster(), imex=False)
+    expressions = [
+        t["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]["expression"]
+        for t in made.templates
+    ]
+    assert all(len(expression) <= CEL_BYTES for expression in expressions)
+    assert sum(group["replicas"] for group in made.groups) == 200
+    evil = SimulatedNode(name="n", profile=load_profile("hgx-h100"))
+    published = slices(gpu_pool(evil, {}), "n", 1)
+    published[0]["spec"]["devices"][0]["attributes"]["uuid"]["string"] = 'x"] || true || ["'
+    odd = node_from_slices(KubeNode("n", cpus=8, memory=1 << 36), published)
+    made = attempt_of(allocate([odd], gang([{"GPU": 8}]), imex=False), cluster(), imex=False)
+    expression = made.templates[0]["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]
+    assert 'x\\"] || true || [\\"' in expression["expression"]
+
+
+def test_the_users_affinity_is_kept_with_each_node() -> None:
+    wanted = {"key": "zone", "operator": "In", "values": ["a"]}
+    theirs = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [wanted]},
+                    {"matchExpressions": [{**wanted, "values": ["b"]}]},
+                ]
+            }
+        }
+    }
+    raycluster = cluster()
+    raycluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["affinity"] = theirs
+    made = attempt_of(allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), raycluster, imex=False)
+    required = made.groups[0]["template"]["spec"]["affinity"]["nodeAffinity"]
+    terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert len(terms) == 4
+    assert all(len(term["matchExpressions"]) == len(term["matchFields"]) == 1 for term in terms)
+
+
+def test_clusters_that_cannot_take_a_group_are_refused_with_the_reason() -> None:
+    with pytest.raises(InvalidRequest, match="Recreate deletes every pod"):
+        refuse_unfit(cluster(upgradeStrategy={"type": "Recreate"}))
+    owned = cluster()
+    owned["metadata"]["ownerReferences"] = [{"kind": "RayService", "name": "s"}]
+    with pytest.raises(InvalidRequest, match="RayService overwrites"):
+        refuse_unfit(owned)
+    with pytest.raises(InvalidRequest, match="no worker group to copy"):
+        worker_template(cluster(workerGroupSpecs=[]))
+    named = cluster()
+    named["metadata"]["annotations"] = {TEMPLATE_ANNOTATION: "other"}
+    with pytest.raises(InvalidRequest, match="other"):
+        worker_template(named)
+    asking = cluster()
+    container = asking["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    container["resources"]["limits"]["nvidia.com/gpu"] = 1
+    with pytest.raises(InvalidRequest, match="asks for GPUs itself"):
+        worker_template(asking)
+
+
+def test_names_are_short_stable_and_new_for_each_attempt() -> None:
+    assert attempt_name("g", 0) == attempt_name("g", 0) != attempt_name("g", 1)
+    assert len(slot_label(attempt_name("x" * 200, 12), "n" * 250)) <= 63
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ready": False}, "not ready"),
+        ({"unschedulable": True}, "cordoned"),
+        ({"device_plugin": True}, "device plugin"),
+        ({"taints": (("gpu", "", "NoSchedule"),)}, "taint gpu=:NoSchedule"),
+    ],
+)
+def test_nodes_that_cannot_be_used_say_why(change: dict[str, Any], reason: str) -> None:
+    made = node(simulated_nodes("hgx-h100")[0], **change)
+    assert not made.ready
+    assert reason in made.reason
+    assert len(made.devices) == 8
+
+
+def test_a_pool_counts_only_when_its_newest_generation_is_complete() -> None:
+    simulated = simulated_nodes("hgx-h100")[0]
+    old, new = (slices(gpu_pool(simulated, {}), simulated.name, generation)[0] for generation in (1, 2))
+    new["metadata"]["name"] = "other"
+    new["spec"]["pool"]["resourceSliceCount"] = 2
+    made = node_from_slices(KubeNode(simulated.name), [old, new])
+    assert (made.ready, made.reason) == (False, "its pool is being published (1 of 2 slices)")
+    assert node_from_slices(KubeNode("n"), []).reason == "no ResourceSlice is published"
+
+
+def test_health_tolerations_and_quantities() -> None:
+    simulated = simulated_nodes("hgx-h100")[0]
+    faults = {"xids": [[1, 3, 79]]}
+    published = slices(gpu_pool(simulated, faults, frozenset({"NVMLDeviceHealthCheck"})), simulated.name, 1)
+    taints = (("gpu", "a", "NoSchedule"), ("soft", "", "PreferNoSchedule"))
+    made = node_from_slices(
+        KubeNode(simulated.name, taints=taints), published, [{"key": "gpu", "value": "a", "effect": "NoSchedule"}]
+    )
+    assert made.ready
+    assert [d.health for d in made.devices].count(Health.TAINTED) == 1
+    assert made.devices[3].health_reason == "gpu.nvidia.com/xid=79"
+    assert [quantity(text) for text in ("2", "500m", "1Ki", "1k", "1.5Gi")] == [2, 0.5, 1024, 1000, 1.5 * (1 << 30)]
+    status = {
+        "allocatable": {"cpu": "3500m", "memory": "2Gi", "nvidia.com/gpu": "8"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    read = read_node({"metadata": {"name": "n"}, "status": status})
+    assert (read.cpus, read.memory, read.device_plugin, read.ready) == (3.5, 2 << 30, True, True)
+
+
+@pytest.mark.parametrize(("profile", "clique"), [("hgx-h100", "box.h100-0"), ("l40s-pcie", None)])
+def test_a_box_is_a_clique_where_its_gpus_are_all_joined(profile: str, clique: str | None) -> None:
+    made = node(simulated_nodes(profile)[0])
+    assert made.clique == clique
+    assert bool(made.links) is (clique is not None)
