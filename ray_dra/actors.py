@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -30,6 +31,7 @@ from ray_dra.translate.records import reading_from_bytes
 from ray_dra.translate.snapshot import Snapshot, snapshot_of
 
 LOOK_SECONDS = 0.5
+SETTLE_LOOK_SECONDS = 0.05  # the least between two looks
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SETTLE_SECONDS = 60.0
 SESSION = "session/"
@@ -41,7 +43,14 @@ class CoordinatorActor:
 
     def __init__(self, kubernetes: Kubernetes | None = None) -> None:
         self._store = KvStore()
-        self._core = Coordinator(self._store, RayAdapter(), time.monotonic, _kube(kubernetes))
+        self._woken = asyncio.Event()  # Kubernetes changed: look at once
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self._woken.set)
+
+        kube = _kube(kubernetes, wake)
+        self._core = Coordinator(self._store, RayAdapter(), time.monotonic, kube)
         self._changed = asyncio.Event()
         self._agents: dict[str, float] = {}
         self._settled = time.monotonic()
@@ -162,7 +171,16 @@ class CoordinatorActor:
             if self._unused():
                 await self._retire()
             self._collect()
-            await asyncio.sleep(LOOK_SECONDS)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next turn, or until Kubernetes changes; many changes at once are one."""
+        await asyncio.sleep(SETTLE_LOOK_SECONDS)
+        try:
+            await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - SETTLE_LOOK_SECONDS)
+        except asyncio.TimeoutError:
+            pass
+        self._woken.clear()
 
     def _collect(self) -> None:
         """The cyclic collector's work, between calls instead of in the middle of one: with 100,000 GPUs a full round
@@ -238,14 +256,14 @@ def stop_agent(raylet: str) -> None:
         pass  # it ended with its node
 
 
-def _kube(target: Kubernetes | None) -> Any:
+def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Any:
     """The way to Kubernetes; imported only where it is gone."""
     if target is None:
         return None
     from ray_dra.adapters.kube import KubeAdapter
     from ray_dra.adapters.kubernetes import KubernetesApi
 
-    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster)
+    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster, changed=changed)
 
 
 def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:

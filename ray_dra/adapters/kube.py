@@ -36,10 +36,11 @@ class Mirror:
         labels: str = "",
         fields: str = "",
         keep: Callable[[Any], Any] = lambda thing: thing,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._api, self._kind, self._namespace = api, kind, namespace
         self._select = {"labels": labels, "fields": fields}
-        self._keep = keep
+        self._keep, self._changed = keep, changed
         self._lock = threading.Lock()
         self._things: dict[tuple[str, str], Any] = {}
         self.version = 0  # grows with every change
@@ -77,6 +78,7 @@ class Mirror:
             self._things = things
             self.version += 1
         self.synced.set()
+        self._changed()
         return version
 
     def _watch(self, version: str) -> str:
@@ -91,29 +93,32 @@ class Mirror:
                 else:
                     self._things[_key(thing)] = self._keep(thing)
                 self.version += 1
+            self._changed()
             if self._ended.is_set():
                 break
         return version
 
 
 class KubeAdapter:
-    """The port `Kube` for one RayCluster.
+    """The port `Kube` for one RayCluster. `changed` is called, from any thread, when what concerns gangs has changed.
 
     Raises:
         KubernetesError: the first lists cannot be had; says which right is missing.
     """
 
-    def __init__(self, api: KubernetesApi, namespace: str, raycluster: str) -> None:
+    def __init__(
+        self, api: KubernetesApi, namespace: str, raycluster: str, *, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
         self.compute_domains = api.serves("ComputeDomain")
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self._mirrors = {
-            "raycluster": Mirror(api, "RayCluster", namespace, fields=f"metadata.name={raycluster}"),
+            "raycluster": Mirror(api, "RayCluster", namespace, fields=f"metadata.name={raycluster}", changed=changed),
             "nodes": Mirror(api, "Node", keep=read_node),
             "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={DRIVER}"),
             "claims": Mirror(api, "ResourceClaim", keep=_claim),
-            "pods": Mirror(api, "Pod", namespace, labels=ours),
-            "templates": Mirror(api, "ResourceClaimTemplate", namespace),
+            "pods": Mirror(api, "Pod", namespace, labels=ours, changed=changed),
+            "templates": Mirror(api, "ResourceClaimTemplate", namespace, changed=changed),
         }
         if self.compute_domains:
             self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours)

@@ -271,7 +271,6 @@ class Provisioner:
         missing = _missing(attempt.domains, there.domains) + _missing(attempt.templates, there.templates)
         if missing:
             self.kube.together([lambda thing=thing: self.kube.create(thing) for thing in missing])  # type: ignore[misc]
-            return "applied", f"{len(missing)} objects to be made"
         names = {t["metadata"]["name"] for t in self.view.templates}
         absent = [name for name in attempt.channel_templates if name not in names]
         if absent:

@@ -89,6 +89,8 @@ class Cluster:
             image.build(say)
         run = Path(tempfile.gettempdir()) / f"{PREFIX}{name}"
         run.mkdir(mode=0o755)  # fails where one of this name runs
+        if nodes:
+            _raise_inotify()
         started = time.monotonic()
         cluster = cls(run, {"name": name, "real": real, "cgroup": f"/{PREFIX}{name}"})
         try:
@@ -277,6 +279,7 @@ class Cluster:
             subprocess.run(["ip", "link", "del", self._link_name], capture_output=True)
         _remove_cgroup(self._state["cgroup"])
         shutil.rmtree(self.run, ignore_errors=True)
+        _restore_inotify()
 
     # -- being found again
 
@@ -326,6 +329,31 @@ def sweep() -> None:
             found.down()
         elif found is None and time.time() - run.stat().st_mtime > 600:
             shutil.rmtree(run, ignore_errors=True)
+    _restore_inotify()
+
+
+# A kubelet and its containerd watch files by about ten inotify instances; many machines allow 128 to all of root.
+INOTIFY, INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 4096
+
+
+def _raise_inotify() -> None:
+    """Allow what many nodes need, and note what it was."""
+    with binaries.locked(binaries.cache() / "inotify.lock"):
+        before = int(INOTIFY.read_text())
+        if before < INSTANCES:
+            (binaries.cache() / "inotify-before").write_text(str(before))
+            INOTIFY.write_text(str(INSTANCES))
+
+
+def _restore_inotify() -> None:
+    """As it was, when no cluster is left."""
+    noted = binaries.cache() / "inotify-before"
+    if not noted.exists() or any(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
+        return
+    with binaries.locked(binaries.cache() / "inotify.lock"):
+        if noted.exists():
+            INOTIFY.write_text(noted.read_text())
+            noted.unlink()
 
 
 def is_ready(node: dict[str, Any]) -> bool:

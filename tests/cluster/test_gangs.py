@@ -259,17 +259,18 @@ def test_a_coordinator_killed_at_any_stage_goes_on(cluster: Cluster, head: Head,
 
 def test_a_node_that_dies_in_the_making_moves_the_gang(cluster: Cluster, head: Head) -> None:
     at = head.namespace.name
+    spared = head.api.get("Pod", head.pod, at)["spec"]["nodeName"]
     victims: list[str] = []
 
-    def bound() -> bool:
-        return any(p["spec"].get("nodeName") for p in head.api.items("Pod", at, labels=ATTEMPT_LABEL))
+    def nodes() -> set[str]:
+        pods = head.api.items("Pod", at, labels=ATTEMPT_LABEL)
+        return {p["spec"]["nodeName"] for p in pods if p["spec"].get("nodeName")} - {spared}
 
     def kill() -> None:
-        pods = head.api.items("Pod", at, labels=ATTEMPT_LABEL)
-        victims.append(next(p["spec"]["nodeName"] for p in pods if p["spec"].get("nodeName")))
+        victims.append(min(nodes()))
         cluster.kill_node(victims[0])
 
-    thread = when(cluster, bound, kill)
+    thread = when(cluster, lambda: bool(nodes()), kill)
     try:
         told_ = head.run(
             "gang = racks(2); gang.wait(240); tell(nodes=list(gang.allocation.nodes),"

@@ -1,0 +1,245 @@
+"""A gang's workers on a real control plane with KubeRay's operator, beside the same pods and claims made by hand.
+
+On paper nodes: etcd, API server, controller manager, scheduler and operator run here, pods are bound and never start.
+Ours is the coordinator's own code (plan, objects, gates, reconcile) over its real adapter, from the request until every
+claim is allocated and every pod bound. By hand: a worker group with an unpinned claim template (`kuberay`), and bare
+pods with claims (`bare`). All three in turns in the same run, each on a free cluster; medians.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from figures import parser, write
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from ray_dra.adapters.kube import KubeAdapter
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import NO_LIMITS
+from ray_dra.core.plan import plan
+from ray_dra.core.request import Locality
+from ray_dra.runtime.provision import Provisioner
+from ray_dra.simulated.fakes import MemoryStore
+from ray_dra.translate.bundles import request_from_bundles
+from tests.cluster.cluster import Cluster
+from tests.cluster.control_plane import Options
+from tests.cluster.paper import add_paper_nodes
+
+NAMESPACE, RAYCLUSTER, TEMPLATE = "bench", "gangs", "by-hand"
+WRITERS = 16
+CONTAINER = {"name": "ray-worker", "image": "none", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--pods", type=int, nargs="+", default=[18, 512])
+    arguments.add_argument("--limits", nargs="+", default=["default", "raised"], choices=["default", "raised"])
+    options = arguments.parse_args()
+    rows = []
+    print(
+        f"{'pods':>5} {'nodes':>6} {'limits':>8} {'ray-dra':>9} {'kuberay':>9} {'bare':>9}  of kuberay  of bare  freed"
+    )
+    for pods in options.pods:
+        nodes, rounds = (18, options.rounds) if pods <= 18 else (540, 1)
+        for limits in options.limits:
+            raised = Options(grace=3600, scheduler_qps=2000, controllers_qps=500)
+            cluster = Cluster.up(
+                f"bench-{os.getpid()}",
+                nodes=(),
+                real=False,
+                options=raised if limits == "raised" else Options(grace=3600),
+                say=lambda text: None,
+            )
+            try:
+                took = Bench(cluster, pods, nodes).run(rounds)
+            finally:
+                cluster.down()
+            ours, kuberay, bare = (statistics.median(took[name]) for name in ("ray-dra", "kuberay", "bare"))
+            freed = statistics.median(took["freed"])
+            print(
+                f"{pods:>5} {nodes:>6} {limits:>8} {ours:>7.2f} s {kuberay:>7.2f} s {bare:>7.2f} s"
+                f"  {ours / kuberay:>10.2f}  {ours / bare:>7.2f}  {freed:.1f} s",
+                flush=True,
+            )
+            name = f"gang{pods}"
+            rows.append(
+                {
+                    "pods": pods,
+                    "nodes": nodes,
+                    "limits": limits,
+                    f"{name}_ratio": ours / bare,
+                    f"{name}_kuberay_ratio": ours / kuberay,
+                    "seconds": {key: [round(value, 3) for value in values] for key, values in took.items()},
+                }
+            )
+    write(options.json, rows)
+
+
+class Bench:
+    def __init__(self, cluster: Cluster, pods: int, nodes: int) -> None:
+        self.api: KubernetesApi = cluster.api
+        self.pods = pods
+        add_paper_nodes(self.api, nodes)
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        self.until(lambda: self.api.find("ServiceAccount", "default", NAMESPACE) is not None)
+        self.api.create(raycluster(), NAMESPACE)
+        self.api.create(template(), NAMESPACE)
+        self.writers = ThreadPoolExecutor(WRITERS)
+        self.changed = threading.Event()
+        self.kube = KubeAdapter(self.api, NAMESPACE, RAYCLUSTER, changed=self.changed.set)
+        self.kube.compute_domains = False  # the channels would need kubelets
+        self.clock = time.monotonic
+
+    def run(self, rounds: int) -> dict[str, list[float]]:
+        took: dict[str, list[float]] = {"ray-dra": [], "kuberay": [], "bare": [], "freed": []}
+        for number in range(rounds):
+            for name, case in (("ray-dra", self.ours), ("kuberay", self.by_group), ("bare", self.by_hand)):
+                began = self.clock()
+                free = case(number)
+                took[name].append(self.clock() - began)
+                began = self.clock()
+                free()
+                self.until(self.free)
+                if name == "ray-dra":
+                    took["freed"].append(self.clock() - began)
+        return took
+
+    def ours(self, number: int) -> Callable[[], None]:
+        """The coordinator's own steps, woken by its watches as in the actor."""
+        inventory = Inventory(limits=NO_LIMITS)
+        workers = Provisioner(self.kube, MemoryStore(), inventory, self.clock)
+        workers.look(())
+        request = request_from_bundles([{"GPU": 4}] * self.pods, locality=Locality(segment=1))
+        answer = plan(inventory, request)
+        assert isinstance(answer, Allocation), answer
+        inventory.hold(answer)
+        while True:
+            self.changed.clear()
+            workers.look([answer])
+            progress = workers.advance(answer, set())
+            assert not progress.failed, progress.failed
+            if self.bound(workers.view.pods):
+                break
+            self.changed.wait(0.5)
+            time.sleep(0.05)
+
+        def free() -> None:
+            while True:
+                workers.look(())
+                workers.undo(())
+                for pod in workers.view.pods:  # no kubelet ends them
+                    if pod["metadata"].get("deletionTimestamp"):
+                        self.api.delete("Pod", pod["metadata"]["name"], NAMESPACE, grace=0)
+                if not workers.found:
+                    return
+                time.sleep(0.05)
+
+        return free
+
+    def by_group(self, number: int) -> Callable[[], None]:
+        name = f"hand-{number}"
+        group = {**worker_group(name), "replicas": self.pods, "minReplicas": self.pods, "maxReplicas": self.pods}
+        group["template"]["spec"]["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": TEMPLATE}]
+        group["template"]["spec"]["containers"][0]["resources"]["claims"] = [{"name": "gpus"}]
+        path = "/spec/workerGroupSpecs"
+        self.api.patch("RayCluster", RAYCLUSTER, [{"op": "add", "path": f"{path}/-", "value": group}], NAMESPACE)
+        self.until(lambda: self.bound(self.listed(f"ray.io/group={name}")))
+
+        def free() -> None:
+            change = [{"op": "add", "path": f"{path}/1/suspend", "value": True}]
+            self.api.patch("RayCluster", RAYCLUSTER, change, NAMESPACE)
+            while self.listed(f"ray.io/group={name}"):
+                self.delete_pods(f"ray.io/group={name}")
+                time.sleep(0.1)
+            self.api.patch("RayCluster", RAYCLUSTER, [{"op": "remove", "path": f"{path}/1"}], NAMESPACE)
+
+        return free
+
+    def by_hand(self, number: int) -> Callable[[], None]:
+        claims = [{"name": "gpus", "resourceClaimTemplateName": TEMPLATE}]
+        container = {**CONTAINER, "resources": {**CONTAINER["resources"], "claims": [{"name": "gpus"}]}}  # type: ignore[dict-item]
+        spec = {"containers": [container], "resourceClaims": claims, "automountServiceAccountToken": False}
+        things = [
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": f"bare-{number}-{at}", "labels": {"case": "bare"}},
+                "spec": spec,
+            }
+            for at in range(self.pods)
+        ]
+        list(self.writers.map(lambda thing: self.api.create(thing, NAMESPACE), things))
+        self.until(lambda: self.bound(self.listed("case=bare")))
+        return lambda: self.delete_pods("case=bare")
+
+    def listed(self, labels: str) -> list[dict[str, Any]]:
+        return self.api.items("Pod", NAMESPACE, labels=labels)
+
+    def delete_pods(self, labels: str) -> None:
+        names = [pod["metadata"]["name"] for pod in self.listed(labels)]
+        list(self.writers.map(lambda name: self.api.delete("Pod", name, NAMESPACE, grace=0), names))
+
+    def bound(self, pods: Any) -> bool:
+        """A pod is bound only after its claim is allocated."""
+        return sum(bool(pod["spec"].get("nodeName")) for pod in pods) == self.pods
+
+    def free(self) -> bool:
+        return not self.api.items("ResourceClaim", NAMESPACE)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 300
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError("the control plane did not get there")
+            time.sleep(0.05)
+
+
+def worker_group(name: str) -> dict[str, Any]:
+    spec = {"containers": [{**CONTAINER}], "automountServiceAccountToken": False}
+    return {
+        "groupName": name,
+        "replicas": 0,
+        "minReplicas": 0,
+        "maxReplicas": 0,
+        "rayStartParams": {"num-gpus": "4"},
+        "template": {"spec": spec},
+    }
+
+
+def raycluster() -> dict[str, Any]:
+    head = {"containers": [{"name": "ray-head", "image": "none"}], "nodeSelector": {"no": "where"}}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": RAYCLUSTER},
+        "spec": {
+            "rayVersion": "2.60.0",
+            "headGroupSpec": {"rayStartParams": {}, "template": {"spec": head}},
+            "workerGroupSpecs": [worker_group("ray-dra")],
+        },
+    }
+
+
+def template() -> dict[str, Any]:
+    exactly = {"deviceClassName": "gpu.nvidia.com", "allocationMode": "ExactCount", "count": 4}
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": {"name": TEMPLATE},
+        "spec": {"spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}}},
+    }
+
+
+if __name__ == "__main__":
+    main()
