@@ -149,8 +149,20 @@ class Provisioner:
         ):
             for thing in things:
                 labels = thing["metadata"].get("labels") or {}
+                if kind == "pods" and self._lingers(thing):
+                    continue
                 if ATTEMPT_LABEL in labels and self._ours(thing):
                     getattr(self._of(labels[ATTEMPT_LABEL]), kind).append(thing)
+
+    def _lives(self, node: str) -> bool:
+        found = self.view.nodes.get(node)
+        return found is not None and found.ready
+
+    def _lingers(self, pod: Object) -> bool:
+        """Deleted on a node that is lost: its kubelet will end it when it comes back, and till then nobody can. Its
+        claim stays allocated, so that its devices are taken meanwhile."""
+        node = pod["spec"].get("nodeName")
+        return bool(pod["metadata"].get("deletionTimestamp")) and node is not None and not self._lives(node)
 
     def _ours(self, thing: Object) -> bool:
         meta = thing["metadata"]
@@ -347,9 +359,9 @@ class Provisioner:
         if failed:
             self._avoid_nodes(made.attempt, [failed[0]["spec"].get("nodeName")], said)
             return Progress(failed=f"{failed[0]['metadata']['name']} failed: {_why_failed(failed[0])}")
-        lost = [node for node in made.attempt.slots if node not in self.nodes]
+        lost = [node for node in made.attempt.slots if not self._lives(node)]
         if lost:
-            return Progress(failed=f"node {', '.join(lost)} is gone")
+            return Progress(failed=f"node {', '.join(lost)} is lost")
         if now - made.since > PATIENCE[stage]:
             bound = {pod["spec"].get("nodeName") for pod in there.pods if not _why_not_started(pod)}
             self._avoid_nodes(made.attempt, [node for node in made.attempt.slots if node not in bound], said)
