@@ -8,6 +8,7 @@ pods with claims (`bare`). All three in turns in the same run, each on a free cl
 
 from __future__ import annotations
 
+import copy
 import os
 import statistics
 import sys
@@ -206,7 +207,7 @@ class Bench:
 
 
 def worker_group(name: str) -> dict[str, Any]:
-    spec = {"containers": [{**CONTAINER}], "automountServiceAccountToken": False}
+    spec = {"containers": [copy.deepcopy(CONTAINER)], "automountServiceAccountToken": False}
     return {
         "groupName": name,
         "replicas": 0,

@@ -5,6 +5,7 @@ Their pods are bound and never start; delete them with a grace period of 0. Thou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -15,6 +16,7 @@ from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
 
 PAPER_LABEL = "ray-dra.io/paper"
 WRITERS = 8
+READY_SECONDS = 120.0
 
 
 def paper_node(node: SimulatedNode, *, cpus: int = 64, memory: str = "512Gi", pods: int = 110) -> Object:
@@ -36,6 +38,12 @@ def add_paper_nodes(api: KubernetesApi, count: int, profile: str = "gb200-nvl72"
     nodes = simulated_nodes(profile, nodes=count)
     with ThreadPoolExecutor(WRITERS) as writers:
         list(writers.map(lambda node: _add(api, node), nodes))
+    deadline = time.monotonic() + READY_SECONDS
+    while any(n["spec"].get("taints") for n in api.items("Node", labels=PAPER_LABEL)):
+        # A new node is tainted until the controller manager has seen that it is ready.
+        if time.monotonic() > deadline:
+            raise TimeoutError("the paper nodes are still tainted")
+        time.sleep(0.2)
     return nodes
 
 
