@@ -150,7 +150,7 @@ class Coordinator:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
-        return not self.gangs and (self.workers is None or not self.workers.found)
+        return not self.gangs and (self.workers is None or self.workers.idle)
 
     def _joined(self) -> set[str]:
         """The slots whose raylet lives."""

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_dra.core.allocation import Allocation
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.topology import Node
 from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
 from ray_dra.ports import Clock, Kube, KubeView, Object, Store
+from ray_dra.runtime.machines import Machines, Tolerations
 from ray_dra.translate.labels import SLOT
-from ray_dra.translate.slices import DRIVER, node_from_slices
+from ray_dra.translate.pods import gated, group_of, signs, why_failed, why_not_started, why_pending
 from ray_dra.translate.workers import (
     ATTEMPT_LABEL,
     CLUSTER_LABEL,
     GATE,
-    RAYLET_CPUS,
-    RAYLET_MEMORY,
     Attempt,
     attempt_name,
     attempt_of,
@@ -44,7 +42,6 @@ OPEN_KEY = "open/"  # the pods that were let in, so that one that replaces a los
 
 # Seconds without progress in a stage before the attempt is given up. Pulling an image is part of the last two.
 PATIENCE = {"applied": 30.0, "pods": 60.0, "bound": 20.0, "started": 300.0, "verified": 120.0, "joined": 60.0}
-AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out
 QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
 
@@ -94,13 +91,10 @@ class Provisioner:
     def __init__(self, kube: Kube, store: Store, inventory: Inventory, clock: Clock) -> None:
         self.kube, self.store, self.inventory, self.clock = kube, store, inventory, clock
         self.view = KubeView()
-        self.nodes: set[str] = set()  # of Kubernetes, in the inventory
+        self.machines = Machines(inventory, clock)
         self.found: dict[str, _Found] = {}
         self._tries: dict[str, _Try] = {}
-        self._avoid: dict[str, tuple[float, str]] = {}
         self._quiet: dict[str, float] = {}  # attempt being undone -> since when it has no pods
-        self._translated: dict[str, tuple[Any, Node]] = {}
-        self._busy: dict[str, int] = {}
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
     # -- what there is
@@ -109,14 +103,12 @@ class Provisioner:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
         names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
-        now = self.clock()
-        self._avoid = {node: (until, why) for node, (until, why) in self._avoid.items() if until > now}
-        key = (self.view.version, names, frozenset(self._avoid))
+        key = (self.view.version, names, frozenset(self.machines.avoided))
         if key == self._seen:
             return
         self._sort()
-        self._put_nodes()
-        self._mark_taken(names)
+        self.machines.put(self.view, self._tolerations())
+        self.machines.mark_taken(self.view.claims, lambda claim: self._ours(claim) and _attempt_in(claim, names))
         self._seen = key
 
     def check(self) -> None:
@@ -126,7 +118,7 @@ class Provisioner:
 
     def serves(self, node: str) -> bool:
         """Whether gangs get workers of their own on this node."""
-        return node in self.nodes
+        return node in self.machines.names
 
     def _raycluster(self) -> Object:
         if self.view.raycluster is None:
@@ -175,61 +167,12 @@ class Provisioner:
     def _of(self, attempt: str) -> _Found:
         return self.found.setdefault(attempt, _Found())
 
-    def _put_nodes(self) -> None:
-        """Nodes into the inventory, those that changed."""
-        tolerations = self._tolerations()
-        by_node: dict[str, list[Object]] = {}
-        for each in self.view.slices:
-            if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:
-                by_node.setdefault(each["spec"]["nodeName"], []).append(each)
-        seen = set()
-        for name, node in self.view.nodes.items():
-            if name not in by_node:
-                continue  # no GPUs of ours
-            seen.add(name)
-            versions = tuple(s["metadata"]["resourceVersion"] for s in by_node[name])
-            avoided = self._avoid.get(name, (0.0, ""))[1]
-            key = (node, versions, avoided, tolerations)
-            before = self._translated.get(name)
-            if before is not None and before[0] == key:
-                continue
-            made = node_from_slices(node, by_node[name], [dict(t) for t in tolerations])
-            made = _without_the_raylets_part(made, avoided)
-            self._translated[name] = (key, made)
-            self.inventory.put_node(made)
-        for gone in self.nodes - seen:
-            self.inventory.drop_node(gone)
-            self._translated.pop(gone, None)
-            self._busy.pop(gone, None)
-        self.nodes = seen
-
-    def _tolerations(self) -> tuple[tuple[tuple[str, Any], ...], ...]:
+    def _tolerations(self) -> Tolerations:
         try:
             spec = worker_template(self._raycluster())["template"]["spec"]
         except (InvalidRequest, NotFound):
             return ()
         return tuple(tuple(sorted(t.items())) for t in spec.get("tolerations") or ())
-
-    def _mark_taken(self, wanted: frozenset[str]) -> None:
-        """Devices in claims that no living gang wants, by node: others', and those of attempts being undone."""
-        busy: dict[str, int] = {}
-        for claim in self.view.claims:
-            labels = claim["metadata"].get("labels") or {}
-            if labels.get(ATTEMPT_LABEL) in wanted and self._ours(claim):
-                continue
-            allocation = (claim.get("status") or {}).get("allocation") or {}
-            for result in (allocation.get("devices") or {}).get("results") or ():
-                seat = self.inventory.seats.get(result["pool"])
-                if result["driver"] != DRIVER or seat is None:
-                    continue
-                for position, device in enumerate(seat.node.devices):
-                    if device.id.device == result["device"]:
-                        busy[result["pool"]] = busy.get(result["pool"], 0) | 1 << position
-        for name in self.nodes:
-            mask = busy.get(name, 0)
-            if self._busy.get(name, 0) != mask:
-                self._busy[name] = mask
-                self.inventory.set_others(name, mask, {})
 
     # -- making
 
@@ -259,8 +202,7 @@ class Provisioner:
 
     def _provisioned(self, allocation: Allocation) -> Allocation:
         """The part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
-        bundles = tuple(p if p.node in self.nodes else p._replace(grants=(), node="") for p in allocation.bundles)
-        kept = tuple(p for p in bundles if p.node)
+        kept = tuple(placed for placed in allocation.bundles if placed.node in self.machines.names)
         return Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
 
     def _imex(self) -> bool:
@@ -295,24 +237,24 @@ class Provisioner:
         pods = [pod for pod in there.pods if not pod["metadata"].get("deletionTimestamp")]
         if len(pods) < len(labels):
             return "pods", f"{len(labels) - len(pods)} of {len(labels)} pods"
-        gated = [pod for pod in pods if _gated(pod)]
-        if gated:
-            self._open(attempt, pods, gated)
+        closed = [pod for pod in pods if gated(pod)]
+        if closed:
+            self._open(attempt, pods, closed)
             return "bound", "the gates to open"
         unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
         if unbound:
-            return "bound", _why_pending(unbound[0])
+            return "bound", why_pending(unbound[0])
         verified = set(self.store.keys(f"{VERIFIED_KEY}{attempt.name}."))
         if len(verified) < len(labels):
-            waiting = next((pod for pod in pods if _why_not_started(pod)), None)
+            waiting = next((pod for pod in pods if why_not_started(pod)), None)
             if waiting is not None:
-                return "started", f"{waiting['metadata']['name']}: {_why_not_started(waiting)}"
+                return "started", f"{waiting['metadata']['name']}: {why_not_started(waiting)}"
             return "verified", f"NVML in {len(labels) - len(verified)} of {len(labels)} pods"
         if self.store.get(GO_KEY + attempt.name) is None:
             self.store.put(GO_KEY + attempt.name, b"")
         return "joined", "the raylets to join"
 
-    def _open(self, attempt: Attempt, pods: Sequence[Object], gated: Sequence[Object]) -> None:
+    def _open(self, attempt: Attempt, pods: Sequence[Object], closed: Sequence[Object]) -> None:
         """Say what each slot must find by NVML, then let all pods be scheduled.
 
         Raises:
@@ -327,11 +269,11 @@ class Provisioner:
             noted = json.dumps(sorted(pod["metadata"]["uid"] for pod in pods)).encode()
             self.store.put(key, noted)
         known = set(json.loads(noted))
-        late = [pod["metadata"]["name"] for pod in gated if pod["metadata"]["uid"] not in known]
+        late = [pod["metadata"]["name"] for pod in closed if pod["metadata"]["uid"] not in known]
         if late:
             raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")
         calls = []
-        for pod in gated:
+        for pod in closed:
             left = [gate for gate in pod["spec"]["schedulingGates"] if gate["name"] != GATE]
             change = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"schedulingGates": left or None}}
             calls.append(lambda name=pod["metadata"]["name"], change=change: self.kube.patch("Pod", name, change))
@@ -352,27 +294,21 @@ class Provisioner:
     def _judge(self, made: _Try, there: _Found, stage: str, said: str, joined: int) -> Progress:
         """Whether it still gets on: each sign of progress starts the stage's patience anew."""
         now = self.clock()
-        seen = (stage, len(there.groups), *_signs(there.pods), joined)
+        seen = (stage, len(there.groups), *signs(there.pods), joined)
         if seen != made.seen:
             made.seen, made.since = seen, now
         failed = [pod for pod in there.pods if (pod.get("status") or {}).get("phase") == "Failed"]
         if failed:
-            self._avoid_nodes(made.attempt, [failed[0]["spec"].get("nodeName")], said)
-            return Progress(failed=f"{failed[0]['metadata']['name']} failed: {_why_failed(failed[0])}")
+            self.machines.avoid([node for node in (failed[0]["spec"].get("nodeName"),) if node], said)
+            return Progress(failed=f"{failed[0]['metadata']['name']} failed: {why_failed(failed[0])}")
         lost = [node for node in made.attempt.slots if not self._lives(node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
         if now - made.since > PATIENCE[stage]:
-            bound = {pod["spec"].get("nodeName") for pod in there.pods if not _why_not_started(pod)}
-            self._avoid_nodes(made.attempt, [node for node in made.attempt.slots if node not in bound], said)
+            bound = {pod["spec"].get("nodeName") for pod in there.pods if not why_not_started(pod)}
+            self.machines.avoid([node for node in made.attempt.slots if node not in bound], said)
             return Progress(failed=f"{PATIENCE[stage]:.0f} s without progress: waited for {said}")
         return Progress(said=f"{stage}: {said}")
-
-    def _avoid_nodes(self, attempt: Attempt, nodes: Iterable[str | None], why: str) -> None:
-        until = self.clock() + AVOID_SECONDS
-        for node in nodes:
-            if node is not None and node in attempt.slots:
-                self._avoid[node] = (until, f"left out for a while: {why}")
 
     # -- what the coordinator and the workers ask
 
@@ -382,7 +318,7 @@ class Provisioner:
     def lost(self, allocation: Allocation, joined: set[str]) -> tuple[str, ...]:
         """Slots whose raylet is not there (any more)."""
         name = attempt_name(allocation.gang, allocation.epoch)
-        nodes = dict.fromkeys(p.node for p in allocation.bundles if p.node in self.nodes)
+        nodes = dict.fromkeys(p.node for p in allocation.bundles if p.node in self.machines.names)
         return tuple(f"the worker on {node} is gone" for node in nodes if slot_label(name, node) not in joined)
 
     # -- undoing
@@ -391,7 +327,7 @@ class Provisioner:
         """One step back for every attempt that no gang wants. Errors are met again at the next look."""
         names = {attempt_name(a.gang, a.epoch) for a in wanted}
         for name, there in list(self.found.items()):
-            if name not in names:
+            if name not in names and not there.nothing:
                 try:
                     self._undo(name, there)
                 except KubernetesError:
@@ -404,7 +340,13 @@ class Provisioner:
 
     def gone(self, gang: str, moves: int) -> bool:
         """Whether nothing is left of any attempt at a gang."""
-        return all(attempt_name(gang, epoch) not in self.found for epoch in range(moves + 1))
+        names = {attempt_name(gang, epoch) for epoch in range(moves + 1)}
+        return all(there.nothing for name, there in self.found.items() if name in names)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of any attempt is left."""
+        return all(there.nothing for there in self.found.values())
 
     def _undo(self, name: str, there: _Found) -> None:
         if there.groups:
@@ -448,7 +390,7 @@ class Provisioner:
             if not scaled:
                 change.append({"op": "add", "path": f"{path}/suspend", "value": True})
                 continue
-            doomed = [p["metadata"]["name"] for p in there.pods if _group_of(p) == group["groupName"]]
+            doomed = [p["metadata"]["name"] for p in there.pods if group_of(p) == group["groupName"]]
             for field_, value in (
                 ("minReplicas", 0),
                 ("replicas", 0),
@@ -471,61 +413,10 @@ class Provisioner:
         self.kube.patch("RayCluster", cluster["metadata"]["name"], change)
 
 
-def _without_the_raylets_part(node: Node, avoided: str) -> Node:
-    """What bundles can have of a node, and whether it is left out for a while."""
-    resources = {
-        "CPU": max(0.0, node.resources.get("CPU", 0.0) - RAYLET_CPUS),
-        "memory": max(0.0, node.resources.get("memory", 0.0) - RAYLET_MEMORY),
-    }
-    made = replace(node, resources=resources)
-    return replace(made, ready=False, reason=avoided) if avoided and made.ready else made
+def _attempt_in(thing: Object, names: frozenset[str]) -> bool:
+    return (thing["metadata"].get("labels") or {}).get(ATTEMPT_LABEL) in names
 
 
 def _missing(wanted: Iterable[Object], there: Iterable[Object]) -> list[Object]:
     names = {thing["metadata"]["name"] for thing in there}
     return [thing for thing in wanted if thing["metadata"]["name"] not in names]
-
-
-def _gated(pod: Object) -> bool:
-    return any(gate["name"] == GATE for gate in pod["spec"].get("schedulingGates") or ())
-
-
-def _group_of(pod: Object) -> str | None:
-    label = (pod["metadata"].get("labels") or {}).get("ray.io/group")
-    return None if label is None else str(label)
-
-
-def _signs(pods: Iterable[Object]) -> tuple[int, int, int, int]:
-    """Pods, let in, bound, started: what grows while there is progress."""
-    counts = [0, 0, 0, 0]
-    for pod in pods:
-        counts[0] += 1
-        counts[1] += not _gated(pod)
-        counts[2] += bool(pod["spec"].get("nodeName"))
-        counts[3] += not _why_not_started(pod)
-    return counts[0], counts[1], counts[2], counts[3]
-
-
-def _why_pending(pod: Object) -> str:
-    for condition in (pod.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{pod['metadata']['name']}: {condition.get('message') or condition.get('reason')}"
-    return f"{pod['metadata']['name']} to be scheduled"
-
-
-def _why_not_started(pod: Object) -> str:
-    status = pod.get("status") or {}
-    for entry in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (entry.get("state") or {}).get("waiting")
-        if waiting:
-            return f"{waiting.get('reason', '')} {waiting.get('message', '')}".strip()
-    return "" if status.get("phase") in ("Running", "Succeeded") else "its containers to start"
-
-
-def _why_failed(pod: Object) -> str:
-    status = pod.get("status") or {}
-    for entry in status.get("containerStatuses") or ():
-        ended = (entry.get("state") or {}).get("terminated")
-        if ended:
-            return str(ended.get("message") or f"{ended.get('reason', '')}, exit code {ended.get('exitCode')}").strip()
-    return str(status.get("message") or status.get("reason") or "no reason given")

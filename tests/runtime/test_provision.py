@@ -1,0 +1,265 @@
+"""A coordinator on a fake Kubernetes: workers made and given back, through crashes at each write, lost nodes, stolen
+devices and lost pods; nothing leaks, nothing is taken twice, no gang stands on a part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ray_dra.core.lifecycle import Phase
+from ray_dra.core.request import GangRequest, Locality
+from ray_dra.errors import InvalidRequest, UnsatisfiableError
+from ray_dra.ports import KubeNode
+from ray_dra.runtime.coordinator import Coordinator, Order
+from ray_dra.runtime.provision import GO_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
+from ray_dra.simulated.fake_kube import FakeKube
+from ray_dra.simulated.fakes import FakeRay, MemoryStore
+from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.labels import SLOT
+from ray_dra.translate.workers import slot_label
+from tests.runtime.world import Clock, Crash
+from tests.translate.test_kubernetes import cluster
+
+
+class CrashingKube(FakeKube):
+    """Dies before or after the n-th write."""
+
+    left: int | None = None
+    after = False
+    writes = 0
+
+    def _write(self) -> None:
+        super()._write()
+        self.writes += 1
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise Crash
+
+
+class World:
+    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed."""
+
+    def __init__(self, nodes: int = 4, cliques: int = 2) -> None:
+        machines = simulated_nodes("gb200-nvl72", nodes=nodes, cliques=cliques)
+        self.kube = CrashingKube(
+            cluster(),
+            [
+                (KubeNode(m.name, labels=node_labels(m), cpus=8, memory=64 << 30), slices(gpu_pool(m, {}), m.name, 1))
+                for m in machines
+            ],
+        )
+        self.store, self.ray, self.clock = MemoryStore(), FakeRay(), Clock()
+        self.ray.jobs.add("job")
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
+
+    def restart(self) -> None:
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
+
+    def order(self, bundles: int = 2, gpus: int = 4, **more: Any) -> Order:
+        request = request_from_bundles([{"GPU": float(gpus)}] * bundles, locality=Locality(cliques=1))
+        return Order(request, owner="job", **more)
+
+    def turn(self) -> None:
+        """Everybody does something once."""
+        self.clock.now += 0.5
+        self.kube.step()
+        self._pods()
+        try:
+            self.coordinator.observe()
+        except Crash:
+            self.restart()
+        assert len(set(self.kube.claimed())) == len(self.kube.claimed())
+        self._no_half_gang()
+
+    def _pods(self) -> None:
+        """The start hook in each pod that runs, and raylets that come and go with pods."""
+        living = set()
+        for pod in self.kube.view().pods:
+            name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
+            if name not in self.kube.running or not self.kube.nodes[node].ready:
+                continue
+            attempt = pod["metadata"]["labels"]["ray-dra.io/attempt"]
+            label = slot_label(attempt, node)
+            expected = self.store.get(SLOT_KEY + label)
+            if expected is None:
+                continue
+            claim = self.kube.things["ResourceClaim", f"{name}-gpus"]
+            got = {r["device"] for r in claim["status"]["allocation"]["devices"]["results"]}
+            wanted = set(self.kube._devices(node, json.loads(expected)[0]))
+            assert got == wanted, "the scheduler was left a choice"
+            self.store.put(VERIFIED_KEY + label, b"")
+            if self.store.get(GO_KEY + attempt) is not None:
+                living.add(name)
+                if name not in self.ray.nodes:
+                    self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT: label})
+        for raylet in [r for r, node in self.ray.nodes.items() if node.alive and r not in living]:
+            self.ray.kill_node(raylet)
+
+    def _no_half_gang(self) -> None:
+        for gang in self.coordinator.gangs:
+            status = self.coordinator.status(gang)
+            if status.phase is Phase.READY:
+                joined = {n.labels[SLOT] for n in self.ray.nodes.values() if n.alive}
+                assert {selector[SLOT] for selector in status.selectors} <= joined
+
+    def drive(self, gang: str, turns: int = 80) -> Phase:
+        """As a driver does: make the placement group when the gang is held, until it is ready."""
+        for _ in range(turns):
+            self.turn()
+            status = self.coordinator.status(gang)
+            if status.phase is Phase.HELD and status.group is None:
+                group = self.ray.create_group([{"GPU": 4.0}] * len(status.selectors), status.selectors, "job")
+                self.coordinator.commit(gang, group, status.moves)
+            if status.phase is Phase.READY:
+                return status.phase
+        return self.coordinator.status(gang).phase
+
+    def left(self) -> list[str]:
+        groups = [g["groupName"] for g in self.kube.raycluster["spec"]["workerGroupSpecs"]]
+        things = [name for (kind, name), t in self.kube.things.items() if t["metadata"]["namespace"] != "other"]
+        return [*(g for g in groups if g != "ray-dra"), *things, *self.store.keys(SLOT_KEY), *self.store.keys(GO_KEY)]
+
+    def settle(self, turns: int = 60) -> None:
+        for _ in range(turns):
+            self.turn()
+            if not self.left() and not self.coordinator.gangs:
+                return
+        raise AssertionError(f"still there: {self.left()}, {list(self.coordinator.gangs)}")
+
+
+def test_a_gang_gets_its_workers_and_gives_them_back() -> None:
+    world = World()
+    status = world.coordinator.submit(world.order())
+    assert status.phase is Phase.PROVISIONING
+    assert world.drive(status.gang) is Phase.READY
+    assert len(world.kube.claimed()) == 8
+    assert len({node for node, _ in world.kube.claimed()}) == 2
+    world.coordinator.release(status.gang)
+    world.settle()
+    assert world.kube.claimed() == []
+
+
+def crashes(release: bool) -> int:
+    """How many writes to Kubernetes a gang's way there (or there and back) takes."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    if release:
+        world.coordinator.release(gang)
+        world.settle()
+    return world.kube.writes
+
+
+@pytest.mark.parametrize("number", range(crashes(False)))
+def test_a_coordinator_killed_at_any_write_of_the_making_goes_on(number: int) -> None:
+    world = World()
+    world.kube.left = number
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    assert world.coordinator.status(gang).moves == 0
+    world.coordinator.release(gang)
+    world.settle()
+
+
+@pytest.mark.parametrize("number", range(crashes(True) - crashes(False)))
+def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int) -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    world.kube.left = number
+    try:
+        world.coordinator.release(gang)
+    except Crash:
+        world.restart()
+    world.settle()
+
+
+@pytest.mark.parametrize("turn", range(8))
+@pytest.mark.parametrize("victim", ["node", "device", "pod", "control store"])
+def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, victim: str) -> None:
+    world = World(nodes=6, cliques=2)  # three trays a rack: one to spare
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(turn):
+        world.turn()
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    node = allocation.nodes[0]
+    if victim == "node":
+        world.kube.nodes[node] = replace(world.kube.nodes[node], ready=False)
+        world.kube._version += 1
+    elif victim == "device" and (node, "gpu-0") not in world.kube.claimed():
+        world.kube.take(node, "gpu-0")
+    elif victim == "pod":
+        pods = world.kube._of("Pod")
+        if pods:
+            world.kube.delete("Pod", pods[0]["metadata"]["name"])
+    elif victim == "control store":
+        world.store.data.clear()
+        world.ray = FakeRay()
+        world.restart()
+        world.settle()
+        return
+    found = world.drive(gang, turns=200)
+    if found is Phase.DEGRADED:  # it stood already, and what is lost of it shows
+        assert world.coordinator.status(gang).lost
+    else:
+        assert found is Phase.READY
+        chosen = world.coordinator.status(gang).allocation
+        assert chosen is not None
+        if victim == "node":
+            assert node not in chosen.nodes
+    world.coordinator.release(gang)
+    for _ in range(100):
+        world.turn()
+    assert not world.coordinator.gangs  # what lingers on a lost node holds up nobody
+    world.kube.nodes[node] = replace(world.kube.nodes[node], ready=True)
+    world.settle()
+
+
+def test_two_gangs_in_two_cliques_and_one_that_waits() -> None:
+    world = World()
+    first, second = (world.coordinator.submit(world.order()).gang for _ in range(2))
+    assert world.drive(first) is Phase.READY
+    assert world.drive(second) is Phase.READY
+    third = world.coordinator.submit(world.order())
+    assert third.phase is Phase.QUEUED
+    with pytest.raises(UnsatisfiableError, match=r"does not fit now|ahead"):
+        world.coordinator.submit(world.order(wait=False))
+    world.coordinator.release(first)
+    assert world.drive(third.gang) is Phase.READY
+    for gang in (second, third.gang):
+        world.coordinator.release(gang)
+    world.settle()
+
+
+def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> None:
+    world = World()
+    world.kube.raycluster["spec"]["upgradeStrategy"] = {"type": "Recreate"}
+    world.kube._version += 1
+    world.turn()
+    with pytest.raises(InvalidRequest, match="Recreate"):
+        world.coordinator.submit(world.order())
+    assert world.left() == []
+
+
+def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
+    """Pods that never start: planned again on other nodes, and in the end a typed error that says why."""
+    world = World(nodes=2, cliques=1)
+    gang = world.coordinator.submit(world.order(bundles=1)).gang
+    world.kube._schedule = lambda pod: None  # type: ignore[method-assign]
+    for _ in range(2000):
+        world.turn()
+        world.clock.now += 5
+        if gang not in world.coordinator.gangs:
+            break
+    with pytest.raises(UnsatisfiableError, match=r"given up: .*without progress"):
+        world.coordinator.status(gang)
+    assert isinstance(world.order().request, GangRequest)
+    world.settle()
