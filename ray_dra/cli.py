@@ -154,7 +154,7 @@ def gangs(address: Address = "") -> None:
     found = ask(coordinator().gangs.remote())
     for status in found:
         nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
-        why = "; ".join([*status.lost, *map(str, status.waits_for)])
+        why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
         console.print(f"{status.name or status.gang:<34} {status.phase.value:<10} {nodes}  {why}", markup=False)
     if not found:
         console.print("no gangs")

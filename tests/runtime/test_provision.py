@@ -249,6 +249,18 @@ def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> 
     assert world.left() == []
 
 
+def test_nodes_that_are_left_out_for_a_while_refuse_nobody_for_ever() -> None:
+    world = World(nodes=2, cliques=1)
+    assert world.coordinator.workers is not None
+    world.coordinator.workers.machines.avoid(["gb200-r0-t00"], "a test")
+    world.turn()
+    status = world.coordinator.submit(world.order())
+    assert status.phase is Phase.QUEUED
+    assert "left out for a while" in str(status.waits_for)
+    world.clock.now += 61
+    assert world.drive(status.gang) is Phase.READY
+
+
 def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
     """Pods that never start: planned again on other nodes, and in the end a typed error that says why."""
     world = World(nodes=2, cliques=1)

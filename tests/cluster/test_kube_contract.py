@@ -1,0 +1,195 @@
+"""What holds of the port `Kube`: asked of the fake, and of the adapter on a real control plane with KubeRay."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ray_dra.adapters.kube import KubeAdapter
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
+from ray_dra.core.request import Locality
+from ray_dra.errors import Conflict
+from ray_dra.ports import Kube, Object
+from ray_dra.simulated.dra.devices import gpu_pool, slices
+from ray_dra.simulated.fake_kube import FakeKube
+from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.pods import gated
+from ray_dra.translate.slices import node_from_slices, read_node
+from ray_dra.translate.workers import Attempt, attempt_of
+from tests.cluster.binaries import Say
+from tests.cluster.cluster import Cluster
+from tests.cluster.control_plane import Options
+from tests.cluster.paper import add_paper_nodes, paper_node
+
+MACHINES = simulated_nodes("gb200-nvl72", nodes=2)
+NAMESPACE, NAME = "contract", "gangs"
+QUIET: Say = lambda text: None  # noqa: E731
+
+
+def raycluster() -> dict[str, Any]:
+    small = {"requests": {"cpu": "1", "memory": "1Gi"}}
+    worker = {"containers": [{"name": "ray-worker", "image": "none", "resources": small}]}
+    head = {"containers": [{"name": "ray-head", "image": "none"}], "nodeSelector": {"no": "where"}}
+    group = {"groupName": "ray-dra", "replicas": 0, "minReplicas": 0, "maxReplicas": 0, "rayStartParams": {}}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "uid": "u-1"},
+        "spec": {
+            "rayVersion": "2.60.0",
+            "headGroupSpec": {"rayStartParams": {}, "template": {"spec": head}},
+            "workerGroupSpecs": [{**group, "template": {"metadata": {"labels": {"team": "a"}}, "spec": worker}}],
+        },
+    }
+
+
+class Side:
+    """The port, and what makes time pass behind it."""
+
+    def __init__(self, kube: Kube, turn: Callable[[], None]) -> None:
+        self.kube, self.turn = kube, turn
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come about"
+            self.turn()
+
+    def attempt(self, gang: str) -> Attempt:
+        nodes = [node_from_slices(read_node(paper_node(m)), slices(gpu_pool(m, {}), m.name, 1)) for m in MACHINES]
+        request = request_from_bundles([{"GPU": 4}] * 2, locality=Locality(cliques=1))
+        answer = plan(Inventory(nodes), request)
+        assert isinstance(answer, Allocation)
+        cluster = self.kube.view().raycluster
+        assert cluster is not None
+        named = Allocation(gang, answer.bundles, answer.epoch, answer.priority, answer.counters)
+        return attempt_of(named, cluster, imex=False)
+
+    def groups(self) -> list[Object]:
+        cluster = self.kube.view().raycluster
+        assert cluster is not None
+        return list(cluster["spec"]["workerGroupSpecs"])
+
+    def change(self, *steps: Object) -> None:
+        self.kube.patch("RayCluster", NAME, [*steps])
+
+
+@pytest.fixture(scope="module")
+def control_plane() -> Iterator[Cluster]:
+    made = Cluster.up(f"contract-{os.getpid()}", nodes=(), real=False, options=Options(grace=600), say=QUIET)
+    add_paper_nodes(made.api, 2)
+    made.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    made.wait(lambda: made.api.find("ServiceAccount", "default", NAMESPACE) is not None, 30, "the account")
+    made.api.create(copy.deepcopy(raycluster()), NAMESPACE)
+    yield made
+    made.down()
+
+
+@pytest.fixture(params=["fake", "real"])
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    if request.param == "fake":
+        nodes = [(read_node(paper_node(m)), slices(gpu_pool(m, {}), m.name, 1)) for m in MACHINES]
+        fake = FakeKube(raycluster(), nodes)
+        yield Side(fake, fake.step)
+        return
+    cluster: Cluster = request.getfixturevalue("control_plane")
+    adapter = KubeAdapter(cluster.api, NAMESPACE, NAME)
+
+    def turn() -> None:
+        time.sleep(0.05)
+        for pod in cluster.api.items("Pod", NAMESPACE):  # paper nodes have no kubelet to end them
+            if pod["metadata"].get("deletionTimestamp"):
+                cluster.api.delete("Pod", pod["metadata"]["name"], NAMESPACE, grace=0)
+
+    yield Side(adapter, turn)
+    adapter.close()
+
+
+def test_the_view_has_the_nodes_and_what_they_publish(side: Side) -> None:
+    side.until(lambda: side.kube.view().raycluster is not None)
+    view = side.kube.view()
+    assert view.nodes.keys() == {machine.name for machine in MACHINES}
+    assert all(node.ready and not node.device_plugin and node.cpus == 64 for node in view.nodes.values())
+    published = {s["spec"]["nodeName"]: len(s["spec"]["devices"]) for s in view.slices}
+    assert published == {machine.name: 4 for machine in MACHINES}
+
+
+def test_objects_may_be_made_and_deleted_twice(side: Side) -> None:
+    (template,) = side.attempt("g-objects").templates
+    name = template["metadata"]["name"]
+
+    def there() -> bool:
+        return name in {t["metadata"]["name"] for t in side.kube.view().templates}
+
+    side.kube.create(template, dry_run=True)
+    side.turn()
+    assert not there()
+    side.kube.together([lambda: side.kube.create(template)] * 2)
+    side.until(there)
+    before = side.kube.view().version
+    side.kube.delete("ResourceClaimTemplate", name)
+    side.kube.delete("ResourceClaimTemplate", name)
+    side.until(lambda: not there())
+    assert side.kube.view().version > before
+
+
+def test_a_patch_whose_test_does_not_hold_changes_nothing(side: Side) -> None:
+    group = side.attempt("g-patch").groups[0]
+    add = {"op": "add", "path": "/spec/workerGroupSpecs/-", "value": group}
+    for wrong in (
+        {"op": "test", "path": "/metadata/resourceVersion", "value": "0"},
+        {"op": "test", "path": "/spec/workerGroupSpecs/0/groupName", "value": "other"},
+    ):
+        with pytest.raises(Conflict):
+            side.change(wrong, add)
+    side.turn()
+    assert [each["groupName"] for each in side.groups()] == ["ray-dra"]
+
+
+def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side: Side) -> None:
+    attempt = side.attempt("g-flow")
+    (template,), (group,) = attempt.templates, attempt.groups
+    name, path = group["groupName"], "/spec/workerGroupSpecs/1"
+    side.kube.create(template)
+    version = side.kube.view().raycluster["metadata"]["resourceVersion"]  # type: ignore[index]
+    side.change(
+        {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+        {"op": "add", "path": "/spec/workerGroupSpecs/-", "value": group},
+    )
+
+    def pods() -> list[Object]:
+        found = [p for p in side.kube.view().pods if p["metadata"]["labels"].get("ray.io/group") == name]
+        return [p for p in found if not p["metadata"].get("deletionTimestamp")]
+
+    side.until(lambda: len(pods()) == 2)
+    for _ in range(3):
+        side.turn()
+    assert all(gated(pod) and "nodeName" not in pod["spec"] for pod in pods())
+    for pod in pods():
+        change = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"schedulingGates": None}}
+        side.kube.patch("Pod", pod["metadata"]["name"], change)
+    side.until(lambda: all(pod["spec"].get("nodeName") for pod in pods()))
+    assert {pod["spec"]["nodeName"] for pod in pods()} == set(attempt.slots)
+    allocated = {
+        (result["pool"], result["device"])
+        for claim in side.kube.view().claims
+        for result in ((claim["status"]["allocation"] or {}).get("devices") or {}).get("results") or ()
+    }
+    assert allocated == {(machine.name, f"gpu-{gpu}") for machine in MACHINES for gpu in range(4)}
+    side.change(
+        {"op": "test", "path": f"{path}/groupName", "value": name},
+        {"op": "add", "path": f"{path}/suspend", "value": True},
+    )
+    side.until(lambda: not side.kube.view().pods or not pods())
+    side.until(lambda: not side.kube.view().claims)
+    side.change({"op": "test", "path": f"{path}/groupName", "value": name}, {"op": "remove", "path": path})
+    side.until(lambda: [each["groupName"] for each in side.groups()] == ["ray-dra"])
+    side.kube.delete("ResourceClaimTemplate", template["metadata"]["name"])
