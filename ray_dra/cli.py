@@ -161,6 +161,28 @@ def gangs(address: Address = "") -> None:
 
 
 @app.command()
+def check(
+    namespace: Annotated[str, typer.Option(envvar="RAY_CLUSTER_NAMESPACE", help="Of the RayCluster.")] = "default",
+    raycluster: Annotated[str, typer.Option(envvar="RAY_CLUSTER_NAME", help="Its name.")] = "",
+    kubeconfig: Annotated[str | None, typer.Option(help="Default: $KUBECONFIG, or the pod's service account.")] = None,
+) -> None:
+    """Whether a RayCluster on Kubernetes can be given gangs: rights, what is served, drivers, templates. Ends with 1
+    where something is missing that cannot be done without."""
+    from ray_dra.adapters.kubernetes import KubernetesApi
+    from ray_dra.check import findings
+
+    if not raycluster:
+        raise typer.BadParameter("outside a KubeRay pod the RayCluster has to be named", param_hint="--raycluster")
+    wrong = False
+    for finding in findings(KubernetesApi(kubeconfig), namespace, raycluster):
+        mark = {True: "ok", False: "NO", None: "--"}[finding.ok]
+        wrong |= finding.ok is False
+        console.print(f"{mark}  {finding.what:<34} {' '.join(finding.said.split())}", markup=False, soft_wrap=True)
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
 def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")], address: Address = "") -> None:
     """Give a gang back, whoever owns it."""
     from ray_dra.actors import ask, coordinator

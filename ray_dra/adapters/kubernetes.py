@@ -226,6 +226,11 @@ class KubernetesApi:
         """Create a subresource, such as a service account's token or a pod's binding."""
         return self._ask("POST", f"{path_of(kind, namespace, name)}/{subresource}", body)
 
+    def review(self, thing: Object) -> Object:
+        """Ask whether this identity may do something (SelfSubjectAccessReview)."""
+        full = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", **thing}
+        return self._ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", full)
+
     def close(self) -> None:
         self._client.rest_client.close()
 

@@ -187,6 +187,19 @@ def test_the_example_runs_as_its_readme_says(cluster: Cluster, head: Head) -> No
     head.wait_nothing_left()
 
 
+def test_check_says_what_is_there_and_what_is_missing(cluster: Cluster, head: Head) -> None:
+    at = ("-n", head.namespace.name)
+    told_ = cluster.kubectl("exec", *at, head.pod, "-c", "ray-head", "--", "ray-dra", "check")
+    assert "NO" not in told_
+    assert "workers are copies of the group ray-dra" in told_
+    assert " nodes in " in told_
+    # Without the roles, it says which, and ends with 1.
+    cluster.kubectl("delete", *at, "rolebinding", "ray-dra")
+    told_ = cluster.kubectl("exec", *at, head.pod, "-c", "ray-head", "--", "ray-dra", "check", check=False)
+    assert f"may not list, watch, create, patch, delete: kubectl apply -k kube/ -n {head.namespace.name}" in told_
+    assert "exit code 1" in told_
+
+
 def test_a_gang_ends_with_its_program_and_with_its_cluster(cluster: Cluster, head: Head) -> None:
     head.run("gang = racks(2); gang.wait(200); tell(id=gang.id)")
     head.wait_nothing_left()

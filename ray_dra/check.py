@@ -1,0 +1,127 @@
+"""`ray-dra check`: whether a RayCluster can be given gangs, line by line, and what to do where it cannot.
+
+Asks only; changes nothing. The table of rights is the one place that says what ray-dra needs of Kubernetes; a test
+holds the roles under kube/ equal to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.adapters.ray import check_ray
+from ray_dra.errors import RayDraError
+from ray_dra.translate.slices import DRIVER, node_from_slices, read_node
+from ray_dra.translate.workers import refuse_unfit, worker_template
+
+
+class Right(NamedTuple):
+    """What may be done to a resource; in the RayCluster's namespace, or (`everywhere`) in the whole cluster."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    everywhere: bool = False
+
+
+RIGHTS = (
+    Right("ray.io", "rayclusters", ("get", "list", "watch", "patch")),
+    Right("resource.k8s.io", "resourceclaimtemplates", ("list", "watch", "create", "delete")),
+    Right("resource.nvidia.com", "computedomains", ("list", "watch", "create", "delete")),
+    Right("", "pods", ("list", "watch", "create", "patch", "delete")),
+    Right("", "nodes", ("list", "watch"), everywhere=True),
+    Right("resource.k8s.io", "resourceslices", ("list", "watch"), everywhere=True),
+    Right("resource.k8s.io", "resourceclaims", ("list", "watch"), everywhere=True),
+)
+
+
+class Finding(NamedTuple):
+    """One line. `ok` is None for what may be missing."""
+
+    ok: bool | None
+    what: str
+    said: str
+
+
+def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Finding]:
+    """Everything that a gang needs, in the order in which it needs it."""
+    yield _of_ray()
+    for kind, needed in (("RayCluster", True), ("ResourceSlice", True), ("ComputeDomain", False)):
+        served = api.serves(kind)
+        said = "served" if served else "not served: no KubeRay" if kind == "RayCluster" else "not served"
+        if kind == "ComputeDomain" and not served:
+            said = "not served: gangs over several nodes get no IMEX channel"
+        yield Finding(served or (False if needed else None), kind, said)
+    yield from (_allowed(api, right, namespace) for right in RIGHTS)
+    yield from _of_cluster(api, namespace, raycluster)
+    yield from _of_nodes(api)
+
+
+def _of_ray() -> Finding:
+    try:
+        check_ray()
+    except RayDraError as error:
+        return Finding(False, "Ray", str(error))
+    import ray
+
+    return Finding(True, "Ray", f"{ray.__version__}; the parts that exact GPUs need are where they were")
+
+
+def _allowed(api: KubernetesApi, right: Right, namespace: str) -> Finding:
+    missing = []
+    for verb in right.verbs:
+        wanted = {"group": right.group, "resource": right.resource, "verb": verb}
+        if not right.everywhere:
+            wanted["namespace"] = namespace
+        review = {"spec": {"resourceAttributes": wanted}}
+        if not api.review(review)["status"].get("allowed"):
+            missing.append(verb)
+    where = "everywhere" if right.everywhere else f"in {namespace}"
+    what = f"{right.resource} {where}"
+    if missing:
+        return Finding(False, what, f"may not {', '.join(missing)}: kubectl apply -k kube/ -n {namespace}")
+    return Finding(True, what, f"may {', '.join(right.verbs)}")
+
+
+def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Finding]:
+    what = f"RayCluster {namespace}/{raycluster}"
+    try:
+        found = api.get("RayCluster", raycluster, namespace)
+        refuse_unfit(found)
+        template = worker_template(found)
+    except RayDraError as error:
+        yield Finding(False, what, str(error))
+        return
+    image = template["template"]["spec"]["containers"][0].get("image")
+    yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
+    head = found["spec"]["headGroupSpec"]["template"]["spec"]
+    hooked = any(e["name"] == "RAY_START_HOOK" for c in head["containers"] for e in c.get("env") or ())
+    said = (
+        "set" if hooked else "not set: when the head is lost, nothing sweeps what gangs left until a program connects"
+    )
+    yield Finding(hooked or None, "RAY_START_HOOK of the head", said)
+
+
+def _of_nodes(api: KubernetesApi) -> Iterator[Finding]:
+    try:
+        slices = api.items("ResourceSlice", fields=f"spec.driver={DRIVER}")
+        nodes = {node.name: node for node in map(read_node, api.items("Node"))}
+    except RayDraError as error:
+        yield Finding(False, "GPUs", str(error))
+        return
+    by_node: dict[str, list[dict[str, object]]] = {}
+    for each in slices:
+        if each["spec"].get("nodeName") in nodes:
+            by_node.setdefault(each["spec"]["nodeName"], []).append(each)
+    made = [node_from_slices(nodes[name], found) for name, found in sorted(by_node.items())]
+    count = sum(len(node.devices) for node in made)
+    cliques = {node.clique for node in made if node.clique}
+    said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"
+    yield Finding(count > 0, "GPUs", said if count else f"no ResourceSlices of {DRIVER}: is its DRA driver installed?")
+    for node in made:
+        if not node.ready:
+            yield Finding(None, f"node {node.name}", f"left out: {node.reason}")
+    for name, plain in sorted(nodes.items()):
+        if plain.device_plugin and name not in by_node:
+            yield Finding(None, f"node {name}", "left out: its GPUs are offered by a device plugin, not by DRA")

@@ -1,0 +1,37 @@
+"""The roles that ship are the rights that the code names, no more and no fewer, and the docs list them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from ray_dra.check import RIGHTS
+
+PROJECT = Path(__file__).parents[1]
+
+
+def rules(file: str, kind: str) -> set[tuple[str, str, frozenset[str]]]:
+    things = yaml.safe_load_all((PROJECT / "kube" / file).read_text())
+    role = next(thing for thing in things if thing["kind"] == kind)
+    return {
+        (group, resource, frozenset(rule["verbs"]))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def test_the_roles_are_the_rights() -> None:
+    def named(everywhere: bool) -> set[tuple[str, str, frozenset[str]]]:
+        return {(r.group, r.resource, frozenset(r.verbs)) for r in RIGHTS if r.everywhere is everywhere}
+
+    assert rules("namespaced.yaml", "Role") == named(False)
+    assert rules("topology.yaml", "ClusterRole") == named(True)
+    assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in named(True)), "no write goes outside the namespace"
+
+
+def test_the_docs_list_them() -> None:
+    text = (PROJECT / "docs" / "kubernetes.md").read_text()
+    for right in RIGHTS:
+        assert right.resource in text
