@@ -235,13 +235,20 @@ def test_a_device_taken_in_between_moves_the_whole_gang(cluster: Cluster, head: 
         expression = exactly["selectors"][0]["cel"]["expression"]
         namespace.claim("thief", request(count=1, cel=[expression]))
         namespace.pod("thief", "thief")
+        namespace.running("thief")
+        cluster.supervisor.signal("operator", "CONT")
 
+    cluster.supervisor.signal("operator", "STOP")  # so that the gang's pods come after the thief, and not by luck
     thread = when(cluster, planned_here, take)
-    told_ = head.run(
-        "gang = racks(2); gang.wait(240); tell(planned=planned(gang), moves=gang._refresh().moves,"
-        " ranks=ranks(gang)); gang.remove()"
-    )
-    thread.join()
+    try:
+        told_ = head.run(
+            "gang = racks(2); gang.wait(240); tell(planned=planned(gang), moves=gang._refresh().moves,"
+            " ranks=ranks(gang)); gang.remove()"
+        )
+    finally:
+        cluster.supervisor.signal("operator", "CONT")
+        thread.join()
+    assert told_[0]["moves"] >= 1
     stolen = namespace.uuids("thief")
     assert len(stolen) == 1
     assert not stolen & {uuid for bundle in told_[0]["planned"] for uuid in bundle}
