@@ -229,6 +229,10 @@ def prepare(run: Path) -> Path:
         work = Path(text)
         code = work / "code" / SITE
         shutil.copytree(PROJECT / "ray_dra", code / "ray_dra", ignore=shutil.ignore_patterns("__pycache__", "compiled"))
+        command = work / "code" / "usr" / "local" / "bin" / "ray-dra"
+        command.parent.mkdir(parents=True)
+        command.write_text("#!/usr/bin/python3\nfrom ray_dra.cli import main\n\nmain()\n")
+        command.chmod(0o755)
         library_folder(cache=code / "ray_dra" / "simulated" / "compiled")
         tar = _layer(work / "code", work / "code.tar")
         _archive(
