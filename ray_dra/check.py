@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError
-from ray_dra.translate.slices import DRIVER, node_from_slices, read_node
+from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.slices import node_from_slices, read_node
 from ray_dra.translate.workers import refuse_unfit, worker_template
 
 

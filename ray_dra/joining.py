@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.topology import Node
@@ -33,7 +34,6 @@ def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]
     expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
     if expected is None:
         _refuse(f"nobody planned anything for {attempt} on {node_name}")
-    assert expected is not None
     problem = difference(expected, node)
     if problem:
         _refuse(f"on {node_name}: {problem}")
@@ -63,7 +63,7 @@ def _wait(ask: Callable[[], bytes | None], seconds: float) -> bytes | None:
         time.sleep(POLL_SECONDS)
 
 
-def _refuse(why: str) -> None:
+def _refuse(why: str) -> NoReturn:
     message = f"ray-dra: this worker does not join: {why}"
     print(message, file=sys.stderr, flush=True)
     if TERMINATION_LOG.exists():

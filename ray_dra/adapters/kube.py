@@ -12,7 +12,8 @@ from typing import Any
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import AlreadyThere, ApiUnavailable, KubernetesError, WatchExpired
 from ray_dra.ports import KubeView, Object
-from ray_dra.translate.slices import DRIVER, read_node
+from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.slices import read_node
 from ray_dra.translate.workers import CLUSTER_LABEL
 
 WATCH_SECONDS = 300.0

@@ -53,6 +53,12 @@ ALLOWED: dict[Phase, frozenset[Phase]] = {
 """Every change of phase that may happen."""
 
 
+HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
+PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
+WORKERS_SECONDS = 30.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
+MOST_MOVES = 5
+
+
 @dataclass(frozen=True, slots=True)
 class Gang:
     """What is recorded of a gang; one key in the store, replaced in one step.
@@ -104,7 +110,7 @@ class Observed:
     lost: tuple[str, ...] = ()
     held_for: float = 0.0
     provisioned: bool = True
-    patience: float = 3.0  # PLACE_SECONDS or WORKERS_SECONDS
+    patience: float = PLACE_SECONDS
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -131,12 +137,6 @@ class Step(enum.Enum):
     GIVE_BACK = "give back"  # mark as releasing, and remove its placement group
     FORGET = "forget"  # Ray is done with it: free the devices
     PLAN_AGAIN = "plan again"
-
-
-HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
-PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
-WORKERS_SECONDS = 30.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
-MOST_MOVES = 5
 
 
 def next_step(gang: Gang, seen: Observed) -> Step:

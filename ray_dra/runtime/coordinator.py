@@ -347,7 +347,7 @@ class Coordinator:
         """Positions on the node for a worker's GPU slots; `group` is "" outside placement groups."""
         name = self.nodes.names.get(raylet)
         seat = self.inventory.seats.get(name or "")
-        owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
+        owner = self._owner_of(group)
         if owner is not None and owner.allocation is not None:
             positions = tuple(d.index for d in self._seen(owner.allocation)[bundle])
             return self.others.of_bundle(raylet, f"{group}/{bundle}", slots, positions)
@@ -360,7 +360,7 @@ class Coordinator:
     def seen_by(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
         """`devices_for`, with what is known of each device."""
         positions = self.devices_for(raylet, group, bundle, slots, pid)
-        owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
+        owner = self._owner_of(group)
         if owner is not None and owner.allocation is not None:
             by_index = {device.index: device for device in self._seen(owner.allocation)[bundle]}
             return [by_index[position] for position in positions]
@@ -368,6 +368,10 @@ class Coordinator:
         if seat is None:
             return [Seen(position, None, "", None) for position in positions]
         return [Seen(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
+
+    def _owner_of(self, group: str) -> Gang | None:
+        """The gang of a placement group; "" is none."""
+        return next((g for g in self.gangs.values() if g.group == group), None) if group else None
 
     def _movable(self, node: str) -> int:
         """Devices of gangs whose placement group Ray has not placed yet: they can be planned again."""

@@ -12,7 +12,8 @@ from typing import Any
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.topology import Node
 from ray_dra.ports import Clock, KubeView, Object
-from ray_dra.translate.slices import DRIVER, node_from_slices
+from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.slices import node_from_slices
 from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY
 
 AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out

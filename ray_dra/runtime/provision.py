@@ -95,6 +95,7 @@ class Provisioner:
         self.found: dict[str, _Found] = {}
         self._tries: dict[str, _Try] = {}
         self._quiet: dict[str, float] = {}  # attempt being undone -> since when it has no pods
+        self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
     # -- what there is
@@ -186,7 +187,9 @@ class Provisioner:
         try:
             made = self._tries.get(name)
             if made is None:
-                attempt = attempt_of(self._provisioned(allocation), self._raycluster(), imex=self._imex())
+                attempt = attempt_of(
+                    self._provisioned(allocation), self._raycluster(), imex=self.inventory.limits.compute_domains
+                )
                 made = self._tries[name] = _Try(attempt, since=self.clock())
             return self._step(made, self.found.get(name, _Found()), joined)
         except _Failed as error:
@@ -204,9 +207,6 @@ class Provisioner:
         """The part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
         kept = tuple(placed for placed in allocation.bundles if placed.node in self.machines.names)
         return Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
-
-    def _imex(self) -> bool:
-        return self.inventory.limits.compute_domains
 
     def _step(self, made: _Try, there: _Found, joined: set[str]) -> Progress:
         attempt = made.attempt
@@ -334,6 +334,9 @@ class Provisioner:
                     continue
         for name in [name for name in self._tries if name not in names]:
             del self._tries[name]
+        if names == self._tidied and self.idle:
+            return  # the store is asked over the network, and this is every look
+        self._tidied = names
         for key in [key for kind in (SLOT_KEY, VERIFIED_KEY, GO_KEY, OPEN_KEY) for key in self.store.keys(kind)]:
             if key.partition("/")[2].partition(".")[0] not in names:
                 self.store.delete(key)

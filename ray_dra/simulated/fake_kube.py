@@ -15,7 +15,7 @@ from typing import Any
 
 from ray_dra.errors import Conflict, NotFound
 from ray_dra.ports import KubeNode, KubeView, Object
-from ray_dra.translate.slices import DRIVER
+from ray_dra.translate.labels import DRIVER
 
 GROUPS = "/spec/workerGroupSpecs"
 

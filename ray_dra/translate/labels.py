@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_dra.core.topology import Node, label_value
 
+DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs
 GPU_DOMAIN = "ray.io/gpu-domain"  # Ray's; its value is the clique
 ACCELERATOR_TYPE = "ray.io/accelerator-type"  # Ray's
 RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet

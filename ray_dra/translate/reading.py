@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 from ray_dra.core.topology import Attribute, Device, DeviceId, DomainId, Health, Node, box_clique, fabric_clique
 from ray_dra.ports import FabricReading, GpuReading, NodeReading
+from ray_dra.translate.labels import DRIVER
 from ray_dra.translate.nvlink import link_matrix, nvlink_graph, switched
 
-DRIVER = "gpu.nvidia.com"
 FABRIC_COMPLETED = 3
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 HEALTH_UNHEALTHY = 2

@@ -12,8 +12,8 @@ from typing import Any
 
 from ray_dra.core.topology import Attribute, Device, DeviceId, Health, Links, Node, box_clique
 from ray_dra.ports import KubeNode
+from ray_dra.translate.labels import DRIVER
 
-DRIVER = "gpu.nvidia.com"
 CLIQUE_LABEL = "nvidia.com/gpu.clique"
 PLUGIN_RESOURCE = "nvidia.com/gpu"  # a device plugin counts GPUs behind the scheduler's back
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up | down | binaries`: what `make cluster` and `make cluster-down` run."""
+"""`python -m tests.cluster up | down | build`: what `make cluster` and `make cluster-down` run."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,7 @@ class Cluster:
         self.supervisor = Supervisor(run)
         self.nodes: dict[str, RealNode] = {}
         self._api: KubernetesApi | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     # -- coming up
 
@@ -97,7 +97,7 @@ class Cluster:
             with ThreadPoolExecutor(1) as beside:
                 images = beside.submit(image.prepare, run) if nodes else None
                 cluster._start(options or Options(), tied, say)
-                cluster._install(operator, say)
+                cluster._install(operator)
                 if images is not None:
                     images.result()
             for node in nodes:
@@ -134,7 +134,7 @@ class Cluster:
             )
         self._state |= {"pid": process.pid, "started": _start_time(process.pid)}
         self._save()
-        self._process: subprocess.Popen[bytes] | None = process
+        self._process = process
         self.supervisor.wait()
         if self.real:
             _link(self._inner_pid(), self._link_name, outside, inside)
@@ -146,7 +146,7 @@ class Cluster:
             self.supervisor.start(each.name)
         say("API server ready")
 
-    def _install(self, operator: bool, say: Say) -> None:
+    def _install(self, operator: bool) -> None:
         """What a cluster with GPUs and KubeRay has: CRDs, roles, device classes, DNS, controllers."""
         files = [SIMULATED / f"{name}.yaml" for name in ("namespace", "device-classes", "compute-domains")]
         self.kubectl("apply", "--server-side", *_files(files))
@@ -266,8 +266,8 @@ class Cluster:
         pid = self._state.get("pid")
         if pid is not None and _start_time(pid) == self._state["started"]:
             os.kill(pid, signal.SIGTERM if not self.real else signal.SIGKILL)
-            if getattr(self, "_process", None) is not None:
-                self._process.wait()  # type: ignore[union-attr]
+            if self._process is not None:
+                self._process.wait()
             _wait_gone(pid, self._state["started"])
         if self._api is not None:
             self._api.close()
@@ -391,8 +391,7 @@ def _free_ports(count: int) -> list[int]:
         sockets.append(each)
         found.append(each.getsockname()[1])
     for each in sockets:
-        with closing(each):
-            pass
+        each.close()
     return found
 
 

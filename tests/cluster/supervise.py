@@ -123,23 +123,10 @@ class Supervisor:
         with _unless(Faults.NOT_RUNNING):
             self.rpc.stopProcess(name, True)
 
-    def remove(self, name: str) -> None:
-        self.stop(name)
-        self.rpc.removeProcessGroup(name)
-        (self.folder / "programs" / f"{name}.conf").unlink()
-
     def signal(self, name: str, signal: str = "KILL") -> None:
         """Send a signal behind the supervisor's back, so that it sees a process die and starts it again."""
         with _unless(Faults.NOT_RUNNING):
             self.rpc.signalProcess(name, signal)
-
-    def pid(self, name: str) -> int:
-        """As numbered inside its namespace; 0 when it does not run."""
-        return int(self.rpc.getProcessInfo(name)["pid"])
-
-    def log(self, name: str, size: int = 4000) -> str:
-        path = self.folder / "logs" / f"{name}.log"
-        return path.read_text(errors="replace")[-size:] if path.exists() else ""
 
 
 @contextlib.contextmanager

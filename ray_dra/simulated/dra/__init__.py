@@ -4,8 +4,11 @@
 serves them over gRPC, `domains` is the ComputeDomain controller; `driver` and `controller` are the two programs.
 """
 
-GPU_DRIVER = "gpu.nvidia.com"
+from ray_dra.translate.labels import DRIVER as GPU_DRIVER
+from ray_dra.translate.slices import CLIQUE_LABEL
+
 DOMAIN_DRIVER = "compute-domain.nvidia.com"
 DOMAIN_LABEL = "resource.nvidia.com/computeDomain"
-CLIQUE_LABEL = "nvidia.com/gpu.clique"
 CONFIG_VERSION = "resource.nvidia.com/v1beta1"
+
+__all__ = ["CLIQUE_LABEL", "CONFIG_VERSION", "DOMAIN_DRIVER", "DOMAIN_LABEL", "GPU_DRIVER"]

@@ -10,16 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_dra.simulated.dra import DOMAIN_DRIVER, GPU_DRIVER
+from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_DRIVER, GPU_DRIVER
 from ray_dra.simulated.machine import DRIVER_VERSION
 from ray_dra.simulated.profile import MigProfile, SimulatedNode
+from ray_dra.translate.reading import APPLICATION_XIDS
 
 CUDA_VERSION = "13.0.0"
 DEVICES_A_SLICE = 128
 DEVICES_A_SLICE_WITH_COUNTERS = 64  # with taints or counters: the API's own limits
-
-# XIDs that tell of the program, not of the GPU.
-HARMLESS_XIDS = frozenset({13, 31, 43, 45, 68, 109})
 
 GATES = frozenset({"TimeSlicingSettings", "MPSSupport", "DynamicMIG", "PassthroughSupport", "NVMLDeviceHealthCheck"})
 
@@ -100,7 +98,7 @@ def node_labels(node: SimulatedNode) -> dict[str, str]:
         "nvidia.com/gpu.product": node.profile.product.replace(" ", "-"),
     }
     if node.clique is not None:
-        labels["nvidia.com/gpu.clique"] = node.clique
+        labels[CLIQUE_LABEL] = node.clique
     return labels
 
 
@@ -253,7 +251,7 @@ def _taints(gpu: int, faults: Mapping[str, Any]) -> list[dict[str, Any]]:
     found = []
     if gpu in faults.get("lost", ()):
         found.append({"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"})
-    xids = [code for _, on, code in faults.get("xids", ()) if on == gpu and code not in HARMLESS_XIDS]
+    xids = [code for _, on, code in faults.get("xids", ()) if on == gpu and code not in APPLICATION_XIDS]
     if xids:
         found.append({"key": "gpu.nvidia.com/xid", "value": str(xids[-1]), "effect": "NoSchedule"})
     return found
