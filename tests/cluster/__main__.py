@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from tests.cluster import binaries, image
 from tests.cluster.cluster import SIX_NODES, Cluster, sweep
 from tests.cluster.paper import add_paper_nodes
+from tests.cluster.supervise import Program
 
 app = typer.Typer(add_completion=False, help="A real Kubernetes cluster on this machine.")
 Name = Annotated[str, typer.Option(help="Several clusters may run side by side under different names.")]
@@ -29,6 +31,8 @@ def up(
     cluster = Cluster.up(name, nodes=SIX_NODES if real else (), tied=False)
     if paper:
         add_paper_nodes(cluster.api, paper)
+        keep = [sys.executable, "-m", "tests.cluster.paper", str(cluster.kubeconfig)]
+        cluster.supervisor.add(Program("paper", keep, {"PYTHONPATH": str(binaries.PROJECT)}))
     print(f"export KUBECONFIG={cluster.kubeconfig}")
 
 

@@ -1,22 +1,26 @@
 """Paper nodes: what the scheduler and the operator need to see of a node, and nothing that runs.
 
-Their pods are bound and never start; delete them with a grace period of 0. Thousands fit on a laptop.
+Their pods are bound and never start; delete them with a grace period of 0. Thousands fit on a laptop. Where they are to
+live longer than the control plane's grace, `python -m tests.cluster.paper KUBECONFIG` keeps their leases.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 from ray_dra.adapters.kubernetes import KubernetesApi, Object
+from ray_dra.errors import KubernetesError
 from ray_dra.simulated.dra.devices import domain_pool, gpu_pool, node_labels, slices
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
 
 PAPER_LABEL = "ray-dra.io/paper"
 WRITERS = 8
 READY_SECONDS = 120.0
+RENEW_SECONDS = 5.0  # a quarter of the grace that clusters have by default
 
 
 def paper_node(node: SimulatedNode, *, cpus: int = 64, memory: str = "512Gi", pods: int = 110) -> Object:
@@ -74,3 +78,18 @@ def renew(api: KubernetesApi, names: Sequence[str]) -> None:
 
     with ThreadPoolExecutor(WRITERS) as writers:
         list(writers.map(one, names))
+
+
+def main() -> None:
+    """Keep the leases of all paper nodes until this process ends."""
+    api = KubernetesApi(sys.argv[1])
+    while True:
+        try:
+            renew(api, [node["metadata"]["name"] for node in api.items("Node", labels=PAPER_LABEL)])
+        except KubernetesError as error:
+            print(error, flush=True)  # the next round tries again
+        time.sleep(RENEW_SECONDS)
+
+
+if __name__ == "__main__":
+    main()
