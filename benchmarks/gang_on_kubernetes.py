@@ -22,7 +22,7 @@ from typing import Any
 from figures import parser, write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ray_dra.adapters.kube import KubeAdapter
+from ray_dra.adapters.kube import KubeAdapter, Mirror
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.core.allocation import Allocation
 from ray_dra.core.inventory import Inventory
@@ -100,6 +100,7 @@ class Bench:
         self.changed = threading.Event()
         self.kube = KubeAdapter(self.api, NAMESPACE, RAYCLUSTER, changed=self.changed.set)
         self.kube.compute_domains = False  # the channels would need kubelets
+        self.seen = Mirror(self.api, "Pod", NAMESPACE)  # the baselines look by a watch, too: lists would burden them
         self.clock = time.monotonic
 
     def run(self, rounds: int) -> dict[str, list[float]]:
@@ -155,13 +156,13 @@ class Bench:
         group["template"]["spec"]["containers"][0]["resources"]["claims"] = [{"name": "gpus"}]
         path = "/spec/workerGroupSpecs"
         self.api.patch("RayCluster", RAYCLUSTER, [{"op": "add", "path": f"{path}/-", "value": group}], NAMESPACE)
-        self.until(lambda: self.bound(self.listed(f"ray.io/group={name}")))
+        self.until(lambda: self.bound(self.listed("ray.io/group", name)))
 
         def free() -> None:
             change = [{"op": "add", "path": f"{path}/1/suspend", "value": True}]
             self.api.patch("RayCluster", RAYCLUSTER, change, NAMESPACE)
-            while self.listed(f"ray.io/group={name}"):
-                self.delete_pods(f"ray.io/group={name}")
+            while self.listed("ray.io/group", name):
+                self.delete_pods("ray.io/group", name)
                 time.sleep(0.1)
             self.api.patch("RayCluster", RAYCLUSTER, [{"op": "remove", "path": f"{path}/1"}], NAMESPACE)
 
@@ -181,14 +182,14 @@ class Bench:
             for at in range(self.pods)
         ]
         list(self.writers.map(lambda thing: self.api.create(thing, NAMESPACE), things))
-        self.until(lambda: self.bound(self.listed("case=bare")))
-        return lambda: self.delete_pods("case=bare")
+        self.until(lambda: self.bound(self.listed("case", "bare")))
+        return lambda: self.delete_pods("case", "bare")
 
-    def listed(self, labels: str) -> list[dict[str, Any]]:
-        return self.api.items("Pod", NAMESPACE, labels=labels)
+    def listed(self, label: str, value: str) -> list[Any]:
+        return [pod for pod in self.seen.items() if pod["metadata"].get("labels", {}).get(label) == value]
 
-    def delete_pods(self, labels: str) -> None:
-        names = [pod["metadata"]["name"] for pod in self.listed(labels)]
+    def delete_pods(self, label: str, value: str) -> None:
+        names = [pod["metadata"]["name"] for pod in self.listed(label, value)]
         list(self.writers.map(lambda name: self.api.delete("Pod", name, NAMESPACE, grace=0), names))
 
     def bound(self, pods: Any) -> bool:

@@ -96,7 +96,8 @@ class RayAdapter:
                 group = group_of(name)
                 if group is not None:
                     slots.setdefault(group, set()).update(int(s.slot) for s in allocations.resource_slots)
-            found.append(Worker(worker.pid, {group: tuple(sorted(used)) for group, used in slots.items()}))
+            in_order = {group: tuple(sorted(used)) for group, used in slots.items()}
+            found.append(Worker(worker.pid, in_order, worker.job_id.hex()))
         return tuple(found)
 
     def remove_group(self, group: str) -> None:

@@ -327,6 +327,17 @@ class Inventory(Index):
             self._emptied = Inventory((seat.node for seat in self.seats.values()), self.limits)
         return self._emptied
 
+    def part(self, names: Iterable[str]) -> Inventory:
+        """These nodes alone, with what is free on them now; nothing changes with this inventory."""
+        seats = [self.seats[name] for name in names]
+        made = Inventory((seat.node for seat in seats), self.limits)
+        for seat in seats:
+            used = {
+                name: seat.used.get(name, 0.0) + seat.used_by_others.get(name, 0.0) for name in seat.node.resources
+            }
+            made.set_others(seat.name, (1 << seat.size) - 1 & ~seat.free, used)
+        return made
+
 
 def _same_place(seat: Seat, node: Node) -> bool:
     """Whether the node's devices, domains and links are what they were."""

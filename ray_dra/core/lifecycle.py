@@ -55,7 +55,7 @@ ALLOWED: dict[Phase, frozenset[Phase]] = {
 
 HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
-WORKERS_SECONDS = 30.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
+WORKERS_SECONDS = 20.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
 MOST_MOVES = 5
 
 
@@ -102,6 +102,7 @@ class Observed:
         held_for: seconds since it was planned, or since its workers were there.
         provisioned: its workers are there; always so where nobody makes workers.
         patience: seconds for Ray to place the bundles before looking elsewhere.
+        own_workers: the gang's workers were made for it, so that where others' work took them it has new ones made.
     """
 
     group_state: str | None = None
@@ -111,6 +112,7 @@ class Observed:
     held_for: float = 0.0
     provisioned: bool = True
     patience: float = PLACE_SECONDS
+    own_workers: bool = False
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -137,6 +139,7 @@ class Step(enum.Enum):
     GIVE_BACK = "give back"  # mark as releasing, and remove its placement group
     FORGET = "forget"  # Ray is done with it: free the devices
     PLAN_AGAIN = "plan again"
+    GIVE_UP = "give up"  # it was planned again often enough
 
 
 def next_step(gang: Gang, seen: Observed) -> Step:
@@ -152,6 +155,8 @@ def next_step(gang: Gang, seen: Observed) -> Step:
         return Step.GIVE_BACK if seen.provisioned and seen.held_for > HOLD_SECONDS else Step.WAIT
     if removed and seen.group_state is not None:
         return Step.GIVE_BACK
-    if seen.group_state == "PENDING" and seen.held_for > seen.patience and gang.moves < MOST_MOVES:
-        return Step.PLAN_AGAIN
+    if seen.group_state == "PENDING" and seen.held_for > seen.patience:
+        if gang.moves < MOST_MOVES:
+            return Step.PLAN_AGAIN
+        return Step.GIVE_UP if seen.own_workers else Step.WAIT
     return Step.WAIT

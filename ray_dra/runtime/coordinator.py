@@ -8,6 +8,7 @@ anywhere comes back to what it had said.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -39,6 +40,7 @@ from ray_dra.translate.labels import SLOT
 from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
 
 GANG = "gang/"
+STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
 
 
 class Seen(NamedTuple):
@@ -91,7 +93,7 @@ class Coordinator:
         self.progress: dict[str, Progress] = {}  # gang -> how far its workers are
         self.ending: set[str] = set()  # gangs whose workers are being given back
         self.failures: dict[str, str] = {}  # gangs that were given up, until whoever waits has heard of it
-        self.nodes = Nodes(store, self.inventory, clock)
+        self.nodes = Nodes(store, self.inventory, clock, reserved=self._is_machine)
         self.others = Others(store, self.inventory, ray)
         self.gangs: dict[str, Gang] = {}
         self.since: dict[str, float] = {}  # gang -> when it was last planned, or seen after a restart
@@ -143,6 +145,10 @@ class Coordinator:
         self.nodes.drop_unused(held)
         self._serve()
 
+    def _is_machine(self, node: str) -> bool:
+        """Whether it is a node of Kubernetes' on which gangs get workers of their own."""
+        return self.workers is not None and self.workers.serves(node)
+
     def _wanted(self) -> list[Allocation]:
         """The allocations for which workers are to be there."""
         return [g.allocation for g in self.gangs.values() if g.allocation is not None and g.id not in self.ending]
@@ -157,18 +163,54 @@ class Coordinator:
         return {n.labels[SLOT] for n in self.view.nodes if n.alive and SLOT in n.labels}
 
     def _provision(self, gang: Gang) -> None:
-        """One step further with a gang's workers; planned again elsewhere where they cannot be had."""
-        if self.workers is None or gang.allocation is None or gang.group is not None or gang.releasing:
+        """One step further with a gang's workers; planned again elsewhere where they cannot be had.
+
+        Until Ray has placed the gang for the first time; from then on what is missing of it is lost.
+        """
+        if self.workers is None or gang.allocation is None or gang.releasing or self._placed_once(gang):
             return
         before = self.progress.get(gang.id, Progress())
-        progress = self.progress[gang.id] = self.workers.advance(gang.allocation, self._joined())
-        if progress.ready and not before.ready:
+        grouped = gang.group is not None
+        progress = self.workers.advance(gang.allocation, self._joined(), grouped=grouped)
+        if progress.joined and grouped and self.clock() - self.since[gang.id] > STRAY_SECONDS:
+            progress = replace(progress, said=self._taken_by_others(gang.allocation))
+        self.progress[gang.id] = progress
+        if (progress.ready, progress.joined) != (before.ready, before.joined):
             self.since[gang.id] = self.clock()
         if progress.failed and (progress.final or gang.moves >= MOST_MOVES):
-            self._save(replace(gang, releasing=True, failed=progress.failed))
+            self._give_up(gang, progress.failed)
         elif progress.failed:
             self.refused[gang.id] = (Shortfall(Kind.WORKERS, "Kubernetes", "workers", progress.failed),)
             self._plan_again(gang, stay=False)
+
+    def _taken_by_others(self, allocation: Allocation) -> str:
+        """What keeps Ray from placing a gang on workers that have joined: work that was queued in Ray, by its jobs."""
+        assert self.workers is not None
+        slots = {self.workers.selector(allocation, node)[SLOT]: node for node in allocation.nodes}
+        found = []
+        for raylet in self.view.nodes:
+            node = slots.get(raylet.labels.get(SLOT, ""))
+            if node is None or not raylet.alive:
+                continue
+            taken = {r: n - raylet.available.get(r, 0.0) for r, n in raylet.total.items() if r in ("GPU", "CPU")}
+            amounts = ", ".join(f"{amount:g} {r}" for r, amount in taken.items() if amount > 0)
+            try:
+                jobs = ", ".join(sorted({worker.job for worker in self.ray.workers(raylet.id) if worker.job}))
+            except RayDraError:
+                jobs = ""
+            if amounts:
+                found.append(f"{amounts} on {node} taken by work of job {jobs or 'unknown'}")
+        return "; ".join(found) or "Ray does not place the bundles"
+
+    def _give_up(self, gang: Gang, why: str) -> None:
+        """Nothing more is tried for it; whoever waits hears why."""
+        self._save(replace(gang, releasing=True, failed=why))
+        self.release(gang.id)
+
+    def _placed_once(self, gang: Gang) -> bool:
+        """Whether Ray has placed the gang's group, though it may have lost a part since."""
+        group = self.view.groups.get(gang.group or "")
+        return group is not None and group.state != "PENDING"
 
     def _advance(self, gang: Gang) -> None:
         self._provision(gang)
@@ -180,8 +222,14 @@ class Coordinator:
             self.release(gang.id)
         elif step is Step.FORGET:
             self._forget(gang)
-        elif step is Step.PLAN_AGAIN:
+        elif step is Step.PLAN_AGAIN and self.workers is None:
             self._plan_again(gang)
+        elif step is Step.PLAN_AGAIN:
+            said = self.progress[gang.id].said
+            self.refused[gang.id] = (Shortfall(Kind.WORKERS, "Ray", "the gang's workers", said),)
+            self._plan_again(gang, stay=False)
+        elif step is Step.GIVE_UP:
+            self._give_up(gang, self.progress[gang.id].said)
 
     def _observed(self, gang: Gang) -> Observed:
         state = None
@@ -190,14 +238,20 @@ class Coordinator:
             young = self.clock() - self.since[gang.id] < 2.0  # the view may be older than the group
             state = group.state if group is not None else (None if young and not gang.releasing else "ABSENT")
         busy = gang.releasing and bool(self._workers(gang))
+        progress = self.progress.get(gang.id, Progress())
+        if self.workers is None:
+            patience = PLACE_SECONDS
+        else:  # the raylets' own patience comes before
+            patience = WORKERS_SECONDS if progress.joined else math.inf
         return Observed(
             group_state=state,
             owner_alive=not gang.owner or gang.owner in self.view.jobs,
             busy=busy,
             lost=self._lost(gang),
             held_for=self.clock() - self.since[gang.id],
-            provisioned=self.workers is None or self.progress.get(gang.id, Progress()).ready,
-            patience=PLACE_SECONDS if self.workers is None else WORKERS_SECONDS,
+            provisioned=self.workers is None or progress.ready,
+            patience=patience,
+            own_workers=self.workers is not None,
         )
 
     def _workers(self, gang: Gang) -> list[str]:
@@ -224,7 +278,7 @@ class Coordinator:
         if gang.allocation is None:
             return ()
         found: dict[str, None] = {}
-        if self.workers is not None and gang.group is not None:
+        if self.workers is not None and self._placed_once(gang):
             found = dict.fromkeys(self.workers.lost(gang.allocation, self._joined()))
         for placed in gang.allocation.bundles:
             seat = self.inventory.seats.get(placed.node)
@@ -263,12 +317,12 @@ class Coordinator:
         sequence = 1 + max((g.sequence for g in self.gangs.values()), default=0)
         gang = Gang(order.request, sequence, order.name, order.namespace, order.owner, order.detached)
         ahead = self._ahead(gang)
-        answer = plan(self.inventory, order.request) if not ahead else self._turn(order, ahead)
+        answer = self._plan(order.request) if not ahead else self._turn(order, ahead)
         if isinstance(answer, Unsatisfiable):
             self._refuse_never(order)
             if not order.wait:
                 self.observe()  # what looked taken may have ended since
-                answer = plan(self.inventory, order.request) if not self._ahead(gang) else answer
+                answer = self._plan(order.request) if not self._ahead(gang) else answer
                 if isinstance(answer, Unsatisfiable):
                     raise _refusal("The gang does not fit now.", answer)
         if isinstance(answer, Allocation):
@@ -283,7 +337,8 @@ class Coordinator:
 
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
-        return plan_and_explain(self.inventory, request)
+        there = self._plan_on_raylets(request, 0)
+        return there if there is not None else plan_and_explain(self.inventory, request)
 
     def commit(self, gang_id: str, group: str, moves: int) -> Status:
         """The driver made Ray's placement group; from here on its workers find their GPUs.
@@ -339,7 +394,7 @@ class Coordinator:
         )
 
     def _selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
-        if self.workers is not None and self.workers.serves(node):
+        if self.workers is not None and self._is_machine(node):
             return self.workers.selector(allocation, node)
         return self.nodes.selector(node)
 
@@ -423,6 +478,19 @@ class Coordinator:
             if g.allocation is None and not g.releasing and g.id != gang.id and _turn_key(g) < _turn_key(gang)
         ]
 
+    def _plan(self, request: GangRequest, epoch: int = 0) -> Allocation | Unsatisfiable:
+        """Where the gang goes: on workers that are there, if they will do, before new ones are made."""
+        there = self._plan_on_raylets(request, epoch)
+        return there if there is not None else plan(self.inventory, request, epoch=epoch)
+
+    def _plan_on_raylets(self, request: GangRequest, epoch: int) -> Allocation | None:
+        """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""
+        if self.workers is None or request.locality.exclusive:
+            return None
+        names = [name for name in self.nodes.raylets if name in self.inventory.seats]
+        answer = plan(self.inventory.part(names), request, epoch=epoch) if names else None
+        return answer if isinstance(answer, Allocation) else None
+
     def _turn(self, order: Order, ahead: list[Gang]) -> Unsatisfiable:
         first = min(ahead, key=_turn_key)
         return Unsatisfiable(
@@ -448,7 +516,7 @@ class Coordinator:
         """Plan the queue, in order; the first that does not fit holds up those behind it."""
         waiting = [g for g in self.gangs.values() if g.allocation is None and not g.releasing]
         for gang in sorted(waiting, key=_turn_key):
-            answer = plan(self.inventory, gang.request, epoch=gang.moves)
+            answer = self._plan(gang.request, gang.moves)
             if isinstance(answer, Unsatisfiable):
                 self.refused[gang.id] = answer.shortfalls
                 return
@@ -462,7 +530,7 @@ class Coordinator:
         """Look for another place for a gang that Ray does not place; `stay` where there is none."""
         assert gang.allocation is not None
         self.inventory.release(gang.id)
-        answer = plan(self.inventory, gang.request, epoch=gang.moves + 1)
+        answer = self._plan(gang.request, gang.moves + 1)
         same = isinstance(answer, Allocation) and answer.grants == gang.allocation.grants
         if stay and (same or isinstance(answer, Unsatisfiable)):
             self.inventory.hold(gang.allocation)
@@ -491,7 +559,7 @@ class Coordinator:
         """Each bundle's devices as its raylet numbers them: a worker of the gang's own has no others."""
         by_node: dict[str, list[int]] = {}
         for grant in allocation.grants:
-            if self.workers is not None and self.workers.serves(grant.node):
+            if self._is_machine(grant.node):
                 by_node.setdefault(grant.node, []).append(grant.position)
         ranks = {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
         return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ray_dra.core.inventory import Inventory
@@ -25,7 +25,11 @@ SILENT_SECONDS = 4.0  # agents say something every half second
 class Nodes:
     """The nodes of the cluster; writes them into `inventory`."""
 
-    def __init__(self, store: Store, inventory: Inventory, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, inventory: Inventory, clock: Clock, *, reserved: Callable[[str], bool] = lambda name: False
+    ) -> None:
+        """`reserved`: names that are others' in the inventory; a raylet on the host's network calls itself so."""
+        self._reserved = reserved
         self.store = store
         self.inventory = inventory
         self.clock = clock
@@ -75,7 +79,8 @@ class Nodes:
         claimed = Counter(n.labels.get(NODE) for n in alive)
         for raylet in alive:
             label = raylet.labels.get(NODE)
-            name = label if label is not None and claimed[label] == 1 else f"ray-{raylet.id[:16]}"
+            its_own = label is not None and claimed[label] == 1 and not self._reserved(label)
+            name = label if label is not None and its_own else f"ray-{raylet.id[:16]}"
             if self.names.get(raylet.id) != name:
                 self.names[raylet.id] = name
                 self._persist(raylet.id)

@@ -6,7 +6,8 @@ goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `transla
 `translate.slices` reads the nodes, `coordinator.py` decides which allocation is wanted.
 
     making   claim templates and ComputeDomains -> worker groups -> all pods there, gated -> gates opened, all at once
-             -> allocated and bound -> verified by NVML in each pod -> barrier opened -> raylets joined
+             -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
+             -> raylets joined
     undoing  groups suspended -> no pods -> groups removed -> pods, templates, ComputeDomains deleted
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_dra.core.allocation import Allocation
@@ -47,10 +48,12 @@ QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the workers of a gang are. `failed`: why this attempt will not get there; `final`: nor will any other;
-    `said`: what is being waited for."""
+    """How far the workers of a gang are. `ready`: all are there and have what was planned, and join when they are let;
+    `joined`: all have; `failed`: why this attempt will not get there; `final`: nor will any other; `said`: what is
+    being waited for."""
 
     ready: bool = False
+    joined: bool = False
     failed: str = ""
     final: bool = False
     said: str = ""
@@ -177,11 +180,13 @@ class Provisioner:
 
     # -- making
 
-    def advance(self, allocation: Allocation, joined: set[str]) -> Progress:
+    def advance(self, allocation: Allocation, joined: set[str], *, grouped: bool = True) -> Progress:
         """One step further for a gang's workers.
 
         Args:
             joined: slot labels of the raylets that live.
+            grouped: the gang's placement group waits in Ray. Raylets are let in only then: Ray places it the moment
+                they are there, before work of others that is queued finds them.
         """
         name = attempt_name(allocation.gang, allocation.epoch)
         try:
@@ -191,7 +196,7 @@ class Provisioner:
                     self._provisioned(allocation), self._raycluster(), imex=self.inventory.limits.compute_domains
                 )
                 made = self._tries[name] = _Try(attempt, since=self.clock())
-            return self._step(made, self.found.get(name, _Found()), joined)
+            return self._step(made, self.found.get(name, _Found()), joined, grouped)
         except _Failed as error:
             return Progress(failed=str(error))
         except InvalidRequest as error:
@@ -208,16 +213,21 @@ class Provisioner:
         kept = tuple(placed for placed in allocation.bundles if placed.node in self.machines.names)
         return Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
 
-    def _step(self, made: _Try, there: _Found, joined: set[str]) -> Progress:
+    def _step(self, made: _Try, there: _Found, joined: set[str], grouped: bool) -> Progress:
         attempt = made.attempt
         if not made.checked:
             self.kube.together([lambda pod=pod: self.kube.create(pod, dry_run=True) for pod in attempt.pods])  # type: ignore[misc]
             made.checked = True
         labels = {slot_label(attempt.name, node): node for node in attempt.slots}
         if labels.keys() <= joined:
-            return Progress(ready=True)
+            return Progress(ready=True, joined=True)
         stage, said = self._make(made, there, labels)
-        return self._judge(made, there, stage, said, len(labels.keys() & joined))
+        if stage == "joined" and grouped and self.store.get(GO_KEY + attempt.name) is None:
+            self.store.put(GO_KEY + attempt.name, b"")
+        progress = self._judge(made, there, stage, said, len(labels.keys() & joined))
+        if stage == "joined" and not progress.failed:
+            return replace(progress, ready=True)
+        return progress
 
     def _make(self, made: _Try, there: _Found, labels: Mapping[str, str]) -> tuple[str, str]:
         """Do what can be done now; the stage it is in, and what is being waited for."""
@@ -250,8 +260,6 @@ class Provisioner:
             if waiting is not None:
                 return "started", f"{waiting['metadata']['name']}: {why_not_started(waiting)}"
             return "verified", f"NVML in {len(labels) - len(verified)} of {len(labels)} pods"
-        if self.store.get(GO_KEY + attempt.name) is None:
-            self.store.put(GO_KEY + attempt.name, b"")
         return "joined", "the raylets to join"
 
     def _open(self, attempt: Attempt, pods: Sequence[Object], closed: Sequence[Object]) -> None:

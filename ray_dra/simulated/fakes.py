@@ -63,7 +63,7 @@ class FakeRay:
         return RayView(nodes, groups, frozenset(self.jobs))
 
     def workers(self, node_id: str) -> tuple[Worker, ...]:
-        found = [Worker(pid) for pid, (raylet, _) in self.tasks.items() if raylet == node_id]
+        found = [Worker(pid, job="other") for pid, (raylet, _) in self.tasks.items() if raylet == node_id]
         for name, group in self.groups.items():
             for bundle in group.workers:
                 if group.nodes[bundle] == node_id and group.slots[bundle]:

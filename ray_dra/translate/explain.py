@@ -34,7 +34,7 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
         + (f", planned again {status.moves} times" if status.moves else "")
     ]
-    if status.phase is Phase.PROVISIONING and status.said:
+    if status.phase in (Phase.PROVISIONING, Phase.PLACING) and status.said:
         lines.append(f"  {status.said}")
     lines += [f"  lost: {text}" for text in status.lost]
     if status.allocation is None:

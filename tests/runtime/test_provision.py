@@ -20,9 +20,9 @@ from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.bundles import request_from_bundles
-from ray_dra.translate.labels import SLOT
+from ray_dra.translate.labels import NODE, RAY_NODE_ID, SLOT
 from ray_dra.translate.workers import slot_label
-from tests.runtime.world import Clock, Crash
+from tests.runtime.world import Clock, Crash, tray
 from tests.translate.test_kubernetes import cluster
 
 
@@ -99,15 +99,16 @@ class World:
                 living.add(name)
                 if name not in self.ray.nodes:
                     self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT: label})
-        for raylet in [r for r, node in self.ray.nodes.items() if node.alive and r not in living]:
+        gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT in n.labels and r not in living]
+        for raylet in gone:
             self.ray.kill_node(raylet)
 
     def _no_half_gang(self) -> None:
         for gang in self.coordinator.gangs:
             status = self.coordinator.status(gang)
             if status.phase is Phase.READY:
-                joined = {n.labels[SLOT] for n in self.ray.nodes.values() if n.alive}
-                assert {selector[SLOT] for selector in status.selectors} <= joined
+                joined = {n.labels[SLOT] for n in self.ray.nodes.values() if n.alive and SLOT in n.labels}
+                assert {selector[SLOT] for selector in status.selectors if SLOT in selector} <= joined
 
     def drive(self, gang: str, turns: int = 80) -> Phase:
         """As a driver does: make the placement group when the gang is held, until it is ready."""
@@ -259,6 +260,74 @@ def test_nodes_that_are_left_out_for_a_while_refuse_nobody_for_ever() -> None:
     assert "4 free of 8" in str(status.waits_for)
     world.clock.now += 61
     assert world.drive(status.gang) is Phase.READY
+
+
+def test_gpu_workers_that_are_there_are_used_before_new_ones_are_made() -> None:
+    """A worker of the user's own, on the host's network: it calls itself like its node, of which it has a part."""
+    world = World()
+    taken = "gb200-r0-t00"
+    world.ray.add_node("theirs", gpus=4, labels={NODE: taken})
+    for at in range(4):
+        world.kube.take(taken, f"gpu-{at}")
+    world.turn()
+    world.coordinator.report("theirs", tray("theirs"))
+    first = world.coordinator.submit(world.order(bundles=1))
+    assert first.selectors == ({RAY_NODE_ID: "theirs"},)
+    assert world.drive(first.gang) is Phase.READY
+    assert not world.kube.writes
+    second = world.coordinator.submit(world.order(bundles=1))
+    assert second.phase is Phase.PROVISIONING
+    assert second.allocation is not None
+    assert second.allocation.nodes != (taken,)
+    assert world.drive(second.gang) is Phase.READY
+    for status in (first, second):
+        world.coordinator.release(status.gang)
+    world.settle()
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_work_that_took_a_gangs_worker_is_named_and_the_gang_gets_new_ones(times: int) -> None:
+    """Ray has no taints: between two joins, queued work of others can settle on the first of a gang's raylets."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    add_node, took = world.ray.add_node, []
+
+    def add_and_take(raylet: str, **more: Any) -> None:
+        add_node(raylet, **more)
+        if len(took) < times and world.ray.start_task(raylet, 1):
+            took.append(raylet)
+
+    world.ray.add_node = add_and_take  # type: ignore[method-assign]
+    said = set()
+    for _ in range(600):
+        try:
+            found = world.drive(gang, turns=1)
+        except UnsatisfiableError:
+            break
+        if found is Phase.READY:
+            break
+        said.add(world.coordinator.status(gang).said)
+    assert any("1 GPU on gb200-r0-t0" in text and "by work of job other" in text for text in said)
+    if times == 1:
+        assert found is Phase.READY
+        assert world.coordinator.status(gang).moves == 1
+        world.coordinator.release(gang)
+    else:
+        with pytest.raises(UnsatisfiableError, match=r"given up: .*taken by work of job other"):
+            world.coordinator.status(gang)
+    world.settle()
+
+
+def test_raylets_are_let_in_only_when_the_placement_group_waits_for_them() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(30):
+        world.turn()
+    assert world.coordinator.status(gang).phase is Phase.HELD
+    assert not world.ray.nodes
+    assert world.drive(gang) is Phase.READY
+    world.coordinator.release(gang)
+    world.settle()
 
 
 def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
