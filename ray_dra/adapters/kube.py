@@ -73,8 +73,10 @@ class Mirror:
                 self._ended.wait(AGAIN_SECONDS)
 
     def _list(self) -> str:
-        found, version = self._api.listed(self._kind, self._namespace, **self._select)
-        things = {_key(thing): self._keep(thing) for thing in found}
+        things: dict[tuple[str, str], Any] = {}
+        version = ""
+        for page, version in self._api.pages(self._kind, self._namespace, **self._select):
+            things.update((_key(thing), self._keep(thing)) for thing in page)
         with self._lock:
             self._things = things
             self.version += 1
@@ -88,16 +90,24 @@ class Mirror:
             version = thing["metadata"]["resourceVersion"]
             if kind == "BOOKMARK":
                 continue
-            with self._lock:
-                if kind == "DELETED":
-                    self._things.pop(_key(thing), None)
-                else:
-                    self._things[_key(thing)] = self._keep(thing)
-                self.version += 1
-            self._changed()
+            if self._take(kind, thing):
+                self._changed()
             if self._ended.is_set():
                 break
         return version
+
+    def _take(self, kind: str, thing: Object) -> bool:
+        """One event; False where nothing that is kept has changed, as with a node's heartbeat."""
+        key, kept = _key(thing), None if kind == "DELETED" else self._keep(thing)
+        with self._lock:
+            if self._things.get(key) == kept:
+                return False
+            if kept is None:
+                del self._things[key]
+            else:
+                self._things[key] = kept
+            self.version += 1
+        return True
 
 
 class KubeAdapter:
@@ -115,7 +125,7 @@ class KubeAdapter:
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self._mirrors = {
             "raycluster": Mirror(api, "RayCluster", namespace, fields=f"metadata.name={raycluster}", changed=changed),
-            "nodes": Mirror(api, "Node", keep=read_node),
+            "nodes": Mirror(api, "Node", keep=read_node, changed=changed),
             "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={DRIVER}"),
             "claims": Mirror(api, "ResourceClaim", keep=_claim),
             "pods": Mirror(api, "Pod", namespace, labels=ours, changed=changed),

@@ -62,6 +62,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
 # spec did not change. A later patch sends them sorted and without blanks; so must we, or nothing can be patched.
 WITH_PARAMETERS = frozenset({"ResourceClaim", "ResourceClaimTemplate", "DeviceClass"})
 
+PAGE = 250  # objects in one answer: a Node has some 20 KB, ten times as much when parsed
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 RETRIES = 5  # of reads and of what the server asked to send again (429 and 503 with Retry-After), as client-go does
 
@@ -108,14 +109,32 @@ class KubernetesApi:
         except NotFound:
             return None
 
+    def pages(
+        self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Iterator[tuple[list[Object], str]]:
+        """The objects (of all namespaces where `namespace` is None) by the page, and the version to watch from.
+
+        Raises:
+            WatchExpired: in the middle, where it took too long; begin anew.
+        """
+        group, on = KINDS[kind][0], ""
+        while True:
+            query = {**_selectors(labels, fields), "limit": str(PAGE), **({"continue": on} if on else {})}
+            answer = self._ask("GET", path_of(kind, namespace), query=query)
+            items = [{"apiVersion": group, "kind": kind, **item} for item in answer.get("items") or ()]
+            yield items, answer["metadata"]["resourceVersion"]
+            on = answer["metadata"].get("continue", "")
+            if not on:
+                return
+
     def listed(
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> tuple[list[Object], str]:
-        """The objects (of all namespaces where `namespace` is None), and the version to watch from."""
-        answer = self._ask("GET", path_of(kind, namespace), query=_selectors(labels, fields))
-        group = KINDS[kind][0]
-        items = [{"apiVersion": group, "kind": kind, **item} for item in answer.get("items") or ()]
-        return items, answer["metadata"]["resourceVersion"]
+        """All pages at once."""
+        found, version = [], ""
+        for page, version in self.pages(kind, namespace, labels=labels, fields=fields):
+            found += page
+        return found, version
 
     def items(self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "") -> list[Object]:
         return self.listed(kind, namespace, labels=labels, fields=fields)[0]
