@@ -38,17 +38,21 @@ def main() -> None:
         watch(options.watch)
         return
     cluster = Cluster.up(
-        f"view-{os.getpid()}", nodes=(), real=False, options=Options(grace=3600, controllers_qps=500), say=lambda text: None
+        f"view-{os.getpid()}",
+        nodes=(),
+        real=False,
+        options=Options(grace=3600, controllers_qps=500),
+        say=lambda text: None,
     )
     try:
         row = measure(cluster, options.nodes)
     finally:
         cluster.down()
     print(
-        f"{row['nodes']} nodes of {row['node_bytes'] / 1000:.0f} KB: first sync {row['sync_s']:.2f} s; a change seen in"
-        f" {row['seen_s_p50']:.3f} s (p50), {row['seen_s_max']:.3f} s (most of {CHANGES}); memory {row['rss_mb']:.0f} MB"
-        f" above the idle {row['idle_mb']:.0f} MB, at most {row['peak_mb']:.0f} MB above it; a list by the bare client"
-        f" takes {row['bare_list_s']:.2f} s"
+        f"{row['nodes']} nodes of {row['node_bytes'] / 1000:.0f} KB: first sync {row['sync_s']:.2f} s (one list by the bare"
+        f" client {row['bare_list_s']:.2f} s)\n"
+        f"a change seen in {row['seen_s_p50']:.3f} s (p50), {row['seen_s_max']:.3f} s (most of {CHANGES})\n"
+        f"memory {row['rss_mb']:.0f} MB above the idle {row['idle_mb']:.0f} MB, at most {row['peak_mb']:.0f} MB above it"
     )
     write(options.json, [row])
 
@@ -96,7 +100,10 @@ def fatten(api: KubernetesApi, name: str) -> None:
     """What kubelets and operators write: images with digests, and annotations."""
     images = [
         {
-            "names": [f"registry.example/team-{at % 7}/application-{at}@sha256:{at:064x}", f"registry.example/a-{at}:1"],
+            "names": [
+                f"registry.example/team-{at % 7}/application-{at}@sha256:{at:064x}",
+                f"registry.example/a-{at}:1",
+            ],
             "sizeBytes": 10**9 + at,
         }
         for at in range(50)

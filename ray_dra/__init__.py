@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         SimulationError,
         UnsatisfiableError,
     )
+    from ray_dra.submission import get_job_submission_client_cluster_info
 
 __version__ = "0.1.0"
 
@@ -67,6 +68,7 @@ _HOMES = {
         "SimulationError",
         "UnsatisfiableError",
     ),
+    "ray_dra.submission": ("get_job_submission_client_cluster_info",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -89,6 +91,7 @@ __all__ = [
     "best_connected",
     "embedded_cluster",
     "get_devices",
+    "get_job_submission_client_cluster_info",
     "linked_devices",
     "placement_group",
     "plan",

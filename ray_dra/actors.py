@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from ray_dra.adapters.ray import HEAD, WORKER_HOOK, KvStore, RayAdapter
+from ray_dra.adapters.ray import HEAD, WORKER_HOOK, KvStore, RayAdapter, cluster_id
 from ray_dra.agents import HEARTBEAT_SECONDS, NAME, NAMESPACE, AgentActor
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
@@ -205,7 +205,10 @@ class CoordinatorActor:
     def _keep_agents(self) -> None:
         now = time.monotonic()
         nodes = self._core.nodes
-        for raylet in nodes.view.nodes:
+        for gone in self._agents.keys() - {n.id for n in self._core.view.nodes if n.alive}:
+            del self._agents[gone]
+            nodes.heard.pop(gone, None)
+        for raylet in self._core.view.nodes:
             if not raylet.alive or raylet.total.get("GPU", 0) < 1:
                 continue
             spoke = max(nodes.heard.get(raylet.id, 0.0), self._agents.get(raylet.id, 0.0) + AGENT_SECONDS)
@@ -263,7 +266,8 @@ def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Any:
     from ray_dra.adapters.kube import KubeAdapter
     from ray_dra.adapters.kubernetes import KubernetesApi
 
-    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster, changed=changed)
+    holder = f"ray-{cluster_id()}"  # the same when Ray starts the coordinator again
+    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster, holder=holder, changed=changed)
 
 
 def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:

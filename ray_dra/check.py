@@ -31,6 +31,8 @@ RIGHTS = (
     Right("resource.k8s.io", "resourceclaimtemplates", ("list", "watch", "create", "delete")),
     Right("resource.nvidia.com", "computedomains", ("list", "watch", "create", "delete")),
     Right("", "pods", ("list", "watch", "create", "patch", "delete")),
+    Right("coordination.k8s.io", "leases", ("get", "create", "update")),
+    Right("", "events", ("create",)),
     Right("", "nodes", ("list", "watch"), everywhere=True),
     Right("resource.k8s.io", "resourceslices", ("list", "watch"), everywhere=True),
     Right("resource.k8s.io", "resourceclaims", ("list", "watch"), everywhere=True),

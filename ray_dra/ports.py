@@ -193,6 +193,12 @@ class Kube(Protocol):
     def delete(self, kind: str, name: str) -> None:
         """Harmless when it is gone."""
 
+    def lead(self) -> str:
+        """Take or keep the RayCluster's lease; "" while it is ours, else who has it and for how long."""
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event about the RayCluster, for `kubectl describe`. Nobody waits for it, and nothing fails with it."""
+
     def together(self, calls: Sequence[Callable[[], None]]) -> None:
         """Make these calls side by side; the first error is raised when all are done."""
 

@@ -10,11 +10,13 @@ from contextlib import suppress
 from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.adapters.lease import Lease
 from ray_dra.errors import AlreadyThere, ApiUnavailable, KubernetesError, WatchExpired
 from ray_dra.ports import KubeView, Object
+from ray_dra.translate.events import event_about
 from ray_dra.translate.labels import DRIVER
 from ray_dra.translate.slices import read_node
-from ray_dra.translate.workers import CLUSTER_LABEL
+from ray_dra.translate.workers import ATTEMPT_LABEL, CLUSTER_LABEL
 
 WATCH_SECONDS = 300.0
 AGAIN_SECONDS = 1.0  # after an error, before the next try
@@ -75,7 +77,8 @@ class Mirror:
     def _list(self) -> str:
         things: dict[tuple[str, str], Any] = {}
         version = ""
-        for page, version in self._api.pages(self._kind, self._namespace, **self._select):
+        for page, at in self._api.pages(self._kind, self._namespace, **self._select):
+            version = at
             things.update((_key(thing), self._keep(thing)) for thing in page)
         with self._lock:
             self._things = things
@@ -118,8 +121,15 @@ class KubeAdapter:
     """
 
     def __init__(
-        self, api: KubernetesApi, namespace: str, raycluster: str, *, changed: Callable[[], None] = lambda: None
+        self,
+        api: KubernetesApi,
+        namespace: str,
+        raycluster: str,
+        *,
+        holder: str = "",
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
+        """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait."""
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
         self.compute_domains = api.serves("ComputeDomain")
         ours = f"{CLUSTER_LABEL}={raycluster}"
@@ -133,6 +143,7 @@ class KubeAdapter:
         }
         if self.compute_domains:
             self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours)
+        self._lease = Lease(api, namespace, f"ray-dra-{raycluster}", holder)
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="kube")
         deadline = time.monotonic() + SYNC_SECONDS
         for mirror in self._mirrors.values():
@@ -141,6 +152,7 @@ class KubeAdapter:
                     raise mirror.error
                 if time.monotonic() > deadline:
                     raise mirror.error or ApiUnavailable("The Kubernetes API did not answer in time.", place=api.server)
+        self._lease.asked.wait(SYNC_SECONDS)
 
     def view(self) -> KubeView:
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
@@ -166,6 +178,15 @@ class KubeAdapter:
     def delete(self, kind: str, name: str) -> None:
         self._api.delete(kind, name, self.namespace)
 
+    def lead(self) -> str:
+        return self._lease.missing()
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        cluster = next(iter(self._mirrors["raycluster"].items()), None)
+        if cluster is not None:
+            event = event_about(cluster, reason, message, warning=warning)
+            self._writers.submit(lambda: self._api.create(event, self.namespace))
+
     def together(self, calls: Sequence[Callable[[], None]]) -> None:
         waiting = [self._writers.submit(call) for call in calls]
         errors = [error for each in waiting if (error := each.exception()) is not None]
@@ -175,6 +196,7 @@ class KubeAdapter:
     def close(self) -> None:
         for mirror in self._mirrors.values():
             mirror.stop()
+        self._lease.stop()
         self._writers.shutdown(wait=False)
 
 
@@ -183,7 +205,8 @@ def _key(thing: Object) -> tuple[str, str]:
 
 
 def _claim(thing: Object) -> Object:
-    """Where a claim lies and whose it is."""
-    meta = thing["metadata"]
-    kept = {name: meta[name] for name in ("name", "namespace", "uid", "labels", "deletionTimestamp") if name in meta}
-    return {"metadata": kept, "status": {"allocation": (thing.get("status") or {}).get("allocation")}}
+    """Where a claim lies and whose it is; while a gang's is not allocated, also which devices it is for."""
+    meta, allocation = thing["metadata"], (thing.get("status") or {}).get("allocation")
+    wanted = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp")
+    kept = {"metadata": {name: meta[name] for name in wanted if name in meta}, "status": {"allocation": allocation}}
+    return kept if allocation or ATTEMPT_LABEL not in (meta.get("labels") or {}) else {**kept, "spec": thing["spec"]}

@@ -79,7 +79,7 @@ class KubernetesApi:
     """
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
-        configuration = client.Configuration()
+        self.configuration = configuration = client.Configuration()
         try:
             if kubeconfig is not None or context is not None:
                 config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
@@ -132,8 +132,9 @@ class KubernetesApi:
     ) -> tuple[list[Object], str]:
         """All pages at once."""
         found, version = [], ""
-        for page, version in self.pages(kind, namespace, labels=labels, fields=fields):
+        for page, at in self.pages(kind, namespace, labels=labels, fields=fields):
             found += page
+            version = at
         return found, version
 
     def items(self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = "") -> list[Object]:

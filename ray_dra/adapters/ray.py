@@ -104,6 +104,11 @@ class RayAdapter:
         remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
 
 
+def cluster_id() -> str:
+    """Of the control store's life: another after the head was lost without fault tolerance."""
+    return str(_gcs().cluster_id.hex())
+
+
 def _gcs() -> Any:
     return ray._private.worker.global_worker.gcs_client
 
@@ -155,6 +160,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._raylet.GcsClient.internal_kv_get", lambda: ray._raylet.GcsClient),
     ("ray.experimental.internal_kv._internal_kv_put", lambda: internal_kv._internal_kv_put),
     ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
+    ("ray._raylet.InnerGcsClient.cluster_id", lambda: ray._raylet.InnerGcsClient.cluster_id),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
 )
 

@@ -332,9 +332,7 @@ class Inventory(Index):
         seats = [self.seats[name] for name in names]
         made = Inventory((seat.node for seat in seats), self.limits)
         for seat in seats:
-            used = {
-                name: seat.used.get(name, 0.0) + seat.used_by_others.get(name, 0.0) for name in seat.node.resources
-            }
+            used = {name: seat.used.get(name, 0.0) + seat.used_by_others.get(name, 0.0) for name in seat.node.resources}
             made.set_others(seat.name, (1 << seat.size) - 1 & ~seat.free, used)
         return made
 

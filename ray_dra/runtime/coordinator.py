@@ -33,6 +33,7 @@ from ray_dra.core.topology import Health
 from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, RayView, Store
+from ray_dra.runtime.narrate import told_of
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.others import Others
 from ray_dra.runtime.provision import Progress, Provisioner
@@ -92,6 +93,7 @@ class Coordinator:
         self.workers = None if kube is None else Provisioner(kube, store, self.inventory, clock)
         self.progress: dict[str, Progress] = {}  # gang -> how far its workers are
         self.ending: set[str] = set()  # gangs whose workers are being given back
+        self.told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it
         self.failures: dict[str, str] = {}  # gangs that were given up, until whoever waits has heard of it
         self.nodes = Nodes(store, self.inventory, clock, reserved=self._is_machine)
         self.others = Others(store, self.inventory, ray)
@@ -126,9 +128,23 @@ class Coordinator:
     # -- what the world reports
 
     def report(self, raylet: str, reading: NodeReading) -> None:
-        """An agent's reading of its node."""
-        if self.nodes.report(raylet, reading):
+        """An agent's reading of its node, or of the part of one that a gang's own worker has."""
+        allocation, node = self._slot_of(raylet)
+        if self.workers is not None and allocation is not None:
+            self.nodes.heartbeat(raylet)
+            self.workers.machines.hear(node, reading)
+        elif self.nodes.report(raylet, reading):
             self._serve()
+
+    def _slot_of(self, raylet: str) -> tuple[Allocation | None, str]:
+        """The gang and node of a worker that was made for a gang."""
+        found = next((n.labels[SLOT] for n in self.view.nodes if n.id == raylet and SLOT in n.labels), None)
+        for gang in self.gangs.values() if found is not None and self.workers is not None else ():
+            if gang.allocation is not None and self.workers is not None:
+                for node in gang.allocation.nodes:
+                    if self.workers.selector(gang.allocation, node)[SLOT] == found:
+                        return gang.allocation, node
+        return None, ""
 
     def observe(self) -> None:
         """Look at Ray, and take every gang one step further. Called every half second, and after a release."""
@@ -141,6 +157,7 @@ class Coordinator:
         self.others.look(self.view, self.nodes.names, self._placed_devices(), ours)
         for gang in sorted(self.gangs.values(), key=lambda g: g.sequence):
             self._advance(gang)
+            self._tell(gang.id)
         held = {placed.node for g in self.gangs.values() if g.allocation for placed in g.allocation.bundles}
         self.nodes.drop_unused(held)
         self._serve()
@@ -202,6 +219,17 @@ class Coordinator:
                 found.append(f"{amounts} on {node} taken by work of job {jobs or 'unknown'}")
         return "; ".join(found) or "Ray does not place the bundles"
 
+    def _tell(self, gang_id: str) -> None:
+        """A Kubernetes event when a gang has come to something new."""
+        if self.workers is None or gang_id not in self.gangs:
+            return
+        progress = self.progress.get(gang_id, Progress())
+        told = told_of(self.status(gang_id), progress.stage, progress.joined)
+        key = (told.reason, self.gangs[gang_id].moves)
+        if self.told.get(gang_id) != key:
+            self.told[gang_id] = key
+            self.workers.kube.tell(told.reason, told.message, warning=told.warning)
+
     def _give_up(self, gang: Gang, why: str) -> None:
         """Nothing more is tried for it; whoever waits hears why."""
         self._save(replace(gang, releasing=True, failed=why))
@@ -239,9 +267,8 @@ class Coordinator:
             state = group.state if group is not None else (None if young and not gang.releasing else "ABSENT")
         busy = gang.releasing and bool(self._workers(gang))
         progress = self.progress.get(gang.id, Progress())
-        if self.workers is None:
-            patience = PLACE_SECONDS
-        else:  # the raylets' own patience comes before
+        patience = PLACE_SECONDS
+        if self.workers is not None:  # the raylets' own patience comes before
             patience = WORKERS_SECONDS if progress.joined else math.inf
         return Observed(
             group_state=state,
@@ -606,6 +633,7 @@ class Coordinator:
         self.since.pop(gang.id, None)
         self.refused.pop(gang.id, None)
         self.progress.pop(gang.id, None)
+        self.told.pop(gang.id, None)
         self._serve()
 
 

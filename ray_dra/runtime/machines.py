@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import Any
 
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.topology import Node
-from ray_dra.ports import Clock, KubeView, Object
+from ray_dra.core.topology import Health, Node
+from ray_dra.ports import Clock, KubeView, NodeReading, Object
 from ray_dra.translate.labels import DRIVER
 from ray_dra.translate.slices import node_from_slices
-from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY
+from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY, named_uuids
 
+NAMED_SECONDS = 120.0  # how long a claim that gets no devices keeps others from planning on them
+FAULT_SECONDS = 600.0  # how long a GPU that NVML found faulty is left out, unless NVML takes it back
 AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out
 
 Tolerations = tuple[tuple[tuple[str, Any], ...], ...]
@@ -29,7 +31,9 @@ class Machines:
         self.names: set[str] = set()
         self._avoided: dict[str, tuple[float, str]] = {}  # node -> until when, and why
         self._translated: dict[str, Any] = {}  # node -> what it was made from
+        self._faults: dict[str, dict[str, tuple[float, str]]] = {}  # node -> UUID -> until when, and why
         self._taken: dict[str, int] = {}
+        self._waiting: dict[str, float] = {}  # claim of a gang that has no devices yet -> since when it is known
 
     def avoid(self, nodes: Iterable[str], why: str) -> None:
         """Leave nodes out for a while."""
@@ -43,6 +47,36 @@ class Machines:
         self._avoided = {node: (until, why) for node, (until, why) in self._avoided.items() if until > now}
         return {node: why for node, (_, why) in self._avoided.items()}
 
+    def hear(self, node: str, reading: NodeReading) -> None:
+        """What NVML says in a gang's worker of the GPUs that it has; Kubernetes may hear of a fault late or never."""
+        # Imported here: networkx is slow to load.
+        from ray_dra.translate.reading import node_from_reading
+
+        seat = self._inventory.seats.get(node)
+        if seat is None or reading.error is not None:
+            return
+        planned = {device.uuid: device for device in seat.node.devices}
+        faults = dict(self._faults.get(node, {}))
+        for device in node_from_reading(node, reading).devices:
+            faults.pop(device.uuid or "", None)
+            known = planned.get(device.uuid)
+            if device.health is not Health.OK:
+                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, device.health_reason)
+            elif known is not None and known.clique is not None and device.clique != known.clique:
+                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, f"NVML says clique {device.clique}")
+        self._faults[node] = faults
+
+    @property
+    def faults(self) -> frozenset[tuple[str, str, str]]:
+        """(node, UUID, why) of each GPU that NVML found faulty, in the last minutes or now."""
+        now = self._clock()
+        self._faults = {
+            node: kept
+            for node, found in self._faults.items()
+            if (kept := {uuid: (until, why) for uuid, (until, why) in found.items() if until > now})
+        }
+        return frozenset((node, uuid, why) for node, found in self._faults.items() for uuid, (_, why) in found.items())
+
     def put(self, view: KubeView, tolerations: Tolerations) -> None:
         """The nodes that publish GPUs; `tolerations` are those of the pods to be placed."""
         by_node: dict[str, list[Object]] = {}
@@ -50,17 +84,20 @@ class Machines:
             if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:
                 by_node.setdefault(each["spec"]["nodeName"], []).append(each)
         avoided = self.avoided
+        faults: dict[str, dict[str, str]] = {}
+        for node_name, uuid, why in self.faults:
+            faults.setdefault(node_name, {})[uuid] = why
         seen = by_node.keys() & view.nodes.keys()
         for name in seen:
             node = view.nodes[name]
             versions = tuple(s["metadata"]["resourceVersion"] for s in by_node[name])
-            made_from = (node, versions, avoided.get(name), tolerations)
+            made_from = (node, versions, avoided.get(name), faults.get(name), tolerations)
             if self._translated.get(name) == made_from:
                 continue
             self._translated[name] = made_from
             self._taken.pop(name, None)
             made = node_from_slices(node, by_node[name], [dict(t) for t in tolerations])
-            self._inventory.put_node(_for_bundles(made, avoided.get(name)))
+            self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
         for gone in self.names - seen:
             self._inventory.drop_node(gone)
             self._translated.pop(gone, None)
@@ -68,8 +105,12 @@ class Machines:
         self.names = set(seen)
 
     def mark_taken(self, claims: Iterable[Object], wanted: Callable[[Object], bool]) -> None:
-        """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those."""
+        """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
+
+        So are those that a claim of another RayCluster's gang names and does not have yet, for a while.
+        """
         taken: dict[str, int] = {}
+        named = self._named(claim for claim in claims if not wanted(claim))
         for claim in claims:
             if wanted(claim):
                 continue
@@ -81,10 +122,36 @@ class Machines:
                 for position, device in enumerate(seat.node.devices):
                     if device.id.device == result["device"]:
                         taken[seat.name] = taken.get(seat.name, 0) | 1 << position
+        if named:
+            for name in self.names:
+                seat = self._inventory.seats[name]
+                mask = sum(1 << at for at, device in enumerate(seat.node.devices) if device.uuid in named)
+                taken[name] = taken.get(name, 0) | mask
         for name in self.names:
             if self._taken.get(name) != taken.get(name, 0):
                 self._taken[name] = taken.get(name, 0)
                 self._inventory.set_others(name, self._taken[name], {})
+
+    def _named(self, claims: Iterable[Object]) -> set[str]:
+        """UUIDs that claims of gangs name and wait for."""
+        now = self._clock()
+        waiting = {
+            claim["metadata"]["uid"]: uuids
+            for claim in claims
+            if not (claim.get("status") or {}).get("allocation") and (uuids := named_uuids(claim))
+        }
+        self._waiting = {uid: self._waiting.get(uid, now) for uid in waiting}
+        return {name for uid, uuids in waiting.items() if now - self._waiting[uid] < NAMED_SECONDS for name in uuids}
+
+
+def _with_faults(node: Node, faults: Mapping[str, str]) -> Node:
+    if not faults:
+        return node
+    devices = tuple(
+        replace(d, health=Health.TAINTED, health_reason=faults[d.uuid]) if d.uuid and d.uuid in faults else d
+        for d in node.devices
+    )
+    return replace(node, devices=devices)
 
 
 def _for_bundles(node: Node, avoided: str | None) -> Node:

@@ -24,7 +24,7 @@ from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, 
 from ray_dra.ports import Clock, Kube, KubeView, Object, Store
 from ray_dra.runtime.machines import Machines, Tolerations
 from ray_dra.translate.labels import SLOT
-from ray_dra.translate.pods import gated, group_of, signs, why_failed, why_not_started, why_pending
+from ray_dra.translate.pods import gated, group_of, no_image, signs, why_failed, why_not_started, why_pending
 from ray_dra.translate.workers import (
     ATTEMPT_LABEL,
     CLUSTER_LABEL,
@@ -32,6 +32,8 @@ from ray_dra.translate.workers import (
     Attempt,
     attempt_name,
     attempt_of,
+    claim_age,
+    named_uuids,
     refuse_unfit,
     slot_label,
     worker_template,
@@ -42,7 +44,16 @@ SLOT_KEY, VERIFIED_KEY, GO_KEY = "slot/", "verified/", "go/"
 OPEN_KEY = "open/"  # the pods that were let in, so that one that replaces a lost one is told from them
 
 # Seconds without progress in a stage before the attempt is given up. Pulling an image is part of the last two.
-PATIENCE = {"applied": 30.0, "pods": 60.0, "bound": 20.0, "started": 300.0, "verified": 120.0, "joined": 60.0}
+PATIENCE = {
+    "applied": 30.0,
+    "pods": 60.0,
+    "rivals": 40.0,
+    "bound": 20.0,
+    "started": 300.0,
+    "image": 30.0,
+    "verified": 120.0,
+    "joined": 60.0,
+}
 QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
 
@@ -56,6 +67,7 @@ class Progress:
     joined: bool = False
     failed: str = ""
     final: bool = False
+    stage: str = ""
     said: str = ""
 
 
@@ -107,7 +119,7 @@ class Provisioner:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
         names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
-        key = (self.view.version, names, frozenset(self.machines.avoided))
+        key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults)
         if key == self._seen:
             return
         self._sort()
@@ -189,6 +201,9 @@ class Provisioner:
                 they are there, before work of others that is queued finds them.
         """
         name = attempt_name(allocation.gang, allocation.epoch)
+        other = self.kube.lead()
+        if other:
+            return Progress(said=other)
         try:
             made = self._tries.get(name)
             if made is None:
@@ -248,6 +263,10 @@ class Provisioner:
         if len(pods) < len(labels):
             return "pods", f"{len(labels) - len(pods)} of {len(labels)} pods"
         closed = [pod for pod in pods if gated(pod)]
+        if closed and self.store.get(OPEN_KEY + attempt.name) is None:
+            rival = self._rival(attempt, there, len(labels))
+            if rival:
+                return "rivals", rival
         if closed:
             self._open(attempt, pods, closed)
             return "bound", "the gates to open"
@@ -258,9 +277,34 @@ class Provisioner:
         if len(verified) < len(labels):
             waiting = next((pod for pod in pods if why_not_started(pod)), None)
             if waiting is not None:
-                return "started", f"{waiting['metadata']['name']}: {why_not_started(waiting)}"
+                said = f"{waiting['metadata']['name']}: {why_not_started(waiting)}"
+                return ("image" if no_image(waiting) else "started"), said
             return "verified", f"NVML in {len(labels) - len(verified)} of {len(labels)} pods"
         return "joined", "the raylets to join"
+
+    def _rival(self, attempt: Attempt, there: _Found, pods: int) -> str:
+        """What another RayCluster's gang does on our devices: "" if nothing, or what to wait for.
+
+        Claims are what every coordinator can see of the others', and they are there before the gates are opened. Each
+        looks when it has seen all of its own, so of two that want a device at least one sees the other's; the one
+        whose claims are younger gives way. So nobody needs a place where both may write.
+
+        Raises:
+            _Failed: we give way.
+        """
+        if len(there.claims) < sum(bool(slot.uuids) for slot in attempt.slots.values()):
+            return f"the claims of {pods} pods"
+        ours = {uuid for slot in attempt.slots.values() for uuid in slot.uuids}
+        age = min(((claim_age(claim)) for claim in there.claims), default=("", ""))
+        for claim in self.view.claims:
+            if self._ours(claim) or not ours.intersection(named_uuids(claim)):
+                continue
+            if claim_age(claim) < age:
+                raise _Failed(f"a gang of {claim['metadata']['namespace']} wants the same devices, and came first")
+            return (
+                f"a gang of {claim['metadata']['namespace']}, which wants the same devices and came later, to give way"
+            )
+        return ""
 
     def _open(self, attempt: Attempt, pods: Sequence[Object], closed: Sequence[Object]) -> None:
         """Say what each slot must find by NVML, then let all pods be scheduled.
@@ -316,7 +360,7 @@ class Provisioner:
             bound = {pod["spec"].get("nodeName") for pod in there.pods if not why_not_started(pod)}
             self.machines.avoid([node for node in made.attempt.slots if node not in bound], said)
             return Progress(failed=f"{PATIENCE[stage]:.0f} s without progress: waited for {said}")
-        return Progress(said=f"{stage}: {said}")
+        return Progress(stage=stage, said=f"{stage}: {said}")
 
     # -- what the coordinator and the workers ask
 
@@ -334,8 +378,9 @@ class Provisioner:
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """One step back for every attempt that no gang wants. Errors are met again at the next look."""
         names = {attempt_name(a.gang, a.epoch) for a in wanted}
+        leads = not self.kube.lead()
         for name, there in list(self.found.items()):
-            if name not in names and not there.nothing:
+            if leads and name not in names and not there.nothing:
                 try:
                     self._undo(name, there)
                 except KubernetesError:

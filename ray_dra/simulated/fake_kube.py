@@ -9,13 +9,13 @@ lost node lingers. Time passes in `step`.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ray_dra.errors import Conflict, NotFound
 from ray_dra.ports import KubeNode, KubeView, Object
 from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.workers import named_uuids
 
 GROUPS = "/spec/workerGroupSpecs"
 
@@ -41,6 +41,8 @@ class FakeKube:
             self.slices += [{**s, "metadata": {**s["metadata"], "resourceVersion": "1"}} for s in slices]
         self.things: dict[tuple[str, str], dict[str, Any]] = {}  # (kind, name): templates, domains, pods, claims
         self.running: set[str] = set()  # pods whose start hook has been called
+        self.leader = ""  # who else has the lease
+        self.told: list[tuple[str, str]] = []  # events
         self._count = 0
         self._version = 0
 
@@ -97,6 +99,12 @@ class FakeKube:
             channel = gone["spec"]["channel"]["resourceClaimTemplate"]["name"]
             self.things.pop(("ResourceClaimTemplate", channel), None)
 
+    def lead(self) -> str:
+        return self.leader
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self.told.append((reason, message))
+
     def together(self, calls: Sequence[Callable[[], None]]) -> None:
         for call in calls:
             call()
@@ -122,7 +130,7 @@ class FakeKube:
         """(node, device) of every allocation; the invariant is that there are no two alike."""
         found = []
         for claim in self._of("ResourceClaim"):
-            results = claim["status"]["allocation"]["devices"]["results"]
+            results = claim["status"].get("allocation", {"devices": {"results": ()}})["devices"]["results"]
             found += [(result["pool"], result["device"]) for result in results]
         return found
 
@@ -152,29 +160,41 @@ class FakeKube:
                 meta = {"name": f"{name}-{self._count}", "namespace": self.namespace, "labels": labels}
                 pod = {"kind": "Pod", "metadata": meta, "spec": template["spec"], "status": {"phase": "Pending"}}
                 self.things["Pod", meta["name"]] = self._stamped(pod)
+                self._make_claim(pod)
+
+    def _make_claim(self, pod: dict[str, Any]) -> None:
+        """The controller of claims does not wait for gates."""
+        wanted = pod["spec"]["resourceClaims"][0]["resourceClaimTemplateName"]
+        template = self.things.get(("ResourceClaimTemplate", wanted))
+        if template is None:
+            return
+        spec = template["spec"]
+        claim = {
+            "kind": "ResourceClaim",
+            "metadata": {
+                "name": f"{pod['metadata']['name']}-gpus",
+                "namespace": self.namespace,
+                "labels": dict(spec["metadata"]["labels"]),
+                "creationTimestamp": f"{self._count:09d}",
+            },
+            "spec": spec["spec"],
+            "status": {},
+        }
+        self.things["ResourceClaim", claim["metadata"]["name"]] = self._stamped(claim)
 
     def _schedule(self, pod: dict[str, Any]) -> None:
         terms = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         nodes = [term["matchFields"][-1]["values"][0] for term in terms["nodeSelectorTerms"]]
-        wanted = pod["spec"]["resourceClaims"][0]["resourceClaimTemplateName"]
-        template = self.things.get(("ResourceClaimTemplate", wanted))
+        claim = self.things.get(("ResourceClaim", f"{pod['metadata']['name']}-gpus"))
         taken = set(self.claimed())
-        if template is None:
+        if claim is None:
             return
-        exactly = template["spec"]["spec"]["devices"]["requests"][0]["exactly"]
-        uuids = json.loads(exactly["selectors"][0]["cel"]["expression"].split(" in ")[1])
+        count, uuids = claim["spec"]["devices"]["requests"][0]["exactly"]["count"], named_uuids(claim)
         for node in nodes:
             free = [d for d in self._devices(node, uuids) if (node, d) not in taken]
-            if self.nodes[node].ready and len(free) >= exactly["count"]:
-                results = [{"driver": DRIVER, "pool": node, "device": d} for d in free[: exactly["count"]]]
-                name = f"{pod['metadata']['name']}-gpus"
-                labels = dict(template["spec"]["metadata"]["labels"])
-                claim = {
-                    "kind": "ResourceClaim",
-                    "metadata": {"name": name, "namespace": self.namespace, "labels": labels},
-                    "status": {"allocation": {"devices": {"results": results}}},
-                }
-                self.things["ResourceClaim", name] = self._stamped(claim)
+            if self.nodes[node].ready and len(free) >= count:
+                results = [{"driver": DRIVER, "pool": node, "device": d} for d in free[:count]]
+                claim["status"] = {"allocation": {"devices": {"results": results}}}
                 pod["spec"]["nodeName"] = node
                 return
         condition = {"type": "PodScheduled", "status": "False", "message": "cannot allocate all claims"}

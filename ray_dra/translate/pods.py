@@ -44,6 +44,14 @@ def why_not_started(pod: Object) -> str:
     return "" if status.get("phase") in ("Running", "Succeeded") else "its containers to start"
 
 
+NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+
+
+def no_image(pod: Object) -> bool:
+    """Whether an image cannot be had, as opposed to: is being pulled."""
+    return why_not_started(pod).startswith(NO_IMAGE)
+
+
 def why_failed(pod: Object) -> str:
     status = pod.get("status") or {}
     for entry in status.get("containerStatuses") or ():

@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,6 +193,26 @@ def _expression(members: Sequence[Slot]) -> str:
     """JSON's string literals are CEL's, too, so that no UUID can become code."""
     uuids = [uuid for slot in members for uuid in slot.uuids]
     return f'device.attributes["{GPU_CLASS}"].uuid in {json.dumps(uuids, separators=(",", ":"))}'
+
+
+def named_uuids(claim: Mapping[str, Any]) -> tuple[str, ...]:
+    """The devices that a gang's claim names; none for a claim of somebody else's."""
+    found: list[str] = []
+    if ATTEMPT_LABEL not in (claim["metadata"].get("labels") or {}):
+        return ()
+    for request in ((claim.get("spec") or {}).get("devices") or {}).get("requests") or ():
+        for selector in (request.get("exactly") or {}).get("selectors") or ():
+            head, _, names = selector["cel"]["expression"].partition(" in ")
+            if head.endswith(".uuid"):
+                with suppress(ValueError):
+                    found += [name for name in json.loads(names) if isinstance(name, str)]
+    return tuple(found)
+
+
+def claim_age(claim: Mapping[str, Any]) -> tuple[str, str]:
+    """Orders claims from the oldest on, alike for everyone who sees them."""
+    meta = claim["metadata"]
+    return str(meta.get("creationTimestamp", "")), str(meta.get("uid", ""))
 
 
 class _Maker:

@@ -12,6 +12,7 @@ import pytest
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from tests.cluster.cluster import Cluster
+from tests.cluster.head import Head, install
 from tests.cluster.world import Namespace
 
 
@@ -51,3 +52,11 @@ def namespace(cluster: Cluster) -> Iterator[Namespace]:
     made = Namespace(cluster, f"t-{uuid.uuid4().hex[:8]}")
     yield made
     made.end()
+
+
+@pytest.fixture
+def head(namespace: Namespace) -> Iterator[Head]:
+    """The example's RayCluster, installed as a user does."""
+    made = install(namespace)
+    yield made
+    made.close()

@@ -2,131 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
-
 import pytest
 
 from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_LABEL
-from ray_dra.translate.workers import ATTEMPT_LABEL, GANG_LABEL
-from tests.cluster.binaries import PROJECT, program
+from ray_dra.translate.workers import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
-from tests.cluster.world import Namespace, published_uuids, request
-
-EXAMPLE = PROJECT / "examples" / "kubernetes"
-OURS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim")
-
-PRELUDE = """
-import json, os, sys, time
-import ray, ray_dra
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Strategy
-ray.init("ray_dra://kubernetes", log_to_driver=False, logging_level="ERROR")
-def tell(**what):
-    print("TOLD", json.dumps(what), flush=True)
-def planned(gang):
-    return [[grant.uuid for grant in placed.grants] for placed in gang.allocation.bundles]
-@ray.remote(num_gpus=4, num_cpus=0)
-def rank():
-    import pynvml
-    pynvml.nvmlInit()
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    return {"pod": os.uname().nodename, "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
-            "seen": [device.uuid for device in ray_dra.get_devices()]}
-def ranks(gang, count=2):
-    at = [Strategy(gang.placement_group, bundle) for bundle in range(count)]
-    return ray.get([rank.options(scheduling_strategy=each).remote() for each in at], timeout=100)
-def racks(count, **more):
-    return ray_dra.placement_group([{"GPU": 4}] * count, product="NVIDIA GB200",
-                                   locality=ray_dra.same_clique(), **more)
-"""
-
-
-class Head:
-    """A RayCluster's head pod, and programs in it."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        self.namespace, self.cluster, self.api = namespace, namespace.cluster, namespace.api
-        self.running: list[subprocess.Popen[str]] = []
-
-    @property
-    def pod(self) -> str:
-        pods = self.api.items("Pod", self.namespace.name, labels="ray.io/node-type=head")
-        alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
-        return str(alive[0]["metadata"]["name"]) if alive else ""
-
-    def ready(self) -> bool:
-        found = self.api.find("Pod", self.pod, self.namespace.name) if self.pod else None
-        conditions = (found or {}).get("status", {}).get("conditions", ())
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-    def start(self, program_text: str) -> subprocess.Popen[str]:
-        """A Ray program on the head; what it tells is read by `told`."""
-        command = [program("kubectl"), f"--kubeconfig={self.cluster.kubeconfig}", "exec", "-n", self.namespace.name]
-        command += [self.pod, "-c", "ray-head", "--", "python3", "-u", "-c", PRELUDE + program_text]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.running.append(process)
-        return process
-
-    def run(self, program_text: str) -> list[dict[str, Any]]:
-        """Everything that a program told until it ended."""
-        process = self.start(program_text)
-        printed, _ = process.communicate(timeout=250)
-        assert process.returncode == 0, printed
-        return [json.loads(line.split(" ", 1)[1]) for line in printed.splitlines() if line.startswith("TOLD ")]
-
-    def left(self) -> list[str]:
-        """Objects of gangs that are there: groups, pods, claims, templates, ComputeDomains."""
-        at = self.namespace.name
-        cluster = self.api.find("RayCluster", "gangs", at)
-        groups = cluster["spec"].get("workerGroupSpecs", ()) if cluster else ()
-        found = [f"group {g['groupName']}" for g in groups if g["groupName"] != "ray-dra"]
-        for kind in (*OURS, "Pod"):
-            found += [f"{kind} {t['metadata']['name']}" for t in self.api.items(kind, at, labels=ATTEMPT_LABEL)]
-        return found
-
-    def wait_nothing_left(self, seconds: float = 60) -> None:
-        self.cluster.wait(lambda: not self.left(), seconds, f"nothing to be left: {self.left()}")
-
-
-def told(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The next thing that a program tells."""
-    printed = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("TOLD "):
-            return dict(json.loads(line.split(" ", 1)[1]))
-        printed.append(line)
-    raise AssertionError("the program ended:\n" + "".join(printed[-30:]))
-
-
-@pytest.fixture
-def head(namespace: Namespace) -> Iterator[Head]:
-    """The example's RayCluster, installed as a user does."""
-    cluster = namespace.cluster
-    cluster.kubectl("apply", "-n", namespace.name, "-k", str(PROJECT / "kube"))
-    cluster.kubectl("apply", "-n", namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"))
-    made = Head(namespace)
-    cluster.wait(made.ready, 120, "the head to be ready")
-    yield made
-    for process in made.running:
-        process.kill()
-        process.wait()
-
-
-def claimed(head: Head, gang: str) -> dict[str, list[str]]:
-    """Pod -> UUIDs that Kubernetes allocated to it, for a gang."""
-    known = published_uuids(head.api)
-    found = {}
-    for claim in head.api.items("ResourceClaim", head.namespace.name, labels=f"{GANG_LABEL}={gang}"):
-        results = claim["status"]["allocation"]["devices"]["results"]
-        uuids = [known[r["pool"], r["device"]] for r in results if r["driver"] == "gpu.nvidia.com"]
-        if uuids:
-            found[claim["status"]["reservedFor"][0]["name"]] = sorted(uuids)
-    return found
-
+from tests.cluster.head import EXAMPLE, Head, claimed, told, when
+from tests.cluster.world import request
 
 TWO_AND_A_THIRD = """
 first, second = racks(2, name="first"), racks(2, name="second")
@@ -208,18 +90,6 @@ def test_a_gang_ends_with_its_program_and_with_its_cluster(cluster: Cluster, hea
     assert head.left()
     cluster.kubectl("delete", "-n", head.namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"), "--wait=false")
     head.wait_nothing_left()
-
-
-def when(cluster: Cluster, condition: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
-    """Do something at the moment a condition holds, beside what the test does."""
-
-    def watch() -> None:
-        cluster.wait(condition, 120, "the moment")
-        act()
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    return thread
 
 
 def test_a_device_taken_in_between_moves_the_whole_gang(cluster: Cluster, head: Head) -> None:
