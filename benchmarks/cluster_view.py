@@ -48,11 +48,12 @@ def main() -> None:
         row = measure(cluster, options.nodes)
     finally:
         cluster.down()
+    sync, seen = f"{row['sync_s']:.2f} s", f"{row['seen_s_p50']:.3f} s (p50), {row['seen_s_max']:.3f} s (most)"
+    print(f"{row['nodes']} nodes of {row['node_bytes'] / 1000:.0f} KB, with their ResourceSlices")
+    print(f"first sync {sync}, beside {row['bare_list_s']:.2f} s for a list of the nodes alone")
+    print(f"a change of {CHANGES} seen in {seen}")
     print(
-        f"{row['nodes']} nodes of {row['node_bytes'] / 1000:.0f} KB: first sync {row['sync_s']:.2f} s (one list by the bare"
-        f" client {row['bare_list_s']:.2f} s)\n"
-        f"a change seen in {row['seen_s_p50']:.3f} s (p50), {row['seen_s_max']:.3f} s (most of {CHANGES})\n"
-        f"memory {row['rss_mb']:.0f} MB above the idle {row['idle_mb']:.0f} MB, at most {row['peak_mb']:.0f} MB above it"
+        f"memory {row['rss_mb']:.0f} MB above the idle {row['idle_mb']:.0f} MB; at most {row['peak_mb']:.0f} MB above"
     )
     write(options.json, [row])
 

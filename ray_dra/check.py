@@ -31,6 +31,7 @@ RIGHTS = (
     Right("resource.k8s.io", "resourceclaimtemplates", ("list", "watch", "create", "delete")),
     Right("resource.nvidia.com", "computedomains", ("list", "watch", "create", "delete")),
     Right("", "pods", ("list", "watch", "create", "patch", "delete")),
+    Right("", "configmaps", ("list", "watch")),
     Right("coordination.k8s.io", "leases", ("get", "create", "update")),
     Right("", "events", ("create",)),
     Right("", "nodes", ("list", "watch"), everywhere=True),

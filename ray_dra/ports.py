@@ -174,6 +174,7 @@ class KubeView:
     pods: tuple[Object, ...] = ()
     templates: tuple[Object, ...] = ()
     domains: tuple[Object, ...] = ()
+    topologies: tuple[Object, ...] = ()  # ConfigMaps of the topology agent
     version: int = 0  # grows with every change
 
 

@@ -69,6 +69,12 @@ def _way_to(target: Kubernetes) -> str:
     return str(_tunnels[key].address)
 
 
+def close_tunnels() -> None:
+    """End the ways that this program made; they end with it, too."""
+    while _tunnels:
+        _tunnels.popitem()[1].close()
+
+
 def head_pod(api: Any, namespace: str, raycluster: str) -> str:
     """The name of a RayCluster's head pod, which lives.
 

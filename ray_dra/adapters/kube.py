@@ -11,10 +11,10 @@ from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
-from ray_dra.errors import AlreadyThere, ApiUnavailable, KubernetesError, WatchExpired
+from ray_dra.errors import AlreadyThere, ApiUnavailable, KubernetesError, NotFound, WatchExpired
 from ray_dra.ports import KubeView, Object
 from ray_dra.translate.events import event_about
-from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.labels import DRIVER, TOPOLOGY
 from ray_dra.translate.slices import read_node
 from ray_dra.translate.workers import ATTEMPT_LABEL, CLUSTER_LABEL
 
@@ -131,6 +131,12 @@ class KubeAdapter:
     ) -> None:
         """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait."""
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
+        for kind, needed in (
+            ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
+            ("RayCluster", "KubeRay"),
+        ):
+            if not api.serves(kind):
+                raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
         self.compute_domains = api.serves("ComputeDomain")
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self._mirrors = {
@@ -139,6 +145,7 @@ class KubeAdapter:
             "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={DRIVER}"),
             "claims": Mirror(api, "ResourceClaim", keep=_claim),
             "pods": Mirror(api, "Pod", namespace, labels=ours, changed=changed),
+            "topologies": Mirror(api, "ConfigMap", namespace, labels=f"{TOPOLOGY}=true", changed=changed),
             "templates": Mirror(api, "ResourceClaimTemplate", namespace, changed=changed),
         }
         if self.compute_domains:
@@ -165,6 +172,7 @@ class KubeAdapter:
             pods=found["pods"],
             templates=found["templates"],
             domains=found.get("domains", ()),
+            topologies=found["topologies"],
             version=sum(mirror.version for mirror in self._mirrors.values()),
         )
 

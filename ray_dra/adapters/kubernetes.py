@@ -8,6 +8,7 @@ wrapped here, once (`ray_dra.errors.KubernetesError`). Synchronous, and safe to 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -81,6 +82,7 @@ class KubernetesApi:
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
         self.configuration = configuration = client.Configuration()
         try:
+            kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")  # the client asks for it when it is imported
             if kubeconfig is not None or context is not None:
                 config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
             else:

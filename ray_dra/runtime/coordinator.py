@@ -533,8 +533,9 @@ class Coordinator:
         """Waiting cannot help a gang that would not fit an empty cluster as it is now."""
         if self.nodes.waiting and order.wait:
             return  # some nodes have not been read yet
-        if self.workers is not None and self.workers.machines.avoided and order.wait:
-            return  # some nodes are left out for a while alone
+        machines = None if self.workers is None else self.workers.machines
+        if machines is not None and (machines.avoided or machines.faults) and order.wait:
+            return  # some nodes or GPUs are left out for a while alone
         answer = plan(self.inventory.emptied(), order.request)
         if isinstance(answer, Unsatisfiable):
             raise _refusal("The gang would not fit even if nobody else were here.", answer)

@@ -13,6 +13,7 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.core.topology import Health, Node
 from ray_dra.ports import Clock, KubeView, NodeReading, Object
 from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.published import read_topologies, with_links
 from ray_dra.translate.slices import node_from_slices
 from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY, named_uuids
 
@@ -87,16 +88,18 @@ class Machines:
         faults: dict[str, dict[str, str]] = {}
         for node_name, uuid, why in self.faults:
             faults.setdefault(node_name, {})[uuid] = why
+        links = read_topologies(view.topologies) if view.topologies else {}
         seen = by_node.keys() & view.nodes.keys()
         for name in seen:
             node = view.nodes[name]
             versions = tuple(s["metadata"]["resourceVersion"] for s in by_node[name])
-            made_from = (node, versions, avoided.get(name), faults.get(name), tolerations)
+            made_from = (node, versions, avoided.get(name), faults.get(name), links.get(name), tolerations)
             if self._translated.get(name) == made_from:
                 continue
             self._translated[name] = made_from
             self._taken.pop(name, None)
             made = node_from_slices(node, by_node[name], [dict(t) for t in tolerations])
+            made = with_links(made, links.get(name))
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
         for gone in self.names - seen:
             self._inventory.drop_node(gone)
@@ -117,8 +120,8 @@ class Machines:
             allocation = (claim.get("status") or {}).get("allocation") or {}
             for result in (allocation.get("devices") or {}).get("results") or ():
                 seat = self._inventory.seats.get(result["pool"])
-                if result["driver"] != DRIVER or seat is None:
-                    continue
+                if result["driver"] != DRIVER or seat is None or result.get("adminAccess"):
+                    continue  # an administrator's access takes nothing from anyone
                 for position, device in enumerate(seat.node.devices):
                     if device.id.device == result["device"]:
                         taken[seat.name] = taken.get(seat.name, 0) | 1 << position

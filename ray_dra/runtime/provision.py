@@ -80,6 +80,7 @@ class _Try:
     """One attempt in the making, as this coordinator has seen it."""
 
     attempt: Attempt
+    epoch: int = 0
     checked: bool = False  # the API server would take its pods
     seen: tuple[Any, ...] = ()  # what progress is measured by
     since: float = 0.0  # when that last changed
@@ -210,7 +211,7 @@ class Provisioner:
                 attempt = attempt_of(
                     self._provisioned(allocation), self._raycluster(), imex=self.inventory.limits.compute_domains
                 )
-                made = self._tries[name] = _Try(attempt, since=self.clock())
+                made = self._tries[name] = _Try(attempt, allocation.epoch, since=self.clock())
             return self._step(made, self.found.get(name, _Found()), joined, grouped)
         except _Failed as error:
             return Progress(failed=str(error))
@@ -359,7 +360,8 @@ class Provisioner:
         if now - made.since > PATIENCE[stage]:
             bound = {pod["spec"].get("nodeName") for pod in there.pods if not why_not_started(pod)}
             self.machines.avoid([node for node in made.attempt.slots if node not in bound], said)
-            return Progress(failed=f"{PATIENCE[stage]:.0f} s without progress: waited for {said}")
+            said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
+            return Progress(failed=said, final=stage == "image" and made.epoch > 0)  # two sets of nodes could not
         return Progress(stage=stage, said=f"{stage}: {said}")
 
     # -- what the coordinator and the workers ask

@@ -10,6 +10,7 @@ ACCELERATOR_TYPE = "ray.io/accelerator-type"  # Ray's
 RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet
 NODE = "ray-dra.io/node"  # ours: the node's name, which a restarted raylet keeps
 SLOT = "ray-dra.io/slot"  # ours, on Kubernetes: one attempt of a gang on one node
+TOPOLOGY = "ray-dra.io/topology"  # ours, of ConfigMaps with a node's links
 TRAY = "ray-dra.io/tray"  # ours: the tray in the rack
 
 

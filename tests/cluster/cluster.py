@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,14 @@ class Cluster:
         if check and done.returncode:
             raise RuntimeError(f"kubectl {' '.join(arguments)}:\n{done.stderr}")
         return done.stdout + ("" if check else done.stderr)
+
+    def asked(self, account: str, namespace: str) -> Iterator[dict[str, Any]]:
+        """What a service account has asked the API server for (audit.k8s.io/v1 Events)."""
+        user = f"system:serviceaccount:{namespace}:{account}"
+        for line in (self.run / control_plane.AUDIT).read_text().splitlines():
+            event = json.loads(line)
+            if event["user"]["username"] == user:
+                yield event
 
     def account_kubeconfig(self, account: str, namespace: str) -> Path:
         """A kubeconfig, for use within the cluster's network, that is this service account."""

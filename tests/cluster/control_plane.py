@@ -13,6 +13,7 @@ from tests.cluster.supervise import Program
 
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
+AUDIT = "audit.log"  # a line of JSON for each request of a service account
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def programs(
                 f"--service-cluster-ip-range={SERVICES}",
                 "--endpoint-reconciler-type=none" if address == "127.0.0.1" else "--endpoint-reconciler-type=lease",
                 "--allow-privileged=true",
+                f"--audit-policy-file={_audit_policy(run)}",
+                f"--audit-log-path={run / AUDIT}",
                 *(f"--runtime-config={item}" for item in options.runtime_config),
                 *gates,
             ],
@@ -157,6 +160,16 @@ def dns(run: Path, pki: Authority, address: str, server: str) -> Program:
     return Program("dns", [program("coredns"), "-conf", str(corefile)])
 
 
+def _audit_policy(run: Path) -> Path:
+    """What service accounts ask for, without the contents."""
+    path = run / "audit-policy.yaml"
+    path.write_text(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n"
+        'rules:\n  - {level: Metadata, userGroups: ["system:serviceaccounts"]}\n  - level: None\n'
+    )
+    return path
+
+
 def operator(run: Path, pki: Authority, server: str, metrics: str, health: str) -> Program:
     """KubeRay's operator, from its own module."""
     kubeconfig = pki.kubeconfig(run / "operator.kubeconfig", server, "kuberay-operator", "system:masters")
@@ -166,6 +179,7 @@ def operator(run: Path, pki: Authority, server: str, metrics: str, health: str) 
         "--enable-leader-election=false",
         f"--metrics-addr={metrics}",
         f"--health-probe-bind-address={health}",
+        "--use-kubernetes-proxy=true",  # it runs outside the pods' network; RayJobs' heads are asked through the API
     ]
     return Program("operator", command)
 

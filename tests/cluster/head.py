@@ -84,7 +84,7 @@ class Head:
         at = self.namespace.name
         cluster = self.api.find("RayCluster", "gangs", at)
         groups = cluster["spec"].get("workerGroupSpecs", ()) if cluster else ()
-        found = [f"group {g['groupName']}" for g in groups if g["groupName"] != "ray-dra"]
+        found = [f"group {g['groupName']}" for g in groups if g["groupName"].startswith("rd-")]
         for kind in (*OURS, "Pod"):
             found += [f"{kind} {t['metadata']['name']}" for t in self.api.items(kind, at, labels=ATTEMPT_LABEL)]
         return found

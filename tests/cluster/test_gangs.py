@@ -60,6 +60,21 @@ def test_two_gangs_in_two_cliques_and_a_third_that_waits(cluster: Cluster, head:
     head.wait_nothing_left()
 
 
+def test_a_box_without_a_clique_label_is_a_clique_of_its_own(head: Head) -> None:
+    """The testbed's H100 box: no ComputeDomain, one worker with all that the gang has there."""
+    (found,) = head.run(
+        """
+gang = ray_dra.placement_group([{"GPU": 4}] * 2, product="NVIDIA H100 80GB HBM3", locality=ray_dra.same_clique())
+gang.wait(200)
+tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang))
+"""
+    )
+    assert found["nodes"] == ["head", "head"]
+    assert [rank["seen"] for rank in found["ranks"]] == found["planned"]
+    assert not head.api.items("ComputeDomain", head.namespace.name)
+    head.wait_nothing_left()
+
+
 def test_the_example_runs_as_its_readme_says(cluster: Cluster, head: Head) -> None:
     text = (EXAMPLE / "gang.py").read_text()
     at = ("-n", head.namespace.name)

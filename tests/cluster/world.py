@@ -172,7 +172,7 @@ def prepared(cluster: Cluster, node: str, driver: str = "gpu.nvidia.com") -> dic
     if not file.exists():
         return {}
     claims = json.loads(file.read_text())["claims"]
-    return {uid: {device["device"] for device in entry["devices"]} for uid, entry in claims.items()}
+    return {uid: {d["device"] for d in entry["devices"] if not d.get("admin")} for uid, entry in claims.items()}
 
 
 def prepared_twice(cluster: Cluster) -> set[tuple[str, str]]:

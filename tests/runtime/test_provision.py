@@ -240,6 +240,128 @@ def test_two_gangs_in_two_cliques_and_one_that_waits() -> None:
     world.settle()
 
 
+def rival(world: World, gang: str, born: str) -> None:
+    """A gang of another RayCluster, in a namespace where we may only read, wants the devices of ours."""
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    names = json.dumps([grant.uuid for grant in allocation.grants], separators=(",", ":"))
+    expression = f'device.attributes["gpu.nvidia.com"].uuid in {names}'
+    exactly = {"deviceClassName": "gpu.nvidia.com", "count": 4, "selectors": [{"cel": {"expression": expression}}]}
+    world.kube.things["ResourceClaim", "rival"] = {
+        "kind": "ResourceClaim",
+        "metadata": {
+            "name": "rival",
+            "namespace": "other",
+            "uid": "rival",
+            "creationTimestamp": born,
+            "labels": {"ray-dra.io/attempt": "rd-0-0", "ray-dra.io/raycluster": "other"},
+        },
+        "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
+        "status": {},
+    }
+
+
+@pytest.mark.parametrize("born", ["0", "9"])
+def test_of_two_rayclusters_that_want_a_device_the_younger_gives_way(born: str) -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    before = world.coordinator.status(gang).allocation
+    assert before is not None
+    rival(world, gang, born)
+    if born == "0":
+        assert world.drive(gang) is Phase.READY
+        after = world.coordinator.status(gang).allocation
+        assert after is not None
+        assert not {g.uuid for g in before.grants} & {g.uuid for g in after.grants}
+    else:
+        for _ in range(20):
+            world.turn()
+        assert "came later, to give way" in world.coordinator.status(gang).said
+        assert world.kube.claimed() == []  # nothing is let in that both want
+        del world.kube.things["ResourceClaim", "rival"]
+        assert world.drive(gang) is Phase.READY
+        assert world.coordinator.status(gang).moves == 0
+    world.coordinator.release(gang)
+    world.kube.things.pop(("ResourceClaim", "rival"), None)
+    world.settle()
+
+
+def test_devices_that_anothers_gang_waits_for_are_taken_but_not_for_ever() -> None:
+    world = World(nodes=2, cliques=1)
+    gang = world.coordinator.submit(world.order()).gang
+    rival(world, gang, "0")
+    world.coordinator.release(gang)
+    world.turn()
+    waiting = world.coordinator.submit(world.order())
+    assert waiting.phase is Phase.QUEUED
+    world.clock.now += 121
+    world.turn()
+    assert world.coordinator.status(waiting.gang).phase is Phase.PROVISIONING
+
+
+def test_a_coordinator_without_the_lease_writes_nothing() -> None:
+    world = World()
+    world.kube.leader = "another coordinator has the lease"
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(10):
+        world.turn()
+    assert not world.kube.writes
+    assert world.coordinator.status(gang).said == "another coordinator has the lease"
+    world.kube.leader = ""
+    assert world.drive(gang) is Phase.READY
+    world.kube.leader = "another coordinator has the lease"
+    before = world.kube.writes
+    world.coordinator.release(gang)
+    for _ in range(10):
+        world.turn()
+    assert world.kube.writes == before
+    world.kube.leader = ""
+    world.settle()
+
+
+def test_events_tell_a_gangs_way() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order(name="mine")).gang
+    assert world.drive(gang) is Phase.READY
+    world.coordinator.release(gang)
+    world.settle()
+    reasons = list(dict.fromkeys(reason for reason, _ in world.kube.told))
+    order = ["GangPlanned", "GangApplied", "GangLetIn", "GangBound", "GangStarted", "GangVerified", "GangReady"]
+    assert [reason for reason in reasons if reason in order] == [reason for reason in order if reason in reasons]
+    assert {"GangPlanned", "GangVerified", "GangReady", "GangReleasing"} <= set(reasons)
+    assert all("gang mine" in message for _, message in world.kube.told)
+
+
+def test_what_nvml_finds_in_a_gangs_worker_shows_and_keeps_others_off_the_gpu() -> None:
+    world = World(nodes=2, cliques=1)
+    gang = world.coordinator.submit(world.order(bundles=1)).gang
+    assert world.drive(gang) is Phase.READY
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    raylet = next(n for n in world.ray.nodes.values() if n.alive)
+    faulty = tray("x", rack=str(allocation.grants[0].clique).rpartition(".")[0], xids=(79,))
+    uuids = [grant.uuid for grant in allocation.grants]
+    clique = int(str(allocation.grants[0].clique).rpartition(".")[2])
+    gpus = tuple(
+        replace(g, uuid=u, fabric=replace(g.fabric, clique_id=clique)) if g.fabric else g
+        for g, u in zip(faulty.gpus, uuids, strict=True)
+    )
+    world.coordinator.report(raylet.id, replace(faulty, gpus=gpus))
+    world.turn()
+    status = world.coordinator.status(gang)
+    assert status.phase is Phase.DEGRADED
+    assert len(status.lost) == 1
+    assert "XID 79" in status.lost[0]
+    world.coordinator.release(gang)
+    world.settle()
+    more = world.coordinator.submit(world.order(bundles=2))
+    assert more.phase is Phase.QUEUED  # one of the eight is left out
+    world.coordinator.report(raylet.id, tray("x"))  # nobody's worker any more: not heard
+    world.clock.now += 601
+    world.turn()
+    assert world.coordinator.status(more.gang).phase is Phase.PROVISIONING
+
+
 def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> None:
     world = World()
     world.kube.raycluster["spec"]["upgradeStrategy"] = {"type": "Recreate"}

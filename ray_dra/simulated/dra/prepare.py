@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +40,8 @@ class PrepareError(Exception):
 @dataclass(frozen=True)
 class Prepared:
     """One device of a readied claim: what the kubelet is told, and what has to be undone. `cdi` is None where the
-    container gets nothing for it, as for an IMEX channel on a node without a fabric."""
+    container gets nothing for it, as for an IMEX channel on a node without a fabric; `admin`: by an administrator's
+    access, beside whoever has the device."""
 
     request: str
     pool: str
@@ -48,6 +49,7 @@ class Prepared:
     cdi: str | None
     partition: str | None = None
     domain: str | None = None
+    admin: bool = False
 
 
 class Domains(Protocol):
@@ -117,24 +119,26 @@ class Preparer:
                     self._write_cdi(meta["uid"], prepared, self._chosen(claim))
                 return prepared
         chosen = self._chosen(claim)
+        results = claim["status"]["allocation"]["devices"].get("results") or ()
+        admin = {result["device"] for result in results if result.get("adminAccess")}
         channels = {
             config.domainID: self._enter(config.domainID, meta["namespace"])
             for _, _, config in chosen
             if isinstance(config, ComputeDomainChannelConfig)
         }
         with self._lock:
-            self._refuse_taken(meta["uid"], chosen)
+            self._refuse_taken(meta["uid"], [each for each in chosen if each[1].name not in admin])
             self._claims[meta["uid"]] = {
                 "namespace": meta["namespace"],
                 "name": meta["name"],
                 "state": "started",
-                "devices": [asdict(self._prepared(meta["uid"], each, channels)) for each in chosen],
+                "devices": [asdict(self._prepared(meta["uid"], each, channels, admin)) for each in chosen],
             }
             self._save()
             for _, device, _ in chosen:
                 if device.mig is not None and self._dynamic(device):
                     self._machine.partition(device.gpu, *device.mig)
-            prepared = [self._prepared(meta["uid"], each, channels) for each in chosen]
+            prepared = [self._prepared(meta["uid"], each, channels, admin) for each in chosen]
             self._write_cdi(meta["uid"], prepared, chosen)
             self._claims[meta["uid"]]["state"] = "completed"
             self._save()
@@ -215,7 +219,7 @@ class Preparer:
     def _refuse_taken(self, uid: str, chosen: Iterable[tuple[str, Published, Config | None]]) -> None:
         wanted = {name for _, device, _ in chosen for name in (device.name, twin(device.name)) if name}
         for other, entry in self._claims.items():
-            both = wanted & {device["device"] for device in entry["devices"]}
+            both = wanted & {device["device"] for device in entry["devices"] if not device.get("admin")}
             if other != uid and both:
                 raise PrepareError(
                     f"{', '.join(sorted(both))} on {self.node} is prepared for the claim"
@@ -229,7 +233,11 @@ class Preparer:
         return "uuid" not in device.body["attributes"]
 
     def _prepared(
-        self, uid: str, chosen: tuple[str, Published, Config | None], channels: Mapping[str, bool]
+        self,
+        uid: str,
+        chosen: tuple[str, Published, Config | None],
+        channels: Mapping[str, bool],
+        admin: Collection[str],
     ) -> Prepared:
         request, device, config = chosen
         partition = None
@@ -237,7 +245,7 @@ class Preparer:
             partition = self._machine.partition_uuid(device.gpu, *device.mig)
         domain = config.domainID if isinstance(config, ComputeDomainChannelConfig) else None
         name = None if channels.get(domain or "") is False else f"k8s.{self.driver}/claim={uid}-{device.name}"
-        return Prepared(request, self.node, device.name, name, partition, domain)
+        return Prepared(request, self.node, device.name, name, partition, domain, device.name in admin)
 
     def _cdi_file(self, uid: str) -> Path:
         return self._cdi / f"k8s.{self.driver}-claim_{uid}.json"

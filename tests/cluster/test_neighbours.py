@@ -1,0 +1,135 @@
+"""Gangs beside others: queued work in Ray, workers that are there already, other programs, other RayClusters."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.head import Head, install, told
+from tests.cluster.world import Namespace, request
+
+BACKLOG = """
+@ray.remote(num_gpus=1, num_cpus=0)
+def short(): time.sleep(0.3); return ray_dra.get_devices()[0].uuid
+@ray.remote(num_cpus=1)
+def plain(): time.sleep(0.3)
+@ray.remote(num_gpus=1, num_cpus=0)
+class Sitter:
+    def seen(self): return ray_dra.get_devices()[0].uuid
+backlog = [short.remote() for _ in range(30)] + [plain.remote() for _ in range(30)]
+sitters = [Sitter.remote() for _ in range(3)]
+time.sleep(1)
+"""
+
+
+def test_a_backlog_of_others_work_cannot_break_a_gang(head: Head) -> None:
+    """Tasks and actors that wait for GPUs settle on whatever has some. A gang's raylets are let in when its placement
+    group waits in Ray; what was quicker all the same is named, and the gang gets new workers."""
+    gang = (
+        BACKLOG
+        + """
+gang = racks(2)
+gang.wait(240)
+tell(planned=planned(gang), ranks=ranks(gang), moves=gang._refresh().moves)
+gang.remove()
+for each in backlog + sitters: ray.kill(each) if hasattr(each, "seen") else ray.cancel(each, force=True)
+"""
+    )
+    (found,) = head.run(gang)
+    assert [rank["seen"] for rank in found["ranks"]] == found["planned"]
+    head.wait_nothing_left()
+
+
+def test_workers_that_are_there_are_used_first(cluster: Cluster, namespace: Namespace, head: Head) -> None:
+    """Two GPU workers of the user's own in one clique: gangs are pinned on them as on a static cluster, and Ray's own
+    topology placement works on them by the labels of our start hook. A third tray needs a worker of our making."""
+    template = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": {"name": "theirs"},
+        "spec": {"spec": {"devices": {"requests": [request(count=4)]}}},
+    }
+    head.api.create(template, namespace.name)
+    head.api.patch(
+        "RayCluster",
+        "gangs",
+        [{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": their_group(head)}],
+        namespace.name,
+    )
+    found = head.run(
+        """
+from ray.util.placement_group import placement_group, remove_placement_group
+deadline = time.monotonic() + 100
+while sum(n["Alive"] and n["Resources"].get("GPU", 0) for n in ray.nodes()) < 8 and time.monotonic() < deadline:
+    time.sleep(0.2)
+native = placement_group([{"GPU": 4}] * 2, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"})
+tell(native=native.wait(20))
+remove_placement_group(native)
+time.sleep(2)
+gang = racks(2)
+gang.wait(60)
+tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang))
+"""
+    )
+    assert found[0] == {"native": True}
+    assert all(node.startswith("gangs-theirs-worker") for node in found[1]["nodes"])
+    assert [rank["seen"] for rank in found[1]["ranks"]] == found[1]["planned"]
+    assert not head.api.items("ResourceClaimTemplate", namespace.name, labels="ray-dra.io/attempt")
+    more = head.run("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); gang.remove()")
+    assert sorted(more[0]["nodes"]) == ["r0-t0", "r0-t1", "r0-t2"]
+    head.wait_nothing_left()
+
+
+def their_group(head: Head) -> dict[str, Any]:
+    cluster = head.api.get("RayCluster", "gangs", head.namespace.name)
+    group = dict(cluster["spec"]["workerGroupSpecs"][0])
+    spec = group["template"]["spec"]
+    spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": "theirs"}]
+    spec["containers"][0]["resources"]["claims"] = [{"name": "gpus"}]
+    spec["containers"][0]["env"] = [{"name": "RAY_START_HOOK", "value": "ray_dra.hooks.start"}]
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [n]}]} for n in ("r1-t0", "r1-t1")]
+    spec["affinity"] = {
+        "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+    }
+    return {
+        **group,
+        "groupName": "theirs",
+        "replicas": 2,
+        "minReplicas": 2,
+        "maxReplicas": 2,
+        "rayStartParams": {"num-gpus": "4"},
+    }
+
+
+def test_two_programs_are_served_in_order(head: Head) -> None:
+    """Only one rack has three trays: the second program waits, and is served when the first one ends."""
+    first = head.start("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); time.sleep(8)")
+    assert told(first)["nodes"] == ["r0-t0", "r0-t1", "r0-t2"]
+    second = head.run(
+        "gang = racks(3); tell(phase=gang.phase.value, text=gang.explain()); gang.wait(200); tell(ranks=ranks(gang, 3))"
+    )
+    assert second[0]["phase"] == "queued"
+    assert "waits for" in second[0]["text"]
+    assert len(second[1]["ranks"]) == 3
+    assert first.wait(60) == 0
+    head.wait_nothing_left()
+
+
+def test_two_rayclusters_that_want_the_last_clique_do_not_chase_each_other(cluster: Cluster, head: Head) -> None:
+    """In two namespaces, with no right to write in each other's: one gets it, the other waits and is served then."""
+    other = Namespace(cluster, f"t-{uuid.uuid4().hex[:8]}")
+    second = install(other)
+    try:
+        want = "gang = racks(3); gang.wait(240); tell(moves=gang._refresh().moves, ranks=len(ranks(gang, 3)))"
+        programs = [each.start(want) for each in (head, second)]
+        found = [told(process) for process in programs]
+        assert [each["ranks"] for each in found] == [3, 3]
+        assert sum(each["moves"] for each in found) <= 2
+        for process in programs:
+            assert process.wait(100) == 0
+        head.wait_nothing_left()
+        second.wait_nothing_left()
+    finally:
+        second.close()
+        other.end()

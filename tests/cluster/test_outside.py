@@ -1,0 +1,68 @@
+"""From outside the cluster: jobs by the kubeconfig, the RayJob of the example, events."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from ray.job_submission import JobSubmissionClient
+
+from ray_dra import submission
+from ray_dra.errors import NotFound
+from tests.cluster.binaries import PROJECT
+from tests.cluster.cluster import Cluster
+from tests.cluster.head import EXAMPLE, PRELUDE, Head
+from tests.cluster.world import Namespace
+
+
+def test_jobs_are_submitted_through_the_api_server(
+    cluster: Cluster, head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    at = f"ray_dra://kubernetes?namespace={head.namespace.name}&raycluster="
+    with pytest.raises(NotFound, match="no such object"):
+        JobSubmissionClient(f"{at}nobody")
+    client = JobSubmissionClient(f"{at}gangs")
+    try:
+        text = PRELUDE + "gang = racks(2); gang.wait(200); tell(ranks=len(ranks(gang)))"
+        job = client.submit_job(entrypoint=f"python3 -c '{text}'")
+        cluster.wait(lambda: client.get_job_status(job).is_terminal(), 200, "the job to end")
+        printed = client.get_job_logs(job)
+        assert 'TOLD {"ranks": 2}' in printed, printed
+    finally:
+        submission.close_tunnels()
+    head.wait_nothing_left()
+    reasons = [event["reason"] for event in events(head)]
+    wanted = ["GangPlanned", "GangApplied", "GangLetIn", "GangBound", "GangStarted", "GangVerified", "GangReady"]
+    assert [reason for reason in reasons if reason in wanted] == [r for r in wanted if r in reasons]
+    assert {"GangPlanned", "GangLetIn", "GangVerified", "GangReady"} <= set(reasons)
+
+
+def events(head: Head) -> list[dict[str, str]]:
+    found = head.api.items("Event", head.namespace.name, fields="involvedObject.name=gangs")
+    ours = [event for event in found if event["source"].get("component") == "ray-dra"]
+    return sorted(ours, key=lambda event: int(event["metadata"]["resourceVersion"]))
+
+
+def test_the_examples_rayjob_trains(cluster: Cluster, namespace: Namespace) -> None:
+    """By the commands of the example's README."""
+    at = ("-n", namespace.name)
+    cluster.kubectl("apply", *at, "-k", str(PROJECT / "kube"))
+    files = [f"--from-file={PROJECT / 'examples' / name}" for name in ("train_nvlink_gang.py", "tensor_parallel.py")]
+    cluster.kubectl("create", *at, "configmap", "train", *files)
+    cluster.kubectl("apply", *at, "-f", str(EXAMPLE / "rayjob.yaml"))
+    status: dict[str, Any] = {}
+
+    def ended() -> bool:
+        status.update(namespace.api.get("RayJob", "train", namespace.name).get("status") or {})
+        return status.get("jobDeploymentStatus") in ("Complete", "Failed")
+
+    cluster.wait(ended, 240, f"the RayJob to end: {status}")
+    printed = cluster.kubectl("logs", *at, "job/train")
+    assert status["jobStatus"] == "SUCCEEDED", printed
+    assert "every rank saw exactly its planned GPUs" in printed
+    deadline = time.monotonic() + 60
+    while namespace.api.items("ResourceClaim", namespace.name) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not namespace.api.items("ResourceClaim", namespace.name)

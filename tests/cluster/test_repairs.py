@@ -1,0 +1,113 @@
+"""What people and outages do to a gang: it is finished, repaired or undone, and nothing leaks."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ray_dra.check import RIGHTS
+from ray_dra.translate.workers import ATTEMPT_LABEL
+from tests.cluster.cluster import Cluster
+from tests.cluster.head import EXAMPLE, Head, told, when
+
+GANG = "gang = racks(2); gang.wait(240); tell(planned=planned(gang), ranks=ranks(gang)); gang.remove()"
+
+
+@pytest.mark.parametrize("kind", ["ResourceClaimTemplate", "ComputeDomain", "Pod", "ResourceClaim"])
+def test_what_is_deleted_by_hand_in_the_making(cluster: Cluster, head: Head, kind: str) -> None:
+    at = head.namespace.name
+
+    def there() -> bool:
+        return bool(head.api.items(kind, at, labels=ATTEMPT_LABEL))
+
+    def delete() -> None:
+        head.api.delete(kind, head.api.items(kind, at, labels=ATTEMPT_LABEL)[0]["metadata"]["name"], at)
+
+    thread = when(cluster, there, delete)
+    (found,) = head.run(GANG)
+    thread.join()
+    assert [rank["seen"] for rank in found["ranks"]] == found["planned"]
+    head.wait_nothing_left()
+
+
+def test_a_raycluster_applied_again_without_our_groups_and_every_right_is_needed(cluster: Cluster, head: Head) -> None:
+    """The groups go, KubeRay leaves their pods for good. The gang stands on, and in the end we delete them."""
+    at = head.namespace.name
+    process = head.start("gang = racks(2); gang.wait(200); tell(); time.sleep(8); tell(ranks=len(ranks(gang)))")
+    told(process)
+    path = "/spec/workerGroupSpecs/1"
+    head.api.patch("RayCluster", "gangs", [{"op": "remove", "path": path}], at)
+    assert told(process) == {"ranks": 2}
+    assert process.wait(60) == 0
+    head.wait_nothing_left()
+    cluster.kubectl("exec", "-n", at, head.pod, "-c", "ray-head", "--", "ray-dra", "check")
+    asked = list(cluster.asked("ray-dra", at))
+    refused = [e["requestURI"] for e in asked if e.get("responseStatus", {}).get("code") == 403]
+    assert not refused
+    used = {
+        (e["objectRef"].get("apiGroup", ""), e["objectRef"]["resource"], e["verb"]) for e in asked if "objectRef" in e
+    }
+    for right in RIGHTS:
+        for verb in right.verbs:
+            assert (right.group, right.resource, verb) in used, f"nobody needs to {verb} {right.resource}"
+
+
+def test_the_api_server_away_for_half_a_minute(cluster: Cluster, head: Head) -> None:
+    """It hangs, which is worse than being gone; the gang in the making is ready afterwards."""
+    at = head.namespace.name
+    thread = when(cluster, lambda: bool(head.api.items("Pod", at, labels=ATTEMPT_LABEL)), lambda: hang(cluster))
+    (found,) = head.run(GANG)
+    thread.join()
+    assert [rank["seen"] for rank in found["ranks"]] == found["planned"]
+    head.wait_nothing_left()
+
+
+def hang(cluster: Cluster, seconds: float = 30) -> None:
+    cluster.supervisor.signal("apiserver", "STOP")
+    try:
+        time.sleep(seconds)
+    finally:
+        cluster.supervisor.signal("apiserver", "CONT")
+
+
+def test_an_image_that_cannot_be_pulled_is_said(head: Head) -> None:
+    change = [
+        {
+            "op": "add",
+            "path": "/spec/workerGroupSpecs/0/template/spec/containers/0/image",
+            "value": "ray-dra.io/none:latest",
+        }
+    ]
+    head.api.patch("RayCluster", "gangs", change, head.namespace.name)
+    (found,) = head.run(
+        """
+try:
+    racks(2).wait(200)
+except ray_dra.UnsatisfiableError as error:
+    tell(said=str(error))
+"""
+    )
+    assert "ray-dra.io/none:latest" in found["said"]
+    assert "given up" in found["said"]
+    head.wait_nothing_left()
+
+
+def test_with_rays_autoscaler_on(cluster: Cluster, head: Head) -> None:
+    """The operator refuses suspended groups then: they are scaled to nothing instead."""
+    at = head.namespace.name
+    cluster.kubectl("delete", "-n", at, "-f", str(EXAMPLE / "raycluster.yaml"))
+    text = (EXAMPLE / "raycluster.yaml").read_text()
+    scaled = text.replace(
+        "spec:\n  rayVersion",
+        "spec:\n  enableInTreeAutoscaling: true\n  autoscalerOptions: {imagePullPolicy: IfNotPresent}\n  rayVersion",
+        1,
+    )
+    cluster.kubectl("apply", "-n", at, "-f", "-", stdin=scaled)
+    cluster.wait(head.ready, 120, "the head with the autoscaler")
+    assert head.run(GANG)
+    head.wait_nothing_left()
+    process = head.start("gang = racks(2); gang.wait(200); tell()")  # and in the middle of creation
+    cluster.wait(lambda: bool(head.api.items("Pod", at, labels=ATTEMPT_LABEL)), 60, "pods")
+    process.kill()
+    head.wait_nothing_left(120)
