@@ -155,7 +155,7 @@ class CoordinatorActor:
         self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int
     ) -> list[tuple[int, str | None, str, str | None]]:
         """(position, uuid, node, clique) for a worker's GPU slots, in order."""
-        found = self._core.seen_by(raylet, group, bundle, slots, pid)
+        found = self._core.devices_for(raylet, group, bundle, slots, pid)
         return [(seen.index, seen.uuid, seen.node, seen.clique) for seen in found]
 
     async def ended(self, raylet: str, slots: tuple[int, ...], pid: int) -> None:

@@ -7,11 +7,9 @@ anywhere comes back to what it had said.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
 from ray_dra.core.inventory import Inventory
@@ -33,6 +31,7 @@ from ray_dra.core.topology import Health
 from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, RayView, Store
+from ray_dra.runtime.devices import Devices, Seen
 from ray_dra.runtime.narrate import told_of
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.others import Others
@@ -42,15 +41,6 @@ from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
 
 GANG = "gang/"
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
-
-
-class Seen(NamedTuple):
-    """A device as a worker sees it; `index` is its place in the raylet's numbering."""
-
-    index: int  # type: ignore[assignment]  # tuple.index is never called on it
-    uuid: str | None
-    node: str
-    clique: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +87,7 @@ class Coordinator:
         self.failures: dict[str, str] = {}  # gangs that were given up, until whoever waits has heard of it
         self.nodes = Nodes(store, self.inventory, clock, reserved=self._is_machine)
         self.others = Others(store, self.inventory, ray)
+        self.devices = Devices(self.inventory, self.nodes, self.others, self._is_machine)
         self.gangs: dict[str, Gang] = {}
         self.since: dict[str, float] = {}  # gang -> when it was last planned, or seen after a restart
         self.refused: dict[str, tuple[Shortfall, ...]] = {}  # queued gang -> why it waits
@@ -194,7 +185,7 @@ class Coordinator:
         self.progress[gang.id] = progress
         if (progress.ready, progress.joined) != (before.ready, before.joined):
             self.since[gang.id] = self.clock()
-        if progress.failed and (progress.final or gang.moves >= MOST_MOVES):
+        if progress.failed and (progress.final or (gang.moves >= MOST_MOVES and not progress.gave_way)):
             self._give_up(gang, progress.failed)
         elif progress.failed:
             self.refused[gang.id] = (Shortfall(Kind.WORKERS, "Kubernetes", "workers", progress.failed),)
@@ -381,7 +372,7 @@ class Coordinator:
         if gang.allocation is None:
             return self.status(gang_id)
         if gang.group != group and gang.moves == moves:
-            self._write_map(gang.allocation, group)
+            self.store.put(MAP + group, self.devices.map_of(gang.allocation))
             self._save(replace(gang, group=group, old_groups=_groups_of(gang)))
             self.since[gang_id] = self.clock()
         return self.status(gang_id)
@@ -425,53 +416,30 @@ class Coordinator:
             return self.workers.selector(allocation, node)
         return self.nodes.selector(node)
 
-    def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[int]:
-        """Positions on the node for a worker's GPU slots; `group` is "" outside placement groups."""
-        name = self.nodes.names.get(raylet)
-        seat = self.inventory.seats.get(name or "")
-        owner = self._owner_of(group)
+    def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
+        """The devices of a worker's GPU slots, in order; `group` is "" outside placement groups."""
+        owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
         if owner is not None and owner.allocation is not None:
-            positions = tuple(d.index for d in self._seen(owner.allocation)[bundle])
-            return self.others.of_bundle(raylet, f"{group}/{bundle}", slots, positions)
-        if seat is None:
-            return list(slots)  # no agent has spoken for this node: Ray's own numbering is all there is
-        found = self.others.of_stranger(raylet, seat, slots, pid, self._movable(seat.name))
-        self._settle_conflicts(seat.name, found)
+            return self.devices.of_bundle(owner.allocation, raylet, group, bundle, slots)
+        found = self.devices.of_stranger(raylet, slots, pid, self._movable)
+        self._settle_conflicts(found)
         return found
-
-    def seen_by(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
-        """`devices_for`, with what is known of each device."""
-        positions = self.devices_for(raylet, group, bundle, slots, pid)
-        owner = self._owner_of(group)
-        if owner is not None and owner.allocation is not None:
-            by_index = {device.index: device for device in self._seen(owner.allocation)[bundle]}
-            return [by_index[position] for position in positions]
-        seat = self.inventory.seats.get(self.nodes.names.get(raylet, ""))
-        if seat is None:
-            return [Seen(position, None, "", None) for position in positions]
-        return [Seen(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
-
-    def _owner_of(self, group: str) -> Gang | None:
-        """The gang of a placement group; "" is none."""
-        return next((g for g in self.gangs.values() if g.group == group), None) if group else None
 
     def _movable(self, node: str) -> int:
         """Devices of gangs whose placement group Ray has not placed yet: they can be planned again."""
         mask = 0
         for gang in self.gangs.values():
             if gang.allocation is not None and phase(gang, self._observed(gang)) in (Phase.HELD, Phase.PLACING):
-                for placed in gang.allocation.bundles:
-                    if placed.node == node:
-                        for grant in placed.grants:
-                            mask |= 1 << grant.position
+                for grant in gang.allocation.grants:
+                    if grant.node == node:
+                        mask |= 1 << grant.position
         return mask
 
-    def _settle_conflicts(self, node: str, positions: list[int]) -> None:
+    def _settle_conflicts(self, taken: list[Seen]) -> None:
         """Work of others had to take a held device: the gang that had it is planned again."""
+        places = {(device.node, device.index) for device in taken}
         for gang in list(self.gangs.values()):
-            if gang.allocation is not None and any(
-                p.node == node and any(g.position in positions for g in p.grants) for p in gang.allocation.bundles
-            ):
+            if gang.allocation is not None and any((g.node, g.position) in places for g in gang.allocation.grants):
                 self._plan_again(gang, stay=False)
 
     # -- inside
@@ -577,26 +545,6 @@ class Coordinator:
             self.inventory.hold(allocation)
         elif isinstance(answer, Unsatisfiable):
             self.refused[gang.id] = answer.shortfalls
-
-    def _write_map(self, allocation: Allocation, group: str) -> None:
-        """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
-        devices = [[[d.index, d.uuid, d.node, d.clique] for d in bundle] for bundle in self._seen(allocation)]
-        self.store.put(MAP + group, json.dumps(devices).encode())
-
-    def _seen(self, allocation: Allocation) -> list[list[Seen]]:
-        """Each bundle's devices as its raylet numbers them: a worker of the gang's own has no others."""
-        by_node: dict[str, list[int]] = {}
-        for grant in allocation.grants:
-            if self._is_machine(grant.node):
-                by_node.setdefault(grant.node, []).append(grant.position)
-        ranks = {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
-        return [
-            [
-                Seen(ranks[g.node][g.position] if g.node in ranks else g.position, g.uuid, g.node, g.clique)
-                for g in placed.grants
-            ]
-            for placed in allocation.bundles
-        ]
 
     def _groups(self) -> set[str]:
         return {group for g in self.gangs.values() for group in (g.group, *g.old_groups) if group}

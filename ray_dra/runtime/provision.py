@@ -59,20 +59,30 @@ QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the workers of a gang are. `ready`: all are there and have what was planned, and join when they are let;
-    `joined`: all have; `failed`: why this attempt will not get there; `final`: nor will any other; `said`: what is
-    being waited for."""
+    """How far the workers of a gang are.
+
+    Attributes:
+        ready: all are there and have what was planned; they join when they are let. joined: all have.
+        failed: why this attempt will not get there; final: nor will any other.
+        gave_way: to another RayCluster's gang, which costs no try.
+        said: what is being waited for, in this stage.
+    """
 
     ready: bool = False
     joined: bool = False
     failed: str = ""
     final: bool = False
+    gave_way: bool = False
     stage: str = ""
     said: str = ""
 
 
 class _Failed(Exception):
     """This attempt cannot go on; another may."""
+
+
+class _GiveWay(_Failed):
+    """It could, but another RayCluster's gang was first."""
 
 
 @dataclass
@@ -213,6 +223,8 @@ class Provisioner:
                 )
                 made = self._tries[name] = _Try(attempt, allocation.epoch, since=self.clock())
             return self._step(made, self.found.get(name, _Found()), joined, grouped)
+        except _GiveWay as error:
+            return Progress(failed=str(error), gave_way=True)
         except _Failed as error:
             return Progress(failed=str(error))
         except InvalidRequest as error:
@@ -291,20 +303,23 @@ class Provisioner:
         whose claims are younger gives way. So nobody needs a place where both may write.
 
         Raises:
-            _Failed: we give way.
+            _GiveWay: ours is the younger.
         """
         if len(there.claims) < sum(bool(slot.uuids) for slot in attempt.slots.values()):
             return f"the claims of {pods} pods"
         ours = {uuid for slot in attempt.slots.values() for uuid in slot.uuids}
-        age = min(((claim_age(claim)) for claim in there.claims), default=("", ""))
+        rivals: dict[tuple[str, str], tuple[str, str]] = {}  # (namespace, attempt) -> its oldest claim
         for claim in self.view.claims:
-            if self._ours(claim) or not ours.intersection(named_uuids(claim)):
-                continue
-            if claim_age(claim) < age:
-                raise _Failed(f"a gang of {claim['metadata']['namespace']} wants the same devices, and came first")
-            return (
-                f"a gang of {claim['metadata']['namespace']}, which wants the same devices and came later, to give way"
-            )
+            if not self._ours(claim) and ours.intersection(named_uuids(claim)):
+                meta = claim["metadata"]
+                who = (meta["namespace"], meta["labels"][ATTEMPT_LABEL])
+                rivals[who] = min(rivals.get(who, claim_age(claim)), claim_age(claim))
+        age = min(map(claim_age, there.claims), default=("", ""))
+        first = min(rivals, key=lambda who: rivals[who], default=None)
+        if first is not None and rivals[first] < age:
+            raise _GiveWay(f"a gang of {first[0]} wants the same devices, and came first")
+        if first is not None:
+            return f"a gang of {first[0]}, which wants the same devices and came later, to give way"
         return ""
 
     def _open(self, attempt: Attempt, pods: Sequence[Object], closed: Sequence[Object]) -> None:

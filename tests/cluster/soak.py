@@ -89,12 +89,14 @@ class Soak:
         self.cluster.wait(self.head.ready, 200, "the head")
         began = time.monotonic()
         self.head.wait_nothing_left(240)
+        given = time.monotonic() - began
+        times = f"median {statistics.median(ready):.1f} s, most {max(ready):.1f} s"
         print(
-            f"{number} gangs in {seconds / 60:.0f} minutes: {len(ready)} ready (median {statistics.median(ready):.1f} s, most"
-            f" {max(ready):.1f} s; planned again {moves} times), {sum(errors.values())} ended early: {dict(errors)}\n"
-            f"{sum(self.kills.values())} kills: {dict(self.kills)}\n"
-            f"devices readied twice: {len(self.twice)}; everything given back {time.monotonic() - began:.0f} s after the end"
+            f"{number} gangs in {seconds / 60:.0f} minutes: {len(ready)} ready ({times}; planned again {moves} times)"
         )
+        print(f"{sum(errors.values())} ended early: {dict(errors)}")
+        print(f"{sum(self.kills.values())} kills: {dict(self.kills)}")
+        print(f"devices readied twice: {len(self.twice)}; everything given back {given:.0f} s after the end")
         assert not self.twice
 
     def one(self, seed: int) -> dict[str, object]:

@@ -13,7 +13,7 @@ from ray_dra.core.request import Locality
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
 from tests.core.machines import gang
 
-from .world import Crash, CrashingStore, Phase, World
+from .world import Crash, CrashingStore, Phase, World, positions
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_silent_agent_takes_its_node_out_of_planning(world: World) -> None:
 def test_work_of_others_and_gangs_never_share_a_device(world: World) -> None:
     """A plain task has slot 0; the gang planned next to it takes other devices, and so do later tasks."""
     pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
-    assert world.coordinator.devices_for("t0-0", "", -1, slots, pid) == [0]
+    assert positions(world.coordinator.devices_for("t0-0", "", -1, slots, pid)) == [0]
     status = world.submit(gang(3, name="g"))
     assert status.allocation is not None
     planned = {g.position for g in status.allocation.grants if g.node == "t0"}
@@ -179,7 +179,7 @@ def test_tasks_that_come_after_a_gang_are_moved_off_its_devices() -> None:
     given: set[int] = set()
     for _ in range(2):
         pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
-        devices = set(world.coordinator.devices_for("t0-0", "", -1, slots, pid))
+        devices = set(positions(world.coordinator.devices_for("t0-0", "", -1, slots, pid)))
         assert not devices & (held | given)
         given |= devices
     world.check()
@@ -199,7 +199,7 @@ def test_running_tasks_never_share_a_device_while_a_gang_waits_for_ray() -> None
                 world.coordinator.others.ended("t0-0", slots, pid)
         task = world.ray.start_task("t0-0", 1)
         if task is not None:
-            running[task[0]] = (task[1], world.coordinator.devices_for("t0-0", "", -1, task[1], task[0]))
+            running[task[0]] = (task[1], positions(world.coordinator.devices_for("t0-0", "", -1, task[1], task[0])))
         if turn % 5 == 0:
             world.coordinator.observe()
         devices = [d for _, found in running.values() for d in found]
@@ -382,7 +382,7 @@ class Life(RuleBasedStateMachine):
         raylet = self.world.raylet(f"t{at}")
         if self.world.ray.nodes[raylet].alive and (task := self.world.ray.start_task(raylet, gpus)) and hooked:
             try:
-                devices = self.world.coordinator.devices_for(raylet, "", -1, task[1], task[0])
+                devices = positions(self.world.coordinator.devices_for(raylet, "", -1, task[1], task[0]))
             except RayDraError:
                 del self.world.ray.tasks[task[0]]  # the worker fails, and Ray ends it
                 return

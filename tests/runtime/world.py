@@ -8,6 +8,7 @@ from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.ports import FabricReading, GpuReading, LinkReading, NodeReading
 from ray_dra.runtime.coordinator import Coordinator, Order, Status
+from ray_dra.runtime.devices import Seen
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.translate.labels import NODE
 
@@ -51,6 +52,10 @@ class CrashingStore(MemoryStore):
 
     def delete(self, key: str) -> None:
         self._write(lambda: super(CrashingStore, self).delete(key))
+
+
+def positions(devices: list[Seen]) -> list[int]:
+    return [device.index for device in devices]
 
 
 def tray(

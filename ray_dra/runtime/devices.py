@@ -1,0 +1,66 @@
+"""Which device each GPU slot of a worker means: those planned for its bundle, or one that no gang has.
+
+Neighbours: `others.py` remembers what was given to whom; `coordinator.py` plans a gang again whose device was taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.inventory import Inventory
+from ray_dra.runtime.nodes import Nodes
+from ray_dra.runtime.others import Others
+
+
+class Seen(NamedTuple):
+    """A device as a worker sees it; `index` is its place in the raylet's numbering."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is never called on it
+    uuid: str | None
+    node: str
+    clique: str | None
+
+
+class Devices:
+    """See the module. `its_own`: whether gangs have workers of their own on a node, which see no other devices."""
+
+    def __init__(self, inventory: Inventory, nodes: Nodes, others: Others, its_own: Callable[[str], bool]) -> None:
+        self._inventory, self._nodes, self._others, self._its_own = inventory, nodes, others, its_own
+
+    def by_bundle(self, allocation: Allocation) -> list[list[Seen]]:
+        """Each bundle's devices as its raylet numbers them."""
+        by_node: dict[str, list[int]] = {}
+        for grant in allocation.grants:
+            if self._its_own(grant.node):
+                by_node.setdefault(grant.node, []).append(grant.position)
+        ranks = {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
+        return [
+            [
+                Seen(ranks[g.node][g.position] if g.node in ranks else g.position, g.uuid, g.node, g.clique)
+                for g in placed.grants
+            ]
+            for placed in allocation.bundles
+        ]
+
+    def map_of(self, allocation: Allocation) -> bytes:
+        """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
+        return json.dumps([[[*device] for device in bundle] for bundle in self.by_bundle(allocation)]).encode()
+
+    def of_bundle(
+        self, allocation: Allocation, raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+    ) -> list[Seen]:
+        """For a worker in a gang's bundle."""
+        planned = {device.index: device for device in self.by_bundle(allocation)[bundle]}
+        positions = self._others.of_bundle(raylet, f"{group}/{bundle}", slots, tuple(planned))
+        return [planned[position] for position in positions]
+
+    def of_stranger(self, raylet: str, slots: tuple[int, ...], pid: int, movable: Callable[[str], int]) -> list[Seen]:
+        """For any other worker. `movable`: node -> devices that may be taken where no others are left."""
+        seat = self._inventory.seats.get(self._nodes.names.get(raylet, ""))
+        if seat is None:  # no agent has spoken for this node: Ray's own numbering is all there is
+            return [Seen(slot, None, "", None) for slot in slots]
+        positions = self._others.of_stranger(raylet, seat, slots, pid, movable(seat.name))
+        return [Seen(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
