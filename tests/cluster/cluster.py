@@ -186,6 +186,11 @@ class Cluster:
         """As when its power fails: every process of it ends at once. It stays off."""
         self.supervisor.stop(f"node-{name}")
 
+    def remove_node(self, name: str) -> None:
+        """Power it off and take it out of the cluster."""
+        self.kill_node(name)
+        self.api.delete("Node", name)
+
     def start_node(self, name: str) -> None:
         """Power it on again."""
         shutil.rmtree(self.nodes[name].folder / "run", ignore_errors=True)

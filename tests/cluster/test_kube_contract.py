@@ -23,7 +23,7 @@ from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.bundles import request_from_bundles
 from ray_dra.translate.pods import gated
 from ray_dra.translate.slices import node_from_slices, read_node
-from ray_dra.translate.workers import Attempt, attempt_of
+from ray_dra.translate.workers import Attempt, attempt_of, claim_age, named_uuids
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
@@ -54,8 +54,8 @@ def raycluster() -> dict[str, Any]:
 class Side:
     """The port, and what makes time pass behind it."""
 
-    def __init__(self, kube: Kube, turn: Callable[[], None]) -> None:
-        self.kube, self.turn = kube, turn
+    def __init__(self, kube: Kube, turn: Callable[[], None], told: Callable[[], set[str]]) -> None:
+        self.kube, self.turn, self.told = kube, turn, told
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
@@ -98,10 +98,10 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
     if request.param == "fake":
         nodes = [(read_node(paper_node(m)), slices(gpu_pool(m, {}), m.name, 1)) for m in MACHINES]
         fake = FakeKube(raycluster(), nodes)
-        yield Side(fake, fake.step)
+        yield Side(fake, fake.step, lambda: {reason for reason, _ in fake.told})
         return
     cluster: Cluster = request.getfixturevalue("control_plane")
-    adapter = KubeAdapter(cluster.api, NAMESPACE, NAME)
+    adapter = KubeAdapter(cluster.api, NAMESPACE, NAME, holder="the test")
 
     def turn() -> None:
         time.sleep(0.05)
@@ -109,7 +109,10 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
             if pod["metadata"].get("deletionTimestamp"):
                 cluster.api.delete("Pod", pod["metadata"]["name"], NAMESPACE, grace=0)
 
-    yield Side(adapter, turn)
+    def told() -> set[str]:
+        return {e["reason"] for e in cluster.api.items("Event", NAMESPACE) if e["source"].get("component") == "ray-dra"}
+
+    yield Side(adapter, turn, told)
     adapter.close()
 
 
@@ -120,6 +123,13 @@ def test_the_view_has_the_nodes_and_what_they_publish(side: Side) -> None:
     assert all(node.ready and not node.device_plugin and node.cpus == 64 for node in view.nodes.values())
     published = {s["spec"]["nodeName"]: len(s["spec"]["devices"]) for s in view.slices}
     assert published == {machine.name: 4 for machine in MACHINES}
+
+
+def test_whoever_has_the_lease_leads_and_events_are_told(side: Side) -> None:
+    assert side.kube.lead() == ""
+    side.kube.tell("GangReady", "a gang is ready")
+    side.kube.tell("GangFailed", "x" * 5000, warning=True)
+    side.until(lambda: side.told() == {"GangReady", "GangFailed"})
 
 
 def test_objects_may_be_made_and_deleted_twice(side: Side) -> None:
@@ -173,6 +183,13 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
     for _ in range(3):
         side.turn()
     assert all(gated(pod) and "nodeName" not in pod["spec"] for pod in pods())
+    # Others see, before anything is let in, what these pods are for.
+    side.until(lambda: len(side.kube.view().claims) == 2)
+    planned = {uuid for slot in attempt.slots.values() for uuid in slot.uuids}
+    for claim in side.kube.view().claims:
+        assert set(named_uuids(claim)) == planned
+        assert not claim["status"].get("allocation")
+        assert all(claim_age(claim))
     for pod in pods():
         change = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"schedulingGates": None}}
         side.kube.patch("Pod", pod["metadata"]["name"], change)
@@ -181,7 +198,7 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
     allocated = {
         (result["pool"], result["device"])
         for claim in side.kube.view().claims
-        for result in ((claim["status"]["allocation"] or {}).get("devices") or {}).get("results") or ()
+        for result in ((claim["status"].get("allocation") or {}).get("devices") or {}).get("results") or ()
     }
     assert allocated == {(machine.name, f"gpu-{gpu}") for machine in MACHINES for gpu in range(4)}
     side.change(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from ray_dra.core.plan import plan
 from ray_dra.core.request import GangRequest, Locality
 from ray_dra.core.topology import Health, Node
 from ray_dra.errors import InvalidRequest
-from ray_dra.ports import KubeNode
+from ray_dra.ports import GpuReading, KubeNode, LinkReading, NodeReading
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
 from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.published import read_topologies, topology_map, with_links
+from ray_dra.translate.reading import node_from_reading
 from ray_dra.translate.slices import node_from_slices, quantity, read_node
 from ray_dra.translate.workers import (
     CEL_BYTES,
@@ -237,3 +240,31 @@ def test_a_box_is_a_clique_where_its_gpus_are_all_joined(profile: str, clique: s
     made = node(simulated_nodes(profile)[0])
     assert made.clique == clique
     assert bool(made.links) is (clique is not None)
+
+
+def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> None:
+    """The agent numbers GPUs as NVML does; a driver may publish them in another order, and fewer."""
+    bus = [f"00000000:{0x10 + i:x}:00.0" for i in range(4)]
+    pairs = [1, 0, 3, 2]  # bridged: 0 with 1, 2 with 3
+    gpus = tuple(
+        GpuReading(
+            i, f"GPU-{i}", "NVIDIA A100 80GB PCIe", bus[i], links=(LinkReading(True, "gpu", bus[pairs[i]]),) * 12
+        )
+        for i in range(4)
+    )
+    p2p = tuple(tuple(pairs[i] == j for j in range(4)) for i in range(4))
+    reading = NodeReading("580", gpus, p2p, tuple((40,) * 4 for _ in range(4)))
+    made = topology_map("dgx1", "n", reading, {"kind": "Pod", "name": "p", "uid": "u"})
+    assert made is not None
+    assert made["metadata"]["ownerReferences"][0]["name"] == "p"
+    published = read_topologies([made, {"metadata": {}, "data": {"topology": "no json"}}])["dgx1"]
+    full = node_from_reading("dgx1", reading)
+    assert published.links == full.links == ((0, 12, 0, 0), (12, 0, 0, 0), (0, 0, 0, 12), (0, 0, 12, 0))
+    backwards = replace(full, devices=full.devices[:0:-1], links=(), ancestors=())
+    linked = with_links(backwards, published)
+    for i, a in enumerate(linked.devices):
+        for j, b in enumerate(linked.devices):
+            assert linked.links[i][j] == full.links[a.index][b.index]
+    other = replace(full, devices=(replace(full.devices[0], uuid="GPU-other"),), links=())
+    assert with_links(other, published) is other
+    assert topology_map("dgx1", "n", replace(reading, error="hung"), {}) is None
