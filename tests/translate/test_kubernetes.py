@@ -248,7 +248,7 @@ def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> 
     pairs = [1, 0, 3, 2]  # bridged: 0 with 1, 2 with 3
     gpus = tuple(
         GpuReading(
-            i, f"GPU-{i}", "NVIDIA A100 80GB PCIe", bus[i], links=(LinkReading(True, "gpu", bus[pairs[i]]),) * 12
+            i, f"GPU-{i}", "NVIDIA A100", bus[i], links=(LinkReading(True, "gpu", bus[pairs[i]]),) * 12
         )
         for i in range(4)
     )
