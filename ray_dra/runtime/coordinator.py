@@ -120,22 +120,20 @@ class Coordinator:
 
     def report(self, raylet: str, reading: NodeReading) -> None:
         """An agent's reading of its node, or of the part of one that a gang's own worker has."""
-        allocation, node = self._slot_of(raylet)
-        if self.workers is not None and allocation is not None:
+        node = self._slot_on(raylet)
+        if self.workers is not None and node is not None:
             self.nodes.heartbeat(raylet)
             self.workers.machines.hear(node, reading)
         elif self.nodes.report(raylet, reading):
             self._serve()
 
-    def _slot_of(self, raylet: str) -> tuple[Allocation | None, str]:
-        """The gang and node of a worker that was made for a gang."""
-        found = next((n.labels[SLOT] for n in self.view.nodes if n.id == raylet and SLOT in n.labels), None)
-        for gang in self.gangs.values() if found is not None and self.workers is not None else ():
-            if gang.allocation is not None and self.workers is not None:
-                for node in gang.allocation.nodes:
-                    if self.workers.selector(gang.allocation, node)[SLOT] == found:
-                        return gang.allocation, node
-        return None, ""
+    def _slot_on(self, raylet: str) -> str | None:
+        """The node of a worker that was made for a gang."""
+        label = next((n.labels.get(SLOT) for n in self.view.nodes if n.id == raylet), None)
+        if label is None or self.workers is None:
+            return None
+        slots = {self.workers.selector(a, node)[SLOT]: node for a in self._wanted() for node in a.nodes}
+        return slots.get(label)
 
     def observe(self) -> None:
         """Look at Ray, and take every gang one step further. Called every half second, and after a release."""

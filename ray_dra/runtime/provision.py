@@ -24,7 +24,16 @@ from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, 
 from ray_dra.ports import Clock, Kube, KubeView, Object, Store
 from ray_dra.runtime.machines import Machines, Tolerations
 from ray_dra.translate.labels import SLOT
-from ray_dra.translate.pods import gated, group_of, no_image, signs, why_failed, why_not_started, why_pending
+from ray_dra.translate.pods import (
+    gated,
+    group_of,
+    imex_readiness,
+    no_image,
+    signs,
+    why_failed,
+    why_not_started,
+    why_pending,
+)
 from ray_dra.translate.workers import (
     ATTEMPT_LABEL,
     CLUSTER_LABEL,
@@ -290,7 +299,7 @@ class Provisioner:
         if len(verified) < len(labels):
             waiting = next((pod for pod in pods if why_not_started(pod)), None)
             if waiting is not None:
-                said = f"{waiting['metadata']['name']}: {why_not_started(waiting)}"
+                said = f"{waiting['metadata']['name']}: {why_not_started(waiting)}{imex_readiness(there.domains)}"
                 return ("image" if no_image(waiting) else "started"), said
             return "verified", f"NVML in {len(labels) - len(verified)} of {len(labels)} pods"
         return "joined", "the raylets to join"

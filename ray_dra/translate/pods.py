@@ -44,6 +44,13 @@ def why_not_started(pod: Object) -> str:
     return "" if status.get("phase") in ("Running", "Succeeded") else "its containers to start"
 
 
+def imex_readiness(domains: Iterable[Object]) -> str:
+    """Which nodes of a gang's ComputeDomains are not ready yet; "" where all that are known are."""
+    nodes = [node for domain in domains for node in (domain.get("status") or {}).get("nodes") or ()]
+    waiting = [str(node.get("name")) for node in nodes if node.get("status") != "Ready"]
+    return f"; IMEX is not ready on {', '.join(waiting)}" if waiting else ""
+
+
 NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 
 

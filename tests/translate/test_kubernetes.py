@@ -247,9 +247,7 @@ def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> 
     bus = [f"00000000:{0x10 + i:x}:00.0" for i in range(4)]
     pairs = [1, 0, 3, 2]  # bridged: 0 with 1, 2 with 3
     gpus = tuple(
-        GpuReading(
-            i, f"GPU-{i}", "NVIDIA A100", bus[i], links=(LinkReading(True, "gpu", bus[pairs[i]]),) * 12
-        )
+        GpuReading(i, f"GPU-{i}", "NVIDIA A100", bus[i], links=(LinkReading(True, "gpu", bus[pairs[i]]),) * 12)
         for i in range(4)
     )
     p2p = tuple(tuple(pairs[i] == j for j in range(4)) for i in range(4))
