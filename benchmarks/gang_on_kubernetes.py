@@ -24,7 +24,7 @@ from figures import parser, write
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ray_dra.adapters.kube import KubeAdapter, Mirror
 from ray_dra.adapters.kubernetes import KubernetesApi
-from ray_dra.core.allocation import Allocation
+from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import NO_LIMITS
 from ray_dra.core.plan import plan
@@ -63,14 +63,15 @@ def main() -> None:
                 say=lambda text: None,
             )
             try:
-                took = Bench(cluster, pods, nodes).run(rounds)
+                bench = Bench(cluster, pods, nodes)
+                took = bench.run(rounds)
             finally:
                 cluster.down()
             ours, kuberay, bare = (statistics.median(took[name]) for name in ("ray-dra", "kuberay", "bare"))
             freed = statistics.median(took["freed"])
             print(
                 f"{pods:>5} {nodes:>6} {limits:>8} {ours:>7.2f} s {kuberay:>7.2f} s {bare:>7.2f} s"
-                f"  {ours / kuberay:>10.2f}  {ours / bare:>7.2f}  {freed:.1f} s",
+                f"  {ours / kuberay:>10.2f}  {ours / bare:>7.2f}  {freed:.1f} s  a no {max(bench.refusals):.3f} s",
                 flush=True,
             )
             name = f"gang{pods}"
@@ -81,6 +82,7 @@ def main() -> None:
                     "limits": limits,
                     f"{name}_ratio": ours / bare,
                     f"{name}_kuberay_ratio": ours / kuberay,
+                    "refusal_s": max(bench.refusals),
                     "seconds": {key: [round(value, 3) for value in values] for key, values in took.items()},
                 }
             )
@@ -102,6 +104,7 @@ class Bench:
         self.kube.compute_domains = False  # the channels would need kubelets
         self.seen = Mirror(self.api, "Pod", NAMESPACE)  # the baselines look by a watch, too: lists would burden them
         self.clock = time.monotonic
+        self.refusals: list[float] = []  # seconds for the same gang again, for which there is no room
 
     def run(self, rounds: int) -> dict[str, list[float]]:
         took: dict[str, list[float]] = {"ray-dra": [], "kuberay": [], "bare": [], "freed": []}
@@ -135,6 +138,13 @@ class Bench:
                 break
             self.changed.wait(0.5)
             time.sleep(0.05)
+
+        began = self.clock()
+        workers.look([answer])
+        refused = plan(inventory, request_from_bundles([{"GPU": 4}] * self.pods, locality=Locality(segment=1)))
+        assert isinstance(refused, Unsatisfiable), refused
+        assert refused.shortfalls
+        self.refusals.append(self.clock() - began)
 
         def free() -> None:
             while True:

@@ -14,7 +14,7 @@ from ray_dra.core.topology import Health, Node
 from ray_dra.ports import Clock, KubeView, NodeReading, Object
 from ray_dra.translate.labels import DRIVER
 from ray_dra.translate.published import read_topologies, with_links
-from ray_dra.translate.slices import node_from_slices
+from ray_dra.translate.slices import devices_of, node_from_slices
 from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY, named_uuids
 
 NAMED_SECONDS = 120.0  # how long a claim that gets no devices keeps others from planning on them
@@ -117,14 +117,11 @@ class Machines:
         for claim in claims:
             if wanted(claim):
                 continue
-            allocation = (claim.get("status") or {}).get("allocation") or {}
-            for result in (allocation.get("devices") or {}).get("results") or ():
-                seat = self._inventory.seats.get(result["pool"])
-                if result["driver"] != DRIVER or seat is None or result.get("adminAccess"):
-                    continue  # an administrator's access takes nothing from anyone
-                for position, device in enumerate(seat.node.devices):
-                    if device.id.device == result["device"]:
-                        taken[seat.name] = taken.get(seat.name, 0) | 1 << position
+            for name, published in devices_of(claim):
+                seat = self._inventory.seats.get(name)
+                for position, device in enumerate(seat.node.devices) if seat is not None else ():
+                    if device.id.device == published:
+                        taken[name] = taken.get(name, 0) | 1 << position
         if named:
             for name in self.names:
                 seat = self._inventory.seats[name]

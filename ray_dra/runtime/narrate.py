@@ -44,7 +44,6 @@ PASSED = {
     "": ("GangPlanned", "planned"),
     "applied": ("GangPlanned", "planned"),
     "pods": ("GangApplied", "its claim templates, ComputeDomains and worker groups are there"),
-    "rivals": ("GangApplied", "its claim templates, ComputeDomains and worker groups are there"),
     "bound": ("GangLetIn", "all its pods are there and their gates are opened"),
     "started": ("GangBound", "its claims are allocated and its pods bound"),
     "image": ("GangBound", "its claims are allocated and its pods bound"),

@@ -34,6 +34,7 @@ from ray_dra.translate.pods import (
     why_not_started,
     why_pending,
 )
+from ray_dra.translate.slices import devices_of
 from ray_dra.translate.workers import (
     ATTEMPT_LABEL,
     CLUSTER_LABEL,
@@ -56,7 +57,6 @@ OPEN_KEY = "open/"  # the pods that were let in, so that one that replaces a los
 PATIENCE = {
     "applied": 30.0,
     "pods": 60.0,
-    "rivals": 40.0,
     "bound": 20.0,
     "started": 300.0,
     "image": 30.0,
@@ -285,14 +285,13 @@ class Provisioner:
         if len(pods) < len(labels):
             return "pods", f"{len(labels) - len(pods)} of {len(labels)} pods"
         closed = [pod for pod in pods if gated(pod)]
-        if closed and self.store.get(OPEN_KEY + attempt.name) is None:
-            rival = self._rival(attempt, there, len(labels))
-            if rival:
-                return "rivals", rival
+        unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
+        if unbound:
+            self._give_way(attempt, there)
+            self._refuse_stolen(attempt)
         if closed:
             self._open(attempt, pods, closed)
             return "bound", "the gates to open"
-        unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
         if unbound:
             return "bound", why_pending(unbound[0])
         verified = set(self.store.keys(f"{VERIFIED_KEY}{attempt.name}."))
@@ -304,18 +303,17 @@ class Provisioner:
             return "verified", f"NVML in {len(labels) - len(verified)} of {len(labels)} pods"
         return "joined", "the raylets to join"
 
-    def _rival(self, attempt: Attempt, there: _Found, pods: int) -> str:
-        """What another RayCluster's gang does on our devices: "" if nothing, or what to wait for.
+    def _give_way(self, attempt: Attempt, there: _Found) -> None:
+        """Step back where another RayCluster's gang wants some of our devices and came first.
 
-        Claims are what every coordinator can see of the others', and they are there before the gates are opened. Each
-        looks when it has seen all of its own, so of two that want a device at least one sees the other's; the one
-        whose claims are younger gives way. So nobody needs a place where both may write.
+        Claims are what every coordinator can see of the others', they name the devices they are for, and they are made
+        while pods are still gated. So of two gangs that want a device each sees the other's claims, sooner or later,
+        and the one whose oldest claim is younger gives everything back; nobody needs a place where both may write.
+        A gang that has all its devices need not look any more.
 
         Raises:
             _GiveWay: ours is the younger.
         """
-        if len(there.claims) < sum(bool(slot.uuids) for slot in attempt.slots.values()):
-            return f"the claims of {pods} pods"
         ours = {uuid for slot in attempt.slots.values() for uuid in slot.uuids}
         rivals: dict[tuple[str, str], tuple[str, str]] = {}  # (namespace, attempt) -> its oldest claim
         for claim in self.view.claims:
@@ -323,13 +321,24 @@ class Provisioner:
                 meta = claim["metadata"]
                 who = (meta["namespace"], meta["labels"][ATTEMPT_LABEL])
                 rivals[who] = min(rivals.get(who, claim_age(claim)), claim_age(claim))
-        age = min(map(claim_age, there.claims), default=("", ""))
-        first = min(rivals, key=lambda who: rivals[who], default=None)
-        if first is not None and rivals[first] < age:
-            raise _GiveWay(f"a gang of {first[0]} wants the same devices, and came first")
-        if first is not None:
-            return f"a gang of {first[0]}, which wants the same devices and came later, to give way"
-        return ""
+        age = min(map(claim_age, there.claims), default=None)
+        for (namespace, _), other in sorted(rivals.items()):
+            if age is None or other < age:
+                raise _GiveWay(f"a gang of {namespace} wants the same devices, and came first")
+
+    def _refuse_stolen(self, attempt: Attempt) -> None:
+        """Raises _Failed where somebody else's claim has one of our devices: the scheduler would try for ever."""
+        for claim in self.view.claims:
+            if self._ours(claim):
+                continue  # of an earlier attempt, whose pods are ending
+            for node, published in devices_of(claim):
+                slot, seat = attempt.slots.get(node), self.inventory.seats.get(node)
+                for device in seat.node.devices if slot is not None and seat is not None else ():
+                    if device.id.device == published and slot is not None and device.uuid in slot.uuids:
+                        meta = claim["metadata"]
+                        raise _Failed(
+                            f"{published} on {node} was taken by the claim {meta['namespace']}/{meta['name']}"
+                        )
 
     def _open(self, attempt: Attempt, pods: Sequence[Object], closed: Sequence[Object]) -> None:
         """Say what each slot must find by NVML, then let all pods be scheduled.

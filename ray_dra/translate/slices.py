@@ -7,7 +7,7 @@ box without one is a clique of its own where its product is always on NVSwitches
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ray_dra.core.topology import Attribute, Device, DeviceId, Health, Links, Node, box_clique
@@ -92,6 +92,14 @@ def node_from_slices(
         ready=not (reason := _why_not(node, tolerations) or reason),
         reason=reason,
     )
+
+
+def devices_of(claim: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(node, device) of the GPUs that a claim has; an administrator's access takes nothing from anyone."""
+    allocation = (claim.get("status") or {}).get("allocation") or {}
+    for result in (allocation.get("devices") or {}).get("results") or ():
+        if result["driver"] == DRIVER and not result.get("adminAccess"):
+            yield result["pool"], result["device"]
 
 
 def _device(node: str, device: Mapping[str, Any], clique: str | None) -> Device:
