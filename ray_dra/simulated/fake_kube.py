@@ -91,8 +91,9 @@ class FakeKube:
 
     def delete(self, kind: str, name: str) -> None:
         self._write()
-        if kind == "Pod" and (kind, name) in self.things:
-            self.things[kind, name]["metadata"]["deletionTimestamp"] = "now"
+        found = self.things.get((kind, name))
+        if found is not None and (kind == "Pod" or (found.get("status") or {}).get("allocation")):
+            found["metadata"]["deletionTimestamp"] = "now"  # until the kubelet, or the claim's last pod, lets it go
             return
         gone = self.things.pop((kind, name), None)
         if kind == "ComputeDomain" and gone is not None:
@@ -160,6 +161,8 @@ class FakeKube:
                 meta = {"name": f"{name}-{self._count}", "namespace": self.namespace, "labels": labels}
                 pod = {"kind": "Pod", "metadata": meta, "spec": template["spec"], "status": {"phase": "Pending"}}
                 self.things["Pod", meta["name"]] = self._stamped(pod)
+        for pod in self._of("Pod"):
+            if ("ResourceClaim", f"{pod['metadata']['name']}-gpus") not in self.things:
                 self._make_claim(pod)
 
     def _make_claim(self, pod: dict[str, Any]) -> None:

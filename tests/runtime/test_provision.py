@@ -182,8 +182,11 @@ def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int) -
     world.settle()
 
 
+KINDS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim", "group")
+
+
 @pytest.mark.parametrize("turn", range(8))
-@pytest.mark.parametrize("victim", ["node", "device", "pod", "control store"])
+@pytest.mark.parametrize("victim", ["node", "device", "pod", "control store", *KINDS])
 def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, victim: str) -> None:
     world = World(nodes=6, cliques=2)  # three trays a rack: one to spare
     gang = world.coordinator.submit(world.order()).gang
@@ -201,6 +204,13 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
         pods = world.kube._of("Pod")
         if pods:
             world.kube.delete("Pod", pods[0]["metadata"]["name"])
+    elif victim in KINDS[:3]:
+        found_things = world.kube._of(victim)
+        if found_things:
+            world.kube.delete(victim, found_things[0]["metadata"]["name"])
+    elif victim == "group":
+        del world.kube.raycluster["spec"]["workerGroupSpecs"][1:]  # the RayCluster is applied again without ours
+        world.kube._version += 1
     elif victim == "control store":
         world.store.data.clear()
         world.ray = FakeRay()
