@@ -327,10 +327,10 @@ class Provisioner:
                 raise _GiveWay(f"a gang of {namespace} wants the same devices, and came first")
 
     def _refuse_stolen(self, attempt: Attempt) -> None:
-        """Raises _Failed where somebody else's claim has one of our devices: the scheduler would try for ever."""
+        """Raises _Failed where a claim that is no gang's has one of our devices: the scheduler would try for ever."""
         for claim in self.view.claims:
-            if self._ours(claim):
-                continue  # of an earlier attempt, whose pods are ending
+            if ATTEMPT_LABEL in (claim["metadata"].get("labels") or {}):
+                continue  # of an earlier attempt of ours, or of a gang that gives way: it may be ending
             for node, published in devices_of(claim):
                 slot, seat = attempt.slots.get(node), self.inventory.seats.get(node)
                 for device in seat.node.devices if slot is not None and seat is not None else ():
