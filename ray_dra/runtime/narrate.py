@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from ray_dra.core.allocation import Allocation, Shortfall
 from ray_dra.core.lifecycle import Phase
+from ray_dra.translate.explain import GangStatus
 
 
 class Told(NamedTuple):
@@ -16,25 +16,13 @@ class Told(NamedTuple):
     warning: bool = False
 
 
-class Gang(Protocol):
+class Gang(GangStatus, Protocol):
     """`coordinator.Status` is one."""
 
     @property
     def gang(self) -> str: ...
     @property
     def name(self) -> str: ...
-    @property
-    def phase(self) -> Phase: ...
-    @property
-    def allocation(self) -> Allocation | None: ...
-    @property
-    def moves(self) -> int: ...
-    @property
-    def lost(self) -> tuple[str, ...]: ...
-    @property
-    def waits_for(self) -> tuple[Shortfall, ...]: ...
-    @property
-    def said(self) -> str: ...
     @property
     def failed(self) -> str: ...
 

@@ -95,6 +95,11 @@ def test_check_says_what_is_there_and_what_is_missing(cluster: Cluster, head: He
     told_ = cluster.kubectl("exec", *at, head.pod, "-c", "ray-head", "--", "ray-dra", "check", check=False)
     assert f"may not list, watch, create, patch, delete: kubectl apply -k kube/ -n {head.namespace.name}" in told_
     assert "exit code 1" in told_
+    # So does a program, at once.
+    program = head.start("tell()")
+    printed, _ = program.communicate(timeout=120)
+    assert program.returncode != 0
+    assert "This identity may not do that; see the roles under kube/" in printed
 
 
 def test_a_gang_ends_with_its_program_and_with_its_cluster(cluster: Cluster, head: Head) -> None:
