@@ -116,7 +116,7 @@ class Soak:
                     process.wait()
         except (AssertionError, KubernetesError) as error:  # its head or the API server died under it
             time.sleep(2)
-            return {"error": "", "text": str(error)[-300:]}
+            return {"error": "its head or its connection was lost", "text": str(error)[-300:]}
 
     def watch_for_ever(self) -> None:
         while not self.ended.wait(0.5):
