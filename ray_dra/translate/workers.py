@@ -9,10 +9,10 @@ Kubernetes' scheduler allocates; these objects leave it no other choice.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,16 +197,24 @@ def _expression(members: Sequence[Slot]) -> str:
 
 def named_uuids(claim: Mapping[str, Any]) -> tuple[str, ...]:
     """The devices that a gang's claim names; none for a claim of somebody else's."""
-    found: list[str] = []
     if ATTEMPT_LABEL not in (claim["metadata"].get("labels") or {}):
         return ()
+    found: list[str] = []
     for request in ((claim.get("spec") or {}).get("devices") or {}).get("requests") or ():
         for selector in (request.get("exactly") or {}).get("selectors") or ():
-            head, _, names = selector["cel"]["expression"].partition(" in ")
-            if head.endswith(".uuid"):
-                with suppress(ValueError):
-                    found += [name for name in json.loads(names) if isinstance(name, str)]
+            found += _names_in(selector["cel"]["expression"])
     return tuple(found)
+
+
+@functools.lru_cache(maxsize=1024)  # a group's claims all carry the same kilobytes, and every look reads them
+def _names_in(expression: str) -> tuple[str, ...]:
+    """Of an expression as `_expression` writes it; none of any other."""
+    head, _, names = expression.partition(" in ")
+    try:
+        found = json.loads(names) if head.endswith(".uuid") else []
+    except ValueError:
+        return ()
+    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
 
 
 def claim_age(claim: Mapping[str, Any]) -> tuple[str, str]:
