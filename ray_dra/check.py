@@ -99,12 +99,24 @@ def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator
         return
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
+    yield _of_version(str(found["spec"].get("rayVersion", "")))
     head = found["spec"]["headGroupSpec"]["template"]["spec"]
     hooked = any(e["name"] == "RAY_START_HOOK" for c in head["containers"] for e in c.get("env") or ())
     said = (
         "set" if hooked else "not set: when the head is lost, nothing sweeps what gangs left until a program connects"
     )
     yield Finding(hooked or None, "RAY_START_HOOK of the head", said)
+
+
+def _of_version(wanted: str) -> Finding:
+    """KubeRay takes the RayCluster's word for what its images have."""
+    import ray
+
+    same = wanted in ("", ray.__version__)
+    said = f"{wanted or 'not said'}; here it is {ray.__version__}"
+    return Finding(
+        same or None, "Ray version of the RayCluster", said if same else f"{said}: are the images of one kind?"
+    )
 
 
 def _of_nodes(api: KubernetesApi) -> Iterator[Finding]:

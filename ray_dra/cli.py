@@ -155,7 +155,9 @@ def gangs(address: Address = "") -> None:
     for status in found:
         nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
         why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
-        console.print(f"{status.name or status.gang:<34} {status.phase.value:<10} {nodes}  {why}", markup=False)
+        console.print(
+            f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}", markup=False, soft_wrap=True
+        )
     if not found:
         console.print("no gangs")
 

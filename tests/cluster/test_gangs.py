@@ -90,6 +90,7 @@ def test_check_says_what_is_there_and_what_is_missing(cluster: Cluster, head: He
     assert "NO" not in told_
     assert "workers are copies of the group ray-dra" in told_
     assert " nodes in " in told_
+    assert "2.60.0; here it is 2.60.0" in told_
     # Without the roles, it says which, and ends with 1.
     cluster.kubectl("delete", *at, "rolebinding", "ray-dra")
     told_ = cluster.kubectl("exec", *at, head.pod, "-c", "ray-head", "--", "ray-dra", "check", check=False)
