@@ -64,8 +64,13 @@ def _way_to(target: Kubernetes) -> str:
         def head() -> str:
             return head_pod(api, target.namespace, target.raycluster)
 
-        head()  # what is missing is said now, not when the first request fails
-        _tunnels[key] = Tunnel(api, target.namespace, head, DASHBOARD_PORT)
+        made = Tunnel(api, target.namespace, head, DASHBOARD_PORT)
+        try:
+            made.open().close()  # what is missing is said now; later a connection would only break
+        except BaseException:
+            made.close()
+            raise
+        _tunnels[key] = made
     return str(_tunnels[key].address)
 
 

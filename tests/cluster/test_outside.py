@@ -9,7 +9,7 @@ import pytest
 from ray.job_submission import JobSubmissionClient
 
 from ray_dra import submission
-from ray_dra.errors import NotFound
+from ray_dra.errors import KubernetesError, NotFound
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, PRELUDE, Head
@@ -23,6 +23,11 @@ def test_jobs_are_submitted_through_the_api_server(
     at = f"ray_dra://kubernetes?namespace={head.namespace.name}&raycluster="
     with pytest.raises(NotFound, match="no such object"):
         JobSubmissionClient(f"{at}nobody")
+    # The head's own account may look, and may not forward ports; that is said at once.
+    monkeypatch.setenv("KUBECONFIG", str(cluster.account_kubeconfig("ray-dra", head.namespace.name)))
+    with pytest.raises(KubernetesError, match="pods/portforward"):
+        JobSubmissionClient(f"{at}gangs")
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     client = JobSubmissionClient(f"{at}gangs")
     try:
         text = PRELUDE + "gang = racks(2); gang.wait(200); tell(ranks=len(ranks(gang)))"
