@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +18,16 @@ from tests.cluster.world import Namespace
 
 
 def test_jobs_are_submitted_through_the_api_server(
-    cluster: Cluster, head: Head, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     at = f"ray_dra://kubernetes?namespace={head.namespace.name}&raycluster="
     with pytest.raises(NotFound, match="no such object"):
         JobSubmissionClient(f"{at}nobody")
     # The head's own account may look, and may not forward ports; that is said at once.
-    monkeypatch.setenv("KUBECONFIG", str(cluster.account_kubeconfig("ray-dra", head.namespace.name)))
+    account = cluster.account_kubeconfig("ray-dra", head.namespace.name).read_text()
+    (tmp_path / "account").write_text(account.replace(cluster._server, cluster.api.server))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "account"))
     with pytest.raises(KubernetesError, match="pods/portforward"):
         JobSubmissionClient(f"{at}gangs")
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
