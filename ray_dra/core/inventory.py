@@ -195,10 +195,10 @@ class Inventory(Index):
                         raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
                     used.append(seat)
             elif what == "exclusive" and scope in self.domains:
-                domain = self.domains[scope]
-                # Work outside our gangs may have come in meanwhile; that does not undo the gang's claim.
-                if domain.owner is not None or any(s.held & s.domains[scope] for s in domain.seats):
-                    raise ValueError(f"clique {scope} has gangs in it")
+                # Work of others may have come in since it was planned, or a lost node may be back with a gang that has
+                # something there; neither undoes this gang's claim.
+                if self.domains[scope].owner is not None:
+                    raise ValueError(f"clique {scope} is another gang's alone")
                 exclusive.append(scope)
         return tuple(used), tuple(exclusive)
 

@@ -97,6 +97,27 @@ def test_a_gang_without_wishes_stays_together_and_spills_only_when_it_must() -> 
     assert len(set(answer.cliques)) == 2
 
 
+def test_a_lost_node_may_come_back_into_a_clique_that_was_given_away_whole() -> None:
+    """Its gang has its device again, and both are held anew from their records after a restart."""
+    machines = [node(f"a-t{at}", 4, clique="a", order=at) for at in range(3)]
+    inventory = Inventory(machines)
+    first = plan(inventory, gang(2, name="first"))
+    assert isinstance(first, Allocation)
+    inventory.hold(first)
+    (lost,) = (machine for machine in machines if machine.name == first.nodes[0])
+    inventory.drop_node(lost.name)
+    alone = plan(inventory, gang(4, name="alone", locality=Locality(cliques=1, exclusive=True)))
+    assert isinstance(alone, Allocation)
+    inventory.hold(alone)
+    inventory.put_node(lost)
+    for order in ((first, alone), (alone, first)):
+        fresh = Inventory(machines)
+        for allocation in order:
+            fresh.hold(allocation)
+        assert picture(fresh) == picture(inventory)
+    assert isinstance(plan(inventory, gang(1, name="third")), Unsatisfiable)
+
+
 def test_exclusive_cliques_are_kept_free_of_others() -> None:
     inventory = Inventory([*rack("a", 2), *rack("b", 2)])
     alone = plan(inventory, gang(4, name="alone", locality=Locality(cliques=1, exclusive=True)))
