@@ -64,9 +64,13 @@ deadline = time.monotonic() + 100
 while sum(n["Alive"] and n["Resources"].get("GPU", 0) for n in ray.nodes()) < 8 and time.monotonic() < deadline:
     time.sleep(0.2)
 native = placement_group([{"GPU": 4}] * 2, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"})
-tell(native=native.wait(20))
+tell(native=native.wait(60))
 remove_placement_group(native)
-time.sleep(2)
+def free():  # Ray's view lags behind the removal
+    answer = ray_dra.plan([{"GPU": 4}] * 2, product="NVIDIA GB200", locality=ray_dra.same_clique())
+    return all(node.startswith("gangs-theirs") for node in answer.nodes)
+while not free() and time.monotonic() < deadline + 60:
+    time.sleep(0.5)
 gang = racks(2)
 gang.wait(60)
 tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang))
