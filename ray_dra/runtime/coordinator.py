@@ -132,8 +132,7 @@ class Coordinator:
         label = next((n.labels.get(SLOT) for n in self.view.nodes if n.id == raylet), None)
         if label is None or self.workers is None:
             return None
-        slots = {self.workers.selector(a, node)[SLOT]: node for a in self._wanted() for node in a.nodes}
-        return slots.get(label)
+        return next((slots[label] for a in self._wanted() if label in (slots := self.workers.slots(a))), None)
 
     def observe(self) -> None:
         """Look at Ray, and take every gang one step further. Called every half second, and after a release."""
@@ -192,7 +191,7 @@ class Coordinator:
     def _taken_by_others(self, allocation: Allocation) -> str:
         """What keeps Ray from placing a gang on workers that have joined: work that was queued in Ray, by its jobs."""
         assert self.workers is not None
-        slots = {self.workers.selector(allocation, node)[SLOT]: node for node in allocation.nodes}
+        slots = self.workers.slots(allocation)
         found = []
         for raylet in self.view.nodes:
             node = slots.get(raylet.labels.get(SLOT, ""))

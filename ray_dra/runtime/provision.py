@@ -53,7 +53,7 @@ from ray_dra.translate.workers import (
 SLOT_KEY, VERIFIED_KEY, GO_KEY = "slot/", "verified/", "go/"
 OPEN_KEY = "open/"  # the pods that were let in, so that one that replaces a lost one is told from them
 
-# Seconds without progress in a stage before the attempt is given up. Pulling an image is part of the last two.
+# Seconds without progress in a stage before the attempt is given up. Pulling an image is part of `started`.
 PATIENCE = {
     "applied": 30.0,
     "pods": 60.0,
@@ -404,9 +404,13 @@ class Provisioner:
 
     def lost(self, allocation: Allocation, joined: set[str]) -> tuple[str, ...]:
         """Slots whose raylet is not there (any more)."""
+        slots = self.slots(allocation)
+        return tuple(f"the worker on {node} is gone" for label, node in slots.items() if label not in joined)
+
+    def slots(self, allocation: Allocation) -> dict[str, str]:
+        """The label that each worker of the gang's own carries -> its node."""
         name = attempt_name(allocation.gang, allocation.epoch)
-        nodes = dict.fromkeys(p.node for p in allocation.bundles if p.node in self.machines.names)
-        return tuple(f"the worker on {node} is gone" for node in nodes if slot_label(name, node) not in joined)
+        return {slot_label(name, node): node for node in allocation.nodes if node in self.machines.names}
 
     # -- undoing
 

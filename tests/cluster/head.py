@@ -74,6 +74,12 @@ class Head:
         assert process.returncode == 0, printed
         return [json.loads(line.split(" ", 1)[1]) for line in printed.splitlines() if line.startswith("TOLD ")]
 
+    def kill_coordinator(self) -> None:
+        """kill -9; Ray starts it again."""
+        find = "ps -eo pid,args | awk '/ray::CoordinatorActor/ && !/awk/ {print $1}' | xargs -r kill -9"
+        at = ("-n", self.namespace.name)
+        self.cluster.kubectl("exec", *at, self.pod, "-c", "ray-head", "--", "sh", "-c", find)
+
     def close(self) -> None:
         for process in self.running:
             process.kill()

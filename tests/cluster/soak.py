@@ -130,7 +130,7 @@ class Soak:
             ("the API server", lambda: self.cluster.kill("apiserver")),
             ("the operator", lambda: self.cluster.kill("operator")),
             ("the scheduler", lambda: self.cluster.kill("scheduler")),
-            ("the coordinator", self.the_coordinator),
+            ("the coordinator", self.head.kill_coordinator),
             ("a worker's pod", self.a_pod),
             ("the head", self.the_head),
         ]
@@ -152,11 +152,6 @@ class Soak:
         self.ended.wait(30)
         self.cluster.start_node(name)
         self.cluster.wait_nodes([name])
-
-    def the_coordinator(self) -> None:
-        find = "ps -eo pid,args | awk '/ray::CoordinatorActor/ && !/awk/ {print $1}' | xargs -r kill -9"
-        at = ("-n", self.namespace.name)
-        self.cluster.kubectl("exec", *at, self.head.pod, "-c", "ray-head", "--", "sh", "-c", find)
 
     def a_pod(self) -> None:
         pods = self.head.api.items("Pod", self.namespace.name, labels=ATTEMPT_LABEL)

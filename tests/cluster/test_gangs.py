@@ -157,11 +157,7 @@ def test_a_coordinator_killed_at_any_stage_goes_on(cluster: Cluster, head: Head,
         pods = head.api.items("Pod", at, labels=ATTEMPT_LABEL)
         return bool(pods) and (stage == "pods" or any(p["status"].get("phase") == "Running" for p in pods))
 
-    def kill() -> None:
-        find = "ps -eo pid,args | awk '/ray::CoordinatorActor/ && !/awk/ {print $1}' | xargs -r kill -9"
-        cluster.kubectl("exec", "-n", at, head.pod, "-c", "ray-head", "--", "sh", "-c", find)
-
-    thread = when(cluster, there, kill)
+    thread = when(cluster, there, head.kill_coordinator)
     told_ = head.run("gang = racks(2); gang.wait(240); tell(planned=planned(gang), ranks=ranks(gang)); gang.remove()")
     thread.join()
     assert [rank["seen"] for rank in told_[0]["ranks"]] == told_[0]["planned"]
