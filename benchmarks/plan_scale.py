@@ -203,12 +203,25 @@ def _mixed(load: Load) -> GangRequest:
 
 
 def _wishes(load: Load) -> list[Callable[[], GangRequest]]:
-    """Gangs that do not fit: too large for what is free, a bundle too large for a node, or too scattered."""
+    """Gangs that do not fit: too large for what is free, a bundle too large for a node, or too scattered.
+
+    Each with CPUs beside the GPUs, and without.
+    """
+    linked = Locality(connect=Connect.REQUIRED)
     return [
         lambda: load.request(load.total, segment=1),
-        lambda: replace(load.request(1), bundles=(load.bundle(16),)),
-        lambda: replace(load.request(1), bundles=(load.bundle(1),) * 73),
-        lambda: replace(load.request(1), bundles=(load.bundle(4),) * 40, locality=Locality(cliques=2)),
+        *(
+            lambda sizes=sizes, cpus=cpus, where=where: replace(
+                load.request(1), bundles=tuple(load.bundle(n, cpus * n) for n in sizes), locality=where
+            )
+            for cpus in (0.0, 8.0)
+            for sizes, where in (
+                ((16,), Locality(cliques=1)),
+                ((1,) * 73, Locality(cliques=1)),
+                ((4,) * 40, Locality(cliques=2)),
+                ((8,) * 600, linked),
+            )
+        ),
     ]
 
 

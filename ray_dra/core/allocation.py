@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -43,8 +43,7 @@ class Placed(NamedTuple):
         return cliques.pop() if len(cliques) == 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class Allocation:
+class Allocation(NamedTuple):
     """The decision for a whole gang.
 
     Attributes:
@@ -57,7 +56,7 @@ class Allocation:
     bundles: tuple[Placed, ...]
     epoch: int = 0
     priority: int = 0
-    counters: tuple[tuple[Counter, int], ...] = field(default=())
+    counters: tuple[tuple[Counter, int], ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:

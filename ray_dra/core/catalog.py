@@ -12,11 +12,15 @@ by change: the cost of a change, and of a question, does not grow with the numbe
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import REGULAR, Domain, Measure
+from ray_dra.core.domain import REGULAR, Domain, Measure, counted
 from ray_dra.core.limits import Limits
+
+Run = tuple[int, int, Iterable[str]]
+"""(minus the whole segments that each holds, room, ranks) of domains with as much room, in rank order."""
 
 
 class Buckets:
@@ -44,6 +48,10 @@ class Buckets:
         else:
             del bucket[bisect_left(bucket, rank)]
 
+    def segments(self, size: int) -> int:
+        """Whole segments that all domains hold."""
+        return sum(len(ranks) * (room // size) for room, ranks in self.lists.items())
+
     def upwards(self, least: int) -> Iterator[tuple[int, str]]:
         """(room, rank) from `least` up, ties the fullest first."""
         present = self.present >> least << least
@@ -54,8 +62,8 @@ class Buckets:
                 yield room, rank
             present ^= low
 
-    def downwards(self, segment: int) -> Iterator[tuple[int, str]]:
-        """(room, rank), those that hold most whole segments first, of these the least roomy, ties the fullest.
+    def runs(self, segment: int) -> Iterator[Run]:
+        """Those that hold most whole segments first, of these the least roomy.
 
         So as few domains as can be are used, and of those that serve as well the roomier are left to others.
         """
@@ -67,9 +75,49 @@ class Buckets:
             while several:
                 low = several & -several
                 room = low.bit_length() - 1
-                for rank in self.lists[room]:
-                    yield room, rank
+                yield -(least // segment), room, self.lists[room]
                 several ^= low
+
+
+class Leveled:
+    """The same for domains of one node each: what is free says what fits, so the levels are all that is kept up."""
+
+    __slots__ = ("_levels", "_size", "_spread")
+
+    def __init__(self, levels: list[list[str]], measure: Measure) -> None:
+        self._levels = levels
+        self._size = measure.size
+        self._spread = measure.spread
+
+    @property
+    def lists(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
+        for room, shelf in self._shelves():
+            found.setdefault(room, []).extend(shelf)
+        return found
+
+    def segments(self, size: int) -> int:
+        return sum(len(shelf) * (room // size) for room, shelf in self._shelves())
+
+    def upwards(self, least: int) -> Iterator[tuple[int, str]]:
+        for room, shelf in self._shelves():
+            if room >= least:
+                for rank in shelf:
+                    yield room, rank
+
+    def runs(self, segment: int) -> Iterator[Run]:
+        rooms: dict[int, list[list[str]]] = {}
+        for room, shelf in self._shelves():
+            if room >= segment:
+                rooms.setdefault(room, []).append(shelf)
+        for room in sorted(rooms, key=lambda room: (-(room // segment), room)):
+            yield -(room // segment), room, chain.from_iterable(rooms[room])
+
+    def _shelves(self) -> Iterator[tuple[int, list[str]]]:
+        """(room, ranks) of each level with room, the fullest first."""
+        for free in range(self._size, len(self._levels)):
+            if self._levels[free]:
+                yield 1 if self._spread else free // self._size, self._levels[free]
 
 
 MOST_MEASURES = 24
@@ -77,47 +125,77 @@ MOST_MEASURES = 24
 
 
 class Catalog:
-    """Domains of one kind (clique, loose or spare), product, grade and size of node, in the planner's two orders."""
+    """Domains of one kind (clique, loose or spare), product, grade and size of node, in the planner's two orders.
 
-    __slots__ = ("_unlinked", "domains", "grade", "kind", "levels", "limits", "measures", "present", "product", "whole")
+    `single`: they have one node each; else several.
+    """
 
-    def __init__(self, kind: str, product: str, grade: int, limits: Limits) -> None:
+    __slots__ = (
+        "_asked",
+        "domains",
+        "grade",
+        "kind",
+        "levels",
+        "limits",
+        "measures",
+        "present",
+        "product",
+        "single",
+        "whole",
+    )
+
+    def __init__(self, kind: str, product: str, grade: int, limits: Limits, *, single: bool) -> None:
         self.kind = kind
         self.product = product
         self.grade = grade
+        self.single = single
         self.limits = limits
         self.domains: dict[str, Domain] = {}  # by key
         self.levels: list[list[str]] = [[]]
         self.present = 0  # a bit for each level that has a domain
         self.whole = 1  # the bit of whole nodes
         self.measures: dict[Measure, Buckets] = {}
-        self._unlinked: dict[Measure, Measure] = {}  # where all are linked, linked bundles count like any
+        self._asked: dict[Measure, Buckets | Leveled] = {}
 
     def at(self, rank: str) -> Domain:
         return self.domains[rank[1:]]
 
-    def buckets(self, measure: Measure) -> Buckets:
+    def buckets(self, measure: Measure) -> Buckets | Leveled:
         """Domains by room for this measure; kept up from the first call on."""
-        if measure.linked and self.grade == REGULAR:
-            measure = self._unlinked.get(measure) or self._unlinked.setdefault(measure, measure._replace(linked=False))
-        found = self.measures.get(measure)
+        found = self._asked.get(measure)
         if found is None:
-            if len(self.measures) >= MOST_MEASURES:
-                oldest = next(iter(self.measures))
-                del self.measures[oldest]
-                for domain in self.domains.values():
-                    domain.rooms.pop(oldest, None)
-            found = self.measures[measure] = Buckets()
-            for domain in self.domains.values():
-                room = domain.rooms[measure] = domain.room(measure, self.limits)
-                if room:
-                    found.lists.setdefault(room, []).append(domain.rank)
-            for room, bucket in found.lists.items():
-                bucket.sort()
-                found.present |= 1 << room
+            found = self._asked[measure] = self._begin(measure)
         elif len(self.measures) > MOST_MEASURES // 2:
-            self.measures[measure] = self.measures.pop(measure)  # the order of the dict is that of use
+            kept = self._plain(measure)
+            if kept in self.measures:
+                self.measures[kept] = self.measures.pop(kept)  # the order of the dict is that of use
         return found
+
+    def _plain(self, measure: Measure) -> Measure:
+        """Where all devices are linked, linked bundles count like any."""
+        return measure._replace(linked=False) if self.grade == REGULAR else measure
+
+    def _begin(self, measure: Measure) -> Buckets | Leveled:
+        measure = self._plain(measure)
+        if self.single and counted(measure, self.grade):
+            return Leveled(self.levels, measure)
+        if measure in self.measures:
+            return self.measures[measure]
+        if len(self.measures) >= MOST_MEASURES:
+            oldest = next(iter(self.measures))
+            gone = self.measures.pop(oldest)
+            self._asked = {m: b for m, b in self._asked.items() if b is not gone}
+            for domain in self.domains.values():
+                domain.rooms.pop(oldest, None)
+        made = self.measures[measure] = Buckets()
+        for domain in self.domains.values():
+            room = domain.rooms[measure] = domain.room(measure, self.limits)
+            if room:
+                made.lists.setdefault(room, []).append(domain.rank)
+        for room, bucket in made.lists.items():
+            bucket.sort()
+            made.present |= 1 << room
+        return made
 
     def add(self, domain: Domain) -> None:
         domain.catalog = self
@@ -151,7 +229,7 @@ class Catalog:
         rank = domain.rank = chr(free) + domain.key
         moved = rank != old
         before = domain.shown
-        if len(domain.seats) == 1:
+        if self.single:
             shown = 1 << free if free else 0
         else:
             shown = 0

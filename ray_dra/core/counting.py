@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_dra.core.allocation import Placed
-from ray_dra.core.devices import bits
+from ray_dra.core.devices import Masks, bits
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, exclusively, granted, imex
@@ -20,7 +20,6 @@ from ray_dra.core.needs import Needs, of_products
 from ray_dra.core.request import WHOLE
 from ray_dra.core.rooms import Filled, Rooms
 from ray_dra.core.seat import Seat
-from ray_dra.core.topology import Counter
 
 
 def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
@@ -34,7 +33,7 @@ def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
         if found is None:
             return NOTHING
         domain, seat = found
-        return laid_out(rooms, [(domain, [(seat, seat.domains[domain.id], total)])])
+        return laid_out(rooms, [(domain, [(seat, seat.domains[domain.id] if seat.odd else -1, total)])])
     chosen = _choose(rooms, total, scope)
     if chosen is None:
         return NOTHING
@@ -47,11 +46,11 @@ def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
     needs, limits = rooms.needs, rooms.inventory.limits
     placed: list[Placed] = []
     masks: dict[Seat, int] = {}
-    counters: tuple[tuple[Counter, int], ...] = exclusively(rooms.scope, (domain for domain, _ in parts))
-    for domain, filled in parts:
-        place_bundles(needs, filled, placed, masks)
-        if len(filled) > 1:
-            counters += imex(domain, [seat for seat, _, _ in filled], limits)
+    filled = parts[0][1] if len(parts) == 1 else [each for _, filled in parts for each in filled]
+    place_bundles(needs, filled, placed, masks)
+    counters = exclusively(rooms.scope, [domain for domain, _ in parts])
+    if limits.compute_domains and len(filled) > len(parts):  # some part has several nodes
+        counters += tuple(c for domain, part in parts for c in imex(domain, [seat for seat, _, _ in part], limits))
     return Layout(tuple(placed), counters, True, None if needs.share else masks)
 
 
@@ -59,27 +58,33 @@ def place_bundles(needs: Needs, filled: Filled, placed: list[Placed], held: dict
     """Give the bundles on these seats their devices; `held` gathers the whole devices of each."""
     size, share, connect = needs.size, needs.share, needs.connect
     resources = needs.classes[0].resources
+    choosy = bool(share or needs.products)
     make = tuple.__new__  # a NamedTuple without the call through its own __new__: half of the time here
     for seat, members, count in filled:
         free = seat.free & members
-        if share:
-            masks = _shares(needs, seat, members, count)
-            placed += [Placed(seat.name, granted(seat, mask, share), resources) for mask in masks]
-            continue
-        if needs.products or seat.counters:
-            masks = seat.split(of_products(seat, free, needs.products), (size,) * count, connect) or ()
+        if choosy or seat.odd:
+            masks = _masks(needs, seat, members, count)
         elif count == 1 and free.bit_count() == size:
-            placed.append(make(Placed, (seat.name, seat.granted(free), resources)))
-            held[seat] = held.get(seat, 0) | free if seat.odd else free
+            placed.append(make(Placed, (seat.name, seat.known.get(free) or seat.granted(free), resources)))
+            held[seat] = free
             continue
         else:
             masks = seat.shape.pieces(free, size, count, connect) or ()
         assert len(masks) == count, "the planner chose a seat without room"
-        union = held.get(seat, 0) if seat.odd else 0
+        union = held.get(seat, 0)  # a seat in several cliques comes once for each
         for mask in masks:
-            placed.append(make(Placed, (seat.name, seat.granted(mask), resources)))
+            grants = granted(seat, mask, share) if share else seat.known.get(mask) or seat.granted(mask)
+            placed.append(make(Placed, (seat.name, grants, resources)))
             union |= mask
         held[seat] = union
+
+
+def _masks(needs: Needs, seat: Seat, members: int, count: int) -> Masks:
+    """Devices for each bundle where not every free device is like the others; () where there are none."""
+    if needs.share:
+        return _shares(needs, seat, members, count)
+    usable = of_products(seat, seat.free & members, needs.products)
+    return seat.split(usable, (needs.size,) * count, needs.connect) or ()
 
 
 def _shares(needs: Needs, seat: Seat, members: int, count: int) -> tuple[int, ...]:
@@ -106,19 +111,20 @@ def _choose(rooms: Rooms, total: int, scope: Scope) -> list[tuple[Domain, int]] 
     last = rooms.tightest(total, ())
     if last is not None:
         return [(last, total)]
-    if scope.cliques == 1:
+    if scope.cliques == 1 or rooms.most(scope.segment) * scope.segment < total:
         return None
     chosen: dict[Domain, int] = {}
     left = total
-    for domain, room in rooms.largest_first(scope.segment):
-        whole = min(room - room % scope.segment, left)
-        chosen[domain] = whole
+    segment = scope.segment
+    for domain, room in rooms.largest_first(segment):
+        whole = room - room % segment
+        chosen[domain] = min(whole, left)
         left -= whole
-        if not left:
+        if left <= 0:
             return list(chosen.items())
         if len(chosen) == scope.cliques:
             return None
-        if left < room - room % scope.segment + scope.segment:  # before that no single clique takes the rest
+        if left < whole + segment:  # before that no single clique takes the rest
             last = rooms.tightest(left, chosen)
             if last is not None:
                 return [*chosen.items(), (last, left)]

@@ -132,13 +132,11 @@ class Domain:
 
     # -- what fits
 
-    def counts(self, measure: Measure) -> bool:
-        """Whether the number of free devices on a node says how many bundles fit there."""
-        return not measure.share and (self.grade == REGULAR or (self.grade == UNEVEN and not measure.linked))
-
     def room(self, measure: Measure, limits: Limits) -> int:
         """Bundles that one gang can have here at once: on one node, or on several within the limits of IMEX."""
-        if not self.counts(measure):
+        if not counted(measure, self.grade):
+            if len(self.seats) == 1:
+                return seat_room(self, self.seats[0], measure)
             return most_of(self, [(seat_room(self, s, measure), s, 1 << i) for i, s in enumerate(self.seats)], limits)
         size, stock = measure.size, self.stock
         if len(self.seats) == 1:
@@ -166,6 +164,11 @@ class Domain:
         return total if total > single else single
 
 
+def counted(measure: Measure, grade: int) -> bool:
+    """Whether the number of free devices on a node of this grade says how many bundles fit there."""
+    return not measure.share and (grade == REGULAR or (grade == UNEVEN and not measure.linked))
+
+
 def most_of(domain: Domain, rooms: list[tuple[int, Seat, int]], limits: Limits) -> int:
     """`Domain.room` where each seat's room, (room, seat, bit), has been worked out."""
     if not (domain.fabric and limits.compute_domains):
@@ -179,16 +182,15 @@ def most_of(domain: Domain, rooms: list[tuple[int, Seat, int]], limits: Limits) 
 
 def seat_room(domain: Domain, seat: Seat, measure: Measure) -> int:
     """Bundles that fit on one node by devices alone."""
-    mask = seat.free & seat.domains[domain.id]
+    mask = seat.free & seat.domains[domain.id] if seat.odd else seat.free
     if measure.share:
         room = mask.bit_count() * (WHOLE // measure.share)
         for position, left in seat.shared_left().items():
             if seat.domains[domain.id] >> position & 1:
                 room += left // measure.share
     else:
-        connect = Connect.REQUIRED if measure.linked else Connect.ANY
-        room = seat.how_many(mask, measure.size, connect)
-    return min(room, 1) if measure.spread else room
+        room = seat.how_many(mask, measure.size, Connect.REQUIRED if measure.linked else Connect.ANY)
+    return 1 if measure.spread and room else room
 
 
 def _product(seat: Seat, members: int) -> str:

@@ -24,7 +24,7 @@ class Index:
 
     Attributes:
         seats: by node name; domains: by id.
-        catalogs: by (kind, product, grade, most devices of a node).
+        catalogs: by (kind, product, grade, most devices of a node, whether it is of one node).
         split: seats whose devices are in more than one domain, by name.
         by_free: how many nodes have so many free devices.
         shared: (thousandths left, seat key, position, node) of every device that is shared, sorted.
@@ -36,7 +36,7 @@ class Index:
         self.limits = limits
         self.seats: dict[str, Seat] = {}
         self.domains: dict[DomainId, Domain] = {}
-        self.catalogs: dict[tuple[str, str, int, int], Catalog] = {}
+        self.catalogs: dict[tuple[str, str, int, int, bool], Catalog] = {}
         self.split: dict[str, Seat] = {}
         self.by_free = [0]
         self.shared: list[tuple[int, str, int, str]] = []
@@ -45,6 +45,7 @@ class Index:
         self.held_devices = 0
         self.busy_devices = 0
         self.changes = 0
+        self._largest: dict[str, Seat | None] = {}
         self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
 
     def _build(self, nodes: Iterable[Node]) -> None:
@@ -77,6 +78,13 @@ class Index:
     def cliques(self) -> int:
         """How many NVLink cliques are known."""
         return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
+
+    def largest(self, resource: str) -> Seat | None:
+        """The node that has most of a resource when empty; remembered until a node comes or goes."""
+        if resource not in self._largest:
+            seats = self.seats.values()
+            self._largest[resource] = max(seats, key=lambda s: s.node.resources.get(resource, 0.0), default=None)
+        return self._largest[resource]
 
     def set_others(self, name: str, busy: int, resources: Mapping[str, float]) -> None:
         """What programs outside our gangs use on a node: device positions, and other resources."""
@@ -134,6 +142,7 @@ class Index:
 
     def _seat_count(self, seat: Seat, sign: int) -> None:
         self.devices += sign * seat.size
+        self._largest.clear()
         while len(self.by_free) <= seat.size:
             self.by_free.append(0)
         self.busy_devices += sign * seat.busy.bit_count()
@@ -145,10 +154,11 @@ class Index:
 
     def _catalog_of(self, domain: Domain) -> Catalog:
         kind = SPARES if domain.spare else LOOSE_NODE if domain.loose else CLIQUE
-        key = (kind, domain.product, domain.grade, len(domain.stock))
+        single = len(domain.seats) == 1
+        key = (kind, domain.product, domain.grade, len(domain.stock), single)
         found = self.catalogs.get(key)
         if found is None:
-            found = self.catalogs[key] = Catalog(kind, domain.product, domain.grade, self.limits)
+            found = self.catalogs[key] = Catalog(kind, domain.product, domain.grade, self.limits, single=single)
         return found
 
     def refresh(self, seats: Iterable[Seat], moved: dict[Domain, None]) -> None:

@@ -100,8 +100,7 @@ class Inventory(Index):
             self._away.setdefault(node, {})[gang] = None
         touched: Iterable[Seat] = masks
         moved: dict[Domain, None] = {}
-        for seat in used:
-            self._set_imex(seat, gang, moved)
+        _set_imex(used, gang, moved)
         for clique in exclusive:
             self._exclusive[clique] = gang
             touched = self._own(self.domains[clique], gang, touched)
@@ -165,8 +164,7 @@ class Inventory(Index):
         if self._away:
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
-        for seat in hold.imex:
-            self._set_imex(seat, None, moved)
+        _set_imex(hold.imex, None, moved)
         for clique in hold.exclusive:
             self._exclusive.pop(clique, None)
             if clique in self.domains and self.domains[clique].owner == gang:
@@ -201,12 +199,6 @@ class Inventory(Index):
                     raise ValueError(f"clique {scope} is another gang's alone")
                 exclusive.append(scope)
         return tuple(used), tuple(exclusive)
-
-    def _set_imex(self, seat: Seat, gang: str | None, moved: dict[Domain, None]) -> None:
-        seat.imex = gang
-        for domain, _, bit in seat.parts:
-            domain.imex ^= bit
-            moved[domain] = None
 
     def _own(self, domain: Domain, gang: str | None, touched: Iterable[Seat]) -> Iterable[Seat]:
         domain.owner = gang
@@ -335,6 +327,14 @@ class Inventory(Index):
             used = {name: seat.used.get(name, 0.0) + seat.used_by_others.get(name, 0.0) for name in seat.node.resources}
             made.set_others(seat.name, (1 << seat.size) - 1 & ~seat.free, used)
         return made
+
+
+def _set_imex(seats: Iterable[Seat], gang: str | None, moved: dict[Domain, None]) -> None:
+    for seat in seats:
+        seat.imex = gang
+        for domain, _, bit in seat.parts:
+            domain.imex ^= bit
+            moved[domain] = None
 
 
 def _same_place(seat: Seat, node: Node) -> bool:

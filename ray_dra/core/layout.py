@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import NamedTuple
 
 from ray_dra.core.allocation import Grant, Placed
-from ray_dra.core.catalog import Catalog
+from ray_dra.core.catalog import Catalog, Run
 from ray_dra.core.domain import Domain, Measure
 from ray_dra.core.index import CLIQUE
 from ray_dra.core.limits import Limits
@@ -75,24 +77,27 @@ def tightest_first(catalogs: Sequence[Catalog], measure: Measure, least: int) ->
         yield room, catalogs[at].at(rank)
 
 
-def roomiest_first(catalogs: Sequence[Catalog], measure: Measure, segment: int) -> Iterator[tuple[int, Domain]]:
-    """(room, domain), in the order of `Buckets.downwards`; those without room for a segment are left out."""
-    if len(catalogs) == 1:
-        catalog = catalogs[0]
-        for room, rank in catalog.buckets(measure).downwards(segment):
-            yield room, catalog.at(rank)
-        return
-    streams = (_by_segments(c.buckets(measure).downwards(segment), i, segment) for i, c in enumerate(catalogs))
-    for _, room, rank, at in merge(*streams):
-        yield room, catalogs[at].at(rank)
+def roomiest_first(catalogs: Sequence[Catalog], measure: Measure, segment: int) -> Iterator[tuple[Domain, int]]:
+    """(domain, room), in the order of `Buckets.runs`; those without room for a segment are left out."""
+    streams = [_numbered(catalog.buckets(measure).runs(segment), at) for at, catalog in enumerate(catalogs)]
+    for (_, room), alike in groupby(merge(*streams) if len(streams) != 1 else streams[0], itemgetter(0, 1)):
+        runs = list(alike)
+        if len(runs) == 1:
+            _, _, at, ranks = runs[0]
+            domain_at = catalogs[at].at
+            for rank in ranks:
+                yield domain_at(rank), room
+        else:
+            for rank, at in merge(*(zip(ranks, repeat(at)) for _, _, at, ranks in runs)):
+                yield catalogs[at].at(rank), room
+
+
+def _numbered(runs: Iterable[Run], at: int) -> Iterator[tuple[int, int, int, Iterable[str]]]:
+    return ((segments, room, at, ranks) for segments, room, ranks in runs)
 
 
 def _tagged(stream: Iterable[tuple[int, str]], tag: int) -> Iterator[tuple[int, str, int]]:
     return ((room, rank, tag) for room, rank in stream)
-
-
-def _by_segments(stream: Iterable[tuple[int, str]], tag: int, segment: int) -> Iterator[tuple[int, int, str, int]]:
-    return ((-(room // segment), room, rank, tag) for room, rank in stream)
 
 
 def lay_out(needs: Needs, groups: Sequence[tuple[Sequence[int], Sequence[Pick]]]) -> tuple[Placed, ...]:

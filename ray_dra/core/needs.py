@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import MIXED_PRODUCT, REGULAR, SHARING, Measure
+from ray_dra.core.domain import MIXED_PRODUCT, Measure, counted
 from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.packing import Contents
@@ -30,6 +30,7 @@ class Needs:
 
     Attributes:
         equal: all bundles are alike.
+        total: devices that the bundles have together, a shared one counted by each bundle.
         classes: the distinct bundles.
         spread: at most one bundle on a node.
         demanding: cliques are required, not only preferred.
@@ -72,6 +73,7 @@ class Needs:
         else:
             self.size = first.count
             self.products = _products(first)
+        self.total = self.size * len(bundles) if self.equal else request.device_count
         self.extra = bool(first.resources or first.labels or request.exclude)
         self.simple = not (self.extra or self.share or self.linked or self.products)
 
@@ -123,13 +125,7 @@ class Needs:
 
     def told_by_count(self, catalog: Catalog) -> bool:
         """Whether a node's number of free devices says whether a bundle fits there."""
-        return not (
-            self.extra
-            or self.share
-            or catalog.grade == SHARING
-            or (self.linked and catalog.grade != REGULAR and self.size > 1)
-            or (self.products and catalog.product == MIXED_PRODUCT)
-        )
+        return self.told_by_measure(catalog) and counted(self.measure, catalog.grade)
 
     # -- equal bundles
 

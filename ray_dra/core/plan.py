@@ -72,7 +72,7 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> L
 def _too_few(inventory: Inventory, needs: Needs) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
     if needs.equal:
-        return not needs.share and needs.size * needs.counts[0] > inventory.free_devices
+        return not needs.share and needs.total > inventory.free_devices
     wanted = 0
     for bundle, count in zip(needs.classes, needs.counts, strict=True):
         size = bundle.count if bundle.share is None else 0
@@ -97,7 +97,7 @@ def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
         not needs.demanding
         and locality.connect is Connect.PREFERRED
         and any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values())
-        and request.device_count > 1
+        and needs.total > 1
     ):
         # Some nodes have GPUs without links to each other: first where the gang's are linked.
         yield Needs(request, linked=True), True
@@ -114,12 +114,12 @@ def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterato
     if segment == bundles:  # in one clique, whatever else is said
         segment, limit = 1, 1
     exclusive = locality.exclusive
-    if not request.device_count:  # where no device is asked for, cliques say nothing
+    if not needs.total:  # where no device is asked for, cliques say nothing
         yield Scope(anywhere=True, one_node=one_node)
         return
     small = bundles == 1 or not needs.spread
     if small and not one_node:
-        small = (needs.size * bundles if needs.equal else request.device_count) < len(inventory.by_free)
+        small = needs.total < len(inventory.by_free)
     for kinds in kinds_for(request, cliques=bundles > 1 if near else required):
         if one_node or small:
             yield Scope(kinds, 1, 1, exclusive, True)

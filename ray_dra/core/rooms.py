@@ -13,7 +13,7 @@ from itertools import islice
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import SHARING, Domain, most_of
+from ray_dra.core.domain import REGULAR, SHARING, Domain, counted, most_of
 from ray_dra.core.index import LOOSE_NODE
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope, roomiest_first, tightest_first
@@ -25,19 +25,26 @@ Filled = list[tuple[Seat, int, int]]
 
 
 class Rooms:
-    """How many bundles each clique, and each node in it, holds."""
+    """How many bundles each clique, and each node in it, holds.
+
+    Attributes:
+        counted: catalogs where the number of free devices of a node says what fits; plain: all of them.
+        measured: the rooms that the index keeps are the gang's own.
+    """
 
     def __init__(self, inventory: Inventory, needs: Needs, scope: Scope) -> None:
         self.inventory = inventory
         self.needs = needs
         self.scope = scope
         self.catalogs = needs.catalogs(inventory, scope.kinds)
-        self.plain = True
-        for catalog in self.catalogs:
-            if not (needs.simple and catalog.grade != SHARING) and not needs.told_by_count(catalog):
-                self.plain = False
-                break
-        self.measured = self.plain or all(map(needs.told_by_measure, self.catalogs))
+        if needs.simple:
+            self.counted = [c for c in self.catalogs if c.grade != SHARING]
+            self.measured = True
+        else:
+            measured = [c for c in self.catalogs if needs.told_by_measure(c)]
+            self.counted = [c for c in measured if counted(needs.measure, c.grade)]
+            self.measured = len(measured) == len(self.catalogs)
+        self.plain = len(self.counted) == len(self.catalogs)
         self._seats: dict[Domain, list[tuple[int, Seat, int]]] = {}
 
     # -- one node
@@ -50,12 +57,19 @@ class Rooms:
         if needs.share:
             return self._one_shared(count)
         wanted = needs.size * count
-        if self.plain and not self.scope.exclusive:
-            return self.one_counted(self.catalogs, wanted)
-        if not needs.extra and needs.linked and not needs.products and not self.scope.exclusive:
-            counted = self.one_counted([c for c in self.catalogs if needs.told_by_count(c)], wanted)
-            return self._one_linked(count, counted)
-        for domain, free in self.levels(self.catalogs, wanted):
+        # Where some devices of a node have no link, its number of free ones says little: the measure knows more.
+        uneven = [c for c in self.catalogs if c.grade != REGULAR] if needs.linked and needs.size > 1 else []
+        even = [c for c in self.catalogs if c.grade == REGULAR] if uneven else self.catalogs
+        if len(self.counted) == len(even) and not self.scope.exclusive:
+            best = self.one_counted(even, wanted)
+        else:
+            best = self._one_looked_at(even, count)
+        return self._one_linked(uneven, count, best) if uneven else best
+
+    def _one_looked_at(self, catalogs: Sequence[Catalog], count: int) -> tuple[Domain, Seat] | None:
+        """The first of `levels` that has what is asked for besides devices."""
+        needs = self.needs
+        for domain, free in self.levels(catalogs, needs.size * count):
             if self.offers(domain):
                 mask = domain.stock[free]
                 for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
@@ -110,15 +124,19 @@ class Rooms:
             mask = mask & domain.imex or mask
         return domain, domain.seats[(mask & -mask).bit_length() - 1]
 
-    def _one_linked(self, count: int, counted: tuple[Domain, Seat] | None) -> tuple[Domain, Seat] | None:
-        """The same, where some cliques are partly connected: the measure knows how many linked bundles they hold."""
-        best = counted
-        for catalog in self.catalogs:
-            if self.needs.told_by_count(catalog):
-                continue
+    def _one_linked(
+        self, catalogs: Sequence[Catalog], count: int, best: tuple[Domain, Seat] | None
+    ) -> tuple[Domain, Seat] | None:
+        """A node of partly connected ones, by the linked bundles that the measure knows, where it beats `best`."""
+        for catalog in catalogs:
             for _, rank in catalog.buckets(self.needs.measure).upwards(count):
                 domain = catalog.at(rank)
-                seat = next((s for s in domain.seats if self.needs.on(s, s.domains[domain.id]) >= count), None)
+                if not self.offers(domain):
+                    continue
+                if catalog.single and self.measured:
+                    seat: Seat | None = domain.seats[0]
+                else:
+                    seat = next((s for s in domain.seats if self.needs.on(s, s.domains[domain.id]) >= count), None)
                 if seat is not None:
                     if best is None or _worth(domain, seat) < _worth(*best):
                         best = (domain, seat)
@@ -172,17 +190,19 @@ class Rooms:
         return found
 
     def largest_first(self, segment: int) -> Iterator[tuple[Domain, int]]:
-        """(clique, bundles it holds): most whole segments first, of these the least roomy. See `Buckets.downwards`."""
+        """(clique, bundles it holds): most whole segments first, of these the least roomy. See `Buckets.runs`."""
         stream = roomiest_first(self.catalogs, self.needs.measure, segment)
+        if self.scope.exclusive:
+            stream = ((domain, room) for domain, room in stream if domain.idle)
         if self.measured:
-            yield from ((domain, room) for room, domain in stream if self.offers(domain))
+            yield from stream
             return
         waiting: list[tuple[int, int, str, Domain]] = []  # rooms worked out, until no bound is above them
-        for bound, domain in stream:
+        for domain, bound in stream:
             while waiting and -waiting[0][0] >= bound // segment:
                 _, room, _, roomiest = heappop(waiting)
                 yield roomiest, room
-            if self.offers(domain) and (room := self.room(domain)) >= segment:
+            if (room := self.room(domain)) >= segment:
                 if room // segment == bound // segment:  # nothing that follows holds more
                     yield domain, room
                 else:
@@ -196,11 +216,14 @@ class Rooms:
         bound = domain.fabric and self.inventory.limits.compute_domains
         return self.inventory.limits.domain_nodes if bound else len(domain.seats)
 
+    def most(self, segment: int) -> int:
+        """Whole segments that all cliques hold, as far as devices tell: no more fit."""
+        return sum(c.buckets(self.needs.measure).segments(segment) for c in self.catalogs)
+
     def sum_of_largest(self, segment: int, cliques: int | None) -> int:
         """Whole segments that so many of the roomiest cliques hold (None: all of them)."""
         if cliques is None and self.measured and not self.scope.exclusive:
-            buckets = [c.buckets(self.needs.measure).lists for c in self.catalogs]
-            return sum(len(ranks) * (room // segment) for lists in buckets for room, ranks in lists.items())
+            return self.most(segment)
         rooms = (room for _, room in self.largest_first(segment))
         return sum(room // segment for room in islice(rooms, cliques))
 
@@ -222,7 +245,7 @@ class Rooms:
         """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
         if self.measured and len(domain.seats) == 1:
             seat = domain.seats[0]
-            return [(seat, seat.domains[domain.id], count)]
+            return [(seat, seat.domains[domain.id] if seat.odd else -1, count)]
         bound = domain.fabric and self.inventory.limits.compute_domains
         shelves: dict[tuple[int, int], int] = {}  # (room, free) -> seats
         if domain.catalog is not None and self.needs.told_by_count(domain.catalog):
@@ -268,16 +291,23 @@ class Rooms:
         return [((seat := seats[at]), seat.domains[domain_id] if seat.odd else -1, n) for at, n in chosen]
 
     def _most_anywhere(self) -> int:
-        """A bound on the bundles that fit, by the number of free devices of each node."""
-        size = self.needs.size
-        return sum(n * (free // size) for free, n in enumerate(self.inventory.by_free))
+        """A bound on the bundles that fit: by the free devices of each node, or by linked ones where it is known."""
+        needs, inventory = self.needs, self.inventory
+        size = needs.size
+        most = sum(n * (free // size) for free, n in enumerate(inventory.by_free))
+        if needs.measure.linked and not inventory.split:
+            for catalog in inventory.catalogs.values():
+                if catalog.single and not counted(needs.measure, catalog.grade):
+                    by_count = sum(len(shelf) * (free // size) for free, shelf in enumerate(catalog.levels))
+                    most -= by_count - catalog.buckets(needs.measure).segments(1)
+        return most
 
     def anywhere(self, count: int) -> Filled:
         """Nodes of the whole cluster for `count` bundles, cliques forgotten; empty if there are not enough."""
         inventory, needs, scope = self.inventory, self.needs, self.scope
         if not needs.size:
             seats: Iterable[Seat] = inventory.seats.values()
-        elif scope.one_node:  # whole domains have been tried; what is left is to mix devices of several
+        elif scope.one_node or count == 1:  # whole domains have been tried; what is left is to mix devices of several
             seats = inventory.split.values()
         elif not inventory.split and not inventory.limits.compute_domains:
             return []

@@ -28,6 +28,7 @@ class Seat:
     Attributes:
         domains: domain -> mask of its devices here. Nearly always one.
         parts: the same for the index: (domain, mask, the seat's bit in the domain's masks).
+        grants: every device as a grant, by position.
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
         open: devices that would be free if no gang held any (see `reopen`).
         odd: it has shared devices or counters, or is in several domains.
@@ -37,11 +38,11 @@ class Seat:
     """
 
     __slots__ = (
-        "_grants",
         "busy",
         "counters",
         "domains",
         "free",
+        "grants",
         "healthy",
         "held",
         "imex",
@@ -96,25 +97,16 @@ class Seat:
         self.healthy = healthy
         self.counters = bool(node.counters)
         self.kinds: dict[DomainId, tuple[str, int]] = {}  # domain -> product and grade of its devices here
-        self._grants: tuple[Grant, ...] | None = None
+        self.grants = tuple([Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)])
         # mask -> its grants, and -id of these -> mask; the grants are kept here, so that their id is nobody else's.
         self.known: dict[int, Any] = {}
-
-    @property
-    def grants(self) -> tuple[Grant, ...]:
-        """Every device as a grant, by position; made when first asked for."""
-        if self._grants is None:
-            self._grants = tuple(
-                Grant(self.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(self.node.devices)
-            )
-        return self._grants
 
     def granted(self, mask: int) -> tuple[Grant, ...]:
         """The grants for `mask`; one tuple for each mask ever asked for, so that `mask_of` knows it again."""
         found: tuple[Grant, ...] | None = self.known.get(mask)
         if found is None:
             grants = self.grants
-            found = self.known[mask] = tuple(grants[i] for i in bits(mask))
+            found = self.known[mask] = tuple([grants[i] for i in bits(mask)])
             self.known[-id(found)] = mask
         return found
 

@@ -57,15 +57,18 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     if _some_node_holds(inventory, needs, bundle):
         return []
     products = tuple(p for d in bundle.devices for p in d.products)
-    if not (bundle.labels or bundle.resources or products or bundle.share or needs.request.exclude):
+    if not (bundle.labels or products or bundle.share or needs.request.exclude) and bundle.count:
+        # Where devices alone say no, which is most often, no node need be asked what else it has left.
         freest = list(islice(_freest(inventory), NODES_LOOKED_AT))
         if freest and freest[0].free.bit_count() < bundle.count:
-            return [_node_size(freest[0], bundle, freest[0].free.bit_count(), len(inventory.by_free) - 1)]
-        if freest and needs.connect is Connect.REQUIRED:
-            return [_unlinked(freest, bundle, ())]
+            short = _node_size(freest[0], bundle, freest[0].free.bit_count(), len(inventory.by_free) - 1)
+            return [short, *_more_than_any(inventory, bundle)]
+        by_devices = bundle.resources and _some_node_holds(inventory, needs, replace(bundle, resources={}))
+        if freest and needs.connect is Connect.REQUIRED and not by_devices:
+            return [_unlinked(freest, bundle, ()), *_more_than_any(inventory, bundle)]
     seats = list(inventory.seats.values())
     where = f"bundle {needs.request.bundles.index(bundle)}"
-    open_seats = _open(inventory, needs.request)
+    open_seats = list(_open(inventory, needs.request))
     if not open_seats:
         lost = ", ".join(f"{s.name} ({s.node.reason or 'excluded'})" for s in seats[:4])
         return [Shortfall(Kind.NODES, CLUSTER, "a node that is ready", lost or "no node")]
@@ -92,14 +95,7 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     for resource, amount in bundle.resources.items():
         roomiest = max(labelled, key=lambda s: s.spare(resource))
         if roomiest.spare(resource) + EPSILON < amount:
-            found.append(
-                Shortfall(
-                    Kind.RESOURCES,
-                    f"{roomiest.name} (the node with most)",
-                    f"{amount:g} {resource} in one bundle",
-                    f"{max(roomiest.spare(resource), 0):g} {resource}",
-                )
-            )
+            found.append(_node_resource(roomiest, resource, amount, max(roomiest.spare(resource), 0)))
     together = f"{bundle.count} GPUs with {_amounts(bundle)} on one node"
     return found or [Shortfall(Kind.RESOURCES, where, together, "each on some node, not all on one")]
 
@@ -120,19 +116,30 @@ def _some_node_holds(inventory: Inventory, needs: Needs, bundle: Bundle) -> bool
     )
 
 
-def _open(inventory: Inventory, request: GangRequest) -> list[Seat]:
+def _open(inventory: Inventory, request: GangRequest) -> Iterator[Seat]:
     """Nodes that the gang may use."""
-    return [
-        s
-        for s in inventory.seats.values()
-        if s.node.ready and s.name not in request.exclude and (request.preemptible or not s.node.spare)
-    ]
+    for seat in inventory.seats.values():
+        if seat.node.ready and seat.name not in request.exclude and (request.preemptible or not seat.node.spare):
+            yield seat
 
 
 def _node_size(best: Seat, bundle: Bundle, free: int, largest: int) -> Shortfall:
     place = f"{best.name} (the node with most free)"
     wanted = f"{bundle.count} GPUs in one bundle"
     return Shortfall(Kind.NODE_SIZE, place, wanted, f"{free} free; the largest node has {largest}")
+
+
+def _node_resource(roomiest: Seat, resource: str, amount: float, has: float) -> Shortfall:
+    place = f"{roomiest.name} (the node with most)"
+    return Shortfall(Kind.RESOURCES, place, f"{amount:g} {resource} in one bundle", f"{has:g} {resource}")
+
+
+def _more_than_any(inventory: Inventory, bundle: Bundle) -> Iterator[Shortfall]:
+    """Other resources of which no node has so much, even when empty."""
+    for resource, amount in bundle.resources.items():
+        largest = inventory.largest(resource)
+        if largest is not None and (has := largest.node.resources.get(resource, 0.0)) + EPSILON < amount:
+            yield _node_resource(largest, resource, amount, has)
 
 
 def _freest(inventory: Inventory) -> Iterator[Seat]:
@@ -187,8 +194,12 @@ def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
     found = []
     for resource in sorted({r for b in request.bundles for r in b.resources}):
         wanted = sum(b.resources.get(resource, 0.0) for b in request.bundles)
-        spare = sum(max(s.spare(resource), 0.0) for s in _open(inventory, request))
-        if spare + EPSILON < wanted:
+        spare = 0.0
+        for seat in _open(inventory, request):
+            spare += max(seat.spare(resource), 0.0)
+            if spare + EPSILON >= wanted:
+                break
+        else:
             found.append(Shortfall(Kind.RESOURCES, CLUSTER, f"{wanted:g} {resource}", f"{spare:g} {resource}"))
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ray_dra.core.catalog import Buckets
 from ray_dra.core.domain import Measure
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
@@ -99,7 +100,7 @@ def picture(inventory: Inventory) -> dict[str, object]:
             catalogs[key] = (
                 [[catalog.at(rank).id for rank in level] for level in catalog.levels if level],
                 {m: {n: [catalog.at(r).id for r in ranks] for n, ranks in b.lists.items()} for m, b in rooms.items()},
-                {m: b.present for m, b in rooms.items()},
+                {m: b.present for m, b in rooms.items() if isinstance(b, Buckets)},
             )
     return {
         "seats": {

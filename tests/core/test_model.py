@@ -9,6 +9,8 @@ from itertools import combinations_with_replacement, product
 import pytest
 
 from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
+from ray_dra.core.catalog import Buckets, Leveled
+from ray_dra.core.domain import Measure
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import IMEX_LIMITS, Limits
 from ray_dra.core.plan import plan
@@ -51,6 +53,40 @@ def test_what_plan_found_is_looked_up_again_once_anything_has_changed() -> None:
         inventory.hold(late)
 
 
+def test_domains_of_one_node_answer_from_their_levels_as_from_rooms_kept_up_one_by_one() -> None:
+    """Every number of free devices on three boxes, every measure, against buckets filled by `Domain.room`."""
+    for free in combinations_with_replacement(range(9), 3):
+        inventory = Inventory([node(f"n{i}", 8, box=True) for i in range(3)])
+        for i, n in enumerate(free):
+            inventory.set_others(f"n{i}", (1 << 8 - n) - 1, {})
+        (catalog,) = (c for c in inventory.catalogs.values() if c.domains)
+        for size, spread in product(range(1, 9), (False, True)):
+            measure = Measure(size, spread=spread)
+            found, kept = catalog.buckets(measure), Buckets()
+            assert isinstance(found, Leveled)
+            for domain in inventory.domains.values():
+                if room := domain.room(measure, inventory.limits):
+                    kept.add(room, domain.rank)
+            assert found.lists == kept.lists
+            for least in range(1, 9):
+                assert list(found.upwards(least)) == list(kept.upwards(least))
+                assert found.segments(least) == kept.segments(least)
+                runs = [[(s, room, list(ranks)) for s, room, ranks in b.runs(least)] for b in (found, kept)]
+                assert runs[0] == runs[1]
+
+
+def test_a_no_names_what_no_node_has_beside_the_devices_that_are_taken() -> None:
+    inventory = Inventory([node("a", 8, box=True), node("b", 8, box=True, resources={"CPU": 96.0})])
+    answer = plan(inventory, gang(9, resources={"CPU": 128.0}))
+    assert isinstance(answer, Unsatisfiable)
+    assert {(s.kind, s.available) for s in answer.shortfalls} >= {(Kind.RESOURCES, "96 CPU")}
+    assert Kind.NODE_SIZE in {s.kind for s in answer.shortfalls}
+    inventory.drop_node("b")
+    answer = plan(inventory, gang(9, resources={"CPU": 128.0}))
+    assert isinstance(answer, Unsatisfiable)
+    assert (Kind.RESOURCES, "64 CPU") in {(s.kind, s.available) for s in answer.shortfalls}, "the largest has left"
+
+
 # -- shares of a device
 
 
@@ -80,7 +116,7 @@ def test_a_share_that_is_not_there_is_refused_by_hold() -> None:
     inventory = Inventory([node("a", 1, box=True)])
     answer = held(inventory, shares(700))
     with pytest.raises(ValueError, match="not so much left"):
-        inventory.hold(replace(answer, gang="again"))
+        inventory.hold(answer._replace(gang="again"))
     refused = plan(inventory, shares(400, name="t"))
     assert isinstance(refused, Unsatisfiable)
     assert refused.shortfalls[0].kind is Kind.NODE_SIZE
@@ -213,7 +249,7 @@ def test_two_gangs_over_several_nodes_never_share_one() -> None:
     assert isinstance(anywhere, Allocation), "without a clique asked for, no IMEX domain is needed"
     assert not anywhere.counters
     with pytest.raises(ValueError, match="IMEX domain of another gang"):
-        inventory.hold(replace(first, gang="thief", bundles=tuple(p._replace(grants=()) for p in first.bundles)))
+        inventory.hold(first._replace(gang="thief", bundles=tuple(p._replace(grants=()) for p in first.bundles)))
     inventory.release("first")
     assert isinstance(plan(inventory, gang(4, 4, name="third", locality=one_clique())), Allocation)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ray_dra.core.allocation import Allocation, Placed, Unsatisfiable
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import Limits
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Connect, Locality, Strategy
 from ray_dra.core.topology import Node
@@ -142,6 +143,68 @@ def test_linked_devices_on_every_state_of_a_dgx1() -> None:
                 for placed in answer.bundles:
                     chosen = [g.position for g in placed.grants]
                     assert all(DGX1[i][j] for i, j in combinations(chosen, 2))
+
+
+@st.composite
+def partly_linked(draw: st.DrawFn) -> Node:
+    """A node of up to 5 GPUs with any links, alone or in a rack, with few CPUs."""
+    size = draw(st.integers(1, 5))
+    pairs = list(combinations(range(size), 2))
+    there = draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
+    linked = {pair for pair, link in zip(pairs, there, strict=True) if link}
+    links = tuple(tuple(int((i, j) in linked or (j, i) in linked) for j in range(size)) for i in range(size))
+    name = f"n{draw(st.integers(0, 99)):02}"
+    clique = draw(st.sampled_from([None, None, "rack"]))
+    return node(name, size, links=links, clique=clique, resources={"CPU": float(draw(st.integers(0, 8)))})
+
+
+@given(
+    nodes=st.lists(partly_linked(), min_size=1, max_size=4, unique_by=lambda n: n.name),
+    busy=st.lists(st.integers(0, 31), min_size=4, max_size=4),
+    size=st.integers(1, 3),
+    count=st.integers(1, 5),
+    cpus=st.sampled_from([0.0, 1.0, 3.0]),
+    connect=st.sampled_from([Connect.REQUIRED, Connect.REQUIRED, Connect.PREFERRED]),
+    strategy=st.sampled_from([Strategy.PACK, Strategy.STRICT_PACK, Strategy.STRICT_SPREAD]),
+    limits=st.sampled_from([Limits(), Limits(True, 2)]),
+)
+@settings(max_examples=500, deadline=None)
+def test_linked_bundles_with_cpus_on_partly_connected_nodes(
+    nodes: list[Node],
+    busy: list[int],
+    size: int,
+    count: int,
+    cpus: float,
+    connect: Connect,
+    strategy: Strategy,
+    limits: Limits,
+) -> None:
+    inventory = Inventory(nodes, limits)
+    rooms = []
+    for each, mask in zip(nodes, busy, strict=False):
+        inventory.set_others(each.name, mask & (1 << len(each.devices)) - 1, {})
+        free = {i for i in range(len(each.devices)) if not mask >> i & 1}
+        links = each.links if connect is Connect.REQUIRED else [[1] * len(each.devices)] * len(each.devices)
+        rooms.append(
+            max(n for n in range(6) if linked_by_hand(links, free, (size,) * n) and n * cpus <= each.resources["CPU"])
+        )
+    request = gang(*(size,) * count, locality=Locality(connect=connect), strategy=strategy, resources={"CPU": cpus})
+    answer = plan(inventory, request)
+    if strategy is Strategy.PACK:
+        possible = sum(rooms) >= count
+    elif strategy is Strategy.STRICT_PACK:
+        possible = max(rooms) >= count
+    else:
+        possible = sum(map(bool, rooms)) >= count
+    assert isinstance(answer, Allocation) is possible, answer
+    if isinstance(answer, Allocation):
+        check(answer, inventory, request)
+        by_name = {each.name: each for each in nodes}
+        for placed in answer.bundles if connect is Connect.REQUIRED else ():
+            for a, b in combinations([g.position for g in placed.grants], 2):
+                assert by_name[placed.node].links[a][b], "two devices of a bundle without a link"
+    else:
+        assert answer.shortfalls
 
 
 def test_a_greedy_planner_would_refuse_this() -> None:
