@@ -205,10 +205,10 @@ class CoordinatorActor:
     def _keep_agents(self) -> None:
         now = time.monotonic()
         nodes = self._core.nodes
-        for gone in self._agents.keys() - {n.id for n in self._core.view.nodes if n.alive}:
+        for gone in self._agents.keys() - {n.id for n in self._core.watch.view.nodes if n.alive}:
             del self._agents[gone]
             nodes.heard.pop(gone, None)
-        for raylet in self._core.view.nodes:
+        for raylet in self._core.watch.view.nodes:
             if not raylet.alive or raylet.total.get("GPU", 0) < 1:
                 continue
             spoke = max(nodes.heard.get(raylet.id, 0.0), self._agents.get(raylet.id, 0.0) + AGENT_SECONDS)
@@ -219,7 +219,7 @@ class CoordinatorActor:
 
     def _unused(self) -> bool:
         sessions = {key.removeprefix(SESSION) for key in self._store.keys(SESSION)}
-        alive = sessions & self._core.view.jobs
+        alive = sessions & self._core.watch.view.jobs
         for job in sessions - alive if alive else ():
             self._store.delete(SESSION + job)
         return bool(sessions) and not alive and self._core.idle

@@ -8,14 +8,14 @@ goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `transla
     making   claim templates and ComputeDomains -> worker groups -> all pods there, gated -> gates opened, all at once
              -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
              -> raylets joined
-    undoing  groups suspended -> no pods -> groups removed -> pods, templates, ComputeDomains deleted
+    undoing  `undoing.py`
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_dra.core.allocation import Allocation
@@ -23,10 +23,11 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
 from ray_dra.ports import Clock, Kube, KubeView, Object, Store
 from ray_dra.runtime.machines import Machines, Tolerations
+from ray_dra.runtime.objects import Found, by_attempt, is_for, is_ours, lives, raycluster
+from ray_dra.runtime.undoing import Undoing
 from ray_dra.translate.labels import SLOT
 from ray_dra.translate.pods import (
     gated,
-    group_of,
     imex_readiness,
     no_image,
     signs,
@@ -37,7 +38,6 @@ from ray_dra.translate.pods import (
 from ray_dra.translate.slices import devices_of
 from ray_dra.translate.workers import (
     ATTEMPT_LABEL,
-    CLUSTER_LABEL,
     GATE,
     Attempt,
     attempt_name,
@@ -63,7 +63,6 @@ PATIENCE = {
     "verified": 120.0,
     "joined": 60.0,
 }
-QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +104,6 @@ class _Try:
     since: float = 0.0  # when that last changed
 
 
-@dataclass
-class _Found:
-    """What there is of an attempt, whoever made it."""
-
-    groups: list[Object] = field(default_factory=list)
-    pods: list[Object] = field(default_factory=list)
-    templates: list[Object] = field(default_factory=list)
-    domains: list[Object] = field(default_factory=list)
-    claims: list[Object] = field(default_factory=list)
-
-    @property
-    def nothing(self) -> bool:
-        return not (self.groups or self.pods or self.templates or self.domains)
-
-
 class Provisioner:
     """See the module. Writes the cluster's nodes into `inventory`, and others' claims as taken."""
 
@@ -127,9 +111,9 @@ class Provisioner:
         self.kube, self.store, self.inventory, self.clock = kube, store, inventory, clock
         self.view = KubeView()
         self.machines = Machines(inventory, clock)
-        self.found: dict[str, _Found] = {}
+        self.found: dict[str, Found] = {}
         self._tries: dict[str, _Try] = {}
-        self._quiet: dict[str, float] = {}  # attempt being undone -> since when it has no pods
+        self._undoing = Undoing(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
@@ -142,9 +126,9 @@ class Provisioner:
         key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults)
         if key == self._seen:
             return
-        self._sort()
+        self.found = by_attempt(self.view, self.kube.namespace)
         self.machines.put(self.view, self._tolerations())
-        self.machines.mark_taken(self.view.claims, lambda claim: self._ours(claim) and _attempt_in(claim, names))
+        self.machines.mark_taken(self.view.claims, lambda claim: self._ours(claim) and is_for(claim, names))
         self._seen = key
 
     def check(self) -> None:
@@ -157,51 +141,10 @@ class Provisioner:
         return node in self.machines.names
 
     def _raycluster(self) -> Object:
-        if self.view.raycluster is None:
-            raise NotFound("The RayCluster is not there.", place=f"namespace {self.kube.namespace}")
-        return self.view.raycluster
-
-    def _sort(self) -> None:
-        """Every object under the attempt that it is for."""
-        self.found = {}
-        groups = self.view.raycluster["spec"].get("workerGroupSpecs") or [] if self.view.raycluster else []
-        for group in groups:
-            labels = (group["template"].get("metadata") or {}).get("labels") or {}
-            if ATTEMPT_LABEL in labels:
-                self._of(labels[ATTEMPT_LABEL]).groups.append(group)
-        for kind, things in (
-            ("pods", self.view.pods),
-            ("templates", self.view.templates),
-            ("domains", self.view.domains),
-            ("claims", self.view.claims),
-        ):
-            for thing in things:
-                labels = thing["metadata"].get("labels") or {}
-                if kind == "pods" and self._lingers(thing):
-                    continue
-                if ATTEMPT_LABEL in labels and self._ours(thing):
-                    getattr(self._of(labels[ATTEMPT_LABEL]), kind).append(thing)
-
-    def _lives(self, node: str) -> bool:
-        found = self.view.nodes.get(node)
-        return found is not None and found.ready
-
-    def _lingers(self, pod: Object) -> bool:
-        """Deleted on a node that is lost: its kubelet will end it when it comes back, and till then nobody can. Its
-        claim stays allocated, so that its devices are taken meanwhile."""
-        node = pod["spec"].get("nodeName")
-        return bool(pod["metadata"].get("deletionTimestamp")) and node is not None and not self._lives(node)
+        return raycluster(self.view, self.kube.namespace)
 
     def _ours(self, thing: Object) -> bool:
-        meta = thing["metadata"]
-        cluster = self.view.raycluster
-        label = (meta.get("labels") or {}).get(CLUSTER_LABEL)
-        return meta.get("namespace") == self.kube.namespace and (
-            cluster is None or label == cluster["metadata"]["name"]
-        )
-
-    def _of(self, attempt: str) -> _Found:
-        return self.found.setdefault(attempt, _Found())
+        return is_ours(self.view, self.kube.namespace, thing)
 
     def _tolerations(self) -> Tolerations:
         try:
@@ -231,7 +174,7 @@ class Provisioner:
                     self._provisioned(allocation), self._raycluster(), imex=self.inventory.limits.compute_domains
                 )
                 made = self._tries[name] = _Try(attempt, allocation.epoch, since=self.clock())
-            return self._step(made, self.found.get(name, _Found()), joined, grouped)
+            return self._step(made, self.found.get(name, Found()), joined, grouped)
         except _GiveWay as error:
             return Progress(failed=str(error), gave_way=True)
         except _Failed as error:
@@ -250,7 +193,7 @@ class Provisioner:
         kept = tuple(placed for placed in allocation.bundles if placed.node in self.machines.names)
         return Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
 
-    def _step(self, made: _Try, there: _Found, joined: set[str], grouped: bool) -> Progress:
+    def _step(self, made: _Try, there: Found, joined: set[str], grouped: bool) -> Progress:
         attempt = made.attempt
         if not made.checked:
             self.kube.together([lambda pod=pod: self.kube.create(pod, dry_run=True) for pod in attempt.pods])  # type: ignore[misc]
@@ -266,7 +209,7 @@ class Provisioner:
             return replace(progress, ready=True)
         return progress
 
-    def _make(self, made: _Try, there: _Found, labels: Mapping[str, str]) -> tuple[str, str]:
+    def _make(self, made: _Try, there: Found, labels: Mapping[str, str]) -> tuple[str, str]:
         """Do what can be done now; the stage it is in, and what is being waited for."""
         attempt = made.attempt
         missing = _missing(attempt.domains, there.domains) + _missing(attempt.templates, there.templates)
@@ -303,7 +246,7 @@ class Provisioner:
             return "verified", f"NVML in {len(labels) - len(verified)} of {len(labels)} pods"
         return "joined", "the raylets to join"
 
-    def _give_way(self, attempt: Attempt, there: _Found) -> None:
+    def _give_way(self, attempt: Attempt, there: Found) -> None:
         """Step back where another RayCluster's gang wants some of our devices and came first.
 
         Claims are what every coordinator can see of the others', they name the devices they are for, and they are made
@@ -377,7 +320,7 @@ class Provisioner:
             change.append({"op": "add", "path": "/spec/workerGroupSpecs", "value": list(groups)})
         self.kube.patch("RayCluster", meta["name"], change)
 
-    def _judge(self, made: _Try, there: _Found, stage: str, said: str, joined: int) -> Progress:
+    def _judge(self, made: _Try, there: Found, stage: str, said: str, joined: int) -> Progress:
         """Whether it still gets on: each sign of progress starts the stage's patience anew."""
         now = self.clock()
         seen = (stage, len(there.groups), *signs(there.pods), joined)
@@ -387,7 +330,7 @@ class Provisioner:
         if failed:
             self.machines.avoid([node for node in (failed[0]["spec"].get("nodeName"),) if node], said)
             return Progress(failed=f"{failed[0]['metadata']['name']} failed: {why_failed(failed[0])}")
-        lost = [node for node in made.attempt.slots if not self._lives(node)]
+        lost = [node for node in made.attempt.slots if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
         if now - made.since > PATIENCE[stage]:
@@ -415,15 +358,10 @@ class Provisioner:
     # -- undoing
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
-        """One step back for every attempt that no gang wants. Errors are met again at the next look."""
+        """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
         names = {attempt_name(a.gang, a.epoch) for a in wanted}
-        leads = not self.kube.lead()
-        for name, there in list(self.found.items()):
-            if leads and name not in names and not there.nothing:
-                try:
-                    self._undo(name, there)
-                except KubernetesError:
-                    continue
+        if not self.kube.lead():
+            self._undoing.step(self.view, self.found, names)
         for name in [name for name in self._tries if name not in names]:
             del self._tries[name]
         if names == self._tidied and self.idle:
@@ -442,74 +380,6 @@ class Provisioner:
     def idle(self) -> bool:
         """Whether nothing of any attempt is left."""
         return all(there.nothing for there in self.found.values())
-
-    def _undo(self, name: str, there: _Found) -> None:
-        if there.groups:
-            stopped = [group for group in there.groups if group.get("suspend") or group.get("replicas") == 0]
-            if len(stopped) < len(there.groups):
-                self._quiet.pop(name, None)
-                self._stop_groups(there)
-                return
-            if there.pods:
-                self._quiet.pop(name, None)
-                return
-            since = self._quiet.setdefault(name, self.clock())
-            if self.clock() - since >= QUIET_SECONDS:
-                self._remove_groups({group["groupName"] for group in there.groups})
-            return
-        self._quiet.pop(name, None)
-        calls = [
-            lambda kind=kind, thing=thing: self.kube.delete(kind, thing["metadata"]["name"])
-            for kind, things in (
-                ("Pod", there.pods),
-                ("ResourceClaimTemplate", there.templates),
-                ("ComputeDomain", there.domains),
-            )
-            for thing in things
-            if not thing["metadata"].get("deletionTimestamp")
-        ]
-        self.kube.together(calls)
-
-    def _stop_groups(self, there: _Found) -> None:
-        """Their pods end and are not made anew. Removing a group at once would orphan its pods for good; with Ray's
-        autoscaler on, the operator refuses a suspended group, and takes one of no replicas."""
-        cluster = self._raycluster()
-        change: list[Any] = []
-        names = {group["groupName"] for group in there.groups}
-        scaled = bool(cluster["spec"].get("enableInTreeAutoscaling"))
-        for at, group in enumerate(cluster["spec"]["workerGroupSpecs"]):
-            if group["groupName"] not in names:
-                continue
-            path = f"/spec/workerGroupSpecs/{at}"
-            change.append({"op": "test", "path": f"{path}/groupName", "value": group["groupName"]})
-            if not scaled:
-                change.append({"op": "add", "path": f"{path}/suspend", "value": True})
-                continue
-            doomed = [p["metadata"]["name"] for p in there.pods if group_of(p) == group["groupName"]]
-            for field_, value in (
-                ("minReplicas", 0),
-                ("replicas", 0),
-                ("maxReplicas", 0),
-                ("scaleStrategy", {"workersToDelete": doomed}),
-            ):
-                change.append({"op": "add", "path": f"{path}/{field_}", "value": value})
-        self.kube.patch("RayCluster", cluster["metadata"]["name"], change)
-
-    def _remove_groups(self, names: set[str]) -> None:
-        """From the last to the first, so that the earlier indices stay right within the one patch."""
-        cluster = self._raycluster()
-        change: list[Any] = []
-        groups = cluster["spec"]["workerGroupSpecs"]
-        for at in reversed(range(len(groups))):
-            if groups[at]["groupName"] in names:
-                path = f"/spec/workerGroupSpecs/{at}"
-                change.append({"op": "test", "path": f"{path}/groupName", "value": groups[at]["groupName"]})
-                change.append({"op": "remove", "path": path})
-        self.kube.patch("RayCluster", cluster["metadata"]["name"], change)
-
-
-def _attempt_in(thing: Object, names: frozenset[str]) -> bool:
-    return (thing["metadata"].get("labels") or {}).get(ATTEMPT_LABEL) in names
 
 
 def _missing(wanted: Iterable[Object], there: Iterable[Object]) -> list[Object]:

@@ -93,7 +93,7 @@ def test_a_snapshot_that_contradicts_itself() -> None:
     inventory = Inventory(rack("a", 1))
     answer = plan(inventory, gang(4, name="one"))
     assert isinstance(answer, Allocation)
-    twice = Snapshot(tuple(rack("a", 1)), (answer, replace(answer, gang="two")))
+    twice = Snapshot(tuple(rack("a", 1)), (answer, answer._replace(gang="two")))
     with pytest.raises(InvalidSnapshot) as caught:
         inventory_of(twice)
     assert caught.value.place == "two"
@@ -118,7 +118,7 @@ def file(tmp_path: Path) -> Path:
     for name, sizes in (("left", (4,)), ("right", (4,))):
         answer = plan(inventory, gang(*sizes, name=name, locality=Locality(cliques=1, exclusive=True)))
         assert isinstance(answer, Allocation)
-        inventory.hold(replace(answer, counters=()))
+        inventory.hold(answer._replace(counters=()))
     path.write_text(dump_snapshot(snapshot_of(inventory)))
     return path
 

@@ -1,0 +1,66 @@
+"""Where a gang goes, on what there is: workers that are there, new ones on Kubernetes' nodes, or a no."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.lifecycle import Gang
+from ray_dra.core.plan import plan
+from ray_dra.core.request import GangRequest
+from ray_dra.core.whatif import plan_and_explain
+from ray_dra.errors import UnsatisfiableError
+from ray_dra.runtime.nodes import Nodes
+from ray_dra.runtime.provision import Provisioner
+
+
+class Planning:
+    """See the module. Holds nothing; the coordinator does."""
+
+    def __init__(self, inventory: Inventory, nodes: Nodes, workers: Provisioner | None) -> None:
+        self.inventory, self.nodes, self.workers = inventory, nodes, workers
+
+    def plan(self, request: GangRequest, epoch: int = 0) -> Allocation | Unsatisfiable:
+        """On workers that are there, if they will do, before new ones are made."""
+        there = self._on_raylets(request, epoch)
+        return there if there is not None else plan(self.inventory, request, epoch=epoch)
+
+    def explained(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        """The same; after a no also what is nearest to a yes."""
+        there = self._on_raylets(request, 0)
+        return there if there is not None else plan_and_explain(self.inventory, request)
+
+    def _on_raylets(self, request: GangRequest, epoch: int) -> Allocation | None:
+        """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""
+        if self.workers is None or request.locality.exclusive:
+            return None
+        names = [name for name in self.nodes.raylets if name in self.inventory.seats]
+        answer = plan(self.inventory.part(names), request, epoch=epoch) if names else None
+        return answer if isinstance(answer, Allocation) else None
+
+    def refuse_never(self, request: GangRequest, *, wait: bool) -> None:
+        """Raises UnsatisfiableError for a gang that would not fit even an empty cluster: to wait cannot help."""
+        if wait and self.nodes.waiting:
+            return  # some nodes have not been read yet
+        machines = None if self.workers is None else self.workers.machines
+        if wait and machines is not None and (machines.avoided or machines.faults):
+            return  # some nodes or GPUs are left out for a while alone
+        answer = plan(self.inventory.emptied(), request)
+        if isinstance(answer, Unsatisfiable):
+            raise refusal("The gang would not fit even if nobody else were here.", answer)
+
+
+def not_its_turn(gang: Gang, ahead: Sequence[Gang]) -> Unsatisfiable:
+    """The answer to a gang while others wait before it."""
+    first = f"{len(ahead)} ahead, first {ahead[0].name or ahead[0].id}"
+    return Unsatisfiable(gang.id, (Shortfall(Kind.QUEUE, "the queue", "the first place", first),))
+
+
+def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
+    """A no as an error."""
+    first = answer.shortfalls[0]
+    more = f"{reason} {'; '.join(str(s) for s in answer.shortfalls)}"
+    return UnsatisfiableError(
+        more, shortfalls=answer.shortfalls, place=first.place, wanted=first.wanted, available=first.available
+    )
