@@ -31,6 +31,7 @@ class Machines:
         self._inventory, self._clock = inventory, clock
         self.names: set[str] = set()
         self._avoided: dict[str, tuple[float, str]] = {}  # node -> until when, and why
+        self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
         self._translated: dict[str, Any] = {}  # node -> what it was made from
         self._faults: dict[str, dict[str, tuple[float, str]]] = {}  # node -> UUID -> until when, and why
         self._taken: dict[str, int] = {}
@@ -80,6 +81,10 @@ class Machines:
 
     def put(self, view: KubeView, tolerations: Tolerations) -> None:
         """The nodes that publish GPUs; `tolerations` are those of the pods to be placed."""
+        made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, tolerations)
+        if made_of == self._made_of:
+            return  # what has not changed is the same object, so that to compare is quick
+        self._made_of = made_of
         by_node: dict[str, list[Object]] = {}
         for each in view.slices:
             if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:

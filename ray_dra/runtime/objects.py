@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.errors import NotFound
@@ -40,12 +41,10 @@ def by_attempt(view: KubeView, namespace: str) -> dict[str, Found]:
         ("claims", view.claims),
     ):
         for thing in things:
-            attempt = _label(thing, ATTEMPT_LABEL)
-            if (
-                attempt is not None
-                and is_ours(view, namespace, thing)
-                and not (kind == "pods" and _lingers(view, thing))
-            ):
+            attempt = _label(thing, ATTEMPT_LABEL)  # first: most things of others have none
+            if attempt is None or not is_ours(view, namespace, thing):
+                continue
+            if kind != "pods" or not _lingers(view, thing):
                 getattr(found.setdefault(attempt, Found()), kind).append(thing)
     return found
 
@@ -84,6 +83,5 @@ def _lingers(view: KubeView, pod: Object) -> bool:
 
 
 def _label(thing: Object, name: str) -> str | None:
-    labels = (thing.get("metadata") or {}).get("labels") or {}
-    value = labels.get(name)
-    return value if isinstance(value, str) else None
+    labels: Mapping[str, str] | None = thing["metadata"].get("labels") if "metadata" in thing else None
+    return labels.get(name) if labels else None

@@ -98,6 +98,7 @@ class _Try:
     """One attempt in the making, as this coordinator has seen it."""
 
     attempt: Attempt
+    labels: Mapping[str, str]  # that its workers carry -> node
     epoch: int = 0
     checked: bool = False  # the API server would take its pods
     seen: tuple[Any, ...] = ()  # what progress is measured by
@@ -173,7 +174,8 @@ class Provisioner:
                 attempt = attempt_of(
                     self._provisioned(allocation), self._raycluster(), imex=self.inventory.limits.compute_domains
                 )
-                made = self._tries[name] = _Try(attempt, allocation.epoch, since=self.clock())
+                labels = {slot_label(name, node): node for node in attempt.slots}
+                made = self._tries[name] = _Try(attempt, labels, allocation.epoch, since=self.clock())
             return self._step(made, self.found.get(name, Found()), joined, grouped)
         except _GiveWay as error:
             return Progress(failed=str(error), gave_way=True)
@@ -198,7 +200,7 @@ class Provisioner:
         if not made.checked:
             self.kube.together([lambda pod=pod: self.kube.create(pod, dry_run=True) for pod in attempt.pods])  # type: ignore[misc]
             made.checked = True
-        labels = {slot_label(attempt.name, node): node for node in attempt.slots}
+        labels = made.labels
         if labels.keys() <= joined:
             return Progress(ready=True, joined=True)
         stage, said = self._make(made, there, labels)
