@@ -225,7 +225,7 @@ class Cluster:
         command = [program("kubectl"), f"--kubeconfig={self.kubeconfig}", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, input=stdin, cwd=self.run)
         if check and done.returncode:
-            raise RuntimeError(f"kubectl {' '.join(arguments)}:\n{done.stderr}")
+            raise RuntimeError(f"kubectl {' '.join(arguments)}:\n{done.stderr}{done.stdout}")
         return done.stdout + ("" if check else done.stderr)
 
     def asked(self, account: str, namespace: str) -> Iterator[dict[str, Any]]:

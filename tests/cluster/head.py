@@ -35,6 +35,11 @@ def rank():
 def ranks(gang, count=2):
     at = [Strategy(gang.placement_group, bundle) for bundle in range(count)]
     return ray.get([rank.options(scheduling_strategy=each).remote() for each in at], timeout=100)
+def hold():
+    "Until the test lets go."
+    while not os.path.exists("/tmp/go"):
+        time.sleep(0.1)
+    os.remove("/tmp/go")
 def racks(count, **more):
     return ray_dra.placement_group([{"GPU": 4}] * count, product="NVIDIA GB200",
                                    locality=ray_dra.same_clique(), **more)
@@ -76,9 +81,15 @@ class Head:
 
     def kill_coordinator(self) -> None:
         """kill -9; Ray starts it again."""
-        find = "ps -eo pid,args | awk '/ray::CoordinatorActor/ && !/awk/ {print $1}' | xargs -r kill -9"
+        self._do("ps -eo pid,args | awk '/ray::CoordinatorActor/ && !/awk/ {print $1}' | xargs -r kill -9")
+
+    def let_go(self) -> None:
+        """A program that is in `hold()` goes on."""
+        self._do("touch /tmp/go")
+
+    def _do(self, command: str) -> None:
         at = ("-n", self.namespace.name)
-        self.cluster.kubectl("exec", *at, self.pod, "-c", "ray-head", "--", "sh", "-c", find)
+        self.cluster.kubectl("exec", *at, self.pod, "-c", "ray-head", "--", "sh", "-c", command)
 
     def close(self) -> None:
         for process in self.running:

@@ -108,15 +108,18 @@ def their_group(head: Head) -> dict[str, Any]:
 
 def test_two_programs_are_served_in_order(head: Head) -> None:
     """Only one rack has three trays: the second program waits, and is served when the first one ends."""
-    first = head.start("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); time.sleep(8)")
+    first = head.start("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); hold()")
     assert told(first)["nodes"] == ["r0-t0", "r0-t1", "r0-t2"]
-    second = head.run(
+    second = head.start(
         "gang = racks(3); tell(phase=gang.phase.value, text=gang.explain()); gang.wait(200); tell(ranks=ranks(gang, 3))"
     )
-    assert second[0]["phase"] == "queued"
-    assert "waits for" in second[0]["text"]
-    assert len(second[1]["ranks"]) == 3
+    waiting = told(second)
+    assert waiting["phase"] == "queued"
+    assert "waits for" in waiting["text"]
+    head.let_go()
     assert first.wait(60) == 0
+    assert len(told(second)["ranks"]) == 3
+    assert second.wait(60) == 0
     head.wait_nothing_left()
 
 

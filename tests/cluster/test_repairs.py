@@ -34,10 +34,12 @@ def test_what_is_deleted_by_hand_in_the_making(cluster: Cluster, head: Head, kin
 def test_a_raycluster_applied_again_without_our_groups_and_every_right_is_needed(cluster: Cluster, head: Head) -> None:
     """The groups go, KubeRay leaves their pods for good. The gang stands on, and in the end we delete them."""
     at = head.namespace.name
-    process = head.start("gang = racks(2); gang.wait(200); tell(); time.sleep(8); tell(ranks=len(ranks(gang)))")
+    process = head.start("gang = racks(2); gang.wait(200); tell(); hold(); tell(ranks=len(ranks(gang)))")
     told(process)
     path = "/spec/workerGroupSpecs/1"
     head.api.patch("RayCluster", "gangs", [{"op": "remove", "path": path}], at)
+    time.sleep(3)  # some looks of the coordinator and of the operator, which would end the gang if they were to
+    head.let_go()
     assert told(process) == {"ranks": 2}
     assert process.wait(60) == 0
     head.wait_nothing_left()
