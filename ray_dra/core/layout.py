@@ -113,7 +113,7 @@ def lay_out(needs: Needs, groups: Sequence[tuple[Sequence[int], Sequence[Pick]]]
         for index in reversed(indices):
             waiting[class_of[index]].append(index)
         for seat, members, contents in sorted(picks, key=lambda pick: pick.seat.key):
-            masks = needs.split(seat, seat.free & members, contents)
+            masks = needs.split(seat, members, contents)
             assert masks is not None, "the planner chose a seat without room"
             at = 0
             for c, n in enumerate(contents):

@@ -38,7 +38,7 @@ def place_mixed(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
 
 def _anywhere(inventory: Inventory, needs: Needs, search: _Search) -> Layout:
     spares = needs.request.preemptible
-    seats = [(seat, seat.free) for seat in inventory.seats.values() if spares or not seat.node.spare]
+    seats = [(seat, -1) for seat in inventory.seats.values() if spares or not seat.node.spare]
     kinds = search.kinds(seats)
     packing = search.nodes(kinds, needs.counts, search.most_nodes)
     if packing.bins is None:
@@ -148,10 +148,10 @@ class _Search:
         return self.nodes(several, contents, self.limits.domain_nodes), True
 
     def seats(self, domain: Domain, several: bool) -> list[tuple[Seat, int]]:
-        """(seat, its free devices); `several`: those that a part over several nodes may use."""
+        """(seat, its devices here); `several`: those that a part over several nodes may use."""
         closed = domain.imex if several else 0
         return [
-            (seat, seat.free & seat.domains[domain.id])
+            (seat, seat.domains[domain.id])
             for at, seat in enumerate(domain.seats)
             if domain.owner is None and not closed >> at & 1
         ]
@@ -161,7 +161,7 @@ class _Search:
         return tuple(counts.get(c, 0) for c in range(len(self.needs.classes)))
 
     def kinds(self, seats: Sequence[tuple[Seat, int]]) -> Kinds:
-        counts = Tally(kind for seat, mask in seats if (kind := self.needs.kind(seat, mask)) is not None)
+        counts = Tally(kind for seat, members in seats if (kind := self.needs.kind(seat, members)) is not None)
         return tuple(sorted(counts.items(), key=repr))
 
     def nodes(self, kinds: Kinds, contents: Contents, most: int | None) -> Packing:
@@ -186,14 +186,14 @@ class _Search:
         """The packing found for nodes of these kinds, on the seats themselves, in topology order."""
         assert packing.bins is not None
         alike: dict[SeatKind, list[tuple[Seat, int]]] = {}
-        for seat, mask in sorted(seats, key=lambda s: s[0].key, reverse=True):
-            kind = self.needs.kind(seat, mask)
+        for seat, members in sorted(seats, key=lambda s: s[0].key, reverse=True):
+            kind = self.needs.kind(seat, members)
             if kind is not None:
-                alike.setdefault(kind, []).append((seat, mask))
+                alike.setdefault(kind, []).append((seat, members))
         picks = []
         for kind_index, held in packing.bins:
-            seat, mask = alike[kinds[kind_index][0]].pop()
-            picks.append(Pick(seat, mask, held))
+            seat, members = alike[kinds[kind_index][0]].pop()
+            picks.append(Pick(seat, members, held))
         return picks
 
 

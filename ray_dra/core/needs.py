@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import MIXED_PRODUCT, Measure, counted
+from ray_dra.core.domain import MIXED_PRODUCT, Measure
 from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.packing import Contents
@@ -123,10 +123,6 @@ class Needs:
         """Whether the room that the index keeps for a clique is the gang's own."""
         return not (self.extra or (self.products and catalog.product == MIXED_PRODUCT))
 
-    def told_by_count(self, catalog: Catalog) -> bool:
-        """Whether a node's number of free devices says whether a bundle fits there."""
-        return self.told_by_measure(catalog) and counted(self.measure, catalog.grade)
-
     # -- equal bundles
 
     def on(self, seat: Seat, members: int) -> int:
@@ -155,21 +151,26 @@ class Needs:
 
     # -- bundles of several classes
 
-    def kind(self, seat: Seat, mask: int) -> SeatKind | None:
-        """What makes this node differ from others for this request; None where nothing of it can lie."""
+    def kind(self, seat: Seat, members: int) -> SeatKind | None:
+        """What makes this node differ from others for this request; None where nothing of it can lie.
+
+        Args:
+            members: the devices that count, free or not: those of one domain, -1 for all.
+        """
         if not seat.node.ready or seat.name in self.request.exclude:
             return None
         matches = tuple(labels_match(b.labels, seat.node.labels) for b in self.classes)
         if not any(matches):
             return None
-        shared = tuple(sorted(seat.shared_left().items())) if any(b.share for b in self.classes) else ()
+        mask = seat.free & members
+        shared = tuple(sorted(_shared(seat, members).items())) if any(b.share for b in self.classes) else ()
         narrow = tuple(self.usable(seat, mask, c) for c in range(len(self.classes)))
         by_count = (not self.linked or seat.shape.linked) and all(n == mask for n in narrow) and not seat.counters
         devices: object = mask.bit_count()
         if not by_count or shared:
             devices = (id(seat.shape), mask, narrow, shared, seat.name if seat.counters else "")
         kind = (devices, matches, tuple(seat.spare(r) for r in self.resources))
-        self._kept.setdefault(kind, (seat, mask))
+        self._kept.setdefault(kind, (seat, members))
         return kind
 
     def usable(self, seat: Seat, mask: int, c: int) -> int:
@@ -194,7 +195,7 @@ class Needs:
         return low
 
     def _fits(self, kind: SeatKind, contents: Contents) -> bool:
-        seat, mask = self._kept[kind]
+        seat, members = self._kept[kind]
         _, matches, spare = kind
         assert isinstance(matches, tuple)
         assert isinstance(spare, tuple)
@@ -206,13 +207,15 @@ class Needs:
             wanted = sum(n * self.classes[c].resources.get(resource, 0.0) for c, n in enumerate(contents))
             if wanted > left + EPSILON:
                 return False
-        return self.split(seat, mask, contents) is not None
+        return self.split(seat, members, contents) is not None
 
-    def split(self, seat: Seat, mask: int, contents: Contents) -> tuple[int, ...] | None:
-        """Device masks for the bundles on a node, class by class; None where they do not fit.
+    def split(self, seat: Seat, members: int, contents: Contents) -> tuple[int, ...] | None:
+        """Masks of devices among `members` for the bundles on a node, class by class; None where they do not fit.
 
         Whole devices first: whichever are chosen, as many are left over for shares.
         """
+        mask = seat.free & members
+        left = _shared(seat, members)
         sizes: list[int] = []
         allowed: list[int] = []
         shares: list[tuple[int, int]] = []
@@ -220,7 +223,7 @@ class Needs:
             share = self.classes[c].share
             if share is not None:
                 everything = mask
-                for position in seat.shared_left():
+                for position in left:
                     everything |= 1 << position
                 shares += [(share, self.usable(seat, everything, c))] * n
             elif n:
@@ -230,7 +233,6 @@ class Needs:
         whole = seat.split(mask, tuple(sizes), self.connect, narrow)
         if whole is None or not shares:
             return whole
-        left = seat.shared_left()
         for used in whole:
             mask &= ~used
         left |= dict.fromkeys(bits(mask), WHOLE)
@@ -278,6 +280,11 @@ def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], 
 
 _IN_CLIQUES = ((SPARES,), (CLIQUE,))
 _ANYWHERE = ((SPARES,), (CLIQUE, LOOSE_NODE))
+
+
+def _shared(seat: Seat, members: int) -> dict[int, int]:
+    """Position -> thousandths left, of the devices among `members` that are shared already."""
+    return {position: left for position, left in seat.shared_left().items() if members >> position & 1}
 
 
 def of_products(seat: Seat, mask: int, products: tuple[str, ...]) -> int:

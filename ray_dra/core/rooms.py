@@ -248,7 +248,7 @@ class Rooms:
             return [(seat, seat.domains[domain.id] if seat.odd else -1, count)]
         bound = domain.fabric and self.inventory.limits.compute_domains
         shelves: dict[tuple[int, int], int] = {}  # (room, free) -> seats
-        if domain.catalog is not None and self.needs.told_by_count(domain.catalog):
+        if domain.catalog in self.counted:
             size = self.needs.size
             for free in range(size, len(domain.stock)):
                 if domain.stock[free]:

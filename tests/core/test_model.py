@@ -112,6 +112,15 @@ def test_a_share_is_of_one_device_and_less_than_whole() -> None:
             GangRequest("g", (Bundle((DeviceRequest(count, share=share),)),))
 
 
+def test_a_shared_device_is_one_domains_though_its_node_is_in_two() -> None:
+    """GPU 0 of the box is in no clique, and sick; GPU 1, in the box's, has a quarter left, which must be given once."""
+    inventory = Inventory([node("a", 4, box=True, loose=[0], sick=[0])])
+    held(inventory, GangRequest("first", (Bundle((DeviceRequest(1, share=750),)),), Locality(cliques=1)))
+    inventory.put_node(node("b", 1, box=True))
+    answer = held(inventory, GangRequest("mixed", (*shares(250, 250).bundles, *gang(2).bundles)))
+    assert sorted((g.node, g.position) for g in answer.grants) == [("a", 1), ("a", 2), ("a", 3), ("b", 0)]
+
+
 def test_a_share_that_is_not_there_is_refused_by_hold() -> None:
     inventory = Inventory([node("a", 1, box=True)])
     answer = held(inventory, shares(700))
