@@ -63,8 +63,11 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
         if freest and freest[0].free.bit_count() < bundle.count:
             short = _node_size(freest[0], bundle, freest[0].free.bit_count(), len(inventory.by_free) - 1)
             return [short, *_more_than_any(inventory, bundle)]
-        by_devices = bundle.resources and _some_node_holds(inventory, needs, replace(bundle, resources={}))
-        if freest and needs.connect is Connect.REQUIRED and not by_devices:
+        if (
+            freest
+            and needs.connect is Connect.REQUIRED
+            and not (bundle.resources and _some_node_holds(inventory, needs, replace(bundle, resources={})))
+        ):
             return [_unlinked(freest, bundle, ()), *_more_than_any(inventory, bundle)]
     seats = list(inventory.seats.values())
     where = f"bundle {needs.request.bundles.index(bundle)}"

@@ -84,7 +84,6 @@ class Machines:
         made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, tolerations)
         if made_of == self._made_of:
             return  # what has not changed is the same object, so that to compare is quick
-        self._made_of = made_of
         by_node: dict[str, list[Object]] = {}
         for each in view.slices:
             if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:
@@ -111,6 +110,7 @@ class Machines:
             self._translated.pop(gone, None)
             self._taken.pop(gone, None)
         self.names = set(seen)
+        self._made_of = made_of  # at the end: what raised is met again
 
     def mark_taken(self, claims: Iterable[Object], wanted: Callable[[Object], bool]) -> None:
         """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.

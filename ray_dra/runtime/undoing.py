@@ -21,32 +21,30 @@ class Undoing:
 
     def __init__(self, kube: Kube, clock: Clock) -> None:
         self.kube, self.clock = kube, clock
-        self.view = KubeView()
         self._quiet: dict[str, float] = {}  # attempt -> since when it has no pods
 
     def step(self, view: KubeView, found: Mapping[str, Found], wanted: Collection[str]) -> None:
         """One step back for every attempt that is not wanted. Errors are met again at the next look."""
-        self.view = view
         for name, there in found.items():
             if name not in wanted and not there.nothing:
                 try:
-                    self._undo(name, there)
+                    self._undo(view, name, there)
                 except KubernetesError:
                     continue
 
-    def _undo(self, name: str, there: Found) -> None:
+    def _undo(self, view: KubeView, name: str, there: Found) -> None:
         if there.groups:
             stopped = [group for group in there.groups if group.get("suspend") or group.get("replicas") == 0]
             if len(stopped) < len(there.groups):
                 self._quiet.pop(name, None)
-                self._stop_groups(there)
+                self._stop_groups(view, there)
                 return
             if there.pods:
                 self._quiet.pop(name, None)
                 return
             since = self._quiet.setdefault(name, self.clock())
             if self.clock() - since >= QUIET_SECONDS:
-                self._remove_groups({group["groupName"] for group in there.groups})
+                self._remove_groups(view, {group["groupName"] for group in there.groups})
             return
         self._quiet.pop(name, None)
         calls = [
@@ -61,10 +59,10 @@ class Undoing:
         ]
         self.kube.together(calls)
 
-    def _stop_groups(self, there: Found) -> None:
+    def _stop_groups(self, view: KubeView, there: Found) -> None:
         """Their pods end and are not made anew. Removing a group at once would orphan its pods for good; with Ray's
         autoscaler on, the operator refuses a suspended group, and takes one of no replicas."""
-        cluster = raycluster(self.view, self.kube.namespace)
+        cluster = raycluster(view, self.kube.namespace)
         change: list[Any] = []
         names = {group["groupName"] for group in there.groups}
         scaled = bool(cluster["spec"].get("enableInTreeAutoscaling"))
@@ -86,9 +84,9 @@ class Undoing:
                 change.append({"op": "add", "path": f"{path}/{field_}", "value": value})
         self.kube.patch("RayCluster", cluster["metadata"]["name"], change)
 
-    def _remove_groups(self, names: set[str]) -> None:
+    def _remove_groups(self, view: KubeView, names: set[str]) -> None:
         """From the last to the first, so that the earlier indices stay right within the one patch."""
-        cluster = raycluster(self.view, self.kube.namespace)
+        cluster = raycluster(view, self.kube.namespace)
         change: list[Any] = []
         groups = cluster["spec"]["workerGroupSpecs"]
         for at in reversed(range(len(groups))):
