@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -267,7 +268,10 @@ def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Any:
     from ray_dra.adapters.kubernetes import KubernetesApi
 
     holder = f"ray-{cluster_id()}"  # the same when Ray starts the coordinator again
-    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster, holder=holder, changed=changed)
+    # Ray gives up an actor whose start fails. The first program is told why; a restarted coordinator has gangs.
+    again = ray.get_runtime_context().was_current_actor_reconstructed
+    patience = {"patience": math.inf} if again else {}
+    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster, holder=holder, changed=changed, **patience)
 
 
 def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:

@@ -6,7 +6,8 @@ holds the roles under kube/ equal to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from ray_dra.adapters.kubernetes import KubernetesApi
@@ -49,30 +50,44 @@ class Finding(NamedTuple):
 
 
 def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Finding]:
-    """Everything that a gang needs, in the order in which it needs it."""
-    yield _of_ray()
-    for kind, needed in (("RayCluster", True), ("ResourceSlice", True), ("ComputeDomain", False)):
-        served = api.serves(kind)
-        said = "served" if served else "not served: no KubeRay" if kind == "RayCluster" else "not served"
-        if kind == "ComputeDomain" and not served:
-            said = "not served: gangs over several nodes get no IMEX channel"
-        yield Finding(served or (False if needed else None), kind, said)
-    yield from (_allowed(api, right, namespace) for right in RIGHTS)
-    yield from _of_cluster(api, namespace, raycluster)
-    yield from _of_nodes(api)
+    """Everything that a gang needs, in the order in which it needs it. What could not be asked is a finding too."""
+    cluster = f"RayCluster {namespace}/{raycluster}"
+    yield from _asked("Ray", _of_ray)
+    for kind in ("RayCluster", "ResourceSlice", "ComputeDomain"):
+        yield from _asked(kind, partial(_of_kind, api))
+    for right in RIGHTS:
+        where = "everywhere" if right.everywhere else f"in {namespace}"
+        yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace))
+    yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
+    yield from _asked("GPUs", partial(_of_nodes, api))
 
 
-def _of_ray() -> Finding:
+def _asked(what: str, ask: Callable[[str], Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        check_ray()
+        yield from ask(what)
     except RayDraError as error:
-        return Finding(False, "Ray", str(error))
+        yield Finding(False, what, str(error))
+
+
+def _of_kind(api: KubernetesApi, kind: str) -> Iterator[Finding]:
+    missing = {
+        "RayCluster": "not served: no KubeRay",
+        "ResourceSlice": "not served: Kubernetes is older than 1.34",
+        "ComputeDomain": "not served: gangs over several nodes get no IMEX channel",
+    }
+    served = api.serves(kind)
+    lacking = None if kind == "ComputeDomain" else False
+    yield Finding(True, kind, "served") if served else Finding(lacking, kind, missing[kind])
+
+
+def _of_ray(what: str) -> Iterator[Finding]:
+    check_ray()
     import ray
 
-    return Finding(True, "Ray", f"{ray.__version__}; the parts that exact GPUs need are where they were")
+    yield Finding(True, what, f"{ray.__version__}; the parts that exact GPUs need are where they were")
 
 
-def _allowed(api: KubernetesApi, right: Right, namespace: str) -> Finding:
+def _of_right(api: KubernetesApi, right: Right, namespace: str, what: str) -> Iterator[Finding]:
     missing = []
     for verb in right.verbs:
         wanted = {"group": right.group, "resource": right.resource, "verb": verb}
@@ -81,22 +96,16 @@ def _allowed(api: KubernetesApi, right: Right, namespace: str) -> Finding:
         review = {"spec": {"resourceAttributes": wanted}}
         if not api.review(review)["status"].get("allowed"):
             missing.append(verb)
-    where = "everywhere" if right.everywhere else f"in {namespace}"
-    what = f"{right.resource} {where}"
     if missing:
-        return Finding(False, what, f"may not {', '.join(missing)}: kubectl apply -k kube/ -n {namespace}")
-    return Finding(True, what, f"may {', '.join(right.verbs)}")
+        yield Finding(False, what, f"may not {', '.join(missing)}: kubectl apply -k kube/ -n {namespace}")
+    else:
+        yield Finding(True, what, f"may {', '.join(right.verbs)}")
 
 
-def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Finding]:
-    what = f"RayCluster {namespace}/{raycluster}"
-    try:
-        found = api.get("RayCluster", raycluster, namespace)
-        refuse_unfit(found)
-        template = worker_template(found)
-    except RayDraError as error:
-        yield Finding(False, what, str(error))
-        return
+def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    found = api.get("RayCluster", raycluster, namespace)
+    refuse_unfit(found)
+    template = worker_template(found)
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
     yield _of_version(str(found["spec"].get("rayVersion", "")))
@@ -119,13 +128,9 @@ def _of_version(wanted: str) -> Finding:
     )
 
 
-def _of_nodes(api: KubernetesApi) -> Iterator[Finding]:
-    try:
-        slices = api.items("ResourceSlice", fields=f"spec.driver={DRIVER}")
-        nodes = {node.name: node for node in map(read_node, api.items("Node"))}
-    except RayDraError as error:
-        yield Finding(False, "GPUs", str(error))
-        return
+def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
+    slices = api.items("ResourceSlice", fields=f"spec.driver={DRIVER}")
+    nodes = {node.name: node for node in map(read_node, api.items("Node"))}
     by_node: dict[str, list[dict[str, object]]] = {}
     for each in slices:
         if each["spec"].get("nodeName") in nodes:
@@ -134,7 +139,7 @@ def _of_nodes(api: KubernetesApi) -> Iterator[Finding]:
     count = sum(len(node.devices) for node in made)
     cliques = {node.clique for node in made if node.clique}
     said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"
-    yield Finding(count > 0, "GPUs", said if count else f"no ResourceSlices of {DRIVER}: is its DRA driver installed?")
+    yield Finding(count > 0, what, said if count else f"no ResourceSlices of {DRIVER}: is its DRA driver installed?")
     for node in made:
         if not node.ready:
             yield Finding(None, f"node {node.name}", f"left out: {node.reason}")

@@ -201,7 +201,8 @@ class Kube(Protocol):
         """An event about the RayCluster, for `kubectl describe`. Nobody waits for it, and nothing fails with it."""
 
     def together(self, calls: Sequence[Callable[[], None]]) -> None:
-        """Make these calls side by side; the first error is raised when all are done."""
+        """Make these calls side by side; the first error is raised when all are done. Where there is no answer to one,
+        those that have not begun are left out."""
 
 
 class Store(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -128,16 +128,13 @@ class KubeAdapter:
         *,
         holder: str = "",
         changed: Callable[[], None] = lambda: None,
+        patience: float = SYNC_SECONDS,
     ) -> None:
-        """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait."""
+        """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait.
+        `patience`: seconds for which the API server may be away now."""
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
-        for kind, needed in (
-            ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
-            ("RayCluster", "KubeRay"),
-        ):
-            if not api.serves(kind):
-                raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
-        self.compute_domains = api.serves("ComputeDomain")
+        deadline = time.monotonic() + patience
+        self.compute_domains = _served(api, deadline)
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self._mirrors = {
             "raycluster": Mirror(api, "RayCluster", namespace, fields=f"metadata.name={raycluster}", changed=changed),
@@ -152,7 +149,6 @@ class KubeAdapter:
             self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours)
         self._lease = Lease(api, namespace, f"ray-dra-{raycluster}", holder)
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="kube")
-        deadline = time.monotonic() + SYNC_SECONDS
         for mirror in self._mirrors.values():
             while not mirror.synced.wait(0.02):
                 if mirror.error is not None and not isinstance(mirror.error, ApiUnavailable):
@@ -196,16 +192,50 @@ class KubeAdapter:
             self._writers.submit(lambda: self._api.create(event, self.namespace))
 
     def together(self, calls: Sequence[Callable[[], None]]) -> None:
-        waiting = [self._writers.submit(call) for call in calls]
-        errors = [error for each in waiting if (error := each.exception()) is not None]
-        if errors:
-            raise errors[0]
+        side_by_side(self._writers, calls)
 
     def close(self) -> None:
         for mirror in self._mirrors.values():
             mirror.stop()
         self._lease.stop()
         self._writers.shutdown(wait=False)
+
+
+def _served(api: KubernetesApi, deadline: float) -> bool:
+    """Whether the cluster has ComputeDomains. Raises NotFound where it lacks what gangs cannot do without."""
+    while True:
+        try:
+            for kind, needed in (
+                ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
+                ("RayCluster", "KubeRay"),
+            ):
+                if not api.serves(kind):
+                    raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
+            return api.serves("ComputeDomain")
+        except ApiUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(AGAIN_SECONDS)
+
+
+def side_by_side(writers: Executor, calls: Sequence[Callable[[], None]]) -> None:
+    """See `Kube.together`."""
+    silent = threading.Event()  # the server does not answer: those behind would each wait as long for nothing
+
+    def make(call: Callable[[], None]) -> None:
+        if silent.is_set():
+            return
+        try:
+            call()
+        except ApiUnavailable as error:
+            if error.status == 0:
+                silent.set()
+            raise
+
+    waiting = [writers.submit(make, call) for call in calls]
+    errors = [error for each in waiting if (error := each.exception()) is not None]
+    if errors:
+        raise errors[0]
 
 
 def _key(thing: Object) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from typing import Any
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
+from urllib3.util.retry import Retry
 
 from ray_dra.errors import (
     AlreadyThere,
@@ -64,8 +65,10 @@ KINDS: dict[str, tuple[str, str, bool]] = {
 WITH_PARAMETERS = frozenset({"ResourceClaim", "ResourceClaimTemplate", "DeviceClass"})
 
 PAGE = 250  # objects in one answer: a Node has some 20 KB, ten times as much when parsed
-CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
-RETRIES = 5  # of reads and of what the server asked to send again (429 and 503 with Retry-After), as client-go does
+# A server may hang and not refuse. Whoever writes waits for the answer, the coordinator among them, which has others to
+# answer; what it writes is looked at again and sent again, so one try of a write is enough.
+CONNECT_SECONDS, READ_SECONDS, WRITE_SECONDS = 5.0, 30.0, 10.0
+RETRIES = Retry(total=5, connect=1, allowed_methods=["GET"])  # broken connections, and 429 and 503 with Retry-After
 
 
 class KubernetesApi:
@@ -277,8 +280,9 @@ class KubernetesApi:
         *,
         query: Mapping[str, str] | None = None,
         form: str = "application/json",
-        timeout: tuple[float, float] = (CONNECT_SECONDS, READ_SECONDS),
+        timeout: tuple[float, float] | None = None,
     ) -> Any:
+        timeout = timeout or (CONNECT_SECONDS, READ_SECONDS if verb == "GET" else WRITE_SECONDS)
         if form == "application/json" and isinstance(body, Mapping) and body.get("kind") in WITH_PARAMETERS:
             form = "application/yaml"  # as text: the client would write JSON with blanks
         if form.endswith("yaml"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ray_dra.errors import KubernetesError
+from ray_dra.errors import ApiUnavailable, KubernetesError
 from ray_dra.ports import Clock, Kube, KubeView
 from ray_dra.runtime.objects import Found, raycluster
 from ray_dra.translate.pods import group_of
@@ -24,11 +24,14 @@ class Undoing:
         self._quiet: dict[str, float] = {}  # attempt -> since when it has no pods
 
     def step(self, view: KubeView, found: Mapping[str, Found], wanted: Collection[str]) -> None:
-        """One step back for every attempt that is not wanted. Errors are met again at the next look."""
+        """One step back for every attempt that is not wanted. Errors are met again at the next look; a server that
+        cannot answer is not waited for once for each."""
         for name, there in found.items():
             if name not in wanted and not there.nothing:
                 try:
                     self._undo(view, name, there)
+                except ApiUnavailable:
+                    return
                 except KubernetesError:
                     continue
 

@@ -4,9 +4,12 @@ pages that expire. What is mirrored is right in the end, whatever came in betwee
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ray_dra.adapters import kube
-from ray_dra.adapters.kube import KubeAdapter, Mirror
+from ray_dra.adapters import kube, kubernetes
+from ray_dra.adapters.kube import KubeAdapter, Mirror, side_by_side
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import ApiUnavailable, NotFound
 
@@ -34,6 +37,8 @@ class Server:
         self.script: list[str] = []
         self.asked: list[str] = []
         self.page = 10
+        self.away = 0  # so many answers say that there is none
+        self.slow = 2.0  # seconds for which a write is not answered
         self.new = self.kuberay = True
         outer = self
 
@@ -42,6 +47,12 @@ class Server:
 
             def do_GET(self) -> None:
                 outer.answer(self)
+
+            def hang(self) -> None:
+                outer.asked.append(f"{self.command} {self.path.rpartition('/')[2]}")
+                time.sleep(outer.slow)
+
+            do_POST = do_DELETE = do_PATCH = hang
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
@@ -58,7 +69,10 @@ class Server:
         self.asked.append(
             f"watch {query['resourceVersion']}" if watching else f"list {query.get('continue', '')}".strip()
         )
-        if "/namespaces/" not in handler.path:
+        if self.away:
+            self.away -= 1
+            self.send(handler, 500, {"kind": "Status", "code": 500, "message": "not now"}, {})
+        elif "/namespaces/" not in handler.path:
             groups = ("/apis/resource.k8s.io/v1", *(("/apis/ray.io/v1",) if self.kuberay else ()))
             names = {"resources": [{"name": "resourceslices"}, {"name": "rayclusters"}]}
             self.send(handler, 200 if self.new and handler.path in groups else 404, names, {})
@@ -201,6 +215,34 @@ def test_lists_come_by_the_page_and_begin_anew_when_a_page_expired(
         assert server.asked[3:8] == ["list", "list 1", "list", "list 1", "list 2"]
     finally:
         mirror.stop()
+
+
+def test_a_server_that_hangs_holds_nobody_up_for_long(
+    server: Server, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write is tried once, and those that have not begun when the first is given up are not tried at all."""
+    monkeypatch.setattr(kubernetes, "WRITE_SECONDS", 0.3)
+    with pytest.raises(ApiUnavailable, match="did not answer"):
+        api.delete("ConfigMap", "a", "n")
+    assert server.asked == ["DELETE a"]
+    with ThreadPoolExecutor(4) as writers, pytest.raises(ApiUnavailable, match="did not answer"):
+        side_by_side(
+            writers, [partial(api.create, thing(f"t{at}", 1) | {"kind": "ConfigMap"}, "n") for at in range(64)]
+        )
+    assert 1 <= server.asked.count("POST configmaps") <= 4
+
+
+def test_a_coordinator_that_was_restarted_waits_for_the_server(
+    server: Server, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube, "AGAIN_SECONDS", 0.05)
+    server.kuberay = False
+    server.away = 3
+    with pytest.raises(ApiUnavailable, match="cannot answer now"):
+        KubeAdapter(api, "n", "gangs", patience=-1)
+    with pytest.raises(NotFound, match="KubeRay"):  # it was asked until it answered
+        KubeAdapter(api, "n", "gangs", patience=math.inf)
+    assert server.away == 0
 
 
 @pytest.mark.parametrize(("missing", "said"), [("new", r"Kubernetes 1\.34"), ("kuberay", "KubeRay")])
