@@ -101,6 +101,15 @@ def test_the_gradient_fills_gaps_and_spares_rare_products(made: type[Fgd] | None
     assert place("third").nodes == ("a",)
 
 
+def test_of_nodes_that_score_the_same_fgd_takes_the_first_of_the_list() -> None:
+    """Its published figures are met only so (docs/benchmarks.md); the smaller node would be the tighter one."""
+    policy = Fgd(Mix([Demand(1.0, 1)]))
+    inventory = Inventory([gpu_node("a", 8, "common", 64), gpu_node("b", 1, "common", 64)])
+    answer = plan(inventory, GangRequest("one", (Bundle((DeviceRequest(1),)),)), policy=policy)
+    assert isinstance(answer, Allocation)
+    assert answer.nodes == ("a",)
+
+
 def test_a_replay_by_hand() -> None:
     """Two racks; three gangs of 48 GPUs arrive at once for an hour, the third has to leave its clique; then it is
     alone. Worked out on paper: 3 x 48 of 144 GPUs in the first hour."""
