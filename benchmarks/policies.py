@@ -12,7 +12,7 @@ kai           KAI Scheduler 0.17: the domain that is allocated to the highest fr
 slurm         Slurm 24 topology/block with segments: each segment in the block with the fewest free nodes
               that suffices, blocks by name where several are needed
 fgd           FGD (ATC 2023): single bundles by the fragmentation gradient, rounded to whole points of 100 by a
-              sigmoid over whole devices as in its code; ties to the first node of the list
+              sigmoid over whole devices as in its code; ties to the first node in topology order
 """
 
 from __future__ import annotations
@@ -105,5 +105,5 @@ class Fgd(Policy):
         ways = []
         for before, after, _, at in self.mix.before_and_after(seat, needs, taken):
             points = int(100 / (1 + math.exp(-(before - after) / 1000)))
-            ways.append(((-points, seat.node.name), at))
+            ways.append(((-points,), at))
         return min(ways)
