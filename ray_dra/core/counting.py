@@ -48,7 +48,7 @@ def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
     masks: dict[Seat, int] = {}
     filled = parts[0][1] if len(parts) == 1 else [each for _, filled in parts for each in filled]
     place_bundles(needs, filled, placed, masks)
-    counters = exclusively(rooms.scope, [domain for domain, _ in parts])
+    counters = exclusively(rooms.scope, (domain for domain, _ in parts)) if rooms.scope.exclusive else ()
     if limits.compute_domains and len(filled) > len(parts):  # some part has several nodes
         counters += tuple(c for domain, part in parts for c in imex(domain, [seat for seat, _, _ in part], limits))
     return Layout(tuple(placed), counters, True, None if needs.share else masks)

@@ -8,15 +8,28 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
+from typing import NamedTuple
 
 from ray_dra.core.catalog import Catalog
-from ray_dra.core.domain import Domain
+from ray_dra.core.domain import MIXED_PRODUCT, REGULAR, SHARING, Domain
 from ray_dra.core.limits import NO_LIMITS, Limits
 from ray_dra.core.seat import Seat
 from ray_dra.core.topology import DomainId, Node, Topology
 
 CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
 """Kinds of catalog: whose devices they are, and so who may have them."""
+
+
+class Listed(NamedTuple):
+    """The catalogs that a request looks into.
+
+    `whole`: where a number of devices says what fits; regular: all devices of a node are linked; others: they are not.
+    """
+
+    catalogs: list[Catalog]
+    whole: list[Catalog]
+    regular: list[Catalog]
+    others: list[Catalog]
 
 
 class Index:
@@ -46,6 +59,7 @@ class Index:
         self.busy_devices = 0
         self.changes = 0
         self._largest: dict[str, Seat | None] = {}
+        self._listed: dict[tuple[tuple[str, ...], tuple[str, ...]], Listed] = {}
         self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
 
     def _build(self, nodes: Iterable[Node]) -> None:
@@ -78,6 +92,25 @@ class Index:
     def cliques(self) -> int:
         """How many NVLink cliques are known."""
         return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
+
+    def listed(self, kinds: tuple[str, ...], products: tuple[str, ...]) -> Listed:
+        """The catalogs of these kinds that have domains, by the products asked for; remembered likewise."""
+        found = self._listed.get((kinds, products))
+        if found is None:
+            catalogs = [
+                c
+                for c in self.catalogs.values()
+                if c.kind in kinds
+                and c.domains
+                and (not products or c.product in products or c.product == MIXED_PRODUCT)
+            ]
+            found = self._listed[kinds, products] = Listed(
+                catalogs,
+                [c for c in catalogs if c.grade != SHARING],
+                [c for c in catalogs if c.grade == REGULAR],
+                [c for c in catalogs if c.grade != REGULAR],
+            )
+        return found
 
     def largest(self, resource: str) -> Seat | None:
         """The node that has most of a resource when empty; remembered until a node comes or goes."""
@@ -143,6 +176,7 @@ class Index:
     def _seat_count(self, seat: Seat, sign: int) -> None:
         self.devices += sign * seat.size
         self._largest.clear()
+        self._listed.clear()
         while len(self.by_free) <= seat.size:
             self.by_free.append(0)
         self.busy_devices += sign * seat.busy.bit_count()

@@ -14,7 +14,6 @@ from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
 from ray_dra.core.domain import MIXED_PRODUCT, Measure
 from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
-from ray_dra.core.inventory import Inventory
 from ray_dra.core.packing import Contents
 from ray_dra.core.request import WHOLE, Bundle, Connect, GangRequest, Strategy
 from ray_dra.core.seat import EPSILON, Seat
@@ -37,7 +36,7 @@ class Needs:
         products: of the first class; () for any.
         measure: how the first class is counted on a node.
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
-        simple: nothing is asked of a node but a number of whole devices.
+        simple: nothing is asked of a node but a number of whole devices, linked or not.
         proven: False once a bounded search inside a node gave up.
     """
 
@@ -75,7 +74,7 @@ class Needs:
             self.products = _products(first)
         self.total = self.size * len(bundles) if self.equal else request.device_count
         self.extra = bool(first.resources or first.labels or request.exclude)
-        self.simple = not (self.extra or self.share or self.linked or self.products)
+        self.simple = not (self.extra or self.share or self.products)
 
     @cached_property
     def measure(self) -> Measure:
@@ -107,17 +106,6 @@ class Needs:
         return {i: c for c, bundle in enumerate(self.classes) for i in members[bundle]}
 
     # -- which cliques
-
-    def catalogs(self, inventory: Inventory, kinds: tuple[str, ...]) -> list[Catalog]:
-        """Where to look, by the products that are asked for."""
-        products = self.products
-        return [
-            catalog
-            for catalog in inventory.catalogs.values()
-            if catalog.kind in kinds
-            and catalog.domains
-            and (not products or catalog.product in products or catalog.product == MIXED_PRODUCT)
-        ]
 
     def told_by_measure(self, catalog: Catalog) -> bool:
         """Whether the room that the index keeps for a clique is the gang's own."""
@@ -274,12 +262,14 @@ class Needs:
 
 def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], ...]:
     """Kinds of catalog to look in, the preferred first; `cliques`: only in NVLink cliques."""
-    found = _IN_CLIQUES if cliques else _ANYWHERE
-    return found if request.preemptible else found[1:]
+    return _KINDS[cliques, request.preemptible]
 
 
-_IN_CLIQUES = ((SPARES,), (CLIQUE,))
-_ANYWHERE = ((SPARES,), (CLIQUE, LOOSE_NODE))
+_KINDS: dict[tuple[bool, bool], tuple[tuple[str, ...], ...]] = {
+    (cliques, preemptible): (*(((SPARES,),) if preemptible else ()), (CLIQUE,) if cliques else (CLIQUE, LOOSE_NODE))
+    for cliques in (True, False)
+    for preemptible in (True, False)
+}
 
 
 def _shared(seat: Seat, members: int) -> dict[int, int]:

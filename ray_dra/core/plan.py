@@ -14,6 +14,7 @@ missing after a no is worked out in `shortfalls.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.counting import place_equal
@@ -104,6 +105,11 @@ def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
     yield needs, False
 
 
+@cache  # the first scope of nearly every gang, and one of eight
+def _on_one_node(kinds: tuple[str, ...], exclusive: bool) -> Scope:
+    return Scope(kinds, 1, 1, exclusive, True)
+
+
 def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterator[Scope]:
     """Where to look, the preferred first. `near`: only where all of the gang's devices are linked."""
     request, locality = needs.request, needs.request.locality
@@ -122,7 +128,7 @@ def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterato
         small = needs.total < len(inventory.by_free)
     for kinds in kinds_for(request, cliques=bundles > 1 if near else required):
         if one_node or small:
-            yield Scope(kinds, 1, 1, exclusive, True)
+            yield _on_one_node(kinds, exclusive)
         if one_node or bundles == 1:
             continue
         yield Scope(kinds, 1, 1, exclusive)

@@ -13,7 +13,7 @@ from itertools import islice
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import REGULAR, SHARING, Domain, counted, most_of
+from ray_dra.core.domain import Domain, counted, most_of
 from ray_dra.core.index import LOOSE_NODE
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope, roomiest_first, tightest_first
@@ -28,7 +28,7 @@ class Rooms:
     """How many bundles each clique, and each node in it, holds.
 
     Attributes:
-        counted: catalogs where the number of free devices of a node says what fits; plain: all of them.
+        counted: catalogs where the number of free devices of a node says what fits.
         measured: the rooms that the index keeps are the gang's own.
     """
 
@@ -36,15 +36,14 @@ class Rooms:
         self.inventory = inventory
         self.needs = needs
         self.scope = scope
-        self.catalogs = needs.catalogs(inventory, scope.kinds)
+        self.catalogs, whole, self.regular, self.others = inventory.listed(scope.kinds, needs.products)
         if needs.simple:
-            self.counted = [c for c in self.catalogs if c.grade != SHARING]
+            self.counted = self.regular if needs.linked and needs.size > 1 else whole
             self.measured = True
         else:
             measured = [c for c in self.catalogs if needs.told_by_measure(c)]
             self.counted = [c for c in measured if counted(needs.measure, c.grade)]
             self.measured = len(measured) == len(self.catalogs)
-        self.plain = len(self.counted) == len(self.catalogs)
         self._seats: dict[Domain, list[tuple[int, Seat, int]]] = {}
 
     # -- one node
@@ -58,8 +57,7 @@ class Rooms:
             return self._one_shared(count)
         wanted = needs.size * count
         # Where some devices of a node have no link, its number of free ones says little: the measure knows more.
-        uneven = [c for c in self.catalogs if c.grade != REGULAR] if needs.linked and needs.size > 1 else []
-        even = [c for c in self.catalogs if c.grade == REGULAR] if uneven else self.catalogs
+        uneven, even = (self.others, self.regular) if needs.linked and needs.size > 1 else ([], self.catalogs)
         if len(self.counted) == len(even) and not self.scope.exclusive:
             best = self.one_counted(even, wanted)
         else:
