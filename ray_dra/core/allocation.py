@@ -12,6 +12,9 @@ from ray_dra.core.topology import Counter, DeviceId, DomainId
 
 NO_RESOURCES: Mapping[str, float] = MappingProxyType({})
 
+make = tuple.__new__
+"""A NamedTuple without the call through its own __new__, which is half of the time where every microsecond counts."""
+
 
 class Grant(NamedTuple):
     """One device, given whole (`amount` None) or in part (later).

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ray_dra.core.allocation import Placed
+from ray_dra.core.allocation import Placed, make
 from ray_dra.core.devices import Masks, bits
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
@@ -51,7 +51,7 @@ def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:
     counters = exclusively(rooms.scope, (domain for domain, _ in parts)) if rooms.scope.exclusive else ()
     if limits.compute_domains and len(filled) > len(parts):  # some part has several nodes
         counters += tuple(c for domain, part in parts for c in imex(domain, [seat for seat, _, _ in part], limits))
-    return Layout(tuple(placed), counters, True, None if needs.share else masks)
+    return make(Layout, (tuple(placed), counters, True, None if needs.share else masks))
 
 
 def place_bundles(needs: Needs, filled: Filled, placed: list[Placed], held: dict[Seat, int]) -> None:
@@ -59,7 +59,6 @@ def place_bundles(needs: Needs, filled: Filled, placed: list[Placed], held: dict
     size, share, connect = needs.size, needs.share, needs.connect
     resources = needs.classes[0].resources
     choosy = bool(share or needs.products)
-    make = tuple.__new__  # a NamedTuple without the call through its own __new__: half of the time here
     for seat, members, count in filled:
         free = seat.free & members
         if choosy or seat.odd:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-from ray_dra.core.allocation import Allocation, Unsatisfiable
+from ray_dra.core.allocation import Allocation, Unsatisfiable, make
 from ray_dra.core.counting import place_equal
 from ray_dra.core.domain import UNEVEN
 from ray_dra.core.inventory import Inventory
@@ -44,7 +44,7 @@ def plan(
     needs = Needs(request)
     layout = place(inventory, needs, policy)
     if layout.bundles is not None:
-        allocation = Allocation(request.gang, layout.bundles, epoch, request.priority, layout.counters)
+        allocation = make(Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters))
         if layout.masks is not None:
             inventory.remember(allocation, layout.masks)
         return allocation
