@@ -102,7 +102,7 @@ class Bench:
         self.changed = threading.Event()
         self.kube = KubeAdapter(self.api, NAMESPACE, RAYCLUSTER, changed=self.changed.set)
         self.kube.compute_domains = False  # the channels would need kubelets
-        self.seen = Mirror(self.api, "Pod", NAMESPACE)  # the baselines look by a watch, too: lists would burden them
+        self.seen: Mirror | None = None  # the baselines look by a watch, too: lists would burden them
         self.clock = time.monotonic
         self.refusals: list[float] = []  # seconds for the same gang again, for which there is no room
 
@@ -110,12 +110,17 @@ class Bench:
         took: dict[str, list[float]] = {"ray-dra": [], "kuberay": [], "bare": [], "freed": []}
         for number in range(rounds):
             for name, case in (("ray-dra", self.ours), ("kuberay", self.by_group), ("bare", self.by_hand)):
+                self.seen = None if name == "ray-dra" else Mirror(self.api, "Pod", NAMESPACE)
+                if self.seen is not None:
+                    self.seen.synced.wait(30)
                 began = self.clock()
                 free = case(number)
                 took[name].append(self.clock() - began)
                 began = self.clock()
                 free()
                 self.until(self.free)
+                if self.seen is not None:
+                    self.seen.stop()
                 if name == "ray-dra":
                     took["freed"].append(self.clock() - began)
         return took
@@ -196,6 +201,7 @@ class Bench:
         return lambda: self.delete_pods("case", "bare")
 
     def listed(self, label: str, value: str) -> list[Any]:
+        assert self.seen is not None
         return [pod for pod in self.seen.items() if pod["metadata"].get("labels", {}).get(label) == value]
 
     def delete_pods(self, label: str, value: str) -> None:

@@ -14,8 +14,10 @@ goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `transla
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ray_dra.core.allocation import Allocation
@@ -52,6 +54,8 @@ from ray_dra.translate.workers import (
 # In the store. The start hook in each pod reads what it must find by NVML, says that it did, and waits for the barrier.
 SLOT_KEY, VERIFIED_KEY, GO_KEY = "slot/", "verified/", "go/"
 OPEN_KEY = "open/"  # the pods that were let in, so that one that replaces a lost one is told from them
+
+OPEN_AGAIN_SECONDS = 10.0
 
 # Seconds without progress in a stage before the attempt is given up. Pulling an image is part of `started`.
 PATIENCE = {
@@ -101,6 +105,7 @@ class _Try:
     labels: Mapping[str, str]  # that its workers carry -> node
     epoch: int = 0
     checked: bool = False  # the API server would take its pods
+    opened: dict[str, float] = field(default_factory=dict)  # uid of a pod -> when its gate was opened
     seen: tuple[Any, ...] = ()  # what progress is measured by
     since: float = 0.0  # when that last changed
 
@@ -235,7 +240,7 @@ class Provisioner:
             self._give_way(attempt, there)
             self._refuse_stolen(attempt)
         if closed:
-            self._open(attempt, pods, closed)
+            self._open(made, pods, closed)
             return "bound", "the gates to open"
         if unbound:
             return "bound", why_pending(unbound[0])
@@ -285,12 +290,16 @@ class Provisioner:
                             f"{published} on {node} was taken by the claim {meta['namespace']}/{meta['name']}"
                         )
 
-    def _open(self, attempt: Attempt, pods: Sequence[Object], closed: Sequence[Object]) -> None:
+    def _open(self, made: _Try, pods: Sequence[Object], closed: Sequence[Object]) -> None:
         """Say what each slot must find by NVML, then let all pods be scheduled.
+
+        A gate that was just opened is left alone while the watch has not shown it yet: hundreds at once keep the API
+        server busy for seconds, and to open them all again would double that.
 
         Raises:
             _Failed: some were let in before, and one of these came after them: it replaces one that was lost.
         """
+        attempt, now = made.attempt, self.clock()
         key = OPEN_KEY + attempt.name
         noted = self.store.get(key)
         if noted is None:
@@ -305,10 +314,17 @@ class Provisioner:
             raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")
         calls = []
         for pod in closed:
+            uid = pod["metadata"]["uid"]
+            if now - made.opened.get(uid, -math.inf) < OPEN_AGAIN_SECONDS:
+                continue
             left = [gate for gate in pod["spec"]["schedulingGates"] if gate["name"] != GATE]
-            change = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"schedulingGates": left or None}}
-            calls.append(lambda name=pod["metadata"]["name"], change=change: self.kube.patch("Pod", name, change))
+            change = {"metadata": {"uid": uid}, "spec": {"schedulingGates": left or None}}
+            calls.append(partial(self._open_one, made, uid, pod["metadata"]["name"], change))
         self.kube.together(calls)
+
+    def _open_one(self, made: _Try, uid: str, name: str, change: Object) -> None:
+        self.kube.patch("Pod", name, change)
+        made.opened[uid] = self.clock()
 
     def _add_groups(self, groups: Sequence[Object]) -> None:
         """Append to the list, never apply or merge it: it is one value to the API server."""

@@ -12,7 +12,7 @@ import pytest
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest, Locality
 from ray_dra.errors import InvalidRequest, UnsatisfiableError
-from ray_dra.ports import KubeNode
+from ray_dra.ports import KubeNode, KubeView
 from ray_dra.runtime.coordinator import Coordinator, Order
 from ray_dra.runtime.provision import GO_KEY, SLOT_KEY, VERIFIED_KEY
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
@@ -32,6 +32,20 @@ class CrashingKube(FakeKube):
     left: int | None = None
     after = False
     writes = 0
+    late = 0  # so many looks see the cluster as it was before the first gate was opened
+    opened: list[str]
+
+    def view(self) -> KubeView:
+        if self.late and self.opened:
+            self.late -= 1
+            return self._before
+        self._before = super().view()
+        return self._before
+
+    def patch(self, kind: str, name: str, change: Any) -> None:
+        super().patch(kind, name, change)
+        if kind == "Pod":
+            self.opened.append(name)
 
     def _write(self) -> None:
         super()._write()
@@ -55,6 +69,7 @@ class World:
                 for m in machines
             ],
         )
+        self.kube.opened = []
         self.store, self.ray, self.clock = MemoryStore(), FakeRay(), Clock()
         self.ray.jobs.add("job")
         self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
@@ -81,7 +96,7 @@ class World:
     def _pods(self) -> None:
         """The start hook in each pod that runs, and raylets that come and go with pods."""
         living = set()
-        for pod in self.kube.view().pods:
+        for pod in FakeKube.view(self.kube).pods:  # as they are
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
             if name not in self.kube.running or not self.kube.nodes[node].ready:
                 continue
@@ -322,6 +337,17 @@ def test_a_coordinator_without_the_lease_writes_nothing() -> None:
     assert world.kube.writes == before
     world.kube.leader = ""
     world.settle()
+
+
+@pytest.mark.parametrize(("late", "opened"), [(0, 2), (8, 2), (30, 4)])
+def test_gates_are_opened_once_though_the_watch_is_late(late: int, opened: int) -> None:
+    """Again only after ten seconds: the patch may have been lost."""
+    world = World()
+    world.kube.late = late
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    assert len(world.kube.opened) == opened
+    assert world.coordinator.status(gang).moves == 0
 
 
 def test_events_tell_a_gangs_way() -> None:
