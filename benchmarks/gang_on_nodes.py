@@ -6,14 +6,12 @@ from the patch of the RayCluster until a plain placement group that waits for th
 
 from __future__ import annotations
 
-import copy
 import os
 import statistics
 import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 from figures import parser, write
 
@@ -75,12 +73,7 @@ def by_hand(head: Head, name: str) -> float:
     at = head.namespace.name
     program = head.start(BY_HAND)
     told(program)
-    cluster = head.api.get("RayCluster", "gangs", at)
-    group: dict[str, Any] = copy.deepcopy(cluster["spec"]["workerGroupSpecs"][0])
-    spec = group["template"]["spec"]
-    spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": "by-hand"}]
-    spec["containers"][0]["resources"]["claims"] = [{"name": "gpus"}]
-    group |= {"groupName": name, "replicas": 2, "minReplicas": 2, "maxReplicas": 2, "rayStartParams": {"num-gpus": "4"}}
+    group = head.group_by_hand(name, "by-hand")
     path = "/spec/workerGroupSpecs"
     began = time.time()
     head.api.patch("RayCluster", "gangs", [{"op": "add", "path": f"{path}/-", "value": group}], at)

@@ -68,7 +68,8 @@ PAGE = 250  # objects in one answer: a Node has some 20 KB, ten times as much wh
 # A server may hang and not refuse. Whoever writes waits for the answer, the coordinator among them, which has others to
 # answer; what it writes is looked at again and sent again, so one try of a write is enough.
 CONNECT_SECONDS, READ_SECONDS, WRITE_SECONDS = 5.0, 30.0, 10.0
-RETRIES = Retry(total=5, connect=1, allowed_methods=["GET"])  # broken connections, and 429 and 503 with Retry-After
+# Of reads: once where the connection breaks or the answer does not come, up to 5 times where the server says when.
+RETRIES = Retry(total=5, connect=1, read=1, allowed_methods=["GET"])
 
 
 class KubernetesApi:

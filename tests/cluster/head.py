@@ -79,6 +79,16 @@ class Head:
         assert process.returncode == 0, printed
         return [json.loads(line.split(" ", 1)[1]) for line in printed.splitlines() if line.startswith("TOLD ")]
 
+    def group_by_hand(self, name: str, template: str, workers: int = 2) -> dict[str, Any]:
+        """A worker group as a person would add it: copies of the example's workers, each with a claim of a template."""
+        cluster = self.api.get("RayCluster", "gangs", self.namespace.name)
+        group: dict[str, Any] = cluster["spec"]["workerGroupSpecs"][0]
+        spec = group["template"]["spec"]
+        spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": template}]
+        spec["containers"][0]["resources"]["claims"] = [{"name": "gpus"}]
+        count = {"replicas": workers, "minReplicas": workers, "maxReplicas": workers}
+        return {**group, "groupName": name, **count, "rayStartParams": {"num-gpus": "4"}}
+
     def kill_coordinator(self) -> None:
         """kill -9; Ray starts it again."""
         self._do("ps -eo pid,args | awk '/ray::CoordinatorActor/ && !/awk/ {print $1}' | xargs -r kill -9")

@@ -86,24 +86,14 @@ tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang)
 
 
 def their_group(head: Head) -> dict[str, Any]:
-    cluster = head.api.get("RayCluster", "gangs", head.namespace.name)
-    group = dict(cluster["spec"]["workerGroupSpecs"][0])
+    group = head.group_by_hand("theirs", "theirs")
     spec = group["template"]["spec"]
-    spec["resourceClaims"] = [{"name": "gpus", "resourceClaimTemplateName": "theirs"}]
-    spec["containers"][0]["resources"]["claims"] = [{"name": "gpus"}]
     spec["containers"][0]["env"] = [{"name": "RAY_START_HOOK", "value": "ray_dra.hooks.start"}]
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [n]}]} for n in ("r1-t0", "r1-t1")]
     spec["affinity"] = {
         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
     }
-    return {
-        **group,
-        "groupName": "theirs",
-        "replicas": 2,
-        "minReplicas": 2,
-        "maxReplicas": 2,
-        "rayStartParams": {"num-gpus": "4"},
-    }
+    return group
 
 
 def test_two_programs_are_served_in_order(head: Head) -> None:
