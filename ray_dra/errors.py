@@ -156,6 +156,11 @@ class WatchExpired(KubernetesError):
 class ApiUnavailable(KubernetesError):
     """No connection, too many requests, or the server failed; the same request may be sent again."""
 
+    @property
+    def silent(self) -> bool:
+        """There was no answer at all: the next request would wait as long for nothing."""
+        return self.status == 0
+
 
 class IncompatibleRay(RayDraError):
     """A private part of Ray that the GPU pinning needs has moved; the text names it."""

@@ -220,7 +220,7 @@ def _served(api: KubernetesApi, deadline: float) -> bool:
 
 def side_by_side(writers: Executor, calls: Sequence[Callable[[], None]]) -> None:
     """See `Kube.together`."""
-    silent = threading.Event()  # the server does not answer: those behind would each wait as long for nothing
+    silent = threading.Event()
 
     def make(call: Callable[[], None]) -> None:
         if silent.is_set():
@@ -228,7 +228,7 @@ def side_by_side(writers: Executor, calls: Sequence[Callable[[], None]]) -> None
         try:
             call()
         except ApiUnavailable as error:
-            if error.status == 0:
+            if error.silent:
                 silent.set()
             raise
 

@@ -19,6 +19,9 @@ from ray_dra.core.topology import DomainId, Node, Topology
 CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
 """Kinds of catalog: whose devices they are, and so who may have them."""
 
+MOST_LISTED = 100
+"""Lists of catalogs that are remembered; what products are asked for is the users' text."""
+
 
 class Listed(NamedTuple):
     """The catalogs that a request looks into.
@@ -94,9 +97,12 @@ class Index:
         return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
 
     def listed(self, kinds: tuple[str, ...], products: tuple[str, ...]) -> Listed:
-        """The catalogs of these kinds that have domains, by the products asked for; remembered likewise."""
+        """The catalogs of these kinds that have domains, by the products asked for; remembered until a node comes or
+        goes."""
         found = self._listed.get((kinds, products))
         if found is None:
+            if len(self._listed) > MOST_LISTED:
+                self._listed.clear()
             catalogs = [
                 c
                 for c in self.catalogs.values()

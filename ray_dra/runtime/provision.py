@@ -55,7 +55,7 @@ from ray_dra.translate.workers import (
 SLOT_KEY, VERIFIED_KEY, GO_KEY = "slot/", "verified/", "go/"
 OPEN_KEY = "open/"  # the pods that were let in, so that one that replaces a lost one is told from them
 
-OPEN_AGAIN_SECONDS = 10.0
+OPEN_AGAIN_SECONDS = 10.0  # a gate that is still closed so long after it was opened
 
 # Seconds without progress in a stage before the attempt is given up. Pulling an image is part of `started`.
 PATIENCE = {

@@ -25,15 +25,14 @@ class Undoing:
 
     def step(self, view: KubeView, found: Mapping[str, Found], wanted: Collection[str]) -> None:
         """One step back for every attempt that is not wanted. Errors are met again at the next look; a server that
-        cannot answer is not waited for once for each."""
+        does not answer is not waited for once for each."""
         for name, there in found.items():
             if name not in wanted and not there.nothing:
                 try:
                     self._undo(view, name, there)
-                except ApiUnavailable:
-                    return
-                except KubernetesError:
-                    continue
+                except KubernetesError as error:
+                    if isinstance(error, ApiUnavailable) and error.silent:
+                        return
 
     def _undo(self, view: KubeView, name: str, there: Found) -> None:
         if there.groups:

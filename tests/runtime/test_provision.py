@@ -11,10 +11,12 @@ import pytest
 
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest, Locality
-from ray_dra.errors import InvalidRequest, UnsatisfiableError
+from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
 from ray_dra.ports import KubeNode, KubeView
 from ray_dra.runtime.coordinator import Coordinator, Order
+from ray_dra.runtime.objects import Found
 from ray_dra.runtime.provision import GO_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.runtime.undoing import Undoing
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
@@ -348,6 +350,24 @@ def test_gates_are_opened_once_though_the_watch_is_late(late: int, opened: int) 
     assert world.drive(gang) is Phase.READY
     assert len(world.kube.opened) == opened
     assert world.coordinator.status(gang).moves == 0
+
+
+@pytest.mark.parametrize(("status", "tried"), [(0, ["a"]), (500, ["a", "b"])])
+def test_a_server_that_does_not_answer_is_waited_for_once_a_look(status: int, tried: list[str]) -> None:
+    """One that fails for an object (a webhook that is down) keeps nobody else's from being given back."""
+    asked = []
+
+    class Failing(FakeKube):
+        def delete(self, kind: str, name: str) -> None:
+            asked.append(name)
+            error = ApiUnavailable("The Kubernetes API cannot answer now.")
+            error.status = status
+            raise error
+
+    kube = Failing(cluster(), [])
+    found = {name: Found(templates=[{"kind": "ResourceClaimTemplate", "metadata": {"name": name}}]) for name in "ab"}
+    Undoing(kube, Clock()).step(kube.view(), found, ())
+    assert asked == tried
 
 
 def test_events_tell_a_gangs_way() -> None:
