@@ -167,8 +167,11 @@ class CoordinatorActor:
 
     async def _look_for_ever(self) -> None:
         while True:
-            self._look()
-            self._keep_agents()
+            try:
+                self._look()
+                self._keep_agents()
+            except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
+                logger.exception("a look failed")
             if self._unused():
                 await self._retire()
             self._collect()

@@ -112,10 +112,16 @@ class Nodes:
             n.id for n in self.view.nodes if n.alive and n.total.get("GPU", 0) >= 1 and n.id not in self.readings
         )
 
+    def knows(self, name: str) -> bool:
+        """Whether it is a raylet's node, that is here or has gone."""
+        return name in self.raylets or name in self.names.values()
+
     def selector(self, name: str) -> dict[str, str]:
         """The label selector that pins a bundle to a node: a label that a restarted raylet keeps, else its id."""
-        raylet = self.raylets[name]
-        return {NODE: name} if raylet.labels.get(NODE) == name else {RAY_NODE_ID: raylet.id}
+        raylet = self.raylets.get(name)
+        if raylet is None or raylet.labels.get(NODE) == name:  # None: lost before the coordinator was started again
+            return {NODE: name}
+        return {RAY_NODE_ID: raylet.id}
 
     # -- inside
 

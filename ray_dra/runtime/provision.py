@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -113,7 +113,17 @@ class _Try:
 class Provisioner:
     """See the module. Writes the cluster's nodes into `inventory`, and others' claims as taken."""
 
-    def __init__(self, kube: Kube, store: Store, inventory: Inventory, clock: Clock) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        inventory: Inventory,
+        clock: Clock,
+        on_raylet: Callable[[str], bool] = lambda node: False,
+    ) -> None:
+        """`on_raylet`: whether a node of an allocation is a raylet that was there; all others are Kubernetes' nodes,
+        also those that it has lost since."""
+        self._on_raylet = on_raylet
         self.kube, self.store, self.inventory, self.clock = kube, store, inventory, clock
         self.view = KubeView()
         self.machines = Machines(inventory, clock)
@@ -197,7 +207,7 @@ class Provisioner:
 
     def _provisioned(self, allocation: Allocation) -> Allocation:
         """The part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
-        kept = tuple(placed for placed in allocation.bundles if placed.node in self.machines.names)
+        kept = tuple(placed for placed in allocation.bundles if not self._on_raylet(placed.node))
         return Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
 
     def _step(self, made: _Try, there: Found, joined: set[str], grouped: bool) -> Progress:
@@ -371,7 +381,7 @@ class Provisioner:
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""
         name = attempt_name(allocation.gang, allocation.epoch)
-        return {slot_label(name, node): node for node in allocation.nodes if node in self.machines.names}
+        return {slot_label(name, node): node for node in allocation.nodes if not self._on_raylet(node)}
 
     # -- undoing
 

@@ -118,7 +118,9 @@ class FakeKube:
         self._operate()
         for pod in self._of("Pod"):
             spec, node = pod["spec"], self.nodes.get(pod["spec"].get("nodeName", ""))
-            if pod["metadata"].get("deletionTimestamp"):
+            if "nodeName" in spec and node is None:
+                self._end_pod(pod)  # the collector of pods whose node has been deleted
+            elif pod["metadata"].get("deletionTimestamp"):
                 if "nodeName" not in spec or (node is not None and node.ready):
                     self._end_pod(pod)
             elif "nodeName" not in spec and not spec.get("schedulingGates"):
@@ -195,7 +197,7 @@ class FakeKube:
         count, uuids = claim["spec"]["devices"]["requests"][0]["exactly"]["count"], named_uuids(claim)
         for node in nodes:
             free = [d for d in self._devices(node, uuids) if (node, d) not in taken]
-            if self.nodes[node].ready and len(free) >= count:
+            if node in self.nodes and self.nodes[node].ready and len(free) >= count:
                 results = [{"driver": DRIVER, "pool": node, "device": d} for d in free[:count]]
                 claim["status"] = {"allocation": {"devices": {"results": results}}}
                 pod["spec"]["nodeName"] = node

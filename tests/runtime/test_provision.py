@@ -100,7 +100,7 @@ class World:
         living = set()
         for pod in FakeKube.view(self.kube).pods:  # as they are
             name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
-            if name not in self.kube.running or not self.kube.nodes[node].ready:
+            if name not in self.kube.running or node not in self.kube.nodes or not self.kube.nodes[node].ready:
                 continue
             attempt = pod["metadata"]["labels"]["ray-dra.io/attempt"]
             label = slot_label(attempt, node)
@@ -203,7 +203,7 @@ KINDS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim", "group")
 
 
 @pytest.mark.parametrize("turn", range(8))
-@pytest.mark.parametrize("victim", ["node", "device", "pod", "control store", *KINDS])
+@pytest.mark.parametrize("victim", ["node", "gone", "device", "pod", "control store", *KINDS])
 def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, victim: str) -> None:
     world = World(nodes=6, cliques=2)  # three trays a rack: one to spare
     gang = world.coordinator.submit(world.order()).gang
@@ -214,6 +214,11 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
     node = allocation.nodes[0]
     if victim == "node":
         world.kube.nodes[node] = replace(world.kube.nodes[node], ready=False)
+        world.kube._version += 1
+    elif victim == "gone":  # the Node is deleted, and its slices with it
+        was = world.kube.nodes.pop(node)
+        published = [s for s in world.kube.slices if s["spec"].get("nodeName") == node]
+        world.kube.slices = [s for s in world.kube.slices if s not in published]
         world.kube._version += 1
     elif victim == "device" and (node, "gpu-0") not in world.kube.claimed():
         world.kube.take(node, "gpu-0")
@@ -241,12 +246,16 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
         assert found is Phase.READY
         chosen = world.coordinator.status(gang).allocation
         assert chosen is not None
-        if victim == "node":
+        if victim in ("node", "gone"):
             assert node not in chosen.nodes
     world.coordinator.release(gang)
     for _ in range(100):
         world.turn()
     assert not world.coordinator.gangs  # what lingers on a lost node holds up nobody
+    if victim == "gone":
+        world.kube.nodes[node] = was
+        world.kube.slices += published
+        world.kube._version += 1
     world.kube.nodes[node] = replace(world.kube.nodes[node], ready=True)
     world.settle()
 
