@@ -66,7 +66,11 @@ class Coordinator:
         self.ray = ray
         self.clock = clock
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
-        self.workers = None if kube is None else Provisioner(kube, store, self.inventory, clock, self._on_raylet)
+        self.workers = (
+            None
+            if kube is None
+            else Provisioner(kube, store, self.inventory, clock, lambda node: self.nodes.knows(node))
+        )
         self.nodes = Nodes(store, self.inventory, clock, reserved=self._is_machine)
         self.others = Others(store, self.inventory, ray)
         self.devices = Devices(self.inventory, self.nodes, self.others, self._has_own_workers)
@@ -118,12 +122,8 @@ class Coordinator:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
         return self.workers is not None and self.workers.serves(node)
 
-    def _on_raylet(self, node: str) -> bool:
-        return self.nodes.knows(node)
-
     def _has_own_workers(self, node: str) -> bool:
-        """Whether a gang on the node has workers of its own there; also where Kubernetes has lost the node since."""
-        return self.workers is not None and not self.nodes.knows(node)
+        return self.workers is not None and self.workers.has_own(node)
 
     def _advance(self, gang: Gang) -> None:
         self._provision(gang)
@@ -280,7 +280,7 @@ class Coordinator:
         )
 
     def _selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
-        if self.workers is not None and self._has_own_workers(node):
+        if self.workers is not None and self.workers.has_own(node):
             return self.workers.selector(allocation, node)
         return self.nodes.selector(node)
 

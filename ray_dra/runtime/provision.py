@@ -153,8 +153,12 @@ class Provisioner:
         worker_template(self._raycluster())
 
     def serves(self, node: str) -> bool:
-        """Whether gangs get workers of their own on this node."""
+        """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
         return node in self.machines.names
+
+    def has_own(self, node: str) -> bool:
+        """Whether a gang on the node has workers of its own there; also where Kubernetes has lost the node since."""
+        return self.serves(node) or not self._on_raylet(node)
 
     def _raycluster(self) -> Object:
         return raycluster(self.view, self.kube.namespace)
@@ -207,7 +211,7 @@ class Provisioner:
 
     def _provisioned(self, allocation: Allocation) -> Allocation:
         """The part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
-        kept = tuple(placed for placed in allocation.bundles if not self._on_raylet(placed.node))
+        kept = tuple(placed for placed in allocation.bundles if self.has_own(placed.node))
         return Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
 
     def _step(self, made: _Try, there: Found, joined: set[str], grouped: bool) -> Progress:
@@ -381,7 +385,7 @@ class Provisioner:
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""
         name = attempt_name(allocation.gang, allocation.epoch)
-        return {slot_label(name, node): node for node in allocation.nodes if not self._on_raylet(node)}
+        return {slot_label(name, node): node for node in allocation.nodes if self.has_own(node)}
 
     # -- undoing
 
