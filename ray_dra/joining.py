@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.topology import Node
-from ray_dra.runtime.provision import GO_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.ports import GO_KEY, SLOT_KEY, VERIFIED_KEY
 from ray_dra.translate.labels import SLOT
 from ray_dra.translate.workers import slot_label
 

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-MAP = "map/"  # key of a placement group's bundle-to-GPUs map: the coordinator writes it, workers read it
+# Keys in the store that the coordinator shares with workers. MAP: a placement group's bundle-to-GPUs map. SLOT_KEY:
+# what a gang's pod must find by NVML; VERIFIED_KEY: that it did; GO_KEY: the barrier, open for an attempt's pods.
+MAP = "map/"
+SLOT_KEY, VERIFIED_KEY, GO_KEY = "slot/", "verified/", "go/"
 
 # -- readings: what NVML said about one node, before any of it is interpreted
 
@@ -200,7 +203,7 @@ class Kube(Protocol):
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         """An event about the RayCluster, for `kubectl describe`. Nobody waits for it, and nothing fails with it."""
 
-    def together(self, calls: Sequence[Callable[[], None]]) -> None:
+    def together(self, calls: Sequence[Callable[[], object]]) -> None:
         """Make these calls side by side; the first error is raised when all are done. Where there is no answer to one,
         those that have not begun are left out."""
 

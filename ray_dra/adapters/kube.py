@@ -191,7 +191,7 @@ class KubeAdapter:
             event = event_about(cluster, reason, message, warning=warning)
             self._writers.submit(lambda: self._api.create(event, self.namespace))
 
-    def together(self, calls: Sequence[Callable[[], None]]) -> None:
+    def together(self, calls: Sequence[Callable[[], object]]) -> None:
         side_by_side(self._writers, calls)
 
     def close(self) -> None:
@@ -218,11 +218,11 @@ def _served(api: KubernetesApi, deadline: float) -> bool:
             time.sleep(AGAIN_SECONDS)
 
 
-def side_by_side(writers: Executor, calls: Sequence[Callable[[], None]]) -> None:
+def side_by_side(writers: Executor, calls: Sequence[Callable[[], object]]) -> None:
     """See `Kube.together`."""
     silent = threading.Event()
 
-    def make(call: Callable[[], None]) -> None:
+    def make(call: Callable[[], object]) -> None:
         if silent.is_set():
             return
         try:

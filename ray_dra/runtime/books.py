@@ -11,7 +11,7 @@ from ray_dra.core.allocation import Allocation, Shortfall
 from ray_dra.core.lifecycle import Gang
 from ray_dra.errors import GangGone, NameTaken, UnsatisfiableError
 from ray_dra.ports import MAP, Clock, Ray, RayView, Store
-from ray_dra.runtime.provision import Progress
+from ray_dra.runtime.making import Progress
 from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
 
 GANG = "gang/"

@@ -19,11 +19,12 @@ from ray_dra.errors import GangGone
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, Store
 from ray_dra.runtime.books import Books, groups_of
 from ray_dra.runtime.devices import Devices, Seen
+from ray_dra.runtime.making import Progress
 from ray_dra.runtime.narrate import told_of
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.others import Others
 from ray_dra.runtime.planning import Planning, not_its_turn, refusal
-from ray_dra.runtime.provision import Progress, Provisioner
+from ray_dra.runtime.provision import Provisioner
 from ray_dra.runtime.watch import Watch
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker

@@ -106,7 +106,7 @@ class FakeKube:
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.told.append((reason, message))
 
-    def together(self, calls: Sequence[Callable[[], None]]) -> None:
+    def together(self, calls: Sequence[Callable[[], object]]) -> None:
         for call in calls:
             call()
 
@@ -254,5 +254,4 @@ class FakeKube:
         return made
 
     def _write(self) -> None:
-        """Every write comes by here, so that a test can crash before or after it."""
         self._version += 1

@@ -84,10 +84,10 @@ class Server:
         elif watching:
             self.watch(handler)
         else:
-            names = sorted(self.things)
+            every = sorted(self.things)
             start = int(query.get("continue", 0))
-            on = {"continue": str(start + self.page)} if start + self.page < len(names) else {}
-            items = [self.things[name] for name in names[start : start + self.page]]
+            on = {"continue": str(start + self.page)} if start + self.page < len(every) else {}
+            items = [self.things[name] for name in every[start : start + self.page]]
             self.send(handler, 200, {"items": items, "metadata": {"resourceVersion": str(self.version), **on}}, {})
 
     def send(self, handler: BaseHTTPRequestHandler, code: int, body: Any, headers: dict[str, str]) -> None:

@@ -92,7 +92,7 @@ def fits_by_model(
     solver.parameters.max_time_in_seconds = 30.0
     status = solver.solve(model)
     assert status in (cp_model.OPTIMAL, cp_model.FEASIBLE, cp_model.INFEASIBLE), "the oracle gave up"
-    return status != cp_model.INFEASIBLE
+    return bool(status != cp_model.INFEASIBLE)
 
 
 def random_case(dice: random.Random) -> tuple[Inventory, list[int], Cliques, set[int], GangRequest, Limits]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import InvalidAddress
 from ray_dra.settings import Embedded, Running, parse_address
-from ray_dra.simulated.cluster import WORKER_HOOK, LocalCluster, _configuration, _end, _environment, _read
+from ray_dra.simulated.cluster import LocalCluster, _configuration, _end, _environment, _read
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.profile import simulated_nodes
 

@@ -10,146 +10,16 @@ from typing import Any
 import pytest
 
 from ray_dra.core.lifecycle import Phase
-from ray_dra.core.request import GangRequest, Locality
+from ray_dra.core.request import GangRequest
 from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
-from ray_dra.ports import KubeNode, KubeView
-from ray_dra.runtime.coordinator import Coordinator, Order
 from ray_dra.runtime.objects import Found
-from ray_dra.runtime.provision import GO_KEY, SLOT_KEY, VERIFIED_KEY
 from ray_dra.runtime.undoing import Undoing
-from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
-from ray_dra.simulated.fakes import FakeRay, MemoryStore
-from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.bundles import request_from_bundles
-from ray_dra.translate.labels import NODE, RAY_NODE_ID, SLOT
-from ray_dra.translate.workers import slot_label
+from ray_dra.simulated.fakes import FakeRay
+from ray_dra.translate.labels import NODE, RAY_NODE_ID
+from tests.runtime.kubernetes_world import World
 from tests.runtime.world import Clock, Crash, tray
 from tests.translate.test_kubernetes import cluster
-
-
-class CrashingKube(FakeKube):
-    """Dies before or after the n-th write."""
-
-    left: int | None = None
-    after = False
-    writes = 0
-    late = 0  # so many looks see the cluster as it was before the first gate was opened
-    opened: list[str]
-
-    def view(self) -> KubeView:
-        if self.late and self.opened:
-            self.late -= 1
-            return self._before
-        self._before = super().view()
-        return self._before
-
-    def patch(self, kind: str, name: str, change: Any) -> None:
-        super().patch(kind, name, change)
-        if kind == "Pod":
-            self.opened.append(name)
-
-    def _write(self) -> None:
-        super()._write()
-        self.writes += 1
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                self.left = None
-                raise Crash
-
-
-class World:
-    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed."""
-
-    def __init__(self, nodes: int = 4, cliques: int = 2) -> None:
-        machines = simulated_nodes("gb200-nvl72", nodes=nodes, cliques=cliques)
-        self.kube = CrashingKube(
-            cluster(),
-            [
-                (KubeNode(m.name, labels=node_labels(m), cpus=8, memory=64 << 30), slices(gpu_pool(m, {}), m.name, 1))
-                for m in machines
-            ],
-        )
-        self.kube.opened = []
-        self.store, self.ray, self.clock = MemoryStore(), FakeRay(), Clock()
-        self.ray.jobs.add("job")
-        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
-
-    def restart(self) -> None:
-        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
-
-    def order(self, bundles: int = 2, gpus: int = 4, **more: Any) -> Order:
-        request = request_from_bundles([{"GPU": float(gpus)}] * bundles, locality=Locality(cliques=1))
-        return Order(request, owner="job", **more)
-
-    def turn(self) -> None:
-        """Everybody does something once."""
-        self.clock.now += 0.5
-        self.kube.step()
-        self._pods()
-        try:
-            self.coordinator.observe()
-        except Crash:
-            self.restart()
-        assert len(set(self.kube.claimed())) == len(self.kube.claimed())
-        self._no_half_gang()
-
-    def _pods(self) -> None:
-        """The start hook in each pod that runs, and raylets that come and go with pods."""
-        living = set()
-        for pod in FakeKube.view(self.kube).pods:  # as they are
-            name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
-            if name not in self.kube.running or node not in self.kube.nodes or not self.kube.nodes[node].ready:
-                continue
-            attempt = pod["metadata"]["labels"]["ray-dra.io/attempt"]
-            label = slot_label(attempt, node)
-            expected = self.store.get(SLOT_KEY + label)
-            if expected is None:
-                continue
-            claim = self.kube.things["ResourceClaim", f"{name}-gpus"]
-            got = {r["device"] for r in claim["status"]["allocation"]["devices"]["results"]}
-            wanted = set(self.kube._devices(node, json.loads(expected)[0]))
-            assert got == wanted, "the scheduler was left a choice"
-            self.store.put(VERIFIED_KEY + label, b"")
-            if self.store.get(GO_KEY + attempt) is not None:
-                living.add(name)
-                if name not in self.ray.nodes:
-                    self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT: label})
-        gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT in n.labels and r not in living]
-        for raylet in gone:
-            self.ray.kill_node(raylet)
-
-    def _no_half_gang(self) -> None:
-        for gang in self.coordinator.gangs:
-            status = self.coordinator.status(gang)
-            if status.phase is Phase.READY:
-                joined = {n.labels[SLOT] for n in self.ray.nodes.values() if n.alive and SLOT in n.labels}
-                assert {selector[SLOT] for selector in status.selectors if SLOT in selector} <= joined
-
-    def drive(self, gang: str, turns: int = 80) -> Phase:
-        """As a driver does: make the placement group when the gang is held, until it is ready."""
-        for _ in range(turns):
-            self.turn()
-            status = self.coordinator.status(gang)
-            if status.phase is Phase.HELD and status.group is None:
-                group = self.ray.create_group([{"GPU": 4.0}] * len(status.selectors), status.selectors, "job")
-                self.coordinator.commit(gang, group, status.moves)
-            if status.phase is Phase.READY:
-                return status.phase
-        return self.coordinator.status(gang).phase
-
-    def left(self) -> list[str]:
-        groups = [g["groupName"] for g in self.kube.raycluster["spec"]["workerGroupSpecs"]]
-        things = [name for (kind, name), t in self.kube.things.items() if t["metadata"]["namespace"] != "other"]
-        return [*(g for g in groups if g != "ray-dra"), *things, *self.store.keys(SLOT_KEY), *self.store.keys(GO_KEY)]
-
-    def settle(self, turns: int = 60) -> None:
-        for _ in range(turns):
-            self.turn()
-            if not self.left() and not self.coordinator.gangs:
-                return
-        raise AssertionError(f"still there: {self.left()}, {list(self.coordinator.gangs)}")
 
 
 def test_a_gang_gets_its_workers_and_gives_them_back() -> None:
@@ -175,10 +45,11 @@ def crashes(release: bool) -> int:
     return world.kube.writes
 
 
+@pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("number", range(crashes(False)))
-def test_a_coordinator_killed_at_any_write_of_the_making_goes_on(number: int) -> None:
+def test_a_coordinator_killed_at_any_write_of_the_making_goes_on(number: int, after: bool) -> None:
     world = World()
-    world.kube.left = number
+    world.kube.left, world.kube.after = number, after
     gang = world.coordinator.submit(world.order()).gang
     assert world.drive(gang) is Phase.READY
     assert world.coordinator.status(gang).moves == 0
@@ -186,12 +57,13 @@ def test_a_coordinator_killed_at_any_write_of_the_making_goes_on(number: int) ->
     world.settle()
 
 
+@pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("number", range(crashes(True) - crashes(False)))
-def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int) -> None:
+def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int, after: bool) -> None:
     world = World()
     gang = world.coordinator.submit(world.order()).gang
     assert world.drive(gang) is Phase.READY
-    world.kube.left = number
+    world.kube.left, world.kube.after = number, after
     try:
         world.coordinator.release(gang)
     except Crash:
@@ -472,7 +344,8 @@ def test_work_that_took_a_gangs_worker_is_named_and_the_gang_gets_new_ones(times
     """Ray has no taints: between two joins, queued work of others can settle on the first of a gang's raylets."""
     world = World()
     gang = world.coordinator.submit(world.order()).gang
-    add_node, took = world.ray.add_node, []
+    add_node = world.ray.add_node
+    took: list[str] = []
 
     def add_and_take(raylet: str, **more: Any) -> None:
         add_node(raylet, **more)

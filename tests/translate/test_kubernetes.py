@@ -262,6 +262,8 @@ def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> 
     linked = with_links(backwards, published)
     for i, a in enumerate(linked.devices):
         for j, b in enumerate(linked.devices):
+            assert a.index is not None
+            assert b.index is not None
             assert linked.links[i][j] == full.links[a.index][b.index]
     other = replace(full, devices=(replace(full.devices[0], uuid="GPU-other"),), links=())
     assert with_links(other, published) is other
