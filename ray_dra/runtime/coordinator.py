@@ -15,7 +15,7 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.core.lifecycle import MOST_MOVES, Gang, Phase, Step, next_step, phase
 from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.request import GangRequest
-from ray_dra.errors import GangGone
+from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, Store
 from ray_dra.runtime.books import Books, groups_of
 from ray_dra.runtime.devices import Devices, Seen
@@ -114,10 +114,18 @@ class Coordinator:
             self.workers.look(self.books.wanted())
             self.workers.undo(self.books.wanted())
         self.others.look(view, self.nodes.names, self.books.placed_devices(view), self.books.groups())
+        fault: Exception | None = None
         for gang in self.books.in_order():
-            self._advance(gang)
+            try:
+                self._advance(gang)
+            except RayDraError:
+                raise  # the world does not answer, to no gang
+            except Exception as error:  # a fault of ours; those behind it get on all the same
+                fault = fault or error
         self.nodes.drop_unused(self.books.held_nodes())
         self._serve()
+        if fault is not None:
+            raise fault
 
     def _is_machine(self, node: str) -> bool:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""

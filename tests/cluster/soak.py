@@ -43,6 +43,8 @@ except Exception as error:
     tell(error=type(error).__name__, text=str(error)[:300])
 """
 
+CUTTING = ("the head", "the API server")  # a program ends with either, so they die more rarely than others
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -134,8 +136,9 @@ class Soak:
             ("a worker's pod", self.a_pod),
             ("the head", self.the_head),
         ]
+        weights = [1 if name in CUTTING else 4 for name, _ in victims]
         while not self.ended.wait(self.random.expovariate(1 / self.every)):
-            name, kill = self.random.choice(victims)
+            name, kill = self.random.choices(victims, weights)[0]
             try:
                 kill()
                 self.kills[name] += 1

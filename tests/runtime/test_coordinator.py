@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ray_dra.core.allocation import Kind, Unsatisfiable
-from ray_dra.core.lifecycle import ALLOWED
+from ray_dra.core.lifecycle import ALLOWED, Gang, Observed
 from ray_dra.core.request import Locality
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
+from ray_dra.runtime.books import Notes
 from tests.core.machines import gang
 
 from .world import Crash, CrashingStore, Phase, World, positions
@@ -32,6 +33,28 @@ def test_a_gang_from_request_to_release(world: World) -> None:
     world.pass_time()
     world.check_empty()
     assert world.coordinator.release("g") is True
+
+
+def test_a_fault_with_one_gang_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        world.submit(gang(4, name=name))
+        world.place(name)
+    for name in ("a", "b"):
+        world.coordinator.release(name)
+    observed = world.coordinator.watch.observed
+
+    def faulty(gang: Gang, notes: Notes) -> Observed:
+        if gang.id == "a":
+            raise KeyError("a fault")
+        return observed(gang, notes)
+
+    monkeypatch.setattr(world.coordinator.watch, "observed", faulty)
+    with pytest.raises(KeyError, match="a fault"):
+        world.pass_time()
+    assert list(world.coordinator.gangs) == ["a"]
+    monkeypatch.undo()
+    world.pass_time()
+    world.check_empty()
 
 
 def test_devices_stay_taken_until_the_workers_have_ended(world: World) -> None:
