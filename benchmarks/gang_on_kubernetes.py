@@ -29,6 +29,7 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import NO_LIMITS
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Locality
+from ray_dra.runtime.pace import LEAST_SECONDS, LOOK_SECONDS, pause
 from ray_dra.runtime.provision import Provisioner
 from ray_dra.simulated.fakes import MemoryStore
 from ray_dra.translate.bundles import request_from_bundles
@@ -136,13 +137,15 @@ class Bench:
         inventory.hold(answer)
         while True:
             self.changed.clear()
+            began = time.thread_time()
             workers.look([answer])
             progress = workers.advance(answer, set())
             assert not progress.failed, progress.failed
             if self.bound(workers.view.pods):
                 break
-            self.changed.wait(0.5)
-            time.sleep(0.05)
+            least = pause(time.thread_time() - began)
+            time.sleep(least)
+            self.changed.wait(LOOK_SECONDS - least)
 
         began = self.clock()
         workers.look([answer])
@@ -220,7 +223,7 @@ class Bench:
         while not condition():
             if time.monotonic() > deadline:
                 raise TimeoutError("the control plane did not get there")
-            time.sleep(0.05)
+            time.sleep(LEAST_SECONDS)
 
 
 def worker_group(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ that fall silent, and retires with everything it made when no program that uses 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import math
@@ -24,15 +25,15 @@ from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Topology
 from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError
+from ray_dra.ports import Kube
 from ray_dra.runtime.coordinator import Coordinator, Order, Status
 from ray_dra.runtime.nodes import only_visible
+from ray_dra.runtime.pace import LOOK_SECONDS, pause
 from ray_dra.settings import Kubernetes
 from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.records import reading_from_bytes
 from ray_dra.translate.snapshot import Snapshot, snapshot_of
 
-LOOK_SECONDS = 0.5
-SETTLE_LOOK_SECONDS = 0.05  # the least between two looks
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SETTLE_SECONDS = 60.0
 SESSION = "session/"
@@ -44,7 +45,7 @@ class CoordinatorActor:
 
     def __init__(self, kubernetes: Kubernetes | None = None) -> None:
         self._store = KvStore()
-        self._woken = asyncio.Event()  # Kubernetes changed: look at once
+        self._woken = asyncio.Event()  # Kubernetes or a gang has changed: look at once
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -81,11 +82,13 @@ class CoordinatorActor:
 
     async def submit(self, order: Order) -> Status:
         status = self._core.submit(order)
+        self._woken.set()
         self._notify()
         return status
 
     async def commit(self, gang: str, group: str, moves: int) -> Status:
         status = self._core.commit(gang, group, moves)
+        self._woken.set()
         self._notify()
         return status
 
@@ -167,24 +170,25 @@ class CoordinatorActor:
 
     async def _look_for_ever(self) -> None:
         while True:
+            self._woken.clear()
+            began = time.thread_time()
             try:
                 self._look()
                 self._keep_agents()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
                 logger.exception("a look failed")
+            used = time.thread_time() - began
             if self._unused():
                 await self._retire()
             self._collect()
-            await self._rest()
+            await self._rest(used)
 
-    async def _rest(self) -> None:
-        """Until the next turn, or until Kubernetes changes; many changes at once are one."""
-        await asyncio.sleep(SETTLE_LOOK_SECONDS)
-        try:
-            await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - SETTLE_LOOK_SECONDS)
-        except asyncio.TimeoutError:
-            pass
-        self._woken.clear()
+    async def _rest(self, used: float) -> None:
+        """Until the next turn, or until something changes."""
+        least = pause(used)
+        await asyncio.sleep(least)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - least)
 
     def _collect(self) -> None:
         """The cyclic collector's work, between calls instead of in the middle of one: with 100,000 GPUs a full round
@@ -263,18 +267,19 @@ def stop_agent(raylet: str) -> None:
         pass  # it ended with its node
 
 
-def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Any:
+def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Kube | None:
     """The way to Kubernetes; imported only where it is gone."""
     if target is None:
         return None
-    from ray_dra.adapters.kube import KubeAdapter
+    from ray_dra.adapters.kube import SYNC_SECONDS, KubeAdapter
     from ray_dra.adapters.kubernetes import KubernetesApi
 
     holder = f"ray-{cluster_id()}"  # the same when Ray starts the coordinator again
     # Ray gives up an actor whose start fails. The first program is told why; a restarted coordinator has gangs.
     again = ray.get_runtime_context().was_current_actor_reconstructed
-    patience = {"patience": math.inf} if again else {}
-    return KubeAdapter(KubernetesApi(), target.namespace, target.raycluster, holder=holder, changed=changed, **patience)
+    patience = math.inf if again else SYNC_SECONDS
+    api = KubernetesApi()
+    return KubeAdapter(api, target.namespace, target.raycluster, holder=holder, changed=changed, patience=patience)
 
 
 def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:

@@ -73,7 +73,7 @@ class Coordinator:
             else Provisioner(kube, store, self.inventory, clock, lambda node: self.nodes.knows(node))
         )
         self.nodes = Nodes(store, self.inventory, clock, reserved=self._is_machine)
-        self.others = Others(store, self.inventory, ray)
+        self.others = Others(store, self.inventory, ray, clock)
         self.devices = Devices(self.inventory, self.nodes, self.others, self._has_own_workers)
         self.planning = Planning(self.inventory, self.nodes, self.workers)
         self.watch = Watch(self.inventory, self.nodes, ray, self.workers, clock)

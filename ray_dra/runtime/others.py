@@ -17,9 +17,27 @@ from ray_dra.core.devices import bits
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.seat import Seat
 from ray_dra.errors import RayDraError
-from ray_dra.ports import Ray, RayView, Store
+from ray_dra.ports import Clock, Ray, RayView, Store
 
 KEY = "slots/"
+GPU = "GPU"
+LAG_SECONDS = 0.3  # Ray's raylets report every 0.1 s, its view of them is spread as often, and what ends takes a moment
+
+
+class Lately:
+    """Amounts that others seem to have, by a view that lags behind releases: what lasts counts."""
+
+    def __init__(self, now: Mapping[str, float], at: float) -> None:
+        self._before = self._since = now  # the least until `at`, and from then on
+        self._at = at
+
+    def least(self, now: Mapping[str, float], at: float) -> dict[str, float]:
+        """The least of each amount over LAG_SECONDS at least; looks may be as near to each other as they like."""
+        if at - self._at >= LAG_SECONDS:
+            self._before, self._since, self._at = self._since, now, at
+        else:
+            self._since = {name: min(amount, self._since.get(name, amount)) for name, amount in now.items()}
+        return {name: min(amount, self._before.get(name, amount)) for name, amount in self._since.items()}
 
 
 class Others:
@@ -29,10 +47,11 @@ class Others:
     `strangers`: raylet -> slot -> (position, pid), for all other work.
     """
 
-    def __init__(self, store: Store, inventory: Inventory, ray: Ray) -> None:
+    def __init__(self, store: Store, inventory: Inventory, ray: Ray, clock: Clock) -> None:
         self.store = store
         self.inventory = inventory
         self.ray = ray
+        self.clock = clock
         self.slots: dict[str, dict[str, dict[int, int]]] = {}
         self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
         for key in store.keys(KEY):
@@ -42,8 +61,7 @@ class Others:
                 raylet = key.removeprefix(KEY)
                 self.slots[raylet] = {o: {int(s): p for s, p in slots.items()} for o, slots in bundles.items()}
                 self.strangers[raylet] = {int(s): (at, pid) for s, (at, pid) in strangers.items()}
-        self._spare: dict[str, Mapping[str, float]] = {}
-        self._gpus: dict[str, float] = {}  # raylet -> GPUs that others had at the last look
+        self._lately: dict[str, Lately] = {}  # by raylet
 
     def of_bundle(self, raylet: str, owner: str, slots: Iterable[int], planned: tuple[int, ...]) -> list[int]:
         """Positions for part of a gang's bundle: each slot keeps the device it was given first."""
@@ -146,14 +164,15 @@ class Others:
             seat = self.inventory.seats.get(names.get(raylet.id, ""))
             if seat is None or not raylet.alive or seat.node.ray_node_id != raylet.id:
                 continue
-            now = raylet.total.get("GPU", 0.0) - raylet.available.get("GPU", 0.0) - ours.get(seat.name, 0.0)
-            # Ray's view lags behind releases, so only what two looks agree on counts; its groups do not lag.
-            used = max(min(now, self._gpus.get(raylet.id, now)), reserved.get(raylet.id, 0.0))
-            self._gpus[raylet.id] = now
+            taken = {name: total - raylet.available.get(name, 0.0) for name, total in raylet.total.items()}
+            now = {name: max(0.0, taken.get(name, 0.0) - seat.used.get(name, 0.0)) for name in seat.node.resources}
+            now[GPU] = taken.get(GPU, 0.0) - ours.get(seat.name, 0.0)
+            least = self._lately.setdefault(raylet.id, Lately(now, self.clock())).least(now, self.clock())
+            used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
             busy = 0
-            if used > 1e-6 or now > 1e-6 or self.strangers.get(raylet.id):
+            if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id):
                 busy = self._busy(raylet.id, seat, used, groups)
-            self.inventory.set_others(seat.name, busy, self._used(raylet.id, seat, raylet.total, raylet.available))
+            self.inventory.set_others(seat.name, busy, {name: amount for name, amount in least.items() if amount})
 
     def _busy(
         self,
@@ -189,18 +208,6 @@ class Others:
                     located |= 1 << at
                     missing -= 1
         return located
-
-    def _used(
-        self, raylet: str, seat: Seat, total: Mapping[str, float], available: Mapping[str, float]
-    ) -> dict[str, float]:
-        """CPU and the like used by others. Ray's view lags, so what two looks agree on counts."""
-        now = {
-            name: max(0.0, total[name] - available.get(name, 0.0) - seat.used.get(name, 0.0))
-            for name in seat.node.resources
-        }
-        before = self._spare.get(raylet, now)
-        self._spare[raylet] = now
-        return {name: min(amount, before.get(name, amount)) for name, amount in now.items() if amount}
 
     def _persist(self, raylet: str) -> None:
         record = [self.slots.get(raylet, {}), self.strangers.get(raylet, {})]

@@ -12,6 +12,7 @@ from ray_dra.core.lifecycle import ALLOWED, Gang, Observed
 from ray_dra.core.request import Locality
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
 from ray_dra.runtime.books import Notes
+from ray_dra.runtime.others import LAG_SECONDS
 from tests.core.machines import gang
 
 from .world import Crash, CrashingStore, Phase, World, positions
@@ -55,6 +56,21 @@ def test_a_fault_with_one_gang_does_not_hold_up_the_others(world: World, monkeyp
     monkeypatch.undo()
     world.pass_time()
     world.check_empty()
+
+
+def test_what_others_seem_to_have_counts_once_it_lasts(world: World) -> None:
+    """Ray's view shows a gang's GPUs as in use for a moment after it is gone, and looks can be near to each other."""
+    world.pass_time()
+    world.ray.start_task("t0-0", 3)
+    free = []
+    for _ in range(70):
+        world.pass_time(0.01)
+        free.append(world.coordinator.inventory.free_devices)
+    assert set(free) == {16, 13}
+    assert LAG_SECONDS <= free.index(13) * 0.01 <= 2 * LAG_SECONDS + 0.02
+    world.ray.tasks.clear()
+    world.pass_time(0.01)
+    assert world.coordinator.inventory.free_devices == 16, "what has ended is free at once"
 
 
 def test_devices_stay_taken_until_the_workers_have_ended(world: World) -> None:
