@@ -3,7 +3,9 @@ set -e
 bridge="$1" gateway="$2" service="$3" resolv="$4"
 shift 4
 ip link set lo up
-ip link add "$bridge" type bridge
+# With an address of its own: else it has that of one of its pods, and when that pod ends, the others go on sending to it
+# what is for the API, for half a minute.
+ip link add "$bridge" address 0a:58:0a:58:00:01 type bridge
 ip addr add "$gateway/16" dev "$bridge"
 ip addr add "$service/32" dev "$bridge"
 ip link set "$bridge" up

@@ -16,7 +16,7 @@ import pytest
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import PREFIX, Cluster, sweep
 from tests.cluster.control_plane import Options
-from tests.cluster.nodes import NodeSpec
+from tests.cluster.nodes import BRIDGE, NodeSpec
 from tests.cluster.paper import add_paper_nodes
 from tests.cluster.world import Namespace, request
 
@@ -43,6 +43,23 @@ def interfaces() -> set[str]:
     return set(os.listdir("/sys/class/net"))
 
 
+def test_pods_that_come_and_go_do_not_cut_others_off_the_api(cluster: Cluster) -> None:
+    """A bridge without an address of its own takes the lowest of its ports', which a pod takes along when it ends."""
+
+    def gateway() -> str:
+        shown = subprocess.run([*cluster.inside(), "ip", "-o", "link", "show", BRIDGE], capture_output=True, check=True)
+        return shown.stdout.decode().partition("link/ether ")[2].split()[0]
+
+    before = gateway()
+    for command in (
+        "ip link add low address 02:00:00:00:00:01 type veth peer name low-pod",
+        f"ip link set low master {BRIDGE} up",
+        "ip link del low",
+    ):
+        subprocess.run([*cluster.inside(), *command.split()], capture_output=True, check=True)
+        assert gateway() == before
+
+
 def test_two_clusters_side_by_side_and_nothing_is_left_of_one(cluster: Cluster, namespace: Namespace) -> None:
     before = interfaces()
     name = f"beside-{os.getpid()}"
@@ -66,7 +83,7 @@ def test_a_cluster_ends_with_the_program_that_was_killed(cluster: Cluster) -> No
     before = interfaces()
     name = f"killed-{os.getpid()}"
     code = (
-        "import time; from tests.cluster.cluster import Cluster; from tests.cluster.nodes import NodeSpec;"
+        "import time; from tests.cluster.cluster import Cluster; from tests.cluster.nodes import BRIDGE, NodeSpec;"
         f"Cluster.up({name!r}, nodes=[NodeSpec('n')], operator=False); print('up', flush=True); time.sleep(600)"
     )
     program = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
