@@ -137,13 +137,13 @@ class Bench:
         inventory.hold(answer)
         while True:
             self.changed.clear()
-            began = time.thread_time()
+            took, used = time.monotonic(), time.thread_time()
             workers.look([answer])
             progress = workers.advance(answer, set())
             assert not progress.failed, progress.failed
             if self.bound(workers.view.pods):
                 break
-            least = pause(time.thread_time() - began)
+            least = pause(time.monotonic() - took, time.thread_time() - used)
             time.sleep(least)
             self.changed.wait(LOOK_SECONDS - least)
 

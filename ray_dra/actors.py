@@ -82,13 +82,13 @@ class CoordinatorActor:
 
     async def submit(self, order: Order) -> Status:
         status = self._core.submit(order)
-        self._woken.set()
+        self._wake()
         self._notify()
         return status
 
     async def commit(self, gang: str, group: str, moves: int) -> Status:
         status = self._core.commit(gang, group, moves)
-        self._woken.set()
+        self._wake()
         self._notify()
         return status
 
@@ -171,21 +171,20 @@ class CoordinatorActor:
     async def _look_for_ever(self) -> None:
         while True:
             self._woken.clear()
-            began = time.thread_time()
+            began, used = time.monotonic(), time.thread_time()
             try:
                 self._look()
                 self._keep_agents()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
                 logger.exception("a look failed")
-            used = time.thread_time() - began
+            least = pause(time.monotonic() - began, time.thread_time() - used)
             if self._unused():
                 await self._retire()
             self._collect()
-            await self._rest(used)
+            await self._rest(least)
 
-    async def _rest(self, used: float) -> None:
-        """Until the next turn, or until something changes."""
-        least = pause(used)
+    async def _rest(self, least: float) -> None:
+        """Until the next turn, or, after `least` seconds, until something changes."""
         await asyncio.sleep(least)
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - least)
@@ -206,6 +205,11 @@ class CoordinatorActor:
         except RayDraError as error:
             logger.warning("the coordinator cannot see Ray just now: %s", error)
         self._notify()
+
+    def _wake(self) -> None:
+        """Workers are made from look to look; where there are none to make, the next turn is early enough."""
+        if self._core.workers is not None:
+            self._woken.set()
 
     def _notify(self) -> None:
         self._changed.set()

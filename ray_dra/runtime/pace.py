@@ -7,9 +7,11 @@ LEAST_SECONDS = 0.01
 SHARE = 5  # of the processor's time that a look took
 
 
-def pause(used: float) -> float:
-    """Seconds until the next look where something has changed meanwhile, after one that used `used` of a processor.
+def pause(took: float, used: float) -> float:
+    """Seconds until the next look where something has changed meanwhile, after one of `took` seconds, `used` of them on
+    a processor.
 
-    Many changes at once are one look, and looking takes a sixth of a core at most, however large a gang or a cluster.
+    Many changes at once are one look, and looking takes half of the time and a sixth of a core at most, however large a
+    gang or a cluster, or slow an answer: programs are to be answered in between.
     """
-    return min(LOOK_SECONDS, max(LEAST_SECONDS, SHARE * used))
+    return min(LOOK_SECONDS, max(LEAST_SECONDS, took, SHARE * used))

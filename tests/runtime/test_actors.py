@@ -9,12 +9,9 @@ import logging
 import pytest
 
 from ray_dra import actors
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest
-from ray_dra.runtime.coordinator import Order
 from ray_dra.runtime.pace import LEAST_SECONDS, LOOK_SECONDS, pause
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
-from ray_dra.translate.labels import NODE
-from tests.runtime.world import RACK, tray
+from tests.runtime.kubernetes_world import World
 
 
 def test_a_look_that_fails_is_told_and_the_next_one_comes(
@@ -53,26 +50,24 @@ def test_a_look_that_fails_is_told_and_the_next_one_comes(
 
 def test_what_drivers_say_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not half a second later: the making of a gang's workers begins with a look, and its barrier opens in one."""
+    world = World()
     monkeypatch.setattr(actors, "KvStore", MemoryStore)
     monkeypatch.setattr(actors, "RayAdapter", FakeRay)
+    monkeypatch.setattr(actors, "_kube", lambda target, changed: world.kube)
     monkeypatch.setattr(actors, "LOOK_SECONDS", 3600.0)
-    monkeypatch.setattr(actors, "start_agent", lambda raylet: None)
     looks = []
 
     async def run() -> None:
         actor = actors.CoordinatorActor()
-        core = actor._core
-        observe = core.observe
-        assert isinstance(core.ray, FakeRay)
-        core.ray.add_node("t0-0", gpus=4, labels={NODE: "t0"})
-        core.nodes.see(core.ray.view())
-        core.report("t0-0", tray("t0", rack=RACK))
+        observe = actor._core.observe
+        assert isinstance(actor._core.ray, FakeRay)
+        actor._core.ray.jobs.add("job")
 
         def counted() -> None:
             looks.append(1)
             observe()
 
-        monkeypatch.setattr(core, "observe", counted)
+        monkeypatch.setattr(actor._core, "observe", counted)
 
         async def looked(times: int) -> None:
             for _ in range(600):
@@ -83,9 +78,9 @@ def test_what_drivers_say_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) 
         await looked(1)
         await asyncio.sleep(0.2)
         assert len(looks) == 1, "nothing has changed"
-        gang = await actor.submit(Order(GangRequest("g", (Bundle((DeviceRequest(4),)),))))
+        gang = await actor.submit(world.order())
         await looked(2)
-        await actor.commit("g", core.ray.create_group([{"GPU": 4.0}], gang.selectors, "job"), 0)
+        await actor.commit(gang.gang, "a-group", gang.moves)
         await looked(3)
         actor._loop.cancel()
 
@@ -94,10 +89,12 @@ def test_what_drivers_say_is_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) 
     finally:
         gc.enable()
     assert len(looks) == 3
+    assert world.kube.writes, "the making of its workers has begun"
 
 
 def test_looking_takes_a_sixth_of_the_time_at_most() -> None:
     for used in (0.0, 0.001, 0.01, 0.05):
-        assert used <= (used + pause(used)) / 6 + 1e-9
-        assert pause(used) >= LEAST_SECONDS
-    assert pause(60.0) == LOOK_SECONDS
+        assert used <= (used + pause(used, used)) / 6 + 1e-9
+        assert pause(used, used) >= LEAST_SECONDS
+    assert pause(0.2, 0.0) == 0.2, "and half of the time"
+    assert pause(60.0, 60.0) == LOOK_SECONDS
