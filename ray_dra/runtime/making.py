@@ -165,6 +165,7 @@ class Making:
         if unbound:
             self._give_way(there)
             self._refuse_stolen()
+        _refuse_doubled(there)
         if closed:
             self._open(pods, closed)
             return "bound", "the gates to open"
@@ -283,6 +284,21 @@ class Making:
             said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
             return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
         return Progress(stage=stage, said=f"{stage}: {said}")
+
+
+def _refuse_doubled(there: Found) -> None:
+    """Raises _Failed where two of the gang's claims have one device.
+
+    Kubernetes' scheduler forgets an allocation whose writing broke with the API server, though it was written, and
+    gives the devices out again. The driver readies them for one claim; the other's pod would wait for ever.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for claim in there.claims:
+        name = claim["metadata"]["name"]
+        for node, device in devices_of(claim):
+            other = owners.setdefault((node, device), name)
+            if other != name:
+                raise _Failed(f"{device} on {node} was allocated twice, to {other} and to {name}")
 
 
 def _missing(wanted: Iterable[Object], there: Iterable[Object]) -> list[Object]:

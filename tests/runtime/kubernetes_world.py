@@ -31,8 +31,11 @@ class CrashingKube(FakeKube):
         self.after = False
         self.writes = 0
         self.late = 0  # so many looks see the cluster as it was before the first gate was opened
+        self.forgets = 0  # so many times the scheduler knows of no allocation
+        self.doubled = False  # it did
         self.opened: list[str] = []
         self.before = KubeView()
+        self._forgetting = False
 
     def view(self) -> KubeView:
         if self.late and self.opened:
@@ -52,6 +55,16 @@ class CrashingKube(FakeKube):
 
     def delete(self, kind: str, name: str) -> None:
         self._mortally(partial(super().delete, kind, name))
+
+    def claimed(self) -> list[tuple[str, str]]:
+        return [] if self._forgetting else super().claimed()
+
+    def _schedule(self, pod: dict[str, Any]) -> None:
+        self._forgetting = bool(self.forgets and self.claimed())
+        if self._forgetting:
+            self.forgets, self.doubled = self.forgets - 1, True
+        super()._schedule(pod)
+        self._forgetting = False
 
     def _mortally(self, write: Callable[[], None]) -> None:
         self.writes += 1
@@ -96,7 +109,7 @@ class World:
             self.coordinator.observe()
         except Crash:
             self.restart()
-        assert len(set(self.kube.claimed())) == len(self.kube.claimed())
+        assert self.kube.doubled or len(set(self.kube.claimed())) == len(self.kube.claimed())
         self._no_half_gang()
 
     def _pods(self) -> None:

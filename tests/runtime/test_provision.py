@@ -132,6 +132,18 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
     world.settle()
 
 
+def test_devices_that_the_scheduler_gave_out_twice_are_given_back_at_once() -> None:
+    world = World()
+    world.kube.forgets = 1
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang, turns=40) is Phase.READY  # 20 s; no pod would be missed for two minutes
+    assert world.kube.doubled
+    assert world.coordinator.status(gang).moves == 1
+    world.kube.doubled = False
+    world.coordinator.release(gang)
+    world.settle()
+
+
 def test_two_gangs_in_two_cliques_and_one_that_waits() -> None:
     world = World()
     first, second = (world.coordinator.submit(world.order()).gang for _ in range(2))
