@@ -289,8 +289,8 @@ class Making:
 def _refuse_doubled(there: Found) -> None:
     """Raises _Failed where two of the gang's claims have one device.
 
-    Kubernetes' scheduler forgets an allocation whose writing broke with the API server, though it was written, and
-    gives the devices out again. The driver readies them for one claim; the other's pod would wait for ever.
+    Kubernetes' scheduler can lose sight of an allocation while the API server dies and comes back (seen with 1.37.2),
+    and gives the devices out again. The driver readies them for one claim; the other's pod would wait for ever.
     """
     owners: dict[tuple[str, str], str] = {}
     for claim in there.claims:

@@ -60,8 +60,8 @@ def test_a_killed_process_of_a_node(cluster: Cluster, namespace: Namespace, vict
 
 def test_a_killed_api_server_and_etcd(cluster: Cluster, namespace: Namespace) -> None:
     names = start_two(namespace, "before")
-    # Not while it takes an allocation: the scheduler would forget that one, and give its devices to the other claim,
-    # too (the driver readies them for one; a gang that meets this is planned again).
+    # Not while these are allocated: the scheduler can lose sight of one then, and give its devices to the other, too
+    # (the driver readies them for one; a gang that meets this is planned again).
     cluster.wait(lambda: all(namespace.devices(name) for name in names), 60, "both claims to be allocated")
     cluster.kill("apiserver")
     cluster.wait_api()
