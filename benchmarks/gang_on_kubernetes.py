@@ -137,13 +137,13 @@ class Bench:
         inventory.hold(answer)
         while True:
             self.changed.clear()
-            took, used = time.monotonic(), time.thread_time()
+            began, worked = time.monotonic(), time.thread_time()
             workers.look([answer])
             progress = workers.advance(answer, set())
             assert not progress.failed, progress.failed
             if self.bound(workers.view.pods):
                 break
-            least = pause(time.monotonic() - took, time.thread_time() - used)
+            least = pause(time.monotonic() - began, time.thread_time() - worked)
             time.sleep(least)
             self.changed.wait(LOOK_SECONDS - least)
 

@@ -171,13 +171,13 @@ class CoordinatorActor:
     async def _look_for_ever(self) -> None:
         while True:
             self._woken.clear()
-            began, used = time.monotonic(), time.thread_time()
+            began, worked = time.monotonic(), time.thread_time()
             try:
                 self._look()
                 self._keep_agents()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
                 logger.exception("a look failed")
-            least = pause(time.monotonic() - began, time.thread_time() - used)
+            least = pause(time.monotonic() - began, time.thread_time() - worked)
             if self._unused():
                 await self._retire()
             self._collect()

@@ -154,6 +154,7 @@ class Others:
             ours: node -> GPUs that our placed gangs have there.
             groups: the ids of our placement groups.
         """
+        at = self.clock()
         reserved: dict[str, float] = {}
         for group in view.groups.values():
             if group.id not in groups and group.state == "CREATED":
@@ -167,7 +168,10 @@ class Others:
             taken = {name: total - raylet.available.get(name, 0.0) for name, total in raylet.total.items()}
             now = {name: max(0.0, taken.get(name, 0.0) - seat.used.get(name, 0.0)) for name in seat.node.resources}
             now[GPU] = taken.get(GPU, 0.0) - ours.get(seat.name, 0.0)
-            least = self._lately.setdefault(raylet.id, Lately(now, self.clock())).least(now, self.clock())
+            lately = self._lately.get(raylet.id)
+            if lately is None:
+                lately = self._lately[raylet.id] = Lately(now, at)
+            least = lately.least(now, at)
             used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
             busy = 0
             if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id):
