@@ -34,20 +34,24 @@ HELD = (Phase.HELD.value, Phase.PLACING.value, Phase.READY.value, Phase.DEGRADED
 # -- localities
 
 
-def same_clique(*, segment: int | None = None, required: bool = True, exclusive: bool = False) -> Locality:
+def same_clique(
+    *, segment: int | None = None, required: bool = True, patience: float = 0.0, exclusive: bool = False
+) -> Locality:
     """All bundles in one NVLink clique, or each `segment` consecutive bundles in one.
 
     Args:
         segment: bundles that share a clique; must divide the number of bundles. None: all of them.
         required: False takes the nearest there is instead of refusing.
+        patience: with `required=False`, seconds for which a gang that could start now waits for one clique. A tenth of
+            the time that it will run is a good choice (docs/benchmarks.md). `wait=False` does not wait for it either.
         exclusive: whole cliques; nobody else is planned onto them.
     """
-    return Locality(cliques=1 if segment is None else None, segment=segment, required=required, exclusive=exclusive)
+    return Locality(1 if segment is None else None, segment, required, patience, exclusive)
 
 
-def at_most_cliques(count: int, *, required: bool = True, exclusive: bool = False) -> Locality:
-    """The gang on at most `count` cliques."""
-    return Locality(cliques=count, required=required, exclusive=exclusive)
+def at_most_cliques(count: int, *, required: bool = True, patience: float = 0.0, exclusive: bool = False) -> Locality:
+    """The gang on at most `count` cliques; the rest as in `same_clique`."""
+    return Locality(cliques=count, required=required, patience=patience, exclusive=exclusive)
 
 
 def linked_devices() -> Locality:
@@ -132,7 +136,7 @@ def plan(
     priority: int = 0,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
-    """What `placement_group` would decide now, without holding or starting anything.
+    """What `placement_group` would decide now, without holding or starting anything; patience is taken for over.
 
     Args:
         cluster: a snapshot, or the file of one (`ray-dra snapshot`), to ask instead of the live cluster; Ray need

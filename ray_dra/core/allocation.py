@@ -95,6 +95,7 @@ class Kind(enum.Enum):
     PACKING = "packing"
     BOUND = "search bound"
     QUEUE = "turn"
+    PATIENCE = "patience"
     WORKERS = "workers"
 
 

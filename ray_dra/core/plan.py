@@ -14,6 +14,7 @@ missing after a no is worked out in `shortfalls.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 
 from ray_dra.core.allocation import Allocation, Unsatisfiable, make
@@ -30,34 +31,44 @@ from ray_dra.core.shortfalls import shortfalls
 
 
 def plan(
-    inventory: Inventory, request: GangRequest, *, epoch: int = 0, policy: Policy | None = None
+    inventory: Inventory,
+    request: GangRequest,
+    *,
+    epoch: int = 0,
+    policy: Policy | None = None,
+    strict: bool = False,
 ) -> Allocation | Unsatisfiable:
     """Decide where the whole gang goes, without holding anything.
 
     Args:
         policy: scores the places of equal bundles; None for the tightest place, from the index.
+        strict: what is preferred of cliques is as good as required: no where the gang would have to leave them. For
+            those who would rather wait a while.
 
     Returns:
         The Allocation, or Unsatisfiable with at least one shortfall. A no is exact, except where
         `proven` is False: then the search of mixed bundles reached `packing.SEARCH_BOUND` states.
     """
     needs = Needs(request)
-    layout = place(inventory, needs, policy)
+    strict = strict and request.locality.within_cliques and not needs.demanding
+    layout = place(inventory, needs, policy, strict=strict)
     if layout.bundles is not None:
         allocation = make(Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters))
         if layout.masks is not None:
             inventory.remember(allocation, layout.masks)
         return allocation
+    if strict:
+        needs = Needs(replace(request, locality=replace(request.locality, required=True, patience=0.0)))
     return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
 
 
-def place(inventory: Inventory, needs: Needs, policy: Policy | None = None) -> Layout:
+def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, strict: bool = False) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
     if _too_few(inventory, needs):
         return Layout(None)
     proven = True
     once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
-    for tried, near in ((needs, False),) if once else _rounds(inventory, needs):
+    for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
         put = place_equal if tried.equal else place_mixed
         for scope in scopes(inventory, tried, near=near):
             if policy is not None and _chooses(policy, tried):
@@ -89,11 +100,11 @@ def _chooses(policy: Policy, needs: Needs) -> bool:
     return needs.equal and not one_node and (policy.by_clique or not needs.demanding)
 
 
-def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
+def _rounds(inventory: Inventory, needs: Needs, strict: bool) -> Iterator[tuple[Needs, bool]]:
     """The request as it is looked at, the preferred way first; the last one decides whether the answer is no."""
     request, locality = needs.request, needs.request.locality
     if request.strategy is Strategy.SPREAD and len(request.bundles) > 1:
-        yield Needs(request, spread=True), False
+        yield Needs(request, spread=True), strict
     if (
         not needs.demanding
         and locality.connect is Connect.PREFERRED
@@ -102,7 +113,9 @@ def _rounds(inventory: Inventory, needs: Needs) -> Iterator[tuple[Needs, bool]]:
     ):
         # Some nodes have GPUs without links to each other: first where the gang's are linked.
         yield Needs(request, linked=True), True
-    yield needs, False
+        if strict:
+            return
+    yield needs, strict
 
 
 @cache  # the first scope of nearly every gang, and one of eight
@@ -111,7 +124,7 @@ def _on_one_node(kinds: tuple[str, ...], exclusive: bool) -> Scope:
 
 
 def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterator[Scope]:
-    """Where to look, the preferred first. `near`: only where all of the gang's devices are linked."""
+    """Where to look, the preferred first. `near`: only where what is preferred of cliques is met."""
     request, locality = needs.request, needs.request.locality
     bundles = len(request.bundles)
     required = near or needs.demanding

@@ -49,6 +49,8 @@ class Locality:
         cliques: at most this many cliques hold the whole gang; None: no limit.
         segment: this many consecutive bundles share one clique (Slurm's `--segment`); None: no segments.
         required: False means "as near as it can be" instead of "or not at all".
+        patience: seconds that a gang which could start now waits for what it prefers, before it is taken as near as
+            can be (Slurm's `--switches=1@TIME`).
         exclusive: whole cliques; nobody else is planned onto them while the gang lives.
         connect: see `Connect`.
     """
@@ -56,6 +58,7 @@ class Locality:
     cliques: int | None = None
     segment: int | None = None
     required: bool = True
+    patience: float = 0.0
     exclusive: bool = False
     connect: Connect = Connect.PREFERRED
 
@@ -72,6 +75,10 @@ class Locality:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
                 raise _contradiction(f"{name} is {mine} in one and {theirs} in the other", self, other)
+        if self.patience and other.patience and self.patience != other.patience:
+            raise _contradiction(
+                f"patience is {self.patience:g} s in one, {other.patience:g} s in the other", self, other
+            )
         connects = {p.connect for p in (self, other)} - {Connect.PREFERRED}
         if len(connects) > 1:
             raise _contradiction("connect is required in one and any in the other", self, other)
@@ -80,6 +87,7 @@ class Locality:
             cliques=self.cliques if self.cliques is not None else other.cliques,
             segment=self.segment if self.segment is not None else other.segment,
             required=cliqueish.required,
+            patience=self.patience or other.patience,
             exclusive=self.exclusive or other.exclusive,
             connect=connects.pop() if connects else Connect.PREFERRED,
         )
@@ -95,7 +103,7 @@ class Locality:
         if self.exclusive:
             parts.append("whole cliques exclusively")
         if parts and not self.required:
-            parts.append("(preferred)")
+            parts.append(f"(preferred, waited for {self.patience:g} s)" if self.patience else "(preferred)")
         if self.connect is not Connect.PREFERRED:
             parts.append({"any": "any devices", "required": "linked devices"}[self.connect.value])
         return " ".join(parts) or "anywhere"
@@ -192,6 +200,7 @@ def _check(request: GangRequest) -> None:
         value = getattr(locality, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise InvalidRequest(f"{name} must be a whole number of at least 1.", place="locality", wanted=repr(value))
+    _check_patience(locality)
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
         raise InvalidRequest(
@@ -207,6 +216,18 @@ def _check(request: GangRequest) -> None:
             "STRICT_PACK puts all bundles on one node, so they cannot be split into segments.",
             place="strategy",
             wanted=f"STRICT_PACK with {locality}",
+        )
+
+
+def _check_patience(locality: Locality) -> None:
+    patience = locality.patience
+    if isinstance(patience, bool) or not isinstance(patience, (int, float)) or not 0 <= patience < math.inf:
+        raise InvalidRequest("patience is seconds, 0 or more.", place="locality.patience", wanted=repr(patience))
+    if patience and (locality.required or not locality.within_cliques):
+        raise InvalidRequest(
+            "Patience is for what is preferred of cliques; what is required is waited for anyway.",
+            place="locality.patience",
+            wanted=str(locality),
         )
 
 

@@ -27,6 +27,7 @@ class Notes:
         progress: how far its workers are.
         ending: its workers are being given back.
         told: the last event about it, and the move it was in.
+        could_start: since when it waits only for what it prefers.
     """
 
     since: float
@@ -34,6 +35,7 @@ class Notes:
     progress: Progress = field(default_factory=Progress)
     ending: bool = False
     told: tuple[str, int] | None = None
+    could_start: float | None = None
 
 
 class Books:

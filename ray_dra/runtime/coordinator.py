@@ -17,7 +17,7 @@ from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.request import GangRequest
 from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, Store
-from ray_dra.runtime.books import Books, groups_of
+from ray_dra.runtime.books import Books, Notes, groups_of
 from ray_dra.runtime.devices import Devices, Seen
 from ray_dra.runtime.making import Progress
 from ray_dra.runtime.narrate import told_of
@@ -214,7 +214,14 @@ class Coordinator:
         sequence = self.books.next_sequence()
         gang = Gang(request, sequence, order.name, order.namespace, order.owner, order.detached)
         ahead = self.books.ahead(gang)
-        answer = not_its_turn(gang, ahead) if ahead else self.planning.plan(request)
+        notes = Notes(self.clock())
+        answer: Allocation | Unsatisfiable
+        if ahead:
+            answer = not_its_turn(gang, ahead)
+        elif order.wait:
+            answer = self.planning.in_turn(gang, notes, self.clock())
+        else:
+            answer = self.planning.plan(request)
         if isinstance(answer, Unsatisfiable):
             self.planning.refuse_never(request, wait=order.wait)
             if not order.wait:
@@ -227,7 +234,8 @@ class Coordinator:
             self.inventory.hold(answer)
         else:
             self.books.save(gang)
-            self.books.notes[gang.id].refused = answer.shortfalls
+            self.books.notes[gang.id] = notes
+            notes.refused = answer.shortfalls
         return self.status(gang.id)
 
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
@@ -325,8 +333,8 @@ class Coordinator:
     def _serve(self) -> None:
         """Plan the queue, in order; the first that does not fit holds up those behind it."""
         for gang in self.books.waiting():
-            answer = self.planning.plan(gang.request, gang.moves)
             notes = self.books.notes[gang.id]
+            answer = self.planning.in_turn(gang, notes, self.clock())
             if isinstance(answer, Unsatisfiable):
                 notes.refused = answer.shortfalls
                 return

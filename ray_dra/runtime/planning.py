@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.lifecycle import Gang
+from ray_dra.core.patience import in_turn
 from ray_dra.core.plan import plan
 from ray_dra.core.request import GangRequest
 from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import UnsatisfiableError
+from ray_dra.runtime.books import Notes
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.provision import Provisioner
 
@@ -21,22 +23,33 @@ class Planning:
     def __init__(self, inventory: Inventory, nodes: Nodes, workers: Provisioner | None) -> None:
         self.inventory, self.nodes, self.workers = inventory, nodes, workers
 
-    def plan(self, request: GangRequest, epoch: int = 0) -> Allocation | Unsatisfiable:
-        """On workers that are there, if they will do, before new ones are made."""
-        there = self._on_raylets(request, epoch)
-        return there if there is not None else plan(self.inventory, request, epoch=epoch)
+    def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Allocation | Unsatisfiable:
+        """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
+        there = self._on_raylets(request, epoch, strict=strict)
+        return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
+
+    def in_turn(self, gang: Gang, notes: Notes, now: float) -> Allocation | Unsatisfiable:
+        """For the first in the queue; `notes` keep since when it waits only for what it prefers."""
+        answer, notes.could_start = in_turn(
+            gang.request,
+            notes.could_start,
+            now,
+            lambda strict: self.plan(gang.request, gang.moves, strict=strict),
+            lambda: isinstance(plan(self.inventory.emptied(), gang.request, strict=True), Allocation),
+        )
+        return answer
 
     def explained(self, request: GangRequest) -> Allocation | Unsatisfiable:
         """The same; after a no also what is nearest to a yes."""
-        there = self._on_raylets(request, 0)
+        there = self._on_raylets(request, 0, strict=False)
         return there if there is not None else plan_and_explain(self.inventory, request)
 
-    def _on_raylets(self, request: GangRequest, epoch: int) -> Allocation | None:
+    def _on_raylets(self, request: GangRequest, epoch: int, *, strict: bool) -> Allocation | None:
         """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""
         if self.workers is None or request.locality.exclusive:
             return None
         names = [name for name in self.nodes.raylets if name in self.inventory.seats]
-        answer = plan(self.inventory.part(names), request, epoch=epoch) if names else None
+        answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
         return answer if isinstance(answer, Allocation) else None
 
     def refuse_never(self, request: GangRequest, *, wait: bool) -> None:
