@@ -16,8 +16,8 @@ from ray_dra.core.devices import Masks, bits
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, exclusively, granted, imex
-from ray_dra.core.needs import Needs, of_products
-from ray_dra.core.request import WHOLE
+from ray_dra.core.needs import Needs, kinds_for, of_products
+from ray_dra.core.request import WHOLE, Bundle, DeviceRequest, GangRequest, Strategy
 from ray_dra.core.rooms import Filled, Rooms
 from ray_dra.core.seat import Seat
 
@@ -40,6 +40,29 @@ def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
     if len(chosen) > 1:
         chosen.sort(key=lambda c: c[0].key)
     return laid_out(rooms, [(domain, rooms.fill(domain, count)) for domain, count in chosen])
+
+
+def place_linked(inventory: Inventory, needs: Needs) -> Layout:
+    """Several equal bundles on one node, every two of the gang's devices linked: as if they were one bundle.
+
+    For nodes whose GPUs are not all linked: bundles of one GPU each say nothing of links among them.
+    """
+    request, bundle, count = needs.request, needs.classes[0], needs.counts[0]
+    apart = request.strategy in (Strategy.SPREAD, Strategy.STRICT_SPREAD)
+    if apart or needs.share or len(bundle.devices) != 1 or needs.total >= len(inventory.by_free):
+        return NOTHING
+    devices = (DeviceRequest(needs.total, bundle.devices[0].device_class, needs.products),)
+    resources = {name: amount * count for name, amount in bundle.resources.items()}
+    one = Bundle(devices, resources, bundle.labels)
+    whole = GangRequest(request.gang, (one,), exclude=request.exclude, preemptible=request.preemptible)
+    as_one = Needs(whole, linked=True)
+    for kinds in kinds_for(request, cliques=False):
+        for seat, mask in (place_equal(inventory, as_one, Scope(kinds, one_node=True)).masks or {}).items():
+            placed: list[Placed] = []
+            masks: dict[Seat, int] = {}
+            place_bundles(needs, [(seat, mask, count)], placed, masks)
+            return make(Layout, (tuple(placed), (), True, masks))
+    return NOTHING
 
 
 def laid_out(rooms: Rooms, parts: Sequence[tuple[Domain, Filled]]) -> Layout:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cache
 
 from ray_dra.core.allocation import Allocation, Unsatisfiable, make
-from ray_dra.core.counting import place_equal
+from ray_dra.core.counting import place_equal, place_linked
 from ray_dra.core.domain import UNEVEN
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Layout, Scope
@@ -70,6 +70,10 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
     for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
         put = place_equal if tried.equal else place_mixed
+        if near and tried.linked and tried.equal and len(tried.request.bundles) > 1:
+            layout = place_linked(inventory, tried)
+            if layout.bundles is not None:
+                return layout
         for scope in scopes(inventory, tried, near=near):
             if policy is not None and _chooses(policy, tried):
                 layout = place_scored(inventory, tried, scope, policy)

@@ -1,0 +1,164 @@
+"""What a gang prefers: where it is met, what is waited for, and linked GPUs for bundles of one each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
+from ray_dra.core.patience import in_turn
+from ray_dra.core.plan import plan
+from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality
+from ray_dra.errors import InvalidRequest
+
+from .checks import check
+from .machines import DGX1, gang, node, one_clique, rack
+
+
+@given(
+    busy=st.lists(st.integers(0, 15), min_size=7, max_size=7),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    locality=st.sampled_from([Locality(cliques=1), Locality(cliques=2), Locality(segment=1), Locality(segment=2)]),
+    limits=st.sampled_from([NO_LIMITS, IMEX_LIMITS]),
+    uneven=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_strict_is_required_where_it_fits_and_the_preferred_answer_then(
+    busy: list[int], sizes: list[int], locality: Locality, limits: object, uneven: bool
+) -> None:
+    if locality.segment is not None and len(sizes) % locality.segment:
+        locality = Locality(segment=1)
+    machines = [*rack("a", 3), *rack("b", 2), node("box", 8, box=True), node("loose", 4)]
+    if uneven:
+        machines.append(node("dgx", 8, links=DGX1))
+    inventory = Inventory(machines, limits)  # type: ignore[arg-type]
+    for name, mask in zip(("a-t0", "a-t1", "a-t2", "b-t0", "b-t1", "box", "loose"), busy, strict=True):
+        inventory.set_others(name, mask, {})
+    required = gang(*sizes, locality=locality)
+    preferred = replace(required, locality=replace(locality, required=False))
+    strict, must = plan(inventory, preferred, strict=True), plan(inventory, required)
+    if isinstance(must, Allocation):
+        assert isinstance(strict, Allocation), "what would be met if it were required is met"
+    if isinstance(strict, Allocation):
+        check(strict, inventory, preferred)
+        assert strict == plan(inventory, preferred), "who can wait gets nothing else where there is no need to"
+    if len(sizes) > 1 and not uneven:
+        assert isinstance(strict, Allocation) == isinstance(must, Allocation)
+    if isinstance(strict, Unsatisfiable):
+        assert strict.shortfalls
+
+
+@pytest.mark.parametrize("bundles", [2, 3, 4])
+def test_bundles_of_one_gpu_lie_on_linked_gpus_of_a_dgx1_wherever_there_are_so_many(bundles: int) -> None:
+    """All sets of free GPUs, against trying every subset."""
+    request = gang(*[1] * bundles, locality=one_clique(required=False))
+    for free in range(1 << 8):
+        positions = [i for i in range(8) if free >> i & 1]
+        if len(positions) < bundles:
+            continue
+        inventory = Inventory([node("dgx", 8, links=DGX1)])
+        inventory.set_others("dgx", ~free & 0xFF, {})
+        possible = any(
+            all(DGX1[i][j] for i, j in combinations(chosen, 2)) for chosen in combinations(positions, bundles)
+        )
+        answer = plan(inventory, request)
+        assert isinstance(answer, Allocation), "preferred, not required"
+        check(answer, inventory, request)
+        given = [grant.position for grant in answer.grants]
+        assert all(DGX1[i][j] for i, j in combinations(given, 2)) == possible, (positions, given)
+        assert isinstance(plan(inventory, request, strict=True), Allocation) == possible
+
+
+def test_the_bundles_other_resources_count_together() -> None:
+    machine = node("dgx", 8, links=DGX1, resources={"CPU": 10.0})
+    fits = plan(Inventory([machine]), gang(1, 1, resources={"CPU": 5.0}, locality=one_clique(required=False)))
+    assert isinstance(fits, Allocation)
+    assert [placed.resources for placed in fits.bundles] == [{"CPU": 5.0}] * 2
+    short = gang(1, 1, resources={"CPU": 6.0}, locality=one_clique(required=False))
+    assert isinstance(plan(Inventory([machine]), short), Unsatisfiable)
+
+
+def test_products_of_linked_bundles() -> None:
+    inventory = Inventory([node("x", 8, links=DGX1, product="X"), node("y", 8, links=DGX1, product="Y")])
+    request = GangRequest("g", (Bundle((DeviceRequest(1, products=("Y",)),)),) * 2, one_clique(required=False))
+    answer = plan(inventory, request)
+    assert isinstance(answer, Allocation)
+    assert set(answer.nodes) == {"y"}
+
+
+# -- patience
+
+
+class Turns:
+    """One gang of two whole trays at the head of a queue; two racks of two."""
+
+    def __init__(self, patience: float, *taken: str) -> None:
+        self.inventory = Inventory([*rack("a", 2), *rack("b", 2)])
+        for name in taken:
+            self.inventory.set_others(name, 0b1111, {})
+        self.request = gang(4, 4, locality=Locality(cliques=1, required=False, patience=patience))
+        self.since: float | None = None
+
+    def ask(self, now: float, *, ever: bool = True) -> Allocation | Unsatisfiable:
+        def place(strict: bool) -> Allocation | Unsatisfiable:
+            return plan(self.inventory, self.request, strict=strict)
+
+        answer, self.since = in_turn(self.request, self.since, now, place, lambda: ever)
+        return answer
+
+
+def test_in_turn_it_waits_so_long_and_no_longer() -> None:
+    turns = Turns(10.0, "a-t0", "b-t0")
+    for now in (5.0, 14.9):
+        answer = turns.ask(now)
+        assert isinstance(answer, Unsatisfiable)
+        assert [s.kind for s in answer.shortfalls] == [Kind.CLIQUE, Kind.PATIENCE]
+    assert isinstance(turns.ask(15.0), Allocation)
+
+
+def test_in_turn_it_takes_what_it_prefers_at_once() -> None:
+    assert isinstance(Turns(10.0).ask(0.0), Allocation)
+    turns = Turns(10.0, "a-t0", "b-t0")
+    turns.ask(0.0)
+    turns.inventory.set_others("b-t0", 0, {})
+    answer = turns.ask(1.0)
+    assert isinstance(answer, Allocation)
+    assert set(answer.cliques) == {"b"}
+
+
+def test_in_turn_without_patience_or_hope_it_does_not_wait() -> None:
+    assert isinstance(Turns(0.0, "a-t0", "b-t0").ask(0.0), Allocation)
+    assert isinstance(Turns(10.0, "a-t0", "b-t0").ask(0.0, ever=False), Allocation)
+
+
+def test_in_turn_the_clock_starts_with_the_first_chance() -> None:
+    turns = Turns(10.0, "a-t0", "b-t0", "b-t1")
+    assert isinstance(answer := turns.ask(0.0), Unsatisfiable)
+    assert Kind.PATIENCE not in {s.kind for s in answer.shortfalls}
+    assert turns.since is None
+    turns.inventory.set_others("b-t1", 0, {})
+    assert isinstance(turns.ask(20.0), Unsatisfiable)
+    assert isinstance(turns.ask(30.0), Allocation)
+
+
+def test_patience_is_for_what_is_preferred() -> None:
+    assert str(Locality(cliques=1, required=False, patience=30)) == "one clique (preferred, waited for 30 s)"
+    linked = Locality(connect=Connect.REQUIRED)
+    assert (linked & Locality(cliques=1, required=False, patience=30)).patience == 30
+    for bad in (
+        Locality(cliques=1, patience=1.0),
+        Locality(required=False, patience=1.0),
+        Locality(cliques=1, required=False, patience=-1.0),
+        Locality(cliques=1, required=False, patience=float("inf")),
+        Locality(cliques=1, required=False, patience=True),
+    ):
+        with pytest.raises(InvalidRequest, match="atience"):
+            gang(1, locality=bad)
+    with pytest.raises(InvalidRequest, match="contradict"):
+        _ = Locality(cliques=1, required=False, patience=1) & Locality(segment=2, required=False, patience=2)
