@@ -69,7 +69,9 @@ class Repack:
         return False if status == cp_model.INFEASIBLE else None
 
 
-def regret(topology: Topology, jobs: list[Job], policy: Policy | None) -> dict[str, Any]:
+def regret(
+    topology: Topology, jobs: list[Job], policy: Policy | None, *, patience: float = 0.0, same_time: bool = False
+) -> dict[str, Any]:
     """`regret_pct`: GPUs of gangs that left although a repack would have kept them, of all GPUs asked for by gangs of
     several; `undecided`: how many of these CP-SAT did not decide."""
     repack = Repack(topology)
@@ -85,5 +87,5 @@ def regret(topology: Topology, jobs: list[Job], policy: Policy | None) -> dict[s
             undecided += possible is None
             lost += job.gpus if possible is not False else 0
 
-    replay(topology, jobs, policy, seen)
+    replay(topology, jobs, policy, seen, patience=patience, same_time=same_time)
     return {"regret_pct": round(100 * lost / asked, 3) if asked else 0.0, "undecided": undecided}

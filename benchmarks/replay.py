@@ -1,10 +1,13 @@
 """Gangs on a cluster over time: jobs arrive, wait in one queue, run as long as they ran, and leave.
 
 First come, first served; the first that does not fit holds up those behind it, as in the coordinator.
-The same for every policy. A job asks for whole nodes' worth of GPUs where it is large, in one clique where
-a clique is large enough and in segments of a power of two nodes where not, preferred, not required: it
-starts as soon as there are devices, and one that had to leave its clique counts at 1/2.4 of its speed
-(NCCL bus bandwidth inside and outside of the clique on two GB300 nodes).
+The same for every policy. A job asks for a bundle for each GPU, as Ray Train does for its workers, in one
+clique where a clique is large enough and in segments of a power of two nodes where not, preferred, not
+required: it starts as soon as there are devices, or once its patience is over, where it has any.
+
+One that had to leave its clique runs at 1/2.4 of its speed (NCCL bus bandwidth inside and outside of the
+clique on two GB300 nodes): it takes 2.4 times as long for its work, or (`same_time`) it ends when it ended
+in the trace, with less done.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ from __future__ import annotations
 import csv
 import gzip
 import heapq
+import math
 import random
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -24,6 +30,7 @@ from figures import percentile
 
 from ray_dra.core.allocation import Allocation, Placed
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.patience import Answer, in_turn
 from ray_dra.core.plan import plan
 from ray_dra.core.policy import Policy
 from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
@@ -31,6 +38,7 @@ from ray_dra.core.topology import Topology
 
 OUTSIDE = 1 / 2.4  # speed of a gang that had to leave its clique
 JITTER_S = 6 * 3600.0  # a seed shifts each arrival by up to so much
+ASTRAY = 3.0  # by such a factor, either way, users misjudge how long their jobs will run
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,12 @@ class Job:
     arrival: float  # seconds
     duration: float  # seconds
     gpus: int
+
+    @property
+    def expected(self) -> float:
+        """How long its user thinks that it will run, in seconds: wrong by up to ASTRAY, the same for every policy."""
+        dice = random.Random(zlib.crc32(self.name.encode()))
+        return float(self.duration * ASTRAY ** dice.uniform(-1, 1))
 
 
 def read_jobs(path: Path, scale: int = 1) -> list[Job]:
@@ -87,13 +101,11 @@ class Machines:
             segment *= 2
         return cls(node, segment)
 
-    def request(self, name: str, gpus: int) -> GangRequest:
-        each = min(gpus, self.node)
-        count = -(-gpus // each)
-        bundles = (Bundle((DeviceRequest(each),)),) * count
-        whole = count <= self.segment or count % self.segment
-        locality = Locality(cliques=1, required=False) if whole else Locality(segment=self.segment, required=False)
-        return GangRequest(name, bundles, locality)
+    def request(self, name: str, gpus: int, patience: float = 0.0) -> GangRequest:
+        segment = self.segment * self.node
+        whole = gpus <= segment or gpus % segment
+        locality = Locality(1 if whole else None, None if whole else segment, required=False, patience=patience)
+        return GangRequest(name, (Bundle((DeviceRequest(1),)),) * gpus, locality)
 
 
 def inside(inventory: Inventory, allocation: Allocation, segment: int) -> bool:
@@ -139,21 +151,37 @@ class Tally:
             self.while_waiting += span * held
 
 
+def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, strict: bool) -> Answer:
+    return plan(inventory, request, policy=policy, strict=strict)
+
+
+def _ever(inventory: Inventory, request: GangRequest, policy: Policy | None) -> bool:
+    """Whether an empty cluster would have the cliques that it prefers."""
+    return isinstance(_place(inventory.emptied(), request, policy, strict=True), Allocation)
+
+
 def replay(
     topology: Topology,
     jobs: Iterable[Job],
     policy: Policy | None,
     seen: Callable[[Job, list[int], bool], None] | None = None,
+    *,
+    patience: float = 0.0,
+    same_time: bool = False,
 ) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
 
-    `seen` is told of each job that starts, the sizes of those that run beside it, and whether it is within its clique.
+    Args:
+        seen: is told of each job that starts, the sizes of those that run beside it, whether it is within its clique.
+        patience: of each job, as a share of the time that its user thinks it will run.
+        same_time: a job outside its clique ends when it ended in the trace, with less done.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
     allocated while something waits (GPU allocation rate); `fragmented_nodes_pct` nodes that are neither empty nor
     full, over time (GPU node fragmentation ratio; all three as Kant names them, arXiv 2510.01256);
-    `left_pct` gangs of several GPUs that had to leave their clique, by GPU time.
+    `left_pct` gangs of several GPUs that had to leave their clique, by GPU time; `gpu_hours` that all jobs held
+    devices, to the last one's end.
     """
     inventory = Inventory(topology)
     machines = Machines.of(topology)
@@ -161,11 +189,14 @@ def replay(
     queue: deque[tuple[Job, GangRequest]] = deque()
     running: list[tuple[float, str, int, float]] = []  # (end, name, gpus, speed)
     waits: list[float] = []
+    since: float | None = None  # when the first in the queue could have started
+    over = math.inf  # when its patience is
     tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.seats))
-    good = 0.0
+    good = held = 0.0
     left = several = dropped = 0.0
+    ever = cache(lambda gpus: _ever(inventory, machines.request("ever", gpus), policy))
     while arrivals or queue or running:
-        now = min(arrivals[0].arrival if arrivals else float("inf"), running[0][0] if running else float("inf"))
+        now = min(arrivals[0].arrival if arrivals else math.inf, running[0][0] if running else math.inf, over)
         tally.advance(now, inventory, good, bool(queue))
         while running and running[0][0] <= now:
             _, name, gpus, speed = heapq.heappop(running)
@@ -176,24 +207,33 @@ def replay(
             if job.gpus > inventory.devices:
                 dropped += 1
                 continue
-            queue.append((job, machines.request(job.name, job.gpus)))
+            queue.append((job, machines.request(job.name, job.gpus, patience * job.expected)))
+        over = math.inf
         while queue:
             job, request = queue[0]
-            answer = plan(inventory, request, policy=policy) if inventory.free_devices >= job.gpus else None
+            if inventory.free_devices < job.gpus:
+                break
+            place = partial(_place, inventory, request, policy)
+            answer, since = in_turn(request, since, now, place, partial(ever, job.gpus))
             if not isinstance(answer, Allocation):
+                if since is not None:
+                    over = math.nextafter(since + request.locality.patience, math.inf)
                 break
             queue.popleft()
+            since = None
             inventory.hold(answer)
             waits.append(now - job.arrival)
             within = inside(inventory, answer, request.locality.segment or len(request.bundles))
             speed = 1.0 if within else OUTSIDE
             if seen is not None:
                 seen(job, [gpus for _, _, gpus, _ in running], within)
+            runs = job.duration if same_time else job.duration / speed
+            held += job.gpus * runs
             if job.gpus > 1:
-                several += job.gpus * job.duration
-                left += 0.0 if within else job.gpus * job.duration
+                several += job.gpus * runs
+                left += 0.0 if within else job.gpus * runs
             good += job.gpus * speed
-            heapq.heappush(running, (now + job.duration, job.name, job.gpus, speed))
+            heapq.heappush(running, (now + runs, job.name, job.gpus, speed))
         if not arrivals and not running and queue:
             dropped += len(queue)
             break
@@ -203,6 +243,7 @@ def replay(
         "occupancy_pct": 100 * tally.allocated / whole,
         "allocated_pct": 100 * tally.allocated / whole,
         "allocated_gpu_hours": tally.allocated / 3600,
+        "gpu_hours": held / 3600,
         "allocation_pct": 100 * tally.while_waiting / (inventory.devices * tally.waiting) if tally.waiting else None,
         "fragmented_nodes_pct": 100 * tally.fragmented / (tally.nodes * tally.window),
         "left_pct": 100 * left / several if several else 0.0,

@@ -6,7 +6,9 @@
 `--workload NAME` is an openb pod list (`openb_pod_list_NAME.csv.gz`) or a job list (`NAME.csv.gz` with the columns
 job_id, submission_time, duration, num_gpu), looked for in DIR and the folders in it. Without the traces a seeded
 synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
-product's. Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs through one queue (benchmarks/replay.py).
+product's. `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra`
+alone means `ray-dra@0.1`, the others do not wait. Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
+through one queue (benchmarks/replay.py).
 """
 
 from __future__ import annotations
@@ -36,8 +38,20 @@ from ray_dra.core.policy import Policy
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Topology
 
-GANG_POLICIES = ("ray-dra", "first-fit", "ray", "best-fit", "kueue-best", "kueue-least", "kai", "slurm", "fgd")
+GANG_POLICIES = (
+    "ray-dra",
+    "ray-dra@0",
+    "first-fit",
+    "ray",
+    "best-fit",
+    "kueue-best",
+    "kueue-least",
+    "kai",
+    "slurm",
+    "fgd",
+)
 POD_POLICIES = ("ray-dra", "fgd", "best-fit", "first-fit", "ray")
+PATIENCE = {"ray-dra": 0.1}  # the policy's, where its name does not say
 RESAMPLES = 2_000
 Row = dict[str, Any]
 
@@ -54,6 +68,7 @@ class Run:
     seed: int
     until: float
     with_regret: bool
+    same_time: bool
 
 
 def find(traces: Path | None, name: str) -> Path | None:
@@ -64,7 +79,8 @@ def find(traces: Path | None, name: str) -> Path | None:
 
 
 def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
-    """The policy by its name; None for the product's tightest place."""
+    """The policy by its name, less its patience; None for the product's tightest place."""
+    name = name.partition("@")[0]
     if name == "ray-dra":
         return Gradient(demands()) if pods else None
     if name == "fgd":
@@ -146,7 +162,8 @@ def run_gangs(run: Run) -> Row:
     topology = cluster(run.cluster)
     jobs, real = jobs_of(run, topology)
     policy = policy_for(run.policy, lambda: _node_demands(topology, jobs), pods=False)
-    figures, waits = replay(topology, shuffled(jobs, run.seed), policy)
+    patience = patience_of(run.policy)
+    figures, waits = replay(topology, shuffled(jobs, run.seed), policy, patience=patience, same_time=run.same_time)
     row: Row = {
         "workload": run.workload,
         "cluster": run.cluster,
@@ -158,8 +175,17 @@ def run_gangs(run: Run) -> Row:
         "trace": real,
     }
     if run.with_regret:
-        row |= regret(topology, shuffled(jobs, run.seed), policy)
+        row |= regret(topology, shuffled(jobs, run.seed), policy, patience=patience, same_time=run.same_time)
     return row
+
+
+def patience_of(name: str) -> float:
+    """What follows the @ in a policy's name, or its own. Raises SystemExit for what is no share."""
+    policy, at, share = name.partition("@")
+    try:
+        return float(share) if at else PATIENCE.get(policy, 0.0)
+    except ValueError:
+        raise SystemExit(f"{name!r}: after the @ comes a share of the expected run, as in ray-dra@0.1") from None
 
 
 def _node_demands(topology: Topology, jobs: list[Job]) -> list[Demand]:
@@ -210,19 +236,31 @@ def main() -> None:
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--until", type=float, default=1.0, help="pods: arrived demand over capacity at which to stop")
     made.add_argument("--regret", action="store_true", help="gangs: what a full repack would have admitted (slow)")
+    made.add_argument("--same-time", action="store_true", help="gangs outside their clique end as in the trace")
     made.add_argument("--plot", type=Path, help="write FILE.png and FILE.svg")
     made.add_argument("--processes", type=int, default=2)
     options = made.parse_args()
     pods = options.cluster == "openb" or find(options.traces, f"openb_pod_list_{options.workload}.csv.gz") is not None
     names = (POD_POLICIES if pods else GANG_POLICIES) if options.policy == "all" else options.policy.split(",")
     runs = [
-        Run(options.traces, options.workload, options.cluster, options.scale, name, seed, options.until, options.regret)
+        Run(
+            options.traces,
+            options.workload,
+            options.cluster,
+            options.scale,
+            name,
+            seed,
+            options.until,
+            options.regret,
+            options.same_time,
+        )
         for name in names
         for seed in range(options.seeds)
     ]
     work: Callable[[Run], Row] = run_pods if pods else run_gangs
     for name in names:
         policy_for(name, list, pods=pods)  # an unknown name is said before anything runs
+        patience_of(name)
     if options.processes > 1:
         with ProcessPoolExecutor(options.processes) as pool:
             rows = list(pool.map(work, runs))
@@ -234,7 +272,7 @@ def main() -> None:
         report(rows, ("allocated_pct", "fragmented_pct"))
     else:
         figures = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
-        report(rows, (*figures, "allocated_gpu_hours", "mean_wait_s", "p99_wait_s"))
+        report(rows, (*figures, "allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s"))
         if options.regret:
             report(rows, ("regret_pct", "undecided"))
     write(options.json, rows)

@@ -20,7 +20,7 @@ from policies import Fgd  # noqa: E402
 from regret import Repack  # noqa: E402
 from replay import Job, Machines, replay  # noqa: E402
 from shapes import cluster  # noqa: E402
-from traces import GANG_POLICIES, _node_demands, policy_for  # noqa: E402
+from traces import GANG_POLICIES, _node_demands, patience_of, policy_for  # noqa: E402
 
 from ray_dra.core.allocation import Allocation  # noqa: E402
 from ray_dra.core.gradient import Demand, Gradient, Mix  # noqa: E402
@@ -110,16 +110,47 @@ def test_of_nodes_that_score_the_same_fgd_takes_the_first_of_the_list() -> None:
     assert answer.nodes == ("a",)
 
 
-def test_a_replay_by_hand() -> None:
-    """Two racks; three gangs of 48 GPUs arrive at once for an hour, the third has to leave its clique; then it is
-    alone. Worked out on paper: 3 x 48 of 144 GPUs in the first hour."""
-    topology = cluster("nvl72:2")
-    jobs = [Job(name, 0.0, 3600.0, 48) for name in "abc"] + [Job("end", 7200.0, 1.0, 4)]
-    figures, waits = replay(topology, jobs, None)
+THREE = [Job(name, 0.0, 3600.0, 48) for name in "abc"]
+
+
+@pytest.mark.parametrize("same_time", [False, True])
+def test_a_replay_by_hand(same_time: bool) -> None:
+    """Two racks; three gangs of 48 GPUs arrive at once, each an hour's work. The third has to leave its clique, and
+    takes 2.4 hours where it does the same work. All in a window of three hours."""
+    figures, waits = replay(cluster("nvl72:2"), [*THREE, Job("end", 10800.0, 1.0, 4)], None, same_time=same_time)
     assert waits == [0.0] * 4
-    assert figures["occupancy_pct"] == pytest.approx(50.0, abs=0.01)
-    assert figures["goodput_pct"] == pytest.approx(50.0 * (2 + 1 / 2.4) / 3, abs=0.01)
-    assert figures["left_pct"] == pytest.approx(100 / 3, abs=0.1)
+    long = 1 if same_time else 2.4
+    assert figures["occupancy_pct"] == pytest.approx(100 * 48 * (2 + long) / (144 * 3), abs=0.01)
+    assert figures["goodput_pct"] == pytest.approx(100 * 48 * (2 + long / 2.4) / (144 * 3), abs=0.01)
+    assert figures["left_pct"] == pytest.approx(100 * long / (2 + long), abs=0.1)
+    assert figures["gpu_hours"] == pytest.approx(48 * (2 + long), abs=0.01)
+
+
+def test_a_replay_with_patience_by_hand() -> None:
+    """The third waits for half an hour, and leaves; or for the hour that the others need, and does not."""
+    ends = Job("end", 10800.0, 1.0, 4)
+    expected = THREE[2].expected
+    assert THREE[2].duration / 3 <= expected <= THREE[2].duration * 3
+    figures, waits = replay(cluster("nvl72:2"), [*THREE, ends], None, patience=1800 / expected)
+    assert waits == pytest.approx([0.0, 0.0, 1800.0, 0.0])
+    assert figures["left_pct"] == pytest.approx(100 * 2.4 / 4.4, abs=0.1)
+    figures, waits = replay(cluster("nvl72:2"), [*THREE, ends], None, patience=3700 / expected)
+    assert waits == pytest.approx([0.0, 0.0, 3600.0, 0.0])
+    assert figures["left_pct"] == 0
+    assert figures["goodput_pct"] == figures["occupancy_pct"] == pytest.approx(100 / 3, abs=0.01)
+
+
+def test_a_replay_does_not_wait_for_what_cannot_be() -> None:
+    """76 GPUs are in no rack of 72."""
+    _, waits = replay(cluster("nvl72:2"), [Job("a", 0.0, 100.0, 76), Job("end", 900.0, 1.0, 4)], None, patience=1.0)
+    assert waits == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "share"), [("ray-dra", 0.1), ("ray-dra@0", 0), ("kai", 0), ("best-fit@0.25", 0.25)])
+def test_patience_by_the_name_of_a_policy(name: str, share: float) -> None:
+    assert patience_of(name) == share
+    with pytest.raises(SystemExit, match="after the @"):
+        patience_of(name.partition("@")[0] + "@much")
 
 
 def test_first_come_first_served() -> None:
