@@ -295,6 +295,29 @@ def test_waiting_in_order_timing_out_and_removing_twice(free: LocalCluster) -> N
     patient.remove()
 
 
+def test_a_gang_waits_for_one_clique_for_as_long_as_it_says(free: LocalCluster) -> None:
+    """One of two trays is taken in each clique; two bundles would fit now, in two cliques."""
+    fillers = [ray_dra.placement_group([{"GPU": 4}]) for _ in range(3)]
+    for filler in fillers:
+        filler.wait(30)
+    fillers[1].remove()
+    near = ray_dra.same_clique(required=False, patience=2)
+    with ray_dra.placement_group([{"GPU": 4}] * 2, locality=near) as gang:
+        assert gang.phase is Phase.QUEUED
+        assert "2 s for what it prefers" in gang.explain()
+        gang.wait(30)
+        assert gang.allocation is not None
+        assert len(set(gang.allocation.cliques)) == 2
+    patient = ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique(required=False, patience=600))
+    assert patient.phase is Phase.QUEUED
+    fillers[2].remove()
+    patient.wait(30)
+    assert patient.allocation is not None
+    assert len(set(patient.allocation.cliques)) == 1
+    patient.remove()
+    fillers[0].remove()
+
+
 def test_a_gang_among_queued_work_of_others(free: LocalCluster) -> None:
     """A backlog of plain GPU tasks; the gang gets its nodes, in order, and nobody shares a device."""
 
