@@ -2,8 +2,9 @@
 
 On paper nodes: etcd, API server, controller manager, scheduler and operator run here, pods are bound and never start.
 Ours is the coordinator's own code (plan, objects, gates, reconcile) over its real adapter, from the request until every
-claim is allocated and every pod bound. By hand: a worker group with an unpinned claim template (`kuberay`), and bare
-pods with claims (`bare`). All three in turns in the same run, each on a free cluster; medians.
+claim is allocated and every pod bound. By hand: a worker group with an unpinned claim template (`kuberay`), bare pods
+of one container with claims (`bare`), and bare pods with all that KubeRay gives a worker's pod: init container, probes,
+environment, volumes (`alike`). All in turns in the same run, each on a free cluster; medians.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from tests.cluster.control_plane import Options
 from tests.cluster.paper import add_paper_nodes
 
 NAMESPACE, RAYCLUSTER, TEMPLATE = "bench", "gangs", "by-hand"
+CASES = ("ray-dra", "kuberay", "bare", "alike")
+POD_FIELDS = ("initContainers", "containers", "volumes", "resourceClaims", "restartPolicy")
 WRITERS = 16
 CONTAINER = {"name": "ray-worker", "image": "none", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}
 
@@ -50,7 +53,8 @@ def main() -> None:
     options = arguments.parse_args()
     rows = []
     print(
-        f"{'pods':>5} {'nodes':>6} {'limits':>8} {'ray-dra':>9} {'kuberay':>9} {'bare':>9}  of kuberay  of bare  freed"
+        f"{'pods':>5} {'nodes':>6} {'limits':>8} {'ray-dra':>9} {'kuberay':>9} {'bare':>9} {'alike':>9}"
+        "  of kuberay  of bare  of alike  freed"
     )
     for pods in options.pods:
         nodes, rounds = (18, options.rounds) if pods <= 18 else (540, 1)
@@ -68,11 +72,12 @@ def main() -> None:
                 took = bench.run(rounds)
             finally:
                 cluster.down()
-            ours, kuberay, bare = (statistics.median(took[name]) for name in ("ray-dra", "kuberay", "bare"))
+            ours, kuberay, bare, alike = (statistics.median(took[name]) for name in CASES)
             freed = statistics.median(took["freed"])
             print(
-                f"{pods:>5} {nodes:>6} {limits:>8} {ours:>7.2f} s {kuberay:>7.2f} s {bare:>7.2f} s"
-                f"  {ours / kuberay:>10.2f}  {ours / bare:>7.2f}  {freed:.1f} s  a no {max(bench.refusals):.3f} s",
+                f"{pods:>5} {nodes:>6} {limits:>8} {ours:>7.2f} s {kuberay:>7.2f} s {bare:>7.2f} s {alike:>7.2f} s"
+                f"  {ours / kuberay:>10.2f}  {ours / bare:>7.2f}  {ours / alike:>8.2f}  {freed:.1f} s"
+                f"  a no {max(bench.refusals):.3f} s",
                 flush=True,
             )
             name = f"gang{pods}"
@@ -83,6 +88,7 @@ def main() -> None:
                     "limits": limits,
                     f"{name}_ratio": ours / bare,
                     f"{name}_kuberay_ratio": ours / kuberay,
+                    f"{name}_alike_ratio": ours / alike,
                     "refusal_s": max(bench.refusals),
                     "seconds": {key: [round(value, 3) for value in values] for key, values in took.items()},
                 }
@@ -100,6 +106,7 @@ class Bench:
         self.api.create(raycluster(), NAMESPACE)
         self.api.create(template(), NAMESPACE)
         self.writers = ThreadPoolExecutor(WRITERS)
+        self.worker: dict[str, Any] = {}  # what KubeRay made of the group's pod template
         self.changed = threading.Event()
         self.kube = KubeAdapter(self.api, NAMESPACE, RAYCLUSTER, changed=self.changed.set)
         self.kube.compute_domains = False  # the channels would need kubelets
@@ -108,9 +115,10 @@ class Bench:
         self.refusals: list[float] = []  # seconds for the same gang again, for which there is no room
 
     def run(self, rounds: int) -> dict[str, list[float]]:
-        took: dict[str, list[float]] = {"ray-dra": [], "kuberay": [], "bare": [], "freed": []}
+        took: dict[str, list[float]] = {name: [] for name in (*CASES, "freed")}
+        cases = dict(zip(CASES, (self.ours, self.by_group, self.by_hand, self.alike), strict=True))
         for number in range(rounds):
-            for name, case in (("ray-dra", self.ours), ("kuberay", self.by_group), ("bare", self.by_hand)):
+            for name, case in cases.items():
                 self.seen = None if name == "ray-dra" else Mirror(self.api, "Pod", NAMESPACE)
                 if self.seen is not None:
                     self.seen.synced.wait(30)
@@ -175,6 +183,8 @@ class Bench:
         path = "/spec/workerGroupSpecs"
         self.api.patch("RayCluster", RAYCLUSTER, [{"op": "add", "path": f"{path}/-", "value": group}], NAMESPACE)
         self.until(lambda: self.bound(self.listed("ray.io/group", name)))
+        made = copy.deepcopy(self.listed("ray.io/group", name)[0])
+        self.worker = {field: made["spec"][field] for field in POD_FIELDS if field in made["spec"]}
 
         def free() -> None:
             change = [{"op": "add", "path": f"{path}/1/suspend", "value": True}]
@@ -190,18 +200,25 @@ class Bench:
         claims = [{"name": "gpus", "resourceClaimTemplateName": TEMPLATE}]
         container = {**CONTAINER, "resources": {**CONTAINER["resources"], "claims": [{"name": "gpus"}]}}  # type: ignore[dict-item]
         spec = {"containers": [container], "resourceClaims": claims, "automountServiceAccountToken": False}
+        return self.pods_by_hand(f"bare-{number}", spec)
+
+    def alike(self, number: int) -> Callable[[], None]:
+        """As the group's pods are, without the operator; `by_group` ran before."""
+        return self.pods_by_hand(f"alike-{number}", {**self.worker, "automountServiceAccountToken": False})
+
+    def pods_by_hand(self, name: str, spec: dict[str, Any]) -> Callable[[], None]:
         things = [
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": f"bare-{number}-{at}", "labels": {"case": "bare"}},
+                "metadata": {"name": f"{name}-{at}", "labels": {"case": name}},
                 "spec": spec,
             }
             for at in range(self.pods)
         ]
         list(self.writers.map(lambda thing: self.api.create(thing, NAMESPACE), things))
-        self.until(lambda: self.bound(self.listed("case", "bare")))
-        return lambda: self.delete_pods("case", "bare")
+        self.until(lambda: self.bound(self.listed("case", name)))
+        return lambda: self.delete_pods("case", name)
 
     def listed(self, label: str, value: str) -> list[Any]:
         assert self.seen is not None
