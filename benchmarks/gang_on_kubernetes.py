@@ -183,8 +183,8 @@ class Bench:
         path = "/spec/workerGroupSpecs"
         self.api.patch("RayCluster", RAYCLUSTER, [{"op": "add", "path": f"{path}/-", "value": group}], NAMESPACE)
         self.until(lambda: self.bound(self.listed("ray.io/group", name)))
-        made = copy.deepcopy(self.listed("ray.io/group", name)[0])
-        self.worker = {field: made["spec"][field] for field in POD_FIELDS if field in made["spec"]}
+        spec = self.listed("ray.io/group", name)[0]["spec"]
+        self.worker = {field: spec[field] for field in POD_FIELDS if field in spec}
 
         def free() -> None:
             change = [{"op": "add", "path": f"{path}/1/suspend", "value": True}]

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ortools.sat.python import cp_model
-from replay import Job, Machines, replay
+from replay import Job, Machines
 
-from ray_dra.core.policy import Policy
 from ray_dra.core.topology import Topology
 
 SECONDS = 2.0
@@ -69,23 +68,24 @@ class Repack:
         return False if status == cp_model.INFEASIBLE else None
 
 
-def regret(
-    topology: Topology, jobs: list[Job], policy: Policy | None, *, patience: float = 0.0, same_time: bool = False
-) -> dict[str, Any]:
-    """`regret_pct`: GPUs of gangs that left although a repack would have kept them, of all GPUs asked for by gangs of
-    several; `undecided`: how many of these CP-SAT did not decide."""
-    repack = Repack(topology)
-    asked = lost = undecided = 0
+class Regret:
+    """Told of each job that starts (`replay(seen=...)`), it adds up what a repack would have kept."""
 
-    def seen(job: Job, running: list[int], within: bool) -> None:
-        nonlocal asked, lost, undecided
+    def __init__(self, topology: Topology) -> None:
+        self.repack = Repack(topology)
+        self.asked = self.lost = self.undecided = 0
+
+    def seen(self, job: Job, running: list[int], within: bool) -> None:
         if job.gpus < 2:
             return
-        asked += job.gpus
+        self.asked += job.gpus
         if not within:
-            possible = repack.possible([*running, job.gpus])
-            undecided += possible is None
-            lost += job.gpus if possible is not False else 0
+            possible = self.repack.possible([*running, job.gpus])
+            self.undecided += possible is None
+            self.lost += job.gpus if possible is not False else 0
 
-    replay(topology, jobs, policy, seen, patience=patience, same_time=same_time)
-    return {"regret_pct": round(100 * lost / asked, 3) if asked else 0.0, "undecided": undecided}
+    def figures(self) -> dict[str, Any]:
+        """`regret_pct`: GPUs of gangs that left although a repack would have kept them, of all GPUs asked for by
+        gangs of several; `undecided`: how many of these CP-SAT did not decide."""
+        share = round(100 * self.lost / self.asked, 3) if self.asked else 0.0
+        return {"regret_pct": share, "undecided": self.undecided}

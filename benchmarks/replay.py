@@ -20,8 +20,8 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ class Machines:
     def request(self, name: str, gpus: int, patience: float = 0.0) -> GangRequest:
         segment = self.segment * self.node
         whole = gpus <= segment or gpus % segment
-        locality = Locality(1 if whole else None, None if whole else segment, required=False, patience=patience)
+        parts = Locality(cliques=1) if whole else Locality(segment=segment)
+        locality = replace(parts, required=False, patience=patience)
         return GangRequest(name, (Bundle((DeviceRequest(1),)),) * gpus, locality)
 
 
@@ -155,11 +156,6 @@ def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, st
     return plan(inventory, request, policy=policy, strict=strict)
 
 
-def _ever(inventory: Inventory, request: GangRequest, policy: Policy | None) -> bool:
-    """Whether an empty cluster would have the cliques that it prefers."""
-    return isinstance(_place(inventory.emptied(), request, policy, strict=True), Allocation)
-
-
 def replay(
     topology: Topology,
     jobs: Iterable[Job],
@@ -194,7 +190,6 @@ def replay(
     tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.seats))
     good = held = 0.0
     left = several = dropped = 0.0
-    ever = cache(lambda gpus: _ever(inventory, machines.request("ever", gpus), policy))
     while arrivals or queue or running:
         now = min(arrivals[0].arrival if arrivals else math.inf, running[0][0] if running else math.inf, over)
         tally.advance(now, inventory, good, bool(queue))
@@ -214,7 +209,7 @@ def replay(
             if inventory.free_devices < job.gpus:
                 break
             place = partial(_place, inventory, request, policy)
-            answer, since = in_turn(request, since, now, place, partial(ever, job.gpus))
+            answer, since = in_turn(inventory, request, since, now, place)
             if not isinstance(answer, Allocation):
                 if since is not None:
                     over = math.nextafter(since + request.locality.patience, math.inf)

@@ -26,7 +26,7 @@ import openb
 import plots
 from figures import parser, write
 from policies import Fgd, FirstFit, Kai, KueueBest, KueueLeast, Ray, Slurm
-from regret import regret
+from regret import Regret
 from replay import Job, read_jobs, replay, shuffled, synthetic_jobs
 from shapes import cluster
 
@@ -162,8 +162,15 @@ def run_gangs(run: Run) -> Row:
     topology = cluster(run.cluster)
     jobs, real = jobs_of(run, topology)
     policy = policy_for(run.policy, lambda: _node_demands(topology, jobs), pods=False)
-    patience = patience_of(run.policy)
-    figures, waits = replay(topology, shuffled(jobs, run.seed), policy, patience=patience, same_time=run.same_time)
+    regret = Regret(topology) if run.with_regret else None
+    figures, waits = replay(
+        topology,
+        shuffled(jobs, run.seed),
+        policy,
+        regret.seen if regret is not None else None,
+        patience=patience_of(run.policy),
+        same_time=run.same_time,
+    )
     row: Row = {
         "workload": run.workload,
         "cluster": run.cluster,
@@ -174,8 +181,8 @@ def run_gangs(run: Run) -> Row:
         "waits": [round(w) for w in sorted(waits)][:: max(1, len(waits) // 200)],
         "trace": real,
     }
-    if run.with_regret:
-        row |= regret(topology, shuffled(jobs, run.seed), policy, patience=patience, same_time=run.same_time)
+    if regret is not None:
+        row |= regret.figures()
     return row
 
 
@@ -244,15 +251,15 @@ def main() -> None:
     names = (POD_POLICIES if pods else GANG_POLICIES) if options.policy == "all" else options.policy.split(",")
     runs = [
         Run(
-            options.traces,
-            options.workload,
-            options.cluster,
-            options.scale,
-            name,
-            seed,
-            options.until,
-            options.regret,
-            options.same_time,
+            traces=options.traces,
+            workload=options.workload,
+            cluster=options.cluster,
+            scale=options.scale,
+            policy=name,
+            seed=seed,
+            until=options.until,
+            with_regret=options.regret,
+            same_time=options.same_time,
         )
         for name in names
         for seed in range(options.seeds)

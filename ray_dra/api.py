@@ -46,7 +46,8 @@ def same_clique(
             the time that it will run is a good choice (docs/benchmarks.md). `wait=False` does not wait for it either.
         exclusive: whole cliques; nobody else is planned onto them.
     """
-    return Locality(1 if segment is None else None, segment, required, patience, exclusive)
+    cliques = 1 if segment is None else None
+    return Locality(cliques=cliques, segment=segment, required=required, patience=patience, exclusive=exclusive)
 
 
 def at_most_cliques(count: int, *, required: bool = True, patience: float = 0.0, exclusive: bool = False) -> Locality:

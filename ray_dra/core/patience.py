@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
 from ray_dra.core.request import GangRequest
 
 Answer = Allocation | Unsatisfiable
 
 
 def in_turn(
-    request: GangRequest, since: float | None, now: float, place: Callable[[bool], Answer], ever: Callable[[], bool]
+    inventory: Inventory, request: GangRequest, since: float | None, now: float, place: Callable[[bool], Answer]
 ) -> tuple[Answer, float | None]:
     """The answer to the first in the queue: what it prefers while its patience lasts, then as near as can be.
+
+    What not even an empty cluster has is not waited for.
 
     Args:
         since: when it could have started first; None until then.
         now: seconds, by the same clock.
         place: `plan` for it, strictly or not.
-        ever: whether an empty cluster would have what it prefers; what cannot be had is not waited for.
 
     Returns:
         The answer, and `since` for the next time. A no for want of patience says what the preferred place lacks.
@@ -38,7 +41,8 @@ def in_turn(
     if isinstance(nearest, Unsatisfiable):
         return nearest, since
     if since is None:
-        since = now if ever() else now - patience
+        ever = isinstance(plan(inventory.emptied(), request, strict=True), Allocation)
+        since = now if ever else now - patience
     if now - since >= patience:
         return nearest, since
     waits = Shortfall(Kind.PATIENCE, "the queue", f"{patience:g} s for what it prefers", f"{now - since:.0f} s waited")

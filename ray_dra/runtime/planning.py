@@ -30,13 +30,11 @@ class Planning:
 
     def in_turn(self, gang: Gang, notes: Notes, now: float) -> Allocation | Unsatisfiable:
         """For the first in the queue; `notes` keep since when it waits only for what it prefers."""
-        answer, notes.could_start = in_turn(
-            gang.request,
-            notes.could_start,
-            now,
-            lambda strict: self.plan(gang.request, gang.moves, strict=strict),
-            lambda: isinstance(plan(self.inventory.emptied(), gang.request, strict=True), Allocation),
-        )
+
+        def place(strict: bool) -> Allocation | Unsatisfiable:
+            return self.plan(gang.request, gang.moves, strict=strict)
+
+        answer, notes.could_start = in_turn(self.inventory, gang.request, notes.could_start, now, place)
         return answer
 
     def explained(self, request: GangRequest) -> Allocation | Unsatisfiable:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
+from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS, Limits
 from ray_dra.core.patience import in_turn
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality
@@ -30,14 +30,14 @@ from .machines import DGX1, gang, node, one_clique, rack
 )
 @settings(max_examples=300, deadline=None)
 def test_strict_is_required_where_it_fits_and_the_preferred_answer_then(
-    busy: list[int], sizes: list[int], locality: Locality, limits: object, uneven: bool
+    busy: list[int], sizes: list[int], locality: Locality, limits: Limits, uneven: bool
 ) -> None:
     if locality.segment is not None and len(sizes) % locality.segment:
         locality = Locality(segment=1)
     machines = [*rack("a", 3), *rack("b", 2), node("box", 8, box=True), node("loose", 4)]
     if uneven:
         machines.append(node("dgx", 8, links=DGX1))
-    inventory = Inventory(machines, limits)  # type: ignore[arg-type]
+    inventory = Inventory(machines, limits)
     for name, mask in zip(("a-t0", "a-t1", "a-t2", "b-t0", "b-t1", "box", "loose"), busy, strict=True):
         inventory.set_others(name, mask, {})
     required = gang(*sizes, locality=locality)
@@ -96,20 +96,20 @@ def test_products_of_linked_bundles() -> None:
 
 
 class Turns:
-    """One gang of two whole trays at the head of a queue; two racks of two."""
+    """One gang of whole trays at the head of a queue; two racks of two."""
 
-    def __init__(self, patience: float, *taken: str) -> None:
+    def __init__(self, patience: float, *taken: str, trays: int = 2) -> None:
         self.inventory = Inventory([*rack("a", 2), *rack("b", 2)])
         for name in taken:
             self.inventory.set_others(name, 0b1111, {})
-        self.request = gang(4, 4, locality=Locality(cliques=1, required=False, patience=patience))
+        self.request = gang(*[4] * trays, locality=Locality(cliques=1, required=False, patience=patience))
         self.since: float | None = None
 
-    def ask(self, now: float, *, ever: bool = True) -> Allocation | Unsatisfiable:
+    def ask(self, now: float) -> Allocation | Unsatisfiable:
         def place(strict: bool) -> Allocation | Unsatisfiable:
             return plan(self.inventory, self.request, strict=strict)
 
-        answer, self.since = in_turn(self.request, self.since, now, place, lambda: ever)
+        answer, self.since = in_turn(self.inventory, self.request, self.since, now, place)
         return answer
 
 
@@ -134,7 +134,7 @@ def test_in_turn_it_takes_what_it_prefers_at_once() -> None:
 
 def test_in_turn_without_patience_or_hope_it_does_not_wait() -> None:
     assert isinstance(Turns(0.0, "a-t0", "b-t0").ask(0.0), Allocation)
-    assert isinstance(Turns(10.0, "a-t0", "b-t0").ask(0.0, ever=False), Allocation)
+    assert isinstance(Turns(10.0, "a-t0", trays=3).ask(0.0), Allocation), "no rack has three trays"
 
 
 def test_in_turn_the_clock_starts_with_the_first_chance() -> None:
