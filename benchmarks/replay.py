@@ -22,11 +22,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 from figures import percentile
+from foresight import AHEAD, Foresight
 
 from ray_dra.core.allocation import Allocation, Placed
 from ray_dra.core.inventory import Inventory
@@ -164,6 +165,7 @@ def replay(
     *,
     patience: float = 0.0,
     same_time: bool = False,
+    foresight: bool = False,
 ) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
 
@@ -171,6 +173,7 @@ def replay(
         seen: is told of each job that starts, the sizes of those that run beside it, whether it is within its clique.
         patience: of each job, as a share of the time that its user thinks it will run.
         same_time: a job outside its clique ends when it ended in the trace, with less done.
+        foresight: the future is known; see foresight.py.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
@@ -178,6 +181,8 @@ def replay(
     full, over time (GPU node fragmentation ratio; all three as Kant names them, arXiv 2510.01256);
     `left_pct` gangs of several GPUs that had to leave their clique, by GPU time; `gpu_hours` that all jobs held
     devices, to the last one's end.
+
+    Raises ValueError where all jobs arrive at once.
     """
     inventory = Inventory(topology)
     machines = Machines.of(topology)
@@ -187,7 +192,10 @@ def replay(
     waits: list[float] = []
     since: float | None = None  # when the first in the queue could have started
     over = math.inf  # when its patience is
+    if arrivals[0].arrival == arrivals[-1].arrival:
+        raise ValueError("all jobs arrive at once: there is no window to measure over")
     tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.seats))
+    seer = Foresight(inventory) if foresight else None
     good = held = 0.0
     left = several = dropped = 0.0
     while arrivals or queue or running:
@@ -216,6 +224,15 @@ def replay(
                 break
             queue.popleft()
             since = None
+            if seer is not None:
+                answer = seer.best(
+                    answer,
+                    request,
+                    now + job.duration,
+                    [(end, name) for end, name, _, _ in running],
+                    [(now, r, j.duration) for j, r in islice(queue, AHEAD)]
+                    + [(j.arrival, machines.request(j.name, j.gpus), j.duration) for j in islice(arrivals, AHEAD)],
+                )
             inventory.hold(answer)
             waits.append(now - job.arrival)
             within = inside(inventory, answer, request.locality.segment or len(request.bundles))

@@ -7,8 +7,9 @@
 job_id, submission_time, duration, num_gpu), looked for in DIR and the folders in it. Without the traces a seeded
 synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
 product's. `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra`
-alone means `ray-dra@0.1`, the others do not wait. Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
-through one queue (benchmarks/replay.py).
+alone means `ray-dra@0.1`, the others do not wait. `foresight` is the product's with the future known, for comparison
+(benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs through one queue
+(benchmarks/replay.py).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ GANG_POLICIES = (
     "fgd",
 )
 POD_POLICIES = ("ray-dra", "fgd", "best-fit", "first-fit", "ray")
+FORESIGHT = "foresight"  # the product's, with the future known: benchmarks/foresight.py
 PATIENCE = {"ray-dra": 0.1}  # the policy's, where its name does not say
 RESAMPLES = 2_000
 Row = dict[str, Any]
@@ -81,6 +83,8 @@ def find(traces: Path | None, name: str) -> Path | None:
 def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
     """The policy by its name, less its patience; None for the product's tightest place."""
     name = name.partition("@")[0]
+    if name == FORESIGHT and not pods:
+        return None
     if name == "ray-dra":
         return Gradient(demands()) if pods else None
     if name == "fgd":
@@ -170,6 +174,7 @@ def run_gangs(run: Run) -> Row:
         regret.seen if regret is not None else None,
         patience=patience_of(run.policy),
         same_time=run.same_time,
+        foresight=run.policy.partition("@")[0] == FORESIGHT,
     )
     row: Row = {
         "workload": run.workload,
@@ -209,25 +214,26 @@ def _node_demands(topology: Topology, jobs: list[Job]) -> list[Demand]:
 # -- the comparison
 
 
-def compare(rows: list[Row], figure: str) -> Iterator[tuple[str, float, float, float, float]]:
-    """(policy, mean, ours minus it: mean, low, high): paired by seed, 95 % by bootstrap over the seeds."""
+def compare(rows: list[Row], figure: str, ours: str) -> Iterator[tuple[str, float, float, float, float]]:
+    """(policy, mean, `ours` minus it: mean, low, high): paired by seed, 95 % by bootstrap over the seeds."""
     by_seed: dict[str, dict[int, float]] = {}
     for row in rows:
         if row.get(figure) is not None:
             by_seed.setdefault(row["policy"], {})[row["seed"]] = row[figure]
-    ours = by_seed.get("ray-dra", {})
+    mine = by_seed.get(ours, {})
     dice = random.Random(0)
     for policy, theirs in by_seed.items():
-        differences = [ours[s] - theirs[s] for s in theirs if s in ours] or [0.0]
+        differences = [mine[s] - theirs[s] for s in theirs if s in mine] or [0.0]
         resampled = sorted(mean(dice.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
         low, high = resampled[int(0.025 * RESAMPLES)], resampled[int(0.975 * RESAMPLES)]
         yield policy, mean(theirs.values()), mean(differences), low, high
 
 
 def report(rows: list[Row], figures: tuple[str, ...]) -> None:
+    ours = next((row["policy"] for row in rows if row["policy"] == "ray-dra"), rows[0]["policy"])
     for figure in figures:
-        print(f"\n{figure:<22}{'mean':>12}   ray-dra minus it, mean [95 % interval over seeds]")
-        for policy, value, difference, low, high in compare(rows, figure):
+        print(f"\n{figure:<22}{'mean':>12}   {ours} minus it, mean [95 % interval over seeds]")
+        for policy, value, difference, low, high in compare(rows, figure, ours):
             print(f"  {policy:<20}{value:>12.3f}   {difference:+.3f} [{low:+.3f}, {high:+.3f}]")
 
 
@@ -264,6 +270,8 @@ def main() -> None:
         for name in names
         for seed in range(options.seeds)
     ]
+    if FORESIGHT in names and not options.same_time:
+        made.error(f"{FORESIGHT} goes with --same-time: it plays gangs forward as in the trace")
     work: Callable[[Run], Row] = run_pods if pods else run_gangs
     for name in names:
         policy_for(name, list, pods=pods)  # an unknown name is said before anything runs

@@ -146,6 +146,24 @@ def test_a_replay_does_not_wait_for_what_cannot_be() -> None:
     assert waits == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_who_knows_the_future_leaves_room_where_others_end_soon(waits: bool) -> None:
+    """Two racks, 40 GPUs of each taken, the first's for an hour. 60 GPUs have to leave their clique; the 4 that they
+    leave are in the first rack 44 when the hour is over, for a gang that waits, or is yet to come."""
+    comes = 0.0 if waits else 1800.0
+    jobs = [
+        Job("hour", 0.0, 3600.0, 40),
+        Job("long", 0.0, 36000.0, 40),
+        Job("leaves", 0.0, 36000.0, 60),
+        Job("next", comes, 36000.0, 44),
+        Job("end", 40000.0, 1.0, 1),
+    ]
+    for foresight, left in ((False, 60 + 44), (True, 60)):
+        figures, found = replay(cluster("nvl72:2"), jobs, None, same_time=True, foresight=foresight)
+        assert found == [0.0, 0.0, 0.0, 3600.0 - comes, 0.0]
+        assert figures["left_pct"] == pytest.approx(100 * left / (40 / 10 + 40 + 60 + 44), abs=0.01)
+
+
 @pytest.mark.parametrize(("name", "share"), [("ray-dra", 0.1), ("ray-dra@0", 0), ("kai", 0), ("best-fit@0.25", 0.25)])
 def test_patience_by_the_name_of_a_policy(name: str, share: float) -> None:
     assert patience_of(name) == share

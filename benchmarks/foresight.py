@@ -1,0 +1,170 @@
+"""How much placement alone could gain: the product's place against others, with the future known.
+
+Nobody can plan so; it tells what is left for a scorer. From each place that a gang could have, those who wait and
+come next are played forward with their true run times, on a sketch of the cluster (free devices of each clique), and
+the place is taken after which least GPU time of theirs falls outside of a clique. Ties go to the product's own place.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from ray_dra.core.allocation import Allocation
+from ray_dra.core.domain import REGULAR, Domain
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
+from ray_dra.core.policy import Policy, Score
+from ray_dra.core.request import Connect, GangRequest
+from ray_dra.core.topology import DomainId
+
+PLACES = 8  # others than the product's that are tried
+AHEAD = 60  # gangs that are played forward from each
+
+Parts = dict[DomainId, int]
+Next = tuple[float, GangRequest, float]
+"""When a gang comes, what it asks for, and how long it runs; seconds."""
+
+
+class Prefer(Policy):
+    """Best fit, but one clique before all others, or after them; parts of gangs go to the roomiest, or the tightest."""
+
+    def __init__(self, domain: DomainId, *, last: bool = False, tightest: bool = False) -> None:
+        super().__init__()
+        self.domain, self.last = domain, last
+        self.sign = 1 if tightest else -1
+
+    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+        return ((domain.id == self.domain) is self.last, domain.free)
+
+    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+        return ((domain.id == self.domain) is self.last, self.sign * room, domain.free)
+
+
+class Foresight:
+    """See the module; for one replay."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.inventory = inventory
+        self.has: dict[str, Parts] = {}  # gang -> what it was given of each clique
+        self.reach = {d.id: _reach(d) for d in inventory.domains.values()}
+        self.at = {
+            (seat.name, i): domain
+            for seat in inventory.seats.values()
+            for domain, members in seat.domains.items()
+            for i in range(seat.size)
+            if members >> i & 1
+        }
+
+    def parts(self, allocation: Allocation) -> Parts:
+        """Devices that it has of each clique."""
+        found: Parts = {}
+        for grant in allocation.grants:
+            domain = self.at[grant.node, grant.position]
+            found[domain] = found.get(domain, 0) + 1
+        return found
+
+    def best(
+        self,
+        own: Allocation,
+        request: GangRequest,
+        until: float,
+        running: Sequence[tuple[float, str]],
+        behind: Sequence[Next],
+    ) -> Allocation:
+        """The place after which least is lost; asked once for each gang that starts.
+
+        Args:
+            own: the product's answer.
+            until: when the gang will end, seconds.
+            running: when each of the others ends, and its name.
+            behind: who waits and who comes next, in order.
+        """
+        found = own
+        if behind:
+            ends = [(end, self.has[gang]) for end, gang in running]
+            tried: list[tuple[float, int, Allocation]] = []
+            seen: list[Parts] = []
+            for other in (own, *self._others(own, request)):
+                parts = self.parts(other)
+                if parts not in seen:
+                    seen.append(parts)
+                    tried.append((self._lost(parts, [*ends, (until, parts)], behind), len(tried), other))
+            found = min(tried)[2]
+        self.has[request.gang] = self.parts(found)
+        return found
+
+    def _others(self, own: Allocation, request: GangRequest) -> Iterable[Allocation]:
+        """Within other cliques, the tightest first; or with one clique left to others, the roomiest first."""
+        domains = [d for d in self.inventory.domains.values() if d.free]
+        if len(self.parts(own)) == 1:
+            fitting = [d for d in domains if d.grade == REGULAR and d.free >= request.device_count]
+            ways = [Prefer(d.id) for d in sorted(fitting, key=lambda d: d.free)[:PLACES]]
+        else:
+            left = sorted(domains, key=lambda d: -d.free)[:PLACES]
+            ways = [Prefer(d.id, last=True, tightest=tightest) for d in left for tightest in (False, True)]
+        for way in ways:
+            answer = plan(self.inventory, request, policy=way)
+            if isinstance(answer, Allocation):
+                yield answer
+
+    def _lost(self, parts: Parts, running: list[tuple[float, Parts]], behind: Sequence[Next]) -> float:
+        """GPU seconds of those behind that run outside of a clique."""
+        free = {d.id: d.free - parts.get(d.id, 0) for d in self.inventory.domains.values()}
+        left = sum(free.values())
+        order = iter(range(len(running) + AHEAD))
+        heap = [(end, next(order), has) for end, has in running]
+        heapq.heapify(heap)
+        now = lost = 0.0
+        for comes, request, runs in islice(behind, AHEAD):
+            size = request.device_count
+            now = max(now, comes)
+            while heap and (left < size or heap[0][0] <= now):
+                end, _, has = heapq.heappop(heap)
+                now = max(now, end)
+                for domain, count in has.items():
+                    free[domain] += count
+                    left += count
+            segment = request.locality.segment or size
+            given = self._within(free, size, segment)
+            if given is None:
+                given = _roomiest(free, size)
+                lost += size * runs
+            for domain, count in given.items():
+                free[domain] -= count
+            left -= size
+            heapq.heappush(heap, (now + runs, next(order), given))
+        return lost
+
+    def _within(self, free: Parts, size: int, segment: int) -> Parts | None:
+        given: Parts = {}
+        for _ in range(size // segment):
+            tightest, least = None, self.inventory.devices + 1
+            for domain, count in free.items():
+                left = count - given.get(domain, 0)
+                if segment <= left < least and segment <= self.reach[domain]:
+                    tightest, least = domain, left
+            if tightest is None:
+                return None
+            given[tightest] = given.get(tightest, 0) + segment
+        return given
+
+
+def _roomiest(free: Parts, size: int) -> Parts:
+    given: Parts = {}
+    for domain in sorted(free, key=lambda d: -free[d]):
+        given[domain] = min(size, free[domain])
+        size -= given[domain]
+        if not size:
+            break
+    return given
+
+
+def _reach(domain: Domain) -> int:
+    """Most devices of one gang that are all linked when nobody else is here."""
+    if domain.fabric or len(domain.seats) > 1:
+        return domain.size
+    seat = domain.seats[0]
+    members = seat.domains[domain.id]
+    return next((n for n in range(domain.size, 1, -1) if seat.how_many(members, n, Connect.REQUIRED)), 1)
