@@ -225,14 +225,11 @@ def replay(
             queue.popleft()
             since = None
             if seer is not None:
-                answer = seer.best(
-                    answer,
-                    request,
-                    now + job.duration,
-                    [(end, name) for end, name, _, _ in running],
-                    [(now, r, j.duration) for j, r in islice(queue, AHEAD)]
-                    + [(j.arrival, machines.request(j.name, j.gpus), j.duration) for j in islice(arrivals, AHEAD)],
-                )
+                waiting = [(now, asked, each.duration) for each, asked in islice(queue, AHEAD)]
+                coming = (each for each in islice(arrivals, AHEAD) if each.gpus <= inventory.devices)
+                behind = waiting + [(j.arrival, machines.request(j.name, j.gpus), j.duration) for j in coming]
+                ends = [(end, name) for end, name, _, _ in running]
+                answer = seer.best(answer, request, now + job.duration, ends, behind)
             inventory.hold(answer)
             waits.append(now - job.arrival)
             within = inside(inventory, answer, request.locality.segment or len(request.bundles))

@@ -155,12 +155,14 @@ def test_who_knows_the_future_leaves_room_where_others_end_soon(waits: bool) -> 
         Job("hour", 0.0, 3600.0, 40),
         Job("long", 0.0, 36000.0, 40),
         Job("leaves", 0.0, 36000.0, 60),
+        Job("too large", 900.0, 1.0, 145),
         Job("next", comes, 36000.0, 44),
         Job("end", 40000.0, 1.0, 1),
     ]
+    jobs.sort(key=lambda job: job.arrival)
     for foresight, left in ((False, 60 + 44), (True, 60)):
         figures, found = replay(cluster("nvl72:2"), jobs, None, same_time=True, foresight=foresight)
-        assert found == [0.0, 0.0, 0.0, 3600.0 - comes, 0.0]
+        assert (found, figures["dropped"]) == ([0.0, 0.0, 0.0, 3600.0 - comes, 0.0], 1)
         assert figures["left_pct"] == pytest.approx(100 * left / (40 / 10 + 40 + 60 + 44), abs=0.01)
 
 
