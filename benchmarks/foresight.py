@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import count, islice
 
 from ray_dra.core.allocation import Allocation
 from ray_dra.core.domain import REGULAR, Domain
@@ -36,7 +36,7 @@ class Prefer(Policy):
         self.sign = 1 if tightest else -1
 
     def clique(self, domain: Domain, room: int, bundles: int) -> Score:
-        return ((domain.id == self.domain) is self.last, domain.free)
+        return ((domain.id == self.domain) is self.last, *super().clique(domain, room, bundles))
 
     def part(self, domain: Domain, room: int, bundles: int) -> Score:
         return ((domain.id == self.domain) is self.last, self.sign * room, domain.free)
@@ -71,7 +71,7 @@ class Foresight:
         request: GangRequest,
         until: float,
         running: Sequence[tuple[float, str]],
-        behind: Sequence[Next],
+        behind: Iterable[Next],
     ) -> Allocation:
         """The place after which least is lost; asked once for each gang that starts.
 
@@ -79,26 +79,28 @@ class Foresight:
             own: the product's answer.
             until: when the gang will end, seconds.
             running: when each of the others ends, and its name.
-            behind: who waits and who comes next, in order.
+            behind: who waits and who comes next, in order; no more than AHEAD of them are looked at.
         """
-        found = own
-        if behind:
+        found, parts = own, self.parts(own)
+        following = list(islice(behind, AHEAD))
+        if following:
             ends = [(end, self.has[gang]) for end, gang in running]
-            tried: list[tuple[float, int, Allocation]] = []
-            seen: list[Parts] = []
-            for other in (own, *self._others(own, request)):
-                parts = self.parts(other)
-                if parts not in seen:
-                    seen.append(parts)
-                    tried.append((self._lost(parts, [*ends, (until, parts)], behind), len(tried), other))
-            found = min(tried)[2]
-        self.has[request.gang] = self.parts(found)
+            least = self._lost(parts, [*ends, (until, parts)], following)
+            seen = [parts]
+            for other in self._others(request, whole=len(parts) == 1):
+                its = self.parts(other)
+                if its not in seen:
+                    seen.append(its)
+                    lost = self._lost(its, [*ends, (until, its)], following)
+                    if lost < least:
+                        found, parts, least = other, its, lost
+        self.has[request.gang] = parts
         return found
 
-    def _others(self, own: Allocation, request: GangRequest) -> Iterable[Allocation]:
-        """Within other cliques, the tightest first; or with one clique left to others, the roomiest first."""
+    def _others(self, request: GangRequest, *, whole: bool) -> Iterable[Allocation]:
+        """Within other cliques, the tightest first (`whole`); or with one clique left to others, the roomiest first."""
         domains = [d for d in self.inventory.domains.values() if d.free]
-        if len(self.parts(own)) == 1:
+        if whole:
             fitting = [d for d in domains if d.grade == REGULAR and d.free >= request.device_count]
             ways = [Prefer(d.id) for d in sorted(fitting, key=lambda d: d.free)[:PLACES]]
         else:
@@ -113,26 +115,26 @@ class Foresight:
         """GPU seconds of those behind that run outside of a clique."""
         free = {d.id: d.free - parts.get(d.id, 0) for d in self.inventory.domains.values()}
         left = sum(free.values())
-        order = iter(range(len(running) + AHEAD))
+        order = count()
         heap = [(end, next(order), has) for end, has in running]
         heapq.heapify(heap)
         now = lost = 0.0
-        for comes, request, runs in islice(behind, AHEAD):
+        for comes, request, runs in behind:
             size = request.device_count
             now = max(now, comes)
             while heap and (left < size or heap[0][0] <= now):
                 end, _, has = heapq.heappop(heap)
                 now = max(now, end)
-                for domain, count in has.items():
-                    free[domain] += count
-                    left += count
+                for domain, devices in has.items():
+                    free[domain] += devices
+                    left += devices
             segment = request.locality.segment or size
             given = self._within(free, size, segment)
             if given is None:
                 given = _roomiest(free, size)
                 lost += size * runs
-            for domain, count in given.items():
-                free[domain] -= count
+            for domain, devices in given.items():
+                free[domain] -= devices
             left -= size
             heapq.heappush(heap, (now + runs, next(order), given))
         return lost
@@ -141,8 +143,8 @@ class Foresight:
         given: Parts = {}
         for _ in range(size // segment):
             tightest, least = None, self.inventory.devices + 1
-            for domain, count in free.items():
-                left = count - given.get(domain, 0)
+            for domain, devices in free.items():
+                left = devices - given.get(domain, 0)
                 if segment <= left < least and segment <= self.reach[domain]:
                     tightest, least = domain, left
             if tightest is None:

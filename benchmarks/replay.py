@@ -22,12 +22,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, islice
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from figures import percentile
-from foresight import AHEAD, Foresight
+from foresight import Foresight
 
 from ray_dra.core.allocation import Allocation, Placed
 from ray_dra.core.inventory import Inventory
@@ -225,11 +225,14 @@ def replay(
             queue.popleft()
             since = None
             if seer is not None:
-                waiting = [(now, asked, each.duration) for each, asked in islice(queue, AHEAD)]
-                coming = (each for each in islice(arrivals, AHEAD) if each.gpus <= inventory.devices)
-                behind = waiting + [(j.arrival, machines.request(j.name, j.gpus), j.duration) for j in coming]
+                waiting = ((now, asked, each.duration) for each, asked in queue)
+                coming = (
+                    (each.arrival, machines.request(each.name, each.gpus), each.duration)
+                    for each in arrivals
+                    if each.gpus <= inventory.devices
+                )
                 ends = [(end, name) for end, name, _, _ in running]
-                answer = seer.best(answer, request, now + job.duration, ends, behind)
+                answer = seer.best(answer, request, now + job.duration, ends, chain(waiting, coming))
             inventory.hold(answer)
             waits.append(now - job.arrival)
             within = inside(inventory, answer, request.locality.segment or len(request.bundles))

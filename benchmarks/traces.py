@@ -80,13 +80,18 @@ def find(traces: Path | None, name: str) -> Path | None:
     return next((path for path in sorted(traces.rglob(name)) if path.is_file()), None)
 
 
+def placing(name: str) -> str:
+    """A policy's name less its patience."""
+    return name.partition("@")[0]
+
+
 def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
     """The policy by its name, less its patience; None for the product's tightest place."""
-    name = name.partition("@")[0]
-    if name == FORESIGHT and not pods:
+    name = placing(name)
+    if name == "ray-dra" and pods:
+        return Gradient(demands())
+    if name in ("ray-dra", FORESIGHT) and not pods:
         return None
-    if name == "ray-dra":
-        return Gradient(demands()) if pods else None
     if name == "fgd":
         return Fgd(Mix(demands()))
     plain: dict[str, type[Policy]] = {p.name: p for p in (Policy, FirstFit, Ray, KueueBest, KueueLeast, Kai, Slurm)}
@@ -174,7 +179,7 @@ def run_gangs(run: Run) -> Row:
         regret.seen if regret is not None else None,
         patience=patience_of(run.policy),
         same_time=run.same_time,
-        foresight=run.policy.partition("@")[0] == FORESIGHT,
+        foresight=placing(run.policy) == FORESIGHT,
     )
     row: Row = {
         "workload": run.workload,
@@ -270,7 +275,7 @@ def main() -> None:
         for name in names
         for seed in range(options.seeds)
     ]
-    if FORESIGHT in names and not options.same_time:
+    if FORESIGHT in map(placing, names) and not options.same_time:
         made.error(f"{FORESIGHT} goes with --same-time: it plays gangs forward as in the trace")
     work: Callable[[Run], Row] = run_pods if pods else run_gangs
     for name in names:

@@ -140,6 +140,11 @@ def test_a_replay_with_patience_by_hand() -> None:
     assert figures["goodput_pct"] == figures["occupancy_pct"] == pytest.approx(100 / 3, abs=0.01)
 
 
+def test_a_replay_needs_a_window() -> None:
+    with pytest.raises(ValueError, match="all jobs arrive at once"):
+        replay(cluster("nvl72:2"), THREE, None)
+
+
 def test_a_replay_does_not_wait_for_what_cannot_be() -> None:
     """76 GPUs are in no rack of 72."""
     _, waits = replay(cluster("nvl72:2"), [Job("a", 0.0, 100.0, 76), Job("end", 900.0, 1.0, 4)], None, patience=1.0)
