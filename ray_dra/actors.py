@@ -27,6 +27,7 @@ from ray_dra.core.topology import Topology
 from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError
 from ray_dra.ports import Kube
 from ray_dra.runtime.coordinator import Coordinator, Order, Status
+from ray_dra.runtime.jobs import Jobs
 from ray_dra.runtime.nodes import only_visible
 from ray_dra.runtime.pace import LOOK_SECONDS, pause
 from ray_dra.settings import Kubernetes
@@ -36,7 +37,6 @@ from ray_dra.translate.snapshot import Snapshot, snapshot_of
 
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SETTLE_SECONDS = 60.0
-SESSION = "session/"
 logger = logging.getLogger("ray_dra")
 
 
@@ -53,6 +53,8 @@ class CoordinatorActor:
 
         kube = _kube(kubernetes, wake)
         self._core = Coordinator(self._store, RayAdapter(), time.monotonic, kube)
+        self._retired = False
+        self._jobs = Jobs(self._store, ray.get_runtime_context().get_job_id())
         self._changed = asyncio.Event()
         self._agents: dict[str, float] = {}
         self._settled = time.monotonic()
@@ -63,6 +65,8 @@ class CoordinatorActor:
 
     async def report(self, raylet: str, reading: bytes | None, visible: str | None) -> None:
         """A reading as the probe wrote it, or None for a sign of life; `visible`: the raylet's CUDA_VISIBLE_DEVICES."""
+        if self._retired:
+            return  # it would leave a key
         if reading is None:
             self._core.nodes.heartbeat(raylet)
         else:
@@ -71,10 +75,12 @@ class CoordinatorActor:
 
     # -- from drivers
 
-    async def hello(self, job: str) -> None:
-        """A program starts to use ray-dra."""
-        self._store.put(SESSION + job, b"")
+    async def hello(self, job: str) -> bool:
+        """A program starts to use ray-dra; False where it has to ask again, or for the coordinator after this one."""
+        if self._retired:
+            return False
         self._look()
+        return self._jobs.enter(job, self._core.watch.view)
 
     async def ready(self) -> tuple[str, ...]:
         """Raylets whose GPUs have not been read yet."""
@@ -169,17 +175,17 @@ class CoordinatorActor:
     # -- inside
 
     async def _look_for_ever(self) -> None:
-        while True:
+        while not self._retired:
             self._woken.clear()
             began, worked = time.monotonic(), time.thread_time()
             try:
                 self._look()
                 self._keep_agents()
+                if self._jobs.all_ended(self._core.watch.view) and self._core.idle:
+                    self._retire()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
                 logger.exception("a look failed")
             least = pause(time.monotonic() - began, time.thread_time() - worked)
-            if self._unused():
-                await self._retire()
             self._collect()
             await self._rest(least)
 
@@ -229,20 +235,19 @@ class CoordinatorActor:
             self._agents[raylet.id] = now
             start_agent(raylet.id)
 
-    def _unused(self) -> bool:
-        sessions = {key.removeprefix(SESSION) for key in self._store.keys(SESSION)}
-        alive = sessions & self._core.watch.view.jobs
-        for job in sessions - alive if alive else ():
-            self._store.delete(SESSION + job)
-        return bool(sessions) and not alive and self._core.idle
+    def _retire(self) -> None:
+        """Nobody uses ray-dra any more: leave no actor and no key behind.
 
-    async def _retire(self) -> None:
-        """Nobody uses ray-dra any more: leave no actor and no key behind."""
-        for raylet in self._agents:
-            stop_agent(raylet)
-        for key in self._store.keys(""):
-            self._store.delete(key)
-        ray.actor.exit_actor()
+        Ended by its own hand: `exit_actor` only takes effect with the next call, which would be the next program's.
+        """
+        self._retired = True
+        try:
+            for raylet in self._agents:
+                stop_agent(raylet)
+            for key in self._store.keys(""):
+                self._store.delete(key)
+        finally:
+            ray.kill(ray.get_runtime_context().current_actor)
 
 
 def _our_environment() -> dict[str, Any]:

@@ -106,8 +106,14 @@ def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
 
 def _greet(kubernetes: Kubernetes | None) -> None:
     """Start or find the coordinator, and wait until it has read every node's GPUs."""
-    actor = start_coordinator(kubernetes)
-    ask(actor.hello.remote(ray.get_runtime_context().get_job_id()), timeout=60)
+    deadline = time.monotonic() + READY_SECONDS
+    while not _welcome(actor := start_coordinator(kubernetes)):
+        if time.monotonic() > deadline:
+            raise CoordinatorUnavailable(
+                "No coordinator stays; why is in Ray's log folder on the head node.",
+                wanted=f"one that answers within {READY_SECONDS:g} s",
+            )
+        time.sleep(0.05)
     deadline = time.monotonic() + READY_SECONDS
     while waiting := ask(actor.ready.remote()):
         if time.monotonic() > deadline:
@@ -117,6 +123,18 @@ def _greet(kubernetes: Kubernetes | None) -> None:
                 wanted=f"a reading within {READY_SECONDS:g} s",
             )
         time.sleep(0.05)
+
+
+def _welcome(actor: Any) -> bool:
+    """Whether this coordinator serves this program; False where an earlier program's was just about to end."""
+    hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
+    try:
+        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=60))
+    except CoordinatorUnavailable as error:
+        died = error.__cause__
+        if isinstance(died, ray.exceptions.RayActorError) and not died.actor_init_failed:
+            return False
+        raise
 
 
 def _stop_with_ray(cluster: LocalCluster) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ray_dra import settings
 from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import InvalidAddress
 from ray_dra.settings import Embedded, Running, parse_address
@@ -135,45 +136,90 @@ with ray_dra.placement_group([{"GPU": 2}] * 4, locality=ray_dra.same_clique()) a
     got = ray.get([task.options(num_gpus=2, num_cpus=0, **pinned(gang, b)).remote() for b in range(4)])
     print(json.dumps([planned, [g[2] for g in got], len(ray_dra.topology().cliques)]))
 """
-LOOK = """
-import ray, sys
+PLAIN = """
+import os, ray, sys, time
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.2")
+"""
+LOOK = (
+    PLAIN
+    + """
 from ray.experimental import internal_kv
 names = ray.util.list_named_actors(all_namespaces=True)
 print(len(names) + len(internal_kv._internal_kv_list(b"", namespace=b"ray_dra")))
 """
+)
+SUCCESSION = (
+    PLAIN
+    + """
+import itertools
+from ray_dra import client
+from ray_dra.actors import ask, start_coordinator
+from ray_dra.adapters.ray import KvStore
+from ray_dra.errors import CoordinatorUnavailable
+from ray_dra.runtime.jobs import KEY
+client._greet(None)
+first = start_coordinator()
+KvStore().delete(KEY + ray.get_runtime_context().get_job_id())  # to the coordinator this program has ended
+deadline = time.monotonic() + 60
+try:
+    while time.monotonic() < deadline:
+        ask(first.pid.remote())
+except CoordinatorUnavailable:
+    pass
+found = itertools.chain([first, first], map(start_coordinator, itertools.repeat(None)))
+client.start_coordinator = lambda kubernetes: next(found)  # the next one found the first, just before its end
+client._greet(None)
+time.sleep(1)
+print(first._actor_id != start_coordinator()._actor_id, bool(ask(start_coordinator().pid.remote())))
+"""
+)
+STILLBORN = (
+    PLAIN
+    + """
+from ray_dra.actors import ask, start_coordinator
+print(ask(start_coordinator().pid.remote()), flush=True)
+os._exit(0)
+"""
+)
+
+
+def on_plain_ray(code: str, address: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, address],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def wait_no_trace(address: str) -> None:
+    """No actor and no key of ours is left."""
+    deadline = time.monotonic() + 30
+    while (left := on_plain_ray(LOOK, address).strip()) != "0":
+        assert time.monotonic() < deadline, left
 
 
 @pytest.mark.ray
 def test_joining_a_running_ray_and_leaving_no_trace(plain_ray: str) -> None:
     """GPUs are found by NVML on each node, bundles pinned by node id, and the last program to leave takes
     coordinator, agents and keys along."""
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", JOIN, plain_ray],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    planned, got, cliques = json.loads(done.stdout)
+    planned, got, cliques = json.loads(on_plain_ray(JOIN, plain_ray))
     assert planned == got
     assert cliques == 1
-    deadline = time.monotonic() + 30
-    while True:
-        look = subprocess.run(
-            [sys.executable, "-c", LOOK, plain_ray],
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=60,
-            check=True,
-        )
-        if look.stdout.strip() == "0":
-            return
-        assert time.monotonic() < deadline, look.stdout
+    wait_no_trace(plain_ray)
+
+
+@pytest.mark.ray
+def test_programs_come_while_the_coordinator_of_those_before_ends(plain_ray: str) -> None:
+    """Whoever comes then gets the next coordinator, which stays; and one whose starter died ends all the same."""
+    assert on_plain_ray(SUCCESSION, plain_ray).splitlines()[-1] == "True True"
+    wait_no_trace(plain_ray)
+    assert on_plain_ray(STILLBORN, plain_ray)
+    wait_no_trace(plain_ray)
 
 
 BAD_ADDRESSES = [
@@ -207,13 +253,14 @@ def test_a_bad_address_lists_what_is_allowed_before_anything_starts(address: str
     assert caught.value.reason
 
 
-def test_good_addresses() -> None:
+def test_good_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse_address("embedded") == Embedded()
     assert parse_address("10.0.0.1:6379") == Running(address="10.0.0.1:6379")
     assert parse_address("", {"RAY_CLUSTER_NAME": "c", "FQ_RAY_IP": "head.ns.svc"}) == Running(
         address="head.ns.svc:6379"
     )
     assert parse_address("", {"RAY_GCS_ADDRESS": "10.0.0.2:6379"}) == Running(address="10.0.0.2:6379")
+    monkeypatch.setattr(settings, "_beside", lambda: None)  # whatever Ray runs on this machine
     with pytest.raises(InvalidAddress, match="there is none here"):
         parse_address("", {})
 
