@@ -181,7 +181,7 @@ class CoordinatorActor:
             try:
                 self._look()
                 self._keep_agents()
-                if self._jobs.all_ended(self._core.watch.view) and self._core.idle:
+                if self._core.idle and self._jobs.all_ended(self._core.watch.view):
                     self._retire()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
                 logger.exception("a look failed")

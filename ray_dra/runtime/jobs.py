@@ -11,7 +11,7 @@ class Jobs:
     """Kept in the store, so that a coordinator that starts again knows whom it serves."""
 
     def __init__(self, store: Store, starter: str) -> None:
-        """`starter`: the job that started the coordinator, which is not to outlive it if it dies before its hello."""
+        """`starter`: the job that started the coordinator; counted from the start, as it may die before its hello."""
         self.store = store
         store.put(KEY + starter, b"")
 

@@ -183,13 +183,13 @@ os._exit(0)
 )
 
 
-def on_plain_ray(code: str, address: str) -> str:
+def on_plain_ray(code: str, address: str, seconds: float = 120) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code, address],
         capture_output=True,
         text=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
-        timeout=120,
+        timeout=seconds,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -199,7 +199,7 @@ def on_plain_ray(code: str, address: str) -> str:
 def wait_no_trace(address: str) -> None:
     """No actor and no key of ours is left."""
     deadline = time.monotonic() + 30
-    while (left := on_plain_ray(LOOK, address).strip()) != "0":
+    while (left := on_plain_ray(LOOK, address, 60).strip()) != "0":
         assert time.monotonic() < deadline, left
 
 
