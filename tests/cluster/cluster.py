@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,21 @@ from ray_dra.errors import KubernetesError
 from tests.cluster import binaries, control_plane, image
 from tests.cluster.binaries import PROJECT, Say, program
 from tests.cluster.control_plane import API_SERVICE, Options, Ports
+from tests.cluster.machine import (
+    PREFIX,
+    free_link,
+    free_ports,
+    link,
+    raise_inotify,
+    remove_cgroup,
+    restore_inotify,
+    start_time,
+    wait_gone,
+)
 from tests.cluster.nodes import BRIDGE, GATEWAY, NodeSpec, RealNode
 from tests.cluster.pki import Authority, write_kubeconfig
 from tests.cluster.supervise import Program, Supervisor
 
-PREFIX = "ray-dra-testbed-"
 SIMULATED = PROJECT / "kube" / "simulated-gpus"
 SIMULATED_NAMESPACE = "ray-dra-simulated"
 START_SECONDS = 120.0
@@ -90,7 +98,7 @@ class Cluster:
         run = Path(tempfile.gettempdir()) / f"{PREFIX}{name}"
         run.mkdir(mode=0o755)  # fails where one of this name runs
         if nodes:
-            _raise_inotify()
+            raise_inotify()
         started = time.monotonic()
         cluster = cls(run, {"name": name, "real": real, "cgroup": f"/{PREFIX}{name}"})
         try:
@@ -114,8 +122,8 @@ class Cluster:
         run = self.run
         self._pki = pki = Authority(run / "pki")
         (run / "resolv.conf").write_text(f"nameserver {GATEWAY}\nsearch svc.cluster.local cluster.local\n")
-        outside, inside = _free_link() if self.real else ("", "127.0.0.1")
-        ports = Ports() if self.real else Ports(*_free_ports(5))
+        outside, inside = free_link() if self.real else ("", "127.0.0.1")
+        ports = Ports() if self.real else Ports(*free_ports(5))
         address = GATEWAY if self.real else inside
         self._server = f"https://{address}:{ports.api}"  # as seen by those within
         hosts = [GATEWAY, "127.0.0.1", inside]
@@ -132,12 +140,12 @@ class Cluster:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
-        self._state |= {"pid": process.pid, "started": _start_time(process.pid)}
+        self._state |= {"pid": process.pid, "started": start_time(process.pid)}
         self._save()
         self._process = process
         self.supervisor.wait()
         if self.real:
-            _link(self._inner_pid(), self._link_name, outside, inside)
+            link(self._inner_pid(), self._link_name, outside, inside)
         for each in programs[:2]:
             self.supervisor.start(each.name)
         pki.kubeconfig(self.kubeconfig, f"https://{inside}:{ports.api}", "admin", "system:masters")
@@ -154,7 +162,7 @@ class Cluster:
         if operator:
             self.kubectl("create", *_files(control_plane.custom_resources()))
             host = GATEWAY if self.real else "127.0.0.1"
-            metrics, health = ("8443", "8444") if self.real else map(str, _free_ports(2))
+            metrics, health = ("8443", "8444") if self.real else map(str, free_ports(2))
             self.supervisor.add(
                 control_plane.operator(self.run, self._pki, self._server, f"{host}:{metrics}", f"{host}:{health}")
             )
@@ -277,11 +285,11 @@ class Cluster:
     def down(self, *, keep_logs: bool = False) -> None:
         """Nothing is left: the namespaces take processes, mounts and network along; then folder and cgroup go."""
         pid = self._state.get("pid")
-        if pid is not None and _start_time(pid) == self._state["started"]:
+        if pid is not None and start_time(pid) == self._state["started"]:
             os.kill(pid, signal.SIGTERM if not self.real else signal.SIGKILL)
             if self._process is not None:
                 self._process.wait()
-            _wait_gone(pid, self._state["started"])
+            wait_gone(pid, self._state["started"])
         if self._api is not None:
             self._api.close()
         if keep_logs and self.run.exists():
@@ -290,9 +298,9 @@ class Cluster:
         if self.real and pid is not None:
             # The kernel takes it along with the namespace, but in its own time.
             subprocess.run(["ip", "link", "del", self._link_name], capture_output=True)
-        _remove_cgroup(self._state["cgroup"])
+        remove_cgroup(self._state["cgroup"])
         shutil.rmtree(self.run, ignore_errors=True)
-        _restore_inotify()
+        restore_inotify()
 
     # -- being found again
 
@@ -310,7 +318,7 @@ class Cluster:
 
     @property
     def alive(self) -> bool:
-        return _start_time(self._state.get("pid", 0)) == self._state.get("started")
+        return start_time(self._state.get("pid", 0)) == self._state.get("started")
 
     @property
     def _link_name(self) -> str:
@@ -342,31 +350,7 @@ def sweep() -> None:
             found.down()
         elif found is None and time.time() - run.stat().st_mtime > 600:
             shutil.rmtree(run, ignore_errors=True)
-    _restore_inotify()
-
-
-# A kubelet and its containerd watch files by about ten inotify instances; many machines allow 128 to all of root.
-INOTIFY, INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 4096
-
-
-def _raise_inotify() -> None:
-    """Allow what many nodes need, and note what it was."""
-    with binaries.locked(binaries.cache() / "inotify.lock"):
-        before = int(INOTIFY.read_text())
-        if before < INSTANCES:
-            (binaries.cache() / "inotify-before").write_text(str(before))
-            INOTIFY.write_text(str(INSTANCES))
-
-
-def _restore_inotify() -> None:
-    """As it was, when no cluster is left."""
-    noted = binaries.cache() / "inotify-before"
-    if not noted.exists() or any(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")):
-        return
-    with binaries.locked(binaries.cache() / "inotify.lock"):
-        if noted.exists():
-            INOTIFY.write_text(noted.read_text())
-            noted.unlink()
+    restore_inotify()
 
 
 def is_ready(node: dict[str, Any]) -> bool:
@@ -376,73 +360,3 @@ def is_ready(node: dict[str, Any]) -> bool:
 
 def _files(paths: Sequence[Path]) -> list[str]:
     return [part for path in paths for part in ("-f", str(path))]
-
-
-def _start_time(pid: int) -> str | None:
-    """A process's start, which tells it from a later one with the same number; None where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]
-
-
-def _wait_gone(pid: int, started: str) -> None:
-    deadline = time.monotonic() + 30
-    while _start_time(pid) == started and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that were free just now."""
-    found = []
-    sockets = []
-    for _ in range(count):
-        each = socket.socket()
-        each.bind(("127.0.0.1", 0))
-        sockets.append(each)
-        found.append(each.getsockname()[1])
-    for each in sockets:
-        each.close()
-    return found
-
-
-def _free_link() -> tuple[str, str]:
-    """Two neighbouring addresses that nobody on this machine uses: ours outside, the cluster's inside."""
-    used = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, check=True).stdout
-    while True:
-        third, fourth = random.randrange(256), random.randrange(0, 256, 4)
-        base = f"10.213.{third}."
-        if f"{base}{fourth + 1}/" not in used:
-            return f"{base}{fourth + 1}", f"{base}{fourth + 2}"
-
-
-def _link(pid: int, name: str, outside: str, inside: str) -> None:
-    """A cable between this machine and the cluster's network; it goes when the cluster does."""
-    for command in (
-        f"ip link add {name} type veth peer name host0 netns {pid}",
-        f"ip addr add {outside}/30 dev {name}",
-        f"ip link set {name} up",
-        f"nsenter --net --target {pid} ip addr add {inside}/30 dev host0",
-        f"nsenter --net --target {pid} ip link set host0 up",
-    ):
-        subprocess.run(command.split(), check=True, capture_output=True)
-
-
-def _remove_cgroup(name: str) -> None:
-    """The cluster's cgroups in every hierarchy; they are empty once its processes are gone."""
-    for root in Path("/sys/fs/cgroup").glob(f"*{name}") if Path("/sys/fs/cgroup/cgroup.procs").exists() else ():
-        _remove_tree(root)
-    for hierarchy in Path("/sys/fs/cgroup").iterdir() if Path("/sys/fs/cgroup").exists() else ():
-        _remove_tree(hierarchy / name.strip("/"))
-
-
-def _remove_tree(path: Path) -> None:
-    if not path.is_dir():
-        return
-    for folder, _, _ in os.walk(path, topdown=False):
-        try:
-            os.rmdir(folder)
-        except OSError:
-            pass

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.binaries import PROJECT
-from tests.cluster.cluster import PREFIX, Cluster, sweep
+from tests.cluster.cluster import Cluster, sweep
 from tests.cluster.control_plane import Options
+from tests.cluster.machine import PREFIX
 from tests.cluster.nodes import BRIDGE, NodeSpec
 from tests.cluster.paper import add_paper_nodes
 from tests.cluster.world import Namespace, request

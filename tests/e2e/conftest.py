@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,19 @@ def pinned(gang: ray_dra.GangPlacementGroup, bundle: int, **options: Any) -> dic
 def seen() -> tuple[str, list[int], list[str]]:
     """(CUDA_VISIBLE_DEVICES, ray.get_gpu_ids(), UUIDs by ray_dra) of the process that asks."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", ""), ray.get_gpu_ids(), [d.uuid or "" for d in ray_dra.get_devices()]
+
+
+def eventually(holds: Callable[[], bool], seconds: float) -> float:
+    """Seconds until `holds`; fails after `seconds`."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds, "it did not happen in time"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def planned(gang: ray_dra.GangPlacementGroup, bundle: int) -> tuple[str, list[int], list[str]]:
+    assert gang.allocation is not None
+    grants = gang.allocation.bundles[bundle].grants
+    indices = [g.index or 0 for g in grants]
+    return ",".join(map(str, indices)), indices, [g.uuid or "" for g in grants]
