@@ -27,7 +27,7 @@ def event_about(thing: Object, reason: str, message: str, *, warning: bool = Fal
             "uid": meta.get("uid", ""),
         },
         "reason": reason,
-        "message": message[:MOST],
+        "message": message.encode(errors="replace")[:MOST].decode(errors="ignore"),
         "type": "Warning" if warning else "Normal",
         "source": {"component": "ray-dra"},
         "reportingComponent": "ray-dra",

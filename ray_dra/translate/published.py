@@ -52,11 +52,16 @@ def read_topologies(things: Iterable[Mapping[str, Any]]) -> dict[str, Published]
             links, ancestors = (
                 tuple(tuple(int(n) for n in row) for row in told[key]) for key in ("links", "ancestors")
             )
-            node = thing["metadata"]["annotations"][TOPOLOGY]
-            found[node] = Published(tuple(told["uuids"]), links, ancestors)
-        except (KeyError, TypeError, ValueError):
+            node, uuids = thing["metadata"]["annotations"][TOPOLOGY], tuple(told["uuids"])
+            if all(_square(matrix, len(uuids)) for matrix in (links, ancestors)) and len({*uuids}) == len(uuids):
+                found[str(node)] = Published(uuids, links, ancestors)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             continue
     return found
+
+
+def _square(matrix: Links, size: int) -> bool:
+    return not matrix or (len(matrix) == size and all(len(row) == size for row in matrix))
 
 
 def with_links(node: Node, published: Published | None) -> Node:

@@ -6,6 +6,7 @@ box without one is a clique of its own where its product is always on NVSwitches
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,23 +21,27 @@ PLUGIN_RESOURCE = "nvidia.com/gpu"  # a device plugin counts GPUs behind the sch
 # links are unknown here.
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
 
-_SUFFIX = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
-_BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
+_DECIMAL = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0} | {s: 1e3**at for at, s in enumerate("kMGTPE", 1)}
+_FACTORS = _DECIMAL | {f"{s}i": 1024.0**at for at, s in enumerate("KMGTPE", 1)}
+# As Kubernetes' parser has it: one suffix or one exponent, so that 1E is an exa and 1E3 a thousand.
+_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE]?)|([eE][+-]?[0-9]+))")
 
 
 def quantity(text: str | int | float) -> float:
-    """A Kubernetes quantity as a number. ValueError for what is none."""
-    if not isinstance(text, str):
-        return float(text)
-    for suffixes in (_BINARY, _SUFFIX):
-        for suffix, factor in suffixes.items():
-            if text.endswith(suffix):
-                return float(text[: -len(suffix)]) * factor
-    return float(text)
+    """A Kubernetes quantity as a number. ValueError for what is none, is negative, or has no end."""
+    known = isinstance(text, str | int | float) and not isinstance(text, bool)
+    found = _QUANTITY.fullmatch(str(text)) if known else None
+    if found is None:
+        raise ValueError(f"{text!r:.100} is no quantity of Kubernetes")
+    number, suffix, exponent = found.groups()
+    value = float(number + (exponent or "")) * _FACTORS[suffix or ""]
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{text!r:.100} is no amount that a node can have")
+    return value
 
 
 def read_node(thing: Mapping[str, Any]) -> KubeNode:
-    """A Node object, without the many kilobytes that nobody here needs."""
+    """A Node object, without the many kilobytes that nobody here needs. Raises as `readable` catches it."""
     spec, status = thing.get("spec") or {}, thing.get("status") or {}
     allocatable = status.get("allocatable") or {}
     conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}

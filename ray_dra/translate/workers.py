@@ -12,6 +12,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -340,14 +341,22 @@ class _Maker:
 
 
 def _offers(slot: Slot) -> dict[str, str]:
-    """What the raylet is told to offer: exactly the bundles' sum, so that nothing else fits beside them."""
-    params = {"num-gpus": str(len(slot.uuids)), "num-cpus": str(round(slot.resources.get("CPU", 0.0)))}
+    """What the raylet is told to offer: exactly the bundles' sum, so that nothing else fits beside them.
+
+    `ray start` takes whole CPUs and bytes only, so a fraction is rounded up: down, the bundles would not fit.
+    """
+    params = {"num-gpus": str(len(slot.uuids)), "num-cpus": str(_whole(slot.resources.get("CPU", 0.0)))}
     if "memory" in slot.resources:
-        params["memory"] = str(int(slot.resources["memory"]))
+        params["memory"] = str(_whole(slot.resources["memory"]))
     custom = {k: v for k, v in slot.resources.items() if k not in ("CPU", "GPU", "memory")}
     if custom:
         params["resources"] = json.dumps(json.dumps(custom, sort_keys=True))  # KubeRay passes it through a shell
     return params
+
+
+def _whole(amount: float) -> int:
+    """Rounded up; Ray counts in ten-thousandths, and a sum of fractions is not exact."""
+    return math.ceil(round(amount, 4))
 
 
 def _resources(theirs: Mapping[str, Any], slot: Slot, claims: Sequence[str]) -> dict[str, Any]:
@@ -360,7 +369,7 @@ def _resources(theirs: Mapping[str, Any], slot: Slot, claims: Sequence[str]) -> 
             limits["cpu"] = requests["cpu"]
     memory = slot.resources.get("memory")
     if memory:
-        requests["memory"] = limits["memory"] = str(int(memory) + RAYLET_MEMORY)
+        requests["memory"] = limits["memory"] = str(_whole(memory) + RAYLET_MEMORY)
     made: dict[str, Any] = {"requests": requests, "limits": limits, "claims": [{"name": name} for name in claims]}
     return {key: value for key, value in made.items() if value}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from ray_dra.ports import GpuReading, KubeNode, LinkReading, NodeReading
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
 from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.events import event_about
 from ray_dra.translate.published import read_topologies, topology_map, with_links
 from ray_dra.translate.reading import node_from_reading
 from ray_dra.translate.slices import node_from_slices, quantity, read_node
@@ -226,13 +228,61 @@ def test_health_tolerations_and_quantities() -> None:
     assert made.ready
     assert [d.health for d in made.devices].count(Health.TAINTED) == 1
     assert made.devices[3].health_reason == "gpu.nvidia.com/xid=79"
-    assert [quantity(text) for text in ("2", "500m", "1Ki", "1k", "1.5Gi")] == [2, 0.5, 1024, 1000, 1.5 * (1 << 30)]
     status = {
         "allocatable": {"cpu": "3500m", "memory": "2Gi", "nvidia.com/gpu": "8"},
         "conditions": [{"type": "Ready", "status": "True"}],
     }
     read = read_node({"metadata": {"name": "n"}, "status": status})
     assert (read.cpus, read.memory, read.device_plugin, read.ready) == (3.5, 2 << 30, True, True)
+
+
+def test_every_suffix_of_a_quantity_is_read_and_garbage_is_refused() -> None:
+    assert [quantity(text) for text in ("2", "500m", "1Ki", "1k", "1.5Gi")] == [2, 0.5, 1024, 1000, 1.5 * (1 << 30)]
+    decimal = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+    binary = {f"{suffix}i": 10 * at for at, suffix in enumerate("KMGTPE", 1)}
+    for text, number in (("100", 100.0), ("1.5", 1.5), (".5", 0.5), ("3.", 3.0), ("+7", 7.0), ("0", 0.0)):
+        for suffix, power in decimal.items():
+            assert quantity(text + suffix) == pytest.approx(number * 10.0**power, rel=1e-12)
+        for suffix, power in binary.items():
+            assert quantity(text + suffix) == number * 2**power
+        for exponent in ("e3", "E3", "e-3", "E+2"):
+            assert quantity(text + exponent) == pytest.approx(float(text + exponent), rel=1e-12)
+    wrong = ["", " 1", "1 ", "1e", "1Ee3", "1kk", "1K", "i", "m", ".", "0x1", "1_0", "nan", "inf", "-1", "-5m", "1e999"]
+    for garbage in (*wrong, "9" * 400, None, True, [], {}, math.nan, math.inf, -1, 10**400, "1\n", "\u0661"):
+        with pytest.raises(ValueError, match=r"no quantity|no amount|digit"):
+            quantity(garbage)  # type: ignore[arg-type]
+
+
+@given(st.lists(st.sampled_from((0.0001, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 3.0)), min_size=1, max_size=12))
+def test_bundles_of_fractional_cpus_fit_the_worker_made_for_them(cpus: list[float]) -> None:
+    """`ray start --num-cpus` takes whole numbers; the pod asks for exactly what the bundles and the raylet need."""
+    bundles = [{"GPU": 1.0, "CPU": cpus[0], "memory": 1000.5}, *({"CPU": n} for n in cpus[1:])]
+    wide = [replace(BOXES[0], resources={"CPU": 64.0, "memory": float(1 << 40)})]
+    attempt = attempt_of(allocate(wide, gang(bundles), imex=False), cluster(), imex=False)
+    (group,) = attempt.groups
+    offered, wanted = group["rayStartParams"], sum(cpus)
+    assert wanted - 1e-9 <= int(offered["num-cpus"]) < wanted + 1
+    assert int(offered["memory"]) == 1001
+    requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+    assert quantity(requests["cpu"]) == pytest.approx(wanted + 0.25, abs=0.00051)
+    assert int(requests["memory"]) == 1001 + (1 << 30)
+
+
+@pytest.mark.parametrize(("cpus", "offered", "asked"), [(0.5, "1", "750m"), (1.5, "2", "1750m"), (2.5, "3", "2750m")])
+def test_half_a_cpu_is_offered_as_a_whole_one(cpus: float, offered: str, asked: str) -> None:
+    attempt = attempt_of(allocate(BOXES, gang([{"GPU": 1, "CPU": cpus}]), imex=False), cluster(), imex=False)
+    (group,) = attempt.groups
+    assert group["rayStartParams"]["num-cpus"] == offered
+    assert group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == asked
+
+
+@given(st.text(max_size=1100, alphabet=st.characters(codec="utf-8")))
+def test_an_events_message_is_cut_in_bytes_between_characters(text: str) -> None:
+    event = event_about(cluster(), "GangQueued", text + "\u00e9\U0001f600" * 400)
+    data = event["message"].encode()
+    assert 1020 < len(data) <= 1024
+    assert (text + "\u00e9\U0001f600" * 400).startswith(event["message"])
+    assert event_about(cluster(), "GangQueued", "\ud800 bare")["message"] == "? bare"
 
 
 @pytest.mark.parametrize(("profile", "clique"), [("hgx-h100", "box.h100-0"), ("l40s-pcie", None)])
@@ -255,6 +305,8 @@ def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> 
     made = topology_map("dgx1", "n", reading, {"kind": "Pod", "name": "p", "uid": "u"})
     assert made is not None
     assert made["metadata"]["ownerReferences"][0]["name"] == "p"
+    uneven = {**made, "data": {"topology": json.dumps({"uuids": ["a", "b"], "links": [[1], [1]], "ancestors": []})}}
+    assert read_topologies([uneven]) == {}
     published = read_topologies([made, {"metadata": {}, "data": {"topology": "no json"}}])["dgx1"]
     full = node_from_reading("dgx1", reading)
     assert published.links == full.links == ((0, 12, 0, 0), (12, 0, 0, 0), (0, 0, 0, 12), (0, 0, 12, 0))
