@@ -248,9 +248,10 @@ def test_every_suffix_of_a_quantity_is_read_and_garbage_is_refused() -> None:
         for exponent in ("e3", "E3", "e-3", "E+2"):
             assert quantity(text + exponent) == pytest.approx(float(text + exponent), rel=1e-12)
     wrong = ["", " 1", "1 ", "1e", "1Ee3", "1kk", "1K", "i", "m", ".", "0x1", "1_0", "nan", "inf", "-1", "-5m", "1e999"]
-    for garbage in (*wrong, "9" * 400, None, True, [], {}, math.nan, math.inf, -1, 10**400, "1\n", "\u0661"):
-        with pytest.raises(ValueError, match=r"no quantity|no amount|digit"):
-            quantity(garbage)  # type: ignore[arg-type]
+    others: list[Any] = ["9" * 400, "1\n", "\u0661", None, True, [], {}, math.nan, math.inf, -1, 10**400]
+    for garbage in (*wrong, *others):
+        with pytest.raises(ValueError, match=r"no quantity|no amount"):
+            quantity(garbage)
 
 
 @given(st.lists(st.sampled_from((0.0001, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 3.0)), min_size=1, max_size=12))
