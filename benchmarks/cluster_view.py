@@ -118,7 +118,7 @@ def fatten(api: KubernetesApi, name: str) -> None:
 def watch(kubeconfig: str) -> None:
     import threading
 
-    import ray_dra.actors  # noqa: F401  # what the actor has imported
+    import ray_dra.starting  # noqa: F401  # what the actor has imported
     from ray_dra.adapters.kube import KubeAdapter
     from ray_dra.core.inventory import Inventory
     from ray_dra.runtime.provision import Provisioner

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_dra.api import (
-        GangPlacementGroup,
         at_most_cliques,
         best_connected,
         get_devices,
@@ -36,13 +35,13 @@ if TYPE_CHECKING:
         SimulationError,
         UnsatisfiableError,
     )
+    from ray_dra.handle import GangPlacementGroup
     from ray_dra.submission import get_job_submission_client_cluster_info
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "ray_dra.api": (
-        "GangPlacementGroup",
         "at_most_cliques",
         "best_connected",
         "get_devices",
@@ -68,6 +67,7 @@ _HOMES = {
         "SimulationError",
         "UnsatisfiableError",
     ),
+    "ray_dra.handle": ("GangPlacementGroup",),
     "ray_dra.submission": ("get_job_submission_client_cluster_info",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,7 +1,8 @@
-"""Thin Ray actors around `runtime`: one coordinator for the cluster, one agent a node.
+"""The coordinator's actor: a thin layer around `runtime.coordinator`.
 
-Both are detached. The coordinator is restarted by Ray wherever it dies, starts the agents, replaces those
-that fall silent, and retires with everything it made when no program that uses ray-dra is left.
+It starts the agents, replaces those that fall silent, and retires with everything it made when no program that uses
+ray-dra is left. Neighbours: `agents.py` has the actor of each node, `starting.py` starts the coordinator, `calls.py`
+asks it.
 """
 
 from __future__ import annotations
@@ -14,24 +15,22 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 
-from ray_dra.adapters.ray import HEAD, WORKER_HOOK, KvStore, RayAdapter, cluster_id
-from ray_dra.agents import HEARTBEAT_SECONDS, NAME, NAMESPACE, AgentActor
+from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id
+from ray_dra.agents import HEARTBEAT_SECONDS, start_agent, stop_agent
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Topology
-from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError
+from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports import Kube
 from ray_dra.runtime.coordinator import Coordinator, Order, Status
 from ray_dra.runtime.jobs import Jobs
 from ray_dra.runtime.nodes import only_visible
 from ray_dra.runtime.pace import LOOK_SECONDS, pause
 from ray_dra.settings import Kubernetes
-from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.records import reading_from_bytes
 from ray_dra.translate.snapshot import Snapshot, snapshot_of
 
@@ -250,32 +249,6 @@ class CoordinatorActor:
             ray.kill(ray.get_runtime_context().current_actor)
 
 
-def _our_environment() -> dict[str, Any]:
-    """Our own actors outlive the program that starts them: a worker hook of its own is not for them."""
-    hooked = WORKER_HOOK in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
-    return {"runtime_env": {"env_vars": {WORKER_HOOK: "ray_dra.hooks.install_worker"}}} if hooked else {}
-
-
-def start_agent(raylet: str) -> None:
-    """One agent on that raylet; nothing happens where it has one that lives."""
-    ray.remote(AgentActor).options(
-        name=f"ray_dra_agent_{raylet}",
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        label_selector={RAY_NODE_ID: raylet},
-        **_our_environment(),
-    ).remote(raylet)
-
-
-def stop_agent(raylet: str) -> None:
-    try:
-        ray.kill(ray.get_actor(f"ray_dra_agent_{raylet}", namespace=NAMESPACE))
-    except ValueError:
-        pass  # it ended with its node
-
-
 def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Kube | None:
     """The way to Kubernetes; imported only where it is gone."""
     if target is None:
@@ -289,77 +262,3 @@ def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Kube | None
     patience = math.inf if again else SYNC_SECONDS
     api = KubernetesApi()
     return KubeAdapter(api, target.namespace, target.raycluster, holder=holder, changed=changed, patience=patience)
-
-
-def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
-    """The cluster's coordinator; started on the head node by whoever comes first.
-
-    Args:
-        kubernetes: the RayCluster to which it adds workers; None: gangs lie on the raylets that are there.
-    """
-    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
-    options: dict[str, Any] = {} if head is None else {"label_selector": {RAY_NODE_ID: head}}
-    return (
-        ray.remote(CoordinatorActor)
-        .options(
-            name=NAME,
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,
-            num_cpus=0,
-            max_restarts=-1,
-            max_task_retries=-1,
-            **options,
-            **_our_environment(),
-        )
-        .remote(kubernetes)
-    )
-
-
-_handle: tuple[Any, Any] | None = None
-
-
-def coordinator() -> Any:
-    """The running coordinator.
-
-    Raises:
-        CoordinatorUnavailable: Ray is not connected, or not by a ray_dra:// address.
-    """
-    global _handle
-    if not ray.is_initialized():
-        raise CoordinatorUnavailable(
-            "Ray is not connected; call ray.init with a ray_dra:// address first.", wanted='ray.init("ray_dra://...")'
-        )
-    # One look-up a connection: the handle stays good when the coordinator is restarted.
-    worker = ray._private.worker.global_worker.core_worker
-    if _handle is not None and _handle[0] is worker:
-        return _handle[1]
-    try:
-        _handle = (worker, ray.get_actor(NAME, namespace=NAMESPACE))
-        return _handle[1]
-    except ValueError as error:
-        raise CoordinatorUnavailable(
-            "This Ray cluster has no ray-dra coordinator; connect with a ray_dra:// address to start one.",
-            wanted='ray.init("ray_dra://HOST:PORT")',
-        ) from error
-
-
-ANSWER_SECONDS = 30.0
-
-
-def ask(reference: Any, *, timeout: float = ANSWER_SECONDS) -> Any:
-    """The coordinator's answer; its own errors come as themselves.
-
-    Raises:
-        CoordinatorUnavailable: no answer in `timeout` seconds, or the actor is gone for good.
-    """
-    try:
-        return ray.get(reference, timeout=timeout)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, RayDraError):
-            raise error.cause from None
-        raise
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-        raise CoordinatorUnavailable(
-            "The coordinator did not answer.", wanted=f"an answer within {timeout:g} s", available=str(error)
-        ) from error

@@ -1,14 +1,17 @@
-"""The agent actor: one on every node, so this module stays light."""
+"""The agent's actor, one on every node, so this module stays light; and how the coordinator starts and ends it."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+from typing import Any
 
 import ray
 
+from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.runtime.agent import run_agent
+from ray_dra.translate.labels import RAY_NODE_ID
 
 NAME = "ray_dra_coordinator"
 NAMESPACE = "ray_dra"
@@ -41,3 +44,29 @@ class AgentActor:
 
     def pid(self) -> int:
         return os.getpid()
+
+
+def our_environment() -> dict[str, Any]:
+    """Our own actors outlive the program that starts them: a worker hook of its own is not for them."""
+    hooked = WORKER_HOOK in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
+    return {"runtime_env": {"env_vars": {WORKER_HOOK: "ray_dra.hooks.install_worker"}}} if hooked else {}
+
+
+def start_agent(raylet: str) -> None:
+    """One agent on that raylet; nothing happens where it has one that lives."""
+    ray.remote(AgentActor).options(
+        name=f"ray_dra_agent_{raylet}",
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        num_cpus=0,
+        label_selector={RAY_NODE_ID: raylet},
+        **our_environment(),
+    ).remote(raylet)
+
+
+def stop_agent(raylet: str) -> None:
+    try:
+        ray.kill(ray.get_actor(f"ray_dra_agent_{raylet}", namespace=NAMESPACE))
+    except ValueError:
+        pass  # it ended with its node

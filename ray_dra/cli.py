@@ -120,7 +120,7 @@ def plan(
     if cluster is not None:
         answer = plan_and_explain(inventory_of(read_snapshot(cluster)), asked)
     else:
-        from ray_dra.actors import ask, coordinator
+        from ray_dra.calls import ask, coordinator
 
         _connect(address)
         answer = ask(coordinator().plan.remote(asked))
@@ -134,7 +134,7 @@ def plan(
 def topology(address: Address = "") -> None:
     """The cluster's cliques, nodes and GPUs; letters mark the GPUs of gangs."""
     import ray_dra
-    from ray_dra.actors import ask, coordinator
+    from ray_dra.calls import ask, coordinator
     from ray_dra.translate.explain import draw_topology
 
     _connect(address)
@@ -148,7 +148,7 @@ def topology(address: Address = "") -> None:
 @app.command()
 def gangs(address: Address = "") -> None:
     """Every gang: its phase, where it lies, what it waits for."""
-    from ray_dra.actors import ask, coordinator
+    from ray_dra.calls import ask, coordinator
 
     _connect(address)
     found = ask(coordinator().gangs.remote())
@@ -187,7 +187,7 @@ def check(
 @app.command()
 def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")], address: Address = "") -> None:
     """Give a gang back, whoever owns it."""
-    from ray_dra.actors import ask, coordinator
+    from ray_dra.calls import ask, coordinator
 
     _connect(address)
     actor = coordinator()

@@ -9,13 +9,14 @@ from typing import Any
 
 import ray
 
-from ray_dra.actors import ask, start_coordinator
 from ray_dra.adapters.ray import check_ray
+from ray_dra.calls import ask
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.hooks import install_worker
 from ray_dra.settings import Embedded, Kubernetes, Running, parse_address
 from ray_dra.simulated.cluster import LocalCluster
 from ray_dra.simulated.profile import LOOPBACK
+from ray_dra.starting import start_coordinator
 
 READY_SECONDS = 30.0
 HOOK = "worker_process_setup_hook"

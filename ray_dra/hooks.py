@@ -109,8 +109,8 @@ def _map(group: str) -> list[list[SeenDevice]] | None:
 
 def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[SeenDevice] | None:
     """Ask the coordinator, once a task or once an actor's life."""
-    from ray_dra.actors import ask
     from ray_dra.agents import NAME, NAMESPACE
+    from ray_dra.calls import ask
 
     context = ray.get_runtime_context()
     who = context.get_actor_id() or context.get_task_id()

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 import ray_dra
-from ray_dra.actors import ask, coordinator
+from ray_dra.calls import ask, coordinator
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.topology import Health
 from ray_dra.simulated.cluster import LocalCluster

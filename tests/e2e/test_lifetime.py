@@ -153,7 +153,8 @@ SUCCESSION = (
     + """
 import itertools
 from ray_dra import client
-from ray_dra.actors import ask, start_coordinator
+from ray_dra.calls import ask
+from ray_dra.starting import start_coordinator
 from ray_dra.adapters.ray import KvStore
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.runtime.jobs import KEY
@@ -176,7 +177,8 @@ print(first._actor_id != start_coordinator()._actor_id, bool(ask(start_coordinat
 STILLBORN = (
     PLAIN
     + """
-from ray_dra.actors import ask, start_coordinator
+from ray_dra.calls import ask
+from ray_dra.starting import start_coordinator
 print(ask(start_coordinator().pid.remote()), flush=True)
 os._exit(0)
 """
