@@ -26,9 +26,10 @@ from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Topology
 from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports import Kube
-from ray_dra.runtime.coordinator import Coordinator, Order, Status
+from ray_dra.runtime.coordinator import Coordinator, Status
 from ray_dra.runtime.jobs import Jobs
 from ray_dra.runtime.nodes import only_visible
+from ray_dra.runtime.orders import Order
 from ray_dra.runtime.pace import LOOK_SECONDS, pause
 from ray_dra.settings import Kubernetes
 from ray_dra.translate.records import reading_from_bytes

@@ -16,7 +16,8 @@ from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import InvalidRequest, UnsatisfiableError
 from ray_dra.handle import GangPlacementGroup
 from ray_dra.hooks import SeenDevice, seen_devices
-from ray_dra.runtime.coordinator import Order, Status
+from ray_dra.runtime.coordinator import Status
+from ray_dra.runtime.orders import Order
 from ray_dra.translate.bundles import request_from_bundles
 from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.snapshot import Snapshot, inventory_of, read_snapshot

@@ -26,26 +26,34 @@
 
 Each carries four things a reader needs: the reason, the place, what was wanted and what was
 available. Libraries' own errors are wrapped once, at the edge, as the cause.
+
+An error's text is short (MOST_BYTES) and always encodes: it may repeat what a user typed, and it crosses processes.
 """
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
+
+MOST_BYTES = 2000
+"""Most bytes of an error's text in UTF-8."""
+
+_REASON, _PLACE, _WANTED, _AVAILABLE = 1000, 200, 350, 350  # bytes of each part; with their titles below MOST_BYTES
 
 
 class RayDraError(Exception):
     """Base of all errors.
 
     `reason` is a sentence that says what to do, `place` where it happened (an argument, a node, a
-    clique), `wanted` and `available` the two sides that did not meet.
+    clique), `wanted` and `available` the two sides that did not meet. Each is cut when it is too long.
     """
 
     def __init__(self, reason: str, *, place: str = "", wanted: str = "", available: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.place = place
-        self.wanted = wanted
-        self.available = available
+        self.reason = cut(reason, _REASON)
+        self.place = cut(place, _PLACE)
+        self.wanted = cut(wanted, _WANTED)
+        self.available = cut(available, _AVAILABLE)
+        super().__init__(self.reason)
 
     def __str__(self) -> str:
         parts = [self.reason]
@@ -62,6 +70,28 @@ class RayDraError(Exception):
         # Exceptions with keyword-only arguments do not survive pickling by themselves, and these
         # cross from the coordinator actor to the driver.
         return _rebuild, (type(self), self.reason, dict(self.__dict__))
+
+
+def cut(text: str, most: int) -> str:
+    """`text` in at most `most` bytes of UTF-8; what does not encode (a lone surrogate) is written as \\udcff."""
+    data = str(text)[: most + 1].encode("utf-8", "backslashreplace")
+    if len(data) <= most:
+        return data.decode()
+    return data[: most - 3].decode(errors="ignore") + "..."
+
+
+def shown(value: object) -> str:
+    """A value as an error says it: its repr, short whatever it is."""
+    try:
+        return cut(_SHORT.repr(value), 200)
+    except Exception:  # an integer of 5,000 digits, a list in itself, an object whose repr fails
+        return f"<{type(value).__name__}>"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 150
+_SHORT.maxlong = 60
+_SHORT.maxlevel = 4
 
 
 def _rebuild(kind: type[RayDraError], reason: str, state: dict[str, Any]) -> RayDraError:

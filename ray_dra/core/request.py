@@ -1,20 +1,35 @@
 """What a gang asks for, and the checks that need no cluster.
 
 Built by the api (from Ray's bundles) and read by the planner. Everything that can be said to be
-wrong without looking at the hardware is refused here, before anything is held.
+wrong without looking at the hardware is refused here, before anything is held: each value checks
+its own types where it is made, and `check_request` all of a request that another process made, and its size.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ray_dra.errors import InvalidRequest
+from ray_dra.core.checked import flag, many, number, one_of, table, text, whole
+from ray_dra.errors import InvalidRequest, shown
 
 MAX_BUNDLES = 100_000
 MAX_DEVICES_PER_BUNDLE = 1024
+MAX_CLIQUES = 1_000_000
+"""Of `at_most_cliques`, and of bundles in a segment."""
+MAX_PRIORITY = 1_000_000_000
+"""Priorities go from minus this to this, as those of Kubernetes' users do."""
+MAX_PATIENCE = 365 * 86400.0
+MAX_AMOUNT = 9e14
+"""Ray counts a resource in ten-thousandths, in 64 bits."""
+MIN_AMOUNT = 1e-4
+MAX_ENTRIES = 64
+"""Of resources in a bundle, of labels in a selector, and of products."""
+MAX_SELECTOR = 1024
+"""Characters of one label's term, e.g. in(a,b)."""
+MAX_TEXT = 65536
+"""Characters of all resources, labels and products of a request; bundles that are equal count once."""
 
 WHOLE = 1000
 """Shares of a device are counted in thousandths."""
@@ -62,13 +77,31 @@ class Locality:
     exclusive: bool = False
     connect: Connect = Connect.PREFERRED
 
+    def __post_init__(self) -> None:
+        self.check()
+        for name, kind in (("cliques", int), ("segment", int), ("patience", float)):  # numpy's as Python's own
+            if (value := getattr(self, name)) is not None and type(value) is not kind:
+                object.__setattr__(self, name, kind(value))
+
+    def check(self) -> None:
+        """Raises InvalidRequest for a field of another type or out of range."""
+        for name in ("cliques", "segment"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), f"locality.{name}", least=1, most=MAX_CLIQUES)
+        number(self.patience, "locality.patience", least=0.0, most=MAX_PATIENCE)
+        flag(self.required, "locality.required")
+        flag(self.exclusive, "locality.exclusive")
+        one_of(Connect, self.connect, "locality.connect")
+
     @property
     def within_cliques(self) -> bool:
         """Whether cliques play a role at all, required or preferred."""
         return self.cliques is not None or self.segment is not None or self.exclusive
 
     def __and__(self, other: Locality) -> Locality:
-        """Both at once; contradictions raise InvalidRequest."""
+        """Both at once; contradictions raise InvalidRequest, and what is no locality."""
+        if not isinstance(other, Locality):
+            raise _no_locality(other)
         if self.within_cliques and other.within_cliques and self.required != other.required:
             raise _contradiction("one part is required and the other preferred", self, other)
         for name in ("cliques", "segment"):
@@ -91,6 +124,9 @@ class Locality:
             exclusive=self.exclusive or other.exclusive,
             connect=connects.pop() if connects else Connect.PREFERRED,
         )
+
+    def __rand__(self, other: object) -> Locality:
+        raise _no_locality(other)
 
     def __str__(self) -> str:
         parts = []
@@ -116,6 +152,15 @@ def _contradiction(why: str, a: Locality, b: Locality) -> InvalidRequest:
     return InvalidRequest(f"The localities contradict each other: {why}.", place="locality", wanted=f"{a} & {b}")
 
 
+def _no_locality(value: object) -> InvalidRequest:
+    return InvalidRequest(
+        "locality is made by same_clique() and its like.",
+        place="locality",
+        wanted=shown(value),
+        available="same_clique, at_most_cliques, linked_devices, best_connected, and two of them by &",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
     """`count` devices of a class, of one of `products` when any are named (matched whole).
@@ -127,6 +172,15 @@ class DeviceRequest:
     device_class: str = "gpu.nvidia.com"
     products: tuple[str, ...] = ()
     share: int | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequest for a field of another type or out of range."""
+        whole(self.count, "bundles.devices.count", least=1, most=MAX_DEVICES_PER_BUNDLE)
+        text(self.device_class, "bundles.devices.device_class")
+        for product in many(self.products, "product", most=MAX_ENTRIES):
+            text(product, "product")
+        if self.share is not None:
+            whole(self.share, "bundles.devices.share", least=1, most=WHOLE - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +196,22 @@ class Bundle:
     devices: tuple[DeviceRequest, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict, hash=False)
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def check(self) -> int:
+        """The characters of its texts. Raises InvalidRequest for a field of another type or out of range."""
+        length = 0
+        for device in many(self.devices, "bundles.devices", most=MAX_ENTRIES):
+            if not isinstance(device, DeviceRequest):
+                raise InvalidRequest("A bundle's devices are DeviceRequests.", place="bundles", wanted=shown(device))
+            device.check()
+            length += sum(map(len, device.products))
+        for name, amount in table(self.resources, "bundles.resources", most=MAX_ENTRIES).items():
+            length += len(text(name, "bundles.resources"))
+            number(amount, f"bundles.resources[{shown(name)}]", least=0.0, most=MAX_AMOUNT)
+        for name, term in table(self.labels, "bundles.labels", most=MAX_ENTRIES).items():
+            length += len(text(name, "bundles.labels"))
+            length += len(text(term, f"bundles.labels[{shown(name)}]", most=MAX_SELECTOR, empty=True))
+        return length
 
     @property
     def count(self) -> int:
@@ -173,7 +243,10 @@ class GangRequest:
     preemptible: bool = False
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check_fields(self)
+        if type(self.priority) is not int:  # numpy's
+            object.__setattr__(self, "priority", int(self.priority))
+        _check_whole(self)
 
     @property
     def device_count(self) -> int:
@@ -183,24 +256,78 @@ class GangRequest:
         return sum(b.count for b in self.bundles)
 
 
-def _check(request: GangRequest) -> None:
+def check_request(request: object) -> GangRequest:
+    """The same request, if it keeps every rule of the model: types, ranges, sizes.
+
+    For what comes out of another process: unpickling checks nothing.
+
+    Raises:
+        InvalidRequest: it does not; names the field.
+    """
+    if not isinstance(request, GangRequest):
+        raise InvalidRequest("This is no GangRequest.", place="request", wanted=shown(request))
+    try:
+        _check_fields(request)
+        many(request.bundles, "bundles", most=MAX_BUNDLES)
+        request.locality.check()
+        length = 0
+        known = set()
+        for bundle in _distinct(request.bundles):
+            size = bundle.check()
+            key = (bundle.devices, tuple(bundle.resources.items()), tuple(bundle.labels.items()))
+            if key not in known:
+                known.add(key)
+                check_text_length(length := length + size)
+        _check_whole(request)
+    except (AttributeError, TypeError) as error:  # a field that is not even there
+        raise InvalidRequest("This is no whole GangRequest.", place="request") from error
+    return request
+
+
+def check_text_length(length: int) -> None:
+    """Raises InvalidRequest where the texts of a request are too long together."""
+    if length > MAX_TEXT:
+        raise InvalidRequest(
+            "The names of resources, labels and products are too long together.",
+            place="bundles",
+            wanted=f"more than {MAX_TEXT} characters in different bundles",
+            available=f"{MAX_TEXT} characters",
+        )
+
+
+def _distinct(bundles: Sequence[Bundle]) -> list[Bundle]:
+    """Equal bundles are mostly one object."""
+    return list({id(b): b for b in bundles}.values())
+
+
+def _check_fields(request: GangRequest) -> None:
+    """The types of the request's own fields, of which everything else depends."""
+    text(request.gang, "gang")
+    if not isinstance(request.bundles, tuple) or not all(isinstance(b, Bundle) for b in _distinct(request.bundles)):
+        raise InvalidRequest("bundles are a tuple of Bundle.", place="bundles", wanted=shown(request.bundles))
+    if not isinstance(request.locality, Locality):
+        raise _no_locality(request.locality)
+    one_of(Strategy, request.strategy, "strategy")
+    whole(request.priority, "priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
+    flag(request.preemptible, "preemptible")
+    if not isinstance(request.exclude, frozenset) or not all(isinstance(name, str) for name in request.exclude):
+        raise InvalidRequest(
+            "exclude is a frozenset of names of nodes.", place="exclude", wanted=shown(request.exclude)
+        )
+
+
+def _check_whole(request: GangRequest) -> None:
+    """What its parts say together."""
     bundles, locality = request.bundles, request.locality
     if not bundles:
         raise InvalidRequest("A gang needs at least one bundle.", place="bundles", wanted="[]")
-    if len(bundles) > MAX_BUNDLES:
-        raise InvalidRequest("Too many bundles.", place="bundles", wanted=str(len(bundles)), available=str(MAX_BUNDLES))
-    for device in (d for b in {id(b): b for b in bundles}.values() for d in b.devices):
+    for device in (d for b in _distinct(bundles) for d in b.devices):
         if device.share is not None and not (device.count == 1 and 0 < device.share < WHOLE):
             raise InvalidRequest(
                 "A share is a part of one device: count 1, and between 0 and the whole.",
                 place="bundles",
                 wanted=f"{device.share / WHOLE:g} of {device.count}",
             )
-    for name in ("segment", "cliques"):
-        value = getattr(locality, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise InvalidRequest(f"{name} must be a whole number of at least 1.", place="locality", wanted=repr(value))
-    _check_patience(locality)
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
         raise InvalidRequest(
@@ -211,23 +338,17 @@ def _check(request: GangRequest) -> None:
         )
     if locality.exclusive and not locality.required:
         raise InvalidRequest("Whole cliques can be required, not preferred.", place="locality", wanted=str(locality))
+    if locality.patience and (locality.required or not locality.within_cliques):
+        raise InvalidRequest(
+            "Patience is for what is preferred of cliques; what is required is waited for anyway.",
+            place="locality.patience",
+            wanted=str(locality),
+        )
     if request.strategy is Strategy.STRICT_PACK and locality.segment is not None and locality.segment < len(bundles):
         raise InvalidRequest(
             "STRICT_PACK puts all bundles on one node, so they cannot be split into segments.",
             place="strategy",
             wanted=f"STRICT_PACK with {locality}",
-        )
-
-
-def _check_patience(locality: Locality) -> None:
-    patience = locality.patience
-    if isinstance(patience, bool) or not isinstance(patience, (int, float)) or not 0 <= patience < math.inf:
-        raise InvalidRequest("patience is seconds, 0 or more.", place="locality.patience", wanted=repr(patience))
-    if patience and (locality.required or not locality.within_cliques):
-        raise InvalidRequest(
-            "Patience is for what is preferred of cliques; what is required is waited for anyway.",
-            place="locality.patience",
-            wanted=str(locality),
         )
 
 
@@ -237,22 +358,28 @@ def bundle_from_resources(
     """A Bundle from Ray's dict, e.g. {"GPU": 4, "CPU": 8}; `index` is for the message.
 
     Raises:
-        InvalidRequest: empty, not numbers, or a GPU count that is zero, negative or fractional.
+        InvalidRequest: empty, not numbers, less than Ray counts or more, or a GPU count that is zero, negative or
+            fractional.
     """
     place = f"bundles[{index}]"
-    if not isinstance(resources, Mapping) or not resources:
-        raise InvalidRequest("A bundle is a non-empty dict of resources.", place=place, wanted=repr(resources))
+    if not table(resources, place, most=MAX_ENTRIES):
+        raise InvalidRequest("A bundle is a non-empty dict of resources.", place=place, wanted=shown(resources))
     rest: dict[str, float] = {}
     count = 0
-    for name, amount in resources.items():
-        if isinstance(amount, bool) or not isinstance(amount, (int, float)) or not math.isfinite(amount):
-            raise InvalidRequest(f"{name} must be a finite number.", place=place, wanted=repr(amount))
+    for name, value in resources.items():
+        at = f"{place}[{shown(name)}]"
+        name = text(name, f"a resource of {place}")
+        amount = number(value, at, least=-MAX_AMOUNT, most=MAX_AMOUNT)
         if name == "GPU":
             count = _gpu_count(amount, place)
         elif amount < 0 or (amount == 0 and len(resources) == 1):
             raise InvalidRequest(f"{name} must be more than 0.", place=place, wanted=f"{name}: {amount:g}")
+        elif 0 < amount < MIN_AMOUNT:
+            raise InvalidRequest(
+                f"{at} is less than Ray counts.", place=at, wanted=f"{amount:g}", available=f"at least {MIN_AMOUNT:g}"
+            )
         elif amount > 0:
-            rest[name] = float(amount)
+            rest[name] = amount
     devices = (DeviceRequest(count, products=tuple(products)),) if count else ()
     return Bundle(devices, rest, dict(labels or {}))
 

@@ -14,7 +14,7 @@ from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.lifecycle import MOST_MOVES, Gang, Phase, Step, next_step, phase
 from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
-from ray_dra.core.request import GangRequest
+from ray_dra.core.request import GangRequest, check_request
 from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, Store
 from ray_dra.runtime.books import Books, Notes, groups_of
@@ -22,24 +22,13 @@ from ray_dra.runtime.devices import Devices, Seen
 from ray_dra.runtime.making import Progress
 from ray_dra.runtime.narrate import told_of
 from ray_dra.runtime.nodes import Nodes
+from ray_dra.runtime.orders import Order, check_order
 from ray_dra.runtime.others import Others
 from ray_dra.runtime.planning import Planning, not_its_turn, refusal
 from ray_dra.runtime.provision import Provisioner
 from ray_dra.runtime.watch import Watch
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """A request with who asks. `wait` False: refuse at once what cannot be met now."""
-
-    request: GangRequest
-    name: str = ""
-    namespace: str = ""
-    owner: str = ""
-    detached: bool = False
-    wait: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +190,14 @@ class Coordinator:
         """Hold devices for a gang, or queue it.
 
         Raises:
+            InvalidRequest: a field of the order has another type, or is too large.
             NameTaken: a live gang of the namespace has the name.
             UnsatisfiableError: it would not fit even if nobody else were here; or it does not fit now and
                 `wait` is False. Nothing is held then.
         """
+        request = check_order(order).request
         if self.workers is not None:
             self.workers.check()
-        request = order.request
         if request.gang in self.gangs:  # asked again after a restart swallowed the answer
             return self.status(request.gang)
         self.books.refuse_taken(order.name, order.namespace)
@@ -240,7 +230,7 @@ class Coordinator:
 
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
-        return self.planning.explained(request)
+        return self.planning.explained(check_request(request))
 
     def commit(self, gang_id: str, group: str, moves: int) -> Status:
         """The driver made Ray's placement group; from here on its workers find their GPUs.

@@ -10,7 +10,8 @@ from typing import Any
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import Locality
 from ray_dra.ports import GO_KEY, SLOT_KEY, VERIFIED_KEY, KubeNode, KubeView, Object
-from ray_dra.runtime.coordinator import Coordinator, Order
+from ray_dra.runtime.coordinator import Coordinator
+from ray_dra.runtime.orders import Order
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore

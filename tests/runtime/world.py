@@ -7,8 +7,9 @@ from collections.abc import Callable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.ports import FabricReading, GpuReading, LinkReading, NodeReading
-from ray_dra.runtime.coordinator import Coordinator, Order, Status
+from ray_dra.runtime.coordinator import Coordinator, Status
 from ray_dra.runtime.devices import Seen
+from ray_dra.runtime.orders import Order
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.translate.labels import NODE
 
