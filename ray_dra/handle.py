@@ -14,7 +14,8 @@ from ray_dra.calls import ask
 from ray_dra.core.allocation import Allocation
 from ray_dra.core.lifecycle import Phase
 from ray_dra.errors import GangGone, GangTimeout, RayDraError, UnsatisfiableError
-from ray_dra.runtime.coordinator import Order, Status
+from ray_dra.runtime.coordinator import Status
+from ray_dra.runtime.orders import Order
 from ray_dra.translate.explain import explain_gang
 
 SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
