@@ -165,13 +165,14 @@ def _fabric(handle: Any) -> FabricReading | None:
 
 
 def _platform(handle: Any) -> tuple[str, int, int] | None:
+    """(chassis, slot, tray); None outside a rack, where a driver may answer, with a chassis of no name and zeros."""
     info = pynvml.c_nvmlPlatformInfo_v2_t()
     if _maybe(pynvml.nvmlDeviceGetPlatformInfo, handle, ctypes.byref(info)) is None:
         return None
     # The bindings turn single bytes into text; the numbers are in the structure itself.
     kind, raw = type(info), bytes(info)
     serial = raw[kind.chassisSerialNumber.offset :][:16].split(b"\0")[0].decode(errors="replace")
-    return serial, raw[kind.slotNumber.offset], raw[kind.trayIndex.offset]
+    return (serial, raw[kind.slotNumber.offset], raw[kind.trayIndex.offset]) if serial else None
 
 
 def _recovery(handle: Any) -> int | None:

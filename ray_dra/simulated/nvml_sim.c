@@ -78,6 +78,7 @@ static void parse(FILE *file, Machine *m) {
             } else if (!strcmp(word, "platform")) {
                 g->platform = 1;
                 sscanf(rest, "%*d %19s %u %u %u %u", g->serial, &g->slot, &g->tray, &g->host, &g->module);
+                if (!strcmp(g->serial, "-")) g->serial[0] = 0;
             } else if (!strcmp(word, "link") && sscanf(rest, "%*d %d", &j) == 1 && j >= 0 && j < LINKS) {
                 Link *l = &g->link[j];
                 if (j >= g->links) g->links = j + 1;
