@@ -76,8 +76,10 @@ class Books:
             self._put(gang)
 
     def save(self, gang: Gang) -> None:
-        """In the store first: what has been answered is there after a kill. Raises InvalidRequest for a gang that could
-        not be read back; nothing is changed then."""
+        """In the store first: what has been answered is there after a kill.
+
+        Raises InvalidRequest for a gang that could not be read back; nothing is changed then.
+        """
         self.store.put(GANG + gang.id, gang_to_bytes(gang))
         self._put(gang)
 

@@ -165,11 +165,13 @@ class Coordinator:
         return self.workers is not None and self.workers.has_own(node)
 
     def _mend_maps(self) -> None:
-        """After a start: a map that cannot be read, or is not there, is written again from its gang's record."""
+        """After a start: a map that is not there, or does not say what its gang's record says, is written again."""
         mapped = self.others.read_maps(self.ray.view(), self.books.groups)
         for gang in self.gangs.values():
-            if gang.group is not None and gang.allocation is not None and gang.group not in mapped:
-                self.store.put(MAP + gang.group, self.devices.map_of(gang.allocation))
+            if gang.group is not None and gang.allocation is not None:
+                planned = [[grant.uuid for grant in placed.grants] for placed in gang.allocation.bundles]
+                if [[uuid for _, uuid, _, _ in bundle] for bundle in mapped.get(gang.group, ())] != planned:
+                    self.store.put(MAP + gang.group, self.devices.map_of(gang.allocation))
 
     def _advance(self, gang: Gang) -> None:
         self._provision(gang)

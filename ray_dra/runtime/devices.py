@@ -57,7 +57,8 @@ class Devices:
 
     def of_unclaimed(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[Seen]:
         """For a worker of a gang whose record cannot be read; its map can."""
-        devices = [Seen(*device) for device in self._others.unclaimed[group][bundle]]
+        bundles = self._others.unclaimed[group]
+        devices = [Seen(*device) for device in bundles[bundle]] if 0 <= bundle < len(bundles) else []
         return self._of_planned(devices, raylet, group, bundle, slots)
 
     def _of_planned(

@@ -65,15 +65,15 @@ class Others:
             self.strangers[raylet] = slots.strangers
         self._lately: dict[str, Lately] = {}  # by raylet
 
-    def read_maps(self, view: RayView, ours: Collection[str]) -> set[str]:
+    def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[Mapped]]]:
         """The maps after a start; those of no gang are dropped, or `unclaimed` while Ray has such a group.
 
-        Returns our groups that have one.
+        Returns those of our groups.
         """
-        found = set()
+        found = {}
         for group, mapped in self._aside.read(MAP, lambda key, data: (key, map_from_bytes(data))):
             if group in ours:
-                found.add(group)
+                found[group] = mapped
             elif _lives(view, group):
                 self.unclaimed[group] = mapped
             else:

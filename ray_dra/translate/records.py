@@ -77,14 +77,6 @@ def gang_to_bytes(gang: Gang) -> bytes:
     return data
 
 
-def refuse_unwritable(gang: Gang) -> None:
-    """Raises InvalidRequest for what cannot be recorded; cheaper than `gang_to_bytes`, before anything is planned."""
-    try:
-        _GANG.dump_json(gang, warnings="error")
-    except (PydanticSerializationError, RecursionError) as error:
-        raise _unwritable(gang, error) from error
-
-
 def gang_from_bytes(data: bytes) -> Gang:
     """Raises RayDraError for a record that this version cannot read."""
     gang: Gang = _read(_GANG, data, "gang")
@@ -206,4 +198,7 @@ def _unwritable(gang: Gang, why: object) -> InvalidRequest:
 
 def _brief(why: object) -> str:
     """On one line, short, and such that it encodes."""
+    if isinstance(why, ValidationError):
+        first = why.errors(include_url=False, include_context=False, include_input=False)[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
     return ascii(" ".join(str(why).split()))[1:-1][:500]
