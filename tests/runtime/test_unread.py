@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ray_dra.core.lifecycle import Gang
 from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
 from ray_dra.ports import MAP
-from ray_dra.runtime.coordinator import Order
+from ray_dra.runtime.orders import Order
 from tests.core.machines import gang
 from tests.translate.test_records import WRONG, WRONG_REQUESTS, unchecked
 
@@ -124,13 +124,13 @@ def test_two_records_that_claim_one_device_are_not_both_believed() -> None:
 
 @pytest.mark.parametrize("change", WRONG, ids=ascii)
 def test_an_order_that_could_not_be_read_back_holds_nothing(change: dict[str, object]) -> None:
-    nothing_held(Order(gang(4), **{"owner": "job", **change}))  # type: ignore[arg-type]
+    nothing_held(unchecked(Order(gang(4), owner="job"), **change))
 
 
 @pytest.mark.parametrize("change", WRONG_REQUESTS, ids=ascii)
 def test_nor_does_such_a_request(change: dict[str, object]) -> None:
     request = unchecked(gang(4), **change)
-    nothing_held(Order(request, owner="job"))
+    nothing_held(unchecked(Order(gang(4), owner="job"), request=request))
     with pytest.raises(InvalidRequest):
         World().coordinator.plan(request)
 

@@ -82,31 +82,36 @@ def test_whatever_bytes_there_are_the_error_is_typed_and_encodes(kind: str, data
     records.traces_of(bad)
 
 
-WRONG: list[Any] = [
-    *({"name": name} for name in (5, None, [], math.nan, b"x", "\ud800", {"a": 1})),
-    *({"namespace": namespace} for namespace in (5, None, "\udfff")),
-    *({"owner": owner} for owner in (5, None)),
-    *({"detached": detached} for detached in ("x", 2, None)),
-]
-WRONG_REQUESTS: list[Any] = [
-    *({"priority": priority} for priority in (1.5, math.nan, "1", None, [])),
-    *({"gang": name} for name in (5, "\ud800")),
-    {"exclude": {"n": 1}},
-    *({"locality": Locality(cliques=1, required=required)} for required in (2, "x", None)),  # type: ignore[arg-type]
-    *({"locality": Locality(cliques=1, exclusive=exclusive)} for exclusive in (2, "x", None)),  # type: ignore[arg-type]
-    {"locality": Locality(cliques=1, connect="any")},  # type: ignore[arg-type]
-    {"bundles": gang(1, products=("NVIDIA GB200", 5)).bundles},  # type: ignore[arg-type]
-    *({"bundles": gang(1, resources={"CPU": amount}).bundles} for amount in (math.nan, math.inf, "1", None)),  # type: ignore[dict-item]
-    *({"bundles": gang(1, resources={name: 1.0}).bundles} for name in (5, "\ud800")),  # type: ignore[dict-item]
-]
-
-
 def unchecked(good: Any, **change: Any) -> Any:
     """As a program could send it that does not go by the api: without the checks of the class itself."""
     made = object.__new__(type(good))
     for name in good.__dataclass_fields__:
         object.__setattr__(made, name, change.get(name, getattr(good, name)))
     return made
+
+
+def each(field: str, *values: Any) -> list[dict[str, Any]]:
+    return [{field: value} for value in values]
+
+
+NEAR = Locality(cliques=1)
+WRONG = [
+    *each("name", 5, None, [], math.nan, b"x", "\ud800", {"a": 1}),
+    *each("namespace", 5, None, "\udfff"),
+    *each("owner", 5, None),
+    *each("detached", "x", 2, None),
+]
+WRONG_REQUESTS = [
+    *each("priority", 1.5, math.nan, "1", None, []),
+    *each("gang", 5, "\ud800"),
+    *each("exclude", {"n": 1}),
+    *each("locality", *(unchecked(NEAR, **wrong) for wrong in each("required", 2, "x", None))),
+    *each("locality", *(unchecked(NEAR, **wrong) for wrong in each("exclusive", 2, "x", None))),
+    *each("locality", unchecked(NEAR, required=False, patience=10**400), unchecked(NEAR, connect="any")),
+    *each("bundles", gang(1, products=("NVIDIA GB200", 5)).bundles),  # type: ignore[arg-type]
+    *each("bundles", *(gang(1, resources={"CPU": amount}).bundles for amount in (math.nan, math.inf))),
+    *each("bundles", gang(1, resources={"CPU": "1"}).bundles, gang(1, resources={"\ud800": 1.0}).bundles),  # type: ignore[dict-item]
+]
 
 
 @pytest.mark.parametrize("change", WRONG, ids=ascii)
