@@ -197,6 +197,10 @@ class Bundle:
     resources: Mapping[str, float] = field(default_factory=dict, hash=False)
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    def __hash__(self) -> int:
+        """Of all that makes two bundles differ: thousands that differ in their CPUs alone must not collide."""
+        return hash((self.devices, frozenset(self.resources.items()), frozenset(self.labels.items())))
+
     def check(self) -> int:
         """The characters of its texts. Raises InvalidRequest for a field of another type or out of range."""
         length = 0
