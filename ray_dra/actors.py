@@ -154,11 +154,11 @@ class CoordinatorActor:
         return Topology.of(seat.node for seat in self._core.inventory.seats.values())
 
     async def gangs(self) -> list[Status]:
-        return self._core.statuses()
+        return [self._core.status(gang) for gang in self._core.gangs]
 
-    async def unread(self) -> list[tuple[str, str]]:
-        """(key, why) of each record that cannot be read and lies aside."""
-        return [(record.key, record.reason) for record in self._core.unread]
+    async def unseen(self) -> tuple[str, ...]:
+        """Why the coordinator may see Kubernetes otherwise than it is."""
+        return () if self._core.workers is None else self._core.workers.kube.problems()
 
     async def pid(self) -> int:
         return os.getpid()
@@ -225,7 +225,7 @@ class CoordinatorActor:
         self._changed.set()
 
     def _keep_agents(self) -> None:
-        now = self._core.clock()  # in which nobody was silent while we were stopped
+        now = time.monotonic()
         nodes = self._core.nodes
         for gone in self._agents.keys() - {n.id for n in self._core.watch.view.nodes if n.alive}:
             del self._agents[gone]

@@ -6,16 +6,21 @@ holds the roles under kube/ equal to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError
-from ray_dra.translate.labels import DRIVER
+from ray_dra.ports import KubeNode, Object
+from ray_dra.translate.labels import DRIVER, PROBLEMS
+from ray_dra.translate.shapes import UNREADABLE, read_slice, why_unreadable
 from ray_dra.translate.slices import node_from_slices, read_node
 from ray_dra.translate.workers import refuse_unfit, worker_template
+
+LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few seconds, by a clock that may differ
 
 
 class Right(NamedTuple):
@@ -60,6 +65,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
         yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace))
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api))
+    yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
 
 
 def _asked(what: str, ask: Callable[[str], Iterator[Finding]]) -> Iterator[Finding]:
@@ -129,9 +135,15 @@ def _of_version(wanted: str) -> Finding:
 
 
 def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
-    slices = api.items("ResourceSlice", fields=f"spec.driver={DRIVER}")
-    nodes = {node.name: node for node in map(read_node, api.items("Node"))}
-    by_node: dict[str, list[dict[str, object]]] = {}
+    found, odd = _read(api.items("ResourceSlice", fields=f"spec.driver={DRIVER}"), read_slice)
+    slices: list[Object] = found
+    found, odd_nodes = _read(api.items("Node"), read_node)
+    nodes: dict[str, KubeNode] = {node.name: node for node in found}
+    for name, why in odd:
+        yield Finding(False, f"ResourceSlice {name}", f"left out, it cannot be read: {why}")
+    for name, why in odd_nodes:
+        yield Finding(False, f"node {name}", f"left out, it cannot be read: {why}")
+    by_node: dict[str, list[Object]] = {}
     for each in slices:
         if each["spec"].get("nodeName") in nodes:
             by_node.setdefault(each["spec"]["nodeName"], []).append(each)
@@ -146,3 +158,35 @@ def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
     for name, plain in sorted(nodes.items()):
         if plain.device_plugin and name not in by_node:
             yield Finding(None, f"node {name}", "left out: its GPUs are offered by a device plugin, not by DRA")
+
+
+def _of_view(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    """What the coordinator itself says with each renewal of its lease."""
+    lease = api.find("Lease", f"ray-dra-{raycluster}", namespace)
+    renewed = _time(((lease or {}).get("spec") or {}).get("renewTime"))
+    if lease is None or renewed is None or datetime.now(timezone.utc) - renewed > LAPSED:
+        yield Finding(None, what, "no coordinator runs; one is started by the first program that connects")
+        return
+    said = str((lease["metadata"].get("annotations") or {}).get(PROBLEMS, "")).splitlines()
+    for problem in said:
+        yield Finding(False, what, problem)
+    if not said:
+        yield Finding(True, what, "all watches are up, every object can be read")
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+
+
+def _read(things: Iterable[Object], reader: Callable[[Object], Any]) -> tuple[list[Any], list[tuple[str, str]]]:
+    """What can be read, and the names of what cannot, with the reason."""
+    found, odd = [], []
+    for thing in things:
+        try:
+            found.append(reader(thing))
+        except UNREADABLE as error:
+            odd.append((str((thing.get("metadata") or {}).get("name")), why_unreadable(error)))
+    return found, odd

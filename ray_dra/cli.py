@@ -147,11 +147,13 @@ def topology(address: Address = "") -> None:
 
 @app.command()
 def gangs(address: Address = "") -> None:
-    """Every gang: its phase, where it lies, what it waits for. And records that cannot be read and were set aside."""
+    """Every gang: its phase, where it lies, what it waits for."""
     from ray_dra.calls import ask, coordinator
 
     _connect(address)
     found = ask(coordinator().gangs.remote())
+    for problem in ask(coordinator().unseen.remote()):
+        console.print(f"Kubernetes: {problem}", markup=False, soft_wrap=True, style="red")
     for status in found:
         nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
         why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
@@ -160,8 +162,6 @@ def gangs(address: Address = "") -> None:
         )
     if not found:
         console.print("no gangs")
-    for key, why in ask(coordinator().unread.remote()):
-        console.print(f"{key:<34} {'set aside':<12} {why}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -194,10 +194,6 @@ def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")]
     _connect(address)
     actor = coordinator()
     chosen = [s for s in ask(actor.gangs.remote()) if gang in (s.name, s.gang)]
-    if not chosen and any(key == f"gang/{gang}" for key, _ in ask(actor.unread.remote())):
-        ask(actor.release.remote(gang, 30.0), timeout=60)
-        console.print(f"let go the record of {gang}", markup=False)
-        return
     if not chosen:
         console.print(f"there is no gang {gang!r}; `ray-dra gangs` lists them", markup=False)
         raise typer.Exit(1)

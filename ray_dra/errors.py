@@ -21,6 +21,7 @@
     |   +-- NotAllowed                     this identity may not do that
     |   +-- WatchExpired                   the watch is too old to go on; list again
     |   +-- ApiUnavailable                 no connection, overload, or an error of the server's
+    |   +-- NotLeading                     another coordinator has the RayCluster's lease, or may have it
     +-- IncompatibleRay                    this Ray moved a private part that we need
     +-- SimulationError                    the embedded cluster could not be started
 
@@ -190,6 +191,15 @@ class ApiUnavailable(KubernetesError):
     def silent(self) -> bool:
         """There was no answer at all: the next request would wait as long for nothing."""
         return self.status == 0
+
+    @property
+    def garbled(self) -> bool:
+        """There was an answer, and it is none of Kubernetes': a proxy's page, a line that was cut."""
+        return 0 < self.status < 400
+
+
+class NotLeading(KubernetesError):
+    """The RayCluster's lease is another coordinator's, or may be; nothing was written."""
 
 
 class IncompatibleRay(RayDraError):

@@ -198,7 +198,11 @@ class Kube(Protocol):
         """Harmless when it is gone."""
 
     def lead(self) -> str:
-        """Take or keep the RayCluster's lease; "" while it is ours, else who has it and for how long."""
+        """Take or keep the RayCluster's lease; "" while it is ours, else who has it and for how long. Each write asks,
+        too, and raises NotLeading."""
+
+    def problems(self) -> tuple[str, ...]:
+        """Why the view may differ from what is there: watches that fail or are silent, objects that cannot be read."""
 
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         """An event about the RayCluster, for `kubectl describe`. Nobody waits for it, and nothing fails with it."""

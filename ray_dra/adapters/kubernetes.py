@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kubernetes import client, config
@@ -68,6 +69,7 @@ PAGE = 250  # objects in one answer: a Node has some 20 KB, ten times as much wh
 # A server may hang and not refuse. Whoever writes waits for the answer, the coordinator among them, which has others to
 # answer; what it writes is looked at again and sent again, so one try of a write is enough.
 CONNECT_SECONDS, READ_SECONDS, WRITE_SECONDS = 5.0, 30.0, 10.0
+MOST_BYTES = 32 << 20  # of a watch's line; an object has at most some 3 MB
 # Of reads: once where the connection breaks or the answer does not come, up to 5 times where the server says when.
 RETRIES = Retry(total=5, connect=1, read=1, allowed_methods=["GET"])
 
@@ -126,12 +128,19 @@ class KubernetesApi:
         group, on = KINDS[kind][0], ""
         while True:
             query = {**_selectors(labels, fields), "limit": str(PAGE), **({"continue": on} if on else {})}
-            answer = self._ask("GET", path_of(kind, namespace), query=query)
-            items = [{"apiVersion": group, "kind": kind, **item} for item in answer.get("items") or ()]
-            yield items, answer["metadata"]["resourceVersion"]
-            on = answer["metadata"].get("continue", "")
+            place = path_of(kind, namespace)
+            answer = self._ask("GET", place, query=query)
+            found, meta = answer.get("items") or [], answer.get("metadata")
+            if not isinstance(found, list) or not isinstance(meta, dict) or not isinstance(version_of(answer), str):
+                raise _garbled(place, f"a list of {kind}s", answer)
+            # What is no object becomes one without a name: whoever reads the list says so, and has the others.
+            known = {"apiVersion": group, "kind": kind}
+            yield [{**known, **item} if isinstance(item, dict) else known for item in found], meta["resourceVersion"]
+            before, on = on, meta.get("continue") or ""
             if not on:
                 return
+            if not isinstance(on, str) or on == before:
+                raise _garbled(place, "the next page", meta)
 
     def listed(
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
@@ -155,12 +164,17 @@ class KubernetesApi:
         labels: str = "",
         fields: str = "",
         seconds: float = 60.0,
+        began: Callable[[Callable[[], None]], None] = lambda end: None,
     ) -> Iterator[tuple[str, Object]]:
         """(ADDED | MODIFIED | DELETED | BOOKMARK, object) from `version` on, for `seconds`; then it ends.
 
+        Args:
+            began: called when the server begins to answer, with what ends the watch at once, from any thread.
+
         Raises:
             WatchExpired: list again.
-            ApiUnavailable: the connection broke; watch again from the last version seen.
+            ApiUnavailable: the connection broke; watch again from the last version seen. Where it is `garbled`, list
+                again: the same line would come again.
         """
         query = {
             **_selectors(labels, fields),
@@ -170,14 +184,18 @@ class KubernetesApi:
             "timeoutSeconds": str(max(1, int(seconds))),
         }
         place = path_of(kind, namespace)
-        response = self._send("GET", place, query=query, timeout=(CONNECT_SECONDS, seconds + READ_SECONDS))
+        timeout = (CONNECT_SECONDS, seconds + READ_SECONDS)
+        response = self._send("GET", place, query=query, timeout=timeout, whole=False)
+        began(lambda: _end(response))
         rest = b""
         try:
             for block in response.stream(1 << 16, decode_content=False):
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
                     if line:
-                        yield _event(json.loads(line), place)
+                        yield _event(_object(line, place), place)
+                if len(rest) > MOST_BYTES:
+                    raise _garbled(place, "an event", rest)
         except HTTPError as error:
             raise ApiUnavailable("The watch broke.", place=place, available=str(error)) from error
         finally:
@@ -271,7 +289,7 @@ class KubernetesApi:
         query: Mapping[str, str] | None = None,
         form: str = "application/json",
     ) -> Object:
-        return dict(json.loads(self._send(verb, path, body, query=query, form=form).data))
+        return _object(self._send(verb, path, body, query=query, form=form).data, f"{verb} {path}")
 
     def _send(
         self,
@@ -282,7 +300,9 @@ class KubernetesApi:
         query: Mapping[str, str] | None = None,
         form: str = "application/json",
         timeout: tuple[float, float] | None = None,
+        whole: bool = True,
     ) -> Any:
+        """The answer; `whole`: its body has come, too."""
         timeout = timeout or (CONNECT_SECONDS, READ_SECONDS if verb == "GET" else WRITE_SECONDS)
         if form == "application/json" and isinstance(body, Mapping) and body.get("kind") in WITH_PARAMETERS:
             form = "application/yaml"  # as text: the client would write JSON with blanks
@@ -299,8 +319,9 @@ class KubernetesApi:
         )
         try:
             response = self._client.call_api(method, url, headers, body, _request_timeout=timeout).response
+            body = response.data if whole or response.status >= 400 else b""  # read here, where it may break
             if response.status >= 400:
-                raise _wrapped(response.status, response.data, f"{verb} {path}")
+                raise _wrapped(response.status, body, f"{verb} {path}")
             return response
         except ApiException as error:
             raise _wrapped(error.status or 0, (error.body or "").encode(), f"{verb} {path}") from error
@@ -339,11 +360,48 @@ def _dry(dry_run: bool) -> dict[str, str]:
     return {"dryRun": "All"} if dry_run else {}
 
 
+def version_of(thing: Mapping[str, Any]) -> Any:
+    """The version of an object or a list; None where it has none."""
+    meta = thing.get("metadata")
+    return meta.get("resourceVersion") if isinstance(meta, dict) else None
+
+
+def _object(data: bytes, place: str) -> Object:
+    """The JSON object that the server sent. Raises ApiUnavailable for anything else."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _garbled(place, "JSON", data) from error
+    if not isinstance(found, dict):
+        raise _garbled(place, "a JSON object", data)
+    return found
+
+
+def _garbled(place: str, wanted: str, said: object) -> ApiUnavailable:
+    text = said[:200].decode(errors="replace") if isinstance(said, bytes) else repr(said)[:200]
+    error = ApiUnavailable(
+        "The answer is none of Kubernetes': is a proxy in between?", place=place, wanted=wanted, available=text
+    )
+    error.status = 200
+    return error
+
+
 def _event(event: Object, place: str) -> tuple[str, Object]:
-    if event["type"] == "ERROR":
-        status = event["object"]
-        raise _wrapped(int(status.get("code", 500)), json.dumps(status).encode(), f"watch {place}")
-    return event["type"], event["object"]
+    kind, thing = event.get("type"), event.get("object")
+    if not isinstance(thing, dict) or kind not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"):
+        raise _garbled(place, "an event", event)
+    if kind == "ERROR":
+        code = thing.get("code")
+        raise _wrapped(code if isinstance(code, int) else 500, json.dumps(thing).encode(), f"watch {place}")
+    if not isinstance(version_of(thing), str):
+        raise _garbled(place, "an object with a version", event)
+    return kind, thing
+
+
+def _end(response: Any) -> None:
+    """Wakes whoever reads it. An older urllib3 has no `shutdown`; the reader then ends with the server's answer."""
+    with suppress(Exception):
+        response.shutdown()
 
 
 # The answer, with 422, when a JSON patch's `test` does not hold; an invalid object is named in its message.
@@ -354,8 +412,8 @@ def _wrapped(status: int, body: bytes, place: str) -> KubernetesError:
     """The typed error for an answer of the API server's."""
     try:
         said = json.loads(body)
-        message, reason = said.get("message", ""), said.get("reason", "")
-    except ValueError:
+        message, reason = str(said.get("message", "")), str(said.get("reason", ""))
+    except (ValueError, RecursionError, AttributeError):  # the last: it is no object
         message, reason = body.decode(errors="replace")[:500], ""
     error: KubernetesError
     if status == 404:

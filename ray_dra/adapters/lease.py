@@ -6,18 +6,23 @@ clock since it last saw it change, may be taken; clocks of machines are never co
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import AlreadyThere, Conflict, KubernetesError
+from ray_dra.translate.labels import PROBLEMS
+
+logger = logging.getLogger("ray_dra")
 
 DURATION_SECONDS = 15
 RENEW_SECONDS, ASK_SECONDS = 4.0, 1.0
 SAFE_SECONDS = 10.0  # after the last renewal; beyond, another may already have it
+MOST_BYTES = 8192  # of what the lease says besides
 
 
 class Lease:
@@ -30,7 +35,10 @@ class Lease:
         name: str,
         holder: str,
         clock: Callable[[], float] = time.monotonic,
+        problems: Callable[[], Iterable[str]] = tuple,
     ) -> None:
+        """`problems`: what the holder cannot see as it should; the lease says it, for `ray-dra check`."""
+        self._problems = problems
         self._api, self._namespace, self._name, self._holder = api, namespace, name, holder
         self._clock = clock
         self._renewed: float | None = None  # when it was last renewed by us
@@ -38,7 +46,8 @@ class Lease:
         self._other = "the lease has not been asked for yet"
         self._ended = threading.Event()
         self.asked = threading.Event()
-        threading.Thread(target=self._keep, name="lease", daemon=True).start()
+        self.thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self.thread.start()
 
     def missing(self) -> str:
         """ "" while the lease is ours; else why not."""
@@ -58,6 +67,10 @@ class Lease:
                 self._renewed = None if self._other else now
             except KubernetesError as error:
                 self._other = str(error).splitlines()[0]
+            except Exception as error:  # whatever came as an answer, the lease is asked for again
+                if not self._other.startswith("the lease cannot be read"):
+                    logger.error("the lease %s cannot be read", self._name, exc_info=error)
+                self._other = f"the lease cannot be read: {error!r:.200}"
             self.asked.set()
             self._ended.wait(ASK_SECONDS if self._other else RENEW_SECONDS)
 
@@ -73,7 +86,7 @@ class Lease:
                 renewal = f"{holder} {spec.get('renewTime')}"
                 if renewal != self._seen[0]:
                     self._seen = (renewal, now)
-                left = float(spec.get("leaseDurationSeconds", DURATION_SECONDS)) - (now - self._seen[1])
+                left = _seconds(spec.get("leaseDurationSeconds")) - (now - self._seen[1])
                 if left > 0:
                     return f"another coordinator ({holder}) has the lease {self._name}, for {left:.0f} s more"
             self._api.replace(self._lease(found["metadata"]))
@@ -83,10 +96,17 @@ class Lease:
 
     def _lease(self, found: dict[str, Any]) -> dict[str, Any]:
         version = {"resourceVersion": found["resourceVersion"]} if found else {}
+        said = "\n".join(self._problems()).encode(errors="replace")[:MOST_BYTES].decode(errors="ignore")
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace, **version},
+            "metadata": {"name": self._name, "namespace": self._namespace, **version, "annotations": {PROBLEMS: said}},
             "spec": {"holderIdentity": self._holder, "leaseDurationSeconds": DURATION_SECONDS, "renewTime": now},
         }
+
+
+def _seconds(told: object) -> float:
+    """A duration that its holder gives; ours where it gives none that can be one."""
+    known = isinstance(told, int | float) and not isinstance(told, bool) and 0 < told < 86400
+    return float(told) if known else float(DURATION_SECONDS)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ray_dra.errors import Conflict, NotFound
+from ray_dra.errors import Conflict, NotFound, NotLeading
 from ray_dra.ports import KubeNode, KubeView, Object
 from ray_dra.translate.labels import DRIVER
 from ray_dra.translate.workers import named_uuids
@@ -43,6 +43,7 @@ class FakeKube:
         self.running: set[str] = set()  # pods whose start hook has been called
         self.leader = ""  # who else has the lease
         self.told: list[tuple[str, str]] = []  # events
+        self.unseen: tuple[str, ...] = ()  # what the view lacks, and why
         self._count = 0
         self._version = 0
 
@@ -64,6 +65,8 @@ class FakeKube:
         )
 
     def create(self, thing: Object, *, dry_run: bool = False) -> None:
+        if self.leader:
+            raise NotLeading(self.leader)
         if dry_run:
             return
         self._write()
@@ -102,6 +105,9 @@ class FakeKube:
 
     def lead(self) -> str:
         return self.leader
+
+    def problems(self) -> tuple[str, ...]:
+        return self.unseen
 
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.told.append((reason, message))
@@ -254,4 +260,6 @@ class FakeKube:
         return made
 
     def _write(self) -> None:
+        if self.leader:
+            raise NotLeading(self.leader)
         self._version += 1
