@@ -11,17 +11,15 @@ kueue-least   the same, LeastFreeCapacity: where no domain holds all, from the l
 kai           KAI Scheduler 0.17: the domain that is allocated to the highest fraction first; nodes likewise
 slurm         Slurm 24 topology/block with segments: each segment in the block with the fewest free nodes
               that suffices, blocks by name where several are needed
-fgd           FGD (ATC 2023): single bundles by the fragmentation gradient, rounded to whole points of 100 by a
-              sigmoid over whole devices as in its code; ties to the first node in topology order
+
+FGD (ATC 2023), single bundles by the fragmentation gradient, is the product's own, `core/gradient.py`.
 """
 
 from __future__ import annotations
 
-import math
 import zlib
 
 from ray_dra.core.domain import Domain
-from ray_dra.core.gradient import Mix
 from ray_dra.core.needs import Needs
 from ray_dra.core.policy import Choice, Policy, Score, tightest_share
 from ray_dra.core.seat import Seat
@@ -91,19 +89,3 @@ class Slurm(Policy):
 
     def part(self, domain: Domain, room: int, bundles: int) -> Score:
         return ()
-
-
-class Fgd(Policy):
-    name = "fgd"
-    by_clique = False
-
-    def __init__(self, mix: Mix) -> None:
-        super().__init__()
-        self.mix = mix
-
-    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
-        ways = []
-        for before, after, _, at in self.mix.before_and_after(seat, needs, taken):
-            points = int(100 / (1 + math.exp(-(before - after) / 1000)))
-            ways.append(((-points,), at))
-        return min(ways)

@@ -6,10 +6,12 @@
 `--workload NAME` is an openb pod list (`openb_pod_list_NAME.csv.gz`) or a job list (`NAME.csv.gz` with the columns
 job_id, submission_time, duration, num_gpu), looked for in DIR and the folders in it. Without the traces a seeded
 synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
-product's. `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra`
-alone means `ray-dra@0.1`, the others do not wait. `foresight` is the product's with the future known, for comparison
+product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes (core/gradient.py).
+`NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
+means `ray-dra@0.1`, the others do not wait. `foresight` is the product's with the future known, for comparison
 (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs through one queue
-(benchmarks/replay.py).
+(benchmarks/replay.py). `--halves` runs the first and the second half of a pod list apart, each with its own mix, so
+that what is tuned on one can be reported on the other (benchmarks/halves.py reads the JSON files).
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ from typing import Any
 import openb
 import plots
 from figures import parser, write
-from policies import Fgd, FirstFit, Kai, KueueBest, KueueLeast, Ray, Slurm
+from policies import FirstFit, Kai, KueueBest, KueueLeast, Ray, Slurm
 from regret import Regret
 from replay import Job, read_jobs, replay, shuffled, synthetic_jobs
 from shapes import cluster
 
 from ray_dra.core.allocation import Allocation
-from ray_dra.core.gradient import Demand, Gradient, Mix
+from ray_dra.core.devices import bits
+from ray_dra.core.gradient import Demand, Gradient, Mix, stock_of
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.plan import plan
 from ray_dra.core.policy import Policy
@@ -51,7 +54,7 @@ GANG_POLICIES = (
     "slurm",
     "fgd",
 )
-POD_POLICIES = ("ray-dra", "fgd", "best-fit", "first-fit", "ray")
+POD_POLICIES = ("ray-dra", "best-fit", "first-fit", "ray")
 FORESIGHT = "foresight"  # the product's, with the future known: benchmarks/foresight.py
 PATIENCE = {"ray-dra": 0.1}  # the policy's, where its name does not say
 RESAMPLES = 2_000
@@ -71,6 +74,7 @@ class Run:
     until: float
     with_regret: bool
     same_time: bool
+    half: int  # of a pod list, the first or the second; 0: the whole list
 
 
 def find(traces: Path | None, name: str) -> Path | None:
@@ -88,18 +92,27 @@ def placing(name: str) -> str:
 def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
     """The policy by its name, less its patience; None for the product's tightest place."""
     name = placing(name)
-    if name == "ray-dra" and pods:
-        return Gradient(demands())
     if name in ("ray-dra", FORESIGHT) and not pods:
         return None
-    if name == "fgd":
-        return Fgd(Mix(demands()))
+    if name == "ray-dra" or name.partition(":")[0] == "fgd":
+        return Gradient(demands(), **_changes(name))
     plain: dict[str, type[Policy]] = {p.name: p for p in (Policy, FirstFit, Ray, KueueBest, KueueLeast, Kai, Slurm)}
     if name not in plain:
         raise SystemExit(f"unknown policy {name!r}; there are ray-dra, fgd, {', '.join(plain)}")
     found = plain[name]()
     if pods:
         found.by_clique = False
+    return found
+
+
+def _changes(name: str) -> dict[str, Any]:
+    """What follows the colon in `fgd:points=50+fullest+fine=20`, for `Gradient`."""
+    found: dict[str, Any] = {}
+    for change in filter(None, name.partition(":")[2].split("+")):
+        key, _, value = change.partition("=")
+        if key not in ("points", "fullest", "fine") or (key == "fullest") is bool(value):
+            raise SystemExit(f"{name!r}: changes are points=N, fullest and fine=N, with + between")
+        found[key] = True if key == "fullest" else float(value) if key == "fine" else int(value)
     return found
 
 
@@ -114,6 +127,9 @@ def run_pods(run: Run) -> Row:
         topology = openb.nodes(path.parent) if run.cluster == "openb" else cluster(run.cluster)
     else:
         trace, topology = openb.synthetic()
+    if run.half:
+        middle = len(trace) // 2
+        trace = trace[:middle] if run.half == 1 else trace[middle:]
     demands = openb.mix(trace)
     inventory = Inventory(topology)
     capacity = inventory.devices * 1000
@@ -137,16 +153,16 @@ def run_pods(run: Run) -> Row:
             break
     free = unusable = 0.0
     for seat in inventory.seats.values():
-        lefts = (*sorted(seat.shared_left().values()), *(1000,) * seat.free.bit_count())
+        left = seat.shared_left() | dict.fromkeys(bits(seat.free), 1000)
         spare = tuple(seat.spare(name) for name in mix.names)
-        product = seat.node.devices[0].product if seat.node.devices else None
-        unusable += mix.unusable(product, lefts, spare)
-        free += sum(lefts)
+        unusable += mix.unusable(stock_of(seat, left), spare)
+        free += sum(left.values())
     return {
         "workload": run.workload,
         "cluster": run.cluster,
         "policy": run.policy,
         "seed": run.seed,
+        "half": run.half,
         "arrived_pct": round(100 * arrived / capacity, 3),
         "allocated_pct": round(100 * allocated / capacity, 4),
         "fragmented_pct": round(100 * unusable / capacity, 4),
@@ -220,11 +236,12 @@ def _node_demands(topology: Topology, jobs: list[Job]) -> list[Demand]:
 
 
 def compare(rows: list[Row], figure: str, ours: str) -> Iterator[tuple[str, float, float, float, float]]:
-    """(policy, mean, `ours` minus it: mean, low, high): paired by seed, 95 % by bootstrap over the seeds."""
-    by_seed: dict[str, dict[int, float]] = {}
+    """(policy, mean, `ours` minus it: mean, low, high): paired by run, 95 % by bootstrap over the runs."""
+    by_seed: dict[str, dict[Any, float]] = {}
     for row in rows:
         if row.get(figure) is not None:
-            by_seed.setdefault(row["policy"], {})[row["seed"]] = row[figure]
+            run = (row["workload"], row.get("half"), row["seed"])
+            by_seed.setdefault(row["policy"], {})[run] = row[figure]
     mine = by_seed.get(ours, {})
     dice = random.Random(0)
     for policy, theirs in by_seed.items():
@@ -253,6 +270,7 @@ def main() -> None:
     made.add_argument("--policy", default="all", help="names with commas between, or all")
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--until", type=float, default=1.0, help="pods: arrived demand over capacity at which to stop")
+    made.add_argument("--halves", action="store_true", help="pods: the first and the second half of the list apart")
     made.add_argument("--regret", action="store_true", help="gangs: what a full repack would have admitted (slow)")
     made.add_argument("--same-time", action="store_true", help="gangs outside their clique end as in the trace")
     made.add_argument("--plot", type=Path, help="write FILE.png and FILE.svg")
@@ -271,7 +289,9 @@ def main() -> None:
             until=options.until,
             with_regret=options.regret,
             same_time=options.same_time,
+            half=half,
         )
+        for half in ((1, 2) if options.halves and pods else (0,))
         for name in names
         for seed in range(options.seeds)
     ]
@@ -289,7 +309,10 @@ def main() -> None:
     if not all(row["trace"] for row in rows):
         print(f"the trace {options.workload} is not in {options.traces}: this is the seeded synthetic workload")
     if pods:
-        report(rows, ("allocated_pct", "fragmented_pct"))
+        for half in sorted({row["half"] for row in rows}):
+            if half:
+                print(f"\nhalf {half} of {options.workload}")
+            report([row for row in rows if row["half"] == half], ("allocated_pct", "fragmented_pct"))
     else:
         figures = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
         report(rows, (*figures, "allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s"))

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_dra.core.allocation import Placed, make
-from ray_dra.core.devices import Masks, bits
+from ray_dra.core.devices import Masks
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, exclusively, granted, imex
 from ray_dra.core.needs import Needs, kinds_for, of_products
-from ray_dra.core.request import WHOLE, Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Strategy
 from ray_dra.core.rooms import Filled, Rooms
 from ray_dra.core.seat import Seat
 
@@ -111,11 +111,9 @@ def _masks(needs: Needs, seat: Seat, members: int, count: int) -> Masks:
 
 def _shares(needs: Needs, seat: Seat, members: int, count: int) -> tuple[int, ...]:
     """A device for each equal share: those with least left first, so that whole devices stay whole."""
-    left = seat.shared_left() | dict.fromkeys(bits(seat.free), WHOLE)
-    usable = of_products(seat, members, needs.products)
     found: list[int] = []
-    for amount, position in sorted((n, p) for p, n in left.items() if usable >> p & 1):
-        found += [1 << position] * min(amount // needs.share, count - len(found))
+    for left, position in needs.open_to_shares(seat, members):
+        found += [1 << position] * min(left // needs.share, count - len(found))
     return tuple(found)
 
 

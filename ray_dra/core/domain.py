@@ -184,7 +184,7 @@ def seat_room(domain: Domain, seat: Seat, measure: Measure) -> int:
     """Bundles that fit on one node by devices alone."""
     mask = seat.free & seat.domains[domain.id] if seat.odd else seat.free
     if measure.share:
-        room = mask.bit_count() * (WHOLE // measure.share)
+        room = seat.how_many(mask, 1, Connect.ANY) * (WHOLE // measure.share)
         for position, left in seat.shared_left().items():
             if seat.domains[domain.id] >> position & 1:
                 room += left // measure.share

@@ -1,6 +1,6 @@
 """Fragmentation by what is likely to be asked for next, and a policy that adds the least of it.
 
-The measure is FGD's (Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with
+Measure and rule are FGD's (Weng et al., "Beware of Fragmentation: Scheduling GPU-Sharing Workloads with
 Fragmentation Gradient Descent", USENIX ATC 2023, section 3): what is left of a node's devices is useless to a
 demand that the node cannot serve (all of it), or on devices that have too little left for it (that
 much); F(node) is the expectation over the demands. In thousandths of a device.
@@ -9,11 +9,12 @@ much); F(node) is the expectation over the demands. In thousandths of a device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_dra.core.devices import bits
-from ray_dra.core.needs import Needs
+from ray_dra.core.needs import Needs, of_products
 from ray_dra.core.policy import Choice, Policy
 from ray_dra.core.request import WHOLE
 from ray_dra.core.seat import Seat
@@ -38,8 +39,17 @@ class Demand:
     resources: tuple[tuple[str, float], ...] = ()
 
 
-Lefts = tuple[int, ...]
-"""Thousandths left of each device that has any, ascending."""
+Stock = tuple[tuple[str, tuple[int, ...]], ...]
+"""What a node's devices have left: (product, "" for none known; thousandths of each that has any, ascending)."""
+
+
+class Way(NamedTuple):
+    """One way to put a bundle on a node: F before and after, thousandths left after it, and the device of a share."""
+
+    before: float
+    after: float
+    left: int
+    device: int | None
 
 
 class Mix:
@@ -48,98 +58,118 @@ class Mix:
     def __init__(self, demands: Iterable[Demand]) -> None:
         self.demands = tuple(demands)
         self.names = tuple(sorted({name for d in self.demands for name, _ in d.resources}))
-        self._of_product: dict[str | None, tuple[Demand, ...]] = {}
-        self._known: dict[tuple[str | None, Lefts, tuple[float, ...]], float] = {}
+        self._known: dict[tuple[Stock, tuple[float, ...]], float] = {}
 
-    def unusable(self, product: str | None, lefts: Lefts, spare: tuple[float, ...]) -> float:
+    def unusable(self, stock: Stock, spare: tuple[float, ...]) -> float:
         """F: expected thousandths that the next bundle cannot use. `spare`: of each resource in `names`."""
-        key = (product, lefts, spare)
+        key = (stock, spare)
         found = self._known.get(key)
         if found is None:
             if len(self._known) > 500_000:
                 self._known.clear()
-            found = self._known[key] = self._unusable(product, lefts, spare)
+            found = self._known[key] = self._unusable(stock, spare)
         return found
 
-    def _unusable(self, product: str | None, lefts: Lefts, spare: tuple[float, ...]) -> float:
-        total = sum(lefts)
-        whole = sum(left == WHOLE for left in lefts)
+    def _unusable(self, stock: Stock, spare: tuple[float, ...]) -> float:
         have = dict(zip(self.names, spare, strict=True))
+        total = sum(sum(lefts) for _, lefts in stock)
         result = 0.0
         for demand in self.demands:
-            served = (
-                demand.count > 0
-                and (not demand.products or product in demand.products)
-                and (whole >= demand.count if demand.share == WHOLE else bool(lefts) and lefts[-1] >= demand.share)
-                and all(have[name] >= amount for name, amount in demand.resources)
-            )
-            result += demand.weight * (sum(n for n in lefts if n < demand.share) if served else total)
+            lost = total
+            if demand.count and all(have[name] >= amount for name, amount in demand.resources):
+                usable = [
+                    left
+                    for product, lefts in stock
+                    if not demand.products or product in demand.products
+                    for left in lefts
+                    if left >= demand.share
+                ]
+                if len(usable) >= demand.count:
+                    lost -= sum(usable)
+            result += demand.weight * lost
         return result
 
-    def before_and_after(self, seat: Seat, needs: Needs, taken: int) -> list[tuple[float, float, int, int | None]]:
-        """For each way to put one more bundle on a node: F before, F after, thousandths left, the device of a share."""
-        shared = seat.shared_left()
-        product = seat.node.devices[0].product if seat.node.devices else None
-        free = seat.free.bit_count() - (0 if needs.share else taken * needs.size)
+    def ways(self, seat: Seat, needs: Needs, taken: int) -> list[Way]:
+        """Each way to put one more bundle on a node that has room for it, `taken` of the gang's being there already."""
         resources = needs.classes[0].resources
         spare = tuple(seat.spare(n) - taken * resources.get(n, 0.0) for n in self.names)
         after = tuple(s - resources.get(n, 0.0) for n, s in zip(self.names, spare, strict=True))
-        lefts = (*sorted(shared.values()), *(WHOLE,) * free)
-        before = self.unusable(product, lefts, spare)
+        left = seat.shared_left() | dict.fromkeys(bits(seat.free), WHOLE)
         if not needs.share:
-            left = lefts[: len(lefts) - needs.size]
-            return [(before, self.unusable(product, left, after), sum(left), None)]
-        found: list[tuple[float, float, int, int | None]] = []
-        open_devices = [(left, at) for at, left in shared.items()] + [(WHOLE, at) for at in bits(seat.free)[:1]]
-        for amount, at in sorted(open_devices):
-            if amount >= needs.share:
-                rest = list(lefts)
-                rest.remove(amount)
-                if amount > needs.share:
-                    rest.append(amount - needs.share)
-                now = tuple(sorted(rest))
-                found.append((before, self.unusable(product, now, after), sum(now), at))
-        return found
+            usable = of_products(seat, seat.free, needs.products)
+            masks = seat.split(usable, (needs.size,) * (taken + 1), needs.connect) or () if needs.size else ()
+            left |= {at: 0 for mask in masks[:-1] for at in bits(mask)}
+            now = left | {at: 0 for mask in masks[-1:] for at in bits(mask)}
+            return [self._way(seat, left, now, spare, after, None)]
+        found: dict[tuple[str | None, int], Way] = {}  # devices that are alike are one way
+        for amount, at in needs.open_to_shares(seat):
+            alike = (seat.node.devices[at].product, amount)
+            if amount >= needs.share and alike not in found:
+                now = left | {at: amount - needs.share}
+                found[alike] = self._way(seat, left, now, spare, after, at)
+        return list(found.values())
+
+    def _way(
+        self,
+        seat: Seat,
+        left: Mapping[int, int],
+        now: Mapping[int, int],
+        spare: tuple[float, ...],
+        after: tuple[float, ...],
+        device: int | None,
+    ) -> Way:
+        before = self.unusable(stock_of(seat, left), spare)
+        return Way(before, self.unusable(stock_of(seat, now), after), sum(now.values()), device)
+
+
+def stock_of(seat: Seat, left: Mapping[int, int]) -> Stock:
+    """`left`: position -> thousandths."""
+    found: dict[str, list[int]] = {}
+    for at, amount in left.items():
+        if amount:
+            found.setdefault(seat.node.devices[at].product or "", []).append(amount)
+    return tuple((product, tuple(sorted(found[product]))) for product in sorted(found))
+
+
+POINTS = 100
+"""Steps that the gradient is rounded to, over a sigmoid."""
 
 
 class Gradient(Policy):
-    """The place after which least is useless to what is likely to come; of nearly equal ones, the fullest node.
+    """FGD's published rule: the place after which least is useless to what is likely to come, in whole points of 100.
 
-    Differs from FGD's published rule (benchmarks/policies.py) in two ways, both chosen by experiment
-    (docs/planner.md):
+    Of places with as many points the first in topology order, and there the first device. Changes to the rule can be
+    asked for; a change becomes the default only where it wins on lists that it was not chosen on (docs/benchmarks.md).
 
-    - For whole devices the gradient is rounded twice as coarsely. Small differences are mostly noise of
-      the mix, and what decides between places that are nearly as good is fullness.
-    - Demands for particular products are looked at apart and finely: what a node of a rare product
-      loses for them cannot be had elsewhere, however small it looks beside the rest of the mix.
+    Args:
+        points: steps that the gradient is rounded to for whole devices; fewer leave more to what breaks ties.
+        fullest: ties go to the node that is left with least.
+        fine: thousandths of a device that are a step for demands of particular products, which are then looked at
+            apart from the others; 0.0: they are not.
     """
 
-    name = "ray-dra"
+    name = "fgd"
     by_clique = False
 
-    def __init__(self, demands: Iterable[Demand]) -> None:
+    def __init__(
+        self, demands: Iterable[Demand], *, points: int = POINTS, fullest: bool = False, fine: float = 0.0
+    ) -> None:
         super().__init__()
         demands = tuple(demands)
-        self.general = Mix(d for d in demands if not d.products)
-        self.particular = Mix(d for d in demands if d.products)
+        self.points, self.fullest, self.fine = points, fullest, fine
+        self.mix = Mix(d for d in demands if not (fine and d.products))
+        self.particular = Mix(d for d in demands if fine and d.products)
 
     def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
-        points = SHARE_POINTS if needs.share else POINTS
-        ways = self.general.before_and_after(seat, needs, taken)
-        if not self.particular.demands:
-            return min(((-_steps(before - after, points), left), at) for before, after, left, at in ways)
-        finely = self.particular.before_and_after(seat, needs, taken)
-        return min(
-            ((-_steps(before - after, points) + math.floor((now - was) / FINE + 0.5), left), at)
-            for (before, after, left, at), (was, now, _, _) in zip(ways, finely, strict=True)
-        )
-
-
-POINTS, SHARE_POINTS = 50, 100
-"""Steps that the gradient of the general mix is rounded to, over a sigmoid, for whole devices and for shares."""
-
-FINE = 20.0
-"""Thousandths of a device that are a step for demands of particular products."""
+        points = POINTS if needs.share else self.points
+        ways = self.mix.ways(seat, needs, taken)
+        scores: list[float] = [-_steps(way.before - way.after, points) for way in ways]
+        if self.particular.demands:
+            for i, way in enumerate(self.particular.ways(seat, needs, taken)):
+                scores[i] += math.floor((way.after - way.before) / self.fine + 0.5)
+        if self.fullest:
+            return min(((score, way.left), way.device) for score, way in zip(scores, ways, strict=True))
+        return min(((score,), way.device) for score, way in zip(scores, ways, strict=True))
 
 
 def _steps(saved: float, points: int) -> int:

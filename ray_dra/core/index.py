@@ -215,6 +215,9 @@ class Index:
             else:
                 free = seat.open & ~seat.held
             if free == before:
+                if seat.odd:  # what is left of shared devices may have changed
+                    for domain, _, _ in seat.parts:
+                        moved[domain] = None
                 continue
             seat.free = free
             old = before.bit_count()
@@ -238,12 +241,8 @@ class Index:
 
     def _list_shares(self, seat: Seat) -> None:
         self._unlist_shares(seat)
-        closed = 0
-        for domain, members, _ in seat.parts:
-            if domain.owner is not None:
-                closed |= members
-        left = {} if closed else seat.shared_left()
-        seat.listed = tuple((amount, seat.key, position, seat.name) for position, amount in left.items())
+        left = seat.shared_left().items()
+        seat.listed = tuple((amount, seat.key, position, seat.name) for position, amount in left)
         for entry in seat.listed:
             insort(self.shared, entry)
 

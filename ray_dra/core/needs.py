@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from ray_dra.core.catalog import Catalog
-from ray_dra.core.devices import bits
+from ray_dra.core.devices import Masks, bits
 from ray_dra.core.domain import MIXED_PRODUCT, Measure
 from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.packing import Contents
@@ -120,15 +120,12 @@ class Needs:
             return 0
         if bundle.labels and not labels_match(bundle.labels, seat.node.labels):
             return 0
-        mask = of_products(seat, seat.free & members, self.products)
         if self.share:
-            room = mask.bit_count() * (WHOLE // self.share)
-            for position, left in seat.shared_left().items():
-                if of_products(seat, 1 << position & members, self.products):
-                    room += left // self.share
+            room = sum(left // self.share for left, _ in self.open_to_shares(seat, members))
         elif not self.size:
             room = self.counts[0]
         else:
+            mask = of_products(seat, seat.free & members, self.products)
             room = seat.how_many(mask, self.size, Connect.REQUIRED if self.measure.linked else Connect.ANY)
         for resource, amount in bundle.resources.items():
             if not room:
@@ -136,6 +133,21 @@ class Needs:
             if amount > 0:
                 room = min(room, int((seat.spare(resource) + EPSILON) / amount))
         return min(room, 1) if self.spread else max(room, 0)
+
+    def open_to_shares(self, seat: Seat, members: int = -1) -> list[tuple[int, int]]:
+        """(thousandths left, position) of devices on which shares of the one class may lie at once, least left first.
+
+        The only place that says so: whatever chooses a device for a share chooses among these.
+        """
+        shared = [(left, at) for at, left in seat.shared_left().items() if members >> at & 1]
+        if self.products:
+            shared = [(left, at) for left, at in shared if of_products(seat, 1 << at, self.products)]
+        shared.sort()
+        free = of_products(seat, seat.free & members, self.products)
+        if seat.counters:  # partitions exclude each other: the most that can be opened beside each other
+            count = seat.how_many(free, 1, Connect.ANY)
+            free = sum(seat.split(free, (1,) * count, Connect.ANY) or ())
+        return shared + [(WHOLE, at) for at in bits(free)]
 
     # -- bundles of several classes
 
@@ -152,8 +164,11 @@ class Needs:
             return None
         mask = seat.free & members
         shared = tuple(sorted(_shared(seat, members).items())) if any(b.share for b in self.classes) else ()
-        narrow = tuple(self.usable(seat, mask, c) for c in range(len(self.classes)))
-        by_count = (not self.linked or seat.shape.linked) and all(n == mask for n in narrow) and not seat.counters
+        anything = mask
+        for position, _ in shared:
+            anything |= 1 << position
+        narrow = tuple(self.usable(seat, anything, c) for c in range(len(self.classes)))
+        by_count = (not self.linked or seat.shape.linked) and all(n == anything for n in narrow) and not seat.counters
         devices: object = mask.bit_count()
         if not by_count or shared:
             devices = (id(seat.shape), mask, narrow, shared, seat.name if seat.counters else "")
@@ -200,45 +215,64 @@ class Needs:
     def split(self, seat: Seat, members: int, contents: Contents) -> tuple[int, ...] | None:
         """Masks of devices among `members` for the bundles on a node, class by class; None where they do not fit.
 
-        Whole devices first: whichever are chosen, as many are left over for shares.
+        Whole devices first, the best-connected; then shares on what is left. Where every free device will do for
+        every share, as many are left whichever are chosen, so that this is exact; else shares come first.
         """
-        mask = seat.free & members
+        free = seat.free & members
         left = _shared(seat, members)
+        anything = free
+        for position in left:
+            anything |= 1 << position
         sizes: list[int] = []
         allowed: list[int] = []
         shares: list[tuple[int, int]] = []
         for c, n in enumerate(contents):
             share = self.classes[c].share
             if share is not None:
-                everything = mask
-                for position in left:
-                    everything |= 1 << position
-                shares += [(share, self.usable(seat, everything, c))] * n
+                shares += [(share, self.usable(seat, anything, c))] * n
             elif n:
                 sizes += [self.classes[c].count] * n
-                allowed += [self.usable(seat, mask, c)] * n
-        narrow = tuple(allowed) if any(a != mask for a in allowed) else None
-        whole = seat.split(mask, tuple(sizes), self.connect, narrow)
-        if whole is None or not shares:
-            return whole
-        for used in whole:
-            mask &= ~used
-        left |= dict.fromkeys(bits(mask), WHOLE)
-        parts = self._split_shares(left, shares)
-        if parts is None:
+                allowed += [self.usable(seat, free, c)] * n
+        narrow = tuple(allowed) if any(a != free for a in allowed) else None
+        masks = seat.split(free, tuple(sizes), self.connect, narrow)
+        if masks is None or not shares:
+            return masks
+        taken = 0
+        for mask in masks:
+            taken |= mask
+        alike = not seat.counters and all(usable & free == free for _, usable in shares)
+        parts = None
+        if not seat.counters:
+            parts = self._split_shares(left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
+        if parts is None and not alike:
+            whole = _Wholes(seat, free, tuple(sizes), tuple(allowed), self.connect)
+            parts = self._split_shares(left | dict.fromkeys(bits(free), WHOLE), shares, whole)
+            if parts is not None:
+                opened = 0
+                for part in parts:
+                    opened |= part & free
+                masks = whole.beside(opened)
+        if parts is None or masks is None:
             return None
-        wholes, partly = iter(whole), iter(parts)
+        wholes, partly = iter(masks), iter(parts)
         return tuple(
             next(wholes if self.classes[c].share is None else partly) for c, n in enumerate(contents) for _ in range(n)
         )
 
-    def _split_shares(self, left: dict[int, int], shares: list[tuple[int, int]]) -> list[int] | None:
-        """A device for each (share, devices allowed), the tightest first, by backtracking."""
-        order = sorted(range(len(shares)), key=lambda i: -shares[i][0])
+    def _split_shares(
+        self, left: dict[int, int], shares: list[tuple[int, int]], wholes: _Wholes | None
+    ) -> list[int] | None:
+        """A device for each (share, devices allowed), the tightest first, by backtracking.
+
+        Args:
+            left: position -> thousandths.
+            wholes: whole bundles that have to fit beside the devices that are opened; None: they have theirs.
+        """
+        order = sorted(range(len(shares)), key=lambda i: (-shares[i][0], shares[i][1]))
         chosen = [0] * len(shares)
         failed: set[tuple[int, tuple[tuple[int, int], ...]]] = set()
 
-        def place(at: int) -> bool:
+        def place(at: int, opened: int) -> bool:
             if at == len(order):
                 return True
             key = (at, tuple(sorted(left.items())))
@@ -249,15 +283,37 @@ class Needs:
                 return False
             share, allowed = shares[order[at]]
             for amount, position in sorted((n, p) for p, n in left.items() if n >= share and allowed >> p & 1):
+                now = opened | 1 << position if amount == WHOLE else opened
+                if wholes is not None and now != opened and wholes.beside(now) is None:
+                    continue
                 left[position] = amount - share
                 chosen[order[at]] = 1 << position
-                if place(at + 1):
+                if place(at + 1, now):
                     return True
                 left[position] = amount
             failed.add(key)
             return False
 
-        return chosen if place(0) else None
+        return chosen if place(0, 0) else None
+
+
+class _Wholes:
+    """The bundles of whole devices on a node, beside devices that are opened for shares."""
+
+    def __init__(self, seat: Seat, free: int, sizes: Masks, allowed: Masks, connect: Connect) -> None:
+        self.seat, self.free, self.sizes, self.allowed, self.connect = seat, free, sizes, allowed, connect
+        self._found: dict[int, Masks | None] = {}
+
+    def beside(self, opened: int) -> Masks | None:
+        """Devices for each bundle when those in `opened` are others'; None where the bundles do not fit."""
+        if opened not in self._found:
+            each = tuple(1 << at for at in bits(opened))  # as bundles of one device, so that their counters are charged
+            allowed = (*self.allowed, *each)
+            narrow = allowed if any(a != self.free for a in allowed) else None
+            sizes = (*self.sizes, *(1 for _ in each))
+            masks = self.seat.split(self.free, sizes, self.connect, narrow)
+            self._found[opened] = None if masks is None else masks[: len(self.sizes)]
+        return self._found[opened]
 
 
 def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], ...]:

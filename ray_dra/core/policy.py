@@ -48,10 +48,7 @@ class Policy:
 
 
 def tightest_share(seat: Seat, needs: Needs) -> int | None:
-    """The device with least left that the share fits on; None for whole devices."""
+    """The device with least left that the share may lie on; None for whole devices, or where there is none."""
     if not needs.share:
         return None
-    shared = [(left, at) for at, left in seat.shared_left().items() if left >= needs.share]
-    if shared:
-        return min(shared)[1]
-    return (seat.free & -seat.free).bit_length() - 1
+    return next((at for left, at in needs.open_to_shares(seat) if left >= needs.share), None)

@@ -255,6 +255,11 @@ class GangRequest:
             return first.count * len(self.bundles)
         return sum(b.count for b in self.bundles)
 
+    @property
+    def whole_devices(self) -> int:
+        """Devices that it must have to itself; shares may lie on devices that are shared already."""
+        return sum(b.count for b in self.bundles if b.share is None)
+
 
 def check_request(request: object) -> GangRequest:
     """The same request, if it keeps every rule of the model: types, ranges, sizes.

@@ -31,6 +31,7 @@ class Seat:
         grants: every device as a grant, by position.
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
         open: devices that would be free if no gang held any (see `reopen`).
+        closed: devices of cliques that a gang has exclusively; nothing more is given there, shares included.
         odd: it has shared devices or counters, or is in several domains.
         shares: position -> thousandths of the device that are taken, where it is shared.
         tenants: gang -> mask of what it has here.
@@ -39,6 +40,7 @@ class Seat:
 
     __slots__ = (
         "busy",
+        "closed",
         "counters",
         "domains",
         "free",
@@ -70,6 +72,7 @@ class Seat:
         self.key = node_order(node)
         self.held = 0
         self.busy = 0
+        self.closed = 0
         self.free = 0
         self.open = 0
         self.odd = False
@@ -126,14 +129,16 @@ class Seat:
         return mask
 
     def reopen(self) -> None:
-        """Work out `open` after any change but a hold of whole devices, which is the frequent one."""
+        """Work out `open` and `closed` after any change but a hold of whole devices, which is the frequent one."""
         found = self.healthy & ~self.busy if self.node.ready else 0
         for position in self.shares:
             found &= ~(1 << position)
+        closed = 0
         for domain, members, _ in self.parts:
             if domain.owner is not None:
-                found &= ~members
-        self.open = found
+                closed |= members
+        self.closed = closed
+        self.open = found & ~closed
         self.odd = bool(self.counters or self.shares or self.listed or len(self.parts) > 1)
 
     def free_now(self) -> int:
@@ -149,7 +154,10 @@ class Seat:
     def counters_left(self) -> dict[Counter, int]:
         """What the devices that somebody has leave of the shared counters."""
         left = dict(self.node.counters)
-        for i in bits(self.held | self.busy):
+        taken = self.held | self.busy
+        for position in self.shares:
+            taken |= 1 << position  # charged once, however many share the device
+        for i in bits(taken):
             for counter, amount in self.node.devices[i].consumes:
                 left[counter] = left.get(counter, 0) - amount
         return left
@@ -160,10 +168,10 @@ class Seat:
         return total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
 
     def shared_left(self) -> dict[int, int]:
-        """Position -> thousandths left, of the healthy devices that are shared already."""
+        """Position -> thousandths left, of the healthy devices that are shared already and not another gang's alone."""
         if not self.node.ready or not self.shares:
             return {}
-        open_now = self.healthy & ~self.held & ~self.busy
+        open_now = self.healthy & ~(self.held | self.busy | self.closed)
         return {i: WHOLE - n for i, n in self.shares.items() if open_now >> i & 1 and n < WHOLE}
 
     # -- devices for bundles

@@ -84,9 +84,10 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
             return [Shortfall(Kind.PRODUCT, where, " or ".join(products), ", ".join(known) or "no product known")]
     found = []
     if bundle.share:
-        left = max(max([1000 if s.free else 0, *s.shared_left().values()]) for s in labelled)
+        alone = Needs(replace(needs.request, bundles=(bundle,), locality=Locality(), strategy=Strategy.PACK))
+        left = max((n for s in labelled for n, _ in alone.open_to_shares(s)), default=0)
         if left < bundle.share:
-            wanted = f"{bundle.share / 1000:g} of a GPU"
+            wanted = f"{bundle.share / 1000:g} of a GPU" + (f" ({' or '.join(products)})" if products else "")
             found.append(Shortfall(Kind.NODE_SIZE, CLUSTER, wanted, f"{left / 1000:g} of one at most"))
     elif bundle.count:
         best = max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -s.size))
@@ -171,7 +172,7 @@ def _unlinked(seats: list[Seat], bundle: Bundle, products: tuple[str, ...]) -> S
 def _totals(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
     found = []
     free = inventory.free_devices - _kept(inventory, request)
-    wanted = request.device_count if not any(b.share for b in request.bundles[:1]) else 0
+    wanted = request.whole_devices
     nodes = len(inventory.seats)
     if request.exclude:
         away = [s for s in map(inventory.seats.get, request.exclude) if s is not None]

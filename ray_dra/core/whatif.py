@@ -174,14 +174,20 @@ def _every_set(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | N
 
 def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
     """The cheapest single gang that is enough; every one that could be is tried."""
-    missing = request.device_count - trial.inventory.free_devices
+    inventory = trial.inventory
+    missing = request.whole_devices - inventory.free_devices
     clique = request.locality.required and (request.locality.cliques == 1 or request.locality.segment is not None)
-    whole = request.device_count if request.locality.cliques == 1 and clique else 0
+    whole = request.whole_devices if request.locality.cliques == 1 and clique else 0
+    owners = {domain.owner for domain in inventory.domains.values()}
+    as_granted = not any(seat.counters for seat in inventory.seats.values())
     for gang in sorted(sizes, key=lambda g: (sizes[g], g)):
-        if sizes[gang][1] < missing or (whole and not _could_hold(trial.inventory, gang, whole)):
+        if sizes[gang][1] < missing and as_granted and gang not in owners:
+            continue
+        gained = _could_free(inventory, gang)
+        if sum(gained.values()) < missing or (whole and not _could_hold(inventory, gained, whole)):
             continue
         trial.leave(gang)
-        layout = place(trial.inventory, Needs(request))
+        layout = place(inventory, Needs(request))
         trial.back(gang)
         if layout.bundles is not None:
             allocation = Allocation(request.gang, layout.bundles, 0, request.priority, layout.counters)
@@ -189,16 +195,28 @@ def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
     return None
 
 
-def _could_hold(inventory: Inventory, gang: str, devices: int) -> bool:
-    """Whether a clique of the gang's would have so many free devices without it."""
+def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
+    """Clique -> devices there that could be free without the gang, at most; None: those in no clique."""
     allocation = inventory.allocation(gang)
     assert allocation is not None
-    gained: dict[str, int] = {}
+    gained: dict[str | None, int] = {}
     for grant in allocation.grants:
-        if grant.clique is not None:
-            gained[grant.clique] = gained.get(grant.clique, 0) + 1
+        seat = inventory.seats.get(grant.node)
+        # A partition that is given back may free several that share counters with it.
+        freed = seat.size if seat is not None and seat.counters else 1
+        gained[grant.clique] = gained.get(grant.clique, 0) + freed
+    for (scope, what), _ in allocation.counters:
+        if what == "exclusive" and scope in inventory.domains:  # nobody else has anything of it
+            gained[scope] = gained.get(scope, 0) + inventory.domains[scope].size
+    return gained
+
+
+def _could_hold(inventory: Inventory, gained: dict[str | None, int], devices: int) -> bool:
+    """Whether a clique could have so many free devices with what is gained there."""
     return any(
-        clique in inventory.domains and inventory.domains[clique].free + n >= devices for clique, n in gained.items()
+        clique in inventory.domains and inventory.domains[clique].free + n >= devices
+        for clique, n in gained.items()
+        if clique is not None
     )
 
 
@@ -208,7 +226,7 @@ def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterato
     if not (locality.required and locality.within_cliques and locality.cliques == 1):
         yield list(sizes)
         return
-    cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= request.device_count)
+    cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= request.whole_devices)
     for domain in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
         gangs = {g for seat in domain.seats for g in seat.tenants}
         yield [g for g in gangs if g in sizes]
@@ -219,7 +237,7 @@ def _from(trial: _Trial, request: GangRequest, sizes: Sizes, gangs: list[str]) -
     order = sorted(gangs, key=lambda g: (sizes[g][0], -sizes[g][1], g))
     for gang in reversed(order) if len(order) > 200 else order:
         trial.leave(gang)
-        if request.device_count <= trial.inventory.free_devices and place(trial.inventory, Needs(request)).bundles:
+        if request.whole_devices <= trial.inventory.free_devices and place(trial.inventory, Needs(request)).bundles:
             break
     answer = plan(trial.inventory, request)
     if isinstance(answer, Allocation):

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,6 @@ HERE = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(HERE))
 
 import openb  # noqa: E402
-from policies import Fgd  # noqa: E402
 from regret import Repack  # noqa: E402
 from replay import Job, Machines, replay  # noqa: E402
 from shapes import cluster  # noqa: E402
@@ -78,16 +78,22 @@ def test_f_by_hand() -> None:
             Demand(0.2, 1, 200, ("H200",), (("CPU", 1.0),)),  # another product: all 2300 useless
         ]
     )
-    assert mix.unusable("H100", (300, 1000, 1000), (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300 + 0.2 * 2300)
-    assert mix.unusable("H200", (300, 1000, 1000), (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300)
-    assert mix.unusable("H100", (300, 1000, 1000), (1.0,)) == pytest.approx(2300)
-    assert mix.unusable("H100", (), (4.0,)) == 0
+    left = (300, 1000, 1000)
+    assert mix.unusable((("H100", left),), (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300 + 0.2 * 2300)
+    assert mix.unusable((("H200", left),), (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300)
+    assert mix.unusable((("H100", left),), (1.0,)) == pytest.approx(2300)
+    assert mix.unusable((), (4.0,)) == 0
+    both = (("H100", (300, 1000)), ("H200", (1000,)))  # the last demand has one of the three devices
+    assert mix.unusable(both, (4.0,)) == pytest.approx(0.5 * 300 + 0.3 * 2300 + 0.2 * 1300)
 
 
-@pytest.mark.parametrize("made", [Fgd, None], ids=["fgd", "ray-dra"])
-def test_the_gradient_fills_gaps_and_spares_rare_products(made: type[Fgd] | None) -> None:
+CHANGES = [{}, {"points": 50}, {"fullest": True}, {"fine": 20.0}]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=["fgd", "coarse", "fullest", "apart"])
+def test_the_gradient_fills_gaps_and_spares_rare_products(changes: dict[str, Any]) -> None:
     demands = [Demand(0.6, 1), Demand(0.2, 1, 400), Demand(0.2, 1, 1000, ("rare",))]
-    policy = made(Mix(demands)) if made is not None else Gradient(demands)
+    policy = Gradient(demands, **changes)
     inventory = Inventory([gpu_node("a", 2, "common", 64), gpu_node("b", 2, "rare", 64)])
 
     def place(name: str, share: int | None = None) -> Allocation:
@@ -101,13 +107,14 @@ def test_the_gradient_fills_gaps_and_spares_rare_products(made: type[Fgd] | None
     assert place("third").nodes == ("a",)
 
 
-def test_of_nodes_that_score_the_same_fgd_takes_the_first_of_the_list() -> None:
+@pytest.mark.parametrize(("fullest", "name"), [(False, "a"), (True, "b")])
+def test_of_nodes_that_score_the_same_fgd_takes_the_first_of_the_list(fullest: bool, name: str) -> None:
     """Its published figures are met only so (docs/benchmarks.md); the smaller node would be the tighter one."""
-    policy = Fgd(Mix([Demand(1.0, 1)]))
+    policy = Gradient([Demand(1.0, 1)], fullest=fullest)
     inventory = Inventory([gpu_node("a", 8, "common", 64), gpu_node("b", 1, "common", 64)])
     answer = plan(inventory, GangRequest("one", (Bundle((DeviceRequest(1),)),)), policy=policy)
     assert isinstance(answer, Allocation)
-    assert answer.nodes == ("a",)
+    assert answer.nodes == (name,)
 
 
 THREE = [Job(name, 0.0, 3600.0, 48) for name in "abc"]
