@@ -91,7 +91,10 @@ class Domain:
     @property
     def idle(self) -> bool:
         """Whether nobody has a device here, so that the clique can be had exclusively."""
-        return self.owner is None and not any((s.busy | s.held) & s.domains[self.id] or s.shares for s in self.seats)
+        return self.owner is None and not any(
+            (s.busy | s.held) & s.domains[self.id] or any(s.domains[self.id] >> at & 1 for at in s.shares)
+            for s in self.seats
+        )
 
     # -- its seats
 

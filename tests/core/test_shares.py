@@ -84,8 +84,9 @@ def random_cluster(dice: random.Random) -> Cluster:
     for n in range(dice.randint(1, 3)):
         clique = dice.choice(("c0", "c0", "c1", None))
         products = dice.choice(("A", "B", "AB", "AB"))
+        split = dice.random() < 0.25
         for at in range(dice.randint(1, 3)):
-            devices[f"n{n}", at] = (dice.choice(products), clique)
+            devices[f"n{n}", at] = (dice.choice(products), dice.choice((clique, "c2", None)) if split else clique)
     left = dict.fromkeys(devices, 1000)
     own: dict[str, str] = {}
     gangs: dict[str, dict[At, int]] = {}
@@ -134,8 +135,6 @@ def random_request(dice: random.Random) -> GangRequest:
         (Strategy.PACK, Strategy.PACK, Strategy.SPREAD, Strategy.STRICT_PACK, Strategy.STRICT_SPREAD)
     )
     if segment is not None and segment < count and strategy is Strategy.STRICT_PACK:
-        strategy = Strategy.PACK
-    if strategy is Strategy.STRICT_PACK and count == 4 and locality.required:  # TEMP D1
         strategy = Strategy.PACK
     return GangRequest("new", bundles, locality, strategy, priority=dice.randint(0, 2))
 
