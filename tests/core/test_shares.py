@@ -298,3 +298,48 @@ def test_random_clusters_against_brute_force(seed: int) -> None:
             check_counterfactual(cluster, inventory, request)
         answers[truth] += 1
     assert min(answers.values()) > 80, answers
+
+
+def share(amount: int, *products: str) -> Bundle:
+    return Bundle((DeviceRequest(1, products=products, share=amount),))
+
+
+def test_nodes_whose_shared_devices_are_of_other_products_are_not_alike() -> None:
+    devices = {("n0", 0): ("A", None), ("n1", 0): ("B", None)}
+    cluster = Cluster(devices, {"gang": {("n0", 0): 500, ("n1", 0): 500}}, {}, {"gang": 0})
+    for first, second in (("A", "B"), ("B", "A")):
+        request = GangRequest("new", (share(400, first), share(300, second)))
+        answer = plan(cluster.inventory(), request)
+        assert isinstance(answer, Allocation)
+        assert valid(cluster, request, answer)
+
+
+def test_a_partition_that_is_shared_uses_up_its_counters_once() -> None:
+    """Two halves of a GPU, or the whole of it: a share of a half leaves the other half, and no whole."""
+    slices: tuple[tuple[Counter, int], ...] = ((("gpu/0", "slice-0"), 1), (("gpu/0", "slice-1"), 1))
+    parts = (slices[:1], slices[1:], slices)
+    devices = tuple(
+        Device(
+            DeviceId("gpu.nvidia.com", "n", f"part-{i}"), None, None, attributes={"product": "AAB"[i]}, consumes=part
+        )
+        for i, part in enumerate(parts)
+    )
+    inventory = Inventory([Node("n", devices, counters=slices)])
+    half = plan(inventory, GangRequest("half", (share(500, "A"),)))
+    assert isinstance(half, Allocation)
+    inventory.hold(half)
+    for bundles, fits in (
+        ((share(500, "A"),) * 3, True),  # the other half of the half, and the whole other half
+        ((share(500, "A"),) * 4, False),
+        ((share(500, "A"), share(400, "A"), share(600, "A")), True),
+        ((share(300, "B"),), False),
+        ((Bundle((DeviceRequest(1),)), share(500)), True),
+        ((Bundle((DeviceRequest(1),)), share(500), share(400)), False),
+    ):
+        assert isinstance(plan(inventory, GangRequest("new", bundles)), Allocation) is fits, bundles
+    inventory.release("half")
+    assert inventory.free_devices == 3
+    assert isinstance(plan(inventory, GangRequest("new", (share(300, "B"), share(700)))), Allocation)
+    assert not isinstance(plan(inventory, GangRequest("new", (share(300, "B"), share(701)))), Allocation)
+    assert isinstance(plan(inventory, GangRequest("new", (share(501, "A"),) * 2)), Allocation)
+    assert not isinstance(plan(inventory, GangRequest("new", (share(501),) * 3)), Allocation)
