@@ -154,7 +154,11 @@ class CoordinatorActor:
         return Topology.of(seat.node for seat in self._core.inventory.seats.values())
 
     async def gangs(self) -> list[Status]:
-        return [self._core.status(gang) for gang in self._core.gangs]
+        return self._core.statuses()
+
+    async def unread(self) -> list[tuple[str, str]]:
+        """(key, why) of each record that cannot be read and lies aside."""
+        return [(record.key, record.reason) for record in self._core.unread]
 
     async def unseen(self) -> tuple[str, ...]:
         """Why the coordinator may see Kubernetes otherwise than it is."""
@@ -225,7 +229,7 @@ class CoordinatorActor:
         self._changed.set()
 
     def _keep_agents(self) -> None:
-        now = time.monotonic()
+        now = self._core.clock()  # in which nobody was silent while we were stopped
         nodes = self._core.nodes
         for gone in self._agents.keys() - {n.id for n in self._core.watch.view.nodes if n.alive}:
             del self._agents[gone]

@@ -13,12 +13,12 @@ from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.request import Connect, Locality
 from ray_dra.core.topology import Topology
 from ray_dra.core.whatif import plan_and_explain
-from ray_dra.errors import InvalidRequest, UnsatisfiableError
+from ray_dra.errors import InvalidRequest, UnsatisfiableError, shown
 from ray_dra.handle import GangPlacementGroup
 from ray_dra.hooks import SeenDevice, seen_devices
 from ray_dra.runtime.coordinator import Status
 from ray_dra.runtime.orders import Order
-from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.bundles import ray_bundles, request_from_bundles
 from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.snapshot import Snapshot, inventory_of, read_snapshot
 
@@ -33,8 +33,9 @@ def same_clique(
     Args:
         segment: bundles that share a clique; must divide the number of bundles. None: all of them.
         required: False takes the nearest there is instead of refusing.
-        patience: with `required=False`, seconds for which a gang that could start now waits for one clique. A tenth of
-            the time that it will run is a good choice (docs/benchmarks.md). `wait=False` does not wait for it either.
+        patience: with `required=False`, seconds (at most a year) for which a gang that could start now waits for one
+            clique. A tenth of the time that it will run is a good choice (docs/benchmarks.md). `wait=False` does not
+            wait for it either.
         exclusive: whole cliques; nobody else is planned onto them.
     """
     cliques = 1 if segment is None else None
@@ -78,14 +79,17 @@ def placement_group(
     The parameters up to `topology_strategy` are those of `ray.util.placement_group`.
 
     Args:
-        bundles: one dict of resources a bundle, e.g. [{"GPU": 4, "CPU": 8}] * 4; whole GPUs.
+        bundles: one dict of resources a bundle, e.g. [{"GPU": 4, "CPU": 8}] * 4; whole GPUs. At most 100,000 bundles of
+            at most 64 resources; the names of resources, labels and products in different bundles have at most 65,536
+            characters together, each name at most 253.
+        name: at most 253 characters.
         locality: where the bundles lie in relation to each other; combine two with `&`.
-        product: GPU product name or names that will do, matched whole ("NVIDIA H100 80GB HBM3").
-        priority: higher is served first; first come, first served within one.
+        product: GPU product name or names that will do, matched whole ("NVIDIA H100 80GB HBM3"). At most 64.
+        priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
         wait: True queues a gang that does not fit now; False refuses it at once.
 
     Raises:
-        InvalidRequest: what can never be right.
+        InvalidRequest: what can never be right: a value of another type, out of range or too large, a contradiction.
         UnsatisfiableError: it would not fit an empty cluster, or (`wait=False`) it does not fit now.
         NameTaken: a live gang of this namespace has the name.
     """
@@ -99,8 +103,8 @@ def placement_group(
         priority=priority,
         soft_node=_soft_target_node_id,
     )
-    if lifetime not in (None, "detached"):
-        raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=repr(lifetime))
+    if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
+        raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
     context = ray.get_runtime_context()
     actor = coordinator()
     order = Order(
@@ -112,7 +116,7 @@ def placement_group(
         wait=wait,
     )
     status = _submit(actor, order, _soft_target_node_id)
-    gang = GangPlacementGroup(actor, order, [dict(b) for b in bundles], strategy or "PACK", status)
+    gang = GangPlacementGroup(actor, order, ray_bundles(request), request.strategy.value, status)
     gang._create(status)
     return gang
 
@@ -178,8 +182,8 @@ def get_devices() -> tuple[SeenDevice, ...]:
 
 
 def _submit(actor: Any, order: Order, soft_node: str | None) -> Status:
-    if soft_node is not None:
-        near = _with_labels(order, {RAY_NODE_ID: soft_node})
+    if soft_node:
+        near = _with_labels(order, {RAY_NODE_ID: soft_node.lower()})
         try:
             found: Status = ask(actor.submit.remote(near))
             return found

@@ -147,7 +147,7 @@ def topology(address: Address = "") -> None:
 
 @app.command()
 def gangs(address: Address = "") -> None:
-    """Every gang: its phase, where it lies, what it waits for."""
+    """Every gang: its phase, where it lies, what it waits for. And records that cannot be read and were set aside."""
     from ray_dra.calls import ask, coordinator
 
     _connect(address)
@@ -162,6 +162,8 @@ def gangs(address: Address = "") -> None:
         )
     if not found:
         console.print("no gangs")
+    for key, why in ask(coordinator().unread.remote()):
+        console.print(f"{key:<34} {'set aside':<12} {why}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -194,6 +196,10 @@ def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")]
     _connect(address)
     actor = coordinator()
     chosen = [s for s in ask(actor.gangs.remote()) if gang in (s.name, s.gang)]
+    if not chosen and any(key == f"gang/{gang}" for key, _ in ask(actor.unread.remote())):
+        ask(actor.release.remote(gang, 30.0), timeout=60)
+        console.print(f"let go the record of {gang}", markup=False)
+        return
     if not chosen:
         console.print(f"there is no gang {gang!r}; `ray-dra gangs` lists them", markup=False)
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports import RayGroup, RayNode, RayView, Worker
 
 KV_NAMESPACE = b"ray_dra"
+UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
 WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray reads the hook of a worker process from here
 HEAD = "node:__internal_head__"
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
@@ -27,18 +28,18 @@ class KvStore:
     """Ray's internal KV as a Store. It lives as long as Ray's control store does."""
 
     def put(self, key: str, value: bytes) -> None:
-        internal_kv._internal_kv_put(key.encode(), value, overwrite=True, namespace=KV_NAMESPACE)
+        internal_kv._internal_kv_put(key.encode(errors=UNDECODED), value, overwrite=True, namespace=KV_NAMESPACE)
 
     def get(self, key: str) -> bytes | None:
-        value = internal_kv._internal_kv_get(key.encode(), namespace=KV_NAMESPACE)
+        value = internal_kv._internal_kv_get(key.encode(errors=UNDECODED), namespace=KV_NAMESPACE)
         return None if value is None else bytes(value)
 
     def delete(self, key: str) -> None:
-        internal_kv._internal_kv_del(key.encode(), namespace=KV_NAMESPACE)
+        internal_kv._internal_kv_del(key.encode(errors=UNDECODED), namespace=KV_NAMESPACE)
 
     def keys(self, prefix: str) -> list[str]:
         found = internal_kv._internal_kv_list(prefix.encode(), namespace=KV_NAMESPACE)
-        return sorted(key.decode() for key in found)
+        return sorted(key.decode(errors=UNDECODED) for key in found)
 
 
 class GcsStore:

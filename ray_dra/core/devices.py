@@ -6,6 +6,7 @@ share its cache. Masks are integers with one bit a device, by position in `Node.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from itertools import combinations
@@ -34,6 +35,7 @@ class Shape:
         uniform: every pair has the same number of links (an NVSwitch box or tray, or none at all), so
             that only NUMA distinguishes the devices.
         linked: uniform, and that number is not zero.
+        digest: the same for shapes that are alike, in every process.
     """
 
     def __init__(self, links: Links, ancestors: Links, numa: tuple[int | None, ...]) -> None:
@@ -44,6 +46,8 @@ class Shape:
         weights = {self.links[i][j] for i, j in combinations(range(self.size), 2)}
         self.uniform = len(weights) <= 1
         self.linked = self.uniform and weights != {0}
+        alike = repr((self.links, self.ancestors, numa)).encode()
+        self.digest = hashlib.blake2b(alike, digest_size=8).hexdigest()
         self._neighbours = tuple(
             sum(1 << j for j in range(self.size) if j != i and self.links[i][j]) for i in range(self.size)
         )

@@ -130,8 +130,10 @@ class Index:
         seat = self.seats.get(name)
         if seat is None:
             return
-        seat.used_by_others = resources
-        seat.version += 1
+        if seat.used_by_others != resources:
+            seat.used_by_others = resources
+            seat.version += 1
+            self.changes += 1
         if seat.busy != busy:
             self.busy_devices += busy.bit_count() - seat.busy.bit_count()
             seat.busy = busy

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ray_dra.core.allocation import Grant, Placed
 from ray_dra.core.catalog import Catalog, Run
+from ray_dra.core.devices import Masks
 from ray_dra.core.domain import Domain, Measure
 from ray_dra.core.index import CLIQUE
 from ray_dra.core.limits import Limits
@@ -33,6 +34,7 @@ class Scope(NamedTuple):
         exclusive: only cliques in which nobody has a device, and they become the gang's alone.
         one_node: all bundles on one node.
         anywhere: forget cliques and IMEX; a bundle may mix devices in a clique with devices in none.
+        jointly: all cliques at once, and bundles without devices anywhere: `joint.py`.
     """
 
     kinds: tuple[str, ...] = (CLIQUE,)
@@ -41,14 +43,19 @@ class Scope(NamedTuple):
     exclusive: bool = False
     one_node: bool = False
     anywhere: bool = False
+    jointly: bool = False
 
 
 class Pick(NamedTuple):
-    """So many bundles of each class on a seat, out of the devices in `members`."""
+    """So many bundles of each class on a seat, out of the devices in `members`.
+
+    `masks`: the devices of each bundle, class by class, where they have been chosen already.
+    """
 
     seat: Seat
     members: int
     contents: Contents
+    masks: Masks | None = None
 
 
 class Layout(NamedTuple):
@@ -112,8 +119,8 @@ def lay_out(needs: Needs, groups: Sequence[tuple[Sequence[int], Sequence[Pick]]]
         waiting: list[list[int]] = [[] for _ in needs.classes]
         for index in reversed(indices):
             waiting[class_of[index]].append(index)
-        for seat, members, contents in sorted(picks, key=lambda pick: pick.seat.key):
-            masks = needs.split(seat, members, contents)
+        for seat, members, contents, chosen in sorted(picks, key=lambda pick: pick.seat.key):
+            masks = chosen if chosen is not None else needs.split(seat, members, contents)
             assert masks is not None, "the planner chose a seat without room"
             at = 0
             for c, n in enumerate(contents):

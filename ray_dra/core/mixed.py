@@ -28,7 +28,7 @@ whether such a part needs an IMEX domain."""
 
 def place_mixed(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
     """Place a gang whose bundles differ."""
-    search = _Search(needs, scope, inventory.limits)
+    search = Search(needs, scope, inventory.limits)
     if scope.anywhere:
         return _anywhere(inventory, needs, search)
     if scope.cliques == 1 or scope.one_node:
@@ -36,7 +36,7 @@ def place_mixed(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
     return _several_cliques(inventory, needs, scope, search)
 
 
-def _anywhere(inventory: Inventory, needs: Needs, search: _Search) -> Layout:
+def _anywhere(inventory: Inventory, needs: Needs, search: Search) -> Layout:
     spares = needs.request.preemptible
     seats = [(seat, -1) for seat in inventory.seats.values() if spares or not seat.node.spare]
     kinds = search.kinds(seats)
@@ -60,7 +60,7 @@ def candidates(inventory: Inventory, needs: Needs, scope: Scope) -> list[Domain]
     return [d for d in found if not scope.exclusive or d.idle]
 
 
-def _one_clique(inventory: Inventory, needs: Needs, scope: Scope, search: _Search) -> Layout:
+def _one_clique(inventory: Inventory, needs: Needs, scope: Scope, search: Search) -> Layout:
     proven = True
     for domain in candidates(inventory, needs, scope):
         look = search.look(domain)
@@ -68,13 +68,13 @@ def _one_clique(inventory: Inventory, needs: Needs, scope: Scope, search: _Searc
         if packing.bins is not None:
             picks = search.picks(search.seats(domain, several), look[1] if several else look[0], packing)
             everything = range(len(needs.request.bundles))
-            counters = exclusively(scope, [domain]) + _imex(domain, picks, inventory.limits)
+            counters = exclusively(scope, [domain]) + imex_of(needs, domain, picks, inventory.limits)
             return Layout(lay_out(needs, [(everything, picks)]), counters)
         proven = proven and packing.proven
     return Layout(None, proven=proven)
 
 
-def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: _Search) -> Layout:
+def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: Search) -> Layout:
     """Segments into cliques; without segments each bundle is a segment of its own."""
     indices = range(len(needs.request.bundles))
     segments: dict[Contents, list[Sequence[int]]] = {}
@@ -93,11 +93,11 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: _
 
     def fits(kind: int, held: Contents) -> bool:
         nonlocal unproven
-        packing, _ = search.clique(looks[kind], _together(contents, held))
+        packing, _ = search.clique(looks[kind], together(contents, held))
         unproven = unproven or not packing.proven
         return packing.bins is not None
 
-    packing = pack(tuple(len(segments[c]) for c in contents), types, fits, max_bins=scope.cliques)
+    packing = pack(tuple(len(segments[c]) for c in contents), types, fits, needs.work, max_bins=scope.cliques)
     if packing.bins is None:
         return Layout(None, proven=packing.proven and not unproven)
     spare = {i: iter(alike) for i, alike in enumerate(domains.values())}
@@ -107,18 +107,20 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: _
     waiting = {c: iter(parts) for c, parts in segments.items()}
     for domain, look, held in sorted(chosen, key=lambda c: c[0].key):
         parts = [next(waiting[c]) for c, n in zip(contents, held, strict=True) for _ in range(n)]
-        found, several = search.clique(look, _together(contents, held))
+        found, several = search.clique(look, together(contents, held))
         picks = search.picks(search.seats(domain, several), look[1] if several else look[0], found)
-        counters += _imex(domain, picks, inventory.limits)
+        counters += imex_of(needs, domain, picks, inventory.limits)
         groups.append((sorted(i for part in parts for i in part), picks))
     return Layout(lay_out(needs, groups), counters)
 
 
-def _imex(domain: Domain, picks: Sequence[Pick], limits: Limits) -> tuple[tuple[Counter, int], ...]:
-    return imex(domain, sorted((p.seat for p in picks), key=lambda s: s.key), limits)
+def imex_of(needs: Needs, domain: Domain, picks: Sequence[Pick], limits: Limits) -> tuple[tuple[Counter, int], ...]:
+    """The IMEX domain of a part: of its nodes with devices, where there are several."""
+    seats = {p.seat for p in picks if any(n and b.devices for n, b in zip(p.contents, needs.classes, strict=True))}
+    return imex(domain, sorted(seats, key=lambda s: s.key), limits)
 
 
-class _Search:
+class Search:
     """Bundles into the nodes of one clique; remembers what it found for each type of clique."""
 
     def __init__(self, needs: Needs, scope: Scope, limits: Limits) -> None:
@@ -180,7 +182,7 @@ class _Search:
             if room < n:
                 return Packing(None)  # this class alone does not fit
         types = [BinType(kind, count, (_free(kind), i)) for i, (kind, count) in enumerate(kinds)]
-        return pack(contents, types, lambda t, held: self.needs.fits(kinds[t][0], held), max_bins=most)
+        return pack(contents, types, lambda t, held: self.needs.fits(kinds[t][0], held), self.needs.work, max_bins=most)
 
     def picks(self, seats: Sequence[tuple[Seat, int]], kinds: Kinds, packing: Packing) -> list[Pick]:
         """The packing found for nodes of these kinds, on the seats themselves, in topology order."""
@@ -208,7 +210,7 @@ def _free(kind: SeatKind) -> int:
     return mask.bit_count()
 
 
-def _together(contents: Sequence[Contents], held: Contents) -> Contents:
+def together(contents: Sequence[Contents], held: Contents) -> Contents:
     """Bundles of each class in so many segments of each kind."""
     width = len(contents[0])
     return tuple(sum(n * c[i] for c, n in zip(contents, held, strict=True)) for i in range(width))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import Masks, bits
@@ -17,6 +17,7 @@ from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.packing import Contents
 from ray_dra.core.request import WHOLE, Bundle, Connect, GangRequest, Strategy
 from ray_dra.core.seat import EPSILON, Seat
+from ray_dra.core.work import Work
 
 SeatKind = tuple[object, ...]
 
@@ -31,6 +32,7 @@ class Needs:
         equal: all bundles are alike.
         total: devices that the bundles have together, a shared one counted by each bundle.
         classes: the distinct bundles.
+        bare: some of several classes have no devices: cliques say nothing about them.
         spread: at most one bundle on a node.
         demanding: cliques are required, not only preferred.
         products: of the first class; () for any.
@@ -38,10 +40,14 @@ class Needs:
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
         simple: nothing is asked of a node but a number of whole devices, linked or not.
         proven: False once a bounded search inside a node gave up.
+        work: what the searches for this gang may still do; shared with other `Needs` of the same plan.
     """
 
-    def __init__(self, request: GangRequest, *, spread: bool | None = None, linked: bool = False) -> None:
+    def __init__(
+        self, request: GangRequest, *, spread: bool | None = None, linked: bool = False, work: Work | None = None
+    ) -> None:
         self.request = request
+        self.work = work or Work()
         self.connect = Connect.REQUIRED if linked else request.locality.connect
         self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
@@ -57,7 +63,7 @@ class Needs:
             self.classes: tuple[Bundle, ...] = (first,)
             self.counts: Contents = (len(bundles),)
         else:
-            members = self.by_bundle()
+            members = self.by_bundle
             self.classes = tuple(sorted(members, key=_size, reverse=True))
             self.counts = tuple(len(members[bundle]) for bundle in self.classes)
             first = self.classes[0]
@@ -73,6 +79,7 @@ class Needs:
             self.size = first.count
             self.products = _products(first)
         self.total = self.size * len(bundles) if self.equal else request.device_count
+        self.bare = not (self.equal or self.classes[-1].devices)  # those without devices are the smallest
         self.extra = bool(first.resources or first.labels or request.exclude)
         self.simple = not (self.extra or self.share or self.products)
 
@@ -88,22 +95,26 @@ class Needs:
     def _kept(self) -> dict[SeatKind, tuple[Seat, int]]:
         return {}
 
+    @cached_property
     def by_bundle(self) -> dict[Bundle, list[int]]:
         """Bundle -> its indices, ascending."""
         found: dict[Bundle, list[int]] = {}
+        known: dict[int, list[int]] = {}  # most bundles of a gang are one object, which need not be hashed again
         for index, bundle in enumerate(self.request.bundles):
-            found.setdefault(bundle, []).append(index)
+            members = known.get(id(bundle))
+            if members is None:
+                members = known[id(bundle)] = found.setdefault(bundle, [])
+            members.append(index)
         return found
 
     @cached_property
     def resources(self) -> tuple[str, ...]:
         return tuple(sorted({r for b in self.classes for r in b.resources}))
 
-    @property
+    @cached_property
     def class_of(self) -> dict[int, int]:
         """Bundle index -> class."""
-        members = self.by_bundle()
-        return {i: c for c, bundle in enumerate(self.classes) for i in members[bundle]}
+        return {i: c for c, bundle in enumerate(self.classes) for i in self.by_bundle[bundle]}
 
     # -- which cliques
 
@@ -159,6 +170,7 @@ class Needs:
         """
         if not seat.node.ready or seat.name in self.request.exclude:
             return None
+        self.work.left -= 4 + len(self.classes)
         matches = tuple(labels_match(b.labels, seat.node.labels) for b in self.classes)
         if not any(matches):
             return None
@@ -171,7 +183,7 @@ class Needs:
         by_count = (not self.linked or seat.shape.linked) and all(n == anything for n in narrow) and not seat.counters
         devices: object = mask.bit_count()
         if not by_count or shared:
-            devices = (id(seat.shape), mask, narrow, shared, seat.name if seat.counters else "")
+            devices = (seat.shape.digest, mask, narrow, shared, seat.name if seat.counters else "")
         kind = (devices, matches, tuple(seat.spare(r) for r in self.resources))
         self._kept.setdefault(kind, (seat, members))
         return kind
@@ -362,11 +374,16 @@ _TERM = re.compile(r"^(!?)in\((.*)\)$")
 def labels_match(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Ray's label selectors: `v`, `!v`, `in(a,b)`, `!in(a,b)`; a missing label matches only the negative forms."""
     for key, term in wanted.items():
-        found = _TERM.match(term)
-        if found:
-            negative, values = bool(found[1]), {v.strip() for v in found[2].split(",")}
-        else:
-            negative, values = term.startswith("!"), {term.removeprefix("!")}
+        negative, values = _selected(term)
         if (labels.get(key) in values) is negative:
             return False
     return True
+
+
+@lru_cache(maxsize=512)
+def _selected(term: str) -> tuple[bool, frozenset[str]]:
+    """(whether it is a negative form, its values); remembered, since every node is asked the same."""
+    found = _TERM.match(term)
+    if found:
+        return bool(found[1]), frozenset(v.strip() for v in found[2].split(","))
+    return term.startswith("!"), frozenset((term.removeprefix("!"),))

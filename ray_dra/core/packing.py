@@ -8,14 +8,13 @@ states. Best fit comes first, backtracking makes it exact: best-fit-decreasing a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from ray_dra.core.work import Work
 
 Contents = tuple[int, ...]
 """How many items of each class a bin holds."""
-
-SEARCH_BOUND = 20_000
-"""States looked at before the search gives up; its "no" then says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,45 +37,66 @@ class Packing:
 Fits = Callable[[int, Contents], bool]
 """Whether a bin of a type can hold these contents. Monotone: less of what fits, fits."""
 
+Bins = Mapping[tuple[int, Contents], int]
+"""How many bins of each (type, contents) there are."""
+
 State = tuple[tuple[tuple[int, Contents], int], ...]
-"""How many bins of each (type, contents) there are, sorted."""
+"""The same, sorted."""
+
+
+def _anything(bins: Bins) -> bool:
+    return True
 
 
 def pack(
-    counts: Contents, types: Sequence[BinType], fits: Fits, *, max_bins: int | None = None, bound: int = SEARCH_BOUND
+    counts: Contents,
+    types: Sequence[BinType],
+    fits: Fits,
+    work: Work,
+    *,
+    max_bins: int | None = None,
+    allowed: Callable[[Bins], bool] | None = None,
+    accept: Callable[[Bins], bool] = _anything,
 ) -> Packing:
     """Place counts[c] items of each class c, the classes being ordered from the largest item down.
 
     Args:
         fits: see `Fits`; called often, so it should remember its answers.
+        work: what is left of the plan's; one packing gives up, not proven, when it has used half of that, so that
+            there is some left to look elsewhere.
         max_bins: at most this many bins may be used.
-        bound: states looked at before giving up, when proven is False.
+        allowed: whether these bins together may be part of a packing; less of what is allowed is allowed.
+        accept: whether these bins are a packing, once everything is placed.
     """
     empty = (0,) * len(counts)
     start = {(t, empty): types[t].count for t in range(len(types)) if types[t].count}
     failed: set[tuple[Contents, State]] = set()
     stack = [_Frame(counts, start, 0)]
-    seen = 0
+    step = 1 + len(counts) // 16  # a look at one bin; contents of many classes take longer
+    least = work.left // 2
     while stack:
         frame = stack[-1]
         if frame.moves is None:
-            if not any(frame.left):
-                return Packing(_used(frame.bins))
-            key = (frame.left, tuple(sorted(frame.bins.items(), key=_sort_key)))
+            frame.key = key = (frame.left, tuple(sorted(frame.bins.items(), key=_sort_key)))
             if key in failed:
                 stack.pop()
                 continue
-            frame.key = key
-            seen += 1
-            if seen > bound:
-                return Packing(None, proven=False)
-            frame.moves = _moves(frame, types, fits, max_bins)
-        if not frame.moves:
+            if not any(frame.left):
+                if accept(frame.bins):
+                    return Packing(_used(frame.bins))
+                frame.moves = iter(())
+            else:
+                work.left -= step * (4 + len(frame.bins))
+                if work.left <= least:
+                    return Packing(None, proven=False)
+                frame.moves = _moves(frame, types, fits, max_bins)
+        move = next(frame.moves, None)
+        if move is None:
             assert frame.key is not None
             failed.add(frame.key)
             stack.pop()
-            continue
-        stack.append(frame.moves.pop())
+        elif allowed is None or allowed(move.bins):
+            stack.append(move)
     return Packing(None)
 
 
@@ -88,14 +108,13 @@ class _Frame:
         self.bins = bins
         self.opened = opened
         self.key: tuple[Contents, State] | None = None
-        self.moves: list[_Frame] | None = None
+        self.moves: Iterator[_Frame] | None = None
 
 
-def _moves(frame: _Frame, types: Sequence[BinType], fits: Fits, max_bins: int | None) -> list[_Frame]:
-    """The frames that place the next item, the best last (they are popped from the end)."""
+def _moves(frame: _Frame, types: Sequence[BinType], fits: Fits, max_bins: int | None) -> Iterator[_Frame]:
+    """The frames that place the next item, the best first."""
     item = next(c for c, n in enumerate(frame.left) if n)
     left = (*frame.left[:item], frame.left[item] - 1, *frame.left[item + 1 :])
-    moves = []
     # Bins in use first, so that few are opened; then by the preference of the caller.
     order = sorted(frame.bins, key=lambda b: (not any(b[1]), types[b[0]].rank, tuple(-n for n in b[1])))
     for state in order:
@@ -111,9 +130,7 @@ def _moves(frame: _Frame, types: Sequence[BinType], fits: Fits, max_bins: int | 
         if not bins[state]:
             del bins[state]
         bins[kind, grown] = bins.get((kind, grown), 0) + 1
-        moves.append(_Frame(left, bins, frame.opened + opens))
-    moves.reverse()
-    return moves
+        yield _Frame(left, bins, frame.opened + opens)
 
 
 def _sort_key(entry: tuple[tuple[int, Contents], int]) -> tuple[int, Contents]:

@@ -3,8 +3,8 @@
 Pure and deterministic. The ways to look for room, in order, by what the request demands of cliques:
 
     required     one node; the one clique; the cliques or segments it names; or no
-    preferred    one node; one clique; its segments, or the fewest cliques; else anywhere
-    nothing      like preferred, so that gangs stay together and whole cliques stay whole
+    preferred    as if it were required; else as if nothing were said
+    nothing      one node; one clique; the fewest cliques; else anywhere: gangs stay together, whole cliques whole
 
 In each, a gang takes the tightest place that fits, and leaves the roomier ones to those who need
 them. Equal bundles are counted (`counting.py`), mixed ones searched exactly (`mixed.py`); what is
@@ -21,6 +21,7 @@ from ray_dra.core.allocation import Allocation, Unsatisfiable, make
 from ray_dra.core.counting import place_equal, place_linked
 from ray_dra.core.domain import UNEVEN
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.joint import overdrawn, place_jointly, torn
 from ray_dra.core.layout import Layout, Scope
 from ray_dra.core.mixed import place_mixed
 from ray_dra.core.needs import Needs, kinds_for
@@ -28,6 +29,7 @@ from ray_dra.core.policy import Policy
 from ray_dra.core.request import Connect, GangRequest, Strategy
 from ray_dra.core.scored import place_scored
 from ray_dra.core.shortfalls import shortfalls
+from ray_dra.core.work import MOST_KINDS, Work
 
 
 def plan(
@@ -37,19 +39,21 @@ def plan(
     epoch: int = 0,
     policy: Policy | None = None,
     strict: bool = False,
+    work: Work | None = None,
 ) -> Allocation | Unsatisfiable:
     """Decide where the whole gang goes, without holding anything.
 
     Args:
         policy: scores the places of equal bundles; None for the tightest place, from the index.
-        strict: what is preferred of cliques is as good as required: no where the gang would have to leave them. For
-            those who would rather wait a while.
+        strict: treat a preferred locality as required: refuse instead of leaving the cliques. Linked GPUs of one node
+            count as near, too. Used while patience lasts.
+        work: what the searches may do, where several plans share it; None for `work.STEPS`.
 
     Returns:
         The Allocation, or Unsatisfiable with at least one shortfall. A no is exact, except where
-        `proven` is False: then the search of mixed bundles reached `packing.SEARCH_BOUND` states.
+        `proven` is False: then the search of mixed bundles has used up its work.
     """
-    needs = Needs(request)
+    needs = Needs(request, work=work)
     strict = strict and request.locality.within_cliques and not needs.demanding
     layout = place(inventory, needs, policy, strict=strict)
     if layout.bundles is not None:
@@ -58,7 +62,9 @@ def plan(
             inventory.remember(allocation, layout.masks)
         return allocation
     if strict:
-        needs = Needs(replace(request, locality=replace(request.locality, required=True, patience=0.0)))
+        needs = Needs(
+            replace(request, locality=replace(request.locality, required=True, patience=0.0)), work=needs.work
+        )
     return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
 
 
@@ -66,23 +72,28 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
     if _too_few(inventory, needs):
         return Layout(None)
+    if len(needs.classes) > MOST_KINDS:
+        return Layout(None, proven=False)
     proven = True
-    once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
-    for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
+    for tried, near in ((needs, strict),) if policy is not None else _rounds(inventory, needs, strict):
         put = place_equal if tried.equal else place_mixed
         if near and tried.linked and tried.equal and len(tried.request.bundles) > 1:
             layout = place_linked(inventory, tried)
             if layout.bundles is not None:
                 return layout
         for scope in scopes(inventory, tried, near=near):
-            if policy is not None and _chooses(policy, tried):
+            if scope.jointly:
+                layout = place_jointly(inventory, tried, scope)
+            elif policy is not None and _chooses(policy, tried):
                 layout = place_scored(inventory, tried, scope, policy)
             else:
                 layout = put(inventory, tried, scope)
-            if layout.bundles is not None:
+            if layout.bundles is not None and not (
+                inventory.split and scope.cliques != 1 and overdrawn(inventory, tried, layout)
+            ):
                 return layout
             proven = proven and layout.proven and tried.proven
-    return Layout(None, proven=proven)
+    return Layout(None, proven=proven and not needs.work.spent)
 
 
 def _too_few(inventory: Inventory, needs: Needs) -> bool:
@@ -107,19 +118,30 @@ def _chooses(policy: Policy, needs: Needs) -> bool:
 def _rounds(inventory: Inventory, needs: Needs, strict: bool) -> Iterator[tuple[Needs, bool]]:
     """The request as it is looked at, the preferred way first; the last one decides whether the answer is no."""
     request, locality = needs.request, needs.request.locality
-    if request.strategy is Strategy.SPREAD and len(request.bundles) > 1:
-        yield Needs(request, spread=True), strict
+    bundles = len(request.bundles)
+    spread = request.strategy is Strategy.SPREAD and bundles > 1
+    if needs.demanding:
+        if spread:
+            yield Needs(request, spread=True, work=needs.work), False
+        yield needs, False
+        return
+    prefers = locality.within_cliques
+    if spread:
+        yield Needs(request, spread=True, work=needs.work), prefers
     if (
-        not needs.demanding
-        and locality.connect is Connect.PREFERRED
-        and any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values())
+        locality.connect is Connect.PREFERRED
         and needs.total > 1
+        and ((prefers and bundles == 1) or any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values()))
     ):
         # Some nodes have GPUs without links to each other: first where the gang's are linked.
-        yield Needs(request, linked=True), True
-        if strict:
-            return
-    yield needs, strict
+        yield Needs(request, linked=True, work=needs.work), True
+    if prefers:
+        yield needs, True  # as if it were required; what is not in a clique comes after that
+    if strict:
+        return
+    if spread and prefers:
+        yield Needs(request, spread=True, work=needs.work), False
+    yield needs, False
 
 
 @cache  # the first scope of nearly every gang, and one of eight
@@ -143,15 +165,20 @@ def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterato
     small = bundles == 1 or not needs.spread
     if small and not one_node:
         small = needs.total < len(inventory.by_free)
-    for kinds in kinds_for(request, cliques=bundles > 1 if near else required):
+    # The devices of one bundle that are linked, or that are one, are as near as they would be in a clique.
+    in_cliques = required and not (near and bundles == 1 and (needs.linked or needs.total == 1))
+    for kinds in kinds_for(request, cliques=in_cliques):
         if one_node or small:
             yield _on_one_node(kinds, exclusive)
-        if one_node or bundles == 1:
+        if bundles == 1:
             continue
-        yield Scope(kinds, 1, 1, exclusive)
-        if locality.within_cliques and (limit, segment) != (1, 1):
-            yield Scope(kinds, limit, segment, exclusive)
-        if not required:
+        if not one_node:
+            yield Scope(kinds, 1, 1, exclusive)
+            if locality.within_cliques and (limit, segment) != (1, 1) and not (required and needs.bare):
+                yield Scope(kinds, limit, segment, exclusive)
+        if required and ((needs.bare and not one_node) or (limit != 1 and inventory.split and torn(inventory, kinds))):
+            yield Scope(kinds, limit, segment, exclusive, one_node, jointly=True)
+        if not (required or one_node):
             yield Scope(kinds)
     if not required:
         yield Scope(anywhere=True, one_node=one_node)

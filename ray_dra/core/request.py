@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ray_dra.core.checked import flag, many, number, one_of, table, text, whole
+from ray_dra.core.checked import MAX_NAME, flag, many, number, one_of, table, text, whole
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_BUNDLES = 100_000
@@ -101,7 +101,7 @@ class Locality:
     def __and__(self, other: Locality) -> Locality:
         """Both at once; contradictions raise InvalidRequest, and what is no locality."""
         if not isinstance(other, Locality):
-            raise _no_locality(other)
+            raise no_locality(other)
         if self.within_cliques and other.within_cliques and self.required != other.required:
             raise _contradiction("one part is required and the other preferred", self, other)
         for name in ("cliques", "segment"):
@@ -126,7 +126,7 @@ class Locality:
         )
 
     def __rand__(self, other: object) -> Locality:
-        raise _no_locality(other)
+        raise no_locality(other)
 
     def __str__(self) -> str:
         parts = []
@@ -152,7 +152,8 @@ def _contradiction(why: str, a: Locality, b: Locality) -> InvalidRequest:
     return InvalidRequest(f"The localities contradict each other: {why}.", place="locality", wanted=f"{a} & {b}")
 
 
-def _no_locality(value: object) -> InvalidRequest:
+def no_locality(value: object) -> InvalidRequest:
+    """The error for what stands where a Locality should."""
     return InvalidRequest(
         "locality is made by same_clique() and its like.",
         place="locality",
@@ -197,6 +198,10 @@ class Bundle:
     resources: Mapping[str, float] = field(default_factory=dict, hash=False)
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    def __hash__(self) -> int:
+        """Of all that makes two bundles differ: thousands that differ in their CPUs alone must not collide."""
+        return hash((self.devices, frozenset(self.resources.items()), frozenset(self.labels.items())))
+
     def check(self) -> int:
         """The characters of its texts. Raises InvalidRequest for a field of another type or out of range."""
         length = 0
@@ -209,7 +214,7 @@ class Bundle:
             length += len(text(name, "bundles.resources"))
             number(amount, f"bundles.resources[{shown(name)}]", least=0.0, most=MAX_AMOUNT)
         for name, term in table(self.labels, "bundles.labels", most=MAX_ENTRIES).items():
-            length += len(text(name, "bundles.labels"))
+            length += len(text(name, "bundles.labels", most=MAX_NAME + 64))
             length += len(text(term, f"bundles.labels[{shown(name)}]", most=MAX_SELECTOR, empty=True))
         return length
 
@@ -284,6 +289,10 @@ def check_request(request: object) -> GangRequest:
                 known.add(key)
                 check_text_length(length := length + size)
         _check_whole(request)
+        if request.device_count == 0:
+            raise InvalidRequest(
+                "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.", place="bundles"
+            )
     except (AttributeError, TypeError) as error:  # a field that is not even there
         raise InvalidRequest("This is no whole GangRequest.", place="request") from error
     return request
@@ -311,7 +320,7 @@ def _check_fields(request: GangRequest) -> None:
     if not isinstance(request.bundles, tuple) or not all(isinstance(b, Bundle) for b in _distinct(request.bundles)):
         raise InvalidRequest("bundles are a tuple of Bundle.", place="bundles", wanted=shown(request.bundles))
     if not isinstance(request.locality, Locality):
-        raise _no_locality(request.locality)
+        raise no_locality(request.locality)
     one_of(Strategy, request.strategy, "strategy")
     whole(request.priority, "priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
     flag(request.preemptible, "preemptible")

@@ -18,10 +18,10 @@ from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope
 from ray_dra.core.needs import Needs, labels_match, of_products
-from ray_dra.core.packing import SEARCH_BOUND
 from ray_dra.core.request import Bundle, Connect, GangRequest, Locality, Strategy
 from ray_dra.core.rooms import Rooms
 from ray_dra.core.seat import EPSILON, Seat
+from ray_dra.core.work import STEPS
 
 CLUSTER = "the cluster"
 
@@ -36,7 +36,7 @@ def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tu
     for bundle in needs.classes:
         found += _one_bundle(inventory, needs, bundle)
     found += _totals(inventory, request)
-    if request.locality.within_cliques and request.locality.required:
+    if needs.demanding and needs.total:
         found += _cliques(inventory, needs)
     if not found:
         found += _resources(inventory, request)
@@ -46,7 +46,7 @@ def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tu
                 Kind.BOUND,
                 CLUSTER,
                 "a packing of bundles of several sizes",
-                f"none found within {SEARCH_BOUND} states; there may be one",
+                f"none found within {STEPS:,} steps of search; there may be one",
             )
         )
     return tuple(found) or (_packing(inventory, request),)

@@ -15,7 +15,7 @@ from ray_dra.core.allocation import Allocation, Counterfactual, Instead, Leaving
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.needs import Needs
 from ray_dra.core.plan import place, plan
-from ray_dra.core.request import Bundle, Connect, GangRequest, Locality
+from ray_dra.core.request import MAX_BUNDLES, Bundle, Connect, GangRequest, Locality, Strategy
 
 CLIQUES_TRIED = 12
 """Cliques, those with most free devices, in which leaving gangs are looked for."""
@@ -82,7 +82,8 @@ def _looser(request: GangRequest) -> Iterator[tuple[str, GangRequest]]:
     if locality.exclusive:
         yield "not exclusively", replace(request, locality=replace(locality, exclusive=False))
     if locality.within_cliques and locality.required:
-        largest = locality.segment or (bundles if locality.cliques == 1 else 1)
+        one_node = request.strategy is Strategy.STRICT_PACK
+        largest = 1 if one_node else locality.segment or (bundles if locality.cliques == 1 else 1)
         for segment in (s for s in range(largest - 1, 1, -1) if bundles % s == 0 and largest % s == 0):
             loose = replace(locality, segment=segment, cliques=None)
             yield f"segments of {segment} bundles in one clique each", replace(request, locality=loose)
@@ -100,7 +101,9 @@ def _looser(request: GangRequest) -> Iterator[tuple[str, GangRequest]]:
 def _halved(request: GangRequest) -> GangRequest | None:
     """Twice as many bundles of half the size."""
     first = request.bundles[0]
-    if any(b is not first and b != first for b in request.bundles) or len(first.devices) != 1 or first.count % 2:
+    if len(first.devices) != 1 or first.count % 2 or 2 * len(request.bundles) > MAX_BUNDLES:
+        return None
+    if any(b is not first and b != first for b in request.bundles):
         return None
     device = replace(first.devices[0], count=first.count // 2)
     half = Bundle((device,), {r: n / 2 for r, n in first.resources.items()}, first.labels)

@@ -7,28 +7,33 @@ anywhere comes back to what it had said.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
 from ray_dra.core.inventory import Inventory
-from ray_dra.core.lifecycle import MOST_MOVES, Gang, Phase, Step, next_step, phase
+from ray_dra.core.lifecycle import MOST_MOVES, Gang, Observed, Phase, Step, next_step, phase
 from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.request import GangRequest, check_request
 from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports import MAP, Clock, Kube, NodeReading, Ray, Store
-from ray_dra.runtime.books import Books, Notes, groups_of
+from ray_dra.runtime.aside import Aside, Unread
+from ray_dra.runtime.books import GANG, Books, Notes, groups_of
 from ray_dra.runtime.devices import Devices, Seen
+from ray_dra.runtime.known import Known
 from ray_dra.runtime.making import Progress
 from ray_dra.runtime.narrate import told_of
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.orders import Order, check_order
 from ray_dra.runtime.others import Others
+from ray_dra.runtime.pace import OwnTime
 from ray_dra.runtime.planning import Planning, not_its_turn, refusal
 from ray_dra.runtime.provision import Provisioner
 from ray_dra.runtime.watch import Watch
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
+BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue; what is left is the next look's
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +53,59 @@ class Status:
     failed: str = ""  # why it was given up
 
 
+WAITS = Observed()  # of a gang without devices there is nothing to observe
+
+
 class Coordinator:
-    """See the module. `ray` and `store` are ports; `clock` gives monotonic seconds."""
+    """See the module. `ray` and `store` are ports; `clock` gives monotonic seconds.
+
+    `behind`: the last look had to leave something for the next one.
+    """
 
     def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None = None) -> None:
         self.store = store
         self.ray = ray
-        self.clock = clock
+        self.clock = clock = OwnTime(clock)
+        self.behind = False
+        self._resume = 0  # the gang at which the next look begins, by its sequence
+        self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
+        self.aside = Aside(store)
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
         self.workers = (
             None
             if kube is None
             else Provisioner(kube, store, self.inventory, clock, lambda node: self.nodes.knows(node))
         )
-        self.nodes = Nodes(store, self.inventory, clock, reserved=self._is_machine)
-        self.others = Others(store, self.inventory, ray, clock)
+        self.nodes = Nodes(store, self.inventory, clock, self.aside, reserved=self._is_machine)
+        self.others = Others(store, self.inventory, ray, clock, self.aside)
         self.devices = Devices(self.inventory, self.nodes, self.others, self._has_own_workers)
-        self.planning = Planning(self.inventory, self.nodes, self.workers)
+        self.known = Known(self.inventory, clock)
+        self.planning = Planning(self.inventory, self.nodes, self.known, self.workers)
         self.watch = Watch(self.inventory, self.nodes, ray, self.workers, clock)
-        self.books = Books(store, clock)
+        self.books = Books(store, clock, self.aside)
         if self.workers is not None:
             self.workers.look(self.books.wanted())
         for allocation in self.books.wanted():
             self.inventory.hold(allocation)
         self.books.sweep(ray)
+        self._mend_maps()
         self.observe()
+        self.known.remember(node for node in self.nodes.remembered() if node.name not in self.inventory.seats)
 
     @property
     def gangs(self) -> Mapping[str, Gang]:
-        """By id."""
+        """By id, in order of arrival."""
         return self.books.gangs
+
+    @property
+    def unread(self) -> tuple[Unread, ...]:
+        """Records that cannot be read and lie aside."""
+        return tuple(self.aside.records.values())
 
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
-        return not self.gangs and (self.workers is None or self.workers.idle)
+        return not self.gangs and not self.others.unclaimed and (self.workers is None or self.workers.idle)
 
     # -- what the world reports
 
@@ -97,24 +120,42 @@ class Coordinator:
 
     def observe(self) -> None:
         """Look at Ray, and take every gang one step further. Called every half second, and after a release."""
+        self.clock.look()
         view = self.watch.view = self.ray.view()
         self.nodes.see(view)
         if self.workers is not None:
-            self.workers.look(self.books.wanted())
-            self.workers.undo(self.books.wanted())
-        self.others.look(view, self.nodes.names, self.books.placed_devices(view), self.books.groups())
+            wanted = self.books.wanted()
+            self.workers.look(wanted)
+            self.workers.undo([*wanted, *self.books.spared(view)])
+        self.others.look(view, self.nodes.names, self.books.placed_devices(view), self.books.groups)
+        self.books.give_back_queued(view.jobs)
+        done, fault = self._advance_all()
+        self.nodes.drop_unused(self.books.held_nodes())
+        self.known.look()
+        served = self._serve()
+        self.behind = not (done and served)
+        if fault is not None:
+            raise fault
+
+    def _advance_all(self) -> tuple[bool, Exception | None]:
+        """One step for each gang past the queue: whether all had theirs before the time was over, and a fault of ours
+        that one of them met."""
+        gangs = self.books.past_queue()
+        start = bisect_left(gangs, self._resume, key=lambda g: g.sequence)
+        until = self.clock() + BUSY_SECONDS
+        self._resume = 0
         fault: Exception | None = None
-        for gang in self.books.in_order():
+        for gang in gangs[start:] + gangs[:start]:
+            if self.clock() > until:
+                self._resume = gang.sequence
+                break
             try:
                 self._advance(gang)
             except RayDraError:
                 raise  # the world does not answer, to no gang
             except Exception as error:  # a fault of ours; those behind it get on all the same
                 fault = fault or error
-        self.nodes.drop_unused(self.books.held_nodes())
-        self._serve()
-        if fault is not None:
-            raise fault
+        return not self._resume, fault
 
     def _is_machine(self, node: str) -> bool:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
@@ -123,15 +164,25 @@ class Coordinator:
     def _has_own_workers(self, node: str) -> bool:
         return self.workers is not None and self.workers.has_own(node)
 
+    def _mend_maps(self) -> None:
+        """After a start: a map that is not there, or does not say what its gang's record says, is written again."""
+        mapped = self.others.read_maps(self.ray.view(), self.books.groups)
+        for gang in self.gangs.values():
+            if gang.group is not None and gang.allocation is not None:
+                planned = [[grant.uuid for grant in placed.grants] for placed in gang.allocation.bundles]
+                if [[uuid for _, uuid, _, _ in bundle] for bundle in mapped.get(gang.group, ())] != planned:
+                    self.store.put(MAP + gang.group, self.devices.map_of(gang.allocation))
+
     def _advance(self, gang: Gang) -> None:
         self._provision(gang)
         if gang.id not in self.gangs:
             return
         gang = self.gangs[gang.id]
         progress = self.books.notes[gang.id].progress
-        step = next_step(gang, self.watch.observed(gang, self.books.notes[gang.id]))
+        seen = self.watch.observed(gang, self.books.notes[gang.id])
+        step = next_step(gang, seen)
         if step is Step.GIVE_BACK:
-            self.release(gang.id)
+            self._release(gang)
         elif step is Step.FORGET:
             self._forget(gang)
         elif step is Step.PLAN_AGAIN and self.workers is None:
@@ -140,7 +191,7 @@ class Coordinator:
             self._plan_elsewhere(gang, "Ray", "the gang's workers", progress.said)
         elif step is Step.GIVE_UP:
             self._give_up(gang, progress.said)
-        self._tell(gang.id)
+        self._tell(gang.id, seen if self.gangs.get(gang.id) is gang else None)
 
     def _provision(self, gang: Gang) -> None:
         """One step further with a gang's workers; planned again elsewhere where they cannot be had.
@@ -170,15 +221,16 @@ class Coordinator:
 
     def _give_up(self, gang: Gang, why: str) -> None:
         """Nothing more is tried for it; whoever waits hears why."""
-        self.books.save(replace(gang, releasing=True, failed=why))
-        self.release(gang.id)
+        gang = replace(gang, releasing=True, failed=why)
+        self.books.save(gang)
+        self._release(gang)
 
-    def _tell(self, gang_id: str) -> None:
-        """A Kubernetes event when a gang has come to something new."""
+    def _tell(self, gang_id: str, seen: Observed | None = None) -> None:
+        """A Kubernetes event when a gang has come to something new. `seen`: what was observed of it just now."""
         if self.workers is None or gang_id not in self.gangs:
             return
         notes = self.books.notes[gang_id]
-        told = told_of(self.status(gang_id), notes.progress.stage, notes.progress.joined)
+        told = told_of(self._status(self.gangs[gang_id], seen), notes.progress.stage, notes.progress.joined)
         key = (told.reason, self.gangs[gang_id].moves)
         if notes.told != key:
             notes.told = key
@@ -198,25 +250,21 @@ class Coordinator:
         request = check_order(order).request
         if self.workers is not None:
             self.workers.check()
+        gang = Gang(request, self.books.next_sequence(), order.name, order.namespace, order.owner, order.detached)
         if request.gang in self.gangs:  # asked again after a restart swallowed the answer
             return self.status(request.gang)
         self.books.refuse_taken(order.name, order.namespace)
-        sequence = self.books.next_sequence()
-        gang = Gang(request, sequence, order.name, order.namespace, order.owner, order.detached)
-        ahead = self.books.ahead(gang)
         notes = Notes(self.clock())
-        answer: Allocation | Unsatisfiable
-        if ahead:
-            answer = not_its_turn(gang, ahead)
-        elif order.wait:
-            answer = self.planning.in_turn(gang, notes, self.clock())
-        else:
-            answer = self.planning.plan(request)
+        answer: Allocation | Unsatisfiable | None = self._turn_of(gang)
+        if answer is None:
+            answer = self.planning.in_turn(gang, notes, self.clock()) if order.wait else self.planning.plan(request)
         if isinstance(answer, Unsatisfiable):
-            self.planning.refuse_never(request, wait=order.wait)
+            if order.wait:
+                self.books.refuse_crowd(order.owner)
+            self.planning.refuse_never(request)
             if not order.wait:
                 self.observe()  # what looked taken may have ended since
-                answer = answer if self.books.ahead(gang) else self.planning.plan(request)
+                answer = self._turn_of(gang) or self.planning.plan(request)
                 if isinstance(answer, Unsatisfiable):
                     raise refusal("The gang does not fit now.", answer)
         if isinstance(answer, Allocation):
@@ -226,7 +274,13 @@ class Coordinator:
             self.books.save(gang)
             self.books.notes[gang.id] = notes
             notes.refused = answer.shortfalls
+            self._tell(gang.id)
         return self.status(gang.id)
+
+    def _turn_of(self, gang: Gang) -> Unsatisfiable | None:
+        """A no where others wait before the gang."""
+        ahead, first = self.books.ahead(gang), self.books.first
+        return not_its_turn(gang, ahead, first) if ahead and first is not None else None
 
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
@@ -252,32 +306,51 @@ class Coordinator:
         return self.status(gang_id)
 
     def release(self, gang_id: str) -> bool:
-        """Give a gang back; True when it is gone. Its devices are free once Ray has ended its workers."""
+        """Give a gang back; True when it is gone. Its devices are free once Ray has ended its workers.
+
+        Of a gang whose record lies aside, the record and its placement group, as far as that is known.
+        """
         gang = self.gangs.get(gang_id)
         if gang is None:
+            unread = self.aside.records.get(GANG + gang_id)
+            if unread is not None:
+                group = self.books.traces(unread).group
+                if group is not None:
+                    self.ray.remove_group(group)
+                self.aside.let_go(GANG + gang_id)
             return True
+        gone = self._release(gang)
+        if gone:
+            self._serve()
+        return gone
+
+    def _release(self, gang: Gang) -> bool:
         if not gang.releasing:
-            gang = replace(gang, releasing=True)
-            self.books.save(gang)
+            gang = self.books.give_back(gang)
         if gang.group is None:
-            self._forget(gang)
-            return gang.id not in self.gangs
+            return self._forget(gang)
         self.ray.remove_group(gang.group)
         return False
 
     def status(self, gang_id: str) -> Status:
         """Raises GangGone for a gang that is not there, UnsatisfiableError for one that was given up."""
-        gang = self.books.get(gang_id)
-        notes = self.books.notes[gang_id]
+        return self._status(self.books.get(gang_id))
+
+    def statuses(self) -> list[Status]:
+        """Of all gangs."""
+        return [self._status(gang) for gang in self.gangs.values()]
+
+    def _status(self, gang: Gang, seen: Observed | None = None) -> Status:
+        notes = self.books.notes[gang.id]
         allocation = gang.allocation
-        selectors = () if allocation is None else tuple(self._selector(allocation, n) for n in allocation.nodes)
-        seen = self.watch.observed(gang, notes)
+        if seen is None:
+            seen = WAITS if allocation is None else self.watch.observed(gang, notes)
         return Status(
             gang=gang.id,
             phase=phase(gang, seen),
             name=gang.name,
             allocation=allocation,
-            selectors=selectors,
+            selectors=() if allocation is None else tuple(self._selector(allocation, n) for n in allocation.nodes),
             group=gang.group,
             moves=gang.moves,
             lost=seen.lost,
@@ -293,17 +366,24 @@ class Coordinator:
 
     def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
         """The devices of a worker's GPU slots, in order; `group` is "" outside placement groups."""
-        owner = next((g for g in self.gangs.values() if g.group == group), None) if group else None
+        owner = self.books.of_group(group)
         if owner is not None and owner.allocation is not None:
             return self.devices.of_bundle(owner.allocation, raylet, group, bundle, slots)
+        if group in self.others.unclaimed:
+            return self.devices.of_unclaimed(raylet, group, bundle, slots)
         found = self.devices.of_stranger(raylet, slots, pid, self._movable)
         self._settle_conflicts(found)
         return found
 
+    def _on_node(self, node: str) -> list[Gang]:
+        """The gangs that have something on a node."""
+        seat = self.inventory.seats.get(node)
+        return [self.gangs[gang] for gang in seat.tenants if gang in self.gangs] if seat is not None else []
+
     def _movable(self, node: str) -> int:
         """Devices of gangs whose placement group Ray has not placed yet: they can be planned again."""
         mask = 0
-        for gang in self.gangs.values():
+        for gang in self._on_node(node):
             seen = self.watch.observed(gang, self.books.notes[gang.id])
             if gang.allocation is not None and phase(gang, seen) in (Phase.HELD, Phase.PLACING):
                 for grant in gang.allocation.grants:
@@ -314,24 +394,34 @@ class Coordinator:
     def _settle_conflicts(self, taken: list[Seen]) -> None:
         """Work of others had to take a held device: the gang that had it is planned again."""
         places = {(device.node, device.index) for device in taken}
-        for gang in list(self.gangs.values()):
-            if gang.allocation is not None and any((g.node, g.position) in places for g in gang.allocation.grants):
-                self._plan_again(gang, stay=False)
+        for node in {device.node for device in taken}:
+            for gang in self._on_node(node):
+                if gang.allocation is not None and any((g.node, g.position) in places for g in gang.allocation.grants):
+                    self._plan_again(gang, stay=False)
 
     # -- inside
 
-    def _serve(self) -> None:
-        """Plan the queue, in order; the first that does not fit holds up those behind it."""
-        for gang in self.books.waiting():
+    def _serve(self) -> bool:
+        """Plan the queue, in order; the first that does not fit holds up those behind it.
+
+        False where the time was over before that. What was a no is none again until the inventory changes.
+        """
+        until = self.clock() + BUSY_SECONDS
+        while (gang := self.books.first) is not None and self.clock() <= until:
             notes = self.books.notes[gang.id]
+            asked = (gang.id, gang.moves, self.inventory.changes)
+            if asked == self._no and not gang.request.locality.patience:
+                return True
             answer = self.planning.in_turn(gang, notes, self.clock())
             if isinstance(answer, Unsatisfiable):
+                self._no = asked
                 notes.refused = answer.shortfalls
-                return
+                return True
             self.books.save(replace(gang, allocation=answer))
             self.inventory.hold(answer)
             self.books.touch(gang.id)
             notes.refused, notes.progress = (), Progress()
+        return gang is None
 
     def _plan_again(self, gang: Gang, *, stay: bool = True) -> None:
         """Look for another place for a gang that Ray does not place; `stay` where there is none."""
@@ -356,16 +446,17 @@ class Coordinator:
             self.inventory.hold(allocation)
         elif isinstance(answer, Unsatisfiable):
             notes.refused = answer.shortfalls
+            self._tell(gang.id)
 
-    def _forget(self, gang: Gang) -> None:
-        """The end of a gang, once its workers are given back, look by look."""
+    def _forget(self, gang: Gang) -> bool:
+        """The end of a gang, once its workers are given back, look by look; True when it has come."""
         notes = self.books.notes[gang.id]
         if self.workers is not None:
             notes.ending = True
-            if not self.workers.gone(gang.id, gang.moves):
-                return
+            if (gang.moves or gang.allocation is not None) and not self.workers.gone(gang.id, gang.moves):
+                return False
         for group in groups_of(gang):
             self.others.forget(group)
         self.books.drop(gang)
         self.inventory.release(gang.id)
-        self._serve()
+        return True

@@ -5,7 +5,6 @@ Neighbours: `others.py` remembers what was given to whom; `coordinator.py` plans
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from ray_dra.core.allocation import Allocation
 from ray_dra.core.inventory import Inventory
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.others import Others
+from ray_dra.translate.records import map_to_bytes
 
 
 class Seen(NamedTuple):
@@ -47,13 +47,24 @@ class Devices:
 
     def map_of(self, allocation: Allocation) -> bytes:
         """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
-        return json.dumps([[[*device] for device in bundle] for bundle in self.by_bundle(allocation)]).encode()
+        return map_to_bytes([[(*device,) for device in bundle] for bundle in self.by_bundle(allocation)])
 
     def of_bundle(
         self, allocation: Allocation, raylet: str, group: str, bundle: int, slots: tuple[int, ...]
     ) -> list[Seen]:
         """For a worker in a gang's bundle."""
-        planned = {device.index: device for device in self.by_bundle(allocation)[bundle]}
+        return self._of_planned(self.by_bundle(allocation)[bundle], raylet, group, bundle, slots)
+
+    def of_unclaimed(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[Seen]:
+        """For a worker of a gang whose record cannot be read; its map can."""
+        bundles = self._others.unclaimed[group]
+        devices = [Seen(*device) for device in bundles[bundle]] if 0 <= bundle < len(bundles) else []
+        return self._of_planned(devices, raylet, group, bundle, slots)
+
+    def _of_planned(
+        self, devices: list[Seen], raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+    ) -> list[Seen]:
+        planned = {device.index: device for device in devices}
         positions = self._others.of_bundle(raylet, f"{group}/{bundle}", slots, tuple(planned))
         return [planned[position] for position in positions]
 

@@ -7,7 +7,6 @@ topology at once.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,18 +14,26 @@ from dataclasses import replace
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.topology import Node
 from ray_dra.ports import Clock, NodeReading, RayNode, RayView, Store
+from ray_dra.runtime.aside import Aside
 from ray_dra.translate.labels import NODE, RAY_NODE_ID, SLOT
-from ray_dra.translate.records import node_from_bytes, node_to_bytes, reading_from_bytes, reading_to_bytes
+from ray_dra.translate.records import KnownNode, known_from_bytes, known_to_bytes
 
 KEY = "node/"
 SILENT_SECONDS = 4.0  # agents say something every half second
+LATELY_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
 
 
 class Nodes:
     """The nodes of the cluster; writes them into `inventory`."""
 
     def __init__(
-        self, store: Store, inventory: Inventory, clock: Clock, *, reserved: Callable[[str], bool] = lambda name: False
+        self,
+        store: Store,
+        inventory: Inventory,
+        clock: Clock,
+        aside: Aside,
+        *,
+        reserved: Callable[[str], bool] = lambda name: False,
     ) -> None:
         """`reserved`: names that are others' in the inventory; a raylet on the host's network calls itself so."""
         self._reserved = reserved
@@ -39,20 +46,13 @@ class Nodes:
         self.readings: dict[str, NodeReading] = {}  # by raylet
         self.translated: dict[str, Node] = {}  # by raylet: the reading as a node, made once a reading
         self.heard: dict[str, float] = {}  # raylet -> when its agent last spoke
-        self._load()
-
-    def _load(self) -> None:
-        for key in self.store.keys(KEY):
-            data = self.store.get(key)
-            if data is None:
-                continue
-            head, body, node = data.split(b"\n")
-            raylet = key.removeprefix(KEY)
-            self.names[raylet] = json.loads(head)
-            self.readings[raylet] = reading_from_bytes(body)
-            if node:
-                self.translated[raylet] = node_from_bytes(node)
-            self.heard[raylet] = self.clock()
+        self._gone: dict[str, float] = {}  # raylet that has a record and is not there -> since when
+        for raylet, known in aside.read(KEY, lambda key, data: (key, known_from_bytes(data))):
+            self.names[raylet] = known.name
+            self.readings[raylet] = known.reading
+            if known.node is not None:
+                self.translated[raylet] = known.node
+            self.heard[raylet] = self._gone[raylet] = clock()
 
     # -- what arrives
 
@@ -89,6 +89,7 @@ class Nodes:
             if before is not None and before.id != raylet.id:
                 self._forget(before.id)
         for raylet in alive:
+            self._gone.pop(raylet.id, None)
             self._put(raylet.id)
         living = {n.id for n in alive}
         for name, raylet in self.raylets.items():
@@ -97,11 +98,20 @@ class Nodes:
                 self.inventory.put_node(replace(seat.node, ready=False, reason="its raylet is lost"))
 
     def drop_unused(self, keep: set[str]) -> None:
-        """Forget lost nodes that no gang is on."""
+        """Forget lost nodes that no gang is on; their records last a while longer, for a coordinator after this one."""
         for name, seat in list(self.inventory.seats.items()):
             if not seat.node.ready and name not in keep and seat.node.reason == "its raylet is lost":
                 self.inventory.drop_node(name)
-                self._forget(self.raylets.pop(name).id)
+                raylet = self.raylets.pop(name).id
+                self._drop(raylet)
+                self._gone[raylet] = self.clock()
+        for raylet, since in list(self._gone.items()):
+            if self.clock() - since >= LATELY_SECONDS and self.names.get(raylet) not in keep:
+                self._forget(raylet)
+
+    def remembered(self) -> list[Node]:
+        """Nodes that this coordinator knows from the store alone: their raylets were not there when it started."""
+        return [self.translated[raylet] for raylet in self._gone if raylet in self.translated]
 
     # -- what is asked
 
@@ -145,7 +155,9 @@ class Nodes:
             before = self.inventory.seats.get(name)
             if before is not None:
                 node = replace(before.node, ready=False, reason=node.reason)
-        self.inventory.put_node(node)
+        seat = self.inventory.seats.get(name)
+        if seat is None or seat.node != node:  # what has not changed is not planned anew either
+            self.inventory.put_node(node)
 
     def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
         node = self.translated.get(raylet.id)
@@ -157,18 +169,24 @@ class Nodes:
         return node
 
     def _persist(self, raylet: str) -> None:
-        if raylet in self.readings and raylet in self.names:
-            head = json.dumps(self.names[raylet]).encode()
-            node = self.translated.get(raylet)
-            parts = (head, reading_to_bytes(self.readings[raylet]), b"" if node is None else node_to_bytes(node))
-            self.store.put(KEY + raylet, b"\n".join(parts))
+        if raylet not in self.readings or raylet not in self.names:
+            return
+        name, node = self.names[raylet], self.translated.get(raylet)
+        there = self.raylets.get(name)
+        if node is not None and there is not None:
+            node = replace(node, resources=_bulk(there.total), labels=there.labels)
+        self.store.put(KEY + raylet, known_to_bytes(KnownNode(name, self.readings[raylet], node)))
 
     def _forget(self, raylet: str) -> None:
+        self._drop(raylet)
+        self._gone.pop(raylet, None)
+        self.store.delete(KEY + raylet)
+
+    def _drop(self, raylet: str) -> None:
         self.readings.pop(raylet, None)
         self.translated.pop(raylet, None)
         self.names.pop(raylet, None)
         self.heard.pop(raylet, None)
-        self.store.delete(KEY + raylet)
 
 
 def only_visible(reading: NodeReading, visible: str | None) -> NodeReading:

@@ -10,14 +10,16 @@ plain tasks Ray tells only how many GPUs they have.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ray_dra.core.devices import bits
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.seat import Seat
 from ray_dra.errors import RayDraError
-from ray_dra.ports import Clock, Ray, RayView, Store
+from ray_dra.ports import MAP, Clock, Ray, RayView, Store
+from ray_dra.runtime.aside import Aside
+from ray_dra.translate.records import Seen as Mapped
+from ray_dra.translate.records import Slots, map_from_bytes, slots_from_bytes, slots_to_bytes
 
 KEY = "slots/"
 GPU = "GPU"
@@ -45,23 +47,38 @@ class Others:
 
     `slots`: raylet -> "<group>/<bundle>" -> slot -> position, for parts of a gang's bundle.
     `strangers`: raylet -> slot -> (position, pid), for all other work.
+    `unclaimed`: placement group -> its bundles' devices, for groups with a map and no gang: the gang's record cannot be
+    read. They live on as others' work, on their own devices.
     """
 
-    def __init__(self, store: Store, inventory: Inventory, ray: Ray, clock: Clock) -> None:
+    def __init__(self, store: Store, inventory: Inventory, ray: Ray, clock: Clock, aside: Aside) -> None:
         self.store = store
         self.inventory = inventory
         self.ray = ray
         self.clock = clock
         self.slots: dict[str, dict[str, dict[int, int]]] = {}
         self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
-        for key in store.keys(KEY):
-            data = store.get(key)
-            if data is not None:
-                bundles, strangers = json.loads(data)
-                raylet = key.removeprefix(KEY)
-                self.slots[raylet] = {o: {int(s): p for s, p in slots.items()} for o, slots in bundles.items()}
-                self.strangers[raylet] = {int(s): (at, pid) for s, (at, pid) in strangers.items()}
+        self.unclaimed: dict[str, list[list[Mapped]]] = {}
+        self._aside = aside
+        for raylet, slots in aside.read(KEY, lambda key, data: (key, slots_from_bytes(data))):
+            self.slots[raylet] = slots.bundles
+            self.strangers[raylet] = slots.strangers
         self._lately: dict[str, Lately] = {}  # by raylet
+
+    def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[Mapped]]]:
+        """The maps after a start; those of no gang are dropped, or `unclaimed` while Ray has such a group.
+
+        Returns those of our groups.
+        """
+        found = {}
+        for group, mapped in self._aside.read(MAP, lambda key, data: (key, map_from_bytes(data))):
+            if group in ours:
+                found[group] = mapped
+            elif _lives(view, group):
+                self.unclaimed[group] = mapped
+            else:
+                self.store.delete(MAP + group)
+        return found
 
     def of_bundle(self, raylet: str, owner: str, slots: Iterable[int], planned: tuple[int, ...]) -> list[int]:
         """Positions for part of a gang's bundle: each slot keeps the device it was given first."""
@@ -146,7 +163,7 @@ class Others:
             if gone:
                 self._persist(raylet)
 
-    def look(self, view: RayView, names: Mapping[str, str], ours: Mapping[str, float], groups: set[str]) -> None:
+    def look(self, view: RayView, names: Mapping[str, str], ours: Mapping[str, float], groups: Collection[str]) -> None:
         """Bring `busy` and the other resources of each node up to date.
 
         Args:
@@ -155,6 +172,7 @@ class Others:
             groups: the ids of our placement groups.
         """
         at = self.clock()
+        self._tidy(view, groups)
         reserved: dict[str, float] = {}
         for group in view.groups.values():
             if group.id not in groups and group.state == "CREATED":
@@ -183,7 +201,7 @@ class Others:
         raylet: str,
         seat: Seat,
         used: float,
-        groups: set[str],
+        groups: Collection[str],
     ) -> int:
         """The devices that others have. `used`: how many GPUs Ray counts as theirs, which may lag behind."""
         known = self.strangers.get(raylet, {})
@@ -198,8 +216,12 @@ class Others:
         for at, _ in known.values():
             located |= 1 << at
         announced = {pid for _, pid in known.values()}
+        for group in self.unclaimed:
+            located |= self._mapped(group, seat)
         for worker in workers:
             for group, slots in worker.slots.items():
+                if group in self.unclaimed:  # its devices are not its slots
+                    continue
                 if group not in groups and worker.pid not in announced:
                     for slot in slots:
                         located |= 1 << slot if slot < len(seat.grants) else 0
@@ -213,6 +235,35 @@ class Others:
                     missing -= 1
         return located
 
+    def _mapped(self, group: str, seat: Seat) -> int:
+        """The devices of a node that an unclaimed group's map names."""
+        at = {device.uuid: position for position, device in enumerate(seat.node.devices) if device.uuid}
+        mask = 0
+        for index, uuid, node, _ in (device for bundle in self.unclaimed[group] for device in bundle):
+            if node == seat.name and 0 <= (position := at.get(uuid or "", index)) < len(seat.grants):
+                mask |= 1 << position
+        return mask
+
+    def _tidy(self, view: RayView, groups: Collection[str]) -> None:
+        """Forget what is gone: unclaimed groups, and raylets that have ended."""
+        for group in list(self.unclaimed):
+            if group in groups:  # its commit had been half done
+                del self.unclaimed[group]
+            elif not _lives(view, group):
+                self.store.delete(MAP + group)
+                del self.unclaimed[group]
+        for raylet in view.nodes:
+            if not raylet.alive:
+                self._lately.pop(raylet.id, None)
+                if self.slots.pop(raylet.id, None) is not None or self.strangers.pop(raylet.id, None) is not None:
+                    self.strangers.pop(raylet.id, None)
+                    self.store.delete(KEY + raylet.id)
+
     def _persist(self, raylet: str) -> None:
-        record = [self.slots.get(raylet, {}), self.strangers.get(raylet, {})]
-        self.store.put(KEY + raylet, json.dumps(record).encode())
+        record = Slots(self.slots.get(raylet, {}), self.strangers.get(raylet, {}))
+        self.store.put(KEY + raylet, slots_to_bytes(record))
+
+
+def _lives(view: RayView, group: str) -> bool:
+    found = view.groups.get(group)
+    return found is not None and found.state != "REMOVED"

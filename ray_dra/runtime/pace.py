@@ -1,6 +1,8 @@
-"""How soon the coordinator looks again."""
+"""The coordinator's time: how soon it looks again, and how much of the time in between counts."""
 
 from __future__ import annotations
+
+from ray_dra.ports import Clock
 
 LOOK_SECONDS = 0.5  # where nothing says that there is something to see: Ray is only asked
 LEAST_SECONDS = 0.01
@@ -15,3 +17,25 @@ def pause(took: float, used: float) -> float:
     gang or a cluster, or slow an answer: programs are to be answered in between.
     """
     return min(LOOK_SECONDS, max(LEAST_SECONDS, took, SHARE * used))
+
+
+MOST_SECONDS = 1.0  # between two looks; they come every half second
+
+
+class OwnTime:
+    """Seconds that the coordinator has lived through: of a gap between two looks, MOST_SECONDS count.
+
+    A coordinator that was stopped, or busy, has heard nobody meanwhile. By this clock nobody was silent in that time,
+    and no hold has run out: whatever it remembers is as old as it was when the gap began.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._looked = self._lived = clock()
+
+    def __call__(self) -> float:
+        return self._lived + min(MOST_SECONDS, max(0.0, self._clock() - self._looked))
+
+    def look(self) -> None:
+        """A look begins."""
+        self._lived, self._looked = self(), self._clock()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ray_dra.core.allocation import Allocation, Kind, Shortfall, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.lifecycle import Gang
@@ -13,6 +11,7 @@ from ray_dra.core.request import GangRequest
 from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.runtime.books import Notes
+from ray_dra.runtime.known import Known
 from ray_dra.runtime.nodes import Nodes
 from ray_dra.runtime.provision import Provisioner
 
@@ -20,11 +19,14 @@ from ray_dra.runtime.provision import Provisioner
 class Planning:
     """See the module. Holds nothing; the coordinator does."""
 
-    def __init__(self, inventory: Inventory, nodes: Nodes, workers: Provisioner | None) -> None:
-        self.inventory, self.nodes, self.workers = inventory, nodes, workers
+    def __init__(self, inventory: Inventory, nodes: Nodes, known: Known, workers: Provisioner | None) -> None:
+        self.inventory, self.nodes, self.known, self.workers = inventory, nodes, known, workers
 
     def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Allocation | Unsatisfiable:
         """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
+        short = too_few(self.inventory, request)
+        if short is not None:
+            return short
         there = self._on_raylets(request, epoch, strict=strict)
         return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
 
@@ -50,22 +52,36 @@ class Planning:
         answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
         return answer if isinstance(answer, Allocation) else None
 
-    def refuse_never(self, request: GangRequest, *, wait: bool) -> None:
-        """Raises UnsatisfiableError for a gang that would not fit even an empty cluster: to wait cannot help."""
-        if wait and self.nodes.waiting:
+    def refuse_never(self, request: GangRequest) -> None:
+        """Raises UnsatisfiableError for a gang that would not fit all nodes known lately, with nobody else there: to
+        wait cannot help."""
+        if self.nodes.waiting:
             return  # some nodes have not been read yet
-        machines = None if self.workers is None else self.workers.machines
-        if wait and machines is not None and (machines.avoided or machines.faults):
-            return  # some nodes or GPUs are left out for a while alone
-        answer = plan(self.inventory.emptied(), request)
+        answer = self._ever(request)
+        if isinstance(answer, Unsatisfiable) and self.known.look():
+            answer = self._ever(request)  # something has come since the last look
+        if isinstance(answer, Unsatisfiable) and not answer.proven:
+            raise refusal("No place was found within the bound of work, not even with nobody else here.", answer)
         if isinstance(answer, Unsatisfiable):
             raise refusal("The gang would not fit even if nobody else were here.", answer)
 
+    def _ever(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        return too_few(self.known.cluster, request) or plan(self.known.cluster, request)
 
-def not_its_turn(gang: Gang, ahead: Sequence[Gang]) -> Unsatisfiable:
+
+def too_few(inventory: Inventory, request: GangRequest) -> Unsatisfiable | None:
+    """A no by the numbers of devices alone, before anything is searched for; None where they say nothing."""
+    wanted = sum(bundle.count for bundle in request.bundles if bundle.share is None)
+    if wanted <= inventory.devices:
+        return None
+    short = Shortfall(Kind.DEVICES, "the cluster", f"{wanted} GPUs", f"{inventory.devices} GPUs")
+    return Unsatisfiable(request.gang, (short,))
+
+
+def not_its_turn(gang: Gang, ahead: int, first: Gang) -> Unsatisfiable:
     """The answer to a gang while others wait before it."""
-    first = f"{len(ahead)} ahead, first {ahead[0].name or ahead[0].id}"
-    return Unsatisfiable(gang.id, (Shortfall(Kind.QUEUE, "the queue", "the first place", first),))
+    available = f"{ahead} ahead, first {first.name or first.id}"
+    return Unsatisfiable(gang.id, (Shortfall(Kind.QUEUE, "the queue", "the first place", available),))
 
 
 def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ray_dra.core.request import ANYWHERE, Bundle, GangRequest, Locality, Strategy, bundle_from_resources
-from ray_dra.errors import InvalidRequest
-from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
+from ray_dra.core.checked import many, table, text
+from ray_dra.core.request import (
+    ANYWHERE,
+    MAX_BUNDLES,
+    MAX_ENTRIES,
+    Bundle,
+    GangRequest,
+    Locality,
+    Strategy,
+    bundle_from_resources,
+    check_request,
+    check_text_length,
+    no_locality,
+)
+from ray_dra.errors import InvalidRequest, shown
+from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID, check_selector
+
+NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
 
 
 def request_from_bundles(
@@ -26,61 +43,104 @@ def request_from_bundles(
     Raises:
         InvalidRequest: what can never be right, whatever the cluster.
     """
-    if not isinstance(bundles, Sequence) or isinstance(bundles, (str, bytes)):
-        raise InvalidRequest("bundles is a list of dicts.", place="bundles", wanted=repr(bundles)[:200])
+    asked_for = many(bundles, "bundles", most=MAX_BUNDLES)
     if strategy is not None and topology_strategy is not None:
         raise InvalidRequest("strategy and topology_strategy exclude each other.", place="strategy")
     chosen = locality if locality is not None else ANYWHERE
     if not isinstance(chosen, Locality):
-        raise InvalidRequest("locality is made by same_clique() and its like.", place="locality", wanted=repr(locality))
+        raise no_locality(chosen)
     if topology_strategy is not None:
         strategy, asked = _topology_strategy(topology_strategy)
         chosen = chosen & asked if asked is not None else chosen
-    if strategy is not None and strategy not in Strategy.__members__:
-        raise InvalidRequest(
-            "This strategy is not known.",
-            place="strategy",
-            wanted=repr(strategy),
-            available=", ".join(Strategy.__members__),
-        )
-    if soft_node is not None and strategy != "STRICT_PACK":
-        raise InvalidRequest("_soft_target_node_id works with STRICT_PACK only.", place="_soft_target_node_id")
-    if selectors is not None and len(selectors) != len(bundles):
+    kind = _strategy(strategy, "strategy")
+    _check_soft_node(soft_node, kind)
+    labels = None if selectors is None else many(selectors, "bundle_label_selector", most=MAX_BUNDLES)
+    if labels is not None and len(labels) != len(asked_for):
         raise InvalidRequest(
             "bundle_label_selector needs one selector a bundle.",
             place="bundle_label_selector",
-            wanted=str(len(bundles)),
-            available=str(len(selectors)),
+            wanted=str(len(asked_for)),
+            available=str(len(labels)),
         )
-    products = (product,) if isinstance(product, str) else tuple(product or ())
-    made: dict[str, Bundle] = {}
-    asked_for = []
+    made = _bundles(asked_for, labels, _products(product))
+    return check_request(GangRequest(uuid.uuid4().hex, made, chosen, kind, priority=priority))
+
+
+def ray_bundles(request: GangRequest) -> list[dict[str, float]]:
+    """The request's bundles as Ray takes them: Python's own numbers, nothing that is 0."""
+    made = {id(b): {**({"GPU": float(b.count)} if b.count else {}), **b.resources} for b in request.bundles}
+    return [dict(made[id(b)]) for b in request.bundles]
+
+
+def _check_soft_node(node: object, strategy: Strategy) -> None:
+    """As in Ray, '' is none."""
+    if node is None or (isinstance(node, str) and not node):
+        return
+    if strategy is not Strategy.STRICT_PACK:
+        raise InvalidRequest("_soft_target_node_id works with STRICT_PACK only.", place="_soft_target_node_id")
+    if not isinstance(node, str) or not NODE_ID.fullmatch(node):
+        raise InvalidRequest(
+            "_soft_target_node_id is a node's id in Ray.",
+            place="_soft_target_node_id",
+            wanted=shown(node),
+            available="56 hexadecimal digits",
+        )
+
+
+def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, products: tuple[str, ...]) -> tuple[Bundle, ...]:
+    """Equal bundles are one object: the planner folds them quickly."""
+    made: dict[Any, Bundle] = {}
+    same: dict[tuple[int, int], Bundle] = {}  # the very same dicts, as [{"GPU": 1}] * 1000 has them
+    found = []
+    length = 0
     for i, resources in enumerate(bundles):
         labels = selectors[i] if selectors is not None else {}
-        key = repr((sorted(resources.items()) if isinstance(resources, Mapping) else resources, sorted(labels.items())))
-        if key not in made:  # equal bundles are one object: the planner folds them quickly
-            made[key] = bundle_from_resources(resources, index=i, products=products, labels=labels)
-        asked_for.append(made[key])
-    request = GangRequest(
-        uuid.uuid4().hex, tuple(asked_for), chosen, Strategy(strategy or "PACK"), priority=int(priority)
-    )
-    if request.device_count == 0:
+        both = (id(resources), id(labels) if selectors is not None else 0)
+        bundle = same.get(both)
+        if bundle is None:
+            place = f"bundle_label_selector[{i}]"
+            bundle = bundle_from_resources(
+                resources,
+                index=i,
+                products=products,
+                labels=check_selector(table(labels, place, most=MAX_ENTRIES), place),
+            )
+            key = (bundle.devices, tuple(sorted(bundle.resources.items())), tuple(sorted(bundle.labels.items())))
+            if key not in made:
+                made[key] = bundle
+                check_text_length(length := length + bundle.check())
+            bundle = same[both] = made[key]
+        found.append(bundle)
+    return tuple(found)
+
+
+def _products(product: object) -> tuple[str, ...]:
+    if product is None:
+        return ()
+    names = (product,) if isinstance(product, str) else many(product, "product", most=MAX_ENTRIES)
+    return tuple(text(name, "product") for name in names)
+
+
+def _strategy(given: object, place: str) -> Strategy:
+    if given is None:
+        return Strategy.PACK
+    if not isinstance(given, str) or given not in Strategy.__members__:
         raise InvalidRequest(
-            "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.", place="bundles"
+            "This strategy is not known.", place=place, wanted=shown(given), available=", ".join(Strategy.__members__)
         )
-    return request
+    return Strategy[given]
 
 
-def _topology_strategy(given: Mapping[str, str]) -> tuple[str, Locality | None]:
+def _topology_strategy(given: object) -> tuple[str, Locality | None]:
     """Ray's topology_strategy in our words."""
-    rest = dict(given)
-    strategy = rest.pop(RAY_NODE_ID, "PACK")
+    rest = dict(table(given, "topology_strategy", most=MAX_ENTRIES))
+    strategy = _strategy(rest.pop(RAY_NODE_ID, None), f"topology_strategy[{RAY_NODE_ID!r}]")
     domain = rest.pop(GPU_DOMAIN, None)
-    if rest or domain not in (None, "STRICT_PACK"):
+    if rest or not (domain is None or (isinstance(domain, str) and domain == "STRICT_PACK")):
         raise InvalidRequest(
             "This topology_strategy is not known.",
             place="topology_strategy",
-            wanted=repr(dict(given)),
+            wanted=shown(given),
             available=f'{{"{GPU_DOMAIN}": "STRICT_PACK", "{RAY_NODE_ID}": a strategy}}',
         )
-    return strategy, Locality(cliques=1) if domain else None
+    return strategy.value, Locality(cliques=1) if domain else None

@@ -101,6 +101,12 @@ class World:
         request = request_from_bundles([{"GPU": float(gpus)}] * bundles, locality=Locality(cliques=1))
         return Order(request, owner="job", **more)
 
+    def later(self, seconds: int) -> None:
+        """Time passes in which nobody does anything but the coordinator, which looks at each second."""
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            self.coordinator.observe()
+
     def turn(self) -> None:
         """Everybody does something once."""
         self.clock.now += 0.5

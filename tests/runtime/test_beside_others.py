@@ -80,7 +80,7 @@ def test_devices_that_anothers_gang_waits_for_are_taken_but_not_for_ever() -> No
     world.turn()
     waiting = world.coordinator.submit(world.order())
     assert waiting.phase is Phase.QUEUED
-    world.clock.now += 121
+    world.later(121)
     world.turn()
     assert world.coordinator.status(waiting.gang).phase is Phase.PROVISIONING
 

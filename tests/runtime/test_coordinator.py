@@ -156,9 +156,10 @@ def test_faults_show_on_the_gang(world: World) -> None:
 
 
 def test_a_silent_agent_takes_its_node_out_of_planning(world: World) -> None:
-    world.clock.now += 60
-    world.coordinator.nodes.heartbeat("t0-0")
-    world.coordinator.observe()
+    for _ in range(6):
+        world.clock.now += 1.0
+        world.coordinator.nodes.heartbeat("t0-0")
+        world.coordinator.observe()
     ready = [s.name for s in world.coordinator.inventory.seats.values() if s.node.ready]
     assert ready == ["t0"]
 

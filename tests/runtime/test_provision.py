@@ -228,7 +228,7 @@ def test_what_nvml_finds_in_a_gangs_worker_shows_and_keeps_others_off_the_gpu() 
     more = world.coordinator.submit(world.order(bundles=2))
     assert more.phase is Phase.QUEUED  # one of the eight is left out
     world.coordinator.report(raylet.id, tray("x"))  # nobody's worker any more: not heard
-    world.clock.now += 601
+    world.later(601)
     world.turn()
     assert world.coordinator.status(more.gang).phase is Phase.PROVISIONING
 
@@ -251,7 +251,7 @@ def test_nodes_that_are_left_out_for_a_while_refuse_nobody_for_ever() -> None:
     status = world.coordinator.submit(world.order())
     assert status.phase is Phase.QUEUED
     assert "4 free of 8" in str(status.waits_for)
-    world.clock.now += 61
+    world.later(61)
     assert world.drive(status.gang) is Phase.READY
 
 
@@ -274,7 +274,7 @@ def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -
     world.kube._schedule = lambda pod: None  # type: ignore[method-assign]
     for _ in range(2000):
         world.turn()
-        world.clock.now += 5
+        world.later(5)
         if gang not in world.coordinator.gangs:
             break
     with pytest.raises(UnsatisfiableError, match=r"given up: .*without progress"):

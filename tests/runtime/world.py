@@ -109,12 +109,14 @@ class World:
         self.coordinator = Coordinator(self.store, self.ray, self.clock)
 
     def pass_time(self, seconds: float = 5.0) -> None:
-        """Time passes, agents go on speaking, Ray settles."""
-        self.clock.now += seconds
-        self.ray.settle()
-        for raylet in list(self.coordinator.nodes.heard):
-            self.coordinator.nodes.heartbeat(raylet)
-        self.coordinator.observe()
+        """Time passes, agents go on speaking, Ray settles, and the coordinator looks at each second."""
+        while seconds > 0:
+            self.clock.now += min(seconds, 1.0)
+            seconds -= 1.0
+            self.ray.settle()
+            for raylet in list(self.coordinator.nodes.heard):
+                self.coordinator.nodes.heartbeat(raylet)
+            self.coordinator.observe()
 
     def submit(self, request: GangRequest, **order: object) -> Status:
         return self.coordinator.submit(Order(request, owner="job", **order))  # type: ignore[arg-type]

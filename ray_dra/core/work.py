@@ -1,0 +1,26 @@
+"""How much searching one plan may do, counted in steps and not by a clock, so that plan stays deterministic.
+
+Counting needs no search. What does (bundles of several kinds, node by node) takes its steps from the plan's one
+`Work`; once that is used up, the no says so (`proven=False`, a shortfall of kind "search bound").
+"""
+
+from __future__ import annotations
+
+STEPS = 300_000
+"""Steps of one plan, each about a microsecond of a present-day core; also those of a whole counterfactual."""
+
+MOST_KINDS = 1_000
+"""Kinds of bundles that one gang is searched a place for; with more, the answer is a no that is not proven."""
+
+
+class Work:
+    """The steps that are left. Shared by all searches of one plan, or by all plans of one counterfactual."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, steps: int = STEPS) -> None:
+        self.left = steps
+
+    @property
+    def spent(self) -> bool:
+        return self.left <= 0

@@ -1,0 +1,69 @@
+"""What the cluster could have for a gang that waits: each node known lately, as good as it was then, nobody on it.
+
+Silence, a drain or a fault takes a node out of planning at once, and most come back. "Never" is final for the program
+that asks, so it is judged on these. Neighbours: `planning.py` asks; `nodes.py` and `machines.py` write the inventory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.topology import Health, Node
+from ray_dra.ports import Clock
+from ray_dra.runtime.nodes import LATELY_SECONDS
+
+
+@dataclass(slots=True)
+class _Known:
+    """`node`: the last form seen; `healthy`: devices of the form that counts; `at`: when a form was last that good."""
+
+    node: Node
+    healthy: int
+    at: float
+    good: bool = True
+
+
+class Known:
+    """See the module. `cluster` has the nodes, all ready and all free."""
+
+    def __init__(self, inventory: Inventory, clock: Clock) -> None:
+        self._inventory, self._clock = inventory, clock
+        self.cluster = Inventory(limits=inventory.limits)
+        self._nodes: dict[str, _Known] = {}
+
+    def remember(self, nodes: Iterable[Node]) -> None:
+        """Nodes that are not there now and were."""
+        for node in nodes:
+            self._adopt(node, self._clock())
+
+    def look(self) -> bool:
+        """Take over what the inventory has; True where that changes what the cluster could have."""
+        now = self._clock()
+        changed = False
+        for name, seat in self._inventory.seats.items():
+            known = self._nodes.get(name)
+            if known is not None and known.node is seat.node:
+                if known.good:
+                    known.at = now
+                    continue
+            elif known is not None:
+                known.node, known.good = seat.node, _healthy(seat.node) >= known.healthy
+            if known is None or known.good or now - known.at >= LATELY_SECONDS:
+                self._adopt(seat.node, now)
+                changed = True
+        for name in self._nodes.keys() - self._inventory.seats.keys():
+            if now - self._nodes[name].at >= LATELY_SECONDS:
+                del self._nodes[name]
+                self.cluster.drop_node(name)
+                changed = True
+        return changed
+
+    def _adopt(self, node: Node, now: float) -> None:
+        self._nodes[node.name] = _Known(node, _healthy(node), now)
+        self.cluster.put_node(node if node.ready else replace(node, ready=True, reason=""))
+
+
+def _healthy(node: Node) -> int:
+    return sum(device.health is Health.OK for device in node.devices)

@@ -1,0 +1,195 @@
+"""Every answer of the planner against exhaustive search: yes, no, what would fit instead, and whose leaving helps."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from ray_dra.core.allocation import Allocation, Counterfactual
+from ray_dra.core.inventory import Inventory
+from ray_dra.core.plan import plan
+from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
+from ray_dra.core.whatif import counterfactual
+
+from .brute import Brute, World, broken, out_of_cliques, random_request, random_world
+from .machines import gang, node, one_clique, picture, rack
+
+
+def told(world: World, request: GangRequest) -> str:
+    lines = [
+        f"{n.name}: {[(d.clique, d.product) for d in n.devices]} {n.links} free {sorted(world.free(n))}, CPU"
+        f" {world.left(n, 'CPU')}, imex {world.in_imex(n)}, ready {n.ready}"
+        for n in world.nodes
+    ]
+    return "\n".join([*lines, str(world.limits), str(world.gangs), str(request)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_answer_is_right(seed: int) -> None:
+    """600 a seed. A yes breaks nothing, a no is true."""
+    dice = random.Random(seed)
+    answers = {True: 0, False: 0}
+    for _ in range(600):
+        world, request = random_world(dice), random_request(dice)
+        answer = plan(world.inventory(), request)
+        possible = Brute(world, request).fits()
+        if isinstance(answer, Allocation):
+            assert not broken(world, request, answer), (broken(world, request, answer), told(world, request), answer)
+            world.inventory().hold(answer)
+        else:
+            assert answer.shortfalls
+            assert answer.proven
+        assert isinstance(answer, Allocation) is possible, (told(world, request), answer)
+        answers[possible] += 1
+    assert min(answers.values()) > 100, "both answers have to be common for this to say anything"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_preferred_is_met_wherever_it_could_be_required(seed: int) -> None:
+    """500 a seed: `strict` is a yes where `required` is, and the answer without it is the same then."""
+    dice = random.Random(1000 + seed)
+    met = 0
+    for _ in range(500):
+        world, request = random_world(dice), random_request(dice)
+        locality = request.locality
+        if locality.exclusive or not locality.within_cliques:
+            continue
+        preferred = replace(request, locality=replace(locality, required=False))
+        required = replace(request, locality=replace(locality, required=True))
+        strict, answer = plan(world.inventory(), preferred, strict=True), plan(world.inventory(), preferred)
+        if Brute(world, required).fits():
+            assert isinstance(strict, Allocation), (told(world, required), strict)
+            met += 1
+        if isinstance(strict, Allocation):
+            assert strict == answer, told(world, preferred)
+            assert not broken(world, preferred, strict), (told(world, preferred), strict)
+            nearby = linked_on_one_node(world, strict)
+            assert nearby or not out_of_cliques(world, required, strict), (told(world, required), strict)
+        else:
+            assert strict.shortfalls
+    assert met > 100
+
+
+def linked_on_one_node(world: World, answer: Allocation) -> bool:
+    """All the gang's devices, as near as can be without a clique."""
+    if len({g.node for g in answer.grants}) != 1:
+        return False
+    links = next(n.links for n in world.nodes if n.name == answer.grants[0].node)
+    return all(links[a.position][b.position] for a, b in combinations(answer.grants, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_counterfactual_is_right(seed: int) -> None:
+    """400 a seed: what it says would fit does, and what it calls the most or the smallest is."""
+    dice = random.Random(2000 + seed)
+    told_of = {"instead": 0, "leaving": 0}
+    for _ in range(400):
+        world, request = random_world(dice, gangs=6), random_request(dice)
+        inventory = world.inventory()
+        if isinstance(plan(inventory, request), Allocation):
+            continue
+        before = picture(inventory)
+        found = counterfactual(inventory, request)
+        assert picture(inventory) == before, "everything is put back"
+        check_instead(world, request, found)
+        check_leaving(world, request, found)
+        told_of["instead"] += len(found.instead)
+        told_of["leaving"] += found.leaving is not None
+    assert min(told_of.values()) > 30
+
+
+def check_instead(world: World, request: GangRequest, found: Counterfactual) -> None:
+    for instead in found.instead:
+        tried = changed(request, instead.change)
+        assert not broken(world, tried, instead.allocation), (instead, told(world, tried))
+        fewer = re.match(r"(\d+) of the", instead.change)
+        if fewer:
+            more = request.bundles[: int(fewer[1]) + (request.locality.segment or 1)]
+            assert not Brute(world, replace(request, bundles=more)).fits(), (instead, told(world, request))
+
+
+def changed(request: GangRequest, change: str) -> GangRequest:
+    """The request that an alternative speaks of."""
+    locality, bundles = request.locality, request.bundles
+    numbers = [int(n) for n in re.findall(r"\d+", change)]
+    if " of the " in change:
+        return replace(request, bundles=bundles[: numbers[0]])
+    if change == "not exclusively":
+        return replace(request, locality=replace(locality, exclusive=False))
+    if change.startswith("segments"):
+        return replace(request, locality=replace(locality, segment=numbers[0], cliques=None))
+    if change.startswith("on "):
+        return replace(request, locality=replace(locality, cliques=numbers[0]))
+    if change == "anywhere":
+        return replace(request, locality=Locality(connect=locality.connect))
+    if change == "devices that are not all linked":
+        return replace(request, locality=replace(locality, connect=Connect.PREFERRED))
+    assert change == f"{2 * len(bundles)} bundles of {bundles[0].count // 2} GPUs", change
+    device = replace(bundles[0].devices[0], count=numbers[1])
+    half = replace(bundles[0], devices=(device,), resources={r: n / 2 for r, n in bundles[0].resources.items()})
+    segment = None if locality.segment is None else 2 * locality.segment
+    return replace(request, bundles=(half,) * numbers[0], locality=replace(locality, segment=segment))
+
+
+def check_leaving(world: World, request: GangRequest, found: Counterfactual) -> None:
+    may = sorted(name for name, a in world.gangs.items() if a.priority <= request.priority)
+    sets = [s for n in range(1, len(may) + 1) for s in combinations(may, n)]
+    enough = [s for s in sets if Brute(world.without(s), request).fits()]
+    leaving = found.leaving
+    assert (leaving is not None) is bool(enough), (told(world, request), leaving)
+    if leaving is not None:
+        assert leaving.gangs in enough
+        after = world.without(leaving.gangs)
+        assert not broken(after, request, leaving.allocation), told(after, request)
+
+        def cost(gangs: tuple[str, ...]) -> tuple[int, int, int]:
+            held = [world.gangs[g] for g in gangs]
+            return max(a.priority for a in held), sum(len(a.grants) for a in held), len(gangs)
+
+        if leaving.smallest:
+            assert cost(leaving.gangs) == min(map(cost, enough))
+
+
+BOX = node("box", 8, box=True, loose=[7], resources={"CPU": 7.0})
+"""Seven GPUs in the box's clique, one in none, and a CPU for seven."""
+
+
+@pytest.mark.parametrize(
+    ("request_", "fits"),
+    [
+        (gang(*[1] * 8), True),
+        (gang(*[1] * 8, resources={"CPU": 1.0}), False),
+        (gang(*[1] * 7, resources={"CPU": 1.0}), True),
+        (gang(7, 1, strategy=Strategy.STRICT_SPREAD), False),
+        (gang(*[1] * 7, locality=one_clique()), True),
+        (gang(*[1] * 8, locality=one_clique()), False),
+        (gang(4, 4, locality=Locality(cliques=2)), False),
+        (GangRequest("g", (Bundle((DeviceRequest(7),)), Bundle((), {"CPU": 7.0})), one_clique()), True),
+        (GangRequest("g", (Bundle((DeviceRequest(7),)), Bundle((), {"CPU": 8.0})), one_clique()), False),
+    ],
+)
+def test_a_degraded_box_is_one_node(request_: GangRequest, fits: bool) -> None:
+    """What a node has besides GPUs counts once, though its GPUs lie in two domains. The search by hand says so, too."""
+    world = World([BOX])
+    assert Brute(world, request_).fits() is fits, "the oracle itself"
+    answer = plan(world.inventory(), request_)
+    assert isinstance(answer, Allocation) is fits, answer
+    if isinstance(answer, Allocation):
+        assert not broken(world, request_, answer)
+
+
+def test_a_bundle_without_gpus_keeps_near_where_it_can_and_lies_elsewhere_where_it_must() -> None:
+    trays, spare = rack("a", 2), node("cpu", 0, resources={"CPU": 64.0})
+    inventory = Inventory([*trays, spare])
+    members = (*gang(4, 4, resources={"CPU": 8.0}).bundles, Bundle((), {"CPU": 48.0}))
+    near = plan(inventory, GangRequest("g", members, one_clique()))
+    assert isinstance(near, Allocation)
+    assert set(near.nodes) == {"a-t0", "a-t1"}
+    far = plan(inventory, GangRequest("g", (*members[:2], Bundle((), {"CPU": 60.0})), one_clique()))
+    assert isinstance(far, Allocation)
+    assert far.nodes == ("a-t0", "a-t1", "cpu")
+    assert far.cliques == ("a", "a", None)

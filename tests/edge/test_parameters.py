@@ -1,0 +1,202 @@
+"""Every parameter of the api, given anything: a right answer or an error of ours, and nothing held."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ray_dra
+from ray_dra import api
+from ray_dra.core.allocation import Allocation, Unsatisfiable
+from ray_dra.core.lifecycle import Gang
+from ray_dra.core.request import Bundle, DeviceRequest, Strategy
+from ray_dra.errors import InvalidRequest, InvalidSnapshot, RayDraError
+from ray_dra.runtime.orders import Order, check_order
+from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
+from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
+from ray_dra.translate.snapshot import Snapshot
+from tests.core.machines import node, rack
+from tests.edge.hostile import EXTREMES, answers_or_refuses, hostile
+
+GOOD: dict[str, Any] = {
+    "bundles": [{"GPU": 4, "CPU": 8}] * 2,
+    "strategy": None,
+    "name": "",
+    "lifetime": None,
+    "_soft_target_node_id": None,
+    "bundle_label_selector": None,
+    "topology_strategy": None,
+    "locality": None,
+    "product": None,
+    "priority": 0,
+    "wait": True,
+}
+ONLY_PLACED = ("name", "lifetime", "_soft_target_node_id", "wait")
+CLUSTER = Snapshot((*rack("a", 2), node("box", 8, box=True)))
+LOCALITIES: dict[str, tuple[str, ...]] = {
+    "same_clique": ("segment", "required", "patience", "exclusive"),
+    "at_most_cliques": ("count", "required", "patience", "exclusive"),
+}
+
+
+class Handle:
+    """Stands for GangPlacementGroup: it would make Ray's placement group."""
+
+    def __init__(self, actor: Any, order: Order, bundles: list[dict[str, float]], strategy: str, status: Any) -> None:
+        assert strategy in Strategy.__members__
+        assert all(type(name) is str and type(n) is float and n > 0 for b in bundles for name, n in b.items())
+
+    def _create(self, status: Any) -> None:
+        pass
+
+
+@contextmanager
+def no_ray() -> Iterator[list[Order]]:
+    """The orders that would have gone to the coordinator; each one that travels and can be kept."""
+    orders: list[Order] = []
+
+    def submit(actor: Any, order: Order, soft_node: Any) -> None:
+        check_order(pickle.loads(pickle.dumps(order)))
+        record = Gang(order.request, 1, order.name, order.namespace, order.owner, order.detached)
+        assert gang_from_bytes(gang_to_bytes(record)) == record
+        orders.append(order)
+
+    context = SimpleNamespace(namespace="here", get_job_id=lambda: "01000000")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "coordinator", lambda: None)
+        patch.setattr(api, "_submit", submit)
+        patch.setattr(api, "GangPlacementGroup", Handle)
+        patch.setattr(ray, "get_runtime_context", lambda: context)
+        yield orders
+
+
+def place(**given: Any) -> Any:
+    return answers_or_refuses(lambda: ray_dra.placement_group(**{**GOOD, **given}))
+
+
+def planned(**given: Any) -> Any:
+    known = {name: value for name, value in {**GOOD, **given}.items() if name not in ONLY_PLACED}
+    return answers_or_refuses(lambda: ray_dra.plan(**{"cluster": CLUSTER, **known}))
+
+
+def judge(found: Any) -> None:
+    """Refused with its place, or planned."""
+    if isinstance(found, RayDraError):
+        assert isinstance(found, (InvalidRequest, InvalidSnapshot)), repr(found)
+        assert found.place, str(found)
+    else:
+        assert isinstance(found, (Allocation, Unsatisfiable, Handle))
+
+
+@pytest.mark.parametrize("parameter", GOOD)
+def test_each_parameter_given_the_worst(parameter: str) -> None:
+    with no_ray() as submitted:
+        for value in EXTREMES:
+            before = len(submitted)
+            found = place(**{parameter: value})
+            judge(found)
+            assert len(submitted) == before + (not isinstance(found, RayDraError))
+            if parameter not in ONLY_PLACED:
+                judge(planned(**{parameter: value}))
+
+
+@given(data=st.data())
+@settings(max_examples=500, deadline=None)
+def test_any_parameters_given_anything(data: st.DataObject) -> None:
+    names = data.draw(st.lists(st.sampled_from(sorted(GOOD)), min_size=1, max_size=3, unique=True))
+    given_ = {name: data.draw(hostile(), name) for name in names}
+    with no_ray() as submitted:
+        found = place(**given_)
+        judge(found)
+        assert len(submitted) == (not isinstance(found, RayDraError))
+    judge(planned(**given_))
+
+
+NAMES = st.sampled_from(["GPU", "CPU", "memory", "\ud800", ""])
+NUMBERISH = st.sampled_from([1, 2, 4, 0.5, 8, 1e-5, True, "1"]) | hostile()
+LABELS = st.sampled_from(["zone", "a/b", "\ud800", 5, None, "x" * 400, "-"])
+TERMS = st.sampled_from(["v", "!v", "in(a,b)", "in(", "", "!in(a, b)", "x" * 64]) | hostile()
+
+
+@given(
+    bundles=st.lists(st.dictionaries(NAMES, NUMBERISH, max_size=3), max_size=3),
+    selectors=st.none() | st.lists(st.dictionaries(LABELS, TERMS, max_size=2), max_size=3),
+    topology=st.none() | st.dictionaries(st.sampled_from([GPU_DOMAIN, RAY_NODE_ID, "x"]), hostile(), max_size=2),
+)
+@settings(max_examples=1000, deadline=None)
+def test_what_is_nearly_right(bundles: Any, selectors: Any, topology: Any) -> None:
+    with no_ray():
+        judge(place(bundles=bundles, bundle_label_selector=selectors, topology_strategy=topology))
+    judge(planned(bundles=bundles, bundle_label_selector=selectors, topology_strategy=topology))
+
+
+@pytest.mark.parametrize("name", LOCALITIES)
+def test_localities(name: str) -> None:
+    make = getattr(ray_dra, name)
+    for parameter, value in itertools.product(LOCALITIES[name], EXTREMES):
+        given_ = {"count": 1, parameter: value} if name == "at_most_cliques" else {parameter: value}
+        found = answers_or_refuses(lambda given_=given_: make(**given_))  # type: ignore[misc]
+        if isinstance(found, RayDraError):
+            assert found.place.startswith("locality")
+        else:
+            kept = getattr(found, "cliques" if parameter == "count" else parameter)
+            assert type(kept) in (int, float, bool, type(None))
+            judge(planned(locality=found))
+
+
+def test_what_is_no_locality_by_and() -> None:
+    for value in EXTREMES:
+        for left, right in ((ray_dra.same_clique(), value), (value, ray_dra.best_connected())):
+            found = answers_or_refuses(lambda left=left, right=right: left & right)  # type: ignore[misc]
+            assert isinstance(found, InvalidRequest), type(value)
+            assert found.place == "locality"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    with no_ray() as submitted:
+        place(
+            bundles=[{"GPU": np.int64(4), "CPU": np.float32(1.5)}] * 2,
+            locality=ray_dra.same_clique(segment=np.uint8(1), required=False, patience=np.float16(2)),
+            priority=np.int32(-3),
+        )
+    (order,) = submitted
+    request = order.request
+    assert request.bundles[0] == Bundle((DeviceRequest(4),), {"CPU": 1.5})
+    assert (request.locality.segment, request.locality.patience, request.priority) == (1, 2.0, -3)
+    assert {type(request.locality.segment), type(request.priority), type(request.locality.patience)} == {int, float}
+
+
+@pytest.mark.parametrize(
+    ("given_", "named"),
+    [
+        ({"priority": 1.9}, "priority"),
+        ({"priority": 10**9 + 1}, "priority"),
+        ({"name": 5}, "name"),
+        ({"name": "a\udcff"}, "name"),
+        ({"product": ["NVIDIA GB200", 5]}, "product"),
+        ({"bundles": [{"GPU": 1, "\ud800": 0.5}]}, "a resource of bundles[0]"),
+        ({"bundles": [{"GPU": 1, "CPU": 5e-324}]}, "bundles[0]['CPU']"),
+        ({"bundles": [{"GPU": 1, "CPU": 10**400}]}, "bundles[0]['CPU']"),
+        ({"bundles": [{"GPU": 1, f"r{i:060}": 1} for i in range(2000)]}, "bundles"),
+        ({"bundles": [{"GPU": 1}] * 100_001}, "bundles"),
+        ({"bundle_label_selector": [{"a": "in(b"}, {}]}, "bundle_label_selector[0]['a']"),
+        ({"wait": 1}, "wait"),
+    ],
+)
+def test_the_place_is_named(given_: dict[str, Any], named: str) -> None:
+    with no_ray():
+        found = place(**given_)
+    assert isinstance(found, InvalidRequest)
+    assert found.place == named
+    assert found.wanted
+    assert found.available

@@ -1,0 +1,182 @@
+"""Records that cannot be read: none of them keeps the coordinator from starting, or gives a device out twice."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ray_dra.core.lifecycle import Gang
+from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
+from ray_dra.ports import MAP
+from ray_dra.runtime.orders import Order
+from tests.core.machines import gang
+from tests.translate.test_records import WRONG, WRONG_REQUESTS, unchecked
+
+from . import kubernetes_world
+from .world import Phase, World, positions
+
+SCRAPS = [b"", b"null", b"5", b"[]", b"{}", b"\xff\xfe", b"\n", b'{"version":99}', b"[" * 5_000, b'["n",{}]']
+
+
+def full_world() -> World:
+    """Two trays' gangs placed, one of them with a worker; one held; one that waits; a task of others."""
+    world = World()
+    for name in ("a", "b", "c"):
+        world.submit(gang(4, name=name))
+    for name in ("a", "b"):
+        world.place(name)
+    group = world.coordinator.gangs["a"].group or ""
+    world.ray.groups[group].workers.add(0)
+    world.coordinator.devices_for("t0-0", group, 0, (0, 1), 7)
+    pid, slots = world.ray.start_task("t3-0", 1) or (0, ())
+    world.coordinator.devices_for("t3-0", "", -1, slots, pid)
+    world.submit(gang(4, 4, name="d"))
+    return world
+
+
+KEYS = sorted(full_world().store.data)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    bad=st.dictionaries(st.sampled_from(KEYS), st.one_of(st.sampled_from(SCRAPS), st.binary(max_size=40)), min_size=1),
+    cut=st.lists(st.sampled_from(KEYS), max_size=3),
+    strange=st.lists(st.sampled_from(["gang/x", "gang/", "node/x", "node/", "slots/x", "map/x", "map/"]), max_size=3),
+)
+def test_the_coordinator_starts_whatever_the_store_holds(
+    bad: dict[str, bytes], cut: list[str], strange: list[str]
+) -> None:
+    world = full_world()
+    data = world.store.data
+    before = {name: found.allocation for name, found in world.coordinator.gangs.items()}
+    mapped = {key: data[key] for key in data if key.startswith(MAP)}
+    for key in cut:
+        data[key] = data[key][: len(data[key]) // 2]
+    data |= bad
+    data |= dict.fromkeys(strange, b"what is this")
+    touched = {*bad, *cut, *strange}
+    for _ in range(2):  # and again, with what now lies aside
+        world.restart()
+        coordinator = world.coordinator
+        world.check()
+        for name, allocation in before.items():
+            if f"gang/{name}" not in touched and allocation is not None:
+                assert coordinator.gangs[name].allocation == allocation
+        for key, unread in coordinator.aside.records.items():
+            assert key in touched, "what can be read is left alone"
+            assert unread.reason.isascii()
+            assert data[f"aside/{key}"].endswith(unread.data)
+        for group in ("a", "b"):
+            found = coordinator.gangs.get(group)
+            if found is not None and found.group is not None:
+                assert data[MAP + found.group] == mapped[MAP + found.group], "a worker finds its GPUs"
+    for name in world.names:
+        world.report(name)
+    world.pass_time(5)
+    for number in range(16):  # all that is free is given out
+        world.submit(gang(1, name=f"n{number}"))
+    world.check()
+    unknown = {g for g in ("a", "b") if g not in world.coordinator.gangs and mapped.keys().isdisjoint(touched)}
+    theirs = {g.device for name in unknown for g in before[name].grants}  # type: ignore[union-attr]
+    given_out = {
+        g.device
+        for name, found in world.coordinator.gangs.items()
+        if name.startswith("n") and found.allocation is not None
+        for g in found.allocation.grants
+    }
+    assert not theirs & given_out, "an unreadable gang's workers run on"
+
+
+def test_a_gang_whose_record_is_lost_keeps_its_devices_until_it_ends() -> None:
+    world = full_world()
+    group = world.coordinator.gangs["a"].group or ""
+    world.store.data["gang/a"] = b"?"
+    world.restart()
+    assert [unread.key for unread in world.coordinator.unread] == ["gang/a"]
+    with pytest.raises(GangGone, match="set aside"):
+        world.coordinator.status("a")
+    world.pass_time(2)
+    assert world.coordinator.inventory.seats["t0"].busy == 0b1111
+    assert not world.coordinator.idle
+    first = positions(world.coordinator.devices_for("t0-0", group, 0, (0, 1), 7))
+    rest = positions(world.coordinator.devices_for("t0-0", group, 0, (2, 3), 8))
+    assert sorted(first + rest) == [0, 1, 2, 3]
+    assert first == [0, 1], "a worker that is started again sees what it saw"
+    world.ray.remove_group(group)
+    world.pass_time(2)
+    assert world.coordinator.inventory.seats["t0"].free == 0b1111
+    assert MAP + group not in world.store.data
+    assert world.coordinator.release("a")
+    assert not world.coordinator.unread
+    assert not world.store.keys("aside/")
+
+
+def test_two_records_that_claim_one_device_are_not_both_believed() -> None:
+    world = World()
+    world.submit(gang(4, name="a"))
+    world.store.data["gang/b"] = world.store.data["gang/a"].replace(b'"a"', b'"b"')
+    world.restart()
+    world.check()
+    assert list(world.coordinator.gangs) == ["a"]
+    assert "another gang has" in world.coordinator.unread[0].reason
+
+
+@pytest.mark.parametrize("change", WRONG, ids=ascii)
+def test_an_order_that_could_not_be_read_back_holds_nothing(change: dict[str, object]) -> None:
+    nothing_held(unchecked(Order(gang(4), owner="job"), **change))
+
+
+@pytest.mark.parametrize("change", WRONG_REQUESTS, ids=ascii)
+def test_nor_does_such_a_request(change: dict[str, object]) -> None:
+    request = unchecked(gang(4), **change)
+    nothing_held(unchecked(Order(gang(4), owner="job"), request=request))
+    with pytest.raises(InvalidRequest):
+        World().coordinator.plan(request)
+
+
+def nothing_held(order: Order) -> None:
+    world = World()
+    before = dict(world.store.data)
+    with pytest.raises(InvalidRequest):
+        world.coordinator.submit(order)
+    assert world.store.data == before
+    world.check_empty()
+
+
+def test_what_reads_back_as_another_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a field ever be stored in a form that loses something."""
+    world = World()
+    monkeypatch.setattr("ray_dra.translate.records.gang_from_bytes", lambda data: Gang(gang(1), 1))
+    with pytest.raises(InvalidRequest, match="cannot be recorded"):
+        world.submit(gang(4, name="g"))
+    world.check_empty()
+
+
+def test_what_was_given_up_is_told_for_a_while_and_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_dra.runtime.books.MOST_FAILURES", 3)
+    world = World()
+    for number in range(10):
+        status = world.submit(gang(1, name=f"g{number}"))
+        world.coordinator._give_up(world.coordinator.gangs[status.gang], "a test")
+    assert list(world.coordinator.books.failures) == ["g7", "g8", "g9"]
+    with pytest.raises(UnsatisfiableError, match="given up: a test"):
+        world.coordinator.status("g9")
+    world.check_empty()
+
+
+def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record_goes() -> None:
+    world = kubernetes_world.World()
+    name = world.coordinator.submit(world.order()).gang
+    assert world.drive(name) is Phase.READY
+    claimed = world.kube.claimed()
+    record = world.store.data[f"gang/{name}"]
+    world.store.data[f"gang/{name}"] = record.replace(b'"version":1', b'"version":2')
+    world.restart()
+    for _ in range(10):
+        world.turn()
+    assert world.kube.claimed() == claimed
+    assert not world.coordinator.idle
+    assert world.coordinator.release(name)
+    world.settle()
+    assert not world.kube.claimed()
