@@ -189,6 +189,8 @@ class CoordinatorActor:
             try:
                 self._look()
                 self._keep_agents()
+                if self._core.behind:
+                    self._woken.set()
                 if self._core.idle and self._jobs.all_ended(self._core.watch.view):
                     self._retire()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there

@@ -76,10 +76,11 @@ class Coordinator:
             if kube is None
             else Provisioner(kube, store, self.inventory, clock, lambda node: self.nodes.knows(node))
         )
-        self.nodes = Nodes(store, self.inventory, clock, self.aside, reserved=self._is_machine)
+        self.known = Known(self.inventory, clock)
+        self.nodes = Nodes(store, self.inventory, clock, self.aside, reserved=self._is_machine, best=self.known.best)
+        self.known.remember(self.nodes.remembered())
         self.others = Others(store, self.inventory, ray, clock, self.aside)
         self.devices = Devices(self.inventory, self.nodes, self.others, self._has_own_workers)
-        self.known = Known(self.inventory, clock)
         self.planning = Planning(self.inventory, self.nodes, self.known, self.workers)
         self.watch = Watch(self.inventory, self.nodes, ray, self.workers, clock)
         self.books = Books(store, clock, self.aside)
@@ -90,7 +91,6 @@ class Coordinator:
         self.books.sweep(ray)
         self._mend_maps()
         self.observe()
-        self.known.remember(node for node in self.nodes.remembered() if node.name not in self.inventory.seats)
 
     @property
     def gangs(self) -> Mapping[str, Gang]:
@@ -116,6 +116,9 @@ class Coordinator:
             self.nodes.heartbeat(raylet)
             self.workers.machines.hear(node, reading)
         elif self.nodes.report(raylet, reading):
+            name = self.nodes.names.get(raylet, "")
+            if name in self.inventory.seats:
+                self.known.see(name)
             self._serve()
 
     def observe(self) -> None:

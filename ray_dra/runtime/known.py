@@ -33,32 +33,42 @@ class Known:
         self.cluster = Inventory(limits=inventory.limits)
         self._nodes: dict[str, _Known] = {}
 
+    def best(self, name: str) -> Node | None:
+        """A node as it was when it was last whole."""
+        seat = self.cluster.seats.get(name)
+        return seat.node if seat is not None else None
+
     def remember(self, nodes: Iterable[Node]) -> None:
-        """Nodes that are not there now and were."""
+        """Nodes as they were before this coordinator; before its first look."""
         for node in nodes:
             self._adopt(node, self._clock())
 
     def look(self) -> bool:
         """Take over what the inventory has; True where that changes what the cluster could have."""
-        now = self._clock()
         changed = False
-        for name, seat in self._inventory.seats.items():
-            known = self._nodes.get(name)
-            if known is not None and known.node is seat.node:
-                if known.good:
-                    known.at = now
-                    continue
-            elif known is not None:
-                known.node, known.good = seat.node, _healthy(seat.node) >= known.healthy
-            if known is None or known.good or now - known.at >= LATELY_SECONDS:
-                self._adopt(seat.node, now)
-                changed = True
+        for name in self._inventory.seats:
+            changed |= self.see(name)
+        now = self._clock()
         for name in self._nodes.keys() - self._inventory.seats.keys():
             if now - self._nodes[name].at >= LATELY_SECONDS:
                 del self._nodes[name]
                 self.cluster.drop_node(name)
                 changed = True
         return changed
+
+    def see(self, name: str) -> bool:
+        """The same for one node of the inventory."""
+        now, node, known = self._clock(), self._inventory.seats[name].node, self._nodes.get(name)
+        if known is not None:
+            if known.node is not node:
+                known.node, known.good = node, _healthy(node) >= known.healthy
+            elif known.good:
+                known.at = now
+                return False
+            if not known.good and now - known.at < LATELY_SECONDS:
+                return False
+        self._adopt(node, now)
+        return True
 
     def _adopt(self, node: Node, now: float) -> None:
         self._nodes[node.name] = _Known(node, _healthy(node), now)

@@ -34,9 +34,11 @@ class Nodes:
         aside: Aside,
         *,
         reserved: Callable[[str], bool] = lambda name: False,
+        best: Callable[[str], Node | None] = lambda name: None,
     ) -> None:
-        """`reserved`: names that are others' in the inventory; a raylet on the host's network calls itself so."""
-        self._reserved = reserved
+        """`reserved`: names that are others' in the inventory; a raylet on the host's network calls itself so.
+        `best`: a node as it was when it was last whole."""
+        self._reserved, self._best = reserved, best
         self.store = store
         self.inventory = inventory
         self.clock = clock
@@ -46,12 +48,16 @@ class Nodes:
         self.readings: dict[str, NodeReading] = {}  # by raylet
         self.translated: dict[str, Node] = {}  # by raylet: the reading as a node, made once a reading
         self.heard: dict[str, float] = {}  # raylet -> when its agent last spoke
+        self._stored: dict[str, Node] = {}  # by raylet: the node when it was last whole, before this coordinator
         self._gone: dict[str, float] = {}  # raylet that has a record and is not there -> since when
         for raylet, known in aside.read(KEY, lambda key, data: (key, known_from_bytes(data))):
             self.names[raylet] = known.name
             self.readings[raylet] = known.reading
             if known.node is not None:
                 self.translated[raylet] = known.node
+            whole = known.best or known.node
+            if whole is not None:
+                self._stored[raylet] = whole
             self.heard[raylet] = self._gone[raylet] = clock()
 
     # -- what arrives
@@ -110,8 +116,8 @@ class Nodes:
                 self._forget(raylet)
 
     def remembered(self) -> list[Node]:
-        """Nodes that this coordinator knows from the store alone: their raylets were not there when it started."""
-        return [self.translated[raylet] for raylet in self._gone if raylet in self.translated]
+        """The nodes that the store knows from before this coordinator, as they were when they were last whole."""
+        return list(self._stored.values())
 
     # -- what is asked
 
@@ -153,8 +159,9 @@ class Nodes:
         if not node.ready and not node.devices:
             # Keep the devices on the books while NVML does not answer: gangs may be running on them.
             before = self.inventory.seats.get(name)
-            if before is not None:
-                node = replace(before.node, ready=False, reason=node.reason)
+            whole = before.node if before is not None else self._stored.get(raylet_id)
+            if whole is not None:
+                node = replace(whole, ready=False, reason=node.reason)
         seat = self.inventory.seats.get(name)
         if seat is None or seat.node != node:  # what has not changed is not planned anew either
             self.inventory.put_node(node)
@@ -175,7 +182,10 @@ class Nodes:
         there = self.raylets.get(name)
         if node is not None and there is not None:
             node = replace(node, resources=_bulk(there.total), labels=there.labels)
-        self.store.put(KEY + raylet, known_to_bytes(KnownNode(name, self.readings[raylet], node)))
+        best = self._best(name)
+        if node is not None and best is not None and best.devices == node.devices:
+            best = None
+        self.store.put(KEY + raylet, known_to_bytes(KnownNode(name, self.readings[raylet], node, best)))
 
     def _forget(self, raylet: str) -> None:
         self._drop(raylet)
@@ -187,6 +197,7 @@ class Nodes:
         self.translated.pop(raylet, None)
         self.names.pop(raylet, None)
         self.heard.pop(raylet, None)
+        self._stored.pop(raylet, None)
 
 
 def only_visible(reading: NodeReading, visible: str | None) -> NodeReading:

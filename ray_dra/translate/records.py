@@ -26,11 +26,17 @@ Seen = tuple[int, str | None, str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class KnownNode:
-    """What is stored of a raylet's node: `node` once the reading has been translated, with what its raylet offers."""
+    """What is stored of a raylet's node.
+
+    Attributes:
+        node: the reading, translated, with what the raylet offers; None where there is no translation yet.
+        best: the node as it was when it was last whole, where that is not `node`.
+    """
 
     name: str
     reading: NodeReading
     node: Node | None = None
+    best: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
