@@ -67,7 +67,7 @@ class Coordinator:
         self.ray = ray
         self.clock = clock = OwnTime(clock)
         self.behind = False
-        self._resume = 0  # the gang at which the next look begins, by its sequence
+        self._resume = {True: 0, False: 0}  # whether it has devices -> the gang with which the next look begins
         self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
         self.aside = Aside(store)
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
@@ -119,6 +119,7 @@ class Coordinator:
             name = self.nodes.names.get(raylet, "")
             if name in self.inventory.seats:
                 self.known.see(name)
+                self.others.keep_mapped(name)
             self._serve()
 
     def observe(self) -> None:
@@ -132,25 +133,29 @@ class Coordinator:
             self.workers.undo([*wanted, *self.books.spared(view)])
         self.others.look(view, self.nodes.names, self.books.placed_devices(view), self.books.groups)
         self.books.give_back_queued(view.jobs)
-        done, fault = self._advance_all()
+        past = self.books.past_queue()
+        done, fault = self._advance_some([gang for gang in past if gang.allocation is not None], BUSY_SECONDS)
+        all_left, late_fault = self._advance_some([g for g in past if g.allocation is None], BUSY_SECONDS / 2)
         self.nodes.drop_unused(self.books.held_nodes())
         self.known.look()
         served = self._serve()
-        self.behind = not (done and served)
-        if fault is not None:
-            raise fault
+        self.behind = not (done and all_left and served)
+        if fault or late_fault:
+            raise fault or late_fault  # type: ignore[misc]
 
-    def _advance_all(self) -> tuple[bool, Exception | None]:
-        """One step for each gang past the queue: whether all had theirs before the time was over, and a fault of ours
-        that one of them met."""
-        gangs = self.books.past_queue()
-        start = bisect_left(gangs, self._resume, key=lambda g: g.sequence)
-        until = self.clock() + BUSY_SECONDS
-        self._resume = 0
+    def _advance_some(self, gangs: list[Gang], seconds: float) -> tuple[bool, Exception | None]:
+        """One step for each, in turns over the looks where the time does not suffice: whether it did, and a fault of
+        ours that one of them met."""
+        if not gangs:
+            return True, None
+        kind = gangs[0].allocation is not None
+        start = bisect_left(gangs, self._resume[kind], key=lambda g: g.sequence)
+        until = self.clock() + seconds
+        self._resume[kind] = 0
         fault: Exception | None = None
         for gang in gangs[start:] + gangs[:start]:
             if self.clock() > until:
-                self._resume = gang.sequence
+                self._resume[kind] = gang.sequence
                 break
             try:
                 self._advance(gang)
@@ -158,7 +163,7 @@ class Coordinator:
                 raise  # the world does not answer, to no gang
             except Exception as error:  # a fault of ours; those behind it get on all the same
                 fault = fault or error
-        return not self._resume, fault
+        return not self._resume[kind], fault
 
     def _is_machine(self, node: str) -> bool:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""

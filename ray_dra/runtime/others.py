@@ -112,6 +112,12 @@ class Others:
         self._mark(seat, known)
         return found
 
+    def keep_mapped(self, node: str) -> None:
+        """A node has come or changed: devices that maps of unclaimed groups name are taken at once."""
+        seat = self.inventory.seats.get(node)
+        if self.unclaimed and seat is not None:
+            self.inventory.set_others(node, seat.busy | self._mapped(seat), seat.used_by_others)
+
     def ended(self, raylet: str, slots: Iterable[int], pid: int) -> None:
         """A task outside our gangs has ended."""
         known = self.strangers.get(raylet, {})
@@ -192,8 +198,9 @@ class Others:
             least = lately.least(now, at)
             used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
             busy = 0
-            if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id):
-                busy = self._busy(raylet.id, seat, used, groups)
+            mapped = self._mapped(seat)
+            if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id) or mapped:
+                busy = self._busy(raylet.id, seat, used, groups) | mapped
             self.inventory.set_others(seat.name, busy, {name: amount for name, amount in least.items() if amount})
 
     def _busy(
@@ -216,8 +223,7 @@ class Others:
         for at, _ in known.values():
             located |= 1 << at
         announced = {pid for _, pid in known.values()}
-        for group in self.unclaimed:
-            located |= self._mapped(group, seat)
+        located |= self._mapped(seat)
         for worker in workers:
             for group, slots in worker.slots.items():
                 if group in self.unclaimed:  # its devices are not its slots
@@ -235,13 +241,14 @@ class Others:
                     missing -= 1
         return located
 
-    def _mapped(self, group: str, seat: Seat) -> int:
-        """The devices of a node that an unclaimed group's map names."""
-        at = {device.uuid: position for position, device in enumerate(seat.node.devices) if device.uuid}
+    def _mapped(self, seat: Seat) -> int:
+        """The devices of a node that the maps of unclaimed groups name."""
         mask = 0
-        for index, uuid, node, _ in (device for bundle in self.unclaimed[group] for device in bundle):
-            if node == seat.name and 0 <= (position := at.get(uuid or "", index)) < len(seat.grants):
-                mask |= 1 << position
+        for bundles in self.unclaimed.values():
+            at = {device.uuid: position for position, device in enumerate(seat.node.devices) if device.uuid}
+            for index, uuid, node, _ in (device for bundle in bundles for device in bundle):
+                if node == seat.name and 0 <= (position := at.get(uuid or "", index)) < len(seat.grants):
+                    mask |= 1 << position
         return mask
 
     def _tidy(self, view: RayView, groups: Collection[str]) -> None:

@@ -123,6 +123,26 @@ class Life(RuleBasedStateMachine):
             if allocation is not None and name in after:
                 assert after[name] == allocation, "a restart keeps every decision"
 
+    @precondition(lambda self: self.world.coordinator.gangs)
+    @rule(data=st.data())
+    def lose_record(self, data: st.DataObject) -> None:
+        """A gang's record cannot be read any more; its placement group lives on."""
+        lost = data.draw(st.sampled_from(list(self.world.coordinator.gangs)))
+        before = {g: s.allocation for g, s in self.world.coordinator.gangs.items() if g != lost}
+        self.world.store.data[f"gang/{lost}"] = data.draw(st.sampled_from([b"", b"?", b"{}", b'{"version":9}']))
+        self.world.restart()
+        assert f"gang/{lost}" in self.world.coordinator.aside.records
+        after = self.world.coordinator.gangs
+        assert all(after[g].allocation == a for g, a in before.items() if a is not None and g in after)
+
+    @rule(seconds=st.sampled_from([3.0, 40.0]))
+    def stop_coordinator(self, seconds: float) -> None:
+        """It hears nobody meanwhile."""
+        self.world.clock.now += seconds
+        self.world.coordinator.observe()
+        assert not [s.node.reason for s in self.world.coordinator.inventory.seats.values() if "silent" in s.node.reason]
+        self.world.pass_time(0.5)
+
     @rule(at=st.integers(0, 3), gpus=st.integers(1, 4), hooked=st.booleans())
     def start_task(self, at: int, gpus: int, hooked: bool) -> None:
         raylet = self.world.raylet(f"t{at}")
@@ -165,6 +185,13 @@ class Life(RuleBasedStateMachine):
         self.world.check()
 
     @invariant()
+    def devices_of_lost_records_are_nobody_elses(self) -> None:
+        maps = self.world.coordinator.others.unclaimed.values()
+        theirs = {device[1] for bundles in maps for bundle in bundles for device in bundle}
+        for held in self.world.coordinator.gangs.values():
+            assert held.allocation is None or theirs.isdisjoint(g.uuid for g in held.allocation.grants)
+
+    @invariant()
     def phases_change_as_allowed(self) -> None:
         now = {g: self.world.coordinator.status(g).phase for g in self.world.coordinator.gangs}
         for name, before in self.phases.items():
@@ -176,6 +203,10 @@ class Life(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.world.ray.tasks.clear()
+        for group in self.world.coordinator.others.unclaimed:
+            self.world.ray.remove_group(group)
+        for unread in self.world.coordinator.unread:
+            self.world.coordinator.release(unread.key.removeprefix("gang/"))
         for name in list(self.world.coordinator.gangs):
             self.world.coordinator.release(name)
         for _ in range(3):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.ports import FabricReading, GpuReading, LinkReading, NodeReading
+from ray_dra.runtime.books import groups_of
 from ray_dra.runtime.coordinator import Coordinator, Status
 from ray_dra.runtime.devices import Seen
 from ray_dra.runtime.orders import Order
@@ -160,6 +161,21 @@ class World:
             assert domain.free == sum((s.free & s.domains[domain.id]).bit_count() for s in domain.seats)
         recorded = {k.removeprefix("gang/") for k in self.store.keys("gang/")}
         assert recorded == set(self.coordinator.gangs)
+        self._check_books()
+
+    def _check_books(self) -> None:
+        """What the books keep beside the gangs is what a scan of the gangs gives."""
+        books, gangs = self.coordinator.books, list(self.coordinator.gangs.values())
+        waiting = [g for g in gangs if g.allocation is None and not g.releasing]
+        assert [g.sequence for g in gangs] == sorted(g.sequence for g in gangs)
+        assert books._queue == sorted((-g.request.priority, g.sequence, g.id) for g in waiting)
+        assert {o: set(ids) for o, ids in books._owners.items()} == {
+            owner: {g.id for g in waiting if g.owner == owner} for owner in {g.owner for g in waiting}
+        }
+        assert set(books._past) == {g.id for g in gangs} - {g.id for g in waiting}
+        assert books._names == {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing}
+        assert books.groups == {group: g.id for g in gangs for group in groups_of(g)}
+        assert books.notes.keys() == self.coordinator.gangs.keys()
 
     def check_empty(self) -> None:
         """Nothing is left behind."""
