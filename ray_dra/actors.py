@@ -162,7 +162,7 @@ class CoordinatorActor:
 
     async def unseen(self) -> tuple[str, ...]:
         """Why the coordinator may see Kubernetes otherwise than it is."""
-        return () if self._core.workers is None else self._core.workers.kube.problems()
+        return () if self._core.workers is None else self._core.workers.problems()
 
     async def pid(self) -> int:
         return os.getpid()

@@ -5,6 +5,7 @@ The counterpart of `nodes.py`, which does the same for raylets. Neighbour: `prov
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,9 +14,12 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.core.topology import Health, Node
 from ray_dra.ports import Clock, KubeView, NodeReading, Object
 from ray_dra.translate.labels import DRIVER
+from ray_dra.translate.parts import Parts, parts_of
 from ray_dra.translate.published import read_topologies, with_links
 from ray_dra.translate.slices import devices_of, node_from_slices
 from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY, named_uuids
+
+logger = logging.getLogger(__name__)
 
 NAMED_SECONDS = 120.0  # how long a claim that gets no devices keeps others from planning on them
 FAULT_SECONDS = 600.0  # how long a GPU that NVML found faulty is left out, unless NVML takes it back
@@ -34,6 +38,8 @@ class Machines:
         self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
         self._translated: dict[str, Any] = {}  # node -> what it was made from
         self._faults: dict[str, dict[str, tuple[float, str]]] = {}  # node -> UUID -> until when, and why
+        self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
+        self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
         self._taken: dict[str, int] = {}
         self._waiting: dict[str, float] = {}  # claim of a gang that has no devices yet -> since when it is known
 
@@ -102,6 +108,7 @@ class Machines:
                 continue
             self._translated[name] = made_from
             self._taken.pop(name, None)
+            self._parts[name] = parts_of(by_node[name])
             made = node_from_slices(node, by_node[name], [dict(t) for t in tolerations])
             made = with_links(made, links.get(name))
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
@@ -109,24 +116,31 @@ class Machines:
             self._inventory.drop_node(gone)
             self._translated.pop(gone, None)
             self._taken.pop(gone, None)
+            self._parts.pop(gone, None)
         self.names = set(seen)
         self._made_of = made_of  # at the end: what raised is met again
 
     def mark_taken(self, claims: Iterable[Object], wanted: Callable[[Object], bool]) -> None:
         """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
 
-        So are those that a claim of another RayCluster's gang names and does not have yet, for a while.
+        A GPU is taken with any part of it, and where nothing tells which GPU a device is a part of, all of its node
+        are. So are those that a claim of another RayCluster's gang names and does not have yet, for a while.
         """
         taken: dict[str, int] = {}
         named = self._named(claim for claim in claims if not wanted(claim))
+        unknown: dict[tuple[str, str], str] = {}
         for claim in claims:
             if wanted(claim):
                 continue
             for name, published in devices_of(claim):
+                gpus = self.gpus_with(name, published)
+                if gpus is None:
+                    unknown[name, published] = f"{claim['metadata'].get('namespace')}/{claim['metadata']['name']}"
                 seat = self._inventory.seats.get(name)
                 for position, device in enumerate(seat.node.devices) if seat is not None else ():
-                    if device.id.device == published:
+                    if gpus is None or device.id.device in gpus:
                         taken[name] = taken.get(name, 0) | 1 << position
+        self._tell_unknown(unknown)
         if named:
             for name in self.names:
                 seat = self._inventory.seats[name]
@@ -136,6 +150,26 @@ class Machines:
             if self._taken.get(name) != taken.get(name, 0):
                 self._taken[name] = taken.get(name, 0)
                 self._inventory.set_others(name, self._taken[name], {})
+
+    def gpus_with(self, node: str, device: str) -> frozenset[str] | None:
+        """GPUs of a node that whoever has a device of its pool has all or a part of; None: it may be any of them."""
+        parts = self._parts.get(node)
+        return frozenset() if parts is None else parts.taken_with(device)
+
+    def problems(self) -> tuple[str, ...]:
+        """Why GPUs count as taken of which nobody can tell whether they are."""
+        return tuple(
+            f"the claim {claim} has the device {device} of node {node}, which is no published GPU nor part of one: "
+            f"all GPUs of {node} count as taken"
+            for (node, device), claim in sorted(self._unknown.items())
+        )
+
+    def _tell_unknown(self, unknown: dict[tuple[str, str], str]) -> None:
+        before = set(self.problems())
+        self._unknown = unknown
+        for problem in self.problems():
+            if problem not in before:
+                logger.warning(problem)
 
     def _named(self, claims: Iterable[Object]) -> set[str]:
         """UUIDs that claims of gangs name and wait for."""

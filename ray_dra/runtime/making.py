@@ -210,8 +210,9 @@ class Making:
                 continue  # of an earlier attempt of ours, or of a gang that gives way: it may be ending
             for node, published in devices_of(claim):
                 slot, seat = self.attempt.slots.get(node), self.inventory.seats.get(node)
+                gpus = self.machines.gpus_with(node, published) or ()
                 for device in seat.node.devices if slot is not None and seat is not None else ():
-                    if device.id.device == published and slot is not None and device.uuid in slot.uuids:
+                    if device.id.device in gpus and slot is not None and device.uuid in slot.uuids:
                         meta = claim["metadata"]
                         raise _Failed(
                             f"{published} on {node} was taken by the claim {meta['namespace']}/{meta['name']}"

@@ -65,6 +65,10 @@ class Provisioner:
         refuse_unfit(self._raycluster())
         worker_template(self._raycluster())
 
+    def problems(self) -> tuple[str, ...]:
+        """Why the inventory may differ from what is there."""
+        return (*self.kube.problems(), *self.machines.problems())
+
     def serves(self, node: str) -> bool:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
         return node in self.machines.names

@@ -16,6 +16,7 @@ from typing import Any
 
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports import KubeNode, Object
+from ray_dra.translate.parts import parts_of
 from ray_dra.translate.pods import gated, group_of, imex_readiness, no_image, signs, why_failed, why_pending
 from ray_dra.translate.slices import devices_of, node_from_slices
 from ray_dra.translate.workers import ATTEMPT_LABEL, claim_age, named_uuids, refuse_unfit, worker_template
@@ -60,7 +61,7 @@ def read_slice(thing: Object) -> Object:
     if not isinstance(pool["generation"], int) or not isinstance(pool["resourceSliceCount"], int):
         raise TypeError("a pool's generation and resourceSliceCount are whole numbers")
     node = node_from_slices(KubeNode(spec.get("nodeName", "")), [thing])
-    _texts(*(device.id.device for device in node.devices))
+    _texts(*(device.id.device for device in node.devices), *parts_of([thing]).of)
     return thing
 
 

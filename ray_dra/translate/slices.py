@@ -81,8 +81,8 @@ def node_from_slices(
         tolerations: of the pods that will be placed.
     """
     published, reason = newest(slices)
-    full = sorted((d for d in published if _text(d, "type") == "gpu"), key=_number)
-    products = {_text(device, "productName") for device in full}
+    full = sorted((d for d in published if text_of(d, "type") == "gpu"), key=_number)
+    products = {text_of(device, "productName") for device in full}
     switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
     clique = node.labels.get(CLIQUE_LABEL) or (box_clique(node.name) if switched else None)
     devices = tuple(_device(node.name, device, clique) for device in full)
@@ -100,7 +100,7 @@ def node_from_slices(
 
 
 def devices_of(claim: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(node, device) of the GPUs that a claim has; an administrator's access takes nothing from anyone."""
+    """(node, device) that a claim has, GPUs or parts of them; an administrator's access takes nothing from anyone."""
     allocation = (claim.get("status") or {}).get("allocation") or {}
     for result in (allocation.get("devices") or {}).get("results") or ():
         if result["driver"] == DRIVER and not result.get("adminAccess"):
@@ -122,7 +122,7 @@ def _device(node: str, device: Mapping[str, Any], clique: str | None) -> Device:
     return Device(
         id=DeviceId(DRIVER, node, device["name"]),
         index=_number(device),
-        uuid=_text(device, "uuid"),
+        uuid=text_of(device, "uuid"),
         attributes=attributes,
         capacity={} if memory is None else {"memory": int(quantity(memory["value"]))},
         domains=() if clique is None else (clique,),
@@ -158,7 +158,8 @@ def _value(device: Mapping[str, Any], name: str) -> Attribute | None:
     return next((v for v in attribute.values() if isinstance(v, str | int | bool)), None)
 
 
-def _text(device: Mapping[str, Any], name: str) -> str | None:
+def text_of(device: Mapping[str, Any], name: str) -> str | None:
+    """An attribute of a device that is a text."""
     value = _value(device, name)
     return value if isinstance(value, str) else None
 

@@ -140,3 +140,43 @@ def test_work_that_took_a_gangs_worker_is_named_and_the_gang_gets_new_ones(times
         with pytest.raises(UnsatisfiableError, match=r"given up: .*taken by work of job other"):
             world.coordinator.status(gang)
     world.settle()
+
+
+@pytest.mark.parametrize("device", ["gpu-2-mig-1g10gb-19-0", "fpga-7"])
+def test_a_part_of_a_gpu_that_others_have_is_not_planned_and_what_nobody_knows_is_named(device: str) -> None:
+    world = World(nodes=2, cliques=1)
+    world.kube.take("gb200-r0-t00", device)
+    world.turn()
+    free = world.coordinator.inventory.seats["gb200-r0-t00"].free
+    assert free == (0 if device == "fpga-7" else 0b1011)
+    assert world.coordinator.workers is not None
+    said = world.coordinator.workers.problems()
+    assert len(said) == (1 if device == "fpga-7" else 0)
+    assert all(f"other/other-gb200-r0-t00-{device}" in problem for problem in said)
+    gang = world.coordinator.submit(world.order(bundles=1)).gang
+    assert world.drive(gang) is Phase.READY
+    status = world.coordinator.status(gang)
+    assert status.allocation is not None
+    assert (status.allocation.nodes, status.moves) == (("gb200-r0-t01",), 0)
+    del world.kube.things["ResourceClaim", f"other-gb200-r0-t00-{device}"]
+    world.kube._version += 1
+    world.turn()
+    assert world.coordinator.inventory.seats["gb200-r0-t00"].free == 0b1111
+    assert not world.coordinator.workers.problems()
+    world.coordinator.release(gang)
+    world.settle()
+
+
+def test_a_part_of_a_gangs_gpu_that_others_got_first_is_named_and_the_gang_moves() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order(bundles=1)).gang
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    world.kube.take(allocation.nodes[0], "gpu-1-mig-1g10gb-19-0")
+    assert world.drive(gang) is Phase.READY
+    status = world.coordinator.status(gang)
+    assert status.allocation is not None
+    assert status.allocation.nodes != allocation.nodes
+    world.coordinator.release(gang)
+    world.kube.things.pop(("ResourceClaim", f"other-{allocation.nodes[0]}-gpu-1-mig-1g10gb-19-0"))
+    world.settle()
