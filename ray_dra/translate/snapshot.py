@@ -15,13 +15,25 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ray_dra.core.allocation import Allocation
+from ray_dra.core.checked import whole
 from ray_dra.core.devices import bits
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import NO_LIMITS, Limits
-from ray_dra.core.request import GangRequest, Locality, Strategy
+from ray_dra.core.request import MAX_BUNDLES, Connect, GangRequest, Locality
 from ray_dra.core.topology import Node
-from ray_dra.errors import InvalidSnapshot
+from ray_dra.errors import InvalidRequest, InvalidSnapshot, shown
 from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.plain import plain, read_file
+from ray_dra.translate.sense import (
+    check_amounts,
+    check_gangs,
+    check_limits,
+    check_nodes,
+    check_positions,
+    known_fields,
+    listed,
+    refuse_unknown,
+)
 
 VERSION = 1
 
@@ -45,26 +57,14 @@ class Snapshot:
     version: int = VERSION
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFile:
-    """A gang as a file says it; see the fields of GangRequest and Locality."""
-
-    bundles: tuple[Mapping[str, float], ...]
-    count: int = 1  # the bundles, so many times over
-    strategy: Strategy = Strategy.PACK
-    locality: Locality = field(default_factory=Locality)
-    product: tuple[str, ...] = ()
-    priority: int = 0
-    preemptible: bool = False
-
-
 _SNAPSHOT = TypeAdapter(Snapshot)
-_REQUEST = TypeAdapter(RequestFile)
+REQUEST = ("bundles", "count", "strategy", "locality", "product", "priority", "preemptible")
+"""What a gang's file may say: as `placement_group` has it; `count`: the bundles, so many times over."""
 
 
 def snapshot_of(inventory: Inventory) -> Snapshot:
-    """The inventory as plain values."""
-    gangs = (inventory.allocation(gang) for gang in inventory.gangs)
+    """The inventory as plain values. What a gang has on nodes and devices that are gone is left out."""
+    gangs = (_there(inventory, gang) for gang in inventory.gangs)
     return Snapshot(
         nodes=tuple(seat.node for seat in sorted(inventory.seats.values(), key=lambda s: s.key)),
         gangs=tuple(a for a in gangs if a is not None),
@@ -77,85 +77,125 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
     )
 
 
+def _there(inventory: Inventory, gang: str) -> Allocation | None:
+    """What a gang has of the nodes and devices that are there, at the devices' present places."""
+    allocation = inventory.allocation(gang)
+    if allocation is None:
+        return None
+    placed = []
+    for bundle in allocation.bundles:
+        seat = inventory.seats.get(bundle.node)
+        if seat is not None:
+            present = {g.device: g.position for g in seat.grants}
+            grants = (g._replace(position=present[g.device]) for g in bundle.grants if g.device in present)
+            placed.append(bundle._replace(grants=tuple(grants)))
+    return allocation._replace(bundles=tuple(placed)) if placed else None
+
+
 def inventory_of(snapshot: Snapshot) -> Inventory:
     """An inventory that answers as the one in the snapshot.
 
     Raises:
-        InvalidSnapshot: two gangs hold one device, or the like.
+        InvalidSnapshot: it can be no cluster: a node twice, links that are not symmetric, a gang on a device that is
+            not there, two gangs on one device, amounts below 0, or the like.
     """
+    nodes = check_nodes(snapshot.nodes)
+    check_limits(snapshot.limits)
+    check_gangs(snapshot.gangs, nodes)
+    if not isinstance(snapshot.others, Mapping):
+        raise InvalidSnapshot("others is by node.", place="others", wanted=shown(snapshot.others))
     inventory = Inventory(snapshot.nodes, snapshot.limits)
     for name, others in snapshot.others.items():
-        inventory.set_others(name, sum(1 << at for at in others.devices), others.resources)
+        place = f"others of node {shown(name)}"
+        if name not in nodes or not isinstance(others, Others):
+            raise InvalidSnapshot("There is no such node.", place=place, wanted=shown(name), available="a node's name")
+        check_positions(others.devices, len(nodes[name].devices), f"{place}.devices")
+        check_amounts(others.resources, f"{place}.resources")
+        busy = 0
+        for at in others.devices:
+            busy |= 1 << at
+        inventory.set_others(name, busy, others.resources)
     for allocation in snapshot.gangs:
         try:
             inventory.hold(allocation)
         except ValueError as error:
-            raise InvalidSnapshot("The snapshot contradicts itself.", place=allocation.gang) from error
+            raise InvalidSnapshot(
+                "The snapshot contradicts itself.", place=f"gang {allocation.gang}", available=str(error)
+            ) from error
     return inventory
+
+
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def dump_snapshot(snapshot: Snapshot) -> str:
     """YAML, for people and for `load_snapshot`."""
-    plain = _SNAPSHOT.dump_python(snapshot, mode="json", exclude_defaults=True)
-    plain["version"] = VERSION
-    return yaml.dump(plain, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=120)
+    values = _SNAPSHOT.dump_python(snapshot, mode="json", exclude_defaults=True)
+    values["version"] = VERSION
+    return yaml.dump(values, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=120)
 
 
-def load_snapshot(text: str) -> Snapshot:
-    """From JSON or YAML. Raises InvalidSnapshot for what is neither, or not a snapshot."""
-    found: Snapshot = _checked(_SNAPSHOT, text, "a cluster snapshot")
-    if found.version != VERSION:
+def load_snapshot(text: str | bytes) -> Snapshot:
+    """From JSON or YAML, UTF-8, at most 64 MiB and 64 levels deep.
+
+    Raises:
+        InvalidSnapshot: it is neither, or not a snapshot. What the values say together, `inventory_of` checks.
+    """
+    values = plain(text, "a cluster snapshot")
+    version = values.get("version", VERSION) if isinstance(values, dict) else VERSION
+    if version != VERSION:
         raise InvalidSnapshot(
-            "The snapshot was written by another version.", wanted=str(VERSION), available=str(found.version)
+            "The snapshot was written by another version.",
+            place="version",
+            wanted=shown(version),
+            available=str(VERSION),
         )
-    return found
+    refuse_unknown(values, Snapshot, Others)
+    try:
+        return _SNAPSHOT.validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidSnapshot(
+            f"This is not a cluster snapshot: {first['msg']}.", place=place, wanted=shown(first["input"])
+        ) from error
 
 
-def load_request(text: str) -> GangRequest:
-    """A gang from JSON or YAML: `bundles` as Ray has them, `count`, `strategy`, `locality`, `product`, `priority`.
+def load_request(text: str | bytes) -> GangRequest:
+    """A gang from JSON or YAML, as REQUEST lists it: `bundles` as Ray has them, `locality` by the fields of Locality.
 
     Raises:
         InvalidSnapshot: no such file.
         InvalidRequest: a gang that can never be right.
     """
-    found: RequestFile = _checked(_REQUEST, text, "a gang request")
+    given = plain(text, "a gang request")
+    if not isinstance(given, dict) or not given.keys() <= set(REQUEST):
+        unknown = next((k for k in given if k not in REQUEST), None) if isinstance(given, dict) else given
+        raise InvalidSnapshot(
+            "This is not a gang request.", place="request", wanted=shown(unknown), available=", ".join(REQUEST)
+        )
+    bundles = listed(given.get("bundles"), "bundles", MAX_BUNDLES)
+    count = whole(given.get("count", 1), "count", least=1, most=MAX_BUNDLES)
+    if len(bundles) * count > MAX_BUNDLES:
+        raise InvalidRequest("Too many bundles.", place="count", wanted=str(count), available=f"{MAX_BUNDLES} bundles")
+    where = dict(known_fields(given.get("locality", {}), Locality, "locality"))
+    if isinstance(where.get("connect"), str) and where["connect"] in {c.value for c in Connect}:
+        where["connect"] = Connect(where["connect"])
     request = request_from_bundles(
-        list(found.bundles) * found.count,
-        strategy=found.strategy.value,
-        locality=found.locality,
-        product=found.product,
-        priority=found.priority,
+        bundles * count,
+        strategy=given.get("strategy"),
+        locality=Locality(**where),
+        product=given.get("product"),
+        priority=given.get("priority", 0),
     )
-    return replace(request, preemptible=found.preemptible)
+    return replace(request, preemptible=given.get("preemptible", False))
 
 
 def read_snapshot(path: Path | str) -> Snapshot:
     """Raises InvalidSnapshot where the file cannot be read, or is none."""
-    return load_snapshot(_text(path))
+    return load_snapshot(read_file(path))
 
 
 def read_request(path: Path | str) -> GangRequest:
     """See `load_request`; raises InvalidSnapshot where the file cannot be read, too."""
-    return load_request(_text(path))
-
-
-def _text(path: Path | str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError as error:
-        raise InvalidSnapshot("The file cannot be read.", place=str(path)) from error
-
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-
-def _checked(adapter: TypeAdapter[Any], text: str, what: str) -> Any:
-    try:
-        return adapter.validate_python(yaml.load(text, Loader=_LOADER))
-    except yaml.YAMLError as error:
-        raise InvalidSnapshot(f"This is neither JSON nor YAML; {what} was expected.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InvalidSnapshot(f"This is not {what}: {first['msg']}.", place=place) from error
+    return load_request(read_file(path))

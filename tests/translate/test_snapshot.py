@@ -77,10 +77,10 @@ def test_partitions_in_a_file() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("{", ""),
+        ("{", "file"),
         ("nodes: 3", "nodes"),
         ("nodes: [{name: a, devices: [{id: [d, p, x], index: maybe, uuid: u}]}]", "nodes.0.devices.0.index"),
-        ("nodes: []\nversion: 9", ""),
+        ("nodes: []\nversion: 9", "version"),
     ],
 )
 def test_what_is_no_snapshot(text: str, place: str) -> None:
@@ -96,7 +96,7 @@ def test_a_snapshot_that_contradicts_itself() -> None:
     twice = Snapshot(tuple(rack("a", 1)), (answer, answer._replace(gang="two")))
     with pytest.raises(InvalidSnapshot) as caught:
         inventory_of(twice)
-    assert caught.value.place == "two"
+    assert caught.value.place == "gang two"
 
 
 def test_a_request_in_a_file() -> None:
