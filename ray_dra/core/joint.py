@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
@@ -100,6 +100,8 @@ class _Joint:
         apart = torn(self.inventory, scope.kinds)
         domains: dict[tuple[Look, str], list[Domain]] = {}
         for domain in candidates(self.inventory, needs, scope._replace(one_node=False)):  # one may hold a part
+            if needs.work.spent:
+                return Layout(None, proven=False)
             look = search.look(domain)
             if look[0]:
                 domains.setdefault((look, domain.id if domain.id in apart else ""), []).append(domain)
@@ -155,6 +157,11 @@ class _Joint:
 
     def _onto_nodes(self, parts: Sequence[Part]) -> list[list[Pick]] | None:
         """Nodes for the bundles of every part, and at last for those without devices; None where they do not fit."""
+        apart = torn(self.inventory, self.scope.kinds)
+        if not any(domain.id in apart for domain, _ in parts) and not self.scope.one_node:
+            found = self._one_by_one(parts)
+            if found is not None:
+                return found
         options: list[tuple[int, ...]] = []  # most nodes that a part may have: one; many, in an IMEX domain; any
         for domain, contents in parts:
             look = self.search.look(domain)
@@ -169,6 +176,48 @@ class _Joint:
             if found is not None:
                 return found
         return None
+
+    def _one_by_one(self, parts: Sequence[Part]) -> list[list[Pick]] | None:
+        """Each part where it lies best, then what has no devices beside them: quick, and most often enough."""
+        needs, search = self.needs, self.search
+        picks: list[list[Pick]] = []
+        for domain, contents in parts:
+            look = search.look(domain)
+            packing, several = search.clique(look, contents)
+            if packing.bins is None:
+                return None
+            picks.append(search.picks(search.seats(domain, several), look[1] if several else look[0], packing))
+        if not any(self.bare):
+            return picks
+        used: dict[Seat, Contents] = {p.seat: p.contents for part in picks for p in part}
+        nodes: dict[tuple[SeatKind, Contents], list[Seat]] = {}
+        nothing = (0,) * len(needs.classes)
+        for seat in sorted(self.rest, key=lambda s: s.key):
+            kind = self.rest[seat]
+            if kind is not None:
+                nodes.setdefault((kind, used.get(seat, nothing)), []).append(seat)
+        kinds = list(nodes)
+        types = [BinType(k, len(alike), (not any(k[1]), i)) for i, (k, alike) in enumerate(nodes.items())]
+
+        def fits(kind: int, held: Contents) -> bool:
+            rest, taken = kinds[kind]
+            if needs.spread and sum(held) + sum(taken) > 1:
+                return False
+            spare = cast("tuple[float, ...]", rest[2])
+            for at, resource in enumerate(needs.resources):
+                amounts = (
+                    b.resources.get(resource, 0.0) * (n + m) for b, n, m in zip(needs.classes, held, taken, strict=True)
+                )
+                if sum(amounts) > spare[at] + EPSILON:
+                    return False
+            return needs.fits(rest, held)
+
+        packing = pack(self.bare, types, fits, needs.work)
+        if packing.bins is None:
+            return None
+        free = [iter(alike) for alike in nodes.values()]
+        picks.append([Pick(next(free[kind]), 0, held) for kind, held in packing.bins])
+        return picks
 
     def _pack(self, parts: Sequence[Part], most: tuple[int, ...]) -> list[list[Pick]] | None:
         needs = self.needs

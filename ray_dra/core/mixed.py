@@ -63,6 +63,8 @@ def candidates(inventory: Inventory, needs: Needs, scope: Scope) -> list[Domain]
 def _one_clique(inventory: Inventory, needs: Needs, scope: Scope, search: Search) -> Layout:
     proven = True
     for domain in candidates(inventory, needs, scope):
+        if needs.work.spent:
+            return Layout(None, proven=False)
         look = search.look(domain)
         packing, several = search.clique(look, needs.counts)
         if packing.bins is not None:
@@ -84,6 +86,8 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: S
     contents = sorted(segments, key=lambda c: (-sum(n * needs.classes[i].count for i, n in enumerate(c)), c))
     domains: dict[Look, list[Domain]] = {}
     for domain in candidates(inventory, needs, scope):
+        if needs.work.spent:
+            return Layout(None, proven=False)
         look = search.look(domain)
         if look[0]:
             domains.setdefault(look, []).append(domain)
@@ -163,7 +167,13 @@ class Search:
         return tuple(counts.get(c, 0) for c in range(len(self.needs.classes)))
 
     def kinds(self, seats: Sequence[tuple[Seat, int]]) -> Kinds:
-        counts = Tally(kind for seat, members in seats if (kind := self.needs.kind(seat, members)) is not None)
+        counts: Tally[SeatKind] = Tally()
+        for seat, members in seats:
+            kind = self.needs.kind(seat, members)
+            if kind is not None:
+                counts[kind] += 1
+            if self.needs.work.spent:
+                break  # no packing is looked for any more
         return tuple(sorted(counts.items(), key=repr))
 
     def nodes(self, kinds: Kinds, contents: Contents, most: int | None) -> Packing:
@@ -177,6 +187,8 @@ class Search:
     def _pack(self, kinds: Kinds, contents: Contents, most: int | None) -> Packing:
         for c, n in enumerate(contents):
             room = 0
+            if self.needs.work.spent:
+                return Packing(None, proven=False)
             for kind, count in kinds:
                 room += count * self.needs.room(kind, c) if room < n else 0
             if room < n:

@@ -17,7 +17,7 @@ from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.packing import Contents
 from ray_dra.core.request import WHOLE, Bundle, Connect, GangRequest, Strategy
 from ray_dra.core.seat import EPSILON, Seat
-from ray_dra.core.work import Work
+from ray_dra.core.work import MOST_KINDS, Work
 
 SeatKind = tuple[object, ...]
 
@@ -64,7 +64,9 @@ class Needs:
             self.counts: Contents = (len(bundles),)
         else:
             members = self.by_bundle
-            self.classes = tuple(sorted(members, key=_size, reverse=True))
+            self.work.left -= len(bundles) // 2
+            few = len(members) <= MOST_KINDS  # more are not searched a place for, in whatever order
+            self.classes = tuple(sorted(members, key=_size, reverse=True) if few else members)
             self.counts = tuple(len(members[bundle]) for bundle in self.classes)
             first = self.classes[0]
         devices = first.devices
@@ -170,23 +172,44 @@ class Needs:
         """
         if not seat.node.ready or seat.name in self.request.exclude:
             return None
-        self.work.left -= 4 + len(self.classes)
-        matches = tuple(labels_match(b.labels, seat.node.labels) for b in self.classes)
+        self.work.left -= 4 + len(self.classes) // 4
+        matches = self._matches(seat.node.labels) if self._labelled else (True,) * len(self.classes)
         if not any(matches):
             return None
         mask = seat.free & members
-        shared = tuple(sorted(_shared(seat, members).items())) if any(b.share for b in self.classes) else ()
+        shared = tuple(sorted(_shared(seat, members).items())) if self._shares else ()
         anything = mask
         for position, _ in shared:
             anything |= 1 << position
-        narrow = tuple(self.usable(seat, anything, c) for c in range(len(self.classes)))
-        by_count = (not self.linked or seat.shape.linked) and all(n == anything for n in narrow) and not seat.counters
+        narrow: tuple[int, ...] = (anything,) * len(self.classes)
+        alike = True
+        if self._choosy:
+            self.work.left -= len(self.classes)
+            narrow = tuple(self.usable(seat, anything, c) for c in range(len(self.classes)))
+            alike = all(n == anything for n in narrow)
+        by_count = (not self.linked or seat.shape.linked) and alike and not seat.counters
         devices: object = mask.bit_count()
         if not by_count or shared:
             devices = (seat.shape.digest, mask, narrow, shared, seat.name if seat.counters else "")
         kind = (devices, matches, tuple(seat.spare(r) for r in self.resources))
         self._kept.setdefault(kind, (seat, members))
         return kind
+
+    @cached_property
+    def _shares(self) -> bool:
+        return any(b.share for b in self.classes)
+
+    @cached_property
+    def _choosy(self) -> bool:
+        return any(d.products for b in self.classes for d in b.devices)
+
+    @cached_property
+    def _labelled(self) -> bool:
+        return any(b.labels for b in self.classes)
+
+    def _matches(self, labels: Mapping[str, str]) -> tuple[bool, ...]:
+        self.work.left -= len(self.classes)
+        return tuple(not b.labels or labels_match(b.labels, labels) for b in self.classes)
 
     def usable(self, seat: Seat, mask: int, c: int) -> int:
         """The devices of `mask` that class `c` accepts."""
@@ -205,6 +228,7 @@ class Needs:
         low, high = 0, self.counts[c] if not self.spread else 1
         while low < high:
             middle = (low + high + 1) // 2
+            self.work.left -= 1 + len(self.classes) // 16
             contents = tuple(middle if i == c else 0 for i in range(len(self.classes)))
             low, high = (middle, high) if self.fits(kind, contents) else (low, middle - 1)
         return low

@@ -72,7 +72,7 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
     if _too_few(inventory, needs):
         return Layout(None)
-    if len(needs.classes) > MOST_KINDS:
+    if len(needs.classes) > MOST_KINDS or needs.work.spent:
         return Layout(None, proven=False)
     proven = True
     for tried, near in ((needs, strict),) if policy is not None else _rounds(inventory, needs, strict):
@@ -93,20 +93,20 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
             ):
                 return layout
             proven = proven and layout.proven and tried.proven
-    return Layout(None, proven=proven and not needs.work.spent)
+    return Layout(None, proven=proven)
 
 
 def _too_few(inventory: Inventory, needs: Needs) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
     if needs.equal:
         return not needs.share and needs.total > inventory.free_devices
-    wanted = 0
+    if needs.request.whole_devices > inventory.free_devices:
+        return True
     for bundle, count in zip(needs.classes, needs.counts, strict=True):
         size = bundle.count if bundle.share is None else 0
-        wanted += size * count
         if size and sum(n * (f // size) for f, n in enumerate(inventory.by_free)) < count:
             return True
-    return wanted > inventory.free_devices
+    return False
 
 
 def _chooses(policy: Policy, needs: Needs) -> bool:

@@ -7,7 +7,7 @@ by looking at the candidates in the same order where more is asked of a node (CP
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heappop, heappush, merge
 from itertools import islice
 
@@ -19,6 +19,9 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope, roomiest_first, tightest_first
 from ray_dra.core.needs import Needs
 from ray_dra.core.seat import Seat
+
+LOOK = 2
+"""Steps (`work.py`) of a look at one node's CPUs and labels. Counting goes on without any left; a search does not."""
 
 Filled = list[tuple[Seat, int, int]]
 """(seat, devices it may use, bundles), in topology order."""
@@ -67,14 +70,19 @@ class Rooms:
     def _one_looked_at(self, catalogs: Sequence[Catalog], count: int) -> tuple[Domain, Seat] | None:
         """The first of `levels` that has what is asked for besides devices."""
         needs = self.needs
-        for domain, free in self.levels(catalogs, needs.size * count):
-            if self.offers(domain):
-                mask = domain.stock[free]
-                for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
-                    seat = domain.seats[at]
-                    if needs.on(seat, seat.domains[domain.id]) >= count:
-                        return domain, seat
-        return None
+        looked = 0
+        try:
+            for domain, free in self.levels(catalogs, needs.size * count):
+                if self.offers(domain):
+                    mask = domain.stock[free]
+                    for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
+                        seat = domain.seats[at]
+                        looked += 1
+                        if needs.on(seat, seat.domains[domain.id]) >= count:
+                            return domain, seat
+            return None
+        finally:
+            needs.work.left -= looked * LOOK
 
     def levels(self, catalogs: Sequence[Catalog], least: int) -> Iterator[tuple[Domain, int]]:
         """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
@@ -232,6 +240,7 @@ class Rooms:
         """(room, seat, bit) of the seats with room, where counting is not enough."""
         found = self._seats.get(domain)
         if found is None:
+            self.needs.work.left -= len(domain.seats) * LOOK
             found = self._seats[domain] = [
                 (room, seat, 1 << at)
                 for at, seat in enumerate(domain.seats)
@@ -304,7 +313,7 @@ class Rooms:
         """Nodes of the whole cluster for `count` bundles, cliques forgotten; empty if there are not enough."""
         inventory, needs, scope = self.inventory, self.needs, self.scope
         if not needs.size:
-            seats: Iterable[Seat] = inventory.seats.values()
+            seats: Collection[Seat] = inventory.seats.values()
         elif scope.one_node or count == 1:  # whole domains have been tried; what is left is to mix devices of several
             seats = inventory.split.values()
         elif not inventory.split and not inventory.limits.compute_domains:
@@ -315,6 +324,7 @@ class Rooms:
                 return []
         shelves: dict[tuple[int, int], list[Seat]] = {}
         total = most = 0
+        needs.work.left -= len(seats) * LOOK
         for seat in seats:
             if (not seat.free and needs.size and not needs.share) or (
                 seat.node.spare and not needs.request.preemptible

@@ -21,9 +21,12 @@ from ray_dra.core.needs import Needs, labels_match, of_products
 from ray_dra.core.request import Bundle, Connect, GangRequest, Locality, Strategy
 from ray_dra.core.rooms import Rooms
 from ray_dra.core.seat import EPSILON, Seat
-from ray_dra.core.work import STEPS
+from ray_dra.core.work import MOST_KINDS, STEPS
 
 CLUSTER = "the cluster"
+
+CLASSES_TOLD = 8
+"""Kinds of bundles, the largest first, of which it is told why no node holds one."""
 
 NODES_LOOKED_AT = 64
 """Nodes, those with most free devices, among which the best-linked one is looked for."""
@@ -33,14 +36,17 @@ def shortfalls(inventory: Inventory, needs: Needs, *, proven: bool = True) -> tu
     """The reasons for a no; at least one. Looks at single nodes only where no node holds one bundle."""
     request = needs.request
     found: list[Shortfall] = []
-    for bundle in needs.classes:
+    for bundle in needs.classes[:CLASSES_TOLD]:
         found += _one_bundle(inventory, needs, bundle)
     found += _totals(inventory, request)
     if needs.demanding and needs.total:
         found += _cliques(inventory, needs)
     if not found:
         found += _resources(inventory, request)
-    if not proven:
+    if not proven and len(needs.classes) > MOST_KINDS:
+        kinds = f"{len(needs.classes):,} kinds of bundles in one gang"
+        found.append(Shortfall(Kind.BOUND, "bundles", kinds, f"at most {MOST_KINDS:,} are searched a place for"))
+    elif not proven:
         found.append(
             Shortfall(
                 Kind.BOUND,

@@ -7,15 +7,17 @@ user meanwhile. Off the hot path: `plan` never calls it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from itertools import combinations
 
 from ray_dra.core.allocation import Allocation, Counterfactual, Instead, Leaving, Unsatisfiable
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.layout import Layout
 from ray_dra.core.needs import Needs
 from ray_dra.core.plan import place, plan
 from ray_dra.core.request import MAX_BUNDLES, Bundle, Connect, GangRequest, Locality, Strategy
+from ray_dra.core.work import STEPS, Work
 
 CLIQUES_TRIED = 12
 """Cliques, those with most free devices, in which leaving gangs are looked for."""
@@ -33,40 +35,78 @@ def plan_and_explain(inventory: Inventory, request: GangRequest) -> Allocation |
 
 
 def counterfactual(inventory: Inventory, request: GangRequest) -> Counterfactual:
-    """What is nearest to a yes for a request that does not fit now."""
-    return Counterfactual(tuple(_instead(inventory, request)), _leaving(inventory, request))
+    """What is nearest to a yes for a request that does not fit now, within half the steps of a plan."""
+    trial = _Trial(inventory)
+    try:
+        return Counterfactual(tuple(_instead(trial, request)), _leaving(trial, request))
+    finally:
+        trial.all_back()
+
+
+@dataclass(slots=True)
+class _Trial:
+    """Gangs taken off the inventory for a while, and requests tried on what is there then.
+
+    Attributes:
+        sure: every no so far was a proven one.
+    """
+
+    inventory: Inventory
+    gone: dict[str, Allocation] = field(default_factory=dict)
+    work: Work = field(default_factory=lambda: Work(STEPS // 2))
+    sure: bool = True
+
+    def ask(self, request: GangRequest) -> Allocation | None:
+        """Where it would lie; None where it does not fit, or the work is used up."""
+        self.work.left -= 20 + len(request.bundles)
+        layout = Layout(None, proven=False)
+        if not self.work.spent:
+            layout = place(self.inventory, Needs(request, work=self.work))
+        if layout.bundles is None:
+            self.sure = self.sure and layout.proven
+            return None
+        return Allocation(request.gang, layout.bundles, 0, request.priority, layout.counters)
+
+    def leave(self, gang: str) -> None:
+        allocation = self.inventory.allocation(gang)
+        assert allocation is not None
+        self.inventory.release(gang)
+        self.gone[gang] = allocation
+
+    def back(self, gang: str) -> None:
+        self.inventory.hold(self.gone.pop(gang))
+
+    def all_back(self) -> None:
+        for gang in list(self.gone):
+            self.back(gang)
 
 
 # -- what would fit instead
 
 
-def _instead(inventory: Inventory, request: GangRequest) -> Iterator[Instead]:
+def _instead(trial: _Trial, request: GangRequest) -> Iterator[Instead]:
     """One alternative of each kind that fits: a smaller gang, a looser locality, smaller bundles."""
-    fewer = _fewer(inventory, request)
+    fewer = _fewer(trial, request)
     if fewer is not None:
         yield fewer
     for change, looser in _looser(request):
-        answer = plan(inventory, looser)
-        if isinstance(answer, Allocation):
+        if (answer := trial.ask(looser)) is not None:
             yield Instead(change, answer)
             break
     halved = _halved(request)
-    if halved is not None:
-        answer = plan(inventory, halved)
-        if isinstance(answer, Allocation):
-            first = halved.bundles[0]
-            yield Instead(f"{len(halved.bundles)} bundles of {first.count} GPUs", answer)
+    if halved is not None and (answer := trial.ask(halved)) is not None:
+        yield Instead(f"{len(halved.bundles)} bundles of {halved.bundles[0].count} GPUs", answer)
 
 
-def _fewer(inventory: Inventory, request: GangRequest) -> Instead | None:
+def _fewer(trial: _Trial, request: GangRequest) -> Instead | None:
     """The most bundles of the request's own, from the first on, that fit; found by halving."""
     step = request.locality.segment or 1
     low, high = 0, len(request.bundles) // step  # low fits, high does not
     best: Allocation | None = None
     while high - low > 1:
         middle = (low + high) // 2
-        answer = plan(inventory, replace(request, bundles=request.bundles[: middle * step]))
-        if isinstance(answer, Allocation):
+        answer = trial.ask(replace(request, bundles=request.bundles[: middle * step]))
+        if answer is not None:
             low, best = middle, answer
         else:
             high = middle
@@ -116,46 +156,22 @@ def _halved(request: GangRequest) -> GangRequest | None:
 # -- whose leaving would help
 
 
-@dataclass(slots=True)
-class _Trial:
-    """Gangs taken off the inventory for a while."""
-
-    inventory: Inventory
-    gone: dict[str, Allocation]
-
-    def leave(self, gang: str) -> None:
-        allocation = self.inventory.allocation(gang)
-        assert allocation is not None
-        self.inventory.release(gang)
-        self.gone[gang] = allocation
-
-    def back(self, gang: str) -> None:
-        self.inventory.hold(self.gone.pop(gang))
-
-    def all_back(self) -> None:
-        for gang in list(self.gone):
-            self.back(gang)
-
-
-def _leaving(inventory: Inventory, request: GangRequest) -> Leaving | None:
+def _leaving(trial: _Trial, request: GangRequest) -> Leaving | None:
     """A small set of gangs, none of a higher priority, without which the gang fits; None where there is none."""
     sizes = {}
-    for gang in inventory.gangs:
-        allocation = inventory.allocation(gang)
+    for gang in trial.inventory.gangs:
+        allocation = trial.inventory.allocation(gang)
         assert allocation is not None
         if allocation.priority <= request.priority:
             sizes[gang] = (allocation.priority, len(allocation.grants))
-    trial = _Trial(inventory, {})
-    try:
-        if len(sizes) <= ALL_SETS_OF:
-            return _every_set(trial, request, sizes)
-        found = [_one(trial, request, sizes)]
-        if found[0] is None:
-            found = [_from(trial, request, sizes, gangs) for gangs in _groups(inventory, request, sizes)]
-        answers = [f for f in found if f is not None]
-        return min(answers, key=lambda f: (f.priority, f.devices, f.gangs), default=None)
-    finally:
-        trial.all_back()
+    trial.sure = True
+    if len(sizes) <= ALL_SETS_OF:
+        return _every_set(trial, request, sizes)
+    found = _one(trial, request, sizes)
+    if found is not None:
+        return found
+    answers = [f for gangs in _groups(trial.inventory, request, sizes) if (f := _from(trial, request, sizes, gangs))]
+    return min(answers, key=lambda f: (f.priority, f.devices, f.gangs), default=None)
 
 
 Sizes = dict[str, tuple[int, int]]  # gang -> (priority, devices)
@@ -168,10 +184,12 @@ def _every_set(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | N
     for gangs in sets:
         for gang in gangs:
             trial.leave(gang)
-        answer = plan(trial.inventory, request)
+        answer = trial.ask(request)
         trial.all_back()
-        if isinstance(answer, Allocation):
-            return _found(gangs, sizes, answer, True)
+        if answer is not None:
+            return _found(gangs, sizes, answer, trial.sure)
+        if trial.work.spent:
+            break
     return None
 
 
@@ -179,8 +197,7 @@ def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
     """The cheapest single gang that is enough; every one that could be is tried."""
     inventory = trial.inventory
     missing = request.whole_devices - inventory.free_devices
-    clique = request.locality.required and (request.locality.cliques == 1 or request.locality.segment is not None)
-    whole = request.whole_devices if request.locality.cliques == 1 and clique else 0
+    whole = 0 if _roomy(inventory, request) else request.whole_devices
     owners = {domain.owner for domain in inventory.domains.values()}
     as_granted = not any(seat.counters for seat in inventory.seats.values())
     for gang in sorted(sizes, key=lambda g: (sizes[g], g)):
@@ -190,12 +207,21 @@ def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
         if sum(gained.values()) < missing or (whole and not _could_hold(inventory, gained, whole)):
             continue
         trial.leave(gang)
-        layout = place(inventory, Needs(request))
+        answer = trial.ask(request)
         trial.back(gang)
-        if layout.bundles is not None:
-            allocation = Allocation(request.gang, layout.bundles, 0, request.priority, layout.counters)
-            return _found((gang,), sizes, allocation, True)
+        if answer is not None:
+            return _found((gang,), sizes, answer, trial.sure)
+        if trial.work.spent:
+            break
     return None
+
+
+def _roomy(inventory: Inventory, request: GangRequest) -> bool:
+    """Whether devices in one clique are not what is short: none such is wanted, or some clique has so many free."""
+    locality = request.locality
+    if not (locality.required and locality.cliques == 1):
+        return True
+    return any(d.free >= request.whole_devices for d in inventory.domains.values() if not d.loose)
 
 
 def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
@@ -225,34 +251,38 @@ def _could_hold(inventory: Inventory, gained: dict[str | None, int], devices: in
 
 def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterator[list[str]]:
     """Gangs to choose from, a group at a time: those of a clique, the emptiest cliques first; else all."""
-    locality = request.locality
-    if not (locality.required and locality.within_cliques and locality.cliques == 1):
+    if _roomy(inventory, request):
         yield list(sizes)
         return
     cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= request.whole_devices)
     for domain in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
         gangs = {g for seat in domain.seats for g in seat.tenants}
         yield [g for g in gangs if g in sizes]
+    if any(b.resources for b in request.bundles):  # gangs that have no device there may have the CPUs
+        yield list(sizes)
 
 
 def _from(trial: _Trial, request: GangRequest, sizes: Sizes, gangs: list[str]) -> Leaving | None:
     """Gangs leave, the cheapest for what they free first, until the request fits; then those return that can."""
     order = sorted(gangs, key=lambda g: (sizes[g][0], -sizes[g][1], g))
+    answer: Allocation | None = None
     for gang in reversed(order) if len(order) > 200 else order:
         trial.leave(gang)
-        if request.whole_devices <= trial.inventory.free_devices and place(trial.inventory, Needs(request)).bundles:
+        if request.whole_devices <= trial.inventory.free_devices:
+            answer = trial.ask(request)
+        if answer is not None or trial.work.spent:
             break
-    answer = plan(trial.inventory, request)
-    if isinstance(answer, Allocation):
+    if answer is not None:
         for gang in sorted(trial.gone, key=lambda g: (sizes[g], g), reverse=True):
             trial.back(gang)
-            again = place(trial.inventory, Needs(request))
-            if again.bundles is None:
+            again = trial.ask(request)
+            if again is None:
                 trial.leave(gang)
-        answer = plan(trial.inventory, request)
+            else:
+                answer = again
     left = tuple(sorted(trial.gone))
     trial.all_back()
-    return _found(left, sizes, answer, False) if isinstance(answer, Allocation) else None
+    return _found(left, sizes, answer, False) if answer is not None else None
 
 
 def _found(gangs: tuple[str, ...], sizes: Sizes, allocation: Allocation, smallest: bool) -> Leaving:

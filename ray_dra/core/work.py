@@ -7,7 +7,7 @@ Counting needs no search. What does (bundles of several kinds, node by node) tak
 from __future__ import annotations
 
 STEPS = 300_000
-"""Steps of one plan, each about a microsecond of a present-day core; also those of a whole counterfactual."""
+"""Steps of one plan, each a microsecond or two of a present-day core; a whole counterfactual has half as many."""
 
 MOST_KINDS = 1_000
 """Kinds of bundles that one gang is searched a place for; with more, the answer is a no that is not proven."""

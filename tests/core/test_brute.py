@@ -9,6 +9,7 @@ from itertools import combinations
 
 import pytest
 
+from ray_dra.core import whatif
 from ray_dra.core.allocation import Allocation, Counterfactual
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.plan import plan
@@ -102,6 +103,36 @@ def test_every_counterfactual_is_right(seed: int) -> None:
     assert min(told_of.values()) > 30
 
 
+def test_every_counterfactual_is_right_where_not_every_set_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a cluster with many gangs: what it finds is enough, and a single one that it calls the smallest is."""
+    monkeypatch.setattr(whatif, "ALL_SETS_OF", 0)
+    dice = random.Random(3000)
+    found = 0
+    for _ in range(400):
+        world, request = random_world(dice, gangs=6), random_request(dice)
+        inventory = world.inventory()
+        if isinstance(plan(inventory, request), Allocation):
+            continue
+        answer = counterfactual(inventory, request)
+        check_leaving(world, request, answer, most=1)
+        found += answer.leaving is not None
+    assert found > 30
+
+
+def test_a_gang_without_gpus_may_be_the_one_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The devices are free, the CPUs are not: the gang that has only CPUs costs least."""
+    monkeypatch.setattr(whatif, "ALL_SETS_OF", 0)
+    inventory = Inventory([node("a", 4, clique="a", resources={"CPU": 4.0})])
+    for name, gpus in (("both", 1), ("cpus", 0)):
+        held = plan(inventory, gang(gpus, name=name, resources={"CPU": 2.0}))
+        assert isinstance(held, Allocation)
+        inventory.hold(held)
+    leaving = counterfactual(inventory, gang(2, locality=one_clique(), resources={"CPU": 2.0})).leaving
+    assert leaving is not None
+    assert leaving.gangs == ("cpus",)
+    assert leaving.smallest
+
+
 def check_instead(world: World, request: GangRequest, found: Counterfactual) -> None:
     for instead in found.instead:
         tried = changed(request, instead.change)
@@ -135,7 +166,8 @@ def changed(request: GangRequest, change: str) -> GangRequest:
     return replace(request, bundles=(half,) * numbers[0], locality=replace(locality, segment=segment))
 
 
-def check_leaving(world: World, request: GangRequest, found: Counterfactual) -> None:
+def check_leaving(world: World, request: GangRequest, found: Counterfactual, most: int = 10) -> None:
+    """`most`: of how many gangs the smallest set is the smallest."""
     may = sorted(name for name, a in world.gangs.items() if a.priority <= request.priority)
     sets = [s for n in range(1, len(may) + 1) for s in combinations(may, n)]
     enough = [s for s in sets if Brute(world.without(s), request).fits()]
@@ -151,7 +183,7 @@ def check_leaving(world: World, request: GangRequest, found: Counterfactual) -> 
             return max(a.priority for a in held), sum(len(a.grants) for a in held), len(gangs)
 
         if leaving.smallest:
-            assert cost(leaving.gangs) == min(map(cost, enough))
+            assert cost(leaving.gangs) == min(cost(gangs) for gangs in enough if len(gangs) <= most)
 
 
 BOX = node("box", 8, box=True, loose=[7], resources={"CPU": 7.0})
