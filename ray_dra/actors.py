@@ -161,7 +161,7 @@ class CoordinatorActor:
         return [(record.key, record.reason) for record in self._core.unread]
 
     async def unseen(self) -> tuple[str, ...]:
-        """Why the coordinator may see Kubernetes otherwise than it is."""
+        """Why the coordinator may see Kubernetes otherwise than it is, and whom it does not give way to."""
         return () if self._core.workers is None else self._core.workers.problems()
 
     async def pid(self) -> int:

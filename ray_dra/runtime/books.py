@@ -37,6 +37,7 @@ class Notes:
         progress: how far its workers are.
         ending: its workers are being given back.
         told: the last event about it, and the move it was in.
+        gave_way: how often it was planned again for another RayCluster's gang, which costs no try.
         could_start: since when it waits only for what it prefers.
     """
 
@@ -45,6 +46,7 @@ class Notes:
     progress: Progress = field(default_factory=Progress)
     ending: bool = False
     told: tuple[str, int] | None = None
+    gave_way: int = 0
     could_start: float | None = None
 
 

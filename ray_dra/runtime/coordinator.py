@@ -217,7 +217,9 @@ class Coordinator:
         notes.progress = progress
         if (progress.ready, progress.joined) != (before.ready, before.joined):
             self.books.touch(gang.id)
-        if progress.failed and (progress.final or (gang.moves >= MOST_MOVES and not progress.gave_way)):
+        notes.gave_way += progress.gave_way
+        tries = gang.moves - notes.gave_way
+        if progress.failed and (progress.final or (tries >= MOST_MOVES and not progress.gave_way)):
             self._give_up(gang, progress.failed)
         elif progress.failed:
             self._plan_elsewhere(gang, "Kubernetes", "workers", progress.failed)
@@ -363,9 +365,12 @@ class Coordinator:
             moves=gang.moves,
             lost=seen.lost,
             waits_for=notes.refused,
-            said=notes.progress.said,
+            said=notes.progress.said or self._left_to_others(gang),
             failed=gang.failed,
         )
+
+    def _left_to_others(self, gang: Gang) -> str:
+        return self.workers.left_to_others if self.workers is not None and gang.allocation is None else ""
 
     def _selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
         if self.workers is not None and self.workers.has_own(node):

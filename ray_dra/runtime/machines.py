@@ -13,15 +13,15 @@ from typing import Any
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.topology import Health, Node
 from ray_dra.ports import Clock, KubeView, NodeReading, Object
+from ray_dra.runtime.neighbours import Neighbours
 from ray_dra.translate.labels import DRIVER
 from ray_dra.translate.parts import Parts, parts_of
 from ray_dra.translate.published import read_topologies, with_links
 from ray_dra.translate.slices import devices_of, node_from_slices
-from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY, named_uuids
+from ray_dra.translate.workers import RAYLET_CPUS, RAYLET_MEMORY
 
 logger = logging.getLogger(__name__)
 
-NAMED_SECONDS = 120.0  # how long a claim that gets no devices keeps others from planning on them
 FAULT_SECONDS = 600.0  # how long a GPU that NVML found faulty is left out, unless NVML takes it back
 AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out
 
@@ -41,7 +41,7 @@ class Machines:
         self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
         self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
         self._taken: dict[str, int] = {}
-        self._waiting: dict[str, float] = {}  # claim of a gang that has no devices yet -> since when it is known
+        self.neighbours = Neighbours(clock)
 
     def avoid(self, nodes: Iterable[str], why: str) -> None:
         """Leave nodes out for a while."""
@@ -124,10 +124,10 @@ class Machines:
         """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
 
         A GPU is taken with any part of it, and where nothing tells which GPU a device is a part of, all of its node
-        are. So are those that a claim of another RayCluster's gang names and does not have yet, for a while.
+        are. So are those that claims of other RayClusters' gangs name and do not have yet, as long as that is believed.
         """
         taken: dict[str, int] = {}
-        named = self._named(claim for claim in claims if not wanted(claim))
+        named = self.neighbours.named()
         unknown: dict[tuple[str, str], str] = {}
         for claim in claims:
             if wanted(claim):
@@ -170,17 +170,6 @@ class Machines:
         for problem in self.problems():
             if problem not in before:
                 logger.warning(problem)
-
-    def _named(self, claims: Iterable[Object]) -> set[str]:
-        """UUIDs that claims of gangs name and wait for."""
-        now = self._clock()
-        waiting = {
-            claim["metadata"]["uid"]: uuids
-            for claim in claims
-            if not (claim.get("status") or {}).get("allocation") and (uuids := named_uuids(claim))
-        }
-        self._waiting = {uid: self._waiting.get(uid, now) for uid in waiting}
-        return {name for uid, uuids in waiting.items() if now - self._waiting[uid] < NAMED_SECONDS for name in uuids}
 
 
 def _with_faults(node: Node, faults: Mapping[str, str]) -> Node:

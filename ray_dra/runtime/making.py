@@ -19,7 +19,7 @@ from typing import Any
 from ray_dra.core.inventory import Inventory
 from ray_dra.ports import GO_KEY, SLOT_KEY, VERIFIED_KEY, Clock, Kube, KubeView, Object, Store
 from ray_dra.runtime.machines import Machines
-from ray_dra.runtime.objects import Found, is_ours, lives, raycluster
+from ray_dra.runtime.objects import Found, lives, raycluster
 from ray_dra.translate.pods import (
     gated,
     imex_readiness,
@@ -35,7 +35,6 @@ from ray_dra.translate.workers import (
     GATE,
     Attempt,
     claim_age,
-    named_uuids,
     refuse_unfit,
     slot_label,
 )
@@ -188,20 +187,18 @@ class Making:
         and the one whose oldest claim is younger gives everything back; nobody needs a place where both may write.
         A gang that has all its devices need not look any more.
 
+        What is believed of their claims, and for how long: `neighbours.py`.
+
         Raises:
             _GiveWay: ours is the younger.
         """
         ours = {uuid for slot in self.attempt.slots.values() for uuid in slot.uuids}
-        rivals: dict[tuple[str, str], tuple[str, str]] = {}  # (namespace, attempt) -> its oldest claim
-        for claim in self.view.claims:
-            if not is_ours(self.view, self.kube.namespace, claim) and ours.intersection(named_uuids(claim)):
-                meta = claim["metadata"]
-                who = (meta["namespace"], meta["labels"][ATTEMPT_LABEL])
-                rivals[who] = min(rivals.get(who, claim_age(claim)), claim_age(claim))
-        age = min(map(claim_age, there.claims), default=None)
-        for (namespace, _), other in sorted(rivals.items()):
-            if age is None or other < age:
-                raise _GiveWay(f"a gang of {namespace} wants the same devices, and came first")
+        neighbours = self.machines.neighbours
+        first = neighbours.before(ours, min(map(claim_age, there.claims), default=None))
+        if first is not None:
+            neighbours.gave_way(first)
+            whose = f"of RayCluster {first.raycluster} in namespace {first.namespace}"
+            raise _GiveWay(f"a gang {whose} wants the same devices, and came first")
 
     def _refuse_stolen(self) -> None:
         """Raises _Failed where a claim that is no gang's has one of our devices: the scheduler would try for ever."""

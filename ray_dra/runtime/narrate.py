@@ -48,7 +48,7 @@ def told_of(gang: Gang, stage: str, joined: bool) -> Told:
     if gang.phase is Phase.RELEASING:
         return Told("GangReleasing", f"{who} is being given back")
     if gang.allocation is None:
-        why = "; ".join(map(str, gang.waits_for)) or "its turn"
+        why = "; ".join([*map(str, gang.waits_for), *filter(None, [gang.said])]) or "its turn"
         return Told("GangMoved" if gang.moves else "GangQueued", f"{who} waits for {why}", bool(gang.moves))
     where = f"{len(gang.allocation.grants)} GPUs on {', '.join(dict.fromkeys(gang.allocation.nodes))}"
     if gang.phase is Phase.READY:

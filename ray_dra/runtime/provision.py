@@ -52,13 +52,26 @@ class Provisioner:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
         names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
-        key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults)
+
+        def of_gangs(claim: Object) -> bool:
+            return self._ours(claim) and is_for(claim, names)
+
+        neighbours = self.machines.neighbours
+        neighbours.look((self.view.version, names), self.view.claims, of_gangs, self._ours)
+        for news in neighbours.newly_ignored():
+            self.kube.tell("NeighbourIgnored", news, warning=True)
+        key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults, neighbours.believed)
         if key == self._seen:
             return
         self.found = by_attempt(self.view, self.kube.namespace)
         self.machines.put(self.view, self._tolerations())
-        self.machines.mark_taken(self.view.claims, lambda claim: self._ours(claim) and is_for(claim, names))
+        self.machines.mark_taken(self.view.claims, of_gangs)
         self._seen = key
+
+    @property
+    def left_to_others(self) -> str:
+        """Which devices are left to other RayClusters' gangs; "" for none."""
+        return self.machines.neighbours.said
 
     def check(self) -> None:
         """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
@@ -66,8 +79,8 @@ class Provisioner:
         worker_template(self._raycluster())
 
     def problems(self) -> tuple[str, ...]:
-        """Why the inventory may differ from what is there."""
-        return (*self.kube.problems(), *self.machines.problems())
+        """Why the inventory may differ from what is there, and whom nothing is left to any more."""
+        return (*self.kube.problems(), *self.machines.problems(), *self.machines.neighbours.ignored)
 
     def serves(self, node: str) -> bool:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""

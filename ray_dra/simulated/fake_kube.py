@@ -180,12 +180,15 @@ class FakeKube:
         if template is None:
             return
         spec = template["spec"]
+        meta = pod["metadata"]
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"], "controller": True}
         claim = {
             "kind": "ResourceClaim",
             "metadata": {
                 "name": f"{pod['metadata']['name']}-gpus",
                 "namespace": self.namespace,
                 "labels": dict(spec["metadata"]["labels"]),
+                "ownerReferences": [owner],
                 "creationTimestamp": f"{self._count:09d}",
             },
             "spec": spec["spec"],

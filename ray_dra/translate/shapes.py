@@ -19,7 +19,7 @@ from ray_dra.ports import KubeNode, Object
 from ray_dra.translate.parts import parts_of
 from ray_dra.translate.pods import gated, group_of, imex_readiness, no_image, signs, why_failed, why_pending
 from ray_dra.translate.slices import devices_of, node_from_slices
-from ray_dra.translate.workers import ATTEMPT_LABEL, claim_age, named_uuids, refuse_unfit, worker_template
+from ray_dra.translate.workers import ATTEMPT_LABEL, claim_age, claim_of, named_by, refuse_unfit, worker_template
 
 # What a reader raises for an object of another shape than Kubernetes' own.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -87,9 +87,10 @@ def read_claim(thing: Object) -> Object:
     _texts(meta["uid"], meta.get("namespace", ""), *claim_age(kept))
     for node, device in devices_of(kept):
         _texts(node, device)
+    claim_of(kept)
     if ATTEMPT_LABEL not in (meta.get("labels") or {}):
         return kept
-    named_uuids(thing)
+    named_by(thing)
     return {**kept, "spec": thing["spec"]}
 
 

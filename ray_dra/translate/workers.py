@@ -196,15 +196,39 @@ def _expression(members: Sequence[Slot]) -> str:
     return f'device.attributes["{GPU_CLASS}"].uuid in {json.dumps(uuids, separators=(",", ":"))}'
 
 
+def named_by(claim: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """The devices that a gang's claim names, and how many of them it counts; none for a claim of another form."""
+    requests: Sequence[Any] = ((claim.get("spec") or {}).get("devices") or {}).get("requests") or ()
+    if ATTEMPT_LABEL not in (claim["metadata"].get("labels") or {}) or len(requests) != 1:
+        return (), 0
+    exactly = requests[0].get("exactly") or {}
+    selectors: Sequence[Any] = exactly.get("selectors") or ()
+    count = exactly.get("count", 1)
+    if len(selectors) != 1 or not isinstance(count, int):
+        return (), 0
+    return _names_in(selectors[0]["cel"]["expression"]), count
+
+
 def named_uuids(claim: Mapping[str, Any]) -> tuple[str, ...]:
     """The devices that a gang's claim names; none for a claim of somebody else's."""
-    if ATTEMPT_LABEL not in (claim["metadata"].get("labels") or {}):
-        return ()
-    found: list[str] = []
-    for request in ((claim.get("spec") or {}).get("devices") or {}).get("requests") or ():
-        for selector in (request.get("exactly") or {}).get("selectors") or ():
-            found += _names_in(selector["cel"]["expression"])
-    return tuple(found)
+    return named_by(claim)[0]
+
+
+def claim_of(claim: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """(namespace, RayCluster, attempt) of a gang's claim, as a Pod's template makes it; None for any other.
+
+    Whoever may create claims may set labels. An owner can be made up, too, but Kubernetes' garbage collector deletes
+    what has an owner that does not exist: a claim that stays belongs to a Pod that is there.
+    """
+    meta = claim["metadata"]
+    labels = meta.get("labels") or {}
+    owned = any(
+        owner.get("controller") and (owner.get("apiVersion"), owner.get("kind")) == ("v1", "Pod")
+        for owner in meta.get("ownerReferences") or ()
+    )
+    if not owned or ATTEMPT_LABEL not in labels or CLUSTER_LABEL not in labels:
+        return None
+    return meta.get("namespace", ""), labels[CLUSTER_LABEL], labels[ATTEMPT_LABEL]
 
 
 @functools.lru_cache(maxsize=1024)  # a group's claims all carry the same kilobytes, and every look reads them
