@@ -1,7 +1,8 @@
 """The openb trace: its nodes, its pods, and FGD's way of running them.
 
 Pods of the trace, plus random ones of them again until the demand for GPUs is 1.3 times the capacity, in
-an order shuffled by the seed, arrive one by one and never leave; one that does not fit is dropped.
+an order shuffled by the seed, arrive one by one and never leave; one that does not fit is dropped. The seed puts the
+nodes into an order of its own, too: of equal ones the first is taken, and FGD's simulator numbers them at random.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import gzip
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_dra.core.gradient import Demand
@@ -51,6 +52,13 @@ def nodes(folder: Path) -> Topology:
         _node(row["sn"], row["model"], int(row["gpu"]), float(row["cpu_milli"]), float(row["memory_mib"]))
         for row in _rows(folder / "openb_node_list_gpu_node.csv.gz")
     )
+
+
+def numbered(topology: Topology, seed: int) -> Topology:
+    """The same nodes in an order that the seed gives."""
+    found = sorted(topology.nodes.values(), key=lambda node: node.name)
+    random.Random(f"nodes {seed}").shuffle(found)
+    return Topology.of(replace(node, name=f"{i:04}-{node.name}") for i, node in enumerate(found))
 
 
 def pods(folder: Path, workload: str) -> list[Pod]:

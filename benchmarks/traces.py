@@ -131,7 +131,7 @@ def run_pods(run: Run) -> Row:
         middle = len(trace) // 2
         trace = trace[:middle] if run.half == 1 else trace[middle:]
     demands = openb.mix(trace)
-    inventory = Inventory(topology)
+    inventory = Inventory(openb.numbered(topology, run.seed))
     capacity = inventory.devices * 1000
     policy = policy_for(run.policy, lambda: demands, pods=True)
     mix = Mix(demands)

@@ -17,6 +17,7 @@ HERE = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(HERE))
 
 import openb  # noqa: E402
+from halves import splits, verdict  # noqa: E402
 from regret import Repack  # noqa: E402
 from replay import Job, Machines, replay  # noqa: E402
 from shapes import cluster  # noqa: E402
@@ -274,3 +275,48 @@ def test_pods_in_the_way_of_the_paper() -> None:
     assert sum(p.thousandths for p in found) >= 1.3 * capacity
     assert found != openb.arrivals(trace, capacity, 2)
     assert found == openb.arrivals(trace, capacity, 1)
+
+
+def test_nodes_in_an_order_of_the_seed() -> None:
+    """FGD's simulator numbers them at random, and of equal ones the first is taken."""
+    _, topology = openb.synthetic()
+    first, again, other = (openb.numbered(topology, seed) for seed in (1, 1, 2))
+    assert list(first.nodes) == list(again.nodes) != list(other.nodes)
+    for made in (first, other):
+        assert sorted(name[:4] for name in made.nodes) == [f"{i:04}" for i in range(len(topology.nodes))]
+        assert {name[5:]: node.devices for name, node in made.nodes.items()} == {
+            name: node.devices for name, node in topology.nodes.items()
+        }
+
+
+def outcomes(gain: dict[tuple[str, int], float], change: str) -> list[dict[str, Any]]:
+    """Three runs of a change to the rule on each half of each list, with what it gains there."""
+    return [
+        {"workload": name, "half": half, "seed": seed, "policy": policy, "allocated_pct": 90.0 + seed + more}
+        for (name, half), points in gain.items()
+        for seed in range(3)
+        for policy, more in (("fgd", 0.0), (change, points + seed / 100))
+    ]
+
+
+def test_a_change_wins_only_where_it_was_not_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    everywhere = {(name, half): 0.5 for name in "ab" for half in (1, 2)}
+    rows = outcomes(everywhere, "fgd:fullest")
+    assert [name for name, _ in splits(rows)] == [
+        "first halves -> second halves",
+        "second halves -> first halves",
+        "the other lists -> a",
+        "the other lists -> b",
+    ]
+    assert verdict(rows) == ["fgd:fullest"]
+    for lost in everywhere:
+        assert verdict(outcomes(everywhere | {lost: -2.0}, "fgd:fullest")) == [], lost
+    best_where_chosen = {key: 1.0 if key[1] == 1 else -0.1 for key in everywhere}
+    assert verdict(rows + outcomes(best_where_chosen, "fgd:points=50")) == []
+    assert "+1.01 [+1.00, +1.02]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["fgd:points", "fgd:fullest=1", "fgd:steps=3", "fgd:fine="])
+def test_a_change_to_the_rule_that_is_none_is_said(name: str) -> None:
+    with pytest.raises(SystemExit, match="changes are points=N"):
+        policy_for(name, list, pods=True)
