@@ -7,7 +7,7 @@ resources) are one kind; that is what keeps the exact search small.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 
 from ray_dra.core.catalog import Catalog
@@ -20,9 +20,6 @@ from ray_dra.core.seat import EPSILON, Seat
 from ray_dra.core.work import MOST_KINDS, Work
 
 SeatKind = tuple[object, ...]
-
-SHARE_BOUND = 20_000
-"""States looked at when shares of several sizes are packed onto one node's devices."""
 
 
 class Needs:
@@ -304,33 +301,60 @@ class Needs:
             left: position -> thousandths.
             wholes: whole bundles that have to fit beside the devices that are opened; None: they have theirs.
         """
+        if sum(share for share, _ in shares) > sum(left.values()):
+            return None
         order = sorted(range(len(shares)), key=lambda i: (-shares[i][0], shares[i][1]))
-        chosen = [0] * len(shares)
+        # Devices that the same shares may lie on are alike, unless whole bundles are to be put beside them.
+        masks = sorted({allowed for _, allowed in shares})
+        like = {p: p if wholes is not None else sum((m >> p & 1) << i for i, m in enumerate(masks)) for p in left}
         failed: set[tuple[int, tuple[tuple[int, int], ...]]] = set()
-
-        def place(at: int, opened: int) -> bool:
-            if at == len(order):
-                return True
-            key = (at, tuple(sorted(left.items())))
-            if key in failed:
-                return False
-            if len(failed) > SHARE_BOUND:
-                self.proven = False
-                return False
-            share, allowed = shares[order[at]]
-            for amount, position in sorted((n, p) for p, n in left.items() if n >= share and allowed >> p & 1):
-                now = opened | 1 << position if amount == WHOLE else opened
-                if wholes is not None and now != opened and wholes.beside(now) is None:
+        trail = [_Share(0, 0)]
+        least = self.work.left // 2  # as in `pack`: there is some left to look elsewhere
+        while trail:
+            step = trail[-1]
+            if step.at == len(order):
+                places = [0] * len(shares)
+                for i, taken in zip(order, trail, strict=False):
+                    places[i] = 1 << taken.position
+                return places
+            share, allowed = shares[order[step.at]]
+            if step.moves is None:
+                step.key = (step.at, tuple(sorted((n, like[p]) for p, n in left.items())))
+                if step.key in failed:
+                    trail.pop()
                     continue
-                left[position] = amount - share
-                chosen[order[at]] = 1 << position
-                if place(at + 1, now):
-                    return True
-                left[position] = amount
-            failed.add(key)
-            return False
+                self.work.left -= 4 + len(left)
+                if self.work.left <= least:
+                    self.proven = False
+                    return None
+                fitting = {
+                    (n, like[p]): p for p, n in sorted(left.items(), reverse=True) if n >= share and allowed >> p & 1
+                }
+                step.moves = iter([(n, p) for (n, _), p in sorted(fitting.items())])
+            elif step.position >= 0:
+                left[step.position] = step.amount
+            step.amount, step.position = next(step.moves, (0, -1))
+            if step.position < 0:
+                failed.add(step.key)
+                trail.pop()
+                continue
+            opened = step.opened | 1 << step.position if step.amount == WHOLE else step.opened
+            if wholes is None or opened == step.opened or wholes.beside(opened) is not None:
+                left[step.position] = step.amount - share
+                trail.append(_Share(step.at + 1, opened))
+        return None
 
-        return chosen if place(0, 0) else None
+
+class _Share:
+    """A step of the search: the share that is placed, devices opened before it, and where it lies now (-1: nowhere)."""
+
+    __slots__ = ("amount", "at", "key", "moves", "opened", "position")
+
+    def __init__(self, at: int, opened: int) -> None:
+        self.at, self.opened = at, opened
+        self.amount, self.position = 0, -1
+        self.key: tuple[int, tuple[tuple[int, int], ...]] = (0, ())
+        self.moves: Iterator[tuple[int, int]] | None = None
 
 
 class _Wholes:
