@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ray_dra.errors import RayDraError
+from ray_dra.errors import InvalidSnapshot, RayDraError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
 console = Console(highlight=False)
@@ -69,7 +69,10 @@ def snapshot(
     if file is None:
         sys.stdout.write(text)
     else:
-        file.write_text(text)
+        try:
+            file.write_text(text)
+        except (OSError, ValueError) as error:
+            raise InvalidSnapshot("The file cannot be written.", place=str(file), available=str(error)) from error
         console.print(f"{len(found.nodes)} nodes, {len(found.gangs)} gangs in {file}", markup=False)
 
 
@@ -96,7 +99,7 @@ def plan(
     Ends with 1 where the gang does not fit.
     """
     from ray_dra.core.allocation import Allocation
-    from ray_dra.core.request import Connect, Locality
+    from ray_dra.core.request import MAX_BUNDLES, Connect, Locality
     from ray_dra.core.whatif import plan_and_explain
     from ray_dra.translate.bundles import request_from_bundles
     from ray_dra.translate.explain import answer_as_json, explain_answer
@@ -106,7 +109,7 @@ def plan(
         asked = read_request(request)
     else:
         asked = request_from_bundles(
-            [{"GPU": gpus, **({"CPU": cpus} if cpus else {})}] * bundles,
+            [{"GPU": gpus, **({"CPU": cpus} if cpus else {})}] * min(max(bundles, 0), MAX_BUNDLES + 1),
             strategy=strategy,
             locality=Locality(
                 cliques=1 if same_clique and segment is None else at_most_cliques,
@@ -180,7 +183,9 @@ def check(
     if not raycluster:
         raise typer.BadParameter("outside a KubeRay pod the RayCluster has to be named", param_hint="--raycluster")
     wrong = False
-    for finding in findings(KubernetesApi(kubeconfig), namespace, raycluster):
+    api = KubernetesApi(kubeconfig)
+    api.await_answer()
+    for finding in findings(api, namespace, raycluster):
         mark = {True: "ok", False: "NO", None: "--"}[finding.ok]
         wrong |= finding.ok is False
         console.print(f"{mark}  {finding.what:<34} {' '.join(finding.said.split())}", markup=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import check_ray
+from ray_dra.adapters.reach import await_cluster
 from ray_dra.calls import ask
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.hooks import install_worker
@@ -39,7 +40,7 @@ class ClientBuilder:
     def __init__(self, address: str | None) -> None:
         self._deprecation_warn_enabled = True  # Ray sets it
         self._arguments: dict[str, Any] = {}
-        self._address = address or ""
+        self._address = "" if address is None else address
 
     def _init_args(self, **arguments: Any) -> ClientBuilder:
         self._arguments = arguments
@@ -53,6 +54,8 @@ class ClientBuilder:
             raise RuntimeError("Maybe you called ray.init twice by accident? Call ray.shutdown() first.")
         target = parse_address(self._address)
         check_ray()
+        if not isinstance(target, Embedded):
+            await_cluster(target.address)
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a fresh ray.init may write a token into the home
         cluster = None
         if isinstance(target, Embedded):

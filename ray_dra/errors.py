@@ -8,6 +8,7 @@
     +-- GangTimeout (TimeoutError)         a wait ended; what it had held is given back
     +-- NameTaken (ValueError)             another live gang has this name
     +-- GangGone                           the gang was removed, or its owner died
+    +-- ClusterUnavailable (ConnectionError)  no Ray cluster answers at the address
     +-- CoordinatorUnavailable             the coordinator actor did not answer
     +-- NvmlError                          the driver library
     |   +-- NvmlMissing                    it is not there, or refuses to start
@@ -132,6 +133,10 @@ class NameTaken(RayDraError, ValueError):
 
 class GangGone(RayDraError):
     """The gang was removed, or the program that owned it has ended."""
+
+
+class ClusterUnavailable(RayDraError, ConnectionError):
+    """Nothing that speaks as a Ray cluster does answers at the address, or not in time."""
 
 
 class CoordinatorUnavailable(RayDraError):

@@ -16,9 +16,13 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ray_dra.errors import InvalidAddress
+from ray_dra.errors import InvalidAddress, shown
 
 FORMS = "embedded?profile=NAME&nodes=N, kubernetes, HOST:PORT, or nothing"
+MAX_ADDRESS = 2048
+_ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]{1,253}):([0-9]{1,5})")
+_OBJECT = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+"""A Kubernetes object's name; it becomes part of paths."""
 
 
 class Embedded(BaseModel):
@@ -43,8 +47,8 @@ class Kubernetes(BaseModel):
     """A KubeRay cluster to which gangs' workers are added; `address` is its control store's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    namespace: str
-    raycluster: str
+    namespace: str = Field(pattern=_OBJECT)
+    raycluster: str = Field(pattern=_OBJECT)
     address: str = ""
 
 
@@ -57,6 +61,13 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
     Raises:
         InvalidAddress: lists what is allowed.
     """
+    if not isinstance(address, str) or len(address) > MAX_ADDRESS or not address.isascii() or not address.isprintable():
+        raise InvalidAddress(
+            f"An address is text, at most {MAX_ADDRESS} ASCII characters.",
+            place="address",
+            wanted=shown(address),
+            available=FORMS,
+        )
     place, _, query = address.partition("?")
     place = place.strip("/")
     if place == "embedded":
@@ -72,12 +83,15 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
         )
     if not place:
         return _from_here(environment)
-    if (
-        re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):\d{1,5}", place)
-        and 0 < int(place.rpartition(":")[2]) < 65536
-    ):
-        return Running(address=place)
-    raise InvalidAddress("This address is not known.", place="address", wanted=f"ray_dra://{address}", available=FORMS)
+    return _running(place, "address", f"ray_dra://{address}")
+
+
+def _running(endpoint: str, place: str, wanted: str) -> Running:
+    """A host and a port; `place` and `wanted` are for the message."""
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or not 0 < int(found[2]) < 65536:
+        raise InvalidAddress("This address is not known.", place=place, wanted=wanted, available=FORMS)
+    return Running(address=endpoint)
 
 
 def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
@@ -96,13 +110,27 @@ def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
             available=f"missing: {', '.join(missing)}",
         )
     try:
-        head = environment.get("FQ_RAY_IP") or environment.get("RAY_IP") or "127.0.0.1"
-        return Kubernetes(**{"address": f"{head}:{environment.get('RAY_PORT', '6379')}"} | found)
+        return Kubernetes(**{"address": _head(environment)} | found)
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            raise InvalidAddress(
+                f"There is no option {name!r}.", place="address", wanted=name, available="namespace, raycluster"
+            ) from error
         raise InvalidAddress(
-            f"There is no option {name!r}.", place="address", wanted=name, available="namespace, raycluster"
+            f"{name} is no name in Kubernetes.",
+            place=f"option {name}",
+            wanted=shown(problem["input"]),
+            available="small letters, digits, - and .",
         ) from error
+
+
+def _head(environment: Mapping[str, str]) -> str:
+    """host:port of the head's control store, as KubeRay's operator says it in its pods."""
+    host = environment.get("FQ_RAY_IP") or environment.get("RAY_IP") or "127.0.0.1"
+    found = f"{host}:{environment.get('RAY_PORT') or '6379'}"
+    return _running(found, "the environment: FQ_RAY_IP, RAY_IP, RAY_PORT", found).address
 
 
 def _options(query: str) -> dict[str, Any]:
@@ -136,7 +164,7 @@ def _embedded(query: str) -> Embedded:
         raise InvalidAddress(
             f"{name} is not right: {problem['msg'].lower()}.",
             place=f"option {name}",
-            wanted=str(problem["input"]),
+            wanted=shown(problem["input"]),
             available="a whole number from 1" if name != "profile" else "a profile's name",
         ) from error
 
@@ -145,10 +173,10 @@ def _from_here(environment: Mapping[str, str]) -> Running:
     """`ray_dra://` alone: inside a KubeRay pod, or beside a running Ray."""
     head = environment.get("FQ_RAY_IP") or environment.get("RAY_IP")
     if environment.get("RAY_CLUSTER_NAME") or head:  # set by KubeRay's operator in its pods
-        return Running(address=f"{head or '127.0.0.1'}:{environment.get('RAY_PORT', '6379')}")
+        return Running(address=_head(environment))
     local = environment.get("RAY_GCS_ADDRESS") or _beside()
     if local:
-        return Running(address=local)
+        return _running(local, "the environment: RAY_GCS_ADDRESS", local)
     raise InvalidAddress(
         "ray_dra:// alone needs a Ray to choose, and there is none here: this is no KubeRay pod, and no Ray runs on"
         " this machine.",

@@ -93,9 +93,9 @@ class KubernetesApi:
                 config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
             else:
                 config.load_config(client_configuration=configuration)
-        except (config.ConfigException, OSError) as error:
+        except Exception as error:  # a file of anything: the client raises whatever it stumbles over
             raise KubernetesError(
-                "There is no way to the Kubernetes API: no kubeconfig, and no service account of a pod.",
+                "There is no way to the Kubernetes API: no kubeconfig that reads, and no service account of a pod.",
                 place=kubeconfig or "KUBECONFIG, ~/.kube/config, or a pod's service account",
                 available=str(error),
             ) from error
@@ -106,6 +106,19 @@ class KubernetesApi:
         self.server = str(configuration.host)
 
     # -- reading
+
+    def await_answer(self, seconds: float = 10.0) -> None:
+        """Return as soon as the server answers at all, be it with a no.
+
+        Raises:
+            ApiUnavailable: it does not within `seconds`.
+        """
+        each = seconds / 2  # a read is tried twice
+        try:
+            self._send("GET", "/version", timeout=(each, each))
+        except KubernetesError as error:
+            if not error.status:
+                raise
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Object:
         return self._ask("GET", path_of(kind, namespace, name))

@@ -11,9 +11,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ray_dra.errors import InvalidAddress, SimulationError
+from ray_dra.errors import InvalidAddress, SimulationError, shown
 
 LOOPBACK = "127.0.0.2"  # of the embedded cluster; Ray replaces 127.0.0.1 by an address that others can reach
+MAX_NODES = 1024
 CLIQUE_ID = 32766  # a common default; the cluster UUID is what tells racks apart
 _SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "ray-dra.io")
 
@@ -148,20 +149,24 @@ def simulated_nodes(name: str, *, nodes: int | None = None, cliques: int | None 
         return [
             n for mix in profile.cluster for n in simulated_nodes(mix.profile, nodes=mix.nodes, cliques=mix.cliques)
         ]
-    count = nodes or profile.nodes
+    count = profile.nodes if nodes is None else nodes
+    if not 1 <= count <= MAX_NODES:
+        raise InvalidAddress(
+            "So many machines are not simulated.", place="nodes", wanted=shown(count), available=f"1 to {MAX_NODES}"
+        )
     prefix = profile.prefix or name
     if profile.fabric != "rack":
         if cliques is not None:
             raise InvalidAddress(
-                f"{name} has no multi-node cliques.", place="cliques", wanted=str(cliques), available="leave it out"
+                f"{name} has no multi-node cliques.", place="cliques", wanted=shown(cliques), available="leave it out"
             )
         return [SimulatedNode(name=f"{prefix}-{i}", profile=profile) for i in range(count)]
     racks = cliques if cliques is not None else -(-count // profile.trays)
     if racks > count or count > racks * profile.trays:
         raise InvalidAddress(
-            f"{count} nodes do not fit {racks} cliques.",
+            "So many nodes do not fit so many cliques.",
             place="cliques",
-            wanted=str(racks),
+            wanted=f"{count} nodes in {shown(racks)} cliques",
             available=f"1 to {profile.trays} nodes in each",
         )
     found = []

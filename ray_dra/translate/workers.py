@@ -13,13 +13,14 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_dra.core.allocation import Allocation, Placed
 from ray_dra.core.topology import BOX_PREFIX, label_value
-from ray_dra.errors import InvalidRequest
+from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.labels import GPU_DOMAIN
 
 GANG_LABEL = "ray-dra.io/gang"  # the gang's id
@@ -29,6 +30,7 @@ GATE = "ray-dra.io/gang"  # of the pods, opened for the whole gang at once
 TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # of the RayCluster: the worker group to copy
 DEFAULT_TEMPLATE = "ray-dra"
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,253}")  # of a resource: nothing in it that a shell reads
 CEL_BYTES = 10 * 1024  # the API's limit for one expression
 RAYLET_CPUS, RAYLET_MEMORY = 0.25, 1 << 30  # what a raylet needs besides the bundles
 GPU_CLASS = "gpu.nvidia.com"
@@ -373,6 +375,14 @@ def _offers(slot: Slot) -> dict[str, str]:
     if "memory" in slot.resources:
         params["memory"] = str(_whole(slot.resources["memory"]))
     custom = {k: v for k, v in slot.resources.items() if k not in ("CPU", "GPU", "memory")}
+    for name in custom:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise InvalidRequest(
+                "A worker is told of its resources in a shell, which would read this name.",
+                place="bundles",
+                wanted=shown(name),
+                available="letters, digits and _ . : / -",
+            )
     if custom:
         params["resources"] = json.dumps(json.dumps(custom, sort_keys=True))  # KubeRay passes it through a shell
     return params
