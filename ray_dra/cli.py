@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,15 @@ from rich.console import Console
 
 from ray_dra.errors import InvalidSnapshot, RayDraError
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
+
+def _speak() -> None:
+    """What the terminal's encoding lacks is written as \\udcff: a file's name, a gang's on an ASCII terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, callback=_speak)
 console = Console(highlight=False)
 Address = Annotated[str, typer.Option(help="A running Ray cluster, HOST:PORT; by default the one on this machine.")]
 

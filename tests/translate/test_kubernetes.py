@@ -18,7 +18,7 @@ from ray_dra.core.allocation import Allocation
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.plan import plan
-from ray_dra.core.request import GangRequest, Locality
+from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
 from ray_dra.core.topology import Health, Node
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports import GpuReading, KubeNode, LinkReading, NodeReading
@@ -143,6 +143,19 @@ def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
     made = attempt_of(allocate([odd], gang([{"GPU": 8}]), imex=False), cluster(), imex=False)
     expression = made.templates[0]["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]
     assert 'x\\"] || true || [\\"' in expression["expression"]
+
+
+@pytest.mark.parametrize("name", ["$(reboot)", "`id`", "a;b", "a b", "'", '"', "\\", "é", "a\nb", "x" * 254])
+def test_no_resource_says_anything_to_a_shell(name: str) -> None:
+    """KubeRay passes `rayStartParams` through a shell in double quotes, where $ and ` still act."""
+    machine = replace(
+        node(simulated_nodes("hgx-h100", nodes=1)[0]), resources={"CPU": 8.0, name: 4.0, "ok.x/y-1:_z": 1.0}
+    )
+    fine = allocate([machine], gang([{"GPU": 1, "ok.x/y-1:_z": 1}]), imex=False)
+    assert "ok.x/y-1:_z" in attempt_of(fine, cluster(), imex=False).groups[0]["rayStartParams"]["resources"]
+    asked = GangRequest("g", (Bundle((DeviceRequest(1),), {name: 1.0}),))
+    with pytest.raises(InvalidRequest, match="shell"):
+        attempt_of(allocate([machine], asked, imex=False), cluster(), imex=False)
 
 
 def test_the_users_affinity_is_kept_with_each_node() -> None:
