@@ -212,14 +212,26 @@ class Shape:
         return subset
 
 
+MOST_RANKED_BY_REST = 10
+"""Devices among which it is worked out what every choice leaves to others; with more, that takes too long."""
+
+
 @lru_cache(maxsize=4096)
 def _ranked(shape: Shape, mask: int, size: int) -> tuple[int, ...]:
-    """All subsets of `size`, the best first: most links, fewest NUMA nodes, nearest by PCIe, best rest."""
+    """All subsets of `size`, the best first.
 
-    def score(subset: int) -> tuple[int, int, int, int, int]:
+    First those that are all linked; of these the ones that leave most linked sets of that size to others, then the most
+    links, fewest NUMA nodes, nearest by PCIe, best rest.
+    """
+    looks_ahead = 1 < size < mask.bit_count() <= MOST_RANKED_BY_REST
+
+    def score(subset: int) -> tuple[bool, int, int, int, int, int, int]:
         chosen = bits(subset)
         near = sum(shape.ancestors[i][j] for i, j in combinations(chosen, 2))
+        linked = shape.all_linked(subset)
         return (
+            not linked,
+            -shape.how_many(mask & ~subset, size, Connect.REQUIRED) if linked and looks_ahead else 0,
             -shape.weight(subset),
             len({shape.numa[i] for i in chosen}),
             near,

@@ -89,6 +89,15 @@ def test_the_tightest_clique_is_taken_and_whole_ones_are_spared() -> None:
     assert big.cliques[0] != first.cliques[0]
 
 
+@pytest.mark.parametrize("locality", [Locality(), Locality(cliques=2), Locality(segment=1)], ids=str)
+def test_of_several_cliques_the_last_is_the_tightest_that_takes_the_rest(locality: Locality) -> None:
+    """Cliques of 4, 3 and 1 trays, 5 bundles: four on the roomiest, and the fifth where nobody else would fit."""
+    inventory = Inventory([*rack("a", 4), *rack("b", 3), *rack("c", 1)])
+    answer = plan(inventory, gang(*[4] * 5, locality=locality))
+    assert isinstance(answer, Allocation)
+    assert answer.cliques == ("a", "a", "a", "a", "c")
+
+
 def test_a_gang_without_wishes_stays_together_and_spills_only_when_it_must() -> None:
     inventory = Inventory([*rack("a", 2), *rack("b", 2)])
     assert isinstance(answer := plan(inventory, gang(4, 4)), Allocation)

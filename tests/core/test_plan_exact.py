@@ -145,6 +145,36 @@ def test_linked_devices_on_every_state_of_a_dgx1() -> None:
                     assert all(DGX1[i][j] for i, j in combinations(chosen, 2))
 
 
+def linked_pairs(links: Sequence[Sequence[int]], free: frozenset[int]) -> int:
+    """Most disjoint linked pairs, by trying all."""
+    if len(free) < 2:
+        return 0
+    first, *others = sorted(free)
+    without = linked_pairs(links, free - {first})
+    return max(
+        [without, *(1 + linked_pairs(links, free - {first, other}) for other in others if links[first][other])],
+    )
+
+
+def test_a_pair_leaves_as_many_linked_pairs_as_it_can_on_every_state_of_a_dgx1() -> None:
+    """A pair is linked where one can be; of linked pairs it leaves most to others, and of these it has most links."""
+    links = DGX1
+    inventory = Inventory([node("dgx", 8, links=links, numa=[0] * 4 + [1] * 4)])
+    for mask in range(1 << 8):
+        free = frozenset(i for i in range(8) if mask >> i & 1)
+        if len(free) < 2:
+            continue
+        inventory.set_others("dgx", 0xFF & ~mask, {})
+        answer = plan(inventory, gang(2))
+        assert isinstance(answer, Allocation)
+        a, b = (grant.position for grant in answer.grants)
+        best = max(
+            (links[i][j] > 0, links[i][j] and linked_pairs(links, free - {i, j}), links[i][j])
+            for i, j in combinations(sorted(free), 2)
+        )
+        assert (links[a][b] > 0, links[a][b] and linked_pairs(links, free - {a, b}), links[a][b]) == best, sorted(free)
+
+
 @st.composite
 def partly_linked(draw: st.DrawFn) -> Node:
     """A node of up to 5 GPUs with any links, alone or in a rack, with few CPUs."""
