@@ -18,7 +18,7 @@ from typing import NamedTuple, cast
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Layout, Pick, Scope, exclusively, lay_out
-from ray_dra.core.mixed import Look, Search, candidates, imex_of, together
+from ray_dra.core.mixed import Look, Search, candidates, gathering, imex_of
 from ray_dra.core.needs import Needs, SeatKind
 from ray_dra.core.packing import Bins, BinType, Contents, Packing, pack
 from ray_dra.core.seat import EPSILON, Seat
@@ -97,6 +97,7 @@ class _Joint:
             if part:
                 segments.setdefault(search.tally(part), []).append(part)
         contents = sorted(segments, key=lambda c: (-sum(n * needs.classes[i].count for i, n in enumerate(c)), c))
+        together = gathering(contents)
         apart = torn(self.inventory, scope.kinds)
         domains: dict[tuple[Look, str], list[Domain]] = {}
         for domain in candidates(self.inventory, needs, scope._replace(one_node=False)):  # one may hold a part
@@ -111,7 +112,7 @@ class _Joint:
         picks: list[list[Pick]] = []
 
         def fits(kind: int, held: Contents) -> bool:
-            packing, _ = search.clique(looks[kind], together(contents, held))
+            packing, _ = search.clique(looks[kind], together(held))
             self.proven = self.proven and packing.proven
             return packing.bins is not None
 
@@ -119,7 +120,7 @@ class _Joint:
             spare = [iter(alike) for alike in domains.values()]
             used = [(kind, held) for (kind, held), n in sorted(bins.items()) for _ in range(n) if any(held)]
             kept[:] = [(next(spare[kind]), held) for kind, held in used]
-            found = self._onto_nodes([(domain, together(contents, held)) for domain, held in kept])
+            found = self._onto_nodes([(domain, together(held)) for domain, held in kept])
             picks[:] = found or ()
             return found is not None
 

@@ -7,7 +7,8 @@ type, and what a clique can hold is worked out once for each content.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from ray_dra.core.domain import Domain, Measure
 from ray_dra.core.inventory import Inventory
@@ -84,6 +85,7 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: S
         part = indices[start : start + scope.segment]
         segments.setdefault(search.tally(part), []).append(part)
     contents = sorted(segments, key=lambda c: (-sum(n * needs.classes[i].count for i, n in enumerate(c)), c))
+    together = gathering(contents)
     domains: dict[Look, list[Domain]] = {}
     for domain in candidates(inventory, needs, scope):
         if needs.work.spent:
@@ -97,7 +99,7 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: S
 
     def fits(kind: int, held: Contents) -> bool:
         nonlocal unproven
-        packing, _ = search.clique(looks[kind], together(contents, held))
+        packing, _ = search.clique(looks[kind], together(held))
         unproven = unproven or not packing.proven
         return packing.bins is not None
 
@@ -111,7 +113,7 @@ def _several_cliques(inventory: Inventory, needs: Needs, scope: Scope, search: S
     waiting = {c: iter(parts) for c, parts in segments.items()}
     for domain, look, held in sorted(chosen, key=lambda c: c[0].key):
         parts = [next(waiting[c]) for c, n in zip(contents, held, strict=True) for _ in range(n)]
-        found, several = search.clique(look, together(contents, held))
+        found, several = search.clique(look, together(held))
         picks = search.picks(search.seats(domain, several), look[1] if several else look[0], found)
         counters += imex_of(needs, domain, picks, inventory.limits)
         groups.append((sorted(i for part in parts for i in part), picks))
@@ -222,7 +224,18 @@ def _free(kind: SeatKind) -> int:
     return mask.bit_count()
 
 
-def together(contents: Sequence[Contents], held: Contents) -> Contents:
-    """Bundles of each class in so many segments of each kind."""
-    width = len(contents[0])
-    return tuple(sum(n * c[i] for c, n in zip(contents, held, strict=True)) for i in range(width))
+def gathering(contents: Sequence[Contents]) -> Callable[[Contents], Contents]:
+    """A function that tells the bundles of each class in so many segments of each kind."""
+    width = len(contents[0]) if contents else 0
+    sparse = [[(i, n) for i, n in enumerate(content) if n] for content in contents]
+
+    @cache  # the same few are asked for at every step of the search
+    def together(held: Contents) -> Contents:
+        found = [0] * width
+        for many, content in zip(held, sparse, strict=True):
+            if many:
+                for i, n in content:
+                    found[i] += many * n
+        return tuple(found)
+
+    return together
