@@ -180,3 +180,49 @@ def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record
     assert world.coordinator.release(name)
     world.settle()
     assert not world.kube.claimed()
+
+
+def lost_beside_another() -> tuple[World, set[str | None]]:
+    """A gang on some devices of a node, in other slots than they have; its record is lost. Returns its devices."""
+    world = World()
+    world.submit(gang(1, name="before"))
+    world.submit(gang(2, name="lost"))
+    world.place("lost")
+    world.coordinator.release("before")
+    group = world.ray.groups[world.coordinator.gangs["lost"].group or ""]
+    group.workers.add(0)
+    allocation = world.coordinator.gangs["lost"].allocation
+    assert allocation is not None
+    assert {g.position for g in allocation.grants} not in ({*group.slots[0]}, {2, 3}), "no guess would find them"
+    world.store.data["gang/lost"] = b"?"
+    world.restart()
+    return world, {g.uuid for g in allocation.grants}
+
+
+def fill(world: World) -> set[str | None]:
+    """The devices that are given out when everybody asks for one."""
+    for number in range(16):
+        world.submit(gang(1, name=f"n{number}"))
+    found = [held.allocation for held in world.coordinator.gangs.values() if held.allocation is not None]
+    return {g.uuid for allocation in found for g in allocation.grants}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_very_devices_of_a_lost_record_are_nobody_elses(restarted: bool) -> None:
+    world, theirs = lost_beside_another()
+    if restarted:  # the raylet of the node, whose report comes before the next look
+        world.ray.kill_node("t0-0")
+        world.coordinator.observe()
+        world.incarnation["t0"] += 1
+        world.ray.add_node("t0-1", gpus=4, labels={"ray-dra.io/node": "t0"})
+        world.coordinator.observe()
+        world.report("t0")
+    else:
+        group = next(iter(world.coordinator.others.unclaimed))
+        seen = [
+            world.coordinator.devices_for("t0-0", group, 0, (slot,), 7)[0] for slot in world.ray.groups[group].slots[0]
+        ]
+        assert {device.uuid for device in seen} == theirs, "a worker that starts in a slot sees its device"
+    given_out = fill(world)
+    assert len(given_out) == 14
+    assert theirs.isdisjoint(given_out)
