@@ -33,6 +33,7 @@ from ray_dra.runtime.provision import Provisioner
 from ray_dra.runtime.watch import Watch
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
+SPARED = 10  # times as long as a no took to find, the first in the queue is not planned again
 BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue; what is left is the next look's
 
 
@@ -69,6 +70,7 @@ class Coordinator:
         self.behind = False
         self._resume = {True: 0, False: 0}  # whether it has devices -> the gang with which the next look begins
         self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
+        self._not_before = 0.0  # when that gang is planned again at the earliest
         self.aside = Aside(store)
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
         self.workers = (
@@ -417,7 +419,8 @@ class Coordinator:
     def _serve(self) -> bool:
         """Plan the queue, in order; the first that does not fit holds up those behind it.
 
-        False where the time was over before that. What was a no is none again until the inventory changes.
+        False where the time was over before that. What was a no is none again until the inventory changes, nor sooner
+        than a no that took long to find may cost: a gang that is hard to place takes a small share of the time.
         """
         until = self.clock() + BUSY_SECONDS
         while (gang := self.books.first) is not None and self.clock() <= until:
@@ -425,9 +428,13 @@ class Coordinator:
             asked = (gang.id, gang.moves, self.inventory.changes)
             if asked == self._no and not gang.request.locality.patience:
                 return True
-            answer = self.planning.in_turn(gang, notes, self.clock())
+            began = self.clock()
+            if self._no is not None and asked[:2] == self._no[:2] and began < self._not_before:
+                return True
+            answer = self.planning.in_turn(gang, notes, began)
             if isinstance(answer, Unsatisfiable):
                 self._no = asked
+                self._not_before = self.clock() + SPARED * (self.clock() - began)
                 notes.refused = answer.shortfalls
                 return True
             self.books.save(replace(gang, allocation=answer))

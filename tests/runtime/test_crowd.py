@@ -175,6 +175,28 @@ def test_a_look_at_which_nothing_has_changed_plans_nothing(monkeypatch: pytest.M
     assert world.coordinator.gangs["w2"].allocation is not None
 
 
+def test_a_gang_that_is_hard_to_place_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = crowded(3)
+    world.pass_time(1)
+    planned = []
+
+    def slowly(*arguments: object) -> Unsatisfiable:
+        planned.append(world.clock.now)
+        world.clock.now += 0.4
+        return Unsatisfiable("w2", (Shortfall(Kind.BOUND, "the search", "more", "less"),), proven=False)
+
+    monkeypatch.setattr(world.coordinator.planning, "in_turn", slowly)
+    began = world.clock.now
+    while world.clock.now < began + 40:
+        world.coordinator.inventory.changes += 1  # something comes or goes all the time
+        look(world)
+    assert 5 < len(planned) < 12
+    monkeypatch.undo()
+    world.coordinator.release("all")
+    world.pass_time(6)
+    assert world.coordinator.gangs["w2"].allocation is not None
+
+
 def test_numbers_of_devices_are_compared_before_anything_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
     world.submit(gang(4, name="first"))
