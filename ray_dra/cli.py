@@ -210,7 +210,7 @@ def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")]
     _connect(address)
     actor = coordinator()
     chosen = [s for s in ask(actor.gangs.remote()) if gang in (s.name, s.gang)]
-    if not chosen and any(key == f"gang/{gang}" for key, _ in ask(actor.unread.remote())):
+    if not chosen and any(key in (gang, f"gang/{gang}") for key, _ in ask(actor.unread.remote())):
         ask(actor.release.remote(gang, 30.0), timeout=60)
         console.print(f"let go the record of {gang}", markup=False)
         return

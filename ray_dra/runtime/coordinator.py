@@ -320,16 +320,17 @@ class Coordinator:
     def release(self, gang_id: str) -> bool:
         """Give a gang back; True when it is gone. Its devices are free once Ray has ended its workers.
 
-        Of a gang whose record lies aside, the record and its placement group, as far as that is known.
+        Of a gang whose record lies aside, the record and its placement group, as far as that is known; other records
+        that lie aside go by their key.
         """
         gang = self.gangs.get(gang_id)
         if gang is None:
-            unread = self.aside.records.get(GANG + gang_id)
+            unread = self.aside.records.get(GANG + gang_id) or self.aside.records.get(gang_id)
             if unread is not None:
                 group = self.books.traces(unread).group
                 if group is not None:
                     self.ray.remove_group(group)
-                self.aside.let_go(GANG + gang_id)
+                self.aside.let_go(unread.key)
             return True
         gone = self._release(gang)
         if gone:

@@ -91,8 +91,10 @@ def test_the_coordinator_starts_whatever_the_store_holds(
 def test_a_gang_whose_record_is_lost_keeps_its_devices_until_it_ends() -> None:
     world = full_world()
     group = world.coordinator.gangs["a"].group or ""
-    world.store.data["gang/a"] = b"?"
+    world.store.data |= {"gang/a": b"?", "node/x": b"?"}
     world.restart()
+    assert [unread.key for unread in world.coordinator.unread] == ["node/x", "gang/a"]
+    assert world.coordinator.release("node/x")
     assert [unread.key for unread in world.coordinator.unread] == ["gang/a"]
     with pytest.raises(GangGone, match="set aside"):
         world.coordinator.status("a")
