@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple, cast
 
+from ray_dra.core.allocation import Placed
 from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Layout, Pick, Scope, exclusively, lay_out
@@ -45,10 +46,14 @@ def overdrawn(inventory: Inventory, needs: Needs, layout: Layout) -> bool:
     assert layout.bundles is not None
     if len(set(layout.counters)) < len(layout.counters):
         return True  # in two IMEX domains
-    for seat in inventory.split.values():
-        placed = [p for p in layout.bundles if p.node == seat.name]
+    by_node: dict[str, list[Placed]] = {}
+    for each in layout.bundles:
+        if each.node in inventory.split:
+            by_node.setdefault(each.node, []).append(each)
+    for name, placed in by_node.items():
         if len(placed) < 2:
             continue
+        seat = inventory.split[name]
         if needs.spread:
             return True
         for resource in needs.resources:
