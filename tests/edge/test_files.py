@@ -228,6 +228,10 @@ TEXTS: dict[str, Any] = {
     + "".join(f"x{i + 1}: &x{i + 1} [*x{i}, *x{i}]\n" for i in range(40)).replace("x0", "a"),
     "itself": "&a [*a]",
     "many aliases": "a: &a [" + "1," * 1000 + "]\nb: [" + "*a," * (MAX_ALIASED // 500) + "]",
+    "devices by aliases": "nodes:\n- {name: n, devices: &d ["
+    + ",".join(f"{{id: [d, p, x{i}], index: {i}, uuid: u{i}}}" for i in range(1000))
+    + "]}\n"
+    + "".join(f"- {{name: n{i}, devices: *d}}\n" for i in range(1000)),
     "a date": "nodes: 2001-99-99",
     "a timestamp": "nodes: !!timestamp x",
     "an empty int": 'nodes: !!int ""',
@@ -255,6 +259,12 @@ def test_what_is_no_file(name: str, tmp_path: Path) -> None:
         found = answers_or_refuses(lambda load=load: load(TEXTS[name]))  # type: ignore[misc]
         assert isinstance(found, InvalidSnapshot)
         assert found.place
+
+
+@pytest.mark.parametrize("name", ["laughs", "many aliases"])
+def test_aliases_stand_for_no_more_than_a_file_could_hold(name: str) -> None:
+    with pytest.raises(InvalidSnapshot, match="aliases"):
+        plain(TEXTS[name], "something")
 
 
 def test_what_is_no_text() -> None:

@@ -64,6 +64,16 @@ def test_what_is_no_order_at_all() -> None:
             assert isinstance(found, InvalidRequest)
 
 
+def test_texts_count_once_and_have_an_end() -> None:
+    """A request travels, is kept, and is told in events."""
+    device = DeviceRequest(1)
+    alike = tuple(Bundle((device,), {"x" * 200: 1.0}) for _ in range(1000))
+    assert check_request(GangRequest("g", alike)).device_count == 1000
+    different = tuple(Bundle((device,), {"x" * 200: 1.0 + i}) for i in range(1000))
+    with pytest.raises(InvalidRequest, match="too long together"):
+        check_request(GangRequest("g", different))
+
+
 def test_the_coordinator_asks() -> None:
     world = World()
     bad = order_with(Bundle, "resources", {"\ud800": 0.5})
