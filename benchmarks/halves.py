@@ -8,7 +8,7 @@ Reads what `traces.py --halves` wrote for several lists. Three ways to split the
 reported on the second; the other way round; chosen on all lists but one and reported on that one. Chosen is the
 change that gains most over `fgd` (GPUs allocated, mean of the runs); a gain is paired by run, with its 95 % bootstrap
 interval. A change may become the default where the gain that is reported is above 0 with all of its interval, in
-every split.
+every split, and over at least so many runs that the interval says something (FEWEST).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from traces import Row, compare
 
 RULE = "fgd"
 FIGURE = "allocated_pct"
+FEWEST = 3
 
 Gain = tuple[float, float, float]
 """Percentage points of all GPUs over the rule: mean, and the 95 % interval."""
@@ -56,13 +57,17 @@ def verdict(rows: list[Row]) -> list[str]:
     winners = set(changes)
     for name, chosen_on in splits(rows):
         tuned = gains([row for row in rows if chosen_on(row)])
-        told = gains([row for row in rows if not chosen_on(row)])
+        others = [row for row in rows if not chosen_on(row)]
+        told = gains(others)
+        if not tuned.keys() == told.keys() == set(changes):
+            raise SystemExit(f"{name}: a change has no runs in one of the parts")
         best = max(changes, key=lambda change: tuned[change][0])
         print(f"\n{name}: chosen {best}")
         print(f"  {'':<34}{'chosen on':<28}reported on")
         for change in changes:
             print(f"  {change:<34}{shown(tuned[change]):<28}{shown(told[change])}{' <-' if change == best else ''}")
-        winners &= {best} if told[best][1] > 0 else set()
+        enough = sum(row["policy"] == best for row in others) >= FEWEST
+        winners &= {best} if enough and told[best][1] > 0 else set()
     return sorted(winners)
 
 

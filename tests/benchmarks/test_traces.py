@@ -313,6 +313,9 @@ def test_a_change_wins_only_where_it_was_not_chosen(capsys: pytest.CaptureFixtur
         assert verdict(outcomes(everywhere | {lost: -2.0}, "fgd:fullest")) == [], lost
     best_where_chosen = {key: 1.0 if key[1] == 1 else -0.1 for key in everywhere}
     assert verdict(rows + outcomes(best_where_chosen, "fgd:points=50")) == []
+    assert verdict([row for row in rows if row["seed"] == 0 and row["workload"] == "a"]) == [], "one run says little"
+    with pytest.raises(SystemExit, match="has no runs in one of the parts"):
+        verdict([row for row in rows if row["half"] == 1 or row["policy"] == "fgd"])
     assert "+1.01 [+1.00, +1.02]" in capsys.readouterr().out
 
 
