@@ -12,6 +12,7 @@ import pytest
 from ray_dra.core import whatif
 from ray_dra.core.allocation import Allocation, Counterfactual
 from ray_dra.core.inventory import Inventory
+from ray_dra.core.limits import Limits
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
 from ray_dra.core.whatif import counterfactual
@@ -225,3 +226,42 @@ def test_a_bundle_without_gpus_keeps_near_where_it_can_and_lies_elsewhere_where_
     assert isinstance(far, Allocation)
     assert far.nodes == ("a-t0", "a-t1", "cpu")
     assert far.cliques == ("a", "a", None)
+
+
+def test_imex_domains_are_of_the_nodes_with_gpus_alone_and_no_larger_than_they_may_be() -> None:
+    """A bundle without GPUs needs no domain; and it does not push the others onto more nodes than a domain has."""
+    trays = [node(f"t{i}", 4, clique="a", order=i, resources={"CPU": 8.0}) for i in range(2)]
+    members = (Bundle((DeviceRequest(4),), {"CPU": 8.0}), Bundle((), {"CPU": 8.0}))
+    answer = plan(Inventory(trays, Limits(True)), GangRequest("g", members, one_clique()))
+    assert isinstance(answer, Allocation)
+    assert len(set(answer.nodes)) == 2
+    assert not answer.counters
+    uneven = [node("t0", 2, clique="a", order=0, resources={"CPU": 3.0})]
+    uneven += [node(f"t{i}", 1, clique="a", order=i, resources={"CPU": 1.0}) for i in (1, 2)]
+    request = GangRequest("g", (*gang(1, 1, 1, resources={"CPU": 1.0}).bundles, Bundle((), {"CPU": 2.0})), one_clique())
+    for most, fits in ((2, False), (3, True)):
+        world = World(uneven, Limits(True, most))
+        assert Brute(world, request).fits() is fits
+        assert isinstance(plan(world.inventory(), request), Allocation) is fits
+
+
+def test_partitions_in_two_cliques_share_their_counters() -> None:
+    """Partitions 0 and 2 are over one slice, 1 over another; 0 and 1 are in one clique, 2 in another."""
+    first, second = (("gpu/0", "slice-0"), 1), (("gpu/0", "slice-1"), 1)
+    whole = node("n", 3)
+    of = zip(whole.devices, "aab", (first, second, first), strict=True)
+    devices = tuple(replace(d, domains=(clique,), consumes=(over,)) for d, clique, over in of)
+    inventory = Inventory([replace(whole, devices=devices, counters=(first, second))])
+    answer = plan(inventory, gang(1, 1, locality=Locality(cliques=2, segment=1)))
+    assert isinstance(answer, Allocation)
+    assert {g.position for g in answer.grants} in ({0, 1}, {1, 2})
+    for sizes, fits in (((1,), True), ((1, 1), True), ((1, 1, 1), False)):
+        inventory.set_others("n", 0, {})
+        found = plan(inventory, gang(*sizes, locality=Locality(cliques=2)))
+        assert isinstance(found, Allocation) is fits
+    apart = tuple(replace(d, attributes={"product": p}) for d, p in zip(devices, "AAB", strict=True))
+    inventory = Inventory([replace(whole, devices=apart, counters=(first, second))])
+    one_each = (*gang(1, products=("A",)).bundles, *gang(1, products=("B",)).bundles)
+    found = plan(inventory, GangRequest("g", one_each, Locality(cliques=2)))
+    assert isinstance(found, Allocation)
+    assert {g.position for g in found.grants} == {1, 2}

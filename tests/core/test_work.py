@@ -39,6 +39,7 @@ HUGE: dict[str, tuple[Sequence[Bundle], Locality]] = {
         Locality(cliques=2),
     ),
     "100,000 alike": ([bundle(1, 1.0)] * 100_000, Locality()),
+    "60,000 that could be halved": ([bundle(2, 1.0)] * 60_000, Locality()),
     "1,000 sizes that almost fit": ([bundle(1 + i % 4, 15.0 + i % 7) for i in range(1_000)], Locality(cliques=8)),
 }
 
