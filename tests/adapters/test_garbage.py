@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ray_dra import check
 from ray_dra.adapters import kube, lease
 from ray_dra.adapters.kube import WRITERS, KubeAdapter, Mirror
 from ray_dra.adapters.kubernetes import KubernetesApi
@@ -380,5 +381,34 @@ def test_the_lease_says_what_its_holder_cannot_see() -> None:
         said = written[0]["metadata"]["annotations"]["ray-dra.io/problems"]
         assert said.startswith("Nodes cannot be watched: \u00e9\n")
         assert len(said.encode()) <= lease.MOST_BYTES
+    finally:
+        end(made)
+
+
+def test_check_tells_what_cannot_be_read_and_what_the_coordinator_says() -> None:
+    class Some(Api):
+        def items(self, kind: str, **more: Any) -> list[Any]:
+            return [node("good"), node("bad", cpu="much")] if kind == "Node" else [{"metadata": {"name": "slice"}}]
+
+    api: Any = Some({"metadata": {}, "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}})
+    told = {finding.what: finding for finding in check._of_nodes(api, "GPUs")}
+    assert told["node bad"].ok is told["ResourceSlice slice"].ok is False
+    assert "much" in told["node bad"].said
+    assert "node good" not in told
+    (old,) = check._of_view(api, "n", "c", "view")
+    assert (old.ok, "no coordinator runs" in old.said) == (None, True)
+    written: list[Any] = []
+    api.replace = written.append
+    api.told = {"metadata": {"resourceVersion": "1"}}
+    made = Lease(api, "n", "gangs", "me", problems=lambda: ("Pods cannot be watched", "Node bad is left out"))
+    try:
+        until(lambda: bool(written))
+        api.told = written[0]
+        assert [tuple(finding[::2]) for finding in check._of_view(api, "n", "c", "view")] == [
+            (False, "Pods cannot be watched"),
+            (False, "Node bad is left out"),
+        ]
+        written[0]["metadata"]["annotations"] = {}
+        assert [finding.ok for finding in check._of_view(api, "n", "c", "view")] == [True]
     finally:
         end(made)

@@ -61,10 +61,11 @@ def test_two_gangs_in_two_cliques_and_a_third_that_waits(cluster: Cluster, head:
 
 
 def test_a_box_without_a_clique_label_is_a_clique_of_its_own(head: Head) -> None:
-    """The testbed's H100 box: no ComputeDomain, one worker with all that the gang has there."""
+    """The testbed's H100 box: no ComputeDomain, one worker with all that the gang has there, 1.5 CPUs among it."""
     (found,) = head.run(
         """
-gang = ray_dra.placement_group([{"GPU": 4}] * 2, product="NVIDIA H100 80GB HBM3", locality=ray_dra.same_clique())
+bundles = [{"GPU": 4, "CPU": 0.75}] * 2
+gang = ray_dra.placement_group(bundles, product="NVIDIA H100 80GB HBM3", locality=ray_dra.same_clique())
 gang.wait(200)
 tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,15 +16,16 @@ from ray_dra.core.allocation import Allocation
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Locality
-from ray_dra.errors import Conflict
+from ray_dra.errors import Conflict, NotLeading
 from ray_dra.ports import Kube, Object
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.labels import PROBLEMS
 from ray_dra.translate.pods import gated
 from ray_dra.translate.slices import node_from_slices, read_node
-from ray_dra.translate.workers import Attempt, attempt_of, claim_age, named_uuids
+from ray_dra.translate.workers import Attempt, attempt_of, claim_age, claim_of, named_by
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
@@ -123,12 +125,13 @@ def test_the_view_has_the_nodes_and_what_they_publish(side: Side) -> None:
     assert all(node.ready and not node.device_plugin and node.cpus == 64 for node in view.nodes.values())
     published = {s["spec"]["nodeName"]: len(s["spec"]["devices"]) for s in view.slices}
     assert published == {machine.name: 4 for machine in MACHINES}
+    assert side.kube.problems() == ()
 
 
 def test_whoever_has_the_lease_leads_and_events_are_told(side: Side) -> None:
     assert side.kube.lead() == ""
     side.kube.tell("GangReady", "a gang is ready")
-    side.kube.tell("GangFailed", "x" * 5000, warning=True)
+    side.kube.tell("GangFailed", "\u00e9" * 5000, warning=True)
     side.until(lambda: side.told() == {"GangReady", "GangFailed"})
 
 
@@ -185,9 +188,10 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
     assert all(gated(pod) and "nodeName" not in pod["spec"] for pod in pods())
     # Others see, before anything is let in, what these pods are for.
     side.until(lambda: len(side.kube.view().claims) == 2)
-    planned = {uuid for slot in attempt.slots.values() for uuid in slot.uuids}
+    planned = [uuid for slot in attempt.slots.values() for uuid in slot.uuids]
     for claim in side.kube.view().claims:
-        assert set(named_uuids(claim)) == planned
+        assert named_by(claim) == (tuple(planned), 4)
+        assert claim_of(claim) == (NAMESPACE, NAME, attempt.name)
         assert not claim["status"].get("allocation")
         assert all(claim_age(claim))
     for pod in pods():
@@ -210,3 +214,39 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
     side.change({"op": "test", "path": f"{path}/groupName", "value": name}, {"op": "remove", "path": path})
     side.until(lambda: [each["groupName"] for each in side.groups()] == ["ray-dra"])
     side.kube.delete("ResourceClaimTemplate", template["metadata"]["name"])
+
+
+def test_a_claim_whose_owner_is_made_up_does_not_stay(control_plane: Cluster) -> None:
+    """Why claims that a Pod owns may be believed (`runtime.neighbours`): the garbage collector looks for the Pod."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": "nobody", "uid": str(uuid.uuid4()), "controller": True}
+    exactly = {"deviceClassName": "gpu.nvidia.com", "count": 1}
+    claim = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": "made-up", "ownerReferences": [owner]},
+        "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
+    }
+    control_plane.api.create(claim, "default")
+    control_plane.wait(lambda: control_plane.api.find("ResourceClaim", "made-up", "default") is None, 60, "its end")
+
+
+def test_without_the_lease_no_write_is_made(control_plane: Cluster) -> None:
+    """Another coordinator has it; what the holder cannot see stands on it, for `ray-dra check`."""
+    first = KubeAdapter(control_plane.api, NAMESPACE, NAME, holder="the test")
+    second = KubeAdapter(control_plane.api, NAMESPACE, NAME, holder="another")
+    try:
+        assert first.lead() == ""
+        assert "another coordinator (the test) has the lease" in second.lead()
+        made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late", "namespace": NAMESPACE}}
+        with pytest.raises(NotLeading, match="another coordinator"):
+            second.create(made)
+        with pytest.raises(NotLeading, match="another coordinator"):
+            second.patch("RayCluster", NAME, [])
+        with pytest.raises(NotLeading, match="another coordinator"):
+            second.delete("ConfigMap", "late")
+        assert control_plane.api.find("ConfigMap", "late", NAMESPACE) is None
+        lease = control_plane.api.get("Lease", f"ray-dra-{NAME}", NAMESPACE)
+        assert lease["metadata"]["annotations"] == {PROBLEMS: ""}
+    finally:
+        first.close()
+        second.close()
