@@ -127,7 +127,7 @@ class Machines:
         are. So are those that claims of other RayClusters' gangs name and do not have yet, as long as that is believed.
         """
         taken: dict[str, int] = {}
-        named = self.neighbours.named()
+        named = self.neighbours.named
         unknown: dict[tuple[str, str], str] = {}
         for claim in claims:
             if wanted(claim):

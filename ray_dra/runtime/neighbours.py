@@ -73,7 +73,10 @@ class Neighbours:
         self._looked = clock()
         self._read: object = None  # the version of what was read last
         self._ignored: list[str] = []  # news for `newly_ignored`
+        self._told: tuple[object, frozenset[Attempt]] = (None, frozenset())  # what the three below were made from
         self.believed: frozenset[Attempt] = frozenset()
+        self.named: frozenset[str] = frozenset()  # UUIDs that are left to neighbours
+        self.said = ""  # whom what is left to neighbours is left to; "" where nothing is
 
     def look(
         self,
@@ -105,11 +108,11 @@ class Neighbours:
                 self._ignore(namespace, account, now)
             elif not hinders and not account.spent and now - account.until > FORGIVEN_SECONDS:
                 del self._accounts[namespace]
-        self.believed = frozenset(a for a in held if now >= self._accounts[a.namespace].until)
-
-    def named(self) -> set[str]:
-        """UUIDs that are left to neighbours."""
-        return {name for attempt in self.believed for name in self._attempts[attempt].names}
+        believed = frozenset(a for a in held if now >= self._accounts[a.namespace].until)
+        if (self._read, believed) != self._told:
+            self._told, self.believed = (self._read, believed), believed
+            self.named = frozenset(name for attempt in believed for name in self._attempts[attempt].names)
+            self.said = self._say()
 
     def before(self, uuids: Collection[str], age: tuple[str, str] | None) -> Attempt | None:
         """Whose gang wants one of these devices and came first. `age`: of our oldest claim, None where we have none."""
@@ -123,15 +126,13 @@ class Neighbours:
         """It counts, lest a gang give way again and again for nothing."""
         self._accounts.setdefault(to.namespace, _Account()).spent += GIVE_WAY_SECONDS
 
-    @property
-    def said(self) -> str:
-        """Whom what is left to neighbours is left to; "" where nothing is."""
+    def _say(self) -> str:
         whom = sorted({(a.namespace, a.raycluster) for a in self.believed if not self._attempts[a].own})
         if not whom:
             return ""
         listed = ", ".join(f"{namespace}/{raycluster}" for namespace, raycluster in islice(whom, 3))
         more = f" and {len(whom) - 3} more" if len(whom) > 3 else ""
-        return f"{len(self.named())} GPUs are left to claims of the RayClusters {listed}{more}, which wait for them"
+        return f"{len(self.named)} GPUs are left to claims of the RayClusters {listed}{more}, which wait for them"
 
     @property
     def ignored(self) -> tuple[str, ...]:

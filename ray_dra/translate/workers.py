@@ -224,11 +224,13 @@ def claim_of(claim: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """
     meta = claim["metadata"]
     labels = meta.get("labels") or {}
+    if ATTEMPT_LABEL not in labels or CLUSTER_LABEL not in labels:
+        return None  # most claims
     owned = any(
         owner.get("controller") and (owner.get("apiVersion"), owner.get("kind")) == ("v1", "Pod")
         for owner in meta.get("ownerReferences") or ()
     )
-    if not owned or ATTEMPT_LABEL not in labels or CLUSTER_LABEL not in labels:
+    if not owned:
         return None
     return meta.get("namespace", ""), labels[CLUSTER_LABEL], labels[ATTEMPT_LABEL]
 

@@ -162,8 +162,8 @@ def test_a_namespace_that_gets_nothing_is_not_believed_for_ever_longer() -> None
             say(world, "old", ["GPU-2"])
         claims = world.kube.view().claims if number % 100 == 0 else ()
         neighbours.look(number // 100, claims, lambda claim: False, lambda claim: False)
-        assert neighbours.named() <= ({"GPU-1"} if number > 240 else {"GPU-1", "GPU-2"})
-        believed += [clock()] if neighbours.named() else []
+        assert neighbours.named <= ({"GPU-1"} if number > 240 else {"GPU-1", "GPU-2"})
+        believed += [clock()] if neighbours.named else []
         clock.now += 1
     starts = [at for at in believed if at - 1 not in believed]
     assert len(believed) == pytest.approx(120 * len(starts), abs=5 * len(starts))
@@ -181,7 +181,7 @@ def test_a_namespaces_time_runs_on_over_short_pauses_and_for_gangs_that_gave_way
         else:
             say(world, "wave", ["GPU-1"], uid=f"wave-{second // 51}")
         neighbours.look(second, world.kube.view().claims, lambda claim: False, lambda claim: False)
-        believed += bool(neighbours.named())
+        believed += bool(neighbours.named)
         clock.now += 1
     assert 115 < believed < 130
     gave, again = 0, Neighbours(clock)
