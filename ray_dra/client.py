@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,16 +9,18 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import check_ray
+from ray_dra.adapters.ray_token import connection_token, forget_token
 from ray_dra.adapters.reach import await_cluster
 from ray_dra.calls import ask
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.hooks import install_worker
-from ray_dra.settings import Embedded, Kubernetes, Running, parse_address
-from ray_dra.simulated.cluster import LocalCluster
-from ray_dra.simulated.profile import LOOPBACK
+from ray_dra.settings import Embedded, Kubernetes, parse_address
+from ray_dra.simulated.cluster import LocalCluster, token_of
+from ray_dra.simulated.profile import HEAD_ADDRESS
 from ray_dra.starting import start_coordinator
 
 READY_SECONDS = 30.0
+LAPTOP_SECONDS = 240.0  # the same on an embedded cluster, whose machines are all on this one, which may be loaded
 HOOK = "worker_process_setup_hook"
 
 _running: LocalCluster | None = None
@@ -54,31 +55,49 @@ class ClientBuilder:
             raise RuntimeError("Maybe you called ray.init twice by accident? Call ray.shutdown() first.")
         target = parse_address(self._address)
         check_ray()
-        if not isinstance(target, Embedded):
-            await_cluster(target.address)
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else a fresh ray.init may write a token into the home
-        cluster = None
         if isinstance(target, Embedded):
-            cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
+            return self._start(target)
+        await_cluster(target.address)
+        with connection_token(target.address, token_of(target.address)):
+            return self._join(target.address, target if isinstance(target, Kubernetes) else None, forget_token)
+
+    def _start(self, target: Embedded) -> Any:
+        cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
+
+        def end() -> None:
+            global _running
+            _running = None
+            forget_token()
+            cluster.stop()
+
         try:
-            arguments = dict(self._arguments)
-            # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
-            if cluster is None or HOOK in dict(arguments.get("runtime_env") or {}):
-                arguments["runtime_env"] = with_worker_hook(arguments.get("runtime_env"))
+            with connection_token(cluster.address, cluster.token):
+                context = self._join(cluster.address, None, end, embedded=True)
+        except BaseException:
+            cluster.stop()
+            raise
+        global _running
+        _running = cluster
+        return context
+
+    def _join(
+        self, address: str, kubernetes: Kubernetes | None, end: Callable[[], None], *, embedded: bool = False
+    ) -> Any:
+        """Connect, greet the coordinator, and have `end` called when Ray disconnects."""
+        arguments = dict(self._arguments)
+        # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
+        if not embedded or HOOK in dict(arguments.get("runtime_env") or {}):
+            arguments["runtime_env"] = with_worker_hook(arguments.get("runtime_env"))
+        if embedded:
+            arguments["_node_ip_address"] = HEAD_ADDRESS
+        try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
-            if cluster is not None:
-                context = ray.init(address=cluster.address, _node_ip_address=LOOPBACK, **arguments)
-            else:
-                assert isinstance(target, Running | Kubernetes)
-                context = ray.init(address=target.address, **arguments)
-            _greet(target if isinstance(target, Kubernetes) else None)
+            context = ray.init(address=address, **arguments)
+            _greet(kubernetes, LAPTOP_SECONDS if embedded else READY_SECONDS)
         except BaseException:
             ray.shutdown()
-            if cluster is not None:
-                cluster.stop()
             raise
-        if cluster is not None:
-            _stop_with_ray(cluster)
+        _at_disconnect(end)
         return context
 
 
@@ -108,32 +127,32 @@ def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
     return install_and_run_users_hook
 
 
-def _greet(kubernetes: Kubernetes | None) -> None:
-    """Start or find the coordinator, and wait until it has read every node's GPUs."""
-    deadline = time.monotonic() + READY_SECONDS
-    while not _welcome(actor := start_coordinator(kubernetes)):
+def _greet(kubernetes: Kubernetes | None, patience: float = READY_SECONDS) -> None:
+    """Start or find the coordinator, and wait until it has read every node's GPUs; `patience` in seconds for each."""
+    deadline = time.monotonic() + patience
+    while not _welcome(actor := start_coordinator(kubernetes), max(60.0, patience)):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "No coordinator stays; why is in Ray's log folder on the head node.",
-                wanted=f"one that answers within {READY_SECONDS:g} s",
+                wanted=f"one that answers within {patience:g} s",
             )
         time.sleep(0.05)
-    deadline = time.monotonic() + READY_SECONDS
+    deadline = time.monotonic() + patience
     while waiting := ask(actor.ready.remote()):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "Some nodes have not said what GPUs they have; is ray-dra installed on them?",
                 place=", ".join(w[:16] for w in waiting),
-                wanted=f"a reading within {READY_SECONDS:g} s",
+                wanted=f"a reading within {patience:g} s",
             )
         time.sleep(0.05)
 
 
-def _welcome(actor: Any) -> bool:
+def _welcome(actor: Any, timeout: float) -> bool:
     """Whether this coordinator serves this program; False where an earlier program's was just about to end."""
     hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
     try:
-        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=60))
+        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=timeout))
     except CoordinatorUnavailable as error:
         died = error.__cause__
         if isinstance(died, ray.exceptions.RayActorError) and not died.actor_init_failed:
@@ -141,19 +160,15 @@ def _welcome(actor: Any) -> bool:
         raise
 
 
-def _stop_with_ray(cluster: LocalCluster) -> None:
-    """End the cluster when Ray disconnects, by whatever name `ray.shutdown` was called, and at exit."""
-    global _running
-    _running = cluster
+def _at_disconnect(end: Callable[[], None]) -> None:
+    """Call `end` when Ray disconnects, by whatever name `ray.shutdown` was called, and at exit."""
     node = ray._private.worker._global_node
     disconnect = node.kill_all_processes
 
-    def disconnect_and_stop(*args: Any, **kwargs: Any) -> None:
-        global _running
+    def disconnect_and_end(*args: Any, **kwargs: Any) -> None:
         try:
             disconnect(*args, **kwargs)
         finally:
-            _running = None
-            cluster.stop()
+            end()
 
-    node.kill_all_processes = disconnect_and_stop
+    node.kill_all_processes = disconnect_and_end

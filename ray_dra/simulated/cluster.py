@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
 from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import SimulationError
-from ray_dra.hooks import labels_here
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
+from ray_dra.simulated.supervisor import ADDRESS, TOKEN
 
-INSTALL = "ray_dra.hooks.install_worker"
-OBJECT_STORE = 100 << 20
 PREFIX = "ray-dra-"
-START_SECONDS = 240.0
+SILENCE_SECONDS = 240.0  # a part of the start that takes longer is given up
 
 
 class LocalCluster:
@@ -52,35 +49,47 @@ class LocalCluster:
     def start(
         cls, profile: str, *, nodes: int | None = None, cliques: int | None = None, cpus: int | None = None
     ) -> LocalCluster:
-        """Start the cluster and wait until every raylet is up (about 2 s a node on two cores).
+        """Start the cluster and wait until every raylet is up.
 
         Raises:
             InvalidAddress: an unknown profile, or numbers that do not fit it.
-            SimulationError: no compiler, or Ray did not come up.
+            SimulationError: no compiler, or Ray did not come up; says what was waited for and where the logs are.
         """
-        chosen = simulated_nodes(profile, nodes=nodes, cliques=cliques)
+        return cls._start(simulated_nodes(profile, nodes=nodes, cliques=cliques), cpus)
+
+    @classmethod
+    def _start(cls, nodes: Sequence[SimulatedNode], cpus: int | None, *, plain: bool = False) -> LocalCluster:
+        """`plain`: as a Ray that ray-dra did not start, without its labels and hooks."""
         library = library_folder()
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # Ray's sockets need a short path
-        process: subprocess.Popen[str] | None = None
+        folder = Path("/tmp") / f"{PREFIX}{secrets.token_hex(4)}"  # Ray's sockets need a short path
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray_dra.simulated.supervisor", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment(folder),
+            start_new_session=True,  # Ctrl-C is the program's; and Ray's reaper ends its own group only
+        )
         try:
-            config = _configuration(chosen, folder, library, cpus)
-            (folder / "cluster.json").write_text(json.dumps(config))
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ray_dra.simulated.supervisor", str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=open(folder / "supervisor.log", "w"),
-                text=True,
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C is the program's; and Ray's reaper ends its own group only
-            )
-            answer = _read(process, START_SECONDS)
-            if "address" not in answer:
-                raise _failed(answer, folder)
-            return cls(chosen, folder, process, str(answer["address"]))
+            config = {
+                "nodes": [n.model_dump(mode="json") for n in nodes],
+                "cpus": cpus,
+                "library": str(library),
+                "plain": plain,
+            }
+            _tell(process, config)
+            waiting = "its supervisor"
+            while "address" not in (answer := _read(process, SILENCE_SECONDS)):
+                if "waiting" not in answer:
+                    raise SimulationError(
+                        f"The embedded Ray cluster did not start; it was waiting for {waiting}.",
+                        place="this machine",
+                        available=str(answer.get("error")),
+                    )
+                waiting = answer["waiting"]
+            return cls(nodes, folder, process, str(answer["address"]))
         except BaseException:
-            if process is not None:
-                _end(process)
+            _end(process)
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -89,59 +98,70 @@ class LocalCluster:
         return Machine(self.folder / "nodes" / node)
 
     def kill_node(self, node: str) -> None:
-        """End a node's raylet and workers at once."""
+        """End a node's raylet and workers at once, as when its power fails. It stays down until `add_node`; a raylet
+        that dies otherwise is started again."""
         self._ask(do="kill", node=node)
 
     def add_node(self, node: str) -> None:
         """Start the raylet of a killed node again."""
         self._ask(do="add", node=node)
 
+    def raylets(self) -> dict[str, int]:
+        """The process ids of the raylets that live, by the name of their machine; the head's is ""."""
+        return {str(name): int(pid) for name, pid in self._ask(do="processes").items()}
+
+    @property
+    def token(self) -> Path:
+        """The file with Ray's token for this cluster."""
+        return self.folder / TOKEN
+
     def stop(self) -> None:
         """End everything; harmless when it has ended."""
         _end(self._process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _ask(self, **request: str) -> None:
+    def _ask(self, **request: str) -> Any:
         with self._lock:
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            _tell(self._process, request)
             answer = _read(self._process, 60.0)
         if "error" in answer:
             raise SimulationError(
                 "The embedded cluster could not do that.", place=str(request), available=answer["error"]
             )
+        return answer["done"]
 
 
-def _configuration(nodes: Sequence[SimulatedNode], folder: Path, library: Path, cpus: int | None) -> dict[str, Any]:
-    machines = [Machine.create(folder / "nodes" / n.name, n) for n in nodes]
-    path = os.pathsep.join(filter(None, (str(library), os.environ.get("LD_LIBRARY_PATH"))))
-    environments = [{"LD_LIBRARY_PATH": path, WORKER_HOOK: INSTALL, **m.environment} for m in machines]
-
-    def labels(at: int) -> dict[str, str]:
-        return labels_here(nodes[at].name, environment={**os.environ, **environments[at]})
-
-    with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        found = list(pool.map(labels, range(len(nodes))))
+def _environment(folder: Path) -> dict[str, str]:
+    """The supervisor's: with the cluster's token, without what would lead its raylets to another cluster or GPU."""
+    dropped = {"RAY_ADDRESS", "CUDA_VISIBLE_DEVICES", "RAY_START_HOOK", "RAY_AUTH_TOKEN", WORKER_HOOK}
     return {
-        "object_store": OBJECT_STORE,
-        "nodes": {
-            n.name: {
-                "cpus": cpus or n.profile.cpus,
-                "gpus": n.profile.gpus,
-                "labels": found[i],
-                "environment": environments[i],
-            }
-            for i, n in enumerate(nodes)
-        },
+        **{k: v for k, v in os.environ.items() if k not in dropped},
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN),
+        "RAY_gcs_server_port_wait_time_s": "120",
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+        "PYTHONUNBUFFERED": "1",
     }
 
 
-def _environment() -> dict[str, str]:
-    """The supervisor's: without what would lead its raylets to another cluster or another GPU."""
-    dropped = {"RAY_ADDRESS", "CUDA_VISIBLE_DEVICES", "RAY_START_HOOK", WORKER_HOOK}
-    kept = {k: v for k, v in os.environ.items() if k not in dropped}
-    return {"RAY_AUTH_MODE": "disabled", **kept, "RAY_DISABLE_IMPORT_WARNING": "1", "PYTHONUNBUFFERED": "1"}
+def token_of(address: str) -> Path | None:
+    """The token of this user's embedded cluster at `address`; None where there is none."""
+    for folder in Path("/tmp").glob(f"{PREFIX}*"):
+        try:
+            if folder.stat().st_uid == os.getuid() and (folder / ADDRESS).read_text() == address:
+                return folder / TOKEN
+        except OSError:
+            continue  # another user's, one that starts, or one that ended just now
+    return None
+
+
+def _tell(process: subprocess.Popen[str], message: dict[str, Any]) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+    except OSError:
+        pass  # it has ended, which is what its answer will say
 
 
 def _read(process: subprocess.Popen[str], timeout: float) -> dict[str, Any]:
@@ -171,10 +191,3 @@ def _end(process: subprocess.Popen[str]) -> None:
             process.wait()
     if process.stdout is not None:
         process.stdout.close()
-
-
-def _failed(answer: dict[str, Any], folder: Path) -> SimulationError:
-    log = (folder / "supervisor.log").read_text(errors="replace")[-1500:]
-    return SimulationError(
-        "The embedded Ray cluster did not start.", place="this machine", available=f"{answer.get('error')}\n{log}"
-    )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ray_dra.errors import InvalidAddress, SimulationError, shown
 
-LOOPBACK = "127.0.0.2"  # of the embedded cluster; Ray replaces 127.0.0.1 by an address that others can reach
+HEAD_ADDRESS = "127.0.0.2"  # of the embedded cluster; Ray replaces 127.0.0.1 by an address that others can reach
 MAX_NODES = 1024
 CLIQUE_ID = 32766  # a common default; the cluster UUID is what tells racks apart
 _SPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "ray-dra.io")
@@ -92,6 +92,11 @@ class SimulatedNode(BaseModel):
     def clique(self) -> str | None:
         """`<ClusterUUID>.<CliqueId>` of a multi-node clique, as the fabric reports it; None for a box."""
         return None if self.rack is None else f"{cluster_uuid(self.rack)}.{CLIQUE_ID}"
+
+
+def machine_address(at: int) -> str:
+    """The address of the embedded cluster's machine number `at`, each its own, as libraries count machines by them."""
+    return f"127.0.{(at + 3) >> 8}.{(at + 3) & 255}"
 
 
 @lru_cache

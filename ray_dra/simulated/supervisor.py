@@ -1,91 +1,161 @@
 """The process that owns an embedded cluster: `python -m ray_dra.simulated.supervisor FOLDER`.
 
-It starts one raylet for each simulated node, and ends them all when it is told to or when its standard
-input closes, which is what happens however the program that started it dies. The raylets are
-tied to it by the kernel in turn. Speaks JSON lines: a request on standard input, an answer on standard
-output. Started by `simulated.cluster.LocalCluster`.
+It makes the folder, starts Ray's head and one raylet for each simulated machine, starts raylets again that die, and
+ends everything when it is told to or when its standard input closes, which is what happens however the program that
+started it dies. Speaks JSON lines: first what to start, then a request on standard input for an answer on standard
+output.
+Started by `simulated.cluster.LocalCluster`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
+import queue
+import secrets
+import select
 import shutil
 import signal
 import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray_dra.simulated.profile import LOOPBACK
+from ray_dra.adapters.ray import WORKER_HOOK
+from ray_dra.errors import SimulationError
+from ray_dra.hooks import labels_here
+from ray_dra.simulated.machine import Machine
+from ray_dra.simulated.profile import HEAD_ADDRESS, SimulatedNode, machine_address
 
-HEALTH = {
-    # A raylet that was killed shows after two to three seconds instead of fourteen.
-    "health_check_initial_delay_ms": 3000,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 5,
-}
+if TYPE_CHECKING:
+    from ray_dra.simulated.raylets import RayletNode
+
+INSTALL = "ray_dra.hooks.install_worker"
+TOKEN = "auth_token"  # in the cluster's folder: Ray's token
+ADDRESS = "address"  # in the cluster's folder: host:port of Ray's control store, once everything is up
+TURN_SECONDS = 0.25
+PROBE_SECONDS = 120.0
+STEADY_SECONDS = 60.0
+LONGEST_PAUSE = 10.0
+UNHEARD_SECONDS = 10.0
+LOG_BYTES = 4000
+logger = logging.getLogger("ray_dra")
+
+
+class Ended(BaseException):
+    """Standard input has closed, or a signal asks for the end: whatever is being done is left."""
 
 
 class Supervisor:
     """The raylets of a simulated cluster. Used from the main thread alone: a raylet dies with the thread that
     started it."""
 
-    def __init__(self, folder: Path) -> None:
-        from ray.cluster_utils import Cluster
-
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder = folder
-        self.config = json.loads((folder / "cluster.json").read_text())
-        self.cluster = Cluster(shutdown_at_exit=True)
-        self.raylets: dict[str, Any] = {}
+        self.config = config
+        self.machines = [SimulatedNode(**n) for n in config["nodes"]]
+        self.head: RayletNode
+        self.raylets: dict[str, RayletNode] = {}
+        self._off: set[str] = set()  # killed on purpose: they stay down until they are added again
+        self._restarts: dict[str, tuple[float, float]] = {}  # of each raylet: when, and the least pause until the next
 
-    def start(self) -> str:
-        """Everything up; the address of the control store."""
-        import ray._private.utils
+    def start(self, say: Callable[[str], None]) -> str:
+        """Everything up; the address of the control store. `say` is told what is waited for."""
+        from ray_dra.simulated.raylets import prepare_ray, start_head
 
-        # Not for other programs of this user: `ray.init("auto")` must not find this cluster.
-        ray._private.utils.write_ray_address = lambda *args, **kwargs: None
-        self.cluster.add_node(
-            wait=False,
-            num_cpus=0,
-            num_gpus=0,
-            include_dashboard=False,
-            no_monitor=True,
-            temp_dir=str(self.folder / "ray"),
-            node_ip_address=LOOPBACK,
-            object_store_memory=self.config["object_store"],
-            _system_config=HEALTH,
-        )
-        for name in self.config["nodes"]:
-            self.add(name)
-        self.cluster.wait_for_nodes(timeout=120)
-        return str(self.cluster.gcs_address)
-
-    def add(self, name: str) -> None:
-        node = self.config["nodes"][name]
-        self.raylets[name] = self.cluster.add_node(
-            wait=False,
-            num_cpus=node["cpus"],
-            num_gpus=node["gpus"],
-            labels=node["labels"],
-            resources={},
-            node_ip_address=LOOPBACK,
-            temp_dir=str(self.folder / "ray"),
-            object_store_memory=self.config["object_store"],
-            env_vars=node["environment"],
-        )
+        prepare_ray()
+        pool = ThreadPoolExecutor(os.cpu_count() or 2)
+        try:
+            labels = [pool.submit(self._labels, node) for node in self.machines]
+            say("Ray's control store and the head's raylet")
+            self.head = start_head(HEAD_ADDRESS, self.folder)
+            for at, (node, found) in enumerate(zip(self.machines, labels, strict=True)):
+                say(f"the NVML probe of {node.name}")
+                read = found.result()
+                say(f"the raylet of {node.name}")
+                self.raylets[node.name] = self._machine(node, machine_address(at), read)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if not self.config["plain"]:
+            (self.folder / ADDRESS).write_text(self.head.gcs_address)
+        return str(self.head.gcs_address)
 
     def kill(self, name: str) -> None:
-        """The node is gone at once, as when its power fails."""
-        raylet = self.raylets.pop(name)
-        self.cluster.remove_node(raylet, allow_graceful=False)
+        """The node is gone at once, as when its power fails, until `add`."""
+        self._off.add(name)
+        self.raylets[name].end_raylet()
 
-    def stop(self) -> None:
-        for raylet in [*self.raylets.values(), self.cluster.head_node]:
-            if raylet is not None:
-                raylet.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
-        _end_orphans()
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def add(self, name: str) -> None:
+        """Start the raylet of a killed node again."""
+        self._off.discard(name)
+        self.raylets[name].start_again()
+
+    def processes(self) -> dict[str, int]:
+        """The raylets that live, by the name of their machine; the head's is ""."""
+        return {n: r.process_id for n, r in self._all().items() if n not in self._off and r.ended is None}
+
+    def mend(self) -> None:
+        """Start again each raylet that has ended by itself; one that ends again and again after longer and longer
+        pauses."""
+        if self.head.all_processes["gcs_server"][0].process.poll() is not None:
+            raise RuntimeError("Ray's control store has ended, and what it knew with it")
+        now = time.monotonic()
+        for name, raylet in self._all().items():
+            if name in self._off or raylet.ended is None:
+                continue
+            started, pause = self._restarts.get(name, (-STEADY_SECONDS, TURN_SECONDS))
+            if now - started > STEADY_SECONDS:
+                pause = TURN_SECONDS
+            if now - started < pause:
+                continue
+            self._restarts[name] = (now, min(2 * pause, LONGEST_PAUSE))
+            logger.warning("the raylet of %s ended (%s) and is started again", name or "the head", raylet.ended)
+            try:
+                raylet.start_again()
+            except Exception:  # no process or no memory to be had just now
+                logger.exception("the raylet of %s does not start", name or "the head")
+
+    def _all(self) -> dict[str, RayletNode]:
+        return {"": self.head, **self.raylets}
+
+    def _environment(self, node: SimulatedNode) -> dict[str, str]:
+        machine = Machine(self.folder / "nodes" / node.name)
+        path = os.pathsep.join(filter(None, (self.config["library"], os.environ.get("LD_LIBRARY_PATH"))))
+        hook = {} if self.config["plain"] else {WORKER_HOOK: INSTALL}
+        return {"LD_LIBRARY_PATH": path, **hook, **machine.environment}
+
+    def _labels(self, node: SimulatedNode) -> dict[str, str]:
+        Machine.create(self.folder / "nodes" / node.name, node)
+        found = labels_here(node.name, environment={**os.environ, **self._environment(node)}, timeout=PROBE_SECONDS)
+        if node.profile.gpus and not found:
+            raise SimulationError(
+                "The simulated NVML library did not answer.",
+                place=node.name,
+                wanted=f"its GPUs, read within {PROBE_SECONDS:g} s",
+            )
+        return found
+
+    def _machine(self, node: SimulatedNode, address: str, labels: dict[str, str]) -> RayletNode:
+        from ray_dra.simulated.raylets import start_machine
+
+        kind = labels.get("ray.io/accelerator-type")
+        return start_machine(
+            node.name,
+            address,
+            self.folder,
+            self.head.gcs_address,
+            num_cpus=self.config["cpus"] or node.profile.cpus,
+            num_gpus=node.profile.gpus,
+            # As Ray itself names it on a machine with GPUs; it would look for them in this process.
+            resources={f"accelerator_type:{kind}": 1} if kind else {},
+            labels={} if self.config["plain"] else labels,
+            env_vars=self._environment(node),
+        )
 
 
 def _adopt_orphans() -> None:
@@ -93,27 +163,111 @@ def _adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
-def _end_orphans() -> None:
+def _children() -> list[int]:
+    found = []
+    for thread in Path(f"/proc/{os.getpid()}/task").iterdir():
+        try:
+            found += [int(child) for child in (thread / "children").read_text().split()]
+        except OSError:
+            pass  # the thread has ended
+    return found
+
+
+def _end_descendants() -> None:
     """Kill and reap every process that descends from this one."""
-    own = os.getpid()
-    while True:
-        children = Path(f"/proc/{own}/task/{own}/children").read_text().split()
-        if not children:
-            return
+    while children := _children():
         for child in children:
             try:
-                os.kill(int(child), signal.SIGKILL)
-                os.waitpid(int(child), 0)
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
             except (ProcessLookupError, ChildProcessError):
                 pass
 
 
+def _reap(ours: set[int]) -> None:
+    """Reap the orphans that have ended; `ours`: the processes that others wait for."""
+    for child in set(_children()) - ours:
+        try:
+            os.waitpid(child, os.WNOHANG)
+        except ChildProcessError:
+            pass
+
+
+def _listen(requests: queue.SimpleQueue[str], folder: Path, parent: int) -> None:
+    """Hand on each line; at the end of input, or when the program is gone, end the main thread whatever it does."""
+    buffer = b""
+    while os.getppid() == parent:
+        ready, _, _ = select.select([0], [], [], 1.0)
+        if not ready:
+            continue
+        data = os.read(0, 65536)
+        if not data:
+            break
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in lines:
+            requests.put(line.decode())
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    time.sleep(UNHEARD_SECONDS)  # the main thread is in a call that no signal ends
+    _end_all(folder)
+
+
+def _end_all(folder: Path) -> None:
+    _end_descendants()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)  # Ray's threads and exit handlers have nothing left to do
+
+
+def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Ended
+
+
+def trouble(folder: Path, error: BaseException) -> str:
+    """What went wrong, and the ends of the logs; kept beside the folder, which goes."""
+    load = f"{os.getloadavg()[0]:.0f} processes wanted a processor in the last minute, and there are {os.cpu_count()}"
+    said = [f"{type(error).__name__}: {error}", f"  load: {load}"]
+    logs = sorted([folder / "supervisor.log", *folder.glob("ray/session_*/logs/*")])
+    kept = folder.with_name(f"{folder.name}-failed.log")
+    with open(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write("\n".join(said) + "\n")
+        for log in logs:
+            if log.is_file() and (text := log.read_text(errors="replace")):
+                cut = text if len(text) < 2 * LOG_BYTES else f"{text[:LOG_BYTES]}\n...\n{text[-LOG_BYTES:]}"
+                file.write(f"\n==> {log.name}\n{cut}\n")
+    return "\n".join([*said, f"  logs: {kept}"])
+
+
+def _run(folder: Path, requests: queue.SimpleQueue[str], answer: Any) -> None:
+    config = json.loads(requests.get())
+    (folder / TOKEN).write_text(secrets.token_hex(32))
+    try:
+        supervisor = Supervisor(folder, config)
+        answer(address=supervisor.start(lambda what: answer(waiting=what)))
+    except Exception as error:
+        answer(error=trouble(folder, error))
+        return
+    do: dict[str, Callable[[str], Any]] = {
+        "kill": supervisor.kill,
+        "add": supervisor.add,
+        "processes": lambda _: supervisor.processes(),
+    }
+    while True:
+        try:
+            request = json.loads(requests.get(timeout=TURN_SECONDS))
+        except queue.Empty:
+            supervisor.mend()
+            _reap({p[0].process.pid for r in supervisor._all().values() for p in r.all_processes.values()})
+            continue
+        try:
+            answer(done=do[request["do"]](request.get("node", "")))
+        except Exception as error:  # said to whoever asked; the cluster goes on
+            answer(error=repr(error))
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
+    requests: queue.SimpleQueue[str] = queue.SimpleQueue()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever Ray prints is no answer
-    supervisor: Supervisor | None = None
-    _adopt_orphans()
 
     def answer(**fields: Any) -> None:
         try:
@@ -121,26 +275,23 @@ def main() -> None:
         except BrokenPipeError:
             pass  # nobody listens any more; the end of standard input says so too
 
+    signal.signal(signal.SIGTERM, _end)
     try:
-        supervisor = Supervisor(folder)
-        answer(address=supervisor.start())
-        for line in sys.stdin:
-            request = json.loads(line)
-            if request["do"] == "stop":
-                break
-            try:
-                {"kill": supervisor.kill, "add": supervisor.add}[request["do"]](request["node"])
-                answer(done=request["do"])
-            except Exception as error:  # said to whoever asked; the cluster goes on
-                answer(error=repr(error))
-    except Exception as error:
-        answer(error=f"{type(error).__name__}: {error}")
+        _adopt_orphans()
+        folder.mkdir(mode=0o700)
+        log = os.open(folder / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(log, 1)  # whatever Ray prints is no answer
+        os.dup2(log, 2)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        threading.Thread(target=_listen, args=(requests, folder, os.getppid()), daemon=True).start()
+        _run(folder, requests, answer)
+    except Ended:
+        pass
+    except Exception:
+        logger.exception("the cluster ends")
     finally:
-        if supervisor is not None:
-            supervisor.stop()
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-        answer(done="stop")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _end_all(folder)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ import psutil
 import pytest
 
 from ray_dra import settings
-from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import InvalidAddress
 from ray_dra.settings import Embedded, Running, parse_address
-from ray_dra.simulated.cluster import LocalCluster, _configuration, _end, _environment, _read
-from ray_dra.simulated.library import library_folder
+from ray_dra.simulated.cluster import PREFIX, LocalCluster
 from ray_dra.simulated.profile import simulated_nodes
 
 ROOT = Path(__file__).parents[2]
@@ -99,42 +97,67 @@ def test_a_program_that_dies_leaves_nothing(end: signal.Signals | None) -> None:
         time.sleep(0.2)
 
 
-@pytest.fixture
-def plain_ray(tmp_path: Path) -> Iterator[str]:
-    """A Ray cluster that ray-dra did not start: two raylets with GPUs, no labels of ours, no hook."""
-    import tempfile
+STARTING = f"""
+import os, secrets, signal, sys
+from ray_dra.simulated import cluster
+folder, steps = sys.argv[1], int(sys.argv[2])
+secrets.token_hex = lambda length: folder  # a name that this test knows
+read = cluster._read
 
-    folder = Path(tempfile.mkdtemp(prefix="ray-dra-", dir="/tmp"))
-    config = _configuration(simulated_nodes("gb200-nvl72", nodes=2), folder, library_folder(), None)
-    for node in config["nodes"].values():
-        node["labels"] = {}
-        del node["environment"][WORKER_HOOK]
-    (folder / "cluster.json").write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ray_dra.simulated.supervisor", str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=_environment(),
-        start_new_session=True,
-    )
-    answer = _read(process, 120)
-    assert "address" in answer, answer
-    yield answer["address"]
-    _end(process)
+def read_and_die(*arguments):
+    global steps
+    if steps == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    steps -= 1
+    return read(*arguments)
+
+cluster._read = read_and_die
+import ray
+ray.init("{EMBEDDED}")
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+def test_a_program_that_dies_during_the_start_leaves_nothing(steps: int) -> None:
+    """Before its supervisor's first word, while the head starts, while NVML is read, while a raylet starts."""
+    name = f"t{os.getpid()}{steps}"
+    folder = Path("/tmp") / f"{PREFIX}{name}"
+    program = subprocess.run([sys.executable, "-c", STARTING, name, str(steps)], timeout=120, check=False)
+    assert program.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 20
+    while left_over(str(folder)) or folder.exists():
+        assert time.monotonic() < deadline, left_over(str(folder))
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def plain_ray() -> Iterator[LocalCluster]:
+    """A Ray cluster that ray-dra did not start: two raylets with GPUs, no labels of ours, no hook."""
+    cluster = LocalCluster._start(simulated_nodes("gb200-nvl72", nodes=2), None, plain=True)
+    yield cluster
+    cluster.stop()
 
 
 JOIN = """
-import ray, ray_dra, sys, json
+import os, ray, ray_dra, sys, json
+from ray._raylet import get_authentication_mode
 from tests.e2e.conftest import seen, pinned
+
+def authentication():
+    return {n: v for n, v in os.environ.items() if "RAY_AUTH" in n}, str(get_authentication_mode())
+
+before = authentication()
 ray.init("ray_dra://" + sys.argv[1], log_to_driver=False, logging_level="ERROR")
+connected = authentication()
 with ray_dra.placement_group([{"GPU": 2}] * 4, locality=ray_dra.same_clique()) as gang:
     gang.wait(60)
     planned = [[g.uuid for g in b.grants] for b in gang.allocation.bundles]
     task = ray.remote(seen)
     got = ray.get([task.options(num_gpus=2, num_cpus=0, **pinned(gang, b)).remote() for b in range(4)])
-    print(json.dumps([planned, [g[2] for g in got], len(ray_dra.topology().cliques)]))
+    cliques = len(ray_dra.topology().cliques)
+ray.shutdown()
+print(json.dumps([planned, [g[2] for g in got], cliques, before, connected, authentication()]))
 """
 PLAIN = """
 import os, ray, sys, time
@@ -185,12 +208,14 @@ os._exit(0)
 )
 
 
-def on_plain_ray(code: str, address: str, seconds: float = 120) -> str:
+def run_on(cluster: LocalCluster, code: str, *, environment: dict[str, str] | None = None, seconds: float = 120) -> str:
+    """What a program prints; it has the cluster's token in its environment, or another `environment`."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)}
     done = subprocess.run(
-        [sys.executable, "-c", code, address],
+        [sys.executable, "-c", code, cluster.address],
         capture_output=True,
         text=True,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(token if environment is None else environment)},
         timeout=seconds,
         check=False,
     )
@@ -198,29 +223,59 @@ def on_plain_ray(code: str, address: str, seconds: float = 120) -> str:
     return done.stdout
 
 
-def wait_no_trace(address: str) -> None:
+def wait_no_trace(cluster: LocalCluster) -> None:
     """No actor and no key of ours is left."""
     deadline = time.monotonic() + 30
-    while (left := on_plain_ray(LOOK, address, 60).strip()) != "0":
+    while (left := run_on(cluster, LOOK).strip()) != "0":
         assert time.monotonic() < deadline, left
 
 
 @pytest.mark.ray
-def test_joining_a_running_ray_and_leaving_no_trace(plain_ray: str) -> None:
-    """GPUs are found by NVML on each node, bundles pinned by node id, and the last program to leave takes
-    coordinator, agents and keys along."""
-    planned, got, cliques = json.loads(on_plain_ray(JOIN, plain_ray))
+def test_joining_a_running_ray_and_leaving_no_trace(plain_ray: LocalCluster, tmp_path: Path) -> None:
+    """GPUs are found by NVML on each node, bundles pinned by node id, and the last program to leave takes coordinator,
+    agents and keys along. The cluster's token is found by Ray's rule, in the user's home, and the program's own
+    settings are as they were while it is connected and after."""
+    home = tmp_path / ".ray"
+    home.mkdir()
+    (home / "auth_token").write_text(plain_ray.token.read_text())
+    said = run_on(plain_ray, JOIN, environment={"HOME": str(tmp_path)})
+    planned, got, cliques, before, connected, after = json.loads(said)
     assert planned == got
     assert cliques == 1
+    assert before == after
+    assert before[0] == connected[0]
+    assert before[1] != connected[1], "the connection used no token, so that this shows nothing"
     wait_no_trace(plain_ray)
+
+
+NO_TOKEN = """
+import ray, ray_dra, sys
+from ray_dra.errors import ClusterUnavailable
+try:
+    ray.init("ray_dra://" + sys.argv[1], logging_level="ERROR")
+except ClusterUnavailable as error:
+    print(error)
+"""
 
 
 @pytest.mark.ray
-def test_programs_come_while_the_coordinator_of_those_before_ends(plain_ray: str) -> None:
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"RAY_AUTH_MODE": "token"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}],
+    ids=["none", "none but asked for", "wrong"],
+)
+def test_joining_without_the_token_is_a_typed_error(
+    plain_ray: LocalCluster, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    assert "asks for a token" in run_on(plain_ray, NO_TOKEN, environment={"HOME": str(tmp_path), **environment})
+
+
+@pytest.mark.ray
+def test_programs_come_while_the_coordinator_of_those_before_ends(plain_ray: LocalCluster) -> None:
     """Whoever comes then gets the next coordinator, which stays; and one whose starter died ends all the same."""
-    assert on_plain_ray(SUCCESSION, plain_ray).splitlines()[-1] == "True True"
+    assert run_on(plain_ray, SUCCESSION).splitlines()[-1] == "True True"
     wait_no_trace(plain_ray)
-    assert on_plain_ray(STILLBORN, plain_ray)
+    assert run_on(plain_ray, STILLBORN)
     wait_no_trace(plain_ray)
 
 
