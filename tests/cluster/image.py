@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 from ray_dra.simulated.library import library_folder
 from tests.cluster import binaries
 from tests.cluster.binaries import PROJECT, Say
 
 REQUIREMENTS = PROJECT / "kube" / "image" / "requirements.txt"
-RAY_IMAGE = "ray-dra.io/ray:latest"
-PAUSE_IMAGE = "ray-dra.io/pause:testbed"
+IMAGE_FILE = REQUIREMENTS.with_name("kustomization.yaml")  # the one place that says what the manifests run
+PAUSE_IMAGE = "localhost/pause:testbed"
+USER = (1000, 100)  # whom containers run as where a pod says nothing, as in Ray's own images
 
 SUITE, PYTHON = "bookworm", "3.11"
 PACKAGES = ("python3", "wget", "procps", "ca-certificates")
@@ -45,9 +48,15 @@ address = "{state}/containerd.sock"
 """
 
 
+def image_name() -> str:
+    """The image of Ray with ray-dra, as the manifests call it."""
+    (named,) = yaml.safe_load(IMAGE_FILE.read_text())["images"]
+    return f"{named['name']}:{named['newTag']}"
+
+
 def base_folder() -> Path:
     """A containerd root that holds the big layers, unpacked; its name tells what is in them."""
-    recipe = json.dumps([SUITE, PYTHON, PACKAGES, _NOT_NEEDED, _PRESERVED])
+    recipe = json.dumps([SUITE, PYTHON, PACKAGES, _NOT_NEEDED, _PRESERVED, PAUSE_IMAGE, USER])
     key = hashlib.sha256(REQUIREMENTS.read_bytes() + recipe.encode() + binaries.folder("containerd").name.encode())
     return binaries.cache() / f"image-{key.hexdigest()[:16]}"
 
@@ -86,6 +95,11 @@ def _debootstrap(target: Path) -> None:
         raise RuntimeError(f"debootstrap failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
     for path in _NOT_NEEDED:
         shutil.rmtree(target / path, ignore_errors=True)
+    with (target / "etc" / "passwd").open("a") as users:
+        users.write(f"ray:x:{USER[0]}:{USER[1]}::/home/ray:/bin/bash\n")
+    home = target / "home" / "ray"
+    home.mkdir()
+    os.chown(home, *USER)
 
 
 def _python_packages(target: Path) -> None:
@@ -237,9 +251,9 @@ def prepare(run: Path) -> Path:
         tar = _layer(work / "code", work / "code.tar")
         _archive(
             work / "image.tar",
-            RAY_IMAGE,
+            image_name(),
             {**layers, _digest(tar): tar.stat().st_size},
-            {"Cmd": ["bash"]},
+            {"Cmd": ["bash"], "User": ":".join(map(str, USER))},
             include=[tar],
         )
         with containerd(root) as ctr:

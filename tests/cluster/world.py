@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi, Object
 from tests.cluster.cluster import Cluster
-from tests.cluster.image import RAY_IMAGE
+from tests.cluster.image import image_name
 
 # Prints what NVML shows, and stays.
 SEE = """
@@ -38,6 +38,10 @@ print(json.dumps({
 }), flush=True)
 signal.pause()
 """
+# What Pod Security's level `restricted` asks of a pod and of each of its containers.
+POD_CONTEXT = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+CONTAINER_CONTEXT = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 WAIT = ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"]
 
 
@@ -55,12 +59,12 @@ def opaque(parameters: Mapping[str, Any], *, driver: str = "gpu.nvidia.com") -> 
 
 
 class Namespace:
-    """A namespace on the cluster, and what one does in it."""
+    """A namespace on the cluster, and what one does in it. No pod gets in that Pod Security calls less than restricted."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name
         self.api: KubernetesApi = cluster.api
-        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
         # Before that, admission refuses every pod.
         cluster.wait(lambda: self.api.find("ServiceAccount", "default", name) is not None, 30, f"{name}'s account")
 
@@ -89,13 +93,15 @@ class Namespace:
         named += [{"name": f"t{i}", "resourceClaimTemplateName": each} for i, each in enumerate(templates)]
         container: dict[str, Any] = {
             "name": "main",
-            "image": RAY_IMAGE,
+            "image": image_name(),
             "imagePullPolicy": "IfNotPresent",
+            "securityContext": CONTAINER_CONTEXT,
             "command": list(command),
             "resources": {"claims": [{"name": each["name"]} for each in named]},
         }
         spec: dict[str, Any] = {
             "containers": [container],
+            "securityContext": POD_CONTEXT,
             "resourceClaims": named,
             "terminationGracePeriodSeconds": 5,
             "automountServiceAccountToken": False,
