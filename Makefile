@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check fmt lock protos clean bench cluster cluster-down cluster-binaries
+.PHONY: demo test check fmt lock sbom protos clean bench cluster cluster-down cluster-binaries
 
 demo: $(STAMP)
 	$(BIN)/python examples/train_nvlink_gang.py
@@ -53,11 +53,19 @@ $(STAMP): requirements.txt pyproject.toml
 	PATH="$(BIN):$$PATH"; uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $(STAMP)
 
+# What is pinned, by hash: for development, in the image, and to make the image.
 lock:
 	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	    --generate-hashes --no-header --quiet --output-file requirements.txt
 	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra image --universal --python-version 3.10 \
 	    --generate-hashes --no-header --quiet --output-file kube/image/requirements.txt
+	PATH="$(BIN):$$PATH"; uv pip compile --group pyproject.toml:build --universal --python-version 3.10 \
+	    --generate-hashes --no-header --quiet --output-file kube/image/build-requirements.txt
+
+# What is installed here, as CycloneDX. The image's own list is in it, and comes out of its build: kube/image/Dockerfile.
+sbom: $(STAMP)
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-format JSON --output-file sbom.cdx.json $(BIN)/python
 
 # The kubelet's messages from our own .proto files.
 protos: $(STAMP)

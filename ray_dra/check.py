@@ -62,7 +62,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
         yield from _asked(kind, partial(_of_kind, api))
     for right in RIGHTS:
         where = "everywhere" if right.everywhere else f"in {namespace}"
-        yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace))
+        yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace, raycluster))
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api))
     yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
@@ -93,19 +93,28 @@ def _of_ray(what: str) -> Iterator[Finding]:
     yield Finding(True, what, f"{ray.__version__}; the parts that exact GPUs need are where they were")
 
 
-def _of_right(api: KubernetesApi, right: Right, namespace: str, what: str) -> Iterator[Finding]:
+def _of_right(api: KubernetesApi, right: Right, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    missing = may_not(api, right, namespace, raycluster)
+    if missing:
+        said = f"may not {', '.join(missing)}: kubectl apply -k kube/, with `namespace: {namespace}` in it"
+        yield Finding(False, what, said)
+    else:
+        yield Finding(True, what, f"may {', '.join(right.verbs)}")
+
+
+def may_not(api: KubernetesApi, right: Right, namespace: str, raycluster: str) -> list[str]:
+    """The verbs that this identity lacks. Of RayClusters one is asked for by name: the role may name it."""
     missing = []
     for verb in right.verbs:
         wanted = {"group": right.group, "resource": right.resource, "verb": verb}
         if not right.everywhere:
             wanted["namespace"] = namespace
+        if right.resource == "rayclusters":
+            wanted["name"] = raycluster
         review = {"spec": {"resourceAttributes": wanted}}
         if not api.review(review)["status"].get("allowed"):
             missing.append(verb)
-    if missing:
-        yield Finding(False, what, f"may not {', '.join(missing)}: kubectl apply -k kube/ -n {namespace}")
-    else:
-        yield Finding(True, what, f"may {', '.join(right.verbs)}")
+    return missing
 
 
 def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
@@ -115,6 +124,9 @@ def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) 
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
     yield _of_version(str(found["spec"].get("rayVersion", "")))
+    token = (found["spec"].get("authOptions") or {}).get("mode") == "token"
+    said = "on" if token else "off: whoever reaches the head runs code with its account; authOptions: {mode: token}"
+    yield Finding(token or None, "token authentication of the RayCluster", said)
     head = found["spec"]["headGroupSpec"]["template"]["spec"]
     hooked = any(e["name"] == "RAY_START_HOOK" for c in head["containers"] for e in c.get("env") or ())
     said = (

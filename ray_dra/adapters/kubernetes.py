@@ -437,6 +437,8 @@ def _wrapped(status: int, body: bytes, place: str) -> KubernetesError:
         error = Conflict("The object changed in between; read it again.", place=place, available=message)
     elif status == 410:
         error = WatchExpired("The watch is too old to go on; list again.", place=place, available=message)
+    elif status == 403 and "violates PodSecurity" in message:
+        error = Rejected("Pod Security of the namespace refuses the pod.", place=place, available=message)
     elif status in (401, 403):
         error = NotAllowed("This identity may not do that; see the roles under kube/.", wanted=place, available=message)
     elif status in (400, 422):

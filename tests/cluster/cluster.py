@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError
 from tests.cluster import binaries, control_plane, image
@@ -235,6 +237,10 @@ class Cluster:
         if check and done.returncode:
             raise RuntimeError(f"kubectl {' '.join(arguments)}:\n{done.stderr}{done.stdout}")
         return done.stdout + ("" if check else done.stderr)
+
+    def built(self, folder: Path) -> list[dict[str, Any]]:
+        """The objects of a kustomization."""
+        return list(yaml.safe_load_all(self.kubectl("kustomize", str(folder))))
 
     def asked(self, account: str, namespace: str) -> Iterator[dict[str, Any]]:
         """What a service account has asked the API server for (audit.k8s.io/v1 Events)."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray_dra.translate.workers import ATTEMPT_LABEL, GANG_LABEL
@@ -105,6 +107,8 @@ class Head:
         for process in self.running:
             process.kill()
             process.wait()
+        # What of the installation is not in the namespace, and so does not go with it.
+        self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-k", str(installation(self.namespace)))
 
     def left(self) -> list[str]:
         """Objects of gangs that are there: groups, pods, claims, templates, ComputeDomains."""
@@ -155,11 +159,29 @@ def when(cluster: Cluster, condition: Callable[[], bool], act: Callable[[], None
     return thread
 
 
+def installation(namespace: Namespace, *components: str) -> Path:
+    """A folder for `kubectl apply -k`: kube/kustomization.yaml for this namespace, as its users copy and change it."""
+    folder = namespace.cluster.run / "installations" / namespace.name
+    folder.mkdir(parents=True, exist_ok=True)
+    way = os.path.relpath(PROJECT / "kube", folder)
+    text = (PROJECT / "kube" / "kustomization.yaml").read_text()
+    changes = {
+        "namespace: ray\n": f"namespace: {namespace.name}\n",
+        "  - base\n": f"  - {way}/base\n",
+        "components: []": f"components: {json.dumps([f'{way}/{name}' for name in components])}",
+    }
+    for old, new in changes.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (folder / "kustomization.yaml").write_text(text)
+    return folder
+
+
 def install(namespace: Namespace) -> Head:
     """The roles, and the example's RayCluster with its head ready."""
     cluster = namespace.cluster
-    cluster.kubectl("apply", "-n", namespace.name, "-k", str(PROJECT / "kube"))
-    cluster.kubectl("apply", "-n", namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"))
+    cluster.kubectl("apply", "-k", str(installation(namespace)))
+    cluster.kubectl("apply", "-n", namespace.name, "-k", str(EXAMPLE))
     made = Head(namespace)
     cluster.wait(made.ready, 120, "the head to be ready")
     return made

@@ -35,7 +35,7 @@ print("SEEN", json.dumps(dict(ray.get([w.who.remote() for w in workers], timeout
 def test_a_raycluster_with_claims_runs_and_each_worker_sees_its_own_gpus(
     cluster: Cluster, namespace: Namespace
 ) -> None:
-    cluster.kubectl("apply", "-n", namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"))
+    cluster.kubectl("apply", "-n", namespace.name, "-k", str(EXAMPLE))
 
     def ready() -> bool:
         found = namespace.api.get("RayCluster", "plain", namespace.name)
@@ -55,7 +55,7 @@ def test_a_raycluster_with_claims_runs_and_each_worker_sees_its_own_gpus(
     assert {pod: set(uuids) for pod, uuids in seen.items()} == {p: namespace.uuids(c) for p, c in claims.items()}
     assert all(len(uuids) == 4 for uuids in seen.values())
     # Deletion returns the devices: no claim is left, and no node keeps one readied.
-    cluster.kubectl("delete", "-n", namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"), "--wait=false")
+    cluster.kubectl("delete", "-n", namespace.name, "-k", str(EXAMPLE), "--wait=false")
     cluster.wait(lambda: not namespace.api.items("ResourceClaim", namespace.name), 60, "the claims to go")
     cluster.wait(lambda: not any(prepared(cluster, node) for node in cluster.nodes), 30, "the devices to come back")
 
@@ -197,8 +197,8 @@ def test_the_driver_runs_as_a_daemonset_too(cluster: Cluster, api: KubernetesApi
     labels = {"ray-dra.io/simulated-profile": "dgx-a100"}
     if node not in cluster.nodes:
         cluster.add_node(NodeSpec(node, driver=False, labels=labels))
-    at = ("-n", "ray-dra-simulated")
-    cluster.kubectl("apply", *at, "-f", str(PROJECT / "kube" / "simulated-gpus" / "driver.yaml"))
+    (driver,) = (t for t in cluster.built(PROJECT / "kube" / "simulated-gpus") if t["kind"] == "DaemonSet")
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(driver))
     try:
         cluster.wait(lambda: (node, "gpu-7") in published_uuids(api), 60, "the DaemonSet's driver to publish")
         namespace.claim("three", request(count=3))
@@ -208,7 +208,7 @@ def test_the_driver_runs_as_a_daemonset_too(cluster: Cluster, api: KubernetesApi
         namespace.delete("ResourceClaim", "three")
         cluster.wait(lambda: not prepared(cluster, node), 30, "the devices to come back")
     finally:
-        cluster.kubectl("delete", *at, "-f", str(PROJECT / "kube" / "simulated-gpus" / "driver.yaml"))
+        cluster.kubectl("delete", "-f", "-", stdin=json.dumps(driver))
 
 
 def test_the_kustomization_is_complete(cluster: Cluster) -> None:

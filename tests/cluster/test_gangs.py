@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_LABEL
@@ -92,10 +94,12 @@ def test_check_says_what_is_there_and_what_is_missing(cluster: Cluster, head: He
     assert "workers are copies of the group ray-dra" in told_
     assert " nodes in " in told_
     assert "2.60.0; here it is 2.60.0" in told_
+    assert re.search("token authentication of the RayCluster +on", told_)
     # Without the roles, it says which, and ends with 1.
     cluster.kubectl("delete", *at, "rolebinding", "ray-dra")
     told_ = cluster.kubectl("exec", *at, head.pod, "-c", "ray-head", "--", "ray-dra", "check", check=False)
-    assert f"may not list, watch, create, patch, delete: kubectl apply -k kube/ -n {head.namespace.name}" in told_
+    assert "may not list, watch, create, patch, delete: kubectl apply -k kube/, with" in told_
+    assert f"`namespace: {head.namespace.name}` in it" in told_
     assert "exit code 1" in told_
     # So does a program, at once.
     program = head.start("tell()")
@@ -110,7 +114,7 @@ def test_a_gang_ends_with_its_program_and_with_its_cluster(cluster: Cluster, hea
     process = head.start("gang = racks(2); gang.wait(200); tell(id=gang.id); time.sleep(600)")
     told(process)
     assert head.left()
-    cluster.kubectl("delete", "-n", head.namespace.name, "-f", str(EXAMPLE / "raycluster.yaml"), "--wait=false")
+    cluster.kubectl("delete", "-n", head.namespace.name, "-k", str(EXAMPLE), "--wait=false")
     head.wait_nothing_left()
 
 

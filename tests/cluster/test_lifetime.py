@@ -19,7 +19,7 @@ from tests.cluster.control_plane import Options
 from tests.cluster.machine import PREFIX
 from tests.cluster.nodes import BRIDGE, NodeSpec
 from tests.cluster.paper import add_paper_nodes
-from tests.cluster.world import Namespace, request
+from tests.cluster.world import CONTAINER_CONTEXT, POD_CONTEXT, Namespace, request
 
 GANGS = {"GenericWorkload": True, "TopologyAwareWorkloadScheduling": True}
 
@@ -146,7 +146,15 @@ def test_in_tree_gangs_are_served_with_their_gates(gangs: Cluster) -> None:
                 "kind": "Pod",
                 "metadata": {"name": f"{name}-{at}"},
                 "spec": {
-                    "containers": [{"name": "main", "image": "none", "resources": {"claims": [{"name": "gpus"}]}}],
+                    "containers": [
+                        {
+                            "name": "main",
+                            "image": "none",
+                            "resources": {"claims": [{"name": "gpus"}]},
+                            "securityContext": CONTAINER_CONTEXT,
+                        }
+                    ],
+                    "securityContext": POD_CONTEXT,
                     "resourceClaims": [{"name": "gpus", "resourceClaimTemplateName": "three"}],
                     "schedulingGroup": {"podGroupName": name},
                     "automountServiceAccountToken": False,

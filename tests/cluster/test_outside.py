@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 from ray_dra import submission
 from ray_dra.errors import KubernetesError, NotFound
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import EXAMPLE, PRELUDE, Head
+from tests.cluster.head import EXAMPLE, PRELUDE, Head, installation
 from tests.cluster.world import Namespace
 
 
@@ -31,7 +33,11 @@ def test_jobs_are_submitted_through_the_api_server(
     with pytest.raises(KubernetesError, match="pods/portforward"):
         JobSubmissionClient(f"{at}gangs")
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-    client = JobSubmissionClient(f"{at}gangs")
+    with pytest.raises(AuthenticationError, match="Missing authentication token"):
+        JobSubmissionClient(f"{at}gangs").submit_job(entrypoint="true")
+    secret = head.api.get("Secret", "gangs", head.namespace.name)["data"]["auth_token"]
+    token = base64.b64decode(secret).decode()
+    client = JobSubmissionClient(f"{at}gangs", headers={"Authorization": f"Bearer {token}"})
     try:
         text = PRELUDE + "gang = racks(2); gang.wait(200); tell(ranks=len(ranks(gang)))"
         job = client.submit_job(entrypoint=f"python3 -c '{text}'")
@@ -56,10 +62,10 @@ def events(head: Head) -> list[dict[str, str]]:
 def test_the_examples_rayjob_trains(cluster: Cluster, namespace: Namespace) -> None:
     """By the commands of the example's README."""
     at = ("-n", namespace.name)
-    cluster.kubectl("apply", *at, "-k", str(PROJECT / "kube"))
+    cluster.kubectl("apply", "-k", str(installation(namespace)))
     files = [f"--from-file={PROJECT / 'examples' / name}" for name in ("train_nvlink_gang.py", "tensor_parallel.py")]
     cluster.kubectl("create", *at, "configmap", "train", *files)
-    cluster.kubectl("apply", *at, "-f", str(EXAMPLE / "rayjob.yaml"))
+    cluster.kubectl("apply", *at, "-k", str(EXAMPLE / "rayjob"))
     status: dict[str, Any] = {}
 
     def ended() -> bool:

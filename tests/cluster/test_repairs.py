@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from ray_dra.check import RIGHTS
 from ray_dra.translate.workers import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, told, when
+from tests.cluster.world import CONTAINER_CONTEXT
 
 GANG = "gang = racks(2); gang.wait(240); tell(planned=planned(gang), ranks=ranks(gang)); gang.remove()"
 
@@ -78,7 +80,7 @@ def test_an_image_that_cannot_be_pulled_is_said(head: Head) -> None:
         {
             "op": "add",
             "path": "/spec/workerGroupSpecs/0/template/spec/containers/0/image",
-            "value": "ray-dra.io/none:latest",
+            "value": "localhost/none:latest",
         }
     ]
     head.api.patch("RayCluster", "gangs", change, head.namespace.name)
@@ -90,7 +92,7 @@ except ray_dra.UnsatisfiableError as error:
     tell(said=str(error))
 """
     )
-    assert "ray-dra.io/none:latest" in found["said"]
+    assert "localhost/none:latest" in found["said"]
     assert "given up" in found["said"]
     head.wait_nothing_left()
 
@@ -98,14 +100,11 @@ except ray_dra.UnsatisfiableError as error:
 def test_with_rays_autoscaler_on(cluster: Cluster, head: Head) -> None:
     """The operator refuses suspended groups then: they are scaled to nothing instead."""
     at = head.namespace.name
-    cluster.kubectl("delete", "-n", at, "-f", str(EXAMPLE / "raycluster.yaml"))
-    text = (EXAMPLE / "raycluster.yaml").read_text()
-    scaled = text.replace(
-        "spec:\n  rayVersion",
-        "spec:\n  enableInTreeAutoscaling: true\n  autoscalerOptions: {imagePullPolicy: IfNotPresent}\n  rayVersion",
-        1,
-    )
-    cluster.kubectl("apply", "-n", at, "-f", "-", stdin=scaled)
+    cluster.kubectl("delete", "-n", at, "raycluster", "gangs")
+    (scaled,) = (thing for thing in cluster.built(EXAMPLE) if thing["kind"] == "RayCluster")
+    scaled["spec"]["enableInTreeAutoscaling"] = True
+    scaled["spec"]["autoscalerOptions"] = {"securityContext": CONTAINER_CONTEXT}
+    cluster.kubectl("apply", "-n", at, "-f", "-", stdin=json.dumps(scaled))
     cluster.wait(head.ready, 120, "the head with the autoscaler")
     assert head.run(GANG)
     head.wait_nothing_left()

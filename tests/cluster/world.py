@@ -59,7 +59,7 @@ def opaque(parameters: Mapping[str, Any], *, driver: str = "gpu.nvidia.com") -> 
 
 
 class Namespace:
-    """A namespace on the cluster, and what one does in it. No pod gets in that Pod Security calls less than restricted."""
+    """A namespace on the cluster, and what one does in it. Its pods are those that Pod Security calls restricted."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name

@@ -1,0 +1,44 @@
+"""The list of parts has every installed distribution, in its version, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from tests.manifests import PROJECT
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """What the command of `make sbom` writes, name to version; without the check against CycloneDX's schema, which the
+    command makes by itself and which takes ten seconds."""
+    recipe = re.search(r"^sbom:.*\n((?:\t.*\n)+)", (PROJECT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    command = recipe[1].replace("\\\n", " ").replace("$(BIN)/cyclonedx-py", "cyclonedx_py").replace("$(BIN)/python", "")
+    words = [*command.replace("sbom.cdx.json", str(folder / "sbom.cdx.json")).split(), "--no-validate", sys.executable]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = json.loads((folder / "sbom.cdx.json").read_text())
+    assert made["bomFormat"] == "CycloneDX"
+    parts = [made["metadata"]["component"], *made["components"]]
+    assert all(part.get("purl", "").startswith("pkg:pypi/") for part in made["components"])
+    return {canonical(part["name"]): part["version"] for part in parts}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_installed_distribution_is_listed(tmp_path: Path) -> None:
+    installed = {canonical(each.metadata["Name"]): each.version for each in distributions()}
+    assert len(installed) > 50
+    assert listed(tmp_path) == installed
+
+
+def test_the_image_lists_its_parts_by_the_same_tool() -> None:
+    recipe = (PROJECT / "kube" / "image" / "Dockerfile").read_text()
+    assert "cyclonedx-py environment" in recipe.partition("AS listing")[2].partition("\nFROM ")[0]
+    assert re.search(r"^FROM scratch AS sbom\nCOPY --from=listing /tmp/sbom.cdx.json /$", recipe, re.MULTILINE)
