@@ -34,7 +34,7 @@ def canonical(name: str) -> str:
 
 
 def test_every_installed_distribution_is_listed(tmp_path: Path) -> None:
-    # Where this Python installs: Ray puts a folder of its own with two more on the path, which it carries inside itself.
+    # Where this Python installs: Ray puts a folder on the path that it carries inside itself, with two more.
     paths = sorted({sysconfig.get_path(kind) for kind in ("purelib", "platlib")})
     installed = {canonical(each.metadata["Name"]): each.version for each in distributions(path=paths)}
     assert len(installed) > 50
