@@ -44,7 +44,8 @@ class Needs:
         self, request: GangRequest, *, spread: bool | None = None, linked: bool = False, work: Work | None = None
     ) -> None:
         self.request = request
-        self.work = work or Work()
+        if work is not None:
+            self.work = work
         self.connect = Connect.REQUIRED if linked else request.locality.connect
         self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
@@ -81,6 +82,11 @@ class Needs:
         self.bare = not (self.equal or self.classes[-1].devices)  # those without devices are the smallest
         self.extra = bool(first.resources or first.labels or request.exclude)
         self.simple = not (self.extra or self.share or self.products)
+
+    @cached_property
+    def work(self) -> Work:
+        """Made when it is first asked for: most gangs are counted, and search for nothing."""
+        return Work()
 
     @cached_property
     def measure(self) -> Measure:

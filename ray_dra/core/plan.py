@@ -72,10 +72,11 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
     if _too_few(inventory, needs):
         return Layout(None)
-    if len(needs.classes) > MOST_KINDS or needs.work.spent:
+    if not needs.equal and (len(needs.classes) > MOST_KINDS or needs.work.spent):
         return Layout(None, proven=False)
     proven = True
-    for tried, near in ((needs, strict),) if policy is not None else _rounds(inventory, needs, strict):
+    once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
+    for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
         put = place_equal if tried.equal else place_mixed
         if near and tried.linked and tried.equal and len(tried.request.bundles) > 1:
             layout = place_linked(inventory, tried)
@@ -100,7 +101,8 @@ def _too_few(inventory: Inventory, needs: Needs) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
     if needs.equal:
         return not needs.share and needs.total > inventory.free_devices
-    if needs.request.whole_devices > inventory.free_devices:
+    wanted = sum(b.count * n for b, n in zip(needs.classes, needs.counts, strict=True) if b.share is None)
+    if wanted > inventory.free_devices:
         return True
     for bundle, count in zip(needs.classes, needs.counts, strict=True):
         size = bundle.count if bundle.share is None else 0

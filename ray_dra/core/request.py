@@ -263,6 +263,9 @@ class GangRequest:
     @property
     def whole_devices(self) -> int:
         """Devices that it must have to itself; shares may lie on devices that are shared already."""
+        first = self.bundles[0]
+        if self.bundles.count(first) == len(self.bundles):
+            return first.count * len(self.bundles) if first.share is None else 0
         return sum(b.count for b in self.bundles if b.share is None)
 
 

@@ -221,7 +221,8 @@ def _roomy(inventory: Inventory, request: GangRequest) -> bool:
     locality = request.locality
     if not (locality.required and locality.cliques == 1):
         return True
-    return any(d.free >= request.whole_devices for d in inventory.domains.values() if not d.loose)
+    wanted = request.whole_devices
+    return any(d.free >= wanted for d in inventory.domains.values() if not d.loose)
 
 
 def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
@@ -254,7 +255,8 @@ def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterato
     if _roomy(inventory, request):
         yield list(sizes)
         return
-    cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= request.whole_devices)
+    wanted = request.whole_devices
+    cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= wanted)
     for domain in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
         gangs = {g for seat in domain.seats for g in seat.tenants}
         yield [g for g in gangs if g in sizes]
@@ -266,9 +268,10 @@ def _from(trial: _Trial, request: GangRequest, sizes: Sizes, gangs: list[str]) -
     """Gangs leave, the cheapest for what they free first, until the request fits; then those return that can."""
     order = sorted(gangs, key=lambda g: (sizes[g][0], -sizes[g][1], g))
     answer: Allocation | None = None
+    wanted = request.whole_devices
     for gang in reversed(order) if len(order) > 200 else order:
         trial.leave(gang)
-        if request.whole_devices <= trial.inventory.free_devices:
+        if wanted <= trial.inventory.free_devices:
             answer = trial.ask(request)
         if answer is not None or trial.work.spent:
             break
