@@ -17,7 +17,7 @@ from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.packing import Contents
 from ray_dra.core.request import WHOLE, Bundle, Connect, GangRequest, Strategy
 from ray_dra.core.seat import EPSILON, Seat
-from ray_dra.core.work import MOST_KINDS, Work
+from ray_dra.core.work import LOOK, MOST_KINDS, Work
 
 SeatKind = tuple[object, ...]
 
@@ -44,8 +44,7 @@ class Needs:
         self, request: GangRequest, *, spread: bool | None = None, linked: bool = False, work: Work | None = None
     ) -> None:
         self.request = request
-        if work is not None:
-            self.work = work
+        self._work = work
         self.connect = Connect.REQUIRED if linked else request.locality.connect
         self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
@@ -83,10 +82,17 @@ class Needs:
         self.extra = bool(first.resources or first.labels or request.exclude)
         self.simple = not (self.extra or self.share or self.products)
 
-    @cached_property
+    @property
     def work(self) -> Work:
         """Made when it is first asked for: most gangs are counted, and search for nothing."""
-        return Work()
+        if self._work is None:
+            self._work = Work()
+        return self._work
+
+    def looked_at(self, nodes: int) -> None:
+        """So many nodes' CPUs and labels have been looked at: that counts for those whose plans share their work."""
+        if self._work is not None:
+            self._work.left -= LOOK * nodes
 
     @cached_property
     def measure(self) -> Measure:

@@ -20,9 +20,6 @@ from ray_dra.core.layout import Scope, roomiest_first, tightest_first
 from ray_dra.core.needs import Needs
 from ray_dra.core.seat import Seat
 
-LOOK = 2
-"""Steps (`work.py`) of a look at one node's CPUs and labels. Counting goes on without any left; a search does not."""
-
 Filled = list[tuple[Seat, int, int]]
 """(seat, devices it may use, bundles), in topology order."""
 
@@ -82,7 +79,7 @@ class Rooms:
                             return domain, seat
             return None
         finally:
-            needs.work.left -= looked * LOOK
+            needs.looked_at(looked)
 
     def levels(self, catalogs: Sequence[Catalog], least: int) -> Iterator[tuple[Domain, int]]:
         """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
@@ -240,7 +237,7 @@ class Rooms:
         """(room, seat, bit) of the seats with room, where counting is not enough."""
         found = self._seats.get(domain)
         if found is None:
-            self.needs.work.left -= len(domain.seats) * LOOK
+            self.needs.looked_at(len(domain.seats))
             found = self._seats[domain] = [
                 (room, seat, 1 << at)
                 for at, seat in enumerate(domain.seats)
@@ -324,7 +321,7 @@ class Rooms:
                 return []
         shelves: dict[tuple[int, int], list[Seat]] = {}
         total = most = 0
-        needs.work.left -= len(seats) * LOOK
+        needs.looked_at(len(seats))
         for seat in seats:
             if (not seat.free and needs.size and not needs.share) or (
                 seat.node.spare and not needs.request.preemptible

@@ -13,7 +13,7 @@ from itertools import islice
 from ray_dra.core.allocation import Kind, Shortfall
 from ray_dra.core.counting import place_equal
 from ray_dra.core.devices import bits
-from ray_dra.core.domain import Domain
+from ray_dra.core.domain import SHARING, Domain
 from ray_dra.core.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import Scope
@@ -117,6 +117,14 @@ def _some_node_holds(inventory: Inventory, needs: Needs, bundle: Bundle) -> bool
             and all(s.spare(r) + EPSILON >= n for r, n in bundle.resources.items())
             for s in _open(inventory, needs.request)
         )
+    if bundle.share is None and not any(inventory.by_free[bundle.count :]):
+        return False  # no node has so many free devices, whatever else is asked of it
+    linked = needs.connect is Connect.REQUIRED and bundle.count > 1
+    more = bundle.share or bundle.resources or bundle.labels or needs.request.exclude or linked
+    if not more and not any(d.products for d in bundle.devices):
+        catalogs = [c for c in inventory.catalogs.values() if c.domains]
+        if not any(c.kind == SPARES or c.grade == SHARING for c in catalogs):
+            return True  # a number of free devices is all that is asked, and some node has it
     alone = replace(needs.request, bundles=(bundle,), locality=Locality(connect=needs.connect), strategy=Strategy.PACK)
     one = Needs(alone)
     kinds = (CLIQUE, LOOSE_NODE, SPARES) if needs.request.preemptible else (CLIQUE, LOOSE_NODE)

@@ -9,6 +9,9 @@ from __future__ import annotations
 STEPS = 300_000
 """Steps of one plan, each a microsecond or two of a present-day core; a whole counterfactual has half as many."""
 
+LOOK = 2
+"""Steps of a look at one node's CPUs and labels. Counting goes on without any left; a search does not."""
+
 MOST_KINDS = 1_000
 """Kinds of bundles that one gang is searched a place for; with more, the answer is a no that is not proven."""
 
