@@ -152,7 +152,7 @@ class _Joint:
         open_seats = [s for s in self.seats if s.node.ready and s.name not in needs.request.exclude]
         for resource in needs.resources:
             wanted = sum(n * b.resources.get(resource, 0.0) for b, n in zip(needs.classes, needs.counts, strict=True))
-            if sum(max(s.spare(resource), 0.0) for s in open_seats) + EPSILON < wanted:
+            if sum(s.spare(resource) for s in open_seats) + EPSILON < wanted:
                 return False
         if not any(self.bare):
             return True

@@ -163,9 +163,10 @@ class Seat:
         return left
 
     def spare(self, resource: str) -> float:
-        """How much of a resource is left."""
+        """How much of a resource is left: nothing, and not less, where others have more than the node offers."""
         total = self.node.resources.get(resource, 0.0)
-        return total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
+        left = total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
+        return left if left > 0.0 else 0.0
 
     def shared_left(self) -> dict[int, int]:
         """Position -> thousandths left, of the healthy devices that are shared already and not another gang's alone."""

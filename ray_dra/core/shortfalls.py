@@ -105,7 +105,7 @@ def _one_bundle(inventory: Inventory, needs: Needs, bundle: Bundle) -> list[Shor
     for resource, amount in bundle.resources.items():
         roomiest = max(labelled, key=lambda s: s.spare(resource))
         if roomiest.spare(resource) + EPSILON < amount:
-            found.append(_node_resource(roomiest, resource, amount, max(roomiest.spare(resource), 0)))
+            found.append(_node_resource(roomiest, resource, amount, roomiest.spare(resource)))
     together = f"{bundle.count} GPUs with {_amounts(bundle)} on one node"
     return found or [Shortfall(Kind.RESOURCES, where, together, "each on some node, not all on one")]
 
@@ -214,7 +214,7 @@ def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
         wanted = sum(b.resources.get(resource, 0.0) for b in request.bundles)
         spare = 0.0
         for seat in _open(inventory, request):
-            spare += max(seat.spare(resource), 0.0)
+            spare += seat.spare(resource)
             if spare + EPSILON >= wanted:
                 break
         else:

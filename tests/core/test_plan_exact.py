@@ -6,6 +6,7 @@ The brute force tries every node for every bundle and knows nothing of the plann
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, combinations_with_replacement, product
 
 import pytest
@@ -16,7 +17,7 @@ from ray_dra.core.allocation import Allocation, Placed, Unsatisfiable
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import Limits
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Connect, Locality, Strategy
+from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
 from ray_dra.core.topology import Node
 
 from .checks import check
@@ -267,3 +268,20 @@ def test_resources_count_too() -> None:
     placed: Placed = answer.bundles[0]
     assert placed.resources == {"CPU": 8}
     assert inventory.seats["b"].spare("CPU") == 32
+
+
+def test_a_node_of_which_others_have_more_than_there_is_still_has_its_gpus() -> None:
+    """A raylet that came back with fewer CPUs, or a snapshot: what is left of them is nothing, and not less."""
+    nodes = [node("a", 4, resources={"CPU": 1}), node("b", 1, resources={"CPU": 4})]
+    inventory = Inventory(nodes)
+    inventory.set_others("a", 0, {"CPU": 2.0})
+    for locality in (Locality(), Locality(cliques=1)):
+        bundles = (
+            Bundle((DeviceRequest(1),), {"CPU": 2.0}),
+            Bundle((DeviceRequest(3),)),
+            Bundle(resources={"CPU": 1.0}),
+        )
+        same = [replace(n, devices=tuple(replace(d, domains=("c",)) for d in n.devices)) for n in nodes]
+        for each in same if locality.cliques else ():
+            inventory.put_node(each)
+        assert isinstance(plan(inventory, GangRequest("g", bundles, locality)), Allocation)
