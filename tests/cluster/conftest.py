@@ -12,7 +12,7 @@ import pytest
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import Head, install
+from tests.cluster.head import Head, Heads, install
 from tests.cluster.world import Namespace
 
 
@@ -54,9 +54,24 @@ def namespace(cluster: Cluster) -> Iterator[Namespace]:
     made.end()
 
 
+@pytest.fixture(scope="package")
+def heads(cluster: Cluster) -> Iterator[Heads]:
+    made = Heads(cluster)
+    yield made
+    made.end()
+
+
 @pytest.fixture
-def head(namespace: Namespace) -> Iterator[Head]:
-    """The example's RayCluster, installed as a user does."""
+def head(heads: Heads) -> Iterator[Head]:
+    """The example's RayCluster, installed as a user does; the same for all tests that leave it as they found it."""
+    lent = heads.lend()
+    yield lent
+    heads.take_back(lent)
+
+
+@pytest.fixture
+def fresh_head(namespace: Namespace) -> Iterator[Head]:
+    """A RayCluster in whose namespace nothing has happened yet."""
     made = install(namespace)
     yield made
     made.close()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,42 @@ def install(namespace: Namespace) -> Head:
     made = Head(namespace)
     cluster.wait(made.ready, 120, "the head to be ready")
     return made
+
+
+class Heads:
+    """One RayCluster for many tests: a head takes half a minute to come and to go.
+
+    Whether a test left it as it found it is looked at after the test, so that no test has to say so; one that did not
+    (or that failed) costs the next test a new RayCluster.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._kept: Head | None = None
+        self._found: dict[str, object] = {}
+
+    def lend(self) -> Head:
+        if self._kept is None:
+            self._kept = install(Namespace(self.cluster, f"t-{uuid.uuid4().hex[:8]}"))
+            self._found = self._state(self._kept)
+        return self._kept
+
+    def take_back(self, head: Head) -> None:
+        head.close()
+        if not (head.ready() and self._state(head) == self._found):
+            self.end()
+
+    def end(self) -> None:
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.close()
+            kept.namespace.end()
+
+    def _state(self, head: Head) -> dict[str, object]:
+        """What a test may not change: the RayCluster as it was written, and the names of what is in the namespace."""
+        at = head.namespace.name
+        cluster = head.api.find("RayCluster", "gangs", at)
+        kinds = ("RoleBinding", "ServiceAccount", "ConfigMap", *OURS)
+        names = {kind: sorted(t["metadata"]["name"] for t in head.api.items(kind, at)) for kind in kinds}
+        pods = sorted(p["metadata"].get("labels", {}).get("ray.io/node-type", "") for p in head.api.items("Pod", at))
+        return {"spec": cluster and cluster["spec"], "pods": pods, **names}

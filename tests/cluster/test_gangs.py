@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_LABEL
 from ray_dra.translate.workers import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
@@ -152,17 +150,22 @@ def test_a_device_taken_in_between_moves_the_whole_gang(cluster: Cluster, head: 
     head.wait_nothing_left()
 
 
-@pytest.mark.parametrize("stage", ["templates", "pods", "running"])
-def test_a_coordinator_killed_at_any_stage_goes_on(cluster: Cluster, head: Head, stage: str) -> None:
+def test_a_coordinator_killed_at_every_stage_goes_on(cluster: Cluster, head: Head) -> None:
+    """One gang, whose coordinator is killed three times; each write of its own, before and after, on the fakes."""
     at = head.namespace.name
 
-    def there() -> bool:
+    def there(stage: str) -> bool:
         if stage == "templates":
             return bool(head.api.items("ResourceClaimTemplate", at, labels=ATTEMPT_LABEL))
         pods = head.api.items("Pod", at, labels=ATTEMPT_LABEL)
         return bool(pods) and (stage == "pods" or any(p["status"].get("phase") == "Running" for p in pods))
 
-    thread = when(cluster, there, head.kill_coordinator)
+    def kill_at_each() -> None:
+        for stage in ("templates", "pods", "running"):
+            cluster.wait(lambda stage=stage: there(stage), 120, stage)  # type: ignore[misc]
+            head.kill_coordinator()
+
+    thread = when(cluster, lambda: True, kill_at_each)
     told_ = head.run("gang = racks(2); gang.wait(240); tell(planned=planned(gang), ranks=ranks(gang)); gang.remove()")
     thread.join()
     assert [rank["seen"] for rank in told_[0]["ranks"]] == told_[0]["planned"]

@@ -41,7 +41,7 @@ for each in backlog + sitters: ray.kill(each) if hasattr(each, "seen") else ray.
     head.wait_nothing_left()
 
 
-def test_workers_that_are_there_are_used_first(cluster: Cluster, namespace: Namespace, head: Head) -> None:
+def test_workers_that_are_there_are_used_first(head: Head) -> None:
     """Two GPU workers of the user's own in one clique: gangs are pinned on them as on a static cluster, and Ray's own
     topology placement works on them by the labels of our start hook. A third tray needs a worker of our making."""
     template = {
@@ -50,12 +50,12 @@ def test_workers_that_are_there_are_used_first(cluster: Cluster, namespace: Name
         "metadata": {"name": "theirs"},
         "spec": {"spec": {"devices": {"requests": [request(count=4)]}}},
     }
-    head.api.create(template, namespace.name)
+    head.api.create(template, head.namespace.name)
     head.api.patch(
         "RayCluster",
         "gangs",
         [{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": their_group(head)}],
-        namespace.name,
+        head.namespace.name,
     )
     found = head.run(
         """
@@ -79,7 +79,7 @@ tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang)
     assert found[0] == {"native": True}
     assert all(node.startswith("gangs-theirs-worker") for node in found[1]["nodes"])
     assert [rank["seen"] for rank in found[1]["ranks"]] == found[1]["planned"]
-    assert not head.api.items("ResourceClaimTemplate", namespace.name, labels="ray-dra.io/attempt")
+    assert not head.api.items("ResourceClaimTemplate", head.namespace.name, labels="ray-dra.io/attempt")
     more = head.run("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); gang.remove()")
     assert sorted(more[0]["nodes"]) == ["r0-t0", "r0-t1", "r0-t2"]
     head.wait_nothing_left()

@@ -20,8 +20,9 @@ from tests.cluster.world import Namespace
 
 
 def test_jobs_are_submitted_through_the_api_server(
-    cluster: Cluster, head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cluster: Cluster, fresh_head: Head, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    head = fresh_head
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     at = f"ray_dra://kubernetes?namespace={head.namespace.name}&raycluster="
     with pytest.raises(NotFound, match="no such object"):

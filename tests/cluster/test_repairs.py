@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import time
 
-import pytest
-
 from ray_dra.check import RIGHTS
 from ray_dra.translate.workers import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
@@ -16,17 +14,19 @@ from tests.cluster.world import CONTAINER_CONTEXT
 GANG = "gang = racks(2); gang.wait(240); tell(planned=planned(gang), ranks=ranks(gang)); gang.remove()"
 
 
-@pytest.mark.parametrize("kind", ["Pod", "ResourceClaim"])  # the others, at every moment, on the fake
-def test_what_is_deleted_by_hand_in_the_making(cluster: Cluster, head: Head, kind: str) -> None:
+def test_what_is_deleted_by_hand_in_the_making(cluster: Cluster, head: Head) -> None:
+    """A claim, and a pod a moment later; all kinds, at every moment, on the fake."""
     at = head.namespace.name
 
-    def there() -> bool:
-        return bool(head.api.items(kind, at, labels=ATTEMPT_LABEL))
+    def first(kind: str) -> str:
+        return next((str(t["metadata"]["name"]) for t in head.api.items(kind, at, labels=ATTEMPT_LABEL)), "")
 
-    def delete() -> None:
-        head.api.delete(kind, head.api.items(kind, at, labels=ATTEMPT_LABEL)[0]["metadata"]["name"], at)
+    def delete_each() -> None:
+        for kind in ("ResourceClaim", "Pod"):
+            cluster.wait(lambda kind=kind: bool(first(kind)), 60, f"a {kind}")  # type: ignore[misc]
+            head.api.delete(kind, first(kind), at)
 
-    thread = when(cluster, there, delete)
+    thread = when(cluster, lambda: bool(first("ResourceClaim")), delete_each)
     (found,) = head.run(GANG)
     thread.join()
     assert [rank["seen"] for rank in found["ranks"]] == found["planned"]
