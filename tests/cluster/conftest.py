@@ -74,4 +74,4 @@ def fresh_head(namespace: Namespace) -> Iterator[Head]:
     """A RayCluster in whose namespace nothing has happened yet."""
     made = install(namespace)
     yield made
-    made.close()
+    made.uninstall()

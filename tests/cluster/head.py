@@ -108,7 +108,10 @@ class Head:
         for process in self.running:
             process.kill()
             process.wait()
-        # What of the installation is not in the namespace, and so does not go with it.
+
+    def uninstall(self) -> None:
+        """For good: with what of the installation is not in the namespace, and so does not go with it."""
+        self.close()
         self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-k", str(installation(self.namespace)))
 
     def left(self) -> list[str]:
@@ -214,7 +217,7 @@ class Heads:
     def end(self) -> None:
         kept, self._kept = self._kept, None
         if kept is not None:
-            kept.close()
+            kept.uninstall()
             kept.namespace.end()
 
     def _state(self, head: Head) -> dict[str, object]:

@@ -128,5 +128,5 @@ def test_two_rayclusters_that_want_the_last_clique_do_not_chase_each_other(clust
         head.wait_nothing_left()
         second.wait_nothing_left()
     finally:
-        second.close()
+        second.uninstall()
         other.end()
