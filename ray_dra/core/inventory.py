@@ -103,7 +103,8 @@ class Inventory(Index):
         _set_imex(used, gang, moved)
         for clique in exclusive:
             self._exclusive[clique] = gang
-            touched = self._own(self.domains[clique], gang, touched)
+            if clique in self.domains:
+                touched = self._own(self.domains[clique], gang, touched)
         self.refresh(touched, moved)
 
     def remember(self, allocation: Allocation, masks: dict[Seat, int]) -> None:
@@ -192,10 +193,11 @@ class Inventory(Index):
                     if seat.imex is not None:
                         raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
                     used.append(seat)
-            elif what == "exclusive" and scope in self.domains:
+            elif what == "exclusive":
                 # Work of others may have come in since it was planned, or a lost node may be back with a gang that has
-                # something there; neither undoes this gang's claim.
-                if self.domains[scope].owner is not None:
+                # something there; neither undoes this gang's claim. Nor does it matter whether a node of the clique is
+                # there yet: gangs of records are held before the first look.
+                if scope in self._exclusive:
                     raise ValueError(f"clique {scope} is another gang's alone")
                 exclusive.append(scope)
         return tuple(used), tuple(exclusive)

@@ -85,6 +85,12 @@ class Books:
         self.store.put(GANG + gang.id, gang_to_bytes(gang))
         self._put(gang)
 
+    def set_aside(self, gang_id: str, reason: str) -> None:
+        """A gang whose record reads well and cannot be true."""
+        self.aside.put(GANG + gang_id, self.store.get(GANG + gang_id) or b"", reason)
+        self._take(gang_id)
+        self.notes.pop(gang_id, None)
+
     def drop(self, gang: Gang) -> None:
         """The record goes last, so that a kill before it only repeats the rest."""
         if gang.failed:

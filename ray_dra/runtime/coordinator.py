@@ -89,7 +89,10 @@ class Coordinator:
         if self.workers is not None:
             self.workers.look(self.books.wanted())
         for allocation in self.books.wanted():
-            self.inventory.hold(allocation)
+            try:
+                self.inventory.hold(allocation)
+            except ValueError as error:  # e.g. two records that claim one clique for their gang alone
+                self.books.set_aside(allocation.gang, f"The record claims what another gang has: {error}")
         self.books.sweep(ray)
         self._mend_maps()
         self.observe()

@@ -13,10 +13,13 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
+from ray_dra.core.allocation import Allocation
 from ray_dra.core.lifecycle import Gang
+from ray_dra.core.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.core.topology import Node
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports import NodeReading
+from ray_dra.translate.sense import check_nodes
 
 VERSION = 1
 
@@ -86,10 +89,28 @@ def gang_to_bytes(gang: Gang) -> bytes:
 def gang_from_bytes(data: bytes) -> Gang:
     """Raises RayDraError for a record that this version cannot read."""
     gang: Gang = _read(_GANG, data, "gang")
-    held = gang.allocation
-    if held is not None and (held.gang != gang.id or len(held.bundles) != len(gang.request.bundles)):
-        raise RayDraError("A stored gang's allocation is not for this gang.", wanted=gang.id, available=held.gang)
+    if gang.allocation is not None and not _is_for(gang.allocation, gang):
+        raise RayDraError(
+            "A stored gang's allocation is not for this gang.", wanted=gang.id, available=gang.allocation.gang
+        )
     return gang
+
+
+def _is_for(held: Allocation, gang: Gang) -> bool:
+    """Whether an allocation gives each bundle as many devices as it asks for, of its node and no other bundle's."""
+    if held.gang != gang.id or len(held.bundles) != len(gang.request.bundles):
+        return False
+    whole = set()
+    for placed, bundle in zip(held.bundles, gang.request.bundles, strict=True):
+        if len(placed.grants) != bundle.count:
+            return False
+        for grant in placed.grants:
+            if grant.node != placed.node or not 0 <= grant.position < MAX_DEVICES_PER_BUNDLE:
+                return False
+            if grant.amount != bundle.share or (grant.amount is None and grant.device in whole):
+                return False
+            whole.add(grant.device)
+    return True
 
 
 def traces_of(data: bytes) -> Traces:
@@ -113,7 +134,15 @@ def known_to_bytes(known: KnownNode) -> bytes:
 
 
 def known_from_bytes(data: bytes) -> KnownNode:
-    """Raises RayDraError for what is no stored node of a version that we know."""
+    """Raises RayDraError for what is no stored node of a version that we know, and for one that cannot be."""
+    known = _known_from_bytes(data)
+    for node in (known.node, known.best):
+        if node is not None:
+            check_nodes((node,))
+    return known
+
+
+def _known_from_bytes(data: bytes) -> KnownNode:
     if b"\n" not in data:
         known: KnownNode = _read(_KNOWN, data, "node")
         return known
@@ -132,7 +161,19 @@ def slots_to_bytes(slots: Slots) -> bytes:
 
 
 def slots_from_bytes(data: bytes) -> Slots:
-    """Raises RayDraError for what are no stored slots of a version that we know."""
+    """Raises RayDraError for what are no stored slots of a version that we know, or of no GPU that a node can have."""
+    found = _slots_from_bytes(data)
+    positions = [at for given in found.bundles.values() for at in given.values()]
+    positions += [at for at, _ in found.strangers.values()]
+    if any(not 0 <= at < MAX_DEVICES_PER_BUNDLE for at in positions):
+        raise RayDraError(
+            "A stored raylet's slots name a GPU that no node has.",
+            available=f"positions under {MAX_DEVICES_PER_BUNDLE}",
+        )
+    return found
+
+
+def _slots_from_bytes(data: bytes) -> Slots:
     if not data.startswith(b"["):
         found: Slots = _read(_SLOTS, data, "raylet's slots")
         return found

@@ -258,6 +258,22 @@ def test_an_exclusive_gang_that_cannot_move_keeps_its_clique() -> None:
         world.check()
 
 
+def test_a_restarted_coordinator_keeps_a_clique_for_the_gang_that_has_it_alone(world: World) -> None:
+    world.submit(gang(4, name="alone", locality=Locality(cliques=1, exclusive=True)))
+    world.place("alone")
+    world.restart()
+    world.check()
+    for name in ("a", "b"):
+        world.submit(gang(4, name=name))
+    allocations = [world.coordinator.gangs[name].allocation for name in ("a", "b")]
+    assert {node for found in allocations if found is not None for node in found.nodes} == {"t2", "t3"}
+    assert world.submit(gang(1, name="more")).phase is Phase.QUEUED
+    world.coordinator.release("alone")
+    world.pass_time()
+    assert world.coordinator.status("more").phase is Phase.HELD
+    world.check()
+
+
 def test_part_of_a_bundle_keeps_its_devices(world: World) -> None:
     world.submit(gang(4, name="g"))
     status = world.place("g")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.core.lifecycle import Gang
-from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
+from ray_dra.core.request import Locality
+from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError
 from ray_dra.ports import MAP
 from ray_dra.runtime.orders import Order
 from tests.core.machines import gang
@@ -228,3 +234,58 @@ def test_the_very_devices_of_a_lost_record_are_nobody_elses(restarted: bool) -> 
     given_out = fill(world)
     assert len(given_out) == 14
     assert theirs.isdisjoint(given_out)
+
+
+IMPOSSIBLE: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "a row of links too few": ("node/t0-0", lambda record: record["node"]["links"].pop()),
+    "a device twice": ("node/t0-0", lambda record: record["best"]["devices"].append(record["best"]["devices"][0])),
+    "no amount": ("node/t0-0", lambda record: record["node"]["resources"].update(CPU=-1)),
+    "a slot of no GPU": ("slots/t3-0", lambda record: record["strangers"].update({"0": [10**12, 1]})),
+    "a slot before the first": ("slots/t0-0", lambda record: _first(record["bundles"]).update({"0": -1})),
+    "a GPU too few": ("gang/a", lambda record: _grants(record).pop()),
+    "a GPU twice": ("gang/a", lambda record: _grants(record).__setitem__(0, _grants(record)[1])),
+    "a position that no node has": ("gang/c", lambda record: _grants(record)[0].__setitem__(1, 2**63)),
+    "a GPU of another node": ("gang/a", lambda record: _grants(record)[0].__setitem__(0, "t3")),
+    "a share that nobody asked for": ("gang/a", lambda record: _grants(record)[0].__setitem__(6, 500)),
+}
+
+
+def _first(table: dict[str, Any]) -> Any:
+    return next(iter(table.values()))
+
+
+def _grants(record: dict[str, Any]) -> list[list[Any]]:
+    grants: list[list[Any]] = record["allocation"][1][0][1]
+    return grants
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_a_record_that_reads_well_and_cannot_be_true_is_set_aside(what: str) -> None:
+    key, change = IMPOSSIBLE[what]
+    world = full_world()
+    world.report("t0", lost=0)  # so that its best form is kept, too
+    record = json.loads(world.store.data[key])
+    change(record)
+    world.store.data[key] = json.dumps(record).encode()
+    world.restart()
+    assert list(world.coordinator.aside.records) == [key]
+    for name in world.names:
+        world.report(name)
+    world.pass_time(2)
+    for node in world.names:
+        with suppress(RayDraError):  # a task where all GPUs are taken
+            world.coordinator.devices_for(world.raylet(node), "", -1, (1,), 9)
+    world.check()
+
+
+def test_two_gangs_that_both_claim_a_clique_for_themselves_are_not_both_believed() -> None:
+    world = World()
+    for name in ("a", "b"):
+        world.submit(gang(4, name=name, locality=Locality(cliques=1, exclusive=True)))
+    mine, theirs = (json.loads(world.store.data[f"gang/{name}"]) for name in ("a", "b"))
+    theirs["allocation"][4] = mine["allocation"][4]
+    world.store.data["gang/b"] = json.dumps(theirs).encode()
+    world.restart()
+    assert list(world.coordinator.gangs) == ["a"]
+    assert "gang/b" in world.coordinator.aside.records
+    world.check()

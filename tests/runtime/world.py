@@ -152,7 +152,11 @@ class World:
                 assert grant.device not in owners, f"{grant.device} is given twice"
                 owners[grant.device] = gang.id
         inventory = self.coordinator.inventory
-        assert set(inventory.gangs) == {g.id for g in self.coordinator.gangs.values() if g.allocation is not None}
+        holding = {g.id: g.allocation for g in self.coordinator.gangs.values() if g.allocation is not None}
+        assert set(inventory.gangs) == set(holding)
+        alone = {scope: g for g, held in holding.items() for (scope, what), _ in held.counters if what == "exclusive"}
+        for domain in inventory.domains.values():
+            assert domain.owner == alone.get(domain.id), "a clique for one gang alone"
         for seat in inventory.seats.values():
             held = {seat.grants[i].device for i in range(len(seat.grants)) if seat.held >> i & 1}
             assert held == {d for d in owners if d in {g.device for g in seat.grants}}
