@@ -17,7 +17,7 @@ from ray_dra.core.domain import Domain
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.layout import NOTHING, Layout, Scope, exclusively, granted, imex
 from ray_dra.core.needs import Needs, kinds_for, of_products
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.rooms import Filled, Rooms
 from ray_dra.core.seat import Seat
 
@@ -43,13 +43,14 @@ def place_equal(inventory: Inventory, needs: Needs, scope: Scope) -> Layout:
 
 
 def place_linked(inventory: Inventory, needs: Needs) -> Layout:
-    """Several equal bundles on one node, every two of the gang's devices linked: as if they were one bundle.
+    """Equal bundles on one node, every two of the gang's devices linked: as if they were one bundle.
 
     For nodes whose GPUs are not all linked: bundles of one GPU each say nothing of links among them.
     """
     request, bundle, count = needs.request, needs.classes[0], needs.counts[0]
-    apart = request.strategy in (Strategy.SPREAD, Strategy.STRICT_SPREAD)
-    if apart or needs.share or len(bundle.devices) != 1 or needs.total >= len(inventory.by_free):
+    if needs.spread and count > 1:
+        return NOTHING
+    if needs.share or len(bundle.devices) != 1 or needs.total >= len(inventory.by_free):
         return NOTHING
     devices = (DeviceRequest(needs.total, bundle.devices[0].device_class, needs.products),)
     resources = {name: amount * count for name, amount in bundle.resources.items()}

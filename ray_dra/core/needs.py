@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
+from itertools import combinations
 
 from ray_dra.core.catalog import Catalog
 from ray_dra.core.devices import Masks, bits
@@ -31,6 +32,7 @@ class Needs:
         classes: the distinct bundles.
         bare: some of several classes have no devices: cliques say nothing about them.
         spread: at most one bundle on a node.
+        together: every two devices that the gang has on a node are linked, whichever bundles they are of.
         demanding: cliques are required, not only preferred.
         products: of the first class; () for any.
         measure: how the first class is counted on a node.
@@ -41,11 +43,18 @@ class Needs:
     """
 
     def __init__(
-        self, request: GangRequest, *, spread: bool | None = None, linked: bool = False, work: Work | None = None
+        self,
+        request: GangRequest,
+        *,
+        spread: bool | None = None,
+        linked: bool = False,
+        together: bool = False,
+        work: Work | None = None,
     ) -> None:
         self.request = request
         self._work = work
-        self.connect = Connect.REQUIRED if linked else request.locality.connect
+        self.together = together
+        self.connect = Connect.REQUIRED if linked or together else request.locality.connect
         self.linked = self.connect is Connect.REQUIRED
         self.spread = request.strategy is Strategy.STRICT_SPREAD if spread is None else spread
         self.proven = True
@@ -279,7 +288,10 @@ class Needs:
                 sizes += [self.classes[c].count] * n
                 allowed += [self.usable(seat, free, c)] * n
         narrow = tuple(allowed) if any(a != free for a in allowed) else None
-        masks = seat.split(free, tuple(sizes), self.connect, narrow)
+        if self.together:
+            masks = self._split_together(seat, free, tuple(sizes), narrow)
+        else:
+            masks = seat.split(free, tuple(sizes), self.connect, narrow)
         if masks is None or not shares:
             return masks
         taken = 0
@@ -303,6 +315,25 @@ class Needs:
         return tuple(
             next(wholes if self.classes[c].share is None else partly) for c, n in enumerate(contents) for _ in range(n)
         )
+
+    def _split_together(self, seat: Seat, free: int, sizes: Masks, narrow: Masks | None) -> Masks | None:
+        """`Seat.split` where the devices of all these bundles are linked to each other."""
+        best = seat.split(free, (sum(sizes),), self.connect) if sizes else ()
+        if not best:
+            return best  # none at all, or none asked for
+        masks = seat.split(best[0], sizes, self.connect, narrow and tuple(allowed & best[0] for allowed in narrow))
+        if masks is None and narrow is not None:  # the products may be on others
+            for positions in combinations(bits(free), sum(sizes)):
+                self.work.left -= 1
+                if self.work.spent:
+                    self.proven = False
+                    return None
+                mask = sum(1 << at for at in positions)
+                if seat.shape.all_linked(mask):
+                    masks = seat.split(mask, sizes, self.connect, tuple(allowed & mask for allowed in narrow))
+                    if masks is not None:
+                        break
+        return masks
 
     def _split_shares(
         self, left: dict[int, int], shares: list[tuple[int, int]], wholes: _Wholes | None

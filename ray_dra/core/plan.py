@@ -20,9 +20,10 @@ from functools import cache
 from ray_dra.core.allocation import Allocation, Unsatisfiable, make
 from ray_dra.core.counting import place_equal, place_linked
 from ray_dra.core.domain import UNEVEN
+from ray_dra.core.index import LOOSE_NODE, SPARES
 from ray_dra.core.inventory import Inventory
 from ray_dra.core.joint import overdrawn, place_jointly, torn
-from ray_dra.core.layout import Layout, Scope
+from ray_dra.core.layout import NOTHING, Layout, Scope
 from ray_dra.core.mixed import place_mixed
 from ray_dra.core.needs import Needs, kinds_for
 from ray_dra.core.policy import Policy
@@ -78,10 +79,13 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
     for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
         put = place_equal if tried.equal else place_mixed
-        if near and tried.linked and tried.equal and len(tried.request.bundles) > 1:
-            layout = place_linked(inventory, tried)
+        if near and (tried.together or _by_worker(tried)):
+            layout = _linked(inventory, tried)
             if layout.bundles is not None:
                 return layout
+            if tried.together:
+                proven = proven and layout.proven and tried.proven
+                continue
         for scope in scopes(inventory, tried, near=near):
             if scope.jointly:
                 layout = place_jointly(inventory, tried, scope)
@@ -94,6 +98,29 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
             ):
                 return layout
             proven = proven and layout.proven and tried.proven
+    return Layout(None, proven=proven)
+
+
+def _by_worker(needs: Needs) -> bool:
+    """Whether equal bundles are first looked for on devices of one node that are linked, as if they were one bundle."""
+    several = len(needs.request.bundles) > 1
+    return needs.linked and needs.equal and several and needs.request.strategy is not Strategy.SPREAD
+
+
+def _linked(inventory: Inventory, needs: Needs) -> Layout:
+    """All devices on one node, every two of them linked; bundles without devices wherever there is room."""
+    if needs.equal:
+        return place_linked(inventory, needs)
+    request = needs.request
+    if needs.total >= len(inventory.by_free) or any(bundle.share for bundle in needs.classes):
+        return NOTHING
+    proven = True
+    for kind in (SPARES, LOOSE_NODE) if request.preemptible else (LOOSE_NODE,):
+        one_node = request.strategy is Strategy.STRICT_PACK
+        layout = place_jointly(inventory, needs, Scope((kind,), 1, 1, False, one_node, jointly=True))
+        if layout.bundles is not None:
+            return layout
+        proven = proven and layout.proven
     return Layout(None, proven=proven)
 
 
@@ -139,6 +166,8 @@ def _rounds(inventory: Inventory, needs: Needs, strict: bool) -> Iterator[tuple[
         yield Needs(request, linked=True, work=needs.work), True
     if prefers:
         yield needs, True  # as if it were required; what is not in a clique comes after that
+        if (strict or not spread) and any(c.kind == LOOSE_NODE and c.domains for c in inventory.catalogs.values()):
+            yield Needs(request, together=True, work=needs.work), True
     if strict:
         return
     if spread and prefers:

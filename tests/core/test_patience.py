@@ -14,7 +14,7 @@ from ray_dra.core.inventory import Inventory
 from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS, Limits
 from ray_dra.core.patience import in_turn
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality
+from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
 from ray_dra.errors import InvalidRequest
 
 from .checks import check
@@ -162,3 +162,39 @@ def test_patience_is_for_what_is_preferred() -> None:
             Locality(cliques=1, required=False, patience=seconds)
     with pytest.raises(InvalidRequest, match="contradict"):
         _ = Locality(cliques=1, required=False, patience=1) & Locality(segment=2, required=False, patience=2)
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("connect", list(Connect))
+@pytest.mark.parametrize(
+    "sizes", [(2,), (1, 1), (1, 0, 0, 1), (2, 0), (1, 0), (1, 1, 1), (2, 1, 1), (3, 2), (3, 0, 1), (1, 3, 1)]
+)
+def test_one_node_whose_gpus_are_linked_is_as_near_as_a_clique(
+    sizes: tuple[int, ...], connect: Connect, strategy: Strategy
+) -> None:
+    """Bridged pairs and meshes of four are in no clique; bundles that differ, and CPUs elsewhere, change nothing."""
+    pair, box = [[0, 4], [4, 0]], [[0 if i == j else 4 for j in range(4)] for i in range(4)]
+    bundles = tuple(Bundle((DeviceRequest(size),)) if size else Bundle(resources={"CPU": 40.0}) for size in sizes)
+    request = GangRequest("g", bundles, one_clique(required=False, connect=connect), strategy)
+    machines = {
+        "bridged": [node(f"pair{i}", 2, links=tuple(map(tuple, pair))) for i in range(3)],
+        "mesh": [node(f"mesh{i}", 4, links=tuple(map(tuple, box))) for i in range(3)],
+        "dgx": [node("dgx", 8, links=DGX1), node("cpu0", 0), node("cpu1", 0)],
+        "apart": [node(f"apart{i}", 4) for i in range(3)],
+    }
+    most = {"bridged": 2, "mesh": 4, "dgx": 4, "apart": 1}
+    apart = strategy is Strategy.STRICT_SPREAD
+    bare = len([size for size in sizes if not size])
+    one_node = strategy is not Strategy.STRICT_PACK or bare < 2
+    for name, nodes in machines.items():
+        possible = sum(sizes) <= most[name] and one_node and not (apart and len(sizes) - bare > 1)
+        if possible and apart:
+            possible = len(sizes) <= len(nodes)
+        inventory = Inventory(nodes)
+        answer = plan(inventory, request, strict=True)
+        assert isinstance(answer, Allocation) == possible, (name, answer)
+        if isinstance(answer, Allocation):
+            check(answer, inventory, request)
+            assert len({grant.node for grant in answer.grants}) == 1
+            links = inventory.seats[answer.grants[0].node].node.links
+            assert all(links[a.position][b.position] for a, b in combinations(answer.grants, 2))
