@@ -24,19 +24,21 @@ from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
 from ray_dra.core.topology import Topology
-from ray_dra.errors import GangGone, RayDraError
+from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
 from ray_dra.ports import Kube
 from ray_dra.runtime.coordinator import Coordinator, Status
 from ray_dra.runtime.jobs import Jobs
 from ray_dra.runtime.nodes import only_visible
 from ray_dra.runtime.orders import Order
 from ray_dra.runtime.pace import LOOK_SECONDS, pause
+from ray_dra.runtime.waits import Waits, why_gone
 from ray_dra.settings import Kubernetes
 from ray_dra.translate.records import reading_from_bytes
 from ray_dra.translate.snapshot import Snapshot, snapshot_of
 
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 SETTLE_SECONDS = 60.0
+MOST_RELEASED = 50_000
 logger = logging.getLogger("ray_dra")
 
 
@@ -55,7 +57,9 @@ class CoordinatorActor:
         self._core = Coordinator(self._store, RayAdapter(), time.monotonic, kube)
         self._retired = False
         self._jobs = Jobs(self._store, ray.get_runtime_context().get_job_id())
-        self._changed = asyncio.Event()
+        self._waits = Waits(self._core.status)
+        self._released: dict[str, None] = {}  # the latest; see submit
+        self._ending = 0  # calls that wait for the end of a gang's workers
         self._agents: dict[str, float] = {}
         self._settled = time.monotonic()
         gc.disable()  # see _collect
@@ -71,7 +75,7 @@ class CoordinatorActor:
             self._core.nodes.heartbeat(raylet)
         else:
             self._core.report(raylet, only_visible(reading_from_bytes(reading), visible))
-            self._notify()
+            self._tell()
 
     # -- from drivers
 
@@ -87,27 +91,43 @@ class CoordinatorActor:
         return self._core.nodes.waiting
 
     async def submit(self, order: Order) -> Status:
+        """A caller that gives up releases its gang; where that overtook its submit, nothing is held any more.
+
+        Raises:
+            GangGone: so it was.
+        """
+        await _still_wanted()
+        if order.request.gang in self._released:
+            raise GangGone("The gang was given back before it was there.", place=order.request.gang)
         status = self._core.submit(order)
         self._wake()
-        self._notify()
+        self._tell()
         return status
 
     async def commit(self, gang: str, group: str, moves: int) -> Status:
         status = self._core.commit(gang, group, moves)
         self._wake()
-        self._notify()
+        self._tell()
         return status
 
     async def release(self, gang: str, timeout: float) -> bool:
         """Give back, and wait until Ray has ended the gang's workers; False if that takes too long."""
-        deadline = time.monotonic() + timeout
+        self._released[gang] = None
+        if len(self._released) > MOST_RELEASED:
+            del self._released[next(iter(self._released))]
         gone = self._core.release(gang)
-        while not gone and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-            self._look()
-            gone = gang not in self._core.gangs
-        self._notify()
-        return gone
+        self._tell()
+        if gone:
+            return True
+        self._ending += 1
+        self._woken.set()
+        try:
+            await self._waits.until(gang, (), timeout)
+        except (GangGone, UnsatisfiableError):
+            return True
+        finally:
+            self._ending -= 1
+        return False
 
     async def status(self, gang: str) -> Status:
         """The gang as it is now; Ray is asked again where the last look is what keeps it from being ready."""
@@ -119,41 +139,33 @@ class CoordinatorActor:
 
     async def await_phase(self, gang: str, phases: tuple[str, ...], timeout: float) -> Status:
         """The gang's status as soon as it is in one of these phases, or when the time is over."""
-        deadline = time.monotonic() + timeout
-        while True:
-            status = self._core.status(gang)
-            left = deadline - time.monotonic()
-            if status.phase.value in phases or left <= 0:
-                return status
-            self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), min(left, LOOK_SECONDS))
-            except asyncio.TimeoutError:
-                continue
+        return await self._waits.until(gang, tuple(map(Phase, phases)), timeout)
 
-    async def await_ready(self, gang: str) -> str:
-        """Resolves once the gang is ready; GangGone if it never will be."""
-        while True:
-            status = await self.await_phase(gang, (Phase.READY.value,), 60.0)
-            if status.phase is Phase.READY:
-                return gang
-            if status.phase is Phase.RELEASING:
-                raise GangGone("The gang is being given back.", place=gang)
+    async def await_ready(self, gang: str, job: str) -> str:
+        """Resolves once the gang is ready; `job` waits for it. GangGone or UnsatisfiableError if it never will be."""
+        status = await self._waits.until(gang, (Phase.READY, Phase.RELEASING), None, job)
+        if status.phase is Phase.RELEASING:
+            raise why_gone(status)
+        return gang
 
     async def look(self) -> None:
-        """Look at Ray now rather than at the next turn."""
-        self._look()
+        """Look at Ray soon rather than at the next turn."""
+        self._woken.set()
 
     async def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        await _still_wanted()
         return self._core.plan(request)
 
     async def snapshot(self) -> Snapshot:
+        await _still_wanted()
         return snapshot_of(self._core.inventory)
 
     async def topology(self) -> Topology:
+        await _still_wanted()
         return Topology.of(seat.node for seat in self._core.inventory.seats.values())
 
     async def gangs(self) -> list[Status]:
+        await _still_wanted()
         return self._core.statuses()
 
     async def unread(self) -> list[tuple[str, str]]:
@@ -202,6 +214,8 @@ class CoordinatorActor:
     async def _rest(self, least: float) -> None:
         """Until the next turn, or, after `least` seconds, until something changes."""
         await asyncio.sleep(least)
+        if self._ending:
+            return  # Ray does not tell when workers have ended
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - least)
 
@@ -210,6 +224,7 @@ class CoordinatorActor:
         takes a tenth of a second. What is alive is set aside."""
         if time.monotonic() - self._settled > SETTLE_SECONDS:
             self._settled = time.monotonic()
+            self._waits.forget(self._core.watch.view.jobs)
             gc.collect()
             gc.freeze()
         else:
@@ -220,15 +235,21 @@ class CoordinatorActor:
             self._core.observe()
         except RayDraError as error:
             logger.warning("the coordinator cannot see Ray just now: %s", error)
-        self._notify()
+        # What Ray does with a gang changes its phase, not its record.
+        changed = [id for id in self._waits.gangs if (gang := self._core.gangs.get(id)) is None or gang.allocation]
+        self._core.books.changed.update(changed)
+        self._tell()
 
     def _wake(self) -> None:
         """Workers are made from look to look; where there are none to make, the next turn is early enough."""
         if self._core.workers is not None:
             self._woken.set()
 
-    def _notify(self) -> None:
-        self._changed.set()
+    def _tell(self) -> None:
+        """Those who wait for gangs that have changed."""
+        changed = self._core.books.changed
+        while changed:
+            self._waits.tell(changed.pop())
 
     def _keep_agents(self) -> None:
         now = self._core.clock()  # in which nobody was silent while we were stopped
@@ -258,6 +279,12 @@ class CoordinatorActor:
                 self._store.delete(key)
         finally:
             ray.kill(ray.get_runtime_context().current_actor)
+
+
+async def _still_wanted() -> None:
+    """Before work of any length: Ray cancels the calls of those who gave up, here where they came to wait in the loop
+    behind others."""
+    await asyncio.sleep(0)
 
 
 def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Kube | None:

@@ -13,12 +13,12 @@ from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.request import Connect, Locality
 from ray_dra.core.topology import Topology
 from ray_dra.core.whatif import plan_and_explain
-from ray_dra.errors import InvalidRequest, UnsatisfiableError, shown
+from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError, shown
 from ray_dra.handle import GangPlacementGroup
 from ray_dra.hooks import SeenDevice, seen_devices
 from ray_dra.runtime.coordinator import Status
 from ray_dra.runtime.orders import Order
-from ray_dra.translate.bundles import ray_bundles, request_from_bundles
+from ray_dra.translate.bundles import request_from_bundles
 from ray_dra.translate.labels import RAY_NODE_ID
 from ray_dra.translate.snapshot import Snapshot, inventory_of, read_snapshot
 
@@ -106,7 +106,6 @@ def placement_group(
     if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
     context = ray.get_runtime_context()
-    actor = coordinator()
     order = Order(
         request,
         name=name,
@@ -115,10 +114,7 @@ def placement_group(
         detached=lifetime == "detached",
         wait=wait,
     )
-    status = _submit(actor, order, _soft_target_node_id)
-    gang = GangPlacementGroup(actor, order, ray_bundles(request), request.strategy.value, status)
-    gang._create(status)
-    return gang
+    return _handle(order, _soft_target_node_id)
 
 
 def plan(
@@ -179,6 +175,18 @@ def get_devices() -> tuple[SeenDevice, ...]:
     worker = ray._private.worker.global_worker
     worker.check_connected()
     return tuple(seen_devices(worker) or ())
+
+
+def _handle(order: Order, soft_node: str | None) -> GangPlacementGroup:
+    """The gang's handle; or, whatever comes between, nothing is held."""
+    actor = coordinator()
+    try:
+        return GangPlacementGroup.of(order, _submit(actor, order, soft_node))
+    except (UnsatisfiableError, NameTaken):
+        raise  # the coordinator's no
+    except BaseException:
+        actor.release.remote(order.request.gang, 0.0)  # also where the submit is run after that
+        raise
 
 
 def _submit(actor: Any, order: Order, soft_node: str | None) -> Status:

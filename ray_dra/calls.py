@@ -23,7 +23,7 @@ def coordinator() -> Any:
         raise CoordinatorUnavailable(
             "Ray is not connected; call ray.init with a ray_dra:// address first.", wanted='ray.init("ray_dra://...")'
         )
-    # One look-up a connection: the handle stays good when the coordinator is restarted.
+    # One look-up a connection, until a call fails: the handle stays good when the coordinator is restarted.
     worker = ray._private.worker.global_worker.core_worker
     if _handle is not None and _handle[0] is worker:
         return _handle[1]
@@ -37,22 +37,46 @@ def coordinator() -> Any:
         ) from error
 
 
+def _look_up_again() -> None:
+    """It may be gone for good, and another be there by its name."""
+    global _handle
+    _handle = None
+
+
 ANSWER_SECONDS = 30.0
 
 
-def ask(reference: Any, *, timeout: float = ANSWER_SECONDS) -> Any:
+def ask(reference: Any, *, timeout: float = ANSWER_SECONDS, abandon: bool = True) -> Any:
     """The coordinator's answer; its own errors come as themselves.
 
+    Args:
+        abandon: a call that has no answer in time is not to be run later.
+
     Raises:
-        CoordinatorUnavailable: no answer in `timeout` seconds, or the actor is gone for good.
+        CoordinatorUnavailable: no answer in `timeout` seconds, or the actor is gone, or cannot be where it should.
     """
+    answered = False
     try:
-        return ray.get(reference, timeout=timeout)
+        answer = ray.get(reference, timeout=timeout)
+        answered = True
+        return answer
     except ray.exceptions.RayTaskError as error:
+        answered = True
         if isinstance(error.cause, RayDraError):
             raise error.cause from None
         raise
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+    except ray.exceptions.RayError as error:
+        _look_up_again()
         raise CoordinatorUnavailable(
             "The coordinator did not answer.", wanted=f"an answer within {timeout:g} s", available=str(error)
         ) from error
+    finally:
+        if abandon and not answered:
+            _abandon(reference)
+
+
+def _abandon(reference: Any) -> None:
+    try:
+        ray.cancel(reference, recursive=False)
+    except Exception:  # Ray itself is gone
+        pass

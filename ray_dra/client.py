@@ -155,6 +155,9 @@ def _welcome(actor: Any, timeout: float) -> bool:
         return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=timeout))
     except CoordinatorUnavailable as error:
         died = error.__cause__
+        if isinstance(died, ray.exceptions.ActorUnschedulableError):
+            ray.kill(actor)  # it may only be on a node that is gone, as those of ray-dra 0.1.0
+            return False
         if isinstance(died, ray.exceptions.RayActorError) and not died.actor_init_failed:
             return False
         raise

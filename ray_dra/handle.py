@@ -1,7 +1,8 @@
-"""The handle to a gang. It also makes the gang's placement group, which Ray binds to the program that makes it."""
+"""The handle to a gang; it also makes the gang's placement group, whichever of its copies comes to that first."""
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from types import TracebackType
@@ -10,34 +11,54 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from ray_dra.calls import ask
+from ray_dra.calls import ask, coordinator
 from ray_dra.core.allocation import Allocation
 from ray_dra.core.lifecycle import Phase
-from ray_dra.errors import GangGone, GangTimeout, RayDraError, UnsatisfiableError
+from ray_dra.errors import GangGone, GangTimeout, RayDraError
+from ray_dra.following import follow
 from ray_dra.runtime.coordinator import Status
 from ray_dra.runtime.orders import Order
+from ray_dra.runtime.waits import why_gone
+from ray_dra.translate.bundles import ray_bundles
 from ray_dra.translate.explain import explain_gang
 
 SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
+QUEUE_SECONDS = 30.0  # how long to wait in the coordinator, which tells of every change
+IDLE_SECONDS = 300.0  # the same where nobody may be waiting any more
 RELEASE_SECONDS = 30.0
-HELD = (Phase.HELD.value, Phase.PLACING.value, Phase.READY.value, Phase.DEGRADED.value, Phase.RELEASING.value)
+GROUPED = (Phase.PLACING.value, Phase.READY.value, Phase.DEGRADED.value, Phase.RELEASING.value)
+HELD = (Phase.HELD.value, *GROUPED)
 
 
 class GangPlacementGroup:
-    """A gang: the handle to its placement group, its devices and its state. A context manager that removes it."""
+    """A gang: the handle to its placement group, its devices and its state. A context manager that removes it.
 
-    def __init__(
-        self, actor: Any, order: Order, bundles: list[dict[str, float]], strategy: str, status: Status
-    ) -> None:
-        self._actor = actor
+    Like Ray's own it may be copied, pickled, and passed to tasks and actors. Wherever it is used, the gang belongs to
+    the program that asked for it, and is given back when that one ends, unless its lifetime is "detached".
+    """
+
+    def __init__(self, order: Order, status: Status | None = None) -> None:
         self._order = order
-        self._bundles = bundles
-        self._strategy = strategy
         self._group: PlacementGroup | None = None
         self._status = status
-        self._lock = threading.Lock()
-        self._driving = False
+        self._lock = threading.RLock()
         self._commit: Any = None  # the coordinator's answer about the placement group, until it is read
+
+    @classmethod
+    def of(cls, order: Order, status: Status) -> GangPlacementGroup:
+        """The handle to a gang that was just submitted."""
+        gang = cls(order, status)
+        gang._create(status)
+        return gang
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GangPlacementGroup, (self._order,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GangPlacementGroup) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     @property
     def id(self) -> str:
@@ -45,21 +66,23 @@ class GangPlacementGroup:
 
     @property
     def bundle_count(self) -> int:
-        return len(self._bundles)
+        return len(self._order.request.bundles)
 
     @property
     def placement_group(self) -> PlacementGroup:
         """Ray's placement group. Waits while the gang is queued."""
         self._settle()
         while self._group is None:
-            self._create(self._await(HELD, SLICE_SECONDS))
+            self._create(self._await(HELD, QUEUE_SECONDS))
             self._settle()
         return self._group
 
     @property
     def allocation(self) -> Allocation | None:
         """The decision: nodes and devices of each bundle; None while the gang is queued."""
-        return self._status.allocation if self._group is not None else self._refresh().allocation
+        if self._group is None or self._status is None:
+            return self._refresh().allocation
+        return self._status.allocation
 
     @property
     def phase(self) -> Phase:
@@ -78,26 +101,16 @@ class GangPlacementGroup:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            left = SLICE_SECONDS if deadline is None else min(SLICE_SECONDS, deadline - time.monotonic())
+            left = QUEUE_SECONDS if deadline is None else min(QUEUE_SECONDS, deadline - time.monotonic())
             if left <= 0:
                 self._give_up(timeout or 0.0)
-            if self._group is None:
-                self._create(self._await(HELD, left))
-            elif self._placed(left):
-                self._settle()
-                if self._group is not None:
-                    return True
-            else:
-                self._settle()
-                self._follow(self._refresh())
+            if self._step(left):
+                return True
 
     def ready(self) -> Any:
-        """An ObjectRef that resolves when every bundle is placed, like Ray's."""
-        with self._lock:
-            if not self._driving:
-                self._driving = True
-                threading.Thread(target=self._drive, daemon=True).start()
-        return self._actor.await_ready.remote(self.id)
+        """An ObjectRef that resolves when every bundle is placed, like Ray's; until it does, the same for all copies in
+        this process."""
+        return follow(self.id, copy.copy(self)._place)  # the program goes on with its own
 
     def explain(self) -> str:
         """Who sits where and why, or what the gang waits for."""
@@ -105,11 +118,12 @@ class GangPlacementGroup:
 
     def remove(self) -> None:
         """Give everything back; when this returns the GPUs are free. Removing twice is harmless."""
+        release = coordinator().release.remote(self.id, RELEASE_SECONDS)
         try:
             self._settle()
-        except GangGone:
+        except RayDraError:
             pass
-        ask(self._actor.release.remote(self.id, RELEASE_SECONDS), timeout=RELEASE_SECONDS + 30)
+        ask(release, timeout=RELEASE_SECONDS + 30, abandon=False)  # late is better than never
 
     def __enter__(self) -> GangPlacementGroup:
         return self
@@ -124,64 +138,112 @@ class GangPlacementGroup:
 
     # -- inside
 
+    def _step(self, seconds: float) -> bool:
+        """One step towards the placement, of so many seconds at most; True once every bundle is placed."""
+        group = self._group
+        if group is None:
+            self._create(self._await(HELD, seconds))
+        elif self._placed(group, min(seconds, SLICE_SECONDS)):
+            self._settle()
+            return self._group is group
+        else:
+            self._settle()
+            self._follow(self._refresh())
+        return False
+
+    def _place(self) -> Any:
+        """Wait until every bundle is placed; but where the gang is queued, return the call that waits for devices."""
+        while not self._step(0.0 if self._group is None else SLICE_SECONDS):
+            if self._group is None:
+                return coordinator().await_phase.remote(self.id, HELD, IDLE_SECONDS)
+        coordinator().look.remote()
+        return None
+
     def _refresh(self) -> Status:
         self._settle()
-        self._status = ask(self._actor.status.remote(self.id))
-        return self._status
+        status: Status = ask(coordinator().status.remote(self.id))
+        self._status = status
+        return status
 
     def _await(self, phases: tuple[str, ...], timeout: float) -> Status:
-        return ask(self._actor.await_phase.remote(self.id, phases, timeout), timeout=timeout + 30)  # type: ignore[no-any-return]
+        """The gang's status once it is in one of these phases, or after so many seconds."""
+        status: Status = ask(coordinator().await_phase.remote(self.id, phases, timeout), timeout=timeout + 30)
+        return status
 
     def _create(self, status: Status) -> None:
         """Make Ray's placement group on the planned nodes, and tell the coordinator, once devices are held."""
-        self._status = status
-        if status.allocation is None or self._group is not None or status.phase is Phase.PROVISIONING:
-            return
-        if status.phase is Phase.RELEASING:
-            raise _gone(status)
-        group = ray.util.placement_group(
-            self._bundles,
-            strategy=self._strategy,
-            name=self._order.name,
-            lifetime="detached" if self._order.detached else None,
-            bundle_label_selector=[dict(s) for s in status.selectors],
-        )
-        # Ray places the bundles while the coordinator takes note; `_settle` waits for the latter.
-        self._group = group
-        self._commit = self._actor.commit.remote(self.id, group.id.hex(), status.moves)
+        with self._lock:
+            self._status = status
+            if status.allocation is None or self._group is not None or status.phase is Phase.PROVISIONING:
+                return
+            if status.phase is Phase.RELEASING:
+                raise why_gone(status)
+            if status.group is None:
+                self._make(status)
+            else:
+                self._group = self._made(status.group)
+
+    def _made(self, group: str) -> PlacementGroup:
+        """The placement group that another copy of this handle has made."""
+        return PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group)), ray_bundles(self._order.request))
+
+    def _make(self, status: Status) -> None:
+        group = None
+        try:
+            group = ray.util.placement_group(
+                ray_bundles(self._order.request),
+                strategy=self._order.request.strategy.value,
+                name=self._order.name,
+                lifetime="detached" if self._order.detached else None,
+                bundle_label_selector=[dict(s) for s in status.selectors],
+            )
+            # Ray places the bundles while the coordinator takes note; `_settle` waits for the latter.
+            self._commit = coordinator().commit.remote(self.id, group.id.hex(), status.moves)
+            self._group = group
+        except BaseException as error:
+            if group is not None:
+                ray.util.remove_placement_group(group)
+            elif isinstance(error, Exception):  # of no type: another copy may have made a group of this name just now
+                status = self._await(GROUPED, SLICE_SECONDS)
+                if status.group is not None:
+                    self._group = self._made(status.group)
+                    return
+            raise
 
     def _settle(self) -> None:
         """Wait for the coordinator's note of the placement group; before it, workers would not find their GPUs."""
-        commit, self._commit = self._commit, None
-        if commit is None or self._group is None:
-            return
-        try:
-            self._status = ask(commit)
-        except BaseException:
-            ray.util.remove_placement_group(self._group)
-            self._group = None
-            raise
-        if self._status.group != self._group.id.hex():  # planned again between the two calls
-            ray.util.remove_placement_group(self._group)
-            self._group = None
+        with self._lock:
+            commit, self._commit = self._commit, None
+            if commit is None or self._group is None:
+                return
+            try:
+                status: Status = ask(commit)
+            except BaseException:
+                ray.util.remove_placement_group(self._group)
+                self._group = None
+                raise
+            self._status = status
+            if status.group != self._group.id.hex():  # planned again, or another copy was quicker
+                ray.util.remove_placement_group(self._group)
+                self._group = None
 
-    def _placed(self, timeout: float) -> bool:
+    def _placed(self, group: PlacementGroup, timeout: float) -> bool:
         """Whether Ray places the bundles within `timeout`; False too when the coordinator took the group away."""
-        assert self._group is not None
         try:
-            return bool(self._group.wait(timeout))
+            return bool(group.wait(timeout))
         except Exception:  # Ray has no type for "this placement group was removed"
-            if self._refresh().group == self._group.id.hex():
+            if self._refresh().group == group.id.hex():
                 raise
             return False
 
     def _follow(self, status: Status) -> None:
         """The coordinator may have planned the gang again elsewhere."""
         if status.phase is Phase.RELEASING:
-            raise _gone(status)
-        if self._group is not None and status.group != self._group.id.hex():
-            self._group = None
-            self._create(status)
+            raise why_gone(status)
+        with self._lock:
+            if self._group is not None and status.group != self._group.id.hex():
+                self._group = None
+                self._create(status)
 
     def _give_up(self, timeout: float) -> None:
         status = self._refresh()
@@ -194,17 +256,3 @@ class GangPlacementGroup:
             wanted=f"{self.bundle_count} bundles, {self._order.request.device_count} GPUs",
             available=waited,
         )
-
-    def _drive(self) -> None:
-        try:
-            self.wait()
-            self._actor.look.remote()
-        except Exception:  # whoever holds the ObjectRef hears of it from the coordinator
-            pass
-
-
-def _gone(status: Status) -> RayDraError:
-    """Why a gang that is being given back will not be there."""
-    if status.failed:
-        return UnsatisfiableError(f"The gang was given up: {status.failed}", place=status.gang)
-    return GangGone("The gang is being given back.", place=status.gang)

@@ -10,7 +10,9 @@ from ray_dra.actors import CoordinatorActor
 from ray_dra.adapters.ray import HEAD
 from ray_dra.agents import NAME, NAMESPACE, our_environment
 from ray_dra.settings import Kubernetes
-from ray_dra.translate.labels import RAY_NODE_ID
+
+TASK_RETRIES = 3  # a call that was under way when the coordinator died is sent again; one that kills it, not for ever
+CALLS = 1_000_000  # at a time; what waits is bounded in `waits.py`, so that it never keeps out what works
 
 
 def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
@@ -19,8 +21,6 @@ def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
     Args:
         kubernetes: the RayCluster to which it adds workers; None: gangs lie on the raylets that are there.
     """
-    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and HEAD in n["Resources"]), None)
-    options: dict[str, Any] = {} if head is None else {"label_selector": {RAY_NODE_ID: head}}
     return (
         ray.remote(CoordinatorActor)
         .options(
@@ -29,9 +29,10 @@ def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
+            resources={HEAD: 0.001},  # the head, whichever raylet it has: one that died comes back by another id
             max_restarts=-1,
-            max_task_retries=-1,
-            **options,
+            max_task_retries=TASK_RETRIES,
+            max_concurrency=CALLS,
             **our_environment(),
         )
         .remote(kubernetes)

@@ -21,6 +21,7 @@ KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
 WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray reads the hook of a worker process from here
 HEAD = "node:__internal_head__"
+STATS_SECONDS = 2.0  # for a raylet to say what its workers do; the coordinator does nothing else meanwhile
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
 
 
@@ -59,9 +60,15 @@ class GcsStore:
 class RayAdapter:
     """Ray as the coordinator sees it."""
 
+    def __init__(self) -> None:
+        self._groups: dict[bytes, RayGroup] = {}  # by the record: Ray keeps those of removed groups, however many
+        self._where: dict[str, tuple[str, int]] = {}  # living raylet -> address and port
+        self._channels: dict[tuple[str, int], Any] = {}  # to those
+
     def view(self) -> RayView:
         try:
             available = ray._private.state.available_resources_per_node()
+            found = self._look_up()
             nodes = tuple(
                 RayNode(
                     id=node["NodeID"],
@@ -72,22 +79,24 @@ class RayAdapter:
                     hostname=node["NodeManagerHostname"],
                     head=HEAD in node["Resources"],
                 )
-                for node in ray.nodes()
+                for node in found
             )
             jobs = _gcs().get_all_job_info(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
             running = frozenset(job.hex() for job, info in jobs.items() if not info.is_dead)
-            return RayView(nodes, {g.id: g for g in map(_group, ray.util.placement_group_table().values())}, running)
+            table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
+            self._groups = {data: self._groups.get(data) or _group(data) for data in table}
+            return RayView(nodes, {group.id: group for group in self._groups.values()}, running)
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise RayDraError("Ray's control store did not answer.", available=str(error)) from error
 
     def workers(self, node_id: str) -> tuple[Worker, ...]:
-        from ray._private.internal_api import node_stats
-
-        node = next((n for n in ray.nodes() if n["NodeID"] == node_id and n["Alive"]), None)
-        if node is None:
+        if node_id not in self._where:
+            self._look_up()
+        where = self._where.get(node_id)
+        if where is None:
             return ()
         try:
-            stats = node_stats(node["NodeManagerAddress"], node["NodeManagerPort"], include_memory_info=False)
+            stats = self._raylet(*where)
         except Exception as error:  # grpc's own errors
             raise RayDraError("A raylet did not say what its workers do.", place=node_id) from error
         found = []
@@ -100,6 +109,27 @@ class RayAdapter:
             in_order = {group: tuple(sorted(used)) for group, used in slots.items()}
             found.append(Worker(worker.pid, in_order, worker.job_id.hex()))
         return tuple(found)
+
+    def _look_up(self) -> list[dict[str, Any]]:
+        """Ray's nodes."""
+        found: list[dict[str, Any]] = ray.nodes()
+        self._where = {n["NodeID"]: (n["NodeManagerAddress"], n["NodeManagerPort"]) for n in found if n["Alive"]}
+        for gone in self._channels.keys() - set(self._where.values()):
+            self._channels.pop(gone).close()
+        return found
+
+    def _raylet(self, address: str, port: int) -> Any:
+        """What a raylet says of its workers; the channel to it is kept, as a new one takes longer than the answer."""
+        from ray._common.network_utils import build_address
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import node_manager_pb2, node_manager_pb2_grpc
+
+        if (address, port) not in self._channels:
+            options = [("grpc.max_receive_message_length", ray._config.max_grpc_message_size())]
+            self._channels[address, port] = init_grpc_channel(build_address(address, port), options=options)
+        raylet = node_manager_pb2_grpc.NodeManagerServiceStub(self._channels[address, port])
+        request = node_manager_pb2.GetNodeStatsRequest(include_memory_info=False)
+        return raylet.GetNodeStats(request, timeout=STATS_SECONDS)
 
     def remove_group(self, group: str) -> None:
         remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
@@ -114,15 +144,17 @@ def _gcs() -> Any:
     return ray._private.worker.global_worker.gcs_client
 
 
-def _group(table: dict[str, Any]) -> RayGroup:
-    bundles = table["bundles"]
-    placed = table["bundles_to_node_id"]
-    order = sorted(bundles)
+def _group(data: bytes) -> RayGroup:
+    """A placement group of Ray's table."""
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    table = PlacementGroupTableData.FromString(data)
+    bundles = sorted(table.bundles, key=lambda bundle: bundle.bundle_id.bundle_index)
     return RayGroup(
-        id=table["placement_group_id"],
-        state=table["state"],
-        nodes=tuple(placed.get(i) or None for i in order),
-        bundles=tuple(bundles[i] for i in order),
+        id=table.placement_group_id.hex(),
+        state=PlacementGroupTableData.PlacementGroupState.Name(table.state),
+        nodes=tuple(bundle.node_id.hex() or None for bundle in bundles),
+        bundles=tuple(dict(bundle.unit_resources) for bundle in bundles),
     )
 
 
@@ -156,8 +188,20 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._private.node.Node.kill_all_processes", lambda: ray._private.node.Node.kill_all_processes),
     ("ray._private.ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR", lambda: _constants()),
     ("ray._private.state.available_resources_per_node", lambda: ray._private.state.available_resources_per_node),
-    ("ray._private.internal_api.node_stats", lambda: _import("ray._private.internal_api").node_stats),
     ("ray._private.grpc_utils (needs grpcio)", lambda: _import("ray._private.grpc_utils").init_grpc_channel),
+    ("ray._common.network_utils.build_address", lambda: _import("ray._common.network_utils").build_address),
+    (
+        "ray.core.generated.node_manager_pb2_grpc.NodeManagerServiceStub",
+        lambda: _import("ray.core.generated.node_manager_pb2_grpc").NodeManagerServiceStub,
+    ),
+    (
+        "ray._private.state.GlobalState._connect_and_get_accessor",
+        lambda: ray._private.state.GlobalState._connect_and_get_accessor,
+    ),
+    (
+        "ray.core.generated.gcs_pb2.PlacementGroupTableData",
+        lambda: _import("ray.core.generated.gcs_pb2").PlacementGroupTableData.FromString,
+    ),
     ("ray._raylet.GcsClient.internal_kv_get", lambda: ray._raylet.GcsClient),
     ("ray._raylet.Config.initialize", lambda: ray._raylet.Config.initialize),
     ("ray._raylet.AuthenticationTokenLoader.reset_cache", lambda: ray._raylet.AuthenticationTokenLoader.reset_cache),

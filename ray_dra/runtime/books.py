@@ -53,7 +53,8 @@ class Notes:
 class Books:
     """See the module.
 
-    `gangs`, in order of arrival, and `notes` by the gang's id; `failures`: why gangs were given up, the last ones.
+    `gangs`, in order of arrival, and `notes` by the gang's id; `failures`: why gangs were given up, the last ones;
+    `changed`: the gangs whose records have changed, until somebody takes note and clears it.
     What is asked at every look or submit is kept beside them: names, placement groups, the queue, its owners, and the
     gangs that are past it. Invariant: each of these is what a scan of `gangs` would give.
     """
@@ -65,6 +66,7 @@ class Books:
         self.gangs: dict[str, Gang] = {}
         self.notes: dict[str, Notes] = {}
         self.failures: dict[str, str] = {}
+        self.changed: set[str] = set()
         self._queue: list[Turn] = []
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue
         self._past: dict[str, None] = {}  # gangs with an allocation, or that are given back
@@ -253,6 +255,7 @@ class Books:
         if before is not None:
             self._unlist(before)
         self.gangs[gang.id] = gang
+        self.changed.add(gang.id)
         if gang.id not in self.notes:
             self.notes[gang.id] = Notes(self.clock())
         self._last = max(self._last, gang.sequence)
@@ -266,6 +269,7 @@ class Books:
         self._groups |= dict.fromkeys(groups_of(gang), gang.id)
 
     def _take(self, gang_id: str) -> None:
+        self.changed.add(gang_id)
         gang = self.gangs.pop(gang_id, None)
         if gang is not None:
             self._unlist(gang)

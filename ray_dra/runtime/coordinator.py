@@ -304,7 +304,7 @@ class Coordinator:
     def commit(self, gang_id: str, group: str, moves: int) -> Status:
         """The driver made Ray's placement group; from here on its workers find their GPUs.
 
-        A group made for an earlier plan (`moves` differs) is not taken; the status says which one is.
+        A group made for an earlier plan (`moves` differs) is not taken, nor a second one; the status says which one is.
 
         Raises:
             GangGone: the gang was given back meanwhile; the driver removes its group.
@@ -314,7 +314,7 @@ class Coordinator:
             raise GangGone("The gang is being given back.", place=gang_id)
         if gang.allocation is None:
             return self.status(gang_id)
-        if gang.group != group and gang.moves == moves:
+        if gang.group is None and gang.moves == moves:
             self.store.put(MAP + group, self.devices.map_of(gang.allocation))
             self.books.save(replace(gang, group=group, old_groups=groups_of(gang)))
             self.books.touch(gang_id)
@@ -341,11 +341,16 @@ class Coordinator:
         return gone
 
     def _release(self, gang: Gang) -> bool:
-        if not gang.releasing:
+        if not gang.releasing and (gang.group is None or self.workers is not None):
             gang = self.books.give_back(gang)
         if gang.group is None:
             return self._forget(gang)
+        # Without workers to undo, this is record enough: a coordinator that starts again finds the group removed.
         self.ray.remove_group(gang.group)
+        if not self.watch.has_workers(gang):  # Ray tells the raylets before it answers us, and they say how it is now
+            return self._forget(gang)
+        if not gang.releasing:
+            self.books.give_back(gang)
         return False
 
     def status(self, gang_id: str) -> Status:

@@ -40,7 +40,7 @@ class Watch:
         return Observed(
             group_state=state,
             owner_alive=not gang.owner or gang.owner in self.view.jobs,
-            busy=gang.releasing and self._has_workers(gang),
+            busy=gang.releasing and self.has_workers(gang),
             lost=tuple(dict.fromkeys(self._lost(gang))),
             held_for=held_for,
             provisioned=self.workers is None or notes.progress.ready,
@@ -83,7 +83,7 @@ class Watch:
                 found.append(f"{amounts} on {node} taken by work of job {jobs or 'unknown'}")
         return "; ".join(found) or "Ray does not place the bundles"
 
-    def _has_workers(self, gang: Gang) -> bool:
+    def has_workers(self, gang: Gang) -> bool:
         """Whether workers of the gang still have GPU slots anywhere."""
         groups = set(groups_of(gang))
         if gang.allocation is None or not groups:

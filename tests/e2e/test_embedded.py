@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -358,6 +360,57 @@ def test_waiting_in_order_timing_out_and_removing_twice(free: LocalCluster) -> N
     assert patient.phase is Phase.READY
     assert patient.placement_group.wait(1)
     patient.remove()
+
+
+def test_a_handle_goes_wherever_rays_own_goes(free: LocalCluster) -> None:
+    """Into tasks and actors, while the gang is queued and when it is ready; copies find the same placement group."""
+
+    def see(gang: ray_dra.GangPlacementGroup) -> object:
+        gang.wait(60)
+        allocation = gang.allocation
+        ray.get(gang.ready())
+        return gang.id, gang.placement_group.id.hex(), allocation, gang.bundle_count, gang.phase, gang.explain()
+
+    class Holder:
+        def hold(self, gang: ray_dra.GangPlacementGroup) -> object:
+            self.gang = gang
+            found = ray.remote(seen).options(num_gpus=4, num_cpus=0, **pinned(gang, 0)).remote()
+            return see(gang), ray.get(found)
+
+        def remove(self) -> None:
+            self.gang.remove()
+
+    everything = ray_dra.placement_group([{"GPU": 4}] * 4)
+    everything.wait(30)
+    gang = ray_dra.placement_group([{"GPU": 4}], name="passed")
+    assert gang.phase is Phase.QUEUED
+    copies = [copy.deepcopy(gang), ray.cloudpickle.loads(ray.cloudpickle.dumps(gang)), gang]
+    assert set(copies) == {gang}
+    references = [c.ready() for c in copies]
+    task = ray.remote(see).options(num_cpus=0).remote(gang)
+    waiting = [threading.Thread(target=c.wait) for c in (*copies, copy.copy(gang))]
+    for thread in waiting:
+        thread.start()
+    everything.remove()
+    ray.get(references, timeout=60)
+    for thread in waiting:
+        thread.join(60)
+    expected = see(gang)
+    assert ray.get(task, timeout=60) == expected
+    assert see(copies[1]) == expected
+    groups = [g for g in ray.util.placement_group_table().values() if g["state"] == "CREATED"]
+    assert [g["placement_group_id"] for g in groups] == [gang.placement_group.id.hex()], "all made or found the one"
+    holder = ray.remote(Holder).options(num_cpus=0).remote()
+    assert ray.get(holder.hold.remote(gang), timeout=60) == (expected, planned(gang, 0))
+    ray.get(holder.remove.remote(), timeout=60)
+    with pytest.raises(ray_dra.GangGone):
+        copies[0].explain()
+    with pytest.raises(ray_dra.GangGone):
+        _ = copy.deepcopy(gang).placement_group
+    with pytest.raises(ray_dra.GangGone):
+        copies[1].wait()
+    with pytest.raises(ray_dra.GangGone):
+        ask(copies[0].ready())
 
 
 def test_a_gang_waits_for_one_clique_for_as_long_as_it_says(free: LocalCluster) -> None:

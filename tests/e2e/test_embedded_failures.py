@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import ray
 
 import ray_dra
+from ray_dra import api
 from ray_dra.calls import ask, coordinator
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.topology import Health
+from ray_dra.runtime.orders import Order
 from ray_dra.simulated.cluster import LocalCluster
 
 from .conftest import eventually, pinned, planned, seen
@@ -62,6 +65,68 @@ def test_a_killed_coordinator_is_back_in_two_seconds(free: LocalCluster) -> None
         assert gang.phase is Phase.READY
         with pytest.raises(ray_dra.UnsatisfiableError):
             ray_dra.placement_group([{"GPU": 4}] * 3, wait=False)
+
+
+def test_whoever_gives_up_holds_nothing(free: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt between submit and handle; a coordinator that is silent for longer than its callers wait."""
+
+    def interrupted(actor: Any, order: Order, soft_node: str | None) -> None:
+        submit(actor, order, soft_node)
+        raise KeyboardInterrupt
+
+    submit = api._submit
+    monkeypatch.setattr(api, "_submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ray_dra.placement_group([{"GPU": 4}])
+    eventually(lambda: not ask(coordinator().gangs.remote()), 10)
+    monkeypatch.undo()
+
+    pid = ask(coordinator().pid.remote())
+    monkeypatch.setattr(api, "ask", lambda reference: ask(reference, timeout=1))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            with pytest.raises(ray_dra.CoordinatorUnavailable):
+                ray_dra.placement_group([{"GPU": 4}])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    for _ in range(20):
+        assert not ask(coordinator().gangs.remote())
+        time.sleep(0.05)
+
+
+class Poison:
+    """Ends the process that reads it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os._exit, (1,)
+
+
+def test_a_call_that_kills_the_coordinator_is_not_sent_for_ever(free: LocalCluster) -> None:
+    with ray_dra.placement_group([{"GPU": 4}]) as gang:
+        gang.wait(30)
+        with pytest.raises(ray_dra.CoordinatorUnavailable):
+            ask(coordinator().plan.remote(Poison()), timeout=120)
+        pid = ask(coordinator().pid.remote(), timeout=60)
+        time.sleep(1)
+        assert ask(coordinator().pid.remote()) == pid, "it stays, and so do gangs"
+        assert gang.phase is Phase.READY
+
+
+def test_waits_do_not_keep_out_work(free: LocalCluster) -> None:
+    """More of them than Ray gives an actor calls at a time."""
+    everything = ray_dra.placement_group([{"GPU": 4}] * 4)
+    everything.wait(30)
+    job = ray.get_runtime_context().get_job_id()
+    with ray_dra.placement_group([{"GPU": 4}]) as gang:
+        waits = [coordinator().await_ready.remote(gang.id, job) for _ in range(1500)]
+        assert len({gang.ready() for _ in range(1500)}) == 1, "one call for each gang"
+        assert gang.phase is Phase.QUEUED
+        with pytest.raises(ray_dra.UnsatisfiableError):
+            ray_dra.placement_group([{"GPU": 1}], wait=False)
+        everything.remove()
+        assert ray.get(waits, timeout=60) == [gang.id] * 1500
+        assert gang.wait(30)
 
 
 DRIVER = """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 
@@ -12,11 +14,18 @@ import pytest
 import ray
 
 from ray_dra import actors
+from ray_dra.core.lifecycle import Phase
+from ray_dra.core.request import GangRequest, bundle_from_resources
+from ray_dra.errors import CoordinatorUnavailable, GangGone
 from ray_dra.ports import NodeReading, RayNode
+from ray_dra.runtime import waits
+from ray_dra.runtime.coordinator import Status
+from ray_dra.runtime.orders import Order
 from ray_dra.runtime.pace import LEAST_SECONDS, LOOK_SECONDS, pause
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.translate.records import reading_to_bytes
 from tests.runtime.kubernetes_world import World
+from tests.runtime.world import tray
 
 
 class Outside:
@@ -180,3 +189,148 @@ def test_looking_takes_a_sixth_of_the_time_at_most() -> None:
         assert pause(used, used) >= LEAST_SECONDS
     assert pause(0.2, 0.0) == 0.2, "and half of the time"
     assert pause(60.0, 60.0) == LOOK_SECONDS
+
+
+def order(gang: str) -> Order:
+    return Order(GangRequest(gang, (bundle_from_resources({"GPU": 4}, index=0),)), owner="starter")
+
+
+async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
+    """A raylet with four GPUs that has been read."""
+    actor._agents["n1"] = time.monotonic()  # its agent is this test
+    outside.ray.add_node("n1", gpus=4)
+    actor._look()
+    await actor.report("n1", reading_to_bytes(tray("n1")), None)
+
+
+async def placed(outside: Outside, actor: actors.CoordinatorActor, gang: str) -> str:
+    status = await actor.submit(order(gang))
+    group = outside.ray.create_group([{"GPU": 4.0}], status.selectors, "starter")
+    await actor.commit(gang, group, status.moves)
+    actor._look()
+    return group
+
+
+def test_a_change_is_told_to_those_alone_who_wait_for_that_gang(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands that wait for gangs in the queue cost nothing at each look, and a gang's status is made out once."""
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        await placed(outside, actor, "holder")
+        for gang in ("first", "second"):
+            await actor.submit(order(gang))
+        held = ("held", "releasing")
+        waiting = [asyncio.ensure_future(actor.await_phase("first", held, 60.0)) for _ in range(100)]
+        gone = [asyncio.ensure_future(actor.await_ready("second", "starter")) for _ in range(100)]
+        await until(lambda: len(actor._waits) == 200)
+        asked: list[str] = []
+
+        def counted(gang: str) -> Status:
+            asked.append(gang)
+            return actor._core.status(gang)
+
+        monkeypatch.setattr(actor._waits, "_status", counted)
+        for _ in range(10):
+            actor._look()
+        assert not asked
+        await actor.release("second", 0.0)
+        assert {type(error) for error in await asyncio.gather(*gone, return_exceptions=True)} == {GangGone}
+        assert asked.count("second") == 1
+        assert await actor.release("holder", 60.0)
+        assert {found.phase for found in await asyncio.gather(*waiting)} == {Phase.HELD}
+        assert asked.count("first") == 1
+        assert len(actor._waits) == 0
+        assert not actor._waits.gangs
+
+    run(test)
+
+
+def test_too_many_waits_are_refused(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those of programs that have ended do not count."""
+    monkeypatch.setattr(waits, "MOST_WAITS", 3)
+    monkeypatch.setattr(actors, "SETTLE_SECONDS", 0.0)
+    outside.ray.jobs.add("other")
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        await actor.submit(order("holder"))
+        await actor.submit(order("queued"))
+        waiting = [asyncio.ensure_future(actor.await_ready("queued", "other")) for _ in range(3)]
+        await until(lambda: len(actor._waits) == 3)
+        with pytest.raises(CoordinatorUnavailable, match="Too many"):
+            await actor.await_ready("queued", "starter")
+        with pytest.raises(CoordinatorUnavailable, match="Too many"):
+            await actor.await_phase("queued", ("held",), 60.0)
+        assert (await actor.await_phase("queued", ("queued",), 60.0)).phase is Phase.QUEUED, "no wait is needed"
+        outside.ray.jobs.remove("other")
+        await until(lambda: not len(actor._waits))
+        assert all(wait.cancelled() for wait in waiting)
+        assert (await actor.await_phase("queued", ("held",), 0.01)).phase is Phase.QUEUED
+
+    run(test)
+
+
+def test_a_submit_that_comes_after_its_callers_release_holds_nothing(outside: Outside) -> None:
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        late = asyncio.ensure_future(actor.submit(order("given-up")))
+        await asyncio.sleep(0)  # it waits in the loop, and the release overtakes it
+        assert await actor.release("given-up", 0.0)
+        with pytest.raises(GangGone):
+            await late
+        with pytest.raises(GangGone):
+            await actor.submit(order("given-up"))
+        assert not await actor.gangs()
+        assert (await actor.submit(order("another"))).phase is Phase.HELD
+
+    run(test)
+
+
+def test_a_call_that_was_cancelled_before_its_turn_is_not_run(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray cancels it: the loop was busy while the call came, and while its caller gave up."""
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        loop = asyncio.get_running_loop()
+        ran: list[str] = []
+        for name in ("submit", "plan", "statuses"):
+            monkeypatch.setattr(actor._core, name, lambda *_, name=name: ran.append(name))
+        calls = [actor.submit(order("g")), actor.plan(order("g").request), actor.gangs()]
+        done = threading.Event()
+
+        def come_and_go() -> None:
+            for future in [asyncio.run_coroutine_threadsafe(call, loop) for call in calls]:
+                future.cancel()
+            done.set()
+
+        threading.Thread(target=come_and_go).start()
+        done.wait(30)  # in the loop
+        await asyncio.sleep(0.05)
+        assert not ran
+
+    run(test)
+
+
+def test_an_end_that_takes_time_is_looked_for_by_the_one_loop(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait for one: each looking on its own would be more looks than the loop has time for."""
+    monkeypatch.setattr(actors, "LOOK_SECONDS", 3600.0)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        group = await placed(outside, actor, "slow")
+        outside.ray.groups[group].workers.add(0)
+        actor._look()
+        looks = counting(monkeypatch, actor, lambda look: None)
+        ends = [asyncio.ensure_future(actor.release("slow", 60.0)) for _ in range(50)]
+        await asyncio.sleep(0.3)
+        assert not any(end.done() for end in ends)
+        assert len(looks) <= 0.3 / LEAST_SECONDS + 50, "at most one in LEAST_SECONDS; a busy machine makes fewer"
+        outside.ray.groups[group].workers.clear()
+        assert all(await asyncio.gather(*ends))
+
+    run(test)

@@ -27,16 +27,27 @@ def test_a_gang_from_request_to_release(world: World) -> None:
     status = world.place("g")
     assert status.phase is Phase.READY
     world.check()
-    assert world.coordinator.release("g") is False, "its workers may still run"
+    assert status.group is not None
+    world.ray.groups[status.group].workers.add(1)
+    assert world.coordinator.release("g") is False, "its workers still run"
+    assert world.coordinator.status("g").phase is Phase.RELEASING
     world.pass_time()
     world.check_empty()
     assert world.coordinator.release("g") is True
 
 
+def test_a_gang_without_workers_is_gone_at_once(world: World) -> None:
+    """No look at Ray is needed: the raylets say so."""
+    world.submit(gang(4, 4, name="g", locality=Locality(cliques=1)))
+    world.place("g")
+    assert world.coordinator.release("g") is True
+    world.check_empty()
+
+
 def test_a_fault_with_one_gang_does_not_hold_up_the_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         world.submit(gang(4, name=name))
-        world.place(name)
+        world.ray.groups[world.place(name).group or ""].workers.add(0)
     for name in ("a", "b"):
         world.coordinator.release(name)
     observed = world.coordinator.watch.observed

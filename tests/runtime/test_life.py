@@ -109,6 +109,16 @@ class Life(RuleBasedStateMachine):
     def commit(self, data: st.DataObject) -> None:
         self.world.place(data.draw(st.sampled_from(self.gangs(Phase.HELD))))
 
+    @precondition(lambda self: self.gangs(Phase.PLACING, Phase.READY))
+    @rule(data=st.data())
+    def commit_by_another_copy(self, data: st.DataObject) -> None:
+        """Of the handle, which made a placement group of its own at the same time; the first one stays."""
+        name = data.draw(st.sampled_from(self.gangs(Phase.PLACING, Phase.READY)))
+        before = self.world.coordinator.status(name)
+        after = self.world.coordinator.commit(name, "f" * 36, before.moves)
+        assert after.group == before.group
+        assert after.phase == before.phase
+
     @precondition(lambda self: self.world.coordinator.gangs)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:

@@ -1,0 +1,137 @@
+"""How many gangs a second the coordinator takes and gives back, beside Ray's own placement groups in the same run.
+
+So many clients, each a process of its own, make a group of one GPU and remove it, again and again: gangs and Ray's own
+groups in turns; at once, and when Ray has placed it. Then how fast the coordinator answers while calls wait for gangs,
+and whether its memory grows.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psutil
+import ray
+from figures import parser, percentile, write
+
+import ray_dra
+from ray_dra.calls import ask, coordinator
+
+BUNDLES = [{"GPU": 1}]
+ADDRESS = "ray_dra://embedded?profile=gb200-nvl72&nodes=4"
+
+
+class Client:
+    """Makes and removes groups for a while."""
+
+    def load(self, whose: str, seconds: float, placed: bool = False) -> int:
+        """How many."""
+        made, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            group = (ray_dra if whose == "ours" else ray.util).placement_group(BUNDLES)
+            if placed:
+                group.wait(60)
+            if whose == "ours":
+                group.remove()
+            else:
+                ray.util.remove_placement_group(group)
+            made += 1
+        return made
+
+
+def rate(clients: list[Any], whose: str, seconds: float, placed: bool = False) -> float:
+    """Groups a second of all clients together."""
+    began = time.monotonic()
+    made = sum(ray.get([client.load.remote(whose, seconds, placed) for client in clients]))
+    return float(made) / (time.monotonic() - began)
+
+
+def memory() -> float:
+    """Of the coordinator's process, in MB."""
+    return float(psutil.Process(ask(coordinator().pid.remote())).memory_info().rss) / 1e6
+
+
+def loads(counts: list[int], seconds: float, rounds: int) -> list[dict[str, Any]]:
+    rows = []
+    print("removed      clients  ours/s  ray/s  ratio")
+    for count in counts:
+        clients = [ray.remote(Client).options(num_cpus=0).remote() for _ in range(count)]
+        ray.get([client.load.remote(whose, 0.5) for client in clients for whose in ("ours", "ray")])
+        for removed, placed in (("at once", False), ("when placed", True)):
+            ours, rays = [], []
+            for _ in range(rounds):
+                ours.append(rate(clients, "ours", seconds, placed))
+                rays.append(rate(clients, "ray", seconds, placed))
+            our, rays_own = percentile(ours, 50), percentile(rays, 50)
+            ratio = our / rays_own
+            rows.append({"clients": count, "removed": removed, "ours": our, "ray": rays_own, "ratio": ratio})
+            print(f"{removed:<11}{count:>9}{our:>8.1f}{rays_own:>7.1f}{ratio:>7.2f}", flush=True)
+        for client in clients:
+            ray.kill(client)
+    return rows
+
+
+def waiting(count: int) -> dict[str, float]:
+    """The longest of 20 answers while so many calls wait for one gang, and what each call costs the coordinator."""
+    with ray_dra.placement_group([{"GPU": 4}] * 4) as everything:
+        everything.wait(60)
+        with ray_dra.placement_group(BUNDLES) as gang:
+            before = memory()
+            job = ray.get_runtime_context().get_job_id()
+            waits = [coordinator().await_ready.remote(gang.id, job) for _ in range(count)]
+            ask(coordinator().status.remote(gang.id), timeout=120)  # Ray sends calls in order
+            answers = []
+            for _ in range(20):
+                began = time.perf_counter()
+                ask(coordinator().status.remote(gang.id))
+                answers.append(time.perf_counter() - began)
+                time.sleep(0.2)
+            each = (memory() - before) * 1000 / count
+            began = time.perf_counter()
+            everything.remove()
+            gang.wait(60)
+            ray.get(waits)
+            resolved = time.perf_counter() - began
+    row = {"waits": count, "longest_ms": max(answers) * 1000, "kb_each": each, "resolved_s": resolved}
+    print(f"{count} waits: longest answer {row['longest_ms']:.0f} ms, {each:.0f} KB each, resolved in {resolved:.1f} s")
+    return row
+
+
+def growth(gangs: int, clients: int) -> dict[str, float]:
+    """The coordinator's memory over so many gangs, after as many more to warm up as a fifth of them."""
+    made = [ray.remote(Client).options(num_cpus=0).remote() for _ in range(clients)]
+
+    def make(wanted: int) -> float:
+        began, done = time.monotonic(), 0
+        while done < wanted:
+            done += sum(ray.get([client.load.remote("ours", 2.0) for client in made]))
+        return done / (time.monotonic() - began)
+
+    first = make(gangs // 5)
+    before = memory()
+    last = make(gangs)
+    row = {"gangs": gangs, "before_mb": before, "after_mb": memory(), "first_per_s": first, "then_per_s": last}
+    print(f"{gangs} gangs: {before:.0f} -> {row['after_mb']:.0f} MB; {first:.0f} gangs/s at first, then {last:.0f}")
+    return row
+
+
+def main() -> None:
+    arguments = parser(__doc__.splitlines()[0])
+    arguments.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
+    arguments.add_argument("--seconds", type=float, default=3.0)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--waits", type=int, default=10_000)
+    arguments.add_argument("--gangs", type=int, default=10_000)
+    options = arguments.parse_args()
+    ray.init(ADDRESS, log_to_driver=False, logging_level="ERROR")
+    rows: list[dict[str, Any]] = loads(options.clients, options.seconds, options.rounds)
+    if options.waits:
+        rows.append(waiting(options.waits))
+    if options.gangs:
+        rows.append(growth(options.gangs, 4))
+    ray.shutdown()
+    write(options.json, rows)
+
+
+if __name__ == "__main__":
+    main()
