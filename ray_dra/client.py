@@ -19,8 +19,7 @@ from ray_dra.simulated.cluster import LocalCluster, token_of
 from ray_dra.simulated.profile import HEAD_ADDRESS
 from ray_dra.starting import start_coordinator
 
-READY_SECONDS = 30.0
-LAPTOP_SECONDS = 240.0  # the same on an embedded cluster, whose machines are all on this one, which may be loaded
+READY_SECONDS = 120.0  # since the last sign of progress: on a loaded machine a worker takes a minute to start
 HOOK = "worker_process_setup_hook"
 
 _running: LocalCluster | None = None
@@ -93,7 +92,7 @@ class ClientBuilder:
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             context = ray.init(address=address, **arguments)
-            _greet(kubernetes, LAPTOP_SECONDS if embedded else READY_SECONDS)
+            _greet(kubernetes)
         except BaseException:
             ray.shutdown()
             raise
@@ -127,32 +126,34 @@ def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
     return install_and_run_users_hook
 
 
-def _greet(kubernetes: Kubernetes | None, patience: float = READY_SECONDS) -> None:
-    """Start or find the coordinator, and wait until it has read every node's GPUs; `patience` in seconds for each."""
-    deadline = time.monotonic() + patience
-    while not _welcome(actor := start_coordinator(kubernetes), max(60.0, patience)):
+def _greet(kubernetes: Kubernetes | None) -> None:
+    """Start or find the coordinator, and wait until it has read every node's GPUs."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not _welcome(actor := start_coordinator(kubernetes)):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "No coordinator stays; why is in Ray's log folder on the head node.",
-                wanted=f"one that answers within {patience:g} s",
+                wanted=f"one that answers within {READY_SECONDS:g} s",
             )
         time.sleep(0.05)
-    deadline = time.monotonic() + patience
+    left = None
     while waiting := ask(actor.ready.remote()):
+        if waiting != left:
+            left, deadline = waiting, time.monotonic() + READY_SECONDS
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "Some nodes have not said what GPUs they have; is ray-dra installed on them?",
                 place=", ".join(w[:16] for w in waiting),
-                wanted=f"a reading within {patience:g} s",
+                wanted=f"a reading within {READY_SECONDS:g} s",
             )
         time.sleep(0.05)
 
 
-def _welcome(actor: Any, timeout: float) -> bool:
+def _welcome(actor: Any) -> bool:
     """Whether this coordinator serves this program; False where an earlier program's was just about to end."""
     hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
     try:
-        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=timeout))
+        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=READY_SECONDS))
     except CoordinatorUnavailable as error:
         died = error.__cause__
         if isinstance(died, ray.exceptions.ActorUnschedulableError):

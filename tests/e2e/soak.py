@@ -34,6 +34,7 @@ PROFILE, NODES, CLIQUES = "gb200-nvl72", 4, 2
 PATIENCE = 240.0
 LAST = 240.0
 RECOVERY = 60.0
+SLOWER = 3  # under load all that was killed takes longer to come back; without rest there would be no gang at all
 
 PROGRAM = """
 import fcntl, json, os, random, sys, threading, time
@@ -261,16 +262,8 @@ class Soak:
                 process.wait()
 
     def _kill_for_ever(self) -> None:
-        victims = {
-            "coordinator": 3,
-            "agent": 3,
-            "probe": 3,
-            "worker": 4,
-            "raylet": 3,
-            "program": 3,
-            "head": 1,
-        }
-        while not self.over.wait(self.random.expovariate(1 / self.every)):
+        victims = {"coordinator": 3, "agent": 3, "probe": 3, "worker": 4, "raylet": 2, "program": 2, "head": 0.5}
+        while not self.over.wait(self.random.expovariate(1 / self.every) * (SLOWER if self.loaded else 1)):
             kind = self.random.choices(list(victims), list(victims.values()))[0]
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 pids = self._pids(kind)
