@@ -27,7 +27,7 @@ from ray_dra.core.layout import NOTHING, Layout, Scope
 from ray_dra.core.mixed import place_mixed
 from ray_dra.core.needs import Needs, kinds_for
 from ray_dra.core.policy import Policy
-from ray_dra.core.request import Connect, GangRequest, Strategy
+from ray_dra.core.request import ANYWHERE, Bundle, Connect, DeviceRequest, GangRequest, Strategy
 from ray_dra.core.scored import place_scored
 from ray_dra.core.shortfalls import shortfalls
 from ray_dra.core.work import MOST_KINDS, Work
@@ -114,14 +114,25 @@ def _linked(inventory: Inventory, needs: Needs) -> Layout:
     request = needs.request
     if needs.total >= len(inventory.by_free) or any(bundle.share for bundle in needs.classes):
         return NOTHING
-    proven = True
+    resources = {
+        name: sum(b.resources.get(name, 0.0) * n for b, n in zip(needs.classes, needs.counts, strict=True) if b.devices)
+        for name in needs.resources
+    }
+    one = Bundle((DeviceRequest(needs.total),), {name: amount for name, amount in resources.items() if amount})
+    as_one = Needs(replace(request, bundles=(one,), locality=ANYWHERE, strategy=Strategy.PACK), linked=True)
+    whole, given = needs.work, needs.work.left // 2  # the rest is for placing it anywhere
+    needs = Needs(request, together=True, work=Work(given))
+    layout, proven = NOTHING, True
     for kind in (SPARES, LOOSE_NODE) if request.preemptible else (LOOSE_NODE,):
+        if place_equal(inventory, as_one, Scope((kind,), one_node=True)).bundles is None:
+            continue  # no node has so many that are linked, which is quickly seen
         one_node = request.strategy is Strategy.STRICT_PACK
         layout = place_jointly(inventory, needs, Scope((kind,), 1, 1, False, one_node, jointly=True))
+        proven = proven and layout.proven and needs.proven
         if layout.bundles is not None:
-            return layout
-        proven = proven and layout.proven
-    return Layout(None, proven=proven)
+            break
+    whole.left -= given - needs.work.left
+    return layout if layout.bundles is not None else Layout(None, proven=proven)
 
 
 def _too_few(inventory: Inventory, needs: Needs) -> bool:

@@ -15,6 +15,7 @@ from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS, Limits
 from ray_dra.core.patience import in_turn
 from ray_dra.core.plan import plan
 from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
+from ray_dra.core.work import STEPS, Work
 from ray_dra.errors import InvalidRequest
 
 from .checks import check
@@ -198,3 +199,16 @@ def test_one_node_whose_gpus_are_linked_is_as_near_as_a_clique(
             assert len({grant.node for grant in answer.grants}) == 1
             links = inventory.seats[answer.grants[0].node].node.links
             assert all(links[a.position][b.position] for a, b in combinations(answer.grants, 2))
+
+
+def test_looking_for_linked_gpus_leaves_steps_to_look_anywhere() -> None:
+    """As with 12,500 nodes and all steps."""
+    inventory = Inventory([node(f"d{i}", 8, links=DGX1) for i in range(500)])
+    for at in range(500):
+        inventory.set_others(f"d{at}", 0b01111110 if at % 2 else 0b10111101, {})
+    request = gang(2, 1, 0, resources={"CPU": 1}, locality=one_clique(required=False))
+    for _ in range(2):
+        answer = plan(inventory, request, work=Work(STEPS // 25))
+        assert isinstance(answer, Allocation)
+        check(answer, inventory, request)
+        inventory.set_others("d7", 0, {"CPU": 64.0})  # then enough GPUs on one node, but not with the CPUs
