@@ -19,7 +19,7 @@ from collections.abc import Callable
 import ray
 
 from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id
-from ray_dra.agents import HEARTBEAT_SECONDS, start_agent, stop_agent
+from ray_dra.agents import HEARTBEAT_SECONDS, ask_again, start_agent, stop_agent
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest
@@ -73,6 +73,8 @@ class CoordinatorActor:
             return  # it would leave a key
         if reading is None:
             self._core.nodes.heartbeat(raylet)
+            if self._core.nodes.lacks(raylet):  # its record could not be read, or the report never came
+                ask_again(raylet)
         else:
             self._core.report(raylet, only_visible(reading_from_bytes(reading), visible))
             self._tell()

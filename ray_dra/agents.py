@@ -25,17 +25,27 @@ class AgentActor:
         self._raylet = raylet
         self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         self._said = 0.0
+        self._last: bytes | None = None  # sent once; readings that are as the last are not
+        self._again = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         run_agent(self._send, stopped=lambda: False)
 
+    def say_again(self) -> None:
+        """The last reading once more, with the next sign of life: the coordinator does not have it any more."""
+        self._again = True
+
     def _send(self, reading: bytes | None) -> None:
         now = time.monotonic()
+        if reading is not None:
+            self._last = reading
+        elif self._again:
+            reading = self._last
         if reading is None and now - self._said < HEARTBEAT_SECONDS:
             return
-        self._said = now
+        self._said, self._again = now, False
         try:
             coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
         except ValueError:
@@ -63,6 +73,14 @@ def start_agent(raylet: str) -> None:
         label_selector={RAY_NODE_ID: raylet},
         **our_environment(),
     ).remote(raylet)
+
+
+def ask_again(raylet: str) -> None:
+    """The agent's last reading once more."""
+    try:
+        ray.get_actor(f"ray_dra_agent_{raylet}", namespace=NAMESPACE).say_again.remote()
+    except ValueError:
+        pass  # it ended with its node
 
 
 def stop_agent(raylet: str) -> None:

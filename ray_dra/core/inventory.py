@@ -64,6 +64,11 @@ class Inventory(Index):
                 return next((gang for gang, mask in seat.tenants.items() if mask >> position & 1), None)
         return None
 
+    def has_gangs(self, node: str) -> bool:
+        """Whether a gang has something on a node, be it there or away."""
+        seat = self.seats.get(node)
+        return bool(self._away.get(node) if seat is None else seat.tenants)
+
     def hold(self, allocation: Allocation) -> None:
         """Mark the allocation's devices and resources as held.
 

@@ -1,8 +1,9 @@
 """Which machines there are: agents' readings and Ray's raylets, merged into the inventory.
 
-A node's name outlives its raylet: it is our label where the raylet has one that is unique, else the
-raylet's id. Readings are kept in the store, so that a coordinator that starts again knows the
-topology at once.
+A node's name outlives its raylet: it is our label where the raylet has one that no other living raylet has already,
+else the raylet's id. Where a raylet comes back before Ray knows that the one before it has ended, both live for a
+while: a GPU is only the first one's. Readings are kept in the store, so that a coordinator that starts again knows
+the topology at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ray_dra.translate.records import KnownNode, known_from_bytes, known_to_byte
 
 KEY = "node/"
 SILENT_SECONDS = 4.0  # agents say something every half second
+LOST = "its raylet is lost"
 LATELY_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
 
 
@@ -49,6 +51,9 @@ class Nodes:
         self.translated: dict[str, Node] = {}  # by raylet: the reading as a node, made once a reading
         self.heard: dict[str, float] = {}  # raylet -> when its agent last spoke
         self._stored: dict[str, Node] = {}  # by raylet: the node when it was last whole, before this coordinator
+        self._living: frozenset[str] = frozenset()  # raylets
+        self._twice: frozenset[str] = frozenset()  # names that several living raylets claim
+        self._first: dict[str, str] = {}  # UUID -> the raylet whose GPU it is
         self._gone: dict[str, float] = {}  # raylet that has a record and is not there -> since when
         for raylet, known in aside.read(KEY, lambda key, data: (key, known_from_bytes(data))):
             self.names[raylet] = known.name
@@ -82,12 +87,16 @@ class Nodes:
         view = replace(view, nodes=tuple(n for n in view.nodes if SLOT not in n.labels))
         self.view = view
         alive = [n for n in view.nodes if n.alive]
-        claimed = Counter(n.labels.get(NODE) for n in alive)
+        self._living = frozenset(n.id for n in alive)
+        claimed = Counter(n.labels[NODE] for n in alive if NODE in n.labels)
+        self._twice = frozenset(label for label, count in claimed.items() if count > 1)
+        if self._twice:  # those that have their name come first, as they did when they got it
+            alive.sort(key=lambda n: self.names.get(n.id) != n.labels.get(NODE))
         for raylet in alive:
-            label = raylet.labels.get(NODE)
-            its_own = label is not None and claimed[label] == 1 and not self._reserved(label)
-            name = label if label is not None and its_own else f"ray-{raylet.id[:16]}"
-            if self.names.get(raylet.id) != name:
+            name = self._name_of(raylet)
+            before_name = self.names.get(raylet.id)
+            if before_name != name:
+                self._leave(raylet.id, before_name)
                 self.names[raylet.id] = name
                 self._persist(raylet.id)
             before = self.raylets.get(name)
@@ -97,16 +106,15 @@ class Nodes:
         for raylet in alive:
             self._gone.pop(raylet.id, None)
             self._put(raylet.id)
-        living = {n.id for n in alive}
         for name, raylet in self.raylets.items():
             seat = self.inventory.seats.get(name)
-            if raylet.id not in living and seat is not None and seat.node.ready:
-                self.inventory.put_node(replace(seat.node, ready=False, reason="its raylet is lost"))
+            if raylet.id not in self._living and seat is not None and seat.node.reason != LOST:
+                self.inventory.put_node(replace(seat.node, ready=False, reason=LOST))
 
     def drop_unused(self, keep: set[str]) -> None:
         """Forget lost nodes that no gang is on; their records last a while longer, for a coordinator after this one."""
         for name, seat in list(self.inventory.seats.items()):
-            if not seat.node.ready and name not in keep and seat.node.reason == "its raylet is lost":
+            if not seat.node.ready and name not in keep and seat.node.reason == LOST:
                 self.inventory.drop_node(name)
                 raylet = self.raylets.pop(name).id
                 self._drop(raylet)
@@ -128,6 +136,10 @@ class Nodes:
             n.id for n in self.view.nodes if n.alive and n.total.get("GPU", 0) >= 1 and n.id not in self.readings
         )
 
+    def lacks(self, raylet: str) -> bool:
+        """Whether the raylet's GPUs have not been read. Not of gangs' own workers, which are parts of nodes."""
+        return raylet in self.names and raylet not in self.readings
+
     def knows(self, name: str) -> bool:
         """Whether it is a raylet's node, that is here or has gone."""
         return name in self.raylets or name in self.names.values()
@@ -135,11 +147,43 @@ class Nodes:
     def selector(self, name: str) -> dict[str, str]:
         """The label selector that pins a bundle to a node: a label that a restarted raylet keeps, else its id."""
         raylet = self.raylets.get(name)
-        if raylet is None or raylet.labels.get(NODE) == name:  # None: lost before the coordinator was started again
+        its_own = raylet is not None and raylet.labels.get(NODE) == name and name not in self._twice
+        if raylet is None or its_own:  # None: lost before the coordinator was started again
             return {NODE: name}
         return {RAY_NODE_ID: raylet.id}
 
     # -- inside
+
+    def _name_of(self, raylet: RayNode) -> str:
+        """Its label, unless that is another's; what has gangs keeps its name, and who has a label keeps it."""
+        label, by_id = raylet.labels.get(NODE), f"ray-{raylet.id[:16]}"
+        if label is None or self._reserved(label):
+            return by_id
+        if self.names.get(raylet.id) == by_id and self.inventory.has_gangs(by_id):
+            return by_id
+        holder = self.raylets.get(label)
+        if holder is not None and holder.id != raylet.id and holder.id in self._living:
+            return by_id
+        return label
+
+    def _leave(self, raylet: str, name: str | None) -> None:
+        """A raylet has another name from here on; what it was by the one before is no node any more."""
+        if name is None or self._reserved(name) or name not in self.raylets or self.raylets[name].id != raylet:
+            return
+        del self.raylets[name]
+        if name in self.inventory.seats:
+            self.inventory.drop_node(name)
+
+    def _shared_with(self, raylet: str, node: Node) -> str | None:
+        """The name of another living raylet's node that has one of these GPUs; None: they are this one's from here
+        on."""
+        for device in node.devices:
+            if device.uuid is not None:
+                first = self._first.setdefault(device.uuid, raylet)
+                if first != raylet and first in self._living and first in self.readings:
+                    return self.names.get(first, first)
+                self._first[device.uuid] = raylet
+        return None
 
     def _put(self, raylet_id: str) -> None:
         name = self.names.get(raylet_id)
@@ -156,6 +200,9 @@ class Nodes:
         silent = self.clock() - self.heard.get(raylet_id, self.clock())
         if node.ready and silent > SILENT_SECONDS:
             node = replace(node, ready=False, reason="its agent is silent; is the driver hung?")
+        other = self._shared_with(raylet_id, node)
+        if node.ready and other is not None:
+            node = replace(node, ready=False, reason=f"its GPUs are those of {other}; has Ray not seen that it ended?")
         if not node.ready and not node.devices:
             # Keep the devices on the books while NVML does not answer: gangs may be running on them.
             before = self.inventory.seats.get(name)

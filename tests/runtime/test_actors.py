@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from ray_dra import actors
+from ray_dra import actors, agents
 from ray_dra.core.lifecycle import Phase
 from ray_dra.core.request import GangRequest, bundle_from_resources
 from ray_dra.errors import CoordinatorUnavailable, GangGone
@@ -117,6 +117,41 @@ def test_what_drivers_say_is_looked_at_at_once(outside: Outside, monkeypatch: py
         await actor.commit(gang.gang, "a-group", gang.moves)
         await until(lambda: len(looks) == 3)
         assert world.kube.writes, "the making of its workers has begun"
+
+    run(test)
+
+
+def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent says once what it has read; the record of it may be one that cannot be read."""
+    total = {"GPU": 4.0}
+    outside.ray.nodes["raylet"] = RayNode("raylet", alive=True, labels={}, total=total, available=total)
+    outside.store.put("node/raylet", b"?")
+    asked: list[str] = []
+    sent: list[bytes | None] = []
+    monkeypatch.setattr(actors, "start_agent", lambda raylet: None)
+    monkeypatch.setattr(actors, "ask_again", asked.append)
+    coordinator = SimpleNamespace(report=SimpleNamespace(remote=lambda raylet, reading, visible: sent.append(reading)))
+    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: coordinator)
+    monkeypatch.setattr(agents.AgentActor, "_run", lambda agent: None)
+    monkeypatch.setattr(agents, "HEARTBEAT_SECONDS", 0.0)
+    agent = agents.AgentActor("raylet")
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await until(lambda: actor._core.watch.view.nodes)
+        agent._send(reading_to_bytes(NodeReading(driver="580")))
+        agent._send(None)
+        await actor.report("raylet", sent[-1], None)
+        assert asked == ["raylet"]
+        agent.say_again()
+        agent._send(None)
+        await actor.report("raylet", sent[-1], None)
+        assert await actor.ready() == ()
+        agent._send(None)
+        await actor.report("raylet", sent[-1], None)
+        assert sent == [sent[0], None, sent[0], None]
+        assert asked == ["raylet"]
 
     run(test)
 
