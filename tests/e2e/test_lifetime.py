@@ -208,7 +208,7 @@ os._exit(0)
 )
 
 
-def run_on(cluster: LocalCluster, code: str, *, environment: dict[str, str] | None = None, seconds: float = 120) -> str:
+def run_on(cluster: LocalCluster, code: str, *, environment: dict[str, str] | None = None, seconds: float = 240) -> str:
     """What a program prints; it has the cluster's token in its environment, or another `environment`."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)}
     done = subprocess.run(
