@@ -105,6 +105,7 @@ def placement_group(
     )
     if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
+    coordinator()  # first of all: where Ray is not connected, its own calls start a cluster
     context = ray.get_runtime_context()
     order = Order(
         request,

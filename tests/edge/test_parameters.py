@@ -20,7 +20,7 @@ from ray_dra import api
 from ray_dra.core.allocation import Allocation, Unsatisfiable
 from ray_dra.core.lifecycle import Gang
 from ray_dra.core.request import Bundle, DeviceRequest, Strategy
-from ray_dra.errors import InvalidRequest, InvalidSnapshot, RayDraError
+from ray_dra.errors import CoordinatorUnavailable, InvalidRequest, InvalidSnapshot, RayDraError
 from ray_dra.runtime.orders import Order, check_order
 from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
 from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
@@ -200,3 +200,10 @@ def test_the_place_is_named(given_: dict[str, Any], named: str) -> None:
     assert found.place == named
     assert found.wanted
     assert found.available
+
+
+def test_where_ray_is_not_connected_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many of Ray's own calls start a cluster there."""
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: pytest.fail("this starts a cluster"))
+    with pytest.raises(CoordinatorUnavailable, match="not connected"):
+        ray_dra.placement_group([{"GPU": 1}])
