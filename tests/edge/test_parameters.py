@@ -22,6 +22,7 @@ from ray_dra.core.lifecycle import Gang
 from ray_dra.core.request import Bundle, DeviceRequest, Strategy
 from ray_dra.errors import CoordinatorUnavailable, InvalidRequest, InvalidSnapshot, RayDraError
 from ray_dra.runtime.orders import Order, check_order
+from ray_dra.translate.bundles import ray_bundles
 from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
 from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
 from ray_dra.translate.snapshot import Snapshot
@@ -52,12 +53,12 @@ LOCALITIES: dict[str, tuple[str, ...]] = {
 class Handle:
     """Stands for GangPlacementGroup: it would make Ray's placement group."""
 
-    def __init__(self, actor: Any, order: Order, bundles: list[dict[str, float]], strategy: str, status: Any) -> None:
-        assert strategy in Strategy.__members__
+    @classmethod
+    def of(cls, order: Order, status: Any) -> Handle:
+        assert order.request.strategy.value in Strategy.__members__
+        bundles = ray_bundles(order.request)
         assert all(type(name) is str and type(n) is float and n > 0 for b in bundles for name, n in b.items())
-
-    def _create(self, status: Any) -> None:
-        pass
+        return cls()
 
 
 @contextmanager
