@@ -106,6 +106,14 @@ except BaseException as error:
     raise
 """
 
+# Ends with the soak, also where that is killed.
+BUSY = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    pass
+"""
+
 # After the kills: nothing is held, and the whole cluster can be used.
 CLOSING = """
 import json, sys, time
@@ -250,7 +258,7 @@ class Soak:
 
     @contextlib.contextmanager
     def _loaded(self) -> Iterator[None]:
-        busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(self.load)]
+        busy = [subprocess.Popen([sys.executable, "-S", "-c", BUSY]) for _ in range(self.load)]
         self.loaded = True
         try:
             yield
