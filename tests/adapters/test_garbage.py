@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -33,6 +32,7 @@ from ray_dra.translate.shapes import (
     read_slice,
 )
 from ray_dra.translate.slices import read_node
+from tests.adapters.kubeconfig import kubeconfig
 
 Answer = tuple[int, bytes]  # status and body
 
@@ -101,17 +101,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def api(server: Server, tmp_path_factory: pytest.TempPathFactory) -> KubernetesApi:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.http.server_address[1]}"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    path: Path = tmp_path_factory.mktemp("garbage") / "config"
-    path.write_text(json.dumps(config))
-    return KubernetesApi(str(path))
+    return KubernetesApi(kubeconfig(server.http, tmp_path_factory.mktemp("garbage")))
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from ray_dra.adapters import kube, kubernetes
 from ray_dra.adapters.kube import KubeAdapter, Mirror, side_by_side
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import ApiUnavailable, NotFound
+from tests.adapters.kubeconfig import kubeconfig
 
 
 def thing(name: str, version: int) -> dict[str, Any]:
@@ -128,17 +129,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def api(server: Server, tmp_path: Path) -> KubernetesApi:
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.http.server_address[1]}"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    path = tmp_path / "config"
-    path.write_text(json.dumps(config))
-    return KubernetesApi(str(path))
+    return KubernetesApi(kubeconfig(server.http, tmp_path))
 
 
 def until(condition: Callable[[], bool]) -> None:
