@@ -62,10 +62,14 @@ def our_environment() -> dict[str, Any]:
     return {"runtime_env": {"env_vars": {WORKER_HOOK: "ray_dra.hooks.install_worker"}}} if hooked else {}
 
 
+def _name(raylet: str) -> str:
+    return f"ray_dra_agent_{raylet}"
+
+
 def start_agent(raylet: str) -> None:
     """One agent on that raylet; nothing happens where it has one that lives."""
     ray.remote(AgentActor).options(
-        name=f"ray_dra_agent_{raylet}",
+        name=_name(raylet),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
@@ -78,13 +82,13 @@ def start_agent(raylet: str) -> None:
 def ask_again(raylet: str) -> None:
     """The agent's last reading once more."""
     try:
-        ray.get_actor(f"ray_dra_agent_{raylet}", namespace=NAMESPACE).say_again.remote()
+        ray.get_actor(_name(raylet), namespace=NAMESPACE).say_again.remote()
     except ValueError:
         pass  # it ended with its node
 
 
 def stop_agent(raylet: str) -> None:
     try:
-        ray.kill(ray.get_actor(f"ray_dra_agent_{raylet}", namespace=NAMESPACE))
+        ray.kill(ray.get_actor(_name(raylet), namespace=NAMESPACE))
     except ValueError:
         pass  # it ended with its node

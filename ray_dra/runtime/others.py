@@ -262,8 +262,8 @@ class Others:
         for raylet in view.nodes:
             if not raylet.alive:
                 self._lately.pop(raylet.id, None)
-                if self.slots.pop(raylet.id, None) is not None or self.strangers.pop(raylet.id, None) is not None:
-                    self.strangers.pop(raylet.id, None)
+                slots, strangers = self.slots.pop(raylet.id, None), self.strangers.pop(raylet.id, None)
+                if slots is not None or strangers is not None:
                     self.store.delete(KEY + raylet.id)
 
     def _persist(self, raylet: str) -> None:
