@@ -118,10 +118,10 @@ def fatten(api: KubernetesApi, name: str) -> None:
 def watch(kubeconfig: str) -> None:
     import threading
 
-    import ray_dra.starting  # noqa: F401  # what the actor has imported
-    from ray_dra.adapters.kube import KubeAdapter
-    from ray_dra.core.inventory import Inventory
-    from ray_dra.runtime.provision import Provisioner
+    import ray_dra.processes.start_coordinator  # noqa: F401  # what the actor has imported
+    from ray_dra.adapters.kube_watch import KubeAdapter
+    from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+    from ray_dra.core.cluster.inventory import Inventory
     from ray_dra.simulated.fakes import MemoryStore
 
     api = KubernetesApi(kubeconfig)
@@ -130,17 +130,17 @@ def watch(kubeconfig: str) -> None:
     began = time.monotonic()
     kube = KubeAdapter(api, NAMESPACE, "gangs", changed=changed.set)
     inventory = Inventory()
-    workers = Provisioner(kube, MemoryStore(), inventory, time.monotonic)
+    workers = KubernetesBackend(kube, MemoryStore(), inventory, time.monotonic)
     workers.look(())
     sync = time.monotonic() - began
     time.sleep(2)
-    say(nodes=len(inventory.seats), sync_s=sync, idle_mb=idle, rss_mb=memory("VmRSS"), peak_mb=memory("VmHWM"))
+    say(nodes=len(inventory.node_states), sync_s=sync, idle_mb=idle, rss_mb=memory("VmRSS"), peak_mb=memory("VmHWM"))
     known: set[str] = set()
     while True:
         changed.wait(0.5)  # the actor looks twice a second, and when something of a gang changes
         changed.clear()
         workers.look(())
-        for name in {name for name, seat in inventory.seats.items() if not seat.node.ready} - known:
+        for name in {name for name, seat in inventory.node_states.items() if not seat.node.ready} - known:
             known.add(name)
             say(node=name, at=time.time())
 

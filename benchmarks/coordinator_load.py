@@ -16,7 +16,7 @@ import ray
 from figures import parser, percentile, write
 
 import ray_dra
-from ray_dra.calls import ask, coordinator
+from ray_dra.processes.calls import ask, coordinator
 
 BUNDLES = [{"GPU": 1}]
 ADDRESS = "ray_dra://embedded?profile=gb200-nvl72&nodes=4"

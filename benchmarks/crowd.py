@@ -15,11 +15,12 @@ from typing import Any
 
 import figures
 
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
+from ray_dra.coordinator.orders import Order
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.errors import RayDraError
-from ray_dra.runtime.orders import Order
 from ray_dra.simulated.fakes import MemoryStore
-from tests.runtime.world import Clock, World
+from tests.coordinator.world import Clock, World
 
 FEW = 50
 STORE_MS = 1.3  # a call to Ray's internal KV

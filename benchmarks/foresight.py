@@ -11,13 +11,14 @@ import heapq
 from collections.abc import Iterable, Sequence
 from itertools import count, islice
 
-from ray_dra.core.allocation import Allocation
-from ray_dra.core.domain import REGULAR, Domain
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.cluster.clique_state import REGULAR, CliqueState
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DomainId
+from ray_dra.core.model.locality import Connect
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
-from ray_dra.core.policy import Policy, Score
-from ray_dra.core.request import Connect, GangRequest
-from ray_dra.core.topology import DomainId
+from ray_dra.core.policy.base import Policy, Score
 
 PLACES = 8  # others than the product's that are tried
 AHEAD = 60  # gangs that are played forward from each
@@ -35,10 +36,10 @@ class Prefer(Policy):
         self.domain, self.last = domain, last
         self.sign = 1 if tightest else -1
 
-    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return ((domain.id == self.domain) is self.last, *super().clique(domain, room, bundles))
 
-    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return ((domain.id == self.domain) is self.last, self.sign * room, domain.free)
 
 
@@ -51,7 +52,7 @@ class Foresight:
         self.reach = {d.id: _reach(d) for d in inventory.domains.values()}
         self.at = {
             (seat.name, i): domain
-            for seat in inventory.seats.values()
+            for seat in inventory.node_states.values()
             for domain, members in seat.domains.items()
             for i in range(seat.size)
             if members >> i & 1
@@ -163,10 +164,10 @@ def _roomiest(free: Parts, size: int) -> Parts:
     return given
 
 
-def _reach(domain: Domain) -> int:
+def _reach(domain: CliqueState) -> int:
     """Most devices of one gang that are all linked when nobody else is here."""
-    if domain.fabric or len(domain.seats) > 1:
+    if domain.fabric or len(domain.node_states) > 1:
         return domain.size
-    seat = domain.seats[0]
+    seat = domain.node_states[0]
     members = seat.domains[domain.id]
     return next((n for n in range(domain.size, 1, -1) if seat.how_many(members, n, Connect.REQUIRED)), 1)

@@ -23,17 +23,18 @@ from typing import Any
 from figures import parser, write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ray_dra.adapters.kube import KubeAdapter, Mirror
+from ray_dra.adapters.kube_watch import KubeAdapter, Mirror
 from ray_dra.adapters.kubernetes import KubernetesApi
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import NO_LIMITS
+from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.pace import LEAST_SECONDS, LOOK_SECONDS, pause
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import NO_LIMITS
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Locality
-from ray_dra.runtime.pace import LEAST_SECONDS, LOOK_SECONDS, pause
-from ray_dra.runtime.provision import Provisioner
 from ray_dra.simulated.fakes import MemoryStore
-from ray_dra.translate.bundles import request_from_bundles
+from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
 from tests.cluster.paper import add_paper_nodes
@@ -137,7 +138,7 @@ class Bench:
     def ours(self, number: int) -> Callable[[], None]:
         """The coordinator's own steps, woken by its watches as in the actor."""
         inventory = Inventory(limits=NO_LIMITS)
-        workers = Provisioner(self.kube, MemoryStore(), inventory, self.clock)
+        workers = KubernetesBackend(self.kube, MemoryStore(), inventory, self.clock)
         workers.look(())
         request = request_from_bundles([{"GPU": 4}] * self.pods, locality=Locality(segment=1))
         answer = plan(inventory, request)

@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ray_dra.core.gradient import Demand
-from ray_dra.core.request import WHOLE, Bundle, DeviceRequest
-from ray_dra.core.topology import Device, DeviceId, Node, Topology
+from ray_dra.core.model.device import Device, DeviceId
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import WHOLE, Bundle, DeviceRequest
+from ray_dra.core.model.topology import Topology
+from ray_dra.core.policy.fgd import Demand
 
 POPULAR = 0.95  # of the pods; the rarer kinds are left out of the mix, as in FGD's configuration
 

@@ -14,9 +14,11 @@ import ray
 from figures import parser, percentile, write
 
 import ray_dra
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
-from ray_dra.core.request import GangRequest, Locality, bundle_from_resources
+from ray_dra.translate.ray.bundles import bundle_from_resources
 
 REST_SECONDS = 1.3
 

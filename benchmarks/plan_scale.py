@@ -29,14 +29,16 @@ from dataclasses import replace
 from figures import parser, percentile, write
 from shapes import cluster
 
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.index import CLIQUE
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import IMEX_LIMITS
+from ray_dra.core.cluster.index import CLIQUE
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import counterfactual
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.imex import IMEX_LIMITS
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality
-from ray_dra.core.topology import Health
-from ray_dra.core.whatif import counterfactual
 
 LOAD = 0.95
 SIZES = (1, 2, 4, 8, 16, 32, 64, 72)
@@ -189,7 +191,7 @@ def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:
 
 
 def _settle() -> None:
-    """What the coordinator does between calls (actors.py): the cyclic collector's work, and what is alive set aside."""
+    """What the coordinator's actor does between calls: the cyclic collector's work, and what is alive set aside."""
     gc.collect()
     gc.freeze()
 
@@ -261,9 +263,9 @@ def _counterfactuals(load: Load, rounds: int) -> list[float]:
 
 def _node_changes(load: Load, rounds: int) -> list[float]:
     took = []
-    names = sorted(load.inventory.seats)
+    names = sorted(load.inventory.node_states)
     for i in range(rounds):
-        node = load.inventory.seats[load.random.choice(names)].node
+        node = load.inventory.node_states[load.random.choice(names)].node
         sick = replace(node, devices=(replace(node.devices[0], health=Health.TAINTED), *node.devices[1:]))
         changes: list[Callable[[], None]] = [
             lambda sick=sick: load.inventory.put_node(sick),  # type: ignore[misc]

@@ -12,42 +12,42 @@ kai           KAI Scheduler 0.17: the domain that is allocated to the highest fr
 slurm         Slurm 24 topology/block with segments: each segment in the block with the fewest free nodes
               that suffices, blocks by name where several are needed
 
-FGD (ATC 2023), single bundles by the fragmentation gradient, is the product's own, `core/gradient.py`.
+FGD (ATC 2023), single bundles by the fragmentation gradient, is the product's own, `core/policy/fgd.py`.
 """
 
 from __future__ import annotations
 
 import zlib
 
-from ray_dra.core.domain import Domain
-from ray_dra.core.needs import Needs
-from ray_dra.core.policy import Choice, Policy, Score, tightest_share
-from ray_dra.core.seat import Seat
+from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.policy.base import Choice, Policy, Score, tightest_share
 
 
 class FirstFit(Policy):
     name = "first-fit"
 
-    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return ()
 
-    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return ()
 
-    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
         return (), tightest_share(seat, needs)
 
 
 class Ray(Policy):
     name = "ray"
 
-    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return (zlib.crc32(domain.id.encode()),)
 
-    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return (zlib.crc32(domain.id.encode()),)
 
-    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
         left = seat.free.bit_count() - taken * needs.size
         wanted = needs.size if not needs.share else needs.share / 1000
         return (-(taken > 0), -(left - wanted) / max(left, 1)), tightest_share(seat, needs)
@@ -56,14 +56,14 @@ class Ray(Policy):
 class KueueLeast(Policy):
     name = "kueue-least"
 
-    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return (room, domain.free)
 
 
 class KueueBest(Policy):
     name = "kueue-best"
 
-    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
         # The same rule one level down: a node that holds the rest tightly, else the roomiest.
         return (-taken, -seat.free.bit_count()) if taken else (seat.free.bit_count(),), tightest_share(seat, needs)
 
@@ -71,21 +71,21 @@ class KueueBest(Policy):
 class Kai(Policy):
     name = "kai"
 
-    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
+    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return (domain.free / domain.size,)
 
-    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return (domain.free / domain.size,)
 
-    def seat(self, seat: Seat, needs: Needs, taken: int) -> Choice:
+    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
         return ((seat.free.bit_count() - taken * needs.size) / max(seat.size, 1),), tightest_share(seat, needs)
 
 
 class Slurm(Policy):
     name = "slurm"
 
-    def clique(self, domain: Domain, room: int, bundles: int) -> Score:
-        return (sum(1 for s in domain.seats if s.free & s.domains[domain.id]), domain.free)
+    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
+        return (sum(1 for s in domain.node_states if s.free & s.domains[domain.id]), domain.free)
 
-    def part(self, domain: Domain, room: int, bundles: int) -> Score:
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
         return ()

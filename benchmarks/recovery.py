@@ -14,7 +14,7 @@ import ray
 from figures import parser, percentile, write
 
 import ray_dra
-from ray_dra.calls import ask, coordinator
+from ray_dra.processes.calls import ask, coordinator
 
 
 def main() -> None:

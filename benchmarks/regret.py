@@ -14,7 +14,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 from replay import Job, Machines
 
-from ray_dra.core.topology import Topology
+from ray_dra.core.model.topology import Topology
 
 SECONDS = 2.0
 

@@ -29,13 +29,14 @@ from typing import Any
 from figures import percentile
 from foresight import Foresight
 
-from ray_dra.core.allocation import Allocation, Placed
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.patience import Answer, in_turn
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.patience import Answer, in_turn
+from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
+from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
-from ray_dra.core.policy import Policy
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
-from ray_dra.core.topology import Topology
+from ray_dra.core.policy.base import Policy
 
 OUTSIDE = 1 / 2.4  # speed of a gang that had to leave its clique
 JITTER_S = 6 * 3600.0  # a seed shifts each arrival by up to so much
@@ -123,7 +124,7 @@ def _linked(inventory: Inventory, part: tuple[Placed, ...]) -> bool:
         return True
     if len({g.node for g in grants}) > 1:
         return False
-    links = inventory.seats[grants[0].node].shape.links
+    links = inventory.node_states[grants[0].node].shape.links
     return all(links[a.position][b.position] for a, b in combinations(grants, 2))
 
 
@@ -146,7 +147,7 @@ class Tally:
         self.allocated += span * held
         self.good += span * good
         idle = sum(n for free, n in enumerate(inventory.by_free) if free)
-        empty = sum(1 for s in inventory.seats.values() if not s.held) if span else 0
+        empty = sum(1 for s in inventory.node_states.values() if not s.held) if span else 0
         self.fragmented += span * (idle - empty)
         if waits:
             self.waiting += span
@@ -194,7 +195,7 @@ def replay(
     over = math.inf  # when its patience is
     if arrivals[0].arrival == arrivals[-1].arrival:
         raise ValueError("all jobs arrive at once: there is no window to measure over")
-    tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.seats))
+    tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.node_states))
     seer = Foresight(inventory) if foresight else None
     good = held = 0.0
     left = several = dropped = 0.0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ray_dra.core.topology import Attribute, Device, DeviceId, Links, Node, Topology, box_clique, fabric_clique
+from ray_dra.core.model.clique import box_clique, fabric_clique
+from ray_dra.core.model.device import Attribute, Device, DeviceId
+from ray_dra.core.model.node import Links, Node
+from ray_dra.core.model.topology import Topology
 
 TRAYS = 18  # compute trays of an NVL72 rack, 4 GPUs each
 CLUSTER_UUID = "9c6f5af3-53bf-49b5-a436-b66766c413c3"

@@ -6,7 +6,7 @@
 `--workload NAME` is an openb pod list (`openb_pod_list_NAME.csv.gz`) or a job list (`NAME.csv.gz` with the columns
 job_id, submission_time, duration, num_gpu), looked for in DIR and the folders in it. Without the traces a seeded
 synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
-product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes (core/gradient.py).
+product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes (core/policy/fgd.py).
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
 means `ray-dra@0.1`, the others do not wait. `foresight` is the product's with the future known, for comparison
 (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs through one queue
@@ -33,14 +33,14 @@ from regret import Regret
 from replay import Job, read_jobs, replay, shuffled, synthetic_jobs
 from shapes import cluster
 
-from ray_dra.core.allocation import Allocation
-from ray_dra.core.devices import bits
-from ray_dra.core.gradient import Demand, Gradient, Mix, stock_of
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.cluster.device_choice import bits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
-from ray_dra.core.policy import Policy
-from ray_dra.core.request import GangRequest
-from ray_dra.core.topology import Topology
+from ray_dra.core.policy.base import Policy
+from ray_dra.core.policy.fgd import Demand, FragmentationGradient, Mix, stock_of
 
 GANG_POLICIES = (
     "ray-dra",
@@ -95,7 +95,7 @@ def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) ->
     if name in ("ray-dra", FORESIGHT) and not pods:
         return None
     if name == "ray-dra" or name.partition(":")[0] == "fgd":
-        return Gradient(demands(), **_changes(name))
+        return FragmentationGradient(demands(), **_changes(name))
     plain: dict[str, type[Policy]] = {p.name: p for p in (Policy, FirstFit, Ray, KueueBest, KueueLeast, Kai, Slurm)}
     if name not in plain:
         raise SystemExit(f"unknown policy {name!r}; there are ray-dra, fgd, {', '.join(plain)}")
@@ -106,7 +106,7 @@ def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) ->
 
 
 def _changes(name: str) -> dict[str, Any]:
-    """What follows the colon in `fgd:points=50+fullest+fine=20`, for `Gradient`."""
+    """What follows the colon in `fgd:points=50+fullest+fine=20`, for `FragmentationGradient`."""
     found: dict[str, Any] = {}
     for change in filter(None, name.partition(":")[2].split("+")):
         key, _, value = change.partition("=")
@@ -152,7 +152,7 @@ def run_pods(run: Run) -> Row:
         if arrived >= run.until * capacity:
             break
     free = unusable = 0.0
-    for seat in inventory.seats.values():
+    for seat in inventory.node_states.values():
         left = seat.shared_left() | dict.fromkeys(bits(seat.free), 1000)
         spare = tuple(seat.spare(name) for name in mix.names)
         unusable += mix.unusable(stock_of(seat, left), spare)

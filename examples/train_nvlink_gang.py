@@ -21,7 +21,7 @@ from tensor_parallel import Place, Rank
 
 import ray_dra
 from ray_dra.simulated.profile import drawing
-from ray_dra.translate.explain import draw_topology
+from ray_dra.translate.text import draw_topology
 
 console = Console(highlight=False)
 

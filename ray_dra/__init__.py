@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         snapshot,
         topology,
     )
-    from ray_dra.client import ClientBuilder, embedded_cluster
     from ray_dra.errors import (
         CoordinatorUnavailable,
         GangGone,
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
         SimulationError,
         UnsatisfiableError,
     )
-    from ray_dra.handle import GangPlacementGroup
-    from ray_dra.submission import get_job_submission_client_cluster_info
+    from ray_dra.program.connect import ClientBuilder, embedded_cluster
+    from ray_dra.program.gang_handle import GangPlacementGroup
+    from ray_dra.program.submit_job import get_job_submission_client_cluster_info
 
 __version__ = "0.1.0"
 
@@ -52,7 +52,7 @@ _HOMES = {
         "snapshot",
         "topology",
     ),
-    "ray_dra.client": ("ClientBuilder", "embedded_cluster"),
+    "ray_dra.program.connect": ("ClientBuilder", "embedded_cluster"),
     "ray_dra.errors": (
         "CoordinatorUnavailable",
         "GangGone",
@@ -67,8 +67,8 @@ _HOMES = {
         "SimulationError",
         "UnsatisfiableError",
     ),
-    "ray_dra.handle": ("GangPlacementGroup",),
-    "ray_dra.submission": ("get_job_submission_client_cluster_info",),
+    "ray_dra.program.gang_handle": ("GangPlacementGroup",),
+    "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -8,19 +8,20 @@ from typing import Any
 
 import ray
 
-from ray_dra.calls import ask, coordinator
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.request import Connect, Locality
-from ray_dra.core.topology import Topology
-from ray_dra.core.whatif import plan_and_explain
+from ray_dra.coordinator.coordinator import Status
+from ray_dra.coordinator.orders import Order
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.core.model.topology import Topology
 from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError, shown
-from ray_dra.handle import GangPlacementGroup
-from ray_dra.hooks import SeenDevice, seen_devices
-from ray_dra.runtime.coordinator import Status
-from ray_dra.runtime.orders import Order
-from ray_dra.translate.bundles import request_from_bundles
-from ray_dra.translate.labels import RAY_NODE_ID
-from ray_dra.translate.snapshot import Snapshot, inventory_of, read_snapshot
+from ray_dra.processes.calls import ask, coordinator
+from ray_dra.processes.worker_hook import SeenDevice, seen_devices
+from ray_dra.program.gang_handle import GangPlacementGroup
+from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
+from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.labels import RAY_NODE_ID
 
 # -- localities
 

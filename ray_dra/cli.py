@@ -63,7 +63,7 @@ def snapshot(
     cliques: Annotated[int | None, typer.Option(help="In how many cliques.")] = None,
 ) -> None:
     """The cluster as the planner sees it, as YAML: nodes, gangs, other work. For `ray-dra plan` and bug reports."""
-    from ray_dra.translate.snapshot import Snapshot, dump_snapshot
+    from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot
 
     if profile is not None:
         from ray_dra.simulated.topology import simulated_topology
@@ -107,12 +107,13 @@ def plan(
 
     Ends with 1 where the gang does not fit.
     """
-    from ray_dra.core.allocation import Allocation
-    from ray_dra.core.request import MAX_BUNDLES, Connect, Locality
-    from ray_dra.core.whatif import plan_and_explain
-    from ray_dra.translate.bundles import request_from_bundles
-    from ray_dra.translate.explain import answer_as_json, explain_answer
-    from ray_dra.translate.snapshot import inventory_of, read_request, read_snapshot
+    from ray_dra.core.explain.whatif import plan_and_explain
+    from ray_dra.core.model.allocation import Allocation
+    from ray_dra.core.model.locality import Connect, Locality
+    from ray_dra.core.model.request import MAX_BUNDLES
+    from ray_dra.translate.files.snapshot import inventory_of, read_request, read_snapshot
+    from ray_dra.translate.ray.bundles import request_from_bundles
+    from ray_dra.translate.text import answer_as_json, explain_answer
 
     if request is not None:
         asked = read_request(request)
@@ -132,7 +133,7 @@ def plan(
     if cluster is not None:
         answer = plan_and_explain(inventory_of(read_snapshot(cluster)), asked)
     else:
-        from ray_dra.calls import ask, coordinator
+        from ray_dra.processes.calls import ask, coordinator
 
         _connect(address)
         answer = ask(coordinator().plan.remote(asked))
@@ -146,8 +147,8 @@ def plan(
 def topology(address: Address = "") -> None:
     """The cluster's cliques, nodes and GPUs; letters mark the GPUs of gangs."""
     import ray_dra
-    from ray_dra.calls import ask, coordinator
-    from ray_dra.translate.explain import draw_topology
+    from ray_dra.processes.calls import ask, coordinator
+    from ray_dra.translate.text import draw_topology
 
     _connect(address)
     marks: dict[str, str] = {}
@@ -160,7 +161,7 @@ def topology(address: Address = "") -> None:
 @app.command()
 def gangs(address: Address = "") -> None:
     """Every gang: its phase, where it lies, what it waits for. And records that cannot be read and were set aside."""
-    from ray_dra.calls import ask, coordinator
+    from ray_dra.processes.calls import ask, coordinator
 
     _connect(address)
     found = ask(coordinator().gangs.remote())
@@ -187,7 +188,7 @@ def check(
     """Whether a RayCluster on Kubernetes can be given gangs: rights, what is served, drivers, templates. Ends with 1
     where something is missing that cannot be done without."""
     from ray_dra.adapters.kubernetes import KubernetesApi
-    from ray_dra.check import findings
+    from ray_dra.operate.check import findings
 
     if not raycluster:
         raise typer.BadParameter("outside a KubeRay pod the RayCluster has to be named", param_hint="--raycluster")
@@ -205,7 +206,7 @@ def check(
 @app.command()
 def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")], address: Address = "") -> None:
     """Give a gang back, whoever owns it."""
-    from ray_dra.calls import ask, coordinator
+    from ray_dra.processes.calls import ask, coordinator
 
     _connect(address)
     actor = coordinator()

@@ -1,188 +1,19 @@
-"""Where Ray calls us: in every worker process (exact GPUs), and before a raylet starts (labels).
-
-`install_worker` replaces the one method that feeds both CUDA_VISIBLE_DEVICES and `ray.get_gpu_ids()`, and
-listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` guards them.
-"""
+"""The names by which Ray calls ray-dra: RAY_START_HOOK=ray_dra.hooks.start, and the workers' setup hook."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
-
-import ray
-
-from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
-from ray_dra.core.topology import Node
-from ray_dra.ports import MAP
-
-ASK_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class SeenDevice:
-    """A GPU that this task or actor may use. `index` is its place in the raylet's numbering."""
-
-    index: int
-    uuid: str | None
-    node: str
-    clique: str | None
-
-
-def install_worker() -> None:
-    """Ray's `worker_process_setup_hook`: from now on this worker's GPUs are the planned ones."""
-    cls = ray._private.worker.Worker
-    if getattr(cls, "_ray_dra_original", None) is not None:
-        return
-    cls._ray_dra_original = getattr(cls, HOOK_METHOD)
-    setattr(cls, HOOK_METHOD, _accelerator_ids)
-    utils = ray._private.utils
-    utils.reset_visible_accelerator_env_vars = _at_the_end_of_a_task(utils.reset_visible_accelerator_env_vars)
-    # NVML numbers GPUs by PCI address; CUDA does so only when told.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
-
-
-def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:
-    """Ray's reset of the environment, which is the last thing it does for a task; tells what became free."""
-
-    def reset(*args: Any, **kwargs: Any) -> None:
-        original(*args, **kwargs)
-        if ray.get_runtime_context().get_actor_id() is None:
-            for coordinator, node, slots in _to_end:
-                coordinator.ended.remote(node, slots, os.getpid())
-            _to_end.clear()
-
-    return reset
-
-
-def _accelerator_ids(worker: Any, resource_name: str, resource_regex: str) -> list[Any]:
-    if resource_name == "GPU":
-        devices = seen_devices(worker)
-        if devices is not None:
-            visible = worker.original_visible_accelerator_ids.get("GPU")
-            return [visible[d.index] if visible and d.index < len(visible) else d.index for d in devices]
-    return list(worker._ray_dra_original(resource_name, resource_regex))
-
-
-_maps: dict[str, list[list[SeenDevice]] | None] = {}
-_answers: dict[tuple[Any, ...], list[SeenDevice]] = {}
-_to_end: list[tuple[Any, str, tuple[int, ...]]] = []  # what to say when the running task ends
-
-
-def seen_devices(worker: Any) -> list[SeenDevice] | None:
-    """The devices behind this worker's GPU slots, in order; None where it has none, or nobody plans here."""
-    group, bundles = "", set()
-    slots: set[int] = set()
-    for name, assigned in worker.core_worker.resource_ids().items():
-        owner = group_of(name)
-        if owner is None:
-            continue
-        slots.update(slot for slot, _ in assigned)
-        group = group or owner
-        place = bundle_of(name)
-        if place is not None:
-            bundles.add(place[1])
-    if not slots:
-        return None
-    if group and len(bundles) == 1:
-        planned = _map(group)
-        if planned is not None:
-            devices = planned[next(iter(bundles))]
-            if len(slots) == len(devices):
-                return devices
-    return _ask(worker, group, min(bundles, default=-1), tuple(sorted(slots)))
-
-
-def _map(group: str) -> list[list[SeenDevice]] | None:
-    """A gang's devices by bundle; None for a placement group that is no gang."""
-    if not group:
-        return None
-    if _maps.get(group) is None:
-        data = KvStore().get(MAP + group)
-        _maps[group] = None if data is None else [[SeenDevice(*d) for d in b] for b in json.loads(data)]
-    return _maps[group]
-
-
-def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[SeenDevice] | None:
-    """Ask the coordinator, once a task or once an actor's life."""
-    from ray_dra.agents import NAME, NAMESPACE
-    from ray_dra.calls import ask
-
-    context = ray.get_runtime_context()
-    who = context.get_actor_id() or context.get_task_id()
-    key = (who, group, bundle, slots)
-    if key not in _answers:
-        try:
-            coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
-        except ValueError:
-            return None  # nobody plans on this cluster: Ray's own numbering
-        if len(_answers) > 64:
-            _answers.clear()
-        node = context.get_node_id()
-        call = coordinator.devices_for.remote(node, group, bundle, slots, os.getpid())
-        _answers[key] = [SeenDevice(*d) for d in ask(call, timeout=ASK_SECONDS)]
-        if _map(group) is None:
-            _to_end.append((coordinator, node, slots))
-    return _answers[key]
 
 
 def start(ray_params: Any, head: bool) -> None:
-    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML.
+    """See `processes.start_hook.start`."""
+    from ray_dra.processes.start_hook import start
 
-    A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
-    (RAY_DRA_ATTEMPT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
-    """
-    import socket
-
-    if head and os.environ.get("RAY_CLUSTER_NAME"):
-        # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
-        subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
-    labels = dict(getattr(ray_params, "labels", None) or {})
-    name = os.environ.get("RAY_DRA_NODE") or socket.gethostname()
-    node = node_here(name)
-    attempt = os.environ.get("RAY_DRA_ATTEMPT")
-    if attempt and not head:
-        from ray_dra.joining import join_gang
-
-        labels |= join_gang(attempt, name, node)
-    ray_params.labels = {**labels_of(node), **labels}
+    start(ray_params, head)
 
 
-def _without_hook() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("RAY_START_HOOK", "RAY_ADDRESS")}
+def install_worker() -> None:
+    """See `processes.worker_hook.install_worker`."""
+    from ray_dra.processes.worker_hook import install_worker
 
-
-def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:
-    """The labels of this node by NVML; empty without GPUs."""
-    return labels_of(node_here(name, environment=environment, timeout=timeout))
-
-
-def labels_of(node: Node | None) -> dict[str, str]:
-    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
-
-    from ray_dra.translate.labels import node_labels
-
-    if node is None:
-        return {}
-    kind = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(node.devices[0].product)
-    return node_labels(node, accelerator_type=kind)
-
-
-def node_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> Node | None:
-    """This node by NVML, read in a child process that may be killed; None without GPUs."""
-    from ray_dra.translate.reading import node_from_reading
-    from ray_dra.translate.records import reading_from_bytes
-
-    command = [sys.executable, "-m", "ray_dra.adapters.nvml", "once"]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=timeout, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        return None
-    reading = reading_from_bytes(done.stdout)
-    if reading.error is not None or not reading.gpus:
-        return None
-    return node_from_reading(name, reading)
+    install_worker()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ray_dra.check import RIGHTS
+from ray_dra.operate.check import RIGHTS
 
 PROJECT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import AlreadyThere, Conflict, KubernetesError
-from ray_dra.translate.labels import PROBLEMS
+from ray_dra.translate.ray.labels import PROBLEMS
 
 logger = logging.getLogger("ray_dra")
 

@@ -2,7 +2,7 @@
 
 `probe` reads everything about a node, surviving every call an older driver lacks. A hung driver call
 cannot be interrupted, so nobody calls it in a process that matters: `python -m ray_dra.adapters.nvml`
-is the child that does, printing one JSON reading a line; `ProbeProcess` (in `runtime.agent`) starts,
+is the child that does, printing one JSON reading a line; `ProbeProcess` (in `processes.probe_loop`) starts,
 watches and kills it.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import pynvml
 
 from ray_dra.errors import NvmlInconsistent, NvmlMissing
-from ray_dra.ports import FabricReading, GpuReading, LinkReading, MigReading, NodeReading
+from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, MigReading, NodeReading
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ray_dra.errors import IncompatibleRay, RayDraError
-from ray_dra.ports import RayGroup, RayNode, RayView, Worker
+from ray_dra.ports.ray import RayGroup, RayNode, RayView, Worker
 
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator

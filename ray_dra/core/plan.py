@@ -7,7 +7,7 @@ Pure and deterministic. The ways to look for room, in order, by what the request
     nothing      one node; one clique; the fewest cliques; else anywhere: gangs stay together, whole cliques whole
 
 In each, a gang takes the tightest place that fits, and leaves the roomier ones to those who need
-them. Equal bundles are counted (`counting.py`), mixed ones searched exactly (`mixed.py`); what is
+them. Equal bundles are counted (`equal.py`), mixed ones searched exactly (`unequal.py`); what is
 missing after a no is worked out in `shortfalls.py`.
 """
 
@@ -17,20 +17,23 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
-from ray_dra.core.allocation import Allocation, Unsatisfiable, make
-from ray_dra.core.counting import place_equal, place_linked
-from ray_dra.core.domain import UNEVEN
-from ray_dra.core.index import LOOSE_NODE, SPARES
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.joint import overdrawn, place_jointly, torn
-from ray_dra.core.layout import NOTHING, Layout, Scope
-from ray_dra.core.mixed import place_mixed
-from ray_dra.core.needs import Needs, kinds_for
-from ray_dra.core.policy import Policy
-from ray_dra.core.request import ANYWHERE, Bundle, Connect, DeviceRequest, GangRequest, Strategy
-from ray_dra.core.scored import place_scored
-from ray_dra.core.shortfalls import shortfalls
-from ray_dra.core.work import MOST_KINDS, Work
+from ray_dra.core.cluster.clique_state import UNEVEN
+from ray_dra.core.cluster.index import LOOSE_NODE, SPARES
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.shortfalls import shortfalls
+from ray_dra.core.model.allocation import Allocation, make
+from ray_dra.core.model.locality import ANYWHERE, Connect
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.core.planner.equal import place_equal, place_linked
+from ray_dra.core.planner.fold import FoldedRequest, kinds_for
+from ray_dra.core.planner.joint import overdrawn, place_jointly, torn
+from ray_dra.core.planner.placement import NOTHING, Layout
+from ray_dra.core.planner.scope import Scope
+from ray_dra.core.planner.unequal import place_unequal
+from ray_dra.core.planner.work import MOST_KINDS, Work
+from ray_dra.core.policy.base import Policy
+from ray_dra.core.policy.place_by_policy import place_by_policy
 
 
 def plan(
@@ -54,7 +57,7 @@ def plan(
         The Allocation, or Unsatisfiable with at least one shortfall. A no is exact, except where
         `proven` is False: then the search of mixed bundles has used up its work.
     """
-    needs = Needs(request, work=work)
+    needs = FoldedRequest(request, work=work)
     strict = strict and request.locality.within_cliques and not needs.demanding
     layout = place(inventory, needs, policy, strict=strict)
     if layout.bundles is not None:
@@ -63,13 +66,13 @@ def plan(
             inventory.remember(allocation, layout.masks)
         return allocation
     if strict:
-        needs = Needs(
+        needs = FoldedRequest(
             replace(request, locality=replace(request.locality, required=True, patience=0.0)), work=needs.work
         )
     return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
 
 
-def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, strict: bool = False) -> Layout:
+def place(inventory: Inventory, needs: FoldedRequest, policy: Policy | None = None, *, strict: bool = False) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
     if _too_few(inventory, needs):
         return Layout(None)
@@ -78,7 +81,7 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     proven = True
     once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
     for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
-        put = place_equal if tried.equal else place_mixed
+        put = place_equal if tried.equal else place_unequal
         if near and (tried.together or _by_worker(tried)):
             layout = _linked(inventory, tried)
             if layout.bundles is not None:
@@ -90,7 +93,7 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
             if scope.jointly:
                 layout = place_jointly(inventory, tried, scope)
             elif policy is not None and _chooses(policy, tried):
-                layout = place_scored(inventory, tried, scope, policy)
+                layout = place_by_policy(inventory, tried, scope, policy)
             else:
                 layout = put(inventory, tried, scope)
             if layout.bundles is not None and not (
@@ -101,13 +104,13 @@ def place(inventory: Inventory, needs: Needs, policy: Policy | None = None, *, s
     return Layout(None, proven=proven)
 
 
-def _by_worker(needs: Needs) -> bool:
+def _by_worker(needs: FoldedRequest) -> bool:
     """Whether equal bundles are first looked for on devices of one node that are linked, as if they were one bundle."""
     several = len(needs.request.bundles) > 1
     return needs.linked and needs.equal and several and needs.request.strategy is not Strategy.SPREAD
 
 
-def _linked(inventory: Inventory, needs: Needs) -> Layout:
+def _linked(inventory: Inventory, needs: FoldedRequest) -> Layout:
     """All devices on one node, every two of them linked; bundles without devices wherever there is room."""
     if needs.equal:
         return place_linked(inventory, needs)
@@ -119,9 +122,9 @@ def _linked(inventory: Inventory, needs: Needs) -> Layout:
         for name in needs.resources
     }
     one = Bundle((DeviceRequest(needs.total),), {name: amount for name, amount in resources.items() if amount})
-    as_one = Needs(replace(request, bundles=(one,), locality=ANYWHERE, strategy=Strategy.PACK), linked=True)
+    as_one = FoldedRequest(replace(request, bundles=(one,), locality=ANYWHERE, strategy=Strategy.PACK), linked=True)
     whole, given = needs.work, needs.work.left // 2  # the rest is for placing it anywhere
-    needs = Needs(request, together=True, work=Work(given))
+    needs = FoldedRequest(request, together=True, work=Work(given))
     layout, proven = NOTHING, True
     for kind in (SPARES, LOOSE_NODE) if request.preemptible else (LOOSE_NODE,):
         if place_equal(inventory, as_one, Scope((kind,), one_node=True)).bundles is None:
@@ -135,7 +138,7 @@ def _linked(inventory: Inventory, needs: Needs) -> Layout:
     return layout if layout.bundles is not None else Layout(None, proven=proven)
 
 
-def _too_few(inventory: Inventory, needs: Needs) -> bool:
+def _too_few(inventory: Inventory, needs: FoldedRequest) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
     if needs.equal:
         return not needs.share and needs.total > inventory.free_devices
@@ -149,40 +152,40 @@ def _too_few(inventory: Inventory, needs: Needs) -> bool:
     return False
 
 
-def _chooses(policy: Policy, needs: Needs) -> bool:
+def _chooses(policy: Policy, needs: FoldedRequest) -> bool:
     """Whether the policy can serve such a gang; the others are placed as without one, so that a no stays true."""
     one_node = needs.request.strategy is Strategy.STRICT_PACK and len(needs.request.bundles) > 1
     return needs.equal and not one_node and (policy.by_clique or not needs.demanding)
 
 
-def _rounds(inventory: Inventory, needs: Needs, strict: bool) -> Iterator[tuple[Needs, bool]]:
+def _rounds(inventory: Inventory, needs: FoldedRequest, strict: bool) -> Iterator[tuple[FoldedRequest, bool]]:
     """The request as it is looked at, the preferred way first; the last one decides whether the answer is no."""
     request, locality = needs.request, needs.request.locality
     bundles = len(request.bundles)
     spread = request.strategy is Strategy.SPREAD and bundles > 1
     if needs.demanding:
         if spread:
-            yield Needs(request, spread=True, work=needs.work), False
+            yield FoldedRequest(request, spread=True, work=needs.work), False
         yield needs, False
         return
     prefers = locality.within_cliques
     if spread:
-        yield Needs(request, spread=True, work=needs.work), prefers
+        yield FoldedRequest(request, spread=True, work=needs.work), prefers
     if (
         locality.connect is Connect.PREFERRED
         and needs.total > 1
         and ((prefers and bundles == 1) or any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values()))
     ):
         # Some nodes have GPUs without links to each other: first where the gang's are linked.
-        yield Needs(request, linked=True, work=needs.work), True
+        yield FoldedRequest(request, linked=True, work=needs.work), True
     if prefers:
         yield needs, True  # as if it were required; what is not in a clique comes after that
         if (strict or not spread) and any(c.kind == LOOSE_NODE and c.domains for c in inventory.catalogs.values()):
-            yield Needs(request, together=True, work=needs.work), True
+            yield FoldedRequest(request, together=True, work=needs.work), True
     if strict:
         return
     if spread and prefers:
-        yield Needs(request, spread=True, work=needs.work), False
+        yield FoldedRequest(request, spread=True, work=needs.work), False
     yield needs, False
 
 
@@ -191,7 +194,7 @@ def _on_one_node(kinds: tuple[str, ...], exclusive: bool) -> Scope:
     return Scope(kinds, 1, 1, exclusive, True)
 
 
-def scopes(inventory: Inventory, needs: Needs, *, near: bool = False) -> Iterator[Scope]:
+def scopes(inventory: Inventory, needs: FoldedRequest, *, near: bool = False) -> Iterator[Scope]:
     """Where to look, the preferred first. `near`: only where what is preferred of cliques is met."""
     request, locality = needs.request, needs.request.locality
     bundles = len(request.bundles)

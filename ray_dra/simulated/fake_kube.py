@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ray_dra.errors import Conflict, NotFound, NotLeading
-from ray_dra.ports import KubeNode, KubeView, Object
-from ray_dra.translate.labels import DRIVER
-from ray_dra.translate.workers import named_uuids
+from ray_dra.ports.kubernetes import KubeNode, KubeView, Object
+from ray_dra.translate.kube.workers import named_uuids
+from ray_dra.translate.ray.labels import DRIVER
 
 GROUPS = "/spec/workerGroupSpecs"
 

@@ -1,6 +1,6 @@
 """Stand-ins for Ray's ports, for tests and for trying the coordinator without Ray.
 
-They pass the same contract tests as the real adapters (tests/runtime/test_contracts.py).
+They pass the same contract tests as the real adapters (tests/coordinator/test_contracts.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ray_dra.ports import RayGroup, RayNode, RayView, Worker
+from ray_dra.ports.ray import RayGroup, RayNode, RayView, Worker
 
 
 class MemoryStore:

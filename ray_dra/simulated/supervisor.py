@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import SimulationError
-from ray_dra.hooks import labels_here
+from ray_dra.processes.start_hook import labels_here
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import HEAD_ADDRESS, SimulatedNode, machine_address
 

@@ -9,13 +9,13 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from ray_dra.core.topology import Node
+from ray_dra.core.model.node import Node
 from ray_dra.errors import SimulationError
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
-from ray_dra.translate.reading import node_from_reading
-from ray_dra.translate.records import reading_from_bytes
+from ray_dra.translate.files.records import reading_from_bytes
+from ray_dra.translate.nvml.reading import node_from_reading
 
 PROBE_SECONDS = 30.0
 CPUS = 64.0

@@ -16,13 +16,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_dra import check
-from ray_dra.adapters import kube, lease
-from ray_dra.adapters.kube import WRITERS, KubeAdapter, Mirror
+from ray_dra.adapters import kube_watch as kube
+from ray_dra.adapters import lease
+from ray_dra.adapters.kube_watch import WRITERS, KubeAdapter, Mirror
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
 from ray_dra.errors import KubernetesError, NotLeading
-from ray_dra.translate.shapes import (
+from ray_dra.operate import check
+from ray_dra.translate.kube.shapes import (
     UNREADABLE,
     read_claim,
     read_domain,
@@ -31,7 +32,7 @@ from ray_dra.translate.shapes import (
     read_raycluster,
     read_slice,
 )
-from ray_dra.translate.slices import read_node
+from ray_dra.translate.kube.slices import read_node
 from tests.adapters.kubeconfig import kubeconfig
 
 Answer = tuple[int, bytes]  # status and body

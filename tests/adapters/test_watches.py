@@ -17,8 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ray_dra.adapters import kube, kubernetes
-from ray_dra.adapters.kube import KubeAdapter, Mirror, side_by_side
+from ray_dra.adapters import kube_watch as kube
+from ray_dra.adapters import kubernetes
+from ray_dra.adapters.kube_watch import KubeAdapter, Mirror, side_by_side
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import ApiUnavailable, NotFound
 from tests.adapters.kubeconfig import kubeconfig

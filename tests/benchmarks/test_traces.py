@@ -23,12 +23,14 @@ from replay import Job, Machines, replay  # noqa: E402
 from shapes import cluster  # noqa: E402
 from traces import GANG_POLICIES, _node_demands, patience_of, policy_for  # noqa: E402
 
-from ray_dra.core.allocation import Allocation  # noqa: E402
-from ray_dra.core.gradient import Demand, Gradient, Mix  # noqa: E402
-from ray_dra.core.inventory import Inventory  # noqa: E402
+from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
+from ray_dra.core.model.allocation import Allocation  # noqa: E402
+from ray_dra.core.model.device import Device, DeviceId  # noqa: E402
+from ray_dra.core.model.locality import Locality  # noqa: E402
+from ray_dra.core.model.node import Node  # noqa: E402
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest  # noqa: E402
 from ray_dra.core.plan import plan  # noqa: E402
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality  # noqa: E402
-from ray_dra.core.topology import Device, DeviceId, Node  # noqa: E402
+from ray_dra.core.policy.fgd import Demand, FragmentationGradient, Mix  # noqa: E402
 from tests.core.checks import check  # noqa: E402
 
 
@@ -94,7 +96,7 @@ CHANGES = [{}, {"points": 50}, {"fullest": True}, {"fine": 20.0}]
 @pytest.mark.parametrize("changes", CHANGES, ids=["fgd", "coarse", "fullest", "apart"])
 def test_the_gradient_fills_gaps_and_spares_rare_products(changes: dict[str, Any]) -> None:
     demands = [Demand(0.6, 1), Demand(0.2, 1, 400), Demand(0.2, 1, 1000, ("rare",))]
-    policy = Gradient(demands, **changes)
+    policy = FragmentationGradient(demands, **changes)
     inventory = Inventory([gpu_node("a", 2, "common", 64), gpu_node("b", 2, "rare", 64)])
 
     def place(name: str, share: int | None = None) -> Allocation:
@@ -111,7 +113,7 @@ def test_the_gradient_fills_gaps_and_spares_rare_products(changes: dict[str, Any
 @pytest.mark.parametrize(("fullest", "name"), [(False, "a"), (True, "b")])
 def test_of_nodes_that_score_the_same_fgd_takes_the_first_of_the_list(fullest: bool, name: str) -> None:
     """Its published figures are met only so (docs/benchmarks.md); the smaller node would be the tighter one."""
-    policy = Gradient([Demand(1.0, 1)], fullest=fullest)
+    policy = FragmentationGradient([Demand(1.0, 1)], fullest=fullest)
     inventory = Inventory([gpu_node("a", 8, "common", 64), gpu_node("b", 1, "common", 64)])
     answer = plan(inventory, GangRequest("one", (Bundle((DeviceRequest(1),)),)), policy=policy)
     assert isinstance(answer, Allocation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_LABEL
-from ray_dra.translate.workers import ATTEMPT_LABEL
+from ray_dra.translate.kube.workers import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, claimed, told, when
 from tests.cluster.world import request

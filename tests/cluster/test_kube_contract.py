@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from ray_dra.adapters.kube import KubeAdapter
-from ray_dra.core.allocation import Allocation
-from ray_dra.core.inventory import Inventory
+from ray_dra.adapters.kube_watch import KubeAdapter
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Locality
 from ray_dra.errors import Conflict, NotLeading
-from ray_dra.ports import Kube, Object
+from ray_dra.ports.kubernetes import Kube, Object
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.bundles import request_from_bundles
-from ray_dra.translate.labels import PROBLEMS
-from ray_dra.translate.pods import gated
-from ray_dra.translate.slices import node_from_slices, read_node
-from ray_dra.translate.workers import Attempt, attempt_of, claim_age, claim_of, named_by
+from ray_dra.translate.kube.pods import gated
+from ray_dra.translate.kube.slices import node_from_slices, read_node
+from ray_dra.translate.kube.workers import Attempt, attempt_of, claim_age, claim_of, named_by
+from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.labels import PROBLEMS
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
@@ -217,7 +217,7 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
 
 
 def test_a_claim_whose_owner_is_made_up_does_not_stay(control_plane: Cluster) -> None:
-    """Why claims that a Pod owns may be believed (`runtime.neighbours`): the garbage collector looks for the Pod."""
+    """Why `neighbours.py` may believe claims that a Pod owns: the garbage collector looks for the Pod."""
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "nobody", "uid": str(uuid.uuid4()), "controller": True}
     exactly = {"deviceClassName": "gpu.nvidia.com", "count": 1}
     claim = {

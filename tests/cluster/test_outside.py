@@ -11,8 +11,8 @@ import pytest
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
-from ray_dra import submission
 from ray_dra.errors import KubernetesError, NotFound
+from ray_dra.program import submit_job as submission
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, PRELUDE, Head, installation

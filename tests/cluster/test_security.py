@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ray_dra.adapters.kubernetes import KubernetesApi
-from ray_dra.check import RIGHTS, may_not
 from ray_dra.errors import NotAllowed, Rejected
+from ray_dra.operate.check import RIGHTS, may_not
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, installation

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 
-from ray_dra.core.allocation import Allocation, Grant, Placed
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import Limits
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.topology import Device, DeviceId, Node
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
+from ray_dra.core.model.device import Device, DeviceId
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
 
 Links = tuple[tuple[int, ...], ...]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ray_dra.core.allocation import Allocation
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.request import GangRequest, Strategy
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest, Strategy
 
 from .machines import picture
 
@@ -18,7 +18,7 @@ def check(allocation: Allocation, inventory: Inventory, request: GangRequest) ->
     devices = [g.device for g in allocation.grants]
     assert len(set(devices)) == len(devices)
     for grant in allocation.grants:
-        assert inventory.seats[grant.node].free >> grant.position & 1
+        assert inventory.node_states[grant.node].free >> grant.position & 1
     locality = request.locality
     if locality.within_cliques and locality.required:
         at = allocation.cliques
@@ -38,7 +38,7 @@ def check(allocation: Allocation, inventory: Inventory, request: GangRequest) ->
             if len(nodes) > 1:
                 assert len(nodes) <= inventory.limits.domain_nodes
                 assert {"node/" + n for n in nodes} <= in_imex
-                assert all(inventory.seats[n].imex is None for n in nodes)
+                assert all(inventory.node_states[n].imex is None for n in nodes)
     before = picture(inventory)
     inventory.hold(allocation)
     inventory.release(allocation.gang)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ray_dra.core.catalog import Buckets
-from ray_dra.core.domain import Measure
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.topology import Device, DeviceId, Health, Links, Node, box_clique
+from ray_dra.core.cluster.clique_order import Buckets
+from ray_dra.core.cluster.clique_state import BundleShape
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.clique import box_clique
+from ray_dra.core.model.device import Device, DeviceId, Health
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Links, Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
 
 # facts: rows of a DGX-1 V100, links between each two GPUs
 DGX1: Links = tuple(
@@ -87,7 +90,7 @@ def one_clique(*, required: bool = True, connect: Connect = Connect.PREFERRED) -
 
 
 MEASURES = [
-    Measure(size, linked, spread) for size in (1, 2, 3, 4) for linked in (False, True) for spread in (False, True)
+    BundleShape(size, linked, spread) for size in (1, 2, 3, 4) for linked in (False, True) for spread in (False, True)
 ]
 
 
@@ -113,7 +116,7 @@ def picture(inventory: Inventory) -> dict[str, object]:
                 s.tenants,
                 {r: round(n, 6) for r, n in s.used.items() if n},
             )
-            for s in sorted(inventory.seats.values(), key=lambda s: s.name)
+            for s in sorted(inventory.node_states.values(), key=lambda s: s.name)
         },
         "domains": {
             d.id: (
@@ -121,7 +124,7 @@ def picture(inventory: Inventory) -> dict[str, object]:
                 d.size,
                 d.owner,
                 d.imex,
-                [s.name for s in d.seats],
+                [s.name for s in d.node_states],
                 [m for m in d.stock if m],
                 d.grade,
                 d.product,

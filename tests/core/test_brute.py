@@ -9,13 +9,15 @@ from itertools import combinations
 
 import pytest
 
-from ray_dra.core import whatif
-from ray_dra.core.allocation import Allocation, Counterfactual
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import Limits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain import whatif
+from ray_dra.core.explain.whatif import counterfactual
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.model.shortfall import Counterfactual
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.whatif import counterfactual
 
 from .brute import Brute, World, broken, out_of_cliques, random_request, random_world
 from .machines import gang, node, one_clique, picture, rack

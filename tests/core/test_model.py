@@ -8,14 +8,17 @@ from itertools import combinations_with_replacement, product
 
 import pytest
 
-from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
-from ray_dra.core.catalog import Buckets, Leveled
-from ray_dra.core.domain import Measure
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import IMEX_LIMITS, Limits
+from ray_dra.core.cluster.clique_order import Buckets, Leveled
+from ray_dra.core.cluster.clique_state import BundleShape
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import Counter, Device, DeviceId
+from ray_dra.core.model.imex import IMEX_LIMITS, Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.topology import Counter, Device, DeviceId, Node
 from ray_dra.errors import InvalidRequest
 
 from .checks import check
@@ -61,7 +64,7 @@ def test_domains_of_one_node_answer_from_their_levels_as_from_rooms_kept_up_one_
             inventory.set_others(f"n{i}", (1 << 8 - n) - 1, {})
         (catalog,) = (c for c in inventory.catalogs.values() if c.domains)
         for size, spread in product(range(1, 9), (False, True)):
-            measure = Measure(size, spread=spread)
+            measure = BundleShape(size, spread=spread)
             found, kept = catalog.buckets(measure), Buckets()
             assert isinstance(found, Leveled)
             for domain in inventory.domains.values():
@@ -79,12 +82,14 @@ def test_a_no_names_what_no_node_has_beside_the_devices_that_are_taken() -> None
     inventory = Inventory([node("a", 8, box=True), node("b", 8, box=True, resources={"CPU": 96.0})])
     answer = plan(inventory, gang(9, resources={"CPU": 128.0}))
     assert isinstance(answer, Unsatisfiable)
-    assert {(s.kind, s.available) for s in answer.shortfalls} >= {(Kind.RESOURCES, "96 CPU")}
-    assert Kind.NODE_SIZE in {s.kind for s in answer.shortfalls}
+    assert {(s.kind, s.available) for s in answer.shortfalls} >= {(ShortfallKind.RESOURCES, "96 CPU")}
+    assert ShortfallKind.NODE_SIZE in {s.kind for s in answer.shortfalls}
     inventory.drop_node("b")
     answer = plan(inventory, gang(9, resources={"CPU": 128.0}))
     assert isinstance(answer, Unsatisfiable)
-    assert (Kind.RESOURCES, "64 CPU") in {(s.kind, s.available) for s in answer.shortfalls}, "the largest has left"
+    assert (ShortfallKind.RESOURCES, "64 CPU") in {(s.kind, s.available) for s in answer.shortfalls}, (
+        "the largest has left"
+    )
 
 
 # -- shares of a device
@@ -102,7 +107,7 @@ def test_shares_fill_devices_that_are_shared_before_whole_ones() -> None:
     assert whole.nodes == ("b",), "a node with shared devices has no four whole ones"
     inventory.release("1")
     inventory.release("2")
-    assert inventory.seats["a"].shares == {second.grants[0].position + 1: 200}
+    assert inventory.node_states["a"].shares == {second.grants[0].position + 1: 200}
     assert inventory.free_devices == 3
 
 
@@ -128,7 +133,7 @@ def test_a_share_that_is_not_there_is_refused_by_hold() -> None:
         inventory.hold(answer._replace(gang="again"))
     refused = plan(inventory, shares(400, name="t"))
     assert isinstance(refused, Unsatisfiable)
-    assert refused.shortfalls[0].kind is Kind.NODE_SIZE
+    assert refused.shortfalls[0].kind is ShortfallKind.NODE_SIZE
     assert refused.shortfalls[0].available == "0.3 of one at most"
 
 
@@ -198,7 +203,9 @@ def overlap(profiles: Sequence[str]) -> bool:
 def test_partitions_over_the_same_slices_exclude_each_other() -> None:
     inventory = Inventory([mig_node("a")])
     large = held(inventory, partitions("4g"))
-    assert {i for i in range(11) if inventory.seats["a"].free >> i & 1} == {4, 5, 6, 9}, "1g and 2g from slice 4 on"
+    assert {i for i in range(11) if inventory.node_states["a"].free >> i & 1} == {4, 5, 6, 9}, (
+        "1g and 2g from slice 4 on"
+    )
     with_three = plan(inventory, partitions("1g", "1g", "1g", name="x"))
     assert isinstance(with_three, Allocation)
     assert isinstance(plan(inventory, partitions("2g", "1g", "1g", name="x")), Unsatisfiable)
@@ -324,7 +331,7 @@ def test_a_node_with_two_products() -> None:
         assert isinstance(answer, Allocation) is fits, (sizes, product_name)
         if isinstance(answer, Allocation):
             check(answer, inventory, request)
-            products = {inventory.seats[g.node].node.devices[g.position].product for g in answer.grants}
+            products = {inventory.node_states[g.node].node.devices[g.position].product for g in answer.grants}
             assert products == {product_name}
 
 

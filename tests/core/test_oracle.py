@@ -13,13 +13,14 @@ from dataclasses import replace
 import pytest
 from ortools.sat.python import cp_model
 
-from ray_dra.core.allocation import Allocation, Placed
-from ray_dra.core.gradient import Demand, Gradient
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import Limits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.core.plan import plan
-from ray_dra.core.policy import Policy
-from ray_dra.core.request import GangRequest, Locality, Strategy
+from ray_dra.core.policy.base import Policy
+from ray_dra.core.policy.fgd import Demand, FragmentationGradient
 
 from .checks import check
 from .machines import gang, node
@@ -119,7 +120,7 @@ def random_case(dice: random.Random) -> tuple[Inventory, list[int], Cliques, set
         limits,
     )
     for n in sorted(busy):
-        seat = inventory.seats[f"n{n:02}"]
+        seat = inventory.node_states[f"n{n:02}"]
         grant = seat.granted(1 << (seat.size - 1))
         inventory.hold(Allocation(f"other-{n}", (Placed(seat.name, grant),), counters=(seat.imex_counter,)))
     return inventory, free, cliques, busy, gang(*sizes, locality=locality, strategy=strategy), limits
@@ -145,7 +146,7 @@ def test_random_clusters_against_cp_sat(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [Policy, lambda: Gradient([Demand(0.5, 1), Demand(0.5, 4)])], ids=["best-fit", "gradient"]
+    "make", [Policy, lambda: FragmentationGradient([Demand(0.5, 1), Demand(0.5, 4)])], ids=["best-fit", "gradient"]
 )
 def test_a_no_stays_true_under_a_policy(make: Callable[[], Policy]) -> None:
     """A policy chooses among places; whether there is one does not depend on it."""

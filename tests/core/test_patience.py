@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS, Limits
-from ray_dra.core.patience import in_turn
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS, Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.work import STEPS, Work
+from ray_dra.core.planner.work import STEPS, Work
 from ray_dra.errors import InvalidRequest
 
 from .checks import check
@@ -119,7 +121,7 @@ def test_in_turn_it_waits_so_long_and_no_longer() -> None:
     for now in (5.0, 14.9):
         answer = turns.ask(now)
         assert isinstance(answer, Unsatisfiable)
-        assert [s.kind for s in answer.shortfalls] == [Kind.CLIQUE, Kind.PATIENCE]
+        assert [s.kind for s in answer.shortfalls] == [ShortfallKind.CLIQUE, ShortfallKind.PATIENCE]
     assert isinstance(turns.ask(15.0), Allocation)
 
 
@@ -141,7 +143,7 @@ def test_in_turn_without_patience_or_hope_it_does_not_wait() -> None:
 def test_in_turn_the_clock_starts_with_the_first_chance() -> None:
     turns = Turns(10.0, "a-t0", "b-t0", "b-t1")
     assert isinstance(answer := turns.ask(0.0), Unsatisfiable)
-    assert Kind.PATIENCE not in {s.kind for s in answer.shortfalls}
+    assert ShortfallKind.PATIENCE not in {s.kind for s in answer.shortfalls}
     assert turns.since is None
     turns.inventory.set_others("b-t1", 0, {})
     assert isinstance(turns.ask(20.0), Unsatisfiable)
@@ -197,7 +199,7 @@ def test_one_node_whose_gpus_are_linked_is_as_near_as_a_clique(
         if isinstance(answer, Allocation):
             check(answer, inventory, request)
             assert len({grant.node for grant in answer.grants}) == 1
-            links = inventory.seats[answer.grants[0].node].node.links
+            links = inventory.node_states[answer.grants[0].node].node.links
             assert all(links[a.position][b.position] for a, b in combinations(answer.grants, 2))
 
 

@@ -10,17 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
-from ray_dra.core.index import CLIQUE, LOOSE_NODE
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.layout import Scope
-from ray_dra.core.limits import Limits
-from ray_dra.core.needs import Needs
+from ray_dra.core.cluster.index import CLIQUE, LOOSE_NODE
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.clique import label_value
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy
+from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
+from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, Locality, Strategy, bundle_from_resources
-from ray_dra.core.rooms import Rooms
-from ray_dra.core.topology import Health, Node, Topology, label_value
+from ray_dra.core.planner.capacity import Capacity
+from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.scope import Scope
 from ray_dra.errors import InvalidRequest
+from ray_dra.translate.ray.bundles import bundle_from_resources
 
 from .machines import DGX1, gang, node, one_clique, picture, rack
 
@@ -40,7 +46,7 @@ def test_golden_dgx1_best_quads_and_pairs() -> None:
     assert positions(plan(inventory, gang(2))) == [("dgx", [0, 7])]
     answer = plan(inventory, gang(2, locality=linked))
     assert isinstance(answer, Unsatisfiable)
-    assert answer.shortfalls[0].kind is Kind.CONNECTED
+    assert answer.shortfalls[0].kind is ShortfallKind.CONNECTED
     assert answer.shortfalls[0].available == "1 linked and free"
 
 
@@ -140,7 +146,7 @@ def test_exclusive_cliques_are_kept_free_of_others() -> None:
         inventory.hold(other)
     refused = plan(inventory, gang(1, locality=Locality(cliques=1, exclusive=True)))
     assert isinstance(refused, Unsatisfiable)
-    assert refused.shortfalls[-1].kind is Kind.EXCLUSIVE
+    assert refused.shortfalls[-1].kind is ShortfallKind.EXCLUSIVE
     inventory.release("alone")
     assert isinstance(plan(inventory, gang(4)), Allocation)
 
@@ -149,7 +155,7 @@ def test_unknown_is_no_clique() -> None:
     inventory = Inventory([node("a", 4), node("b", 4)])
     answer = plan(inventory, gang(2, 2, locality=one_clique()))
     assert isinstance(answer, Unsatisfiable)
-    assert answer.shortfalls[0].kind is Kind.CLIQUE_UNKNOWN
+    assert answer.shortfalls[0].kind is ShortfallKind.CLIQUE_UNKNOWN
     assert isinstance(plan(inventory, gang(4, 4)), Allocation)
 
 
@@ -157,7 +163,7 @@ def test_products_are_matched_whole() -> None:
     inventory = Inventory([node("a", 4, product="NVIDIA GH200 480GB")])
     answer = plan(inventory, gang(1, products=("NVIDIA H200",)))
     assert isinstance(answer, Unsatisfiable)
-    assert answer.shortfalls[0].kind is Kind.PRODUCT
+    assert answer.shortfalls[0].kind is ShortfallKind.PRODUCT
     assert answer.shortfalls[0].available == "NVIDIA GH200 480GB"
     assert isinstance(plan(inventory, gang(1, products=("NVIDIA GH200 480GB",))), Allocation)
 
@@ -175,7 +181,7 @@ def test_spread_is_best_effort_and_strict_spread_is_not() -> None:
     assert isinstance(plan(inventory, gang(1, 1, 1, strategy=Strategy.SPREAD)), Allocation)
     refused = plan(inventory, gang(1, 1, 1, strategy=Strategy.STRICT_SPREAD))
     assert isinstance(refused, Unsatisfiable)
-    assert refused.shortfalls[0].kind is Kind.NODES
+    assert refused.shortfalls[0].kind is ShortfallKind.NODES
 
 
 @given(
@@ -312,7 +318,7 @@ class Books(RuleBasedStateMachine):
         assert picture(self.inventory) == picture(fresh)
         for wanted in range(1, 9):
             # The quick look-up of a single node is the head of the order in which nodes are taken.
-            rooms = Rooms(self.inventory, Needs(gang(wanted)), Scope((CLIQUE, LOOSE_NODE)))
+            rooms = Capacity(self.inventory, FoldedRequest(gang(wanted)), Scope((CLIQUE, LOOSE_NODE)))
             found = rooms.one_counted(rooms.catalogs, wanted)
             first = next(rooms.levels(rooms.catalogs, wanted), None)
             assert (found is None) is (first is None)

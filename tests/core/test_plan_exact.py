@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.core.allocation import Allocation, Placed, Unsatisfiable
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import Limits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, Connect, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.topology import Node
 
 from .checks import check
 from .machines import DGX1, gang, node
@@ -267,7 +269,7 @@ def test_resources_count_too() -> None:
     inventory.release("g")
     placed: Placed = answer.bundles[0]
     assert placed.resources == {"CPU": 8}
-    assert inventory.seats["b"].spare("CPU") == 32
+    assert inventory.node_states["b"].spare("CPU") == 32
 
 
 def test_a_node_of_which_others_have_more_than_there_is_still_has_its_gpus() -> None:

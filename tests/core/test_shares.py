@@ -12,14 +12,16 @@ from itertools import combinations
 
 import pytest
 
-from ray_dra.core.allocation import Allocation, Placed
-from ray_dra.core.gradient import Demand, Gradient
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import counterfactual
+from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.device import Counter, Device, DeviceId
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
 from ray_dra.core.plan import plan
-from ray_dra.core.policy import Policy
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality, Strategy
-from ray_dra.core.topology import Counter, Device, DeviceId, Node
-from ray_dra.core.whatif import counterfactual
+from ray_dra.core.policy.base import Policy
+from ray_dra.core.policy.fgd import Demand, FragmentationGradient
 
 from .machines import picture
 
@@ -54,7 +56,7 @@ class Cluster:
         for gang, has in self.gangs.items():
             placed = []
             for (name, position), amount in sorted(has.items()):
-                grant = inventory.seats[name].grants[position]
+                grant = inventory.node_states[name].grants[position]
                 placed.append(Placed(name, (grant if amount == 1000 else grant._replace(amount=amount),)))
             counters: tuple[tuple[Counter, int], ...] = tuple(
                 ((clique, "exclusive"), 1) for clique, owner in self.own.items() if owner == gang
@@ -270,7 +272,7 @@ def check_counterfactual(cluster: Cluster, inventory: Inventory, request: GangRe
         assert cost(cluster, leaving.gangs) == min(cost(cluster, s) for s in enough)
 
 
-POLICIES = (Policy, lambda: Gradient([Demand(0.5, 1), Demand(0.3, 1, 400), Demand(0.2, 1, 300, ("A",))]))
+POLICIES = (Policy, lambda: FragmentationGradient([Demand(0.5, 1), Demand(0.3, 1, 400), Demand(0.2, 1, 300, ("A",))]))
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -7,12 +7,14 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import IMEX_LIMITS
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import ALL_SETS_OF, counterfactual, plan_and_explain
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import IMEX_LIMITS
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Connect, GangRequest, Locality
-from ray_dra.core.whatif import ALL_SETS_OF, counterfactual, plan_and_explain
 
 from .checks import check
 from .machines import DGX1, gang, node, one_clique, picture, rack

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from ray_dra.core.allocation import Allocation, Kind, Unsatisfiable
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
+from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
-from ray_dra.core.whatif import plan_and_explain
-from ray_dra.core.work import MOST_KINDS, Work
+from ray_dra.core.planner.work import MOST_KINDS, Work
 
 from .checks import check
 from .machines import gang, node, one_clique, rack
@@ -57,7 +59,7 @@ def test_a_huge_request_is_answered_soon(name: str, inventory: Inventory) -> Non
     if isinstance(answer, Allocation):
         check(answer, inventory, request)
     else:
-        assert answer.proven is (Kind.BOUND not in {s.kind for s in answer.shortfalls})
+        assert answer.proven is (ShortfallKind.BOUND not in {s.kind for s in answer.shortfalls})
         assert answer.counterfactual is not None
 
 
@@ -65,7 +67,7 @@ def test_too_many_kinds_are_a_no_that_says_so() -> None:
     answer = plan(Inventory([node("a", 0, resources={"CPU": 1e6})]), GangRequest("g", different(MOST_KINDS + 1, 0)))
     assert isinstance(answer, Unsatisfiable)
     assert not answer.proven
-    assert [s.kind for s in answer.shortfalls] == [Kind.BOUND]
+    assert [s.kind for s in answer.shortfalls] == [ShortfallKind.BOUND]
     assert f"{MOST_KINDS:,}" in answer.shortfalls[0].available
 
 

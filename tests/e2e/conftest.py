@@ -36,7 +36,7 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.fixture
 def free(cluster: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster with nothing held, before and after."""
-    from ray_dra.calls import ask, coordinator
+    from ray_dra.processes.calls import ask, coordinator
 
     for machine in cluster.nodes:
         cluster.machine(machine.name).heal()

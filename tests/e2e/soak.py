@@ -118,7 +118,7 @@ while os.getppid() == parent:
 CLOSING = """
 import json, sys, time
 import ray, ray_dra
-from ray_dra.calls import ask, coordinator
+from ray_dra.processes.calls import ask, coordinator
 ray.init("ray_dra://" + sys.argv[1], log_to_driver=False, logging_level="ERROR")
 deadline = time.monotonic() + float(sys.argv[2])
 while (left := [s.gang for s in ask(coordinator().gangs.remote())]) and time.monotonic() < deadline:

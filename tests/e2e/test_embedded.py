@@ -17,12 +17,13 @@ import pytest
 import ray
 
 import ray_dra
-from ray_dra.calls import ask, coordinator
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.lifecycle import Phase
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
 from ray_dra.simulated.profile import machine_address
-from ray_dra.translate.snapshot import dump_snapshot
+from ray_dra.translate.files.snapshot import dump_snapshot
 
 from .conftest import eventually, pinned, planned, seen
 

@@ -14,10 +14,10 @@ import ray
 
 import ray_dra
 from ray_dra import api
-from ray_dra.calls import ask, coordinator
-from ray_dra.core.lifecycle import Phase
-from ray_dra.core.topology import Health
-from ray_dra.runtime.orders import Order
+from ray_dra.coordinator.orders import Order
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.device import Health
+from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
 
 from .conftest import eventually, pinned, planned, seen

@@ -18,13 +18,13 @@ import ray
 from ray._private import resource_and_label_spec
 from ray.cluster_utils import Cluster
 from ray_dra import client
-from ray_dra.actors import CoordinatorActor
+from ray_dra.processes.coordinator_actor import CoordinatorActor
 from ray_dra.adapters.ray import HEAD
-from ray_dra.agents import NAME, NAMESPACE
-from ray_dra.calls import ask, coordinator
+from ray_dra.processes.node_agent import NAME, NAMESPACE
+from ray_dra.processes.calls import ask, coordinator
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.simulated.raylets import SYSTEM
-from ray_dra.starting import start_coordinator
+from ray_dra.processes.start_coordinator import start_coordinator
 
 cluster = Cluster(shutdown_at_exit=True)
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_dra import settings
 from ray_dra.errors import InvalidAddress
-from ray_dra.settings import Embedded, Running, parse_address
+from ray_dra.processes import address as settings
+from ray_dra.processes.address import Embedded, Running, parse_address
 from ray_dra.simulated.cluster import PREFIX, LocalCluster
 from ray_dra.simulated.profile import simulated_nodes
 
@@ -176,11 +176,11 @@ SUCCESSION = (
     + """
 import itertools
 from ray_dra import client
-from ray_dra.calls import ask
-from ray_dra.starting import start_coordinator
+from ray_dra.processes.calls import ask
+from ray_dra.processes.start_coordinator import start_coordinator
 from ray_dra.adapters.ray import KvStore
 from ray_dra.errors import CoordinatorUnavailable
-from ray_dra.runtime.jobs import KEY
+from ray_dra.coordinator.jobs import KEY
 client._greet(None)
 first = start_coordinator()
 KvStore().delete(KEY + ray.get_runtime_context().get_job_id())  # to the coordinator this program has ended
@@ -200,8 +200,8 @@ print(first._actor_id != start_coordinator()._actor_id, bool(ask(start_coordinat
 STILLBORN = (
     PLAIN
     + """
-from ray_dra.calls import ask
-from ray_dra.starting import start_coordinator
+from ray_dra.processes.calls import ask
+from ray_dra.processes.start_coordinator import start_coordinator
 print(ask(start_coordinator().pid.remote()), flush=True)
 os._exit(0)
 """

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.reach import await_cluster
-from ray_dra.client import ClientBuilder
 from ray_dra.errors import ApiUnavailable, ClusterUnavailable, InvalidAddress, KubernetesError, RayDraError
-from ray_dra.settings import Target, parse_address
+from ray_dra.processes.address import Target, parse_address
+from ray_dra.program.connect import ClientBuilder
 from tests.edge.hostile import EXTREMES, answers_or_refuses, hostile
 
 HANG_SECONDS = 60.0
@@ -156,7 +156,7 @@ def test_a_cluster_that_comes_late_is_waited_for(refused: int) -> None:
 
 def test_ray_init_gives_up(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray itself would wait for minutes, and say so by an error of its own."""
-    monkeypatch.setattr("ray_dra.client.await_cluster", functools.partial(await_cluster, seconds=1.0))
+    monkeypatch.setattr("ray_dra.program.connect.await_cluster", functools.partial(await_cluster, seconds=1.0))
     before = dict(os.environ)
     with pytest.raises(ClusterUnavailable):
         ClientBuilder(f"127.0.0.1:{silent}").connect()

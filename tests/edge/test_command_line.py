@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from ray_dra import cli
 from ray_dra.errors import ClusterUnavailable, InvalidSnapshot, RayDraError
-from ray_dra.translate.snapshot import Snapshot, dump_snapshot
+from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot
 from tests.core.machines import node, rack
 from tests.edge.hostile import MEGABYTE, TEXTS, answers_or_refuses
 

@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ray_dra
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.inventory import Inventory
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, DeviceRequest, Locality
-from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import InvalidRequest, InvalidSnapshot, RayDraError
-from ray_dra.translate.plain import MAX_ALIASED, plain
-from ray_dra.translate.snapshot import (
+from ray_dra.translate.files.plain import MAX_ALIASED, plain
+from ray_dra.translate.files.snapshot import (
     Others,
     Snapshot,
     dump_snapshot,
@@ -152,7 +154,7 @@ def test_what_no_cluster_can_be(change: Any, named: str) -> None:
 def test_a_position_twice_is_that_position() -> None:
     """It was the sum: the next device was taken, and this one free."""
     inventory = inventory_of(replace(SMALL, others={"box": Others((0, 0))}, gangs=()))
-    assert inventory.seats["box"].busy == 1
+    assert inventory.node_states["box"].busy == 1
 
 
 @pytest.mark.parametrize("field", Snapshot.__dataclass_fields__)

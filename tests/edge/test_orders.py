@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from ray_dra import errors
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.lifecycle import Gang
+from ray_dra.coordinator.orders import Order, check_order
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, check_request
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality, check_request
 from ray_dra.errors import MOST_BYTES, InvalidRequest, RayDraError
-from ray_dra.runtime.orders import Order, check_order
-from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
+from ray_dra.translate.files.records import gang_from_bytes, gang_to_bytes
+from tests.coordinator.world import World
 from tests.core.machines import rack
 from tests.edge.hostile import EXTREMES, MEGABYTE, answers_or_refuses
-from tests.runtime.world import World
 
 KINDS: tuple[Any, ...] = (Order, GangRequest, Locality, Bundle, DeviceRequest)
 FIELDS = [(kind, name) for kind in KINDS for name in kind.__dataclass_fields__]

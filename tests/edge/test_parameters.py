@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra import api
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.lifecycle import Gang
-from ray_dra.core.request import Bundle, DeviceRequest, Strategy
+from ray_dra.coordinator.orders import Order, check_order
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import CoordinatorUnavailable, InvalidRequest, InvalidSnapshot, RayDraError
-from ray_dra.runtime.orders import Order, check_order
-from ray_dra.translate.bundles import ray_bundles
-from ray_dra.translate.labels import GPU_DOMAIN, RAY_NODE_ID
-from ray_dra.translate.records import gang_from_bytes, gang_to_bytes
-from ray_dra.translate.snapshot import Snapshot
+from ray_dra.translate.files.records import gang_from_bytes, gang_to_bytes
+from ray_dra.translate.files.snapshot import Snapshot
+from ray_dra.translate.ray.bundles import ray_bundles
+from ray_dra.translate.ray.labels import GPU_DOMAIN, RAY_NODE_ID
 from tests.core.machines import node, rack
 from tests.edge.hostile import EXTREMES, answers_or_refuses, hostile
 

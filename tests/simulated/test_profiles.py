@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from ray_dra.core.topology import Health, Node, Topology
-from ray_dra.ports import NodeReading
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.topology import Topology
+from ray_dra.ports.nvml import NodeReading
 from ray_dra.simulated.library import compilers, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import drawing, load_profile, profile_names, simulated_nodes
-from ray_dra.translate.reading import node_from_reading
+from ray_dra.translate.nvml.reading import node_from_reading
 
 READING = TypeAdapter(NodeReading)
 MACHINES = [name for name in profile_names() if not load_profile(name).cluster]

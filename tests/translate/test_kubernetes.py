@@ -14,22 +14,23 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_dra.core.allocation import Allocation
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import IMEX_LIMITS, NO_LIMITS
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, DeviceRequest, GangRequest, Locality
-from ray_dra.core.topology import Health, Node
 from ray_dra.errors import InvalidRequest
-from ray_dra.ports import GpuReading, KubeNode, LinkReading, NodeReading
+from ray_dra.ports.kubernetes import KubeNode
+from ray_dra.ports.nvml import GpuReading, LinkReading, NodeReading
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
-from ray_dra.translate.bundles import request_from_bundles
-from ray_dra.translate.events import event_about
-from ray_dra.translate.published import read_topologies, topology_map, with_links
-from ray_dra.translate.reading import node_from_reading
-from ray_dra.translate.slices import node_from_slices, quantity, read_node
-from ray_dra.translate.workers import (
+from ray_dra.translate.kube.events import event_about
+from ray_dra.translate.kube.published_links import read_topologies, topology_map, with_links
+from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
+from ray_dra.translate.kube.workers import (
     CEL_BYTES,
     TEMPLATE_ANNOTATION,
     attempt_name,
@@ -38,6 +39,8 @@ from ray_dra.translate.workers import (
     slot_label,
     worker_template,
 )
+from ray_dra.translate.nvml.reading import node_from_reading
+from ray_dra.translate.ray.bundles import request_from_bundles
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,12 +8,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.core.inventory import Inventory
-from ray_dra.ports import KubeNode, KubeView
-from ray_dra.runtime.machines import Machines
-from ray_dra.translate.labels import DRIVER
-from ray_dra.translate.parts import parts_of
-from ray_dra.translate.shapes import read_slice
+from ray_dra.coordinator.backends.kubernetes.machines import Machines
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.ports.kubernetes import KubeNode, KubeView
+from ray_dra.translate.kube.parts import parts_of
+from ray_dra.translate.kube.shapes import read_slice
+from ray_dra.translate.ray.labels import DRIVER
 
 PROFILES = (("1g.10gb", 19, (0, 1, 2, 3, 4, 5, 6)), ("3g.40gb", 9, (0, 4)), ("7g.80gb", 0, (0,)))
 
@@ -143,16 +143,16 @@ def test_a_gpu_is_taken_with_any_part_of_it(
         busy |= 1 << gpu % gpus
     machines, inventory = look(slices_of(groups), *claims)
     everything = (1 << gpus) - 1
-    assert inventory.seats["n"].busy == (everything if unknown else busy)
+    assert inventory.node_states["n"].busy == (everything if unknown else busy)
     assert bool(machines.problems()) is unknown
     machines.mark_taken([], lambda claim: False)
-    assert inventory.seats["n"].busy == 0
+    assert inventory.node_states["n"].busy == 0
     assert not machines.problems()
 
 
 def test_what_is_no_part_of_any_gpu_is_named() -> None:
     machines, inventory = look(slices_of([[whole(0, dynamic=False, shared=False)]]), claim("odd", "fpga-7"))
-    assert inventory.seats["n"].free == 0
+    assert inventory.node_states["n"].free == 0
     (problem,) = machines.problems()
     assert "theirs/odd" in problem
     assert "fpga-7" in problem
@@ -164,7 +164,7 @@ def test_a_partition_of_a_gpu_that_is_not_offered_whole_takes_nothing_of_the_oth
     static = partition(1, 0, 3, dynamic=False, hints=frozenset({"name", "parent", "bus"}))
     published = slices_of([[whole(0, dynamic=False, shared=False), static]])
     machines, inventory = look(published, claim("theirs", static["name"]))
-    assert inventory.seats["n"].busy == 0
+    assert inventory.node_states["n"].busy == 0
     assert not machines.problems()
     assert parts_of(published).taken_with(static["name"]) == frozenset()
     static["name"] = "gpu-0-mig-1g10gb-19-3"  # where two things that tell disagree, both count

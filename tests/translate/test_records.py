@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_dra.core.lifecycle import Gang
-from ray_dra.core.request import Locality
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.model.locality import Locality
 from ray_dra.errors import InvalidRequest, RayDraError
-from ray_dra.translate import records
+from ray_dra.translate.files import records
 from tests.core.machines import gang
 
 GOLDEN = Path(__file__).parent / "golden" / "records"

@@ -14,14 +14,23 @@ from typer.testing import CliRunner
 
 import ray_dra
 from ray_dra.cli import app
-from ray_dra.core.allocation import Allocation, Unsatisfiable
-from ray_dra.core.inventory import Inventory
-from ray_dra.core.limits import Limits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Bundle, DeviceRequest
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.request import Bundle, DeviceRequest, Locality
-from ray_dra.core.whatif import plan_and_explain
 from ray_dra.errors import InvalidRequest, InvalidSnapshot
-from ray_dra.translate.snapshot import Snapshot, dump_snapshot, inventory_of, load_request, load_snapshot, snapshot_of
+from ray_dra.translate.files.snapshot import (
+    Snapshot,
+    dump_snapshot,
+    inventory_of,
+    load_request,
+    load_snapshot,
+    snapshot_of,
+)
 from tests.core.machines import DGX1, gang, node, one_clique, picture, rack
 from tests.core.test_model import mig_node, partitions
 

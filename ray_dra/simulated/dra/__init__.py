@@ -4,8 +4,8 @@
 serves them over gRPC, `domains` is the ComputeDomain controller; `driver` and `controller` are the two programs.
 """
 
-from ray_dra.translate.labels import DRIVER as GPU_DRIVER
-from ray_dra.translate.slices import CLIQUE_LABEL
+from ray_dra.translate.kube.slices import CLIQUE_LABEL
+from ray_dra.translate.ray.labels import DRIVER as GPU_DRIVER
 
 DOMAIN_DRIVER = "compute-domain.nvidia.com"
 DOMAIN_LABEL = "resource.nvidia.com/computeDomain"

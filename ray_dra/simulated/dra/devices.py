@@ -13,7 +13,7 @@ from typing import Any
 from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_DRIVER, GPU_DRIVER
 from ray_dra.simulated.machine import DRIVER_VERSION
 from ray_dra.simulated.profile import MigProfile, SimulatedNode
-from ray_dra.translate.reading import APPLICATION_XIDS
+from ray_dra.translate.nvml.reading import APPLICATION_XIDS
 
 CUDA_VERSION = "13.0.0"
 DEVICES_A_SLICE = 128

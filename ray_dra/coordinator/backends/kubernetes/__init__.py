@@ -1,0 +1,1 @@
+"""Workers that are made on Kubernetes, with claims of their own."""

@@ -1,0 +1,175 @@
+"""Workers for gangs on Kubernetes: from a held allocation to raylets that have exactly its devices, and back.
+
+Level-triggered: every look reads what is there and takes each attempt one step further, or, where no gang wants it any
+more, one step back. No phase is stored; it is read off the labelled objects, so a coordinator that was killed anywhere
+goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `translate.kube.workers` makes the objects,
+`translate.kube.slices` reads the nodes, `coordinator.py` decides which allocation is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ray_dra.coordinator.backends.kubernetes.machines import Machines, Tolerations
+from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_for, is_ours, raycluster
+from ray_dra.coordinator.backends.kubernetes.provisioning import KEYS, Progress, Provisioning
+from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
+from ray_dra.ports.clock import Clock
+from ray_dra.ports.kubernetes import Kube, KubeView, Object
+from ray_dra.ports.store import Store
+from ray_dra.translate.kube.workers import attempt_name, attempt_of, refuse_unfit, slot_label, worker_template
+from ray_dra.translate.ray.labels import SLOT
+
+
+class KubernetesBackend:
+    """See the module. Writes the cluster's nodes into `inventory`, and others' claims as taken."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        inventory: Inventory,
+        clock: Clock,
+        on_raylet: Callable[[str], bool] = lambda node: False,
+    ) -> None:
+        """`on_raylet`: whether a node of an allocation is a raylet that was there; all others are Kubernetes' nodes,
+        also those that it has lost since."""
+        self._on_raylet = on_raylet
+        self.kube, self.store, self.inventory, self.clock = kube, store, inventory, clock
+        self.view = KubeView()
+        self.machines = Machines(inventory, clock)
+        self.found: dict[str, Found] = {}
+        self._makings: dict[str, Provisioning] = {}
+        self._undoing = Teardown(kube, clock)
+        self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
+        self._seen: tuple[Any, ...] = ()  # what the last look was made from
+
+    # -- what there is
+
+    def look(self, wanted: Iterable[Allocation]) -> None:
+        """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
+        self.view = self.kube.view()
+        names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
+
+        def of_gangs(claim: Object) -> bool:
+            return self._ours(claim) and is_for(claim, names)
+
+        neighbours = self.machines.neighbours
+        neighbours.look((self.view.version, names), self.view.claims, of_gangs, self._ours)
+        for news in neighbours.newly_ignored():
+            self.kube.tell("NeighbourIgnored", news, warning=True)
+        key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults, neighbours.believed)
+        if key == self._seen:
+            return
+        self.found = by_attempt(self.view, self.kube.namespace)
+        self.machines.put(self.view, self._tolerations())
+        self.machines.mark_taken(self.view.claims, of_gangs)
+        self._seen = key
+
+    @property
+    def left_to_others(self) -> str:
+        """Which devices are left to other RayClusters' gangs; "" for none."""
+        return self.machines.neighbours.said
+
+    def check(self) -> None:
+        """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
+        refuse_unfit(self._raycluster())
+        worker_template(self._raycluster())
+
+    def problems(self) -> tuple[str, ...]:
+        """Why the inventory may differ from what is there, and whom nothing is left to any more."""
+        return (*self.kube.problems(), *self.machines.problems(), *self.machines.neighbours.ignored)
+
+    def serves(self, node: str) -> bool:
+        """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
+        return node in self.machines.names
+
+    def has_own(self, node: str) -> bool:
+        """Whether a gang on the node has workers of its own there; also where Kubernetes has lost the node since."""
+        return self.serves(node) or not self._on_raylet(node)
+
+    def _raycluster(self) -> Object:
+        return raycluster(self.view, self.kube.namespace)
+
+    def _ours(self, thing: Object) -> bool:
+        return is_ours(self.view, self.kube.namespace, thing)
+
+    def _tolerations(self) -> Tolerations:
+        try:
+            spec = worker_template(self._raycluster())["template"]["spec"]
+        except (InvalidRequest, NotFound):
+            return ()
+        return tuple(tuple(sorted(t.items())) for t in spec.get("tolerations") or ())
+
+    # -- making
+
+    def advance(self, allocation: Allocation, joined: set[str], *, grouped: bool = True) -> Progress:
+        """One step further for a gang's workers. Arguments as of `Provisioning.step`; errors become progress."""
+        name = attempt_name(allocation.gang, allocation.epoch)
+        other = self.kube.lead()
+        if other:
+            return Progress(said=other)
+        try:
+            making = self._makings.get(name)
+            if making is None:
+                making = self._makings[name] = self._begin(allocation)
+            return making.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
+        except InvalidRequest as error:
+            return Progress(failed=str(error), final=True)
+        except Rejected as error:
+            return Progress(failed=f"Kubernetes refuses the workers: {error.available}", final=True)
+        except (Conflict, NotFound):
+            return Progress(said="the RayCluster changed in between")
+        except KubernetesError as error:
+            return Progress(said=str(error).splitlines()[0])
+
+    def _begin(self, allocation: Allocation) -> Provisioning:
+        """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
+        kept = tuple(placed for placed in allocation.bundles if self.has_own(placed.node))
+        here = Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
+        attempt = attempt_of(here, self._raycluster(), imex=self.inventory.limits.compute_domains)
+        return Provisioning(attempt, allocation.epoch, self.kube, self.store, self.inventory, self.machines, self.clock)
+
+    # -- what the coordinator and the workers ask
+
+    def selector(self, allocation: Allocation, node: str) -> dict[str, str]:
+        return {SLOT: slot_label(attempt_name(allocation.gang, allocation.epoch), node)}
+
+    def lost(self, allocation: Allocation, joined: set[str]) -> tuple[str, ...]:
+        """Slots whose raylet is not there (any more)."""
+        slots = self.slots(allocation)
+        return tuple(f"the worker on {node} is gone" for label, node in slots.items() if label not in joined)
+
+    def slots(self, allocation: Allocation) -> dict[str, str]:
+        """The label that each worker of the gang's own carries -> its node."""
+        name = attempt_name(allocation.gang, allocation.epoch)
+        return {slot_label(name, node): node for node in allocation.nodes if self.has_own(node)}
+
+    # -- undoing
+
+    def undo(self, wanted: Iterable[Allocation]) -> None:
+        """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
+        names = {attempt_name(a.gang, a.epoch) for a in wanted}
+        if not self.kube.lead():
+            self._undoing.step(self.view, self.found, names)
+        self._makings = {name: making for name, making in self._makings.items() if name in names}
+        if names == self._tidied and self.idle:
+            return  # the store is asked over the network, and this is every look
+        self._tidied = names
+        for key in [key for kind in KEYS for key in self.store.keys(kind)]:
+            if key.partition("/")[2].partition(".")[0] not in names:
+                self.store.delete(key)
+
+    def gone(self, gang: str, moves: int) -> bool:
+        """Whether nothing is left of any attempt at a gang."""
+        names = {attempt_name(gang, epoch) for epoch in range(moves + 1)}
+        return all(there.nothing for name, there in self.found.items() if name in names)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of any attempt is left."""
+        return all(there.nothing for there in self.found.values())

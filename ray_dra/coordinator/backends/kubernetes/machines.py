@@ -1,0 +1,195 @@
+"""Which machines Kubernetes has: nodes with published GPUs into the inventory, and what of them is taken.
+
+The counterpart of `nodes.py`, which does the same for raylets. Neighbour: `backend.py` looks and decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.node import Node
+from ray_dra.ports.clock import Clock
+from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.kube.parts import Parts, parts_of
+from ray_dra.translate.kube.published_links import read_topologies, with_links
+from ray_dra.translate.kube.slices import devices_of, node_from_slices
+from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
+from ray_dra.translate.ray.labels import DRIVER
+
+logger = logging.getLogger(__name__)
+
+FAULT_SECONDS = 600.0  # how long a GPU that NVML found faulty is left out, unless NVML takes it back
+AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out
+
+Tolerations = tuple[tuple[tuple[str, Any], ...], ...]
+
+
+class Machines:
+    """Kubernetes' nodes in `inventory`; those that changed are written again, and no others."""
+
+    def __init__(self, inventory: Inventory, clock: Clock) -> None:
+        self._inventory, self._clock = inventory, clock
+        self.names: set[str] = set()
+        self._avoided: dict[str, tuple[float, str]] = {}  # node -> until when, and why
+        self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
+        self._translated: dict[str, Any] = {}  # node -> what it was made from
+        self._faults: dict[str, dict[str, tuple[float, str]]] = {}  # node -> UUID -> until when, and why
+        self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
+        self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
+        self._taken: dict[str, int] = {}
+        self.neighbours = Neighbours(clock)
+
+    def avoid(self, nodes: Iterable[str], why: str) -> None:
+        """Leave nodes out for a while."""
+        until = self._clock() + AVOID_SECONDS
+        self._avoided |= dict.fromkeys(nodes, (until, f"left out for a while: {why}"))
+
+    @property
+    def avoided(self) -> Mapping[str, str]:
+        """Nodes that are left out now, and why."""
+        now = self._clock()
+        self._avoided = {node: (until, why) for node, (until, why) in self._avoided.items() if until > now}
+        return {node: why for node, (_, why) in self._avoided.items()}
+
+    def hear(self, node: str, reading: NodeReading) -> None:
+        """What NVML says in a gang's worker of the GPUs that it has; Kubernetes may hear of a fault late or never."""
+        # Imported here: networkx is slow to load.
+        from ray_dra.translate.nvml.reading import node_from_reading
+
+        seat = self._inventory.node_states.get(node)
+        if seat is None or reading.error is not None:
+            return
+        planned = {device.uuid: device for device in seat.node.devices}
+        faults = dict(self._faults.get(node, {}))
+        for device in node_from_reading(node, reading).devices:
+            faults.pop(device.uuid or "", None)
+            known = planned.get(device.uuid)
+            if device.health is not Health.OK:
+                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, device.health_reason)
+            elif known is not None and known.clique is not None and device.clique != known.clique:
+                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, f"NVML says clique {device.clique}")
+        self._faults[node] = faults
+
+    @property
+    def faults(self) -> frozenset[tuple[str, str, str]]:
+        """(node, UUID, why) of each GPU that NVML found faulty, in the last minutes or now."""
+        now = self._clock()
+        self._faults = {
+            node: kept
+            for node, found in self._faults.items()
+            if (kept := {uuid: (until, why) for uuid, (until, why) in found.items() if until > now})
+        }
+        return frozenset((node, uuid, why) for node, found in self._faults.items() for uuid, (_, why) in found.items())
+
+    def put(self, view: KubeView, tolerations: Tolerations) -> None:
+        """The nodes that publish GPUs; `tolerations` are those of the pods to be placed."""
+        made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, tolerations)
+        if made_of == self._made_of:
+            return  # what has not changed is the same object, so that to compare is quick
+        by_node: dict[str, list[Object]] = {}
+        for each in view.slices:
+            if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:
+                by_node.setdefault(each["spec"]["nodeName"], []).append(each)
+        avoided = self.avoided
+        faults: dict[str, dict[str, str]] = {}
+        for node_name, uuid, why in self.faults:
+            faults.setdefault(node_name, {})[uuid] = why
+        links = read_topologies(view.topologies) if view.topologies else {}
+        seen = by_node.keys() & view.nodes.keys()
+        for name in seen:
+            node = view.nodes[name]
+            versions = tuple(s["metadata"]["resourceVersion"] for s in by_node[name])
+            made_from = (node, versions, avoided.get(name), faults.get(name), links.get(name), tolerations)
+            if self._translated.get(name) == made_from:
+                continue
+            self._translated[name] = made_from
+            self._taken.pop(name, None)
+            self._parts[name] = parts_of(by_node[name])
+            made = node_from_slices(node, by_node[name], [dict(t) for t in tolerations])
+            made = with_links(made, links.get(name))
+            self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
+        for gone in self.names - seen:
+            self._inventory.drop_node(gone)
+            self._translated.pop(gone, None)
+            self._taken.pop(gone, None)
+            self._parts.pop(gone, None)
+        self.names = set(seen)
+        self._made_of = made_of  # at the end: what raised is met again
+
+    def mark_taken(self, claims: Iterable[Object], wanted: Callable[[Object], bool]) -> None:
+        """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
+
+        A GPU is taken with any part of it, and where nothing tells which GPU a device is a part of, all of its node
+        are. So are those that claims of other RayClusters' gangs name and do not have yet, as long as that is believed.
+        """
+        taken: dict[str, int] = {}
+        named = self.neighbours.named
+        unknown: dict[tuple[str, str], str] = {}
+        for claim in claims:
+            if wanted(claim):
+                continue
+            for name, published in devices_of(claim):
+                gpus = self.gpus_with(name, published)
+                if gpus is None:
+                    unknown[name, published] = f"{claim['metadata'].get('namespace')}/{claim['metadata']['name']}"
+                seat = self._inventory.node_states.get(name)
+                for position, device in enumerate(seat.node.devices) if seat is not None else ():
+                    if gpus is None or device.id.device in gpus:
+                        taken[name] = taken.get(name, 0) | 1 << position
+        self._tell_unknown(unknown)
+        if named:
+            for name in self.names:
+                seat = self._inventory.node_states[name]
+                mask = sum(1 << at for at, device in enumerate(seat.node.devices) if device.uuid in named)
+                taken[name] = taken.get(name, 0) | mask
+        for name in self.names:
+            if self._taken.get(name) != taken.get(name, 0):
+                self._taken[name] = taken.get(name, 0)
+                self._inventory.set_others(name, self._taken[name], {})
+
+    def gpus_with(self, node: str, device: str) -> frozenset[str] | None:
+        """GPUs of a node that whoever has a device of its pool has all or a part of; None: it may be any of them."""
+        parts = self._parts.get(node)
+        return frozenset() if parts is None else parts.taken_with(device)
+
+    def problems(self) -> tuple[str, ...]:
+        """Why GPUs count as taken of which nobody can tell whether they are."""
+        return tuple(
+            f"the claim {claim} has the device {device} of node {node}, which is no published GPU nor part of one: "
+            f"all GPUs of {node} count as taken"
+            for (node, device), claim in sorted(self._unknown.items())
+        )
+
+    def _tell_unknown(self, unknown: dict[tuple[str, str], str]) -> None:
+        before = set(self.problems())
+        self._unknown = unknown
+        for problem in self.problems():
+            if problem not in before:
+                logger.warning(problem)
+
+
+def _with_faults(node: Node, faults: Mapping[str, str]) -> Node:
+    if not faults:
+        return node
+    devices = tuple(
+        replace(d, health=Health.TAINTED, health_reason=faults[d.uuid]) if d.uuid and d.uuid in faults else d
+        for d in node.devices
+    )
+    return replace(node, devices=devices)
+
+
+def _for_bundles(node: Node, avoided: str | None) -> Node:
+    """What bundles can have of a node, its raylet's own part aside."""
+    resources = {
+        "CPU": max(0.0, node.resources.get("CPU", 0.0) - RAYLET_CPUS),
+        "memory": max(0.0, node.resources.get("memory", 0.0) - RAYLET_MEMORY),
+    }
+    made = replace(node, resources=resources)
+    return replace(made, ready=False, reason=avoided) if avoided and made.ready else made

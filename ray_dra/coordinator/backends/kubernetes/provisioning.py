@@ -1,0 +1,291 @@
+"""The making of a gang's workers: one attempt at it, from its objects to raylets that have exactly its devices.
+
+    claim templates and ComputeDomains -> worker groups -> all pods there, gated -> gates opened, all at once
+    -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
+    -> raylets joined
+
+Level-triggered, as `backend.py` says, which calls it; the way back is `teardown.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from ray_dra.coordinator.backends.kubernetes.machines import Machines
+from ray_dra.coordinator.backends.kubernetes.objects import Found, lives, raycluster
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.ports.clock import Clock
+from ray_dra.ports.kubernetes import Kube, KubeView, Object
+from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY, Store
+from ray_dra.translate.kube.pods import gated, imex_readiness, no_image, signs, why_failed, why_not_started, why_pending
+from ray_dra.translate.kube.slices import devices_of
+from ray_dra.translate.kube.workers import ATTEMPT_LABEL, GATE, Attempt, claim_age, refuse_unfit, slot_label
+
+OPEN_KEY = "open/"  # in the store: the pods that were let in, so that one that replaces a lost one is told from them
+KEYS = (SLOT_KEY, VERIFIED_KEY, GO_KEY, OPEN_KEY)  # what the store may have of an attempt
+
+OPEN_AGAIN_SECONDS = 10.0  # a gate that is still closed so long after it was opened
+
+# Seconds without progress in a stage before the attempt is given up. Pulling an image is part of `started`.
+PATIENCE = {
+    "applied": 30.0,
+    "pods": 60.0,
+    "bound": 20.0,
+    "started": 300.0,
+    "image": 30.0,
+    "verified": 120.0,
+    "joined": 60.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the workers of a gang are.
+
+    Attributes:
+        ready: all are there and have what was planned; they join when they are let. joined: all have.
+        failed: why this attempt will not get there; final: nor will any other.
+        gave_way: to another RayCluster's gang, which costs no try.
+        said: what is being waited for, in this stage.
+    """
+
+    ready: bool = False
+    joined: bool = False
+    failed: str = ""
+    final: bool = False
+    gave_way: bool = False
+    stage: str = ""
+    said: str = ""
+
+
+class _Failed(Exception):
+    """This attempt cannot go on; another may."""
+
+
+class _GiveWay(_Failed):
+    """It could, but another RayCluster's gang was first."""
+
+
+class Provisioning:
+    """See the module. What it remembers between two steps is for patience and thrift only: a new one goes on."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        epoch: int,
+        kube: Kube,
+        store: Store,
+        inventory: Inventory,
+        machines: Machines,
+        clock: Clock,
+    ) -> None:
+        self.attempt, self._epoch = attempt, epoch
+        self.kube, self.store, self.inventory, self.machines, self.clock = kube, store, inventory, machines, clock
+        self.view = KubeView()
+        self._labels = {slot_label(attempt.name, node) for node in attempt.slots}
+        self._checked = False  # the API server would take its pods
+        self._opened: dict[str, float] = {}  # uid of a pod -> when its gate was opened
+        self._seen: tuple[Any, ...] = ()  # what progress is measured by
+        self._since = clock()  # when that last changed
+
+    def step(self, view: KubeView, there: Found, joined: set[str], *, grouped: bool) -> Progress:
+        """One step further.
+
+        Args:
+            there: what the cluster has of this attempt.
+            joined: slot labels of the raylets that live.
+            grouped: the gang's placement group waits in Ray. Raylets are let in only then: Ray places it the moment
+                they are there, before work of others that is queued finds them.
+
+        Raises:
+            KubernetesError: a write was refused, or not answered.
+        """
+        self.view = view
+        try:
+            return self._step(there, joined, grouped)
+        except _GiveWay as error:
+            return Progress(failed=str(error), gave_way=True)
+        except _Failed as error:
+            return Progress(failed=str(error))
+
+    def _step(self, there: Found, joined: set[str], grouped: bool) -> Progress:
+        if not self._checked:
+            self.kube.together([lambda pod=pod: self.kube.create(pod, dry_run=True) for pod in self.attempt.pods])  # type: ignore[misc]
+            self._checked = True
+        if self._labels <= joined:
+            return Progress(ready=True, joined=True)
+        stage, said = self._make(there)
+        go = GO_KEY + self.attempt.name
+        if stage == "joined" and grouped and self.store.get(go) is None:
+            self.store.put(go, b"")
+        progress = self._judge(there, stage, said, len(self._labels & joined))
+        if stage == "joined" and not progress.failed:
+            return replace(progress, ready=True)
+        return progress
+
+    def _make(self, there: Found) -> tuple[str, str]:
+        """Do what can be done now; the stage it is in, and what is being waited for."""
+        attempt, count = self.attempt, len(self._labels)
+        missing = _missing(attempt.domains, there.domains) + _missing(attempt.templates, there.templates)
+        if missing:
+            self.kube.together([lambda thing=thing: self.kube.create(thing) for thing in missing])  # type: ignore[misc]
+        names = {t["metadata"]["name"] for t in self.view.templates}
+        absent = [name for name in attempt.channel_templates if name not in names]
+        if absent:
+            return "applied", f"the claim template of the ComputeDomain: {', '.join(absent)}"
+        have = {group["groupName"] for group in there.groups}
+        lacking = [group for group in attempt.groups if group["groupName"] not in have]
+        if lacking:
+            self._add_groups(lacking)
+            return "applied", "the worker groups"
+        pods = [pod for pod in there.pods if not pod["metadata"].get("deletionTimestamp")]
+        if len(pods) < count:
+            return "pods", f"{count - len(pods)} of {count} pods"
+        closed = [pod for pod in pods if gated(pod)]
+        unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
+        if unbound:
+            self._give_way(there)
+            self._refuse_stolen()
+        _refuse_doubled(there)
+        if closed:
+            self._open(pods, closed)
+            return "bound", "the gates to open"
+        if unbound:
+            return "bound", why_pending(unbound[0])
+        verified = set(self.store.keys(f"{VERIFIED_KEY}{attempt.name}."))
+        if len(verified) < count:
+            waiting = next((pod for pod in pods if why_not_started(pod)), None)
+            if waiting is not None:
+                said = f"{waiting['metadata']['name']}: {why_not_started(waiting)}{imex_readiness(there.domains)}"
+                return ("image" if no_image(waiting) else "started"), said
+            return "verified", f"NVML in {count - len(verified)} of {count} pods"
+        return "joined", "the raylets to join"
+
+    def _give_way(self, there: Found) -> None:
+        """Step back where another RayCluster's gang wants some of our devices and came first.
+
+        Claims are what every coordinator can see of the others', they name the devices they are for, and they are made
+        while pods are still gated. So of two gangs that want a device each sees the other's claims, sooner or later,
+        and the one whose oldest claim is younger gives everything back; nobody needs a place where both may write.
+        A gang that has all its devices need not look any more.
+
+        What is believed of their claims, and for how long: `neighbours.py`.
+
+        Raises:
+            _GiveWay: ours is the younger.
+        """
+        ours = {uuid for slot in self.attempt.slots.values() for uuid in slot.uuids}
+        neighbours = self.machines.neighbours
+        first = neighbours.before(ours, min(map(claim_age, there.claims), default=None))
+        if first is not None:
+            neighbours.gave_way(first)
+            whose = f"of RayCluster {first.raycluster} in namespace {first.namespace}"
+            raise _GiveWay(f"a gang {whose} wants the same devices, and came first")
+
+    def _refuse_stolen(self) -> None:
+        """Raises _Failed where a claim that is no gang's has one of our devices: the scheduler would try for ever."""
+        for claim in self.view.claims:
+            if ATTEMPT_LABEL in (claim["metadata"].get("labels") or {}):
+                continue  # of an earlier attempt of ours, or of a gang that gives way: it may be ending
+            for node, published in devices_of(claim):
+                slot, seat = self.attempt.slots.get(node), self.inventory.node_states.get(node)
+                gpus = self.machines.gpus_with(node, published) or ()
+                for device in seat.node.devices if slot is not None and seat is not None else ():
+                    if device.id.device in gpus and slot is not None and device.uuid in slot.uuids:
+                        meta = claim["metadata"]
+                        raise _Failed(
+                            f"{published} on {node} was taken by the claim {meta['namespace']}/{meta['name']}"
+                        )
+
+    def _open(self, pods: Sequence[Object], closed: Sequence[Object]) -> None:
+        """Say what each slot must find by NVML, then let all pods be scheduled.
+
+        A gate that was just opened is left alone while the watch has not shown it yet: hundreds at once keep the API
+        server busy for seconds, and to open them all again would double that.
+
+        Raises:
+            _Failed: some were let in before, and one of these came after them: it replaces one that was lost.
+        """
+        attempt, now = self.attempt, self.clock()
+        key = OPEN_KEY + attempt.name
+        noted = self.store.get(key)
+        if noted is None:
+            for node, slot in attempt.slots.items():
+                expected = json.dumps([list(slot.uuids), slot.clique]).encode()
+                self.store.put(SLOT_KEY + slot_label(attempt.name, node), expected)
+            noted = json.dumps(sorted(pod["metadata"]["uid"] for pod in pods)).encode()
+            self.store.put(key, noted)
+        known = set(json.loads(noted))
+        late = [pod["metadata"]["name"] for pod in closed if pod["metadata"]["uid"] not in known]
+        if late:
+            raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")
+        calls = []
+        for pod in closed:
+            uid = pod["metadata"]["uid"]
+            if now - self._opened.get(uid, -math.inf) < OPEN_AGAIN_SECONDS:
+                continue
+            left = [gate for gate in pod["spec"]["schedulingGates"] if gate["name"] != GATE]
+            change = {"metadata": {"uid": uid}, "spec": {"schedulingGates": left or None}}
+            calls.append(partial(self._open_one, uid, pod["metadata"]["name"], change))
+        self.kube.together(calls)
+
+    def _open_one(self, uid: str, name: str, change: Object) -> None:
+        self.kube.patch("Pod", name, change)
+        self._opened[uid] = self.clock()
+
+    def _add_groups(self, groups: Sequence[Object]) -> None:
+        """Append to the list, never apply or merge it: it is one value to the API server."""
+        cluster = raycluster(self.view, self.kube.namespace)
+        refuse_unfit(cluster)
+        meta = cluster["metadata"]
+        change: list[Any] = [{"op": "test", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]}]
+        if cluster["spec"].get("workerGroupSpecs"):
+            change += [{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": group} for group in groups]
+        else:
+            change.append({"op": "add", "path": "/spec/workerGroupSpecs", "value": list(groups)})
+        self.kube.patch("RayCluster", meta["name"], change)
+
+    def _judge(self, there: Found, stage: str, said: str, joined: int) -> Progress:
+        """Whether it still gets on: each sign of progress starts the stage's patience anew."""
+        now = self.clock()
+        seen = (stage, len(there.groups), *signs(there.pods), joined)
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        failed = [pod for pod in there.pods if (pod.get("status") or {}).get("phase") == "Failed"]
+        if failed:
+            self.machines.avoid([node for node in (failed[0]["spec"].get("nodeName"),) if node], said)
+            return Progress(failed=f"{failed[0]['metadata']['name']} failed: {why_failed(failed[0])}")
+        lost = [node for node in self.attempt.slots if not lives(self.view, node)]
+        if lost:
+            return Progress(failed=f"node {', '.join(lost)} is lost")
+        if now - self._since > PATIENCE[stage]:
+            bound = {pod["spec"].get("nodeName") for pod in there.pods if not why_not_started(pod)}
+            self.machines.avoid([node for node in self.attempt.slots if node not in bound], said)
+            said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
+            return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
+        return Progress(stage=stage, said=f"{stage}: {said}")
+
+
+def _refuse_doubled(there: Found) -> None:
+    """Raises _Failed where two of the gang's claims have one device.
+
+    Kubernetes' scheduler can lose sight of an allocation while the API server dies and comes back (seen with 1.37.2),
+    and gives the devices out again. The driver readies them for one claim; the other's pod would wait for ever.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for claim in there.claims:
+        name = claim["metadata"]["name"]
+        for node, device in devices_of(claim):
+            other = owners.setdefault((node, device), name)
+            if other != name:
+                raise _Failed(f"{device} on {node} was allocated twice, to {other} and to {name}")
+
+
+def _missing(wanted: Iterable[Object], there: Iterable[Object]) -> list[Object]:
+    names = {thing["metadata"]["name"] for thing in there}
+    return [thing for thing in wanted if thing["metadata"]["name"] not in names]

@@ -1,0 +1,1 @@
+"""Raylets that are there, and what their agents read."""

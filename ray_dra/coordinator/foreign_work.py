@@ -1,0 +1,278 @@
+"""Work that is not ours: Ray's own GPU tasks and placement groups, and which devices they sit on.
+
+Ray counts GPUs in slots and gives slot 3 to a task as "GPU 3". A gang's devices are chosen, so slots and
+devices must be kept apart: workers ask here for the devices of their slots. Slots of a gang's bundle map
+to the planned devices; other slots map to devices that no gang has, the slot's own where that is free.
+Whoever has our worker hook asks before it uses a device and says when it ends; a process that dies says nothing
+and is found missing. Actors of programs without the hook are found by looking at the raylets' workers; of their
+plain tasks Ray tells only how many GPUs they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ray_dra.coordinator.aside import Aside
+from ray_dra.core.cluster.device_choice import bits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.errors import RayDraError
+from ray_dra.ports.clock import Clock
+from ray_dra.ports.ray import Ray, RayView
+from ray_dra.ports.store import MAP, Store
+from ray_dra.translate.files.records import Seen as Mapped
+from ray_dra.translate.files.records import Slots, map_from_bytes, slots_from_bytes, slots_to_bytes
+
+KEY = "slots/"
+GPU = "GPU"
+LAG_SECONDS = 0.3  # Ray's raylets report every 0.1 s, its view of them is spread as often, and what ends takes a moment
+
+
+class RecentUsage:
+    """Amounts that others seem to have, by a view that lags behind releases: what lasts counts."""
+
+    def __init__(self, now: Mapping[str, float], at: float) -> None:
+        self._before = self._since = now  # the least until `at`, and from then on
+        self._at = at
+
+    def least(self, now: Mapping[str, float], at: float) -> dict[str, float]:
+        """The least of each amount over LAG_SECONDS at least; looks may be as near to each other as they like."""
+        if at - self._at >= LAG_SECONDS:
+            self._before, self._since, self._at = self._since, now, at
+        else:
+            self._since = {name: min(amount, self._since.get(name, amount)) for name, amount in now.items()}
+        return {name: min(amount, self._before.get(name, amount)) for name, amount in self._since.items()}
+
+
+class ForeignWork:
+    """Which device each slot means.
+
+    `slots`: raylet -> "<group>/<bundle>" -> slot -> position, for parts of a gang's bundle.
+    `strangers`: raylet -> slot -> (position, pid), for all other work.
+    `unclaimed`: placement group -> its bundles' devices, for groups with a map and no gang: the gang's record cannot be
+    read. They live on as others' work, on their own devices.
+    """
+
+    def __init__(self, store: Store, inventory: Inventory, ray: Ray, clock: Clock, aside: Aside) -> None:
+        self.store = store
+        self.inventory = inventory
+        self.ray = ray
+        self.clock = clock
+        self.slots: dict[str, dict[str, dict[int, int]]] = {}
+        self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
+        self.unclaimed: dict[str, list[list[Mapped]]] = {}
+        self._aside = aside
+        for raylet, slots in aside.read(KEY, lambda key, data: (key, slots_from_bytes(data))):
+            self.slots[raylet] = slots.bundles
+            self.strangers[raylet] = slots.strangers
+        self._lately: dict[str, RecentUsage] = {}  # by raylet
+
+    def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[Mapped]]]:
+        """The maps after a start; those of no gang are dropped, or `unclaimed` while Ray has such a group.
+
+        Returns those of our groups.
+        """
+        found = {}
+        for group, mapped in self._aside.read(MAP, lambda key, data: (key, map_from_bytes(data))):
+            if group in ours:
+                found[group] = mapped
+            elif _lives(view, group):
+                self.unclaimed[group] = mapped
+            else:
+                self.store.delete(MAP + group)
+        return found
+
+    def of_bundle(self, raylet: str, owner: str, slots: Iterable[int], planned: tuple[int, ...]) -> list[int]:
+        """Positions for part of a gang's bundle: each slot keeps the device it was given first."""
+        known = self.slots.setdefault(raylet, {}).setdefault(owner, {})
+        for slot in slots:
+            if slot not in known:
+                free = [p for p in planned if p not in known.values()]
+                if not free:
+                    raise RayDraError(
+                        "Ray gave a bundle more GPU slots than were planned for it.",
+                        place=owner,
+                        available=f"{len(planned)} GPUs",
+                    )
+                known[slot] = free[0]
+        self._persist(raylet)
+        taken = {known[slot] for slot in slots}
+        return [p for p in planned if p in taken]
+
+    def of_stranger(self, raylet: str, seat: NodeState, slots: Iterable[int], pid: int, movable: int) -> list[int]:
+        """Positions for slots outside our gangs; none that a gang has, except (at last) out of `movable`."""
+        known = self.strangers.setdefault(raylet, {})
+        found = []
+        for slot in slots:
+            before = known.pop(slot, None)  # whoever had the slot has ended: Ray gives it to one at a time
+            at = before[0] if before is not None and before[1] == pid else None
+            if at is None or seat.held >> at & 1:
+                at = self._choose(raylet, seat, slot, known, movable)
+            known[slot] = (at, pid)
+            found.append(at)
+        self._persist(raylet)
+        self._mark(seat, known)
+        return found
+
+    def keep_mapped(self, node: str) -> None:
+        """A node has come or changed: devices that maps of unclaimed groups name are taken at once."""
+        seat = self.inventory.node_states.get(node)
+        if self.unclaimed and seat is not None:
+            self.inventory.set_others(node, seat.busy | self._mapped(seat), seat.used_by_others)
+
+    def ended(self, raylet: str, slots: Iterable[int], pid: int) -> None:
+        """A task outside our gangs has ended."""
+        known = self.strangers.get(raylet, {})
+        for slot in slots:
+            if slot in known and known[slot][1] == pid:
+                del known[slot]
+        self._persist(raylet)
+
+    def _choose(self, raylet: str, seat: NodeState, slot: int, known: dict[int, tuple[int, int]], movable: int) -> int:
+        """The slot's own device if it can be, else the first that nobody has."""
+        size = len(seat.grants)
+        for again in (False, True):
+            if again:
+                self._drop_dead(raylet, known)
+            taken = {at for at, _ in known.values()}
+            free = [at for at in range(size) if not seat.held >> at & 1 and at not in taken]
+            if slot in free:
+                return slot
+            if free:
+                return free[0]
+        free = [at for at in bits(movable) if at not in taken]
+        if not free:
+            raise RayDraError(
+                "Ray gave out a GPU slot, but every GPU of the node is taken.", place=seat.name, wanted=f"slot {slot}"
+            )
+        return free[0]
+
+    def _drop_dead(self, raylet: str, known: dict[int, tuple[int, int]]) -> None:
+        living = {worker.pid for worker in self.ray.workers(raylet)}
+        dead = [slot for slot, (_, pid) in known.items() if pid not in living]
+        for slot in dead:
+            del known[slot]
+        if dead:
+            self._persist(raylet)
+
+    def _mark(self, seat: NodeState, known: Mapping[int, tuple[int, int]]) -> None:
+        """Nothing is planned onto these devices from here on; the next look brings the rest up to date."""
+        mask = seat.busy
+        for at, _ in known.values():
+            mask |= 1 << at
+        self.inventory.set_others(seat.name, mask, seat.used_by_others)
+
+    def forget(self, group: str) -> None:
+        """A gang's group is gone: its slots mean nothing any more."""
+        for raylet, owners in self.slots.items():
+            gone = [o for o in owners if o.partition("/")[0] == group]
+            for owner in gone:
+                del owners[owner]
+            if gone:
+                self._persist(raylet)
+
+    def look(self, view: RayView, names: Mapping[str, str], ours: Mapping[str, float], groups: Collection[str]) -> None:
+        """Bring `busy` and the other resources of each node up to date.
+
+        Args:
+            names: raylet -> node.
+            ours: node -> GPUs that our placed gangs have there.
+            groups: the ids of our placement groups.
+        """
+        at = self.clock()
+        self._tidy(view, groups)
+        reserved: dict[str, float] = {}
+        for group in view.groups.values():
+            if group.id not in groups and group.state == "CREATED":
+                for raylet_id, bundle in zip(group.nodes, group.bundles, strict=False):
+                    if raylet_id is not None:
+                        reserved[raylet_id] = reserved.get(raylet_id, 0.0) + bundle.get("GPU", 0.0)
+        for raylet in view.nodes:
+            seat = self.inventory.node_states.get(names.get(raylet.id, ""))
+            if seat is None or not raylet.alive or seat.node.ray_node_id != raylet.id:
+                continue
+            taken = {name: total - raylet.available.get(name, 0.0) for name, total in raylet.total.items()}
+            now = {name: max(0.0, taken.get(name, 0.0) - seat.used.get(name, 0.0)) for name in seat.node.resources}
+            now[GPU] = taken.get(GPU, 0.0) - ours.get(seat.name, 0.0)
+            lately = self._lately.get(raylet.id)
+            if lately is None:
+                lately = self._lately[raylet.id] = RecentUsage(now, at)
+            least = lately.least(now, at)
+            used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
+            busy = 0
+            mapped = self._mapped(seat)
+            if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id) or mapped:
+                busy = self._busy(raylet.id, seat, used, groups) | mapped
+            self.inventory.set_others(seat.name, busy, {name: amount for name, amount in least.items() if amount})
+
+    def _busy(
+        self,
+        raylet: str,
+        seat: NodeState,
+        used: float,
+        groups: Collection[str],
+    ) -> int:
+        """The devices that others have. `used`: how many GPUs Ray counts as theirs, which may lag behind."""
+        known = self.strangers.get(raylet, {})
+        try:
+            workers = self.ray.workers(raylet)
+        except RayDraError:
+            return seat.busy  # as it was, until the raylet answers
+        living = {worker.pid for worker in workers}
+        if any(pid not in living for _, pid in known.values()):
+            self._drop_dead(raylet, known)
+        located = 0
+        for at, _ in known.values():
+            located |= 1 << at
+        announced = {pid for _, pid in known.values()}
+        located |= self._mapped(seat)
+        for worker in workers:
+            for group, slots in worker.slots.items():
+                if group in self.unclaimed:  # its devices are not its slots
+                    continue
+                if group not in groups and worker.pid not in announced:
+                    for slot in slots:
+                        located |= 1 << slot if slot < len(seat.grants) else 0
+        # Reserved by a placement group of others, or by tasks that nobody sees: some devices are theirs.
+        # Free ones first; then held ones, which matters only to a gang that has to be planned again.
+        missing = round(used) - located.bit_count()
+        for taken in (seat.held, 0):
+            for at in reversed(range(len(seat.grants))):
+                if missing > 0 and not (located | taken) >> at & 1:
+                    located |= 1 << at
+                    missing -= 1
+        return located
+
+    def _mapped(self, seat: NodeState) -> int:
+        """The devices of a node that the maps of unclaimed groups name."""
+        mask = 0
+        for bundles in self.unclaimed.values():
+            at = {device.uuid: position for position, device in enumerate(seat.node.devices) if device.uuid}
+            for index, uuid, node, _ in (device for bundle in bundles for device in bundle):
+                if node == seat.name and 0 <= (position := at.get(uuid or "", index)) < len(seat.grants):
+                    mask |= 1 << position
+        return mask
+
+    def _tidy(self, view: RayView, groups: Collection[str]) -> None:
+        """Forget what is gone: unclaimed groups, and raylets that have ended."""
+        for group in list(self.unclaimed):
+            if group in groups:  # its commit had been half done
+                del self.unclaimed[group]
+            elif not _lives(view, group):
+                self.store.delete(MAP + group)
+                del self.unclaimed[group]
+        for raylet in view.nodes:
+            if not raylet.alive:
+                self._lately.pop(raylet.id, None)
+                slots, strangers = self.slots.pop(raylet.id, None), self.strangers.pop(raylet.id, None)
+                if slots is not None or strangers is not None:
+                    self.store.delete(KEY + raylet.id)
+
+    def _persist(self, raylet: str) -> None:
+        record = Slots(self.slots.get(raylet, {}), self.strangers.get(raylet, {}))
+        self.store.put(KEY + raylet, slots_to_bytes(record))
+
+
+def _lives(view: RayView, group: str) -> bool:
+    found = view.groups.get(group)
+    return found is not None and found.state != "REMOVED"

@@ -1,0 +1,80 @@
+"""What the cluster could have for a gang that waits: each node known lately, as good as it was then, nobody on it.
+
+Silence, a drain or a fault takes a node out of planning at once, and most come back. "Never" is final for the program
+that asks, so it is judged on these. Neighbours: `planning.py` asks; `nodes.py` and `machines.py` write the inventory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ray_dra.coordinator.backends.raylets.nodes import LATELY_SECONDS
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.node import Node
+from ray_dra.ports.clock import Clock
+
+
+@dataclass(slots=True)
+class _Known:
+    """`node`: the last form seen; `healthy`: devices of the form that counts; `at`: when a form was last that good."""
+
+    node: Node
+    healthy: int
+    at: float
+    good: bool = True
+
+
+class KnownNodes:
+    """See the module. `cluster` has the nodes, all ready and all free."""
+
+    def __init__(self, inventory: Inventory, clock: Clock) -> None:
+        self._inventory, self._clock = inventory, clock
+        self.cluster = Inventory(limits=inventory.limits)
+        self._nodes: dict[str, _Known] = {}
+
+    def best(self, name: str) -> Node | None:
+        """A node as it was when it was last whole."""
+        seat = self.cluster.node_states.get(name)
+        return seat.node if seat is not None else None
+
+    def remember(self, nodes: Iterable[Node]) -> None:
+        """Nodes as they were before this coordinator; before its first look."""
+        for node in nodes:
+            self._adopt(node, self._clock())
+
+    def look(self) -> bool:
+        """Take over what the inventory has; True where that changes what the cluster could have."""
+        changed = False
+        for name in self._inventory.node_states:
+            changed |= self.see(name)
+        now = self._clock()
+        for name in self._nodes.keys() - self._inventory.node_states.keys():
+            if now - self._nodes[name].at >= LATELY_SECONDS:
+                del self._nodes[name]
+                self.cluster.drop_node(name)
+                changed = True
+        return changed
+
+    def see(self, name: str) -> bool:
+        """The same for one node of the inventory."""
+        now, node, known = self._clock(), self._inventory.node_states[name].node, self._nodes.get(name)
+        if known is not None:
+            if known.node is not node:
+                known.node, known.good = node, _healthy(node) >= known.healthy
+            elif known.good:
+                known.at = now
+                return False
+            if not known.good and now - known.at < LATELY_SECONDS:
+                return False
+        self._adopt(node, now)
+        return True
+
+    def _adopt(self, node: Node, now: float) -> None:
+        self._nodes[node.name] = _Known(node, _healthy(node), now)
+        self.cluster.put_node(node if node.ready else replace(node, ready=True, reason=""))
+
+
+def _healthy(node: Node) -> int:
+    return sum(device.health is Health.OK for device in node.devices)

@@ -1,0 +1,132 @@
+"""What has become of a gang: what Ray says of its placement group and workers, and its nodes of its devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.backends.raylets.nodes import Nodes
+from ray_dra.coordinator.gang_store import RuntimeNotes, groups_of
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import PLACE_SECONDS, WORKERS_SECONDS, Gang, Observed
+from ray_dra.core.model.allocation import Allocation, Grant
+from ray_dra.core.model.device import Health
+from ray_dra.core.model.node import Node
+from ray_dra.errors import RayDraError
+from ray_dra.ports.clock import Clock
+from ray_dra.ports.ray import Ray, RayView
+from ray_dra.translate.ray.labels import SLOT
+
+YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
+
+
+class Observer:
+    """See the module. `view` is what Ray said at the last look."""
+
+    def __init__(
+        self, inventory: Inventory, nodes: Nodes, ray: Ray, workers: KubernetesBackend | None, clock: Clock
+    ) -> None:
+        self.inventory, self.nodes, self.ray, self.workers, self.clock = inventory, nodes, ray, workers, clock
+        self.view = RayView()
+
+    def observed(self, gang: Gang, notes: RuntimeNotes) -> Observed:
+        """What the life cycle goes by."""
+        held_for = self.clock() - notes.since
+        state = None
+        if gang.group is not None:
+            group = self.view.groups.get(gang.group)
+            young = held_for < YOUNG_SECONDS and not gang.releasing
+            state = group.state if group is not None else (None if young else "ABSENT")
+        patience = PLACE_SECONDS
+        if self.workers is not None:  # the raylets' own patience comes before
+            patience = WORKERS_SECONDS if notes.progress.joined else math.inf
+        return Observed(
+            group_state=state,
+            owner_alive=not gang.owner or gang.owner in self.view.jobs,
+            busy=gang.releasing and self.has_workers(gang),
+            lost=tuple(dict.fromkeys(self._lost(gang))),
+            held_for=held_for,
+            provisioned=self.workers is None or notes.progress.ready,
+            patience=patience,
+            own_workers=self.workers is not None,
+        )
+
+    def placed_once(self, gang: Gang) -> bool:
+        """Whether Ray has placed the gang's group, though it may have lost a part since."""
+        group = self.view.groups.get(gang.group or "")
+        return group is not None and group.state != "PENDING"
+
+    def joined(self) -> set[str]:
+        """The slots whose raylet lives."""
+        return {n.labels[SLOT] for n in self.view.nodes if n.alive and SLOT in n.labels}
+
+    def slot_on(self, raylet: str, wanted: list[Allocation]) -> str | None:
+        """The node of a worker that was made for a gang."""
+        label = next((n.labels.get(SLOT) for n in self.view.nodes if n.id == raylet), None)
+        if label is None or self.workers is None:
+            return None
+        return next((slots[label] for a in wanted if label in (slots := self.workers.slots(a))), None)
+
+    def taken_by_others(self, allocation: Allocation) -> str:
+        """What keeps Ray from placing a gang on workers that have joined: work that was queued in Ray, by its jobs."""
+        assert self.workers is not None
+        slots = self.workers.slots(allocation)
+        found = []
+        for raylet in self.view.nodes:
+            node = slots.get(raylet.labels.get(SLOT, ""))
+            if node is None or not raylet.alive:
+                continue
+            taken = {r: n - raylet.available.get(r, 0.0) for r, n in raylet.total.items() if r in ("GPU", "CPU")}
+            amounts = ", ".join(f"{amount:g} {r}" for r, amount in taken.items() if amount > 0)
+            try:
+                jobs = ", ".join(sorted({worker.job for worker in self.ray.workers(raylet.id) if worker.job}))
+            except RayDraError:
+                jobs = ""
+            if amounts:
+                found.append(f"{amounts} on {node} taken by work of job {jobs or 'unknown'}")
+        return "; ".join(found) or "Ray does not place the bundles"
+
+    def has_workers(self, gang: Gang) -> bool:
+        """Whether workers of the gang still have GPU slots anywhere."""
+        groups = set(groups_of(gang))
+        if gang.allocation is None or not groups:
+            return False
+        for node in dict.fromkeys(gang.allocation.nodes):
+            raylet = self.nodes.raylets.get(node)
+            if raylet is None or not any(n.id == raylet.id and n.alive for n in self.view.nodes):
+                continue
+            try:
+                workers = self.ray.workers(raylet.id)
+            except RayDraError:
+                return True  # asked again at the next look
+            if any(groups & worker.slots.keys() for worker in workers):
+                return True
+        return False
+
+    def _lost(self, gang: Gang) -> Iterator[str]:
+        """What of a gang's hardware is not as it was planned."""
+        if gang.allocation is None:
+            return
+        if self.workers is not None and self.placed_once(gang):
+            yield from self.workers.lost(gang.allocation, self.joined())
+        for placed in gang.allocation.bundles:
+            seat = self.inventory.node_states.get(placed.node)
+            if seat is None:
+                yield f"node {placed.node} is gone"
+            elif not seat.node.ready:
+                yield f"node {placed.node}: {seat.node.reason}"
+            else:
+                yield from _changed(seat.node, placed.grants)
+
+
+def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[str]:
+    by_id = {d.id: d for d in node.devices}
+    for grant in grants:
+        device = by_id.get(grant.device)
+        if device is None:
+            yield f"{grant.device}: not there any more"
+        elif device.health is not Health.OK:
+            yield f"{grant.device}: {device.health_reason}"
+        elif grant.clique is not None and device.clique != grant.clique:
+            yield f"{grant.device}: left its clique"

@@ -1,0 +1,48 @@
+"""What a program asks of the coordinator: a gang, and for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_dra.core.model.checked import flag, text
+from ray_dra.core.model.request import GangRequest, check_request
+from ray_dra.errors import InvalidRequest, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request with who asks. `wait` False: refuse at once what cannot be met now."""
+
+    request: GangRequest
+    name: str = ""
+    namespace: str = ""
+    owner: str = ""
+    detached: bool = False
+    wait: bool = True
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+
+def check_order(order: object) -> Order:
+    """The same order, if everything in it is what it should be; for orders that came out of another process.
+
+    Raises:
+        InvalidRequest: it is not; names the field.
+    """
+    if not isinstance(order, Order):
+        raise InvalidRequest("This is no order.", place="order", wanted=shown(order))
+    try:
+        _check_fields(order)
+        check_request(order.request)
+    except AttributeError as error:  # a field that is not even there
+        raise InvalidRequest("This is no whole order.", place="order") from error
+    return order
+
+
+def _check_fields(order: Order) -> None:
+    text(order.name, "name", empty=True)
+    text(order.namespace, "namespace", empty=True)
+    text(order.owner, "owner", empty=True)
+    flag(order.detached, "detached")
+    flag(order.wait, "wait")

@@ -1,0 +1,96 @@
+"""Where a gang goes, on what there is: workers that are there, new ones on Kubernetes' nodes, or a no."""
+
+from __future__ import annotations
+
+from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.backends.raylets.nodes import Nodes
+from ray_dra.coordinator.gang_store import RuntimeNotes
+from ray_dra.coordinator.known_nodes import KnownNodes
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.shortfall import Shortfall, ShortfallKind, Unsatisfiable
+from ray_dra.core.plan import plan
+from ray_dra.errors import UnsatisfiableError
+
+
+class Planning:
+    """See the module. Holds nothing; the coordinator does."""
+
+    def __init__(
+        self, inventory: Inventory, nodes: Nodes, known: KnownNodes, workers: KubernetesBackend | None
+    ) -> None:
+        self.inventory, self.nodes, self.known, self.workers = inventory, nodes, known, workers
+
+    def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Allocation | Unsatisfiable:
+        """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
+        short = too_few(self.inventory, request)
+        if short is not None:
+            return short
+        there = self._on_raylets(request, epoch, strict=strict)
+        return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
+
+    def in_turn(self, gang: Gang, notes: RuntimeNotes, now: float) -> Allocation | Unsatisfiable:
+        """For the first in the queue; `notes` keep since when it waits only for what it prefers."""
+
+        def place(strict: bool) -> Allocation | Unsatisfiable:
+            return self.plan(gang.request, gang.moves, strict=strict)
+
+        answer, notes.could_start = in_turn(self.inventory, gang.request, notes.could_start, now, place)
+        return answer
+
+    def explained(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        """The same; after a no also what is nearest to a yes."""
+        there = self._on_raylets(request, 0, strict=False)
+        return there if there is not None else plan_and_explain(self.inventory, request)
+
+    def _on_raylets(self, request: GangRequest, epoch: int, *, strict: bool) -> Allocation | None:
+        """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""
+        if self.workers is None or request.locality.exclusive:
+            return None
+        names = [name for name in self.nodes.raylets if name in self.inventory.node_states]
+        answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
+        return answer if isinstance(answer, Allocation) else None
+
+    def refuse_never(self, request: GangRequest) -> None:
+        """Raises UnsatisfiableError for a gang that would not fit all nodes known lately, with nobody else there: to
+        wait cannot help."""
+        if self.nodes.waiting:
+            return  # some nodes have not been read yet
+        answer = self._ever(request)
+        if isinstance(answer, Unsatisfiable) and self.known.look():
+            answer = self._ever(request)  # something has come since the last look
+        if isinstance(answer, Unsatisfiable) and not answer.proven:
+            raise refusal("No place was found within the bound of work, not even with nobody else here.", answer)
+        if isinstance(answer, Unsatisfiable):
+            raise refusal("The gang would not fit even if nobody else were here.", answer)
+
+    def _ever(self, request: GangRequest) -> Allocation | Unsatisfiable:
+        return too_few(self.known.cluster, request) or plan(self.known.cluster, request)
+
+
+def too_few(inventory: Inventory, request: GangRequest) -> Unsatisfiable | None:
+    """A no by the numbers of devices alone, before anything is searched for; None where they say nothing."""
+    wanted = sum(bundle.count for bundle in request.bundles if bundle.share is None)
+    if wanted <= inventory.devices:
+        return None
+    short = Shortfall(ShortfallKind.DEVICES, "the cluster", f"{wanted} GPUs", f"{inventory.devices} GPUs")
+    return Unsatisfiable(request.gang, (short,))
+
+
+def not_its_turn(gang: Gang, ahead: int, first: Gang) -> Unsatisfiable:
+    """The answer to a gang while others wait before it."""
+    available = f"{ahead} ahead, first {first.name or first.id}"
+    return Unsatisfiable(gang.id, (Shortfall(ShortfallKind.QUEUE, "the queue", "the first place", available),))
+
+
+def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
+    """A no as an error."""
+    first = answer.shortfalls[0]
+    more = f"{reason} {'; '.join(str(s) for s in answer.shortfalls)}"
+    return UnsatisfiableError(
+        more, shortfalls=answer.shortfalls, place=first.place, wanted=first.wanted, available=first.available
+    )

@@ -1,0 +1,78 @@
+"""Which device each GPU slot of a worker means: those planned for its bundle, or one that no gang has.
+
+Neighbours: `foreign_work.py` remembers what was given to whom; `coordinator.py` plans a gang again whose device
+was taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ray_dra.coordinator.backends.raylets.nodes import Nodes
+from ray_dra.coordinator.foreign_work import ForeignWork
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.translate.files.records import map_to_bytes
+
+
+class Seen(NamedTuple):
+    """A device as a worker sees it; `index` is its place in the raylet's numbering."""
+
+    index: int  # type: ignore[assignment]  # tuple.index is never called on it
+    uuid: str | None
+    node: str
+    clique: str | None
+
+
+class SlotMap:
+    """See the module. `its_own`: whether gangs have workers of their own on a node, which see no other devices."""
+
+    def __init__(self, inventory: Inventory, nodes: Nodes, others: ForeignWork, its_own: Callable[[str], bool]) -> None:
+        self._inventory, self._nodes, self._others, self._its_own = inventory, nodes, others, its_own
+
+    def by_bundle(self, allocation: Allocation) -> list[list[Seen]]:
+        """Each bundle's devices as its raylet numbers them."""
+        by_node: dict[str, list[int]] = {}
+        for grant in allocation.grants:
+            if self._its_own(grant.node):
+                by_node.setdefault(grant.node, []).append(grant.position)
+        ranks = {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
+        return [
+            [
+                Seen(ranks[g.node][g.position] if g.node in ranks else g.position, g.uuid, g.node, g.clique)
+                for g in placed.grants
+            ]
+            for placed in allocation.bundles
+        ]
+
+    def map_of(self, allocation: Allocation) -> bytes:
+        """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
+        return map_to_bytes([[(*device,) for device in bundle] for bundle in self.by_bundle(allocation)])
+
+    def of_bundle(
+        self, allocation: Allocation, raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+    ) -> list[Seen]:
+        """For a worker in a gang's bundle."""
+        return self._of_planned(self.by_bundle(allocation)[bundle], raylet, group, bundle, slots)
+
+    def of_unclaimed(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[Seen]:
+        """For a worker of a gang whose record cannot be read; its map can."""
+        bundles = self._others.unclaimed[group]
+        devices = [Seen(*device) for device in bundles[bundle]] if 0 <= bundle < len(bundles) else []
+        return self._of_planned(devices, raylet, group, bundle, slots)
+
+    def _of_planned(
+        self, devices: list[Seen], raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+    ) -> list[Seen]:
+        planned = {device.index: device for device in devices}
+        positions = self._others.of_bundle(raylet, f"{group}/{bundle}", slots, tuple(planned))
+        return [planned[position] for position in positions]
+
+    def of_stranger(self, raylet: str, slots: tuple[int, ...], pid: int, movable: Callable[[str], int]) -> list[Seen]:
+        """For any other worker. `movable`: node -> devices that may be taken where no others are left."""
+        seat = self._inventory.node_states.get(self._nodes.names.get(raylet, ""))
+        if seat is None:  # no agent has spoken for this node: Ray's own numbering is all there is
+            return [Seen(slot, None, "", None) for slot in slots]
+        positions = self._others.of_stranger(raylet, seat, slots, pid, movable(seat.name))
+        return [Seen(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]

@@ -1,0 +1,363 @@
+"""What is free: the incremental index that the planner reads.
+
+A `NodeState` (seat.py) is a node as the planner sees it, a `CliqueState` (domain.py) a clique, a `Catalog`
+(catalog.py) an order over cliques, the `Index` (index.py) all of them; this adds who holds what. Every
+change (a hold, a release, a node that joins, a device that turns unhealthy) touches only the seats it
+names and their domains; nothing is rebuilt and no request scans all devices. Single-threaded; its
+owner is the coordinator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.index import Index
+from ray_dra.core.cluster.node_state import NodeState, domains_of
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DeviceId, DomainId
+from ray_dra.core.model.imex import NO_LIMITS, Limits
+from ray_dra.core.model.node import Node, node_order
+from ray_dra.core.model.request import WHOLE
+from ray_dra.core.model.topology import Topology
+
+
+@dataclass(slots=True)
+class _Hold:
+    """What a gang has: `masks` of whole devices by seat, seats in its IMEX domains, cliques it has exclusively."""
+
+    allocation: Allocation
+    masks: dict[NodeState, int]
+    imex: tuple[NodeState, ...]
+    exclusive: tuple[DomainId, ...]
+
+
+class Inventory(Index):
+    """All seats and domains, and who holds what.
+
+    Invariant: a device is in the hold of at most one gang, and shares of one add up to at most the
+    whole; `hold` raises ValueError rather than break it.
+    """
+
+    def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
+        self._holds: dict[str, _Hold] = {}
+        self._exclusive: dict[DomainId, str] = {}
+        self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
+        self._emptied: Inventory | None = None
+        self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
+        super().__init__(topology, limits)
+
+    # -- who holds what
+
+    @property
+    def gangs(self) -> tuple[str, ...]:
+        return tuple(self._holds)
+
+    def allocation(self, gang: str) -> Allocation | None:
+        hold = self._holds.get(gang)
+        return hold.allocation if hold else None
+
+    def owner_of(self, device: DeviceId) -> str | None:
+        """The gang that has the device."""
+        for seat in self.node_states.values():
+            position = next((i for i, d in enumerate(seat.node.devices) if d.id == device), None)
+            if position is not None:
+                return next((gang for gang, mask in seat.tenants.items() if mask >> position & 1), None)
+        return None
+
+    def has_gangs(self, node: str) -> bool:
+        """Whether a gang has something on a node, be it there or away."""
+        seat = self.node_states.get(node)
+        return bool(self._away.get(node) if seat is None else seat.tenants)
+
+    def hold(self, allocation: Allocation) -> None:
+        """Mark the allocation's devices and resources as held.
+
+        Raises:
+            ValueError: the gang holds something already, a device is held by another gang or has not so much left,
+                or a clique or IMEX domain is another's. Nothing is held then.
+        """
+        gang = allocation.gang
+        if gang in self._holds:
+            raise ValueError(f"gang {gang} holds devices already")
+        planned, self._planned = self._planned, None
+        if planned is not None and planned[0] is allocation and planned[2] == self.changes:
+            # Straight from `plan`, and nothing has changed since: the devices are free, and where they are is at hand.
+            masks, shares = planned[1], False
+            away: list[str] = []
+            resources = bool(allocation.bundles[0].resources)
+        else:
+            masks, away, shares, resources = self._look_up(allocation)
+        used, exclusive = self._check_counters(allocation, masks) if allocation.counters else ((), ())
+        if shares:
+            self._check_shares(allocation, masks)
+        self._holds[gang] = _Hold(allocation, masks, used, exclusive)
+        count = 0
+        for seat, mask in masks.items():
+            seat.held |= mask
+            seat.tenants[gang] = mask
+            count += mask.bit_count()
+        self.held_devices += count
+        if resources:
+            self._use(allocation, +1.0)
+        if shares:
+            self._share(allocation, +1)
+        for node in away:
+            self._away.setdefault(node, {})[gang] = None
+        touched: Iterable[NodeState] = masks
+        moved: dict[CliqueState, None] = {}
+        _set_imex(used, gang, moved)
+        for clique in exclusive:
+            self._exclusive[clique] = gang
+            if clique in self.domains:
+                touched = self._own(self.domains[clique], gang, touched)
+        self.refresh(touched, moved)
+
+    def remember(self, allocation: Allocation, masks: dict[NodeState, int]) -> None:
+        """What `plan` found, so that holding it next need not look everything up again."""
+        self._planned = (allocation, masks, self.changes)
+
+    def _look_up(self, allocation: Allocation) -> tuple[dict[NodeState, int], list[str], bool, bool]:
+        """(whole devices by seat, nodes that are not there, whether there are shares, and other resources).
+
+        Raises ValueError where a device is held by another gang, or by two bundles.
+        """
+        node_states = self.node_states
+        masks: dict[NodeState, int] = {}
+        away: list[str] = []
+        shares = False
+        resources = False
+        for placed in allocation.bundles:
+            seat = node_states.get(placed.node)
+            if seat is None:
+                away.append(placed.node)
+                continue
+            grants = placed.grants
+            if placed.resources:
+                resources = True
+            mask = seat.known.get(-id(grants))
+            if mask is None:  # not made by `plan` on this inventory: read back from a record
+                if grants and grants[0].amount is not None:
+                    shares = True
+                    masks.setdefault(seat, 0)
+                    continue
+                mask = seat.mask_of(grants)
+            taken = seat.held
+            if seat in masks:
+                taken |= masks[seat]
+                masks[seat] |= mask
+            else:
+                masks[seat] = mask
+            if taken & mask:
+                raise ValueError(f"devices on {seat.name} are held by another gang")
+        return masks, away, shares, resources
+
+    def release(self, gang: str) -> None:
+        """Give back what the gang holds; harmless where it holds nothing."""
+        hold = self._holds.pop(gang, None)
+        if hold is None:
+            return
+        allocation = hold.allocation
+        for seat, mask in hold.masks.items():
+            seat.held &= ~mask
+            seat.tenants.pop(gang, None)
+            self.held_devices -= mask.bit_count()
+        touched: Iterable[NodeState] = hold.masks
+        moved: dict[CliqueState, None] = {}
+        if any(placed.resources for placed in allocation.bundles):
+            self._use(allocation, -1.0)
+        if any(placed.grants and placed.grants[0].amount is not None for placed in allocation.bundles):
+            self._share(allocation, -1)
+        if self._away:
+            for node in allocation.nodes:
+                self._away.get(node, {}).pop(gang, None)
+        _set_imex(hold.imex, None, moved)
+        for clique in hold.exclusive:
+            self._exclusive.pop(clique, None)
+            if clique in self.domains and self.domains[clique].owner == gang:
+                touched = self._own(self.domains[clique], None, touched)
+        self.refresh(touched, moved)
+
+    def _check_counters(
+        self, allocation: Allocation, masks: Mapping[NodeState, int]
+    ) -> tuple[tuple[NodeState, ...], tuple[DomainId, ...]]:
+        """Seats that join the gang's IMEX domains, and cliques it has exclusively; ValueError for what is another's."""
+        if len(allocation.counters) == len(masks):  # as `plan` makes them: one a node, in the same order
+            same = [
+                seat for seat, counter in zip(masks, allocation.counters, strict=True) if counter is seat.imex_counter
+            ]
+            if len(same) == len(masks) and all(seat.imex is None for seat in same):
+                return tuple(same), ()
+        by_counter = {seat.imex_counter[0]: seat for seat in masks}
+        used = []
+        exclusive = []
+        for counter, _ in allocation.counters:
+            scope, what = counter
+            if what == "imex":
+                seat = by_counter.get(counter)
+                if seat is not None:
+                    if seat.imex is not None:
+                        raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
+                    used.append(seat)
+            elif what == "exclusive":
+                # Work of others may have come in since it was planned, or a lost node may be back with a gang that has
+                # something there; neither undoes this gang's claim. Nor does it matter whether a node of the clique is
+                # there yet: gangs of records are held before the first look.
+                if scope in self._exclusive:
+                    raise ValueError(f"clique {scope} is another gang's alone")
+                exclusive.append(scope)
+        return tuple(used), tuple(exclusive)
+
+    def _own(self, domain: CliqueState, gang: str | None, touched: Iterable[NodeState]) -> Iterable[NodeState]:
+        domain.owner = gang
+        for seat in domain.node_states:
+            seat.reopen()
+        return {**dict.fromkeys(touched, 0), **dict.fromkeys(domain.node_states, 0)}
+
+    def _use(self, allocation: Allocation, sign: float) -> None:
+        node_states = self.node_states
+        for placed in allocation.bundles:
+            if placed.resources:
+                seat = node_states.get(placed.node)
+                if seat is not None:
+                    used = seat.used
+                    seat.version += 1
+                    for resource, amount in placed.resources.items():
+                        used[resource] = used.get(resource, 0.0) + sign * amount
+
+    def _check_shares(self, allocation: Allocation, masks: Mapping[NodeState, int]) -> None:
+        wanted: dict[tuple[NodeState, int], int] = {}
+        for seat, position, amount in self._share_grants(allocation):
+            at = (seat, position)
+            wanted[at] = wanted.get(at, 0) + amount
+            if (seat.held | masks.get(seat, 0)) >> position & 1:
+                raise ValueError(f"a device on {seat.name} is held by another gang")
+            if seat.shares.get(position, 0) + wanted[at] > WHOLE:
+                raise ValueError(f"a device on {seat.name} has not so much left")
+
+    def _share_grants(self, allocation: Allocation) -> list[tuple[NodeState, int, int]]:
+        """(seat, position, thousandths) of every share."""
+        found = []
+        for placed in allocation.bundles:
+            seat = self.node_states.get(placed.node)
+            if seat is not None and placed.grants and placed.grants[0].amount is not None:
+                for grant in placed.grants:
+                    mask = seat.mask_of((grant._replace(amount=None),))
+                    if mask:
+                        found.append((seat, mask.bit_length() - 1, grant.amount or 0))
+        return found
+
+    def _share(self, allocation: Allocation, sign: int) -> None:
+        for seat, position, amount in self._share_grants(allocation):
+            taken = seat.shares.get(position, 0) + sign * amount
+            if taken > 0:
+                seat.shares[position] = taken
+            else:
+                seat.shares.pop(position, None)
+            seat.reopen()
+
+    # -- nodes that come, change and go
+
+    def put_node(self, node: Node) -> None:
+        """A node joins, or is what it was with another health, label or link."""
+        self._emptied = None
+        seat = self.node_states.get(node.name)
+        if seat is None:
+            self._join(NodeState(node))
+            return
+        if seat.node is node:
+            return
+        if _same_place(seat, node):
+            # The devices are where they were: only what is free can have changed.
+            seat.node = node
+            seat.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
+            seat.reopen()
+            self.refresh([seat], {})
+            return
+        others = (seat.busy, seat.used_by_others)
+        self._leave(seat)
+        seat = NodeState(node)
+        seat.busy, seat.used_by_others = others
+        self._join(seat)
+
+    def drop_node(self, name: str) -> None:
+        """A node has left; the gangs on it keep their hold on paper until they are released."""
+        seat = self.node_states.get(name)
+        if seat is not None:
+            self._emptied = None
+            self._leave(seat)
+
+    def _join(self, seat: NodeState) -> None:
+        self.node_states[seat.name] = seat
+        self._take_back(seat)
+        self._insert(seat, self._exclusive)
+
+    def _take_back(self, seat: NodeState) -> None:
+        """What gangs hold on a node that was away, or whose devices are numbered anew."""
+        for gang in self._away.pop(seat.name, ()):
+            hold = self._holds[gang]
+            on_node = tuple(p for p in hold.allocation.bundles if p.node == seat.name)
+            mask = 0
+            for placed in on_node:
+                for resource, amount in placed.resources.items():
+                    seat.used[resource] = seat.used.get(resource, 0.0) + amount
+                if placed.grants and placed.grants[0].amount is None:
+                    mask |= seat.mask_of(placed.grants)
+            self._share(Allocation(gang, on_node), +1)
+            seat.held |= mask
+            seat.tenants[gang] = mask
+            self.held_devices += mask.bit_count()
+            hold.masks[seat] = mask
+            if any(c == seat.imex_counter for c in hold.allocation.counters):
+                seat.imex = gang
+                hold.imex = (*hold.imex, seat)
+
+    def _leave(self, seat: NodeState) -> None:
+        for gang, mask in seat.tenants.items():
+            hold = self._holds[gang]
+            del hold.masks[seat]
+            hold.imex = tuple(s for s in hold.imex if s is not seat)
+            self._away.setdefault(seat.name, {})[gang] = None
+            self.held_devices -= mask.bit_count()
+        self._remove(seat)
+
+    def emptied(self) -> Inventory:
+        """The same nodes with nothing held and nothing used: what could ever be placed here."""
+        if self._emptied is None:
+            self._emptied = Inventory((seat.node for seat in self.node_states.values()), self.limits)
+        return self._emptied
+
+    def part(self, names: Iterable[str]) -> Inventory:
+        """These nodes alone, with what is free on them now; nothing changes with this inventory."""
+        node_states = [self.node_states[name] for name in names]
+        made = Inventory((seat.node for seat in node_states), self.limits)
+        for seat in node_states:
+            used = {name: seat.used.get(name, 0.0) + seat.used_by_others.get(name, 0.0) for name in seat.node.resources}
+            made.set_others(seat.name, (1 << seat.size) - 1 & ~seat.free, used)
+        return made
+
+
+def _set_imex(node_states: Iterable[NodeState], gang: str | None, moved: dict[CliqueState, None]) -> None:
+    for seat in node_states:
+        seat.imex = gang
+        for domain, _, bit in seat.parts:
+            domain.imex ^= bit
+            moved[domain] = None
+
+
+def _same_place(seat: NodeState, node: Node) -> bool:
+    """Whether the node's devices, domains and links are what they were."""
+    before = seat.node
+    return (
+        len(before.devices) == len(node.devices)
+        and before.links == node.links
+        and before.ancestors == node.ancestors
+        and before.counters == node.counters
+        and all(
+            (a.id, a.uuid, a.index, a.product, a.numa) == (b.id, b.uuid, b.index, b.product, b.numa)
+            for a, b in zip(before.devices, node.devices, strict=True)
+        )
+        and seat.domains == domains_of(node)
+        and seat.key == node_order(node)
+    )

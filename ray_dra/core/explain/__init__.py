@@ -1,0 +1,1 @@
+"""Why there is no place: shortfalls, and what would fit instead."""

@@ -1,0 +1,78 @@
+"""An Allocation: the devices of a whole gang, bundle by bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from ray_dra.core.model.device import Counter, DeviceId, DomainId
+
+NO_RESOURCES: Mapping[str, float] = MappingProxyType({})
+
+
+make = tuple.__new__
+
+
+"""A NamedTuple without the call through its own __new__, which is half of the time where every microsecond counts."""
+
+
+class Grant(NamedTuple):
+    """One device, given whole (`amount` None) or in part (later).
+
+    `position` is the device's place on its node (the bit in the planner's masks), `index` NVML's
+    number, `uuid` the stable key.
+    """
+
+    node: str
+    position: int
+    device: DeviceId
+    uuid: str | None
+    index: int | None  # type: ignore[assignment]  # tuple.index is never called on a Grant
+    clique: DomainId | None
+    amount: int | None = None
+
+
+class Placed(NamedTuple):
+    """Where one bundle lies: its node, its devices in the order its program sees them, the rest it uses."""
+
+    node: str
+    grants: tuple[Grant, ...]
+    resources: Mapping[str, float] = NO_RESOURCES
+
+    @property
+    def clique(self) -> DomainId | None:
+        """The clique all its devices share; None where they share none."""
+        cliques = {g.clique for g in self.grants}
+        return cliques.pop() if len(cliques) == 1 else None
+
+
+class Allocation(NamedTuple):
+    """The decision for a whole gang.
+
+    Attributes:
+        bundles: one Placed a bundle, by bundle index.
+        epoch: counts the attempts and moves of a gang; the difference of two epochs is a move.
+        counters: what the gang uses besides devices, e.g. a clique exclusively.
+    """
+
+    gang: str
+    bundles: tuple[Placed, ...]
+    epoch: int = 0
+    priority: int = 0
+    counters: tuple[tuple[Counter, int], ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Node of each bundle, by bundle index."""
+        return tuple(p.node for p in self.bundles)
+
+    @property
+    def cliques(self) -> tuple[DomainId | None, ...]:
+        """Clique of each bundle, by bundle index; None for a bundle in none, or without devices."""
+        return tuple(p.clique for p in self.bundles)
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        """All devices, by bundle, then in the order seen."""
+        return tuple(g for p in self.bundles for g in p.grants)

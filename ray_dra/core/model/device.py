@@ -1,0 +1,81 @@
+"""Devices: what a node has to give, each with its identity, health and topology domains. Immutable values."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Counter = tuple[str, str]
+
+
+"""(scope, name) of something shared that devices or gangs use up, e.g. ("node/n1", "imex")."""
+
+
+DomainId = str
+
+
+"""A topology domain; the innermost is the clique."""
+
+
+Attribute = str | int | bool
+
+
+class DeviceId(NamedTuple):
+    """DRA's triple, unique in a cluster."""
+
+    driver: str
+    pool: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.pool}/{self.device}"
+
+
+class Health(enum.Enum):
+    """`TAINTED` devices stay with the gang that has them and are given to nobody else."""
+
+    OK = "ok"
+    TAINTED = "tainted"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One allocatable device: a full GPU or a MIG partition.
+
+    Attributes:
+        index: NVML's index on its node; None for a device that has none (a dynamic partition).
+        uuid: the stable key; None before a dynamic partition is prepared.
+        capacity: e.g. {"memory": bytes}.
+        consumes: shared counters (`Node.counters`) the device uses up when it is held: two MIG partitions
+            over the same memory slice cannot both be had.
+        domains: innermost first; empty where the clique is unknown or there is none.
+    """
+
+    id: DeviceId
+    index: int | None
+    uuid: str | None
+    kind: str = "gpu"
+    attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
+    capacity: Mapping[str, int] = field(default_factory=dict, hash=False)
+    consumes: tuple[tuple[Counter, int], ...] = ()
+    domains: tuple[DomainId, ...] = ()
+    health: Health = Health.OK
+    health_reason: str = ""
+
+    @property
+    def clique(self) -> DomainId | None:
+        """The NVLink partition; None when unknown, which is never a shared placeholder."""
+        return self.domains[0] if self.domains else None
+
+    @property
+    def product(self) -> str | None:
+        value = self.attributes.get("product")
+        return value if isinstance(value, str) else None
+
+    @property
+    def numa(self) -> int | None:
+        value = self.attributes.get("numa")
+        return value if isinstance(value, int) else None

@@ -1,0 +1,135 @@
+"""A Locality: how the bundles of a gang lie in relation to NVLink cliques."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from ray_dra.core.model.checked import flag, number, one_of, whole
+from ray_dra.errors import InvalidRequest, shown
+
+MAX_CLIQUES = 1_000_000
+
+
+"""Of `at_most_cliques`, and of bundles in a segment."""
+
+
+MAX_PATIENCE = 365 * 86400.0
+
+
+class Connect(enum.Enum):
+    """How the devices of one bundle must hang together inside their node.
+
+    REQUIRED: every two of them share an NVLink (a box without one between some pair is refused).
+    PREFERRED: the best-connected free devices. ANY: NUMA and fragmentation alone decide.
+    """
+
+    ANY = "any"
+    PREFERRED = "preferred"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class Locality:
+    """Where the bundles of a gang lie in relation to each other. Combine two with `&`.
+
+    Attributes:
+        cliques: at most this many cliques hold the whole gang; None: no limit.
+        segment: this many consecutive bundles share one clique (Slurm's `--segment`); None: no segments.
+        required: False means "as near as it can be" instead of "or not at all".
+        patience: seconds that a gang which could start now waits for what it prefers, before it is taken as near as
+            can be (Slurm's `--switches=1@TIME`).
+        exclusive: whole cliques; nobody else is planned onto them while the gang lives.
+        connect: see `Connect`.
+    """
+
+    cliques: int | None = None
+    segment: int | None = None
+    required: bool = True
+    patience: float = 0.0
+    exclusive: bool = False
+    connect: Connect = Connect.PREFERRED
+
+    def __post_init__(self) -> None:
+        self.check()
+        for name, kind in (("cliques", int), ("segment", int), ("patience", float)):  # numpy's as Python's own
+            if (value := getattr(self, name)) is not None and type(value) is not kind:
+                object.__setattr__(self, name, kind(value))
+
+    def check(self) -> None:
+        """Raises InvalidRequest for a field of another type or out of range."""
+        for name in ("cliques", "segment"):
+            if getattr(self, name) is not None:
+                whole(getattr(self, name), f"locality.{name}", least=1, most=MAX_CLIQUES)
+        number(self.patience, "locality.patience", least=0.0, most=MAX_PATIENCE)
+        flag(self.required, "locality.required")
+        flag(self.exclusive, "locality.exclusive")
+        one_of(Connect, self.connect, "locality.connect")
+
+    @property
+    def within_cliques(self) -> bool:
+        """Whether cliques play a role at all, required or preferred."""
+        return self.cliques is not None or self.segment is not None or self.exclusive
+
+    def __and__(self, other: Locality) -> Locality:
+        """Both at once; contradictions raise InvalidRequest, and what is no locality."""
+        if not isinstance(other, Locality):
+            raise no_locality(other)
+        if self.within_cliques and other.within_cliques and self.required != other.required:
+            raise _contradiction("one part is required and the other preferred", self, other)
+        for name in ("cliques", "segment"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise _contradiction(f"{name} is {mine} in one and {theirs} in the other", self, other)
+        if self.patience and other.patience and self.patience != other.patience:
+            raise _contradiction(
+                f"patience is {self.patience:g} s in one, {other.patience:g} s in the other", self, other
+            )
+        connects = {p.connect for p in (self, other)} - {Connect.PREFERRED}
+        if len(connects) > 1:
+            raise _contradiction("connect is required in one and any in the other", self, other)
+        cliqueish = self if self.within_cliques else other
+        return Locality(
+            cliques=self.cliques if self.cliques is not None else other.cliques,
+            segment=self.segment if self.segment is not None else other.segment,
+            required=cliqueish.required,
+            patience=self.patience or other.patience,
+            exclusive=self.exclusive or other.exclusive,
+            connect=connects.pop() if connects else Connect.PREFERRED,
+        )
+
+    def __rand__(self, other: object) -> Locality:
+        raise no_locality(other)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.segment is not None:
+            parts.append(f"segments of {self.segment} bundles in one clique each")
+        if self.cliques == 1:
+            parts.append("one clique")
+        elif self.cliques is not None:
+            parts.append(f"at most {self.cliques} cliques")
+        if self.exclusive:
+            parts.append("whole cliques exclusively")
+        if parts and not self.required:
+            parts.append(f"(preferred, waited for {self.patience:g} s)" if self.patience else "(preferred)")
+        if self.connect is not Connect.PREFERRED:
+            parts.append({"any": "any devices", "required": "linked devices"}[self.connect.value])
+        return " ".join(parts) or "anywhere"
+
+
+ANYWHERE = Locality()
+
+
+def _contradiction(why: str, a: Locality, b: Locality) -> InvalidRequest:
+    return InvalidRequest(f"The localities contradict each other: {why}.", place="locality", wanted=f"{a} & {b}")
+
+
+def no_locality(value: object) -> InvalidRequest:
+    """The error for what stands where a Locality should."""
+    return InvalidRequest(
+        "locality is made by same_clique() and its like.",
+        place="locality",
+        wanted=shown(value),
+        available="same_clique, at_most_cliques, linked_devices, best_connected, and two of them by &",
+    )

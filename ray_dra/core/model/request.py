@@ -1,0 +1,276 @@
+"""What a gang asks for, and the checks that need no cluster.
+
+Built by the api (from Ray's bundles) and read by the planner. Everything that can be said to be
+wrong without looking at the hardware is refused here, before anything is held: each value checks
+its own types where it is made, and `check_request` all of a request that another process made, and its size.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ray_dra.core.model.checked import MAX_NAME, flag, many, number, one_of, table, text, whole
+from ray_dra.core.model.locality import ANYWHERE, Locality, no_locality
+from ray_dra.errors import InvalidRequest, shown
+
+MAX_BUNDLES = 100_000
+
+
+MAX_DEVICES_PER_BUNDLE = 1024
+
+
+MAX_PRIORITY = 1_000_000_000
+
+
+"""Priorities go from minus this to this, as those of Kubernetes' users do."""
+
+
+MAX_AMOUNT = 9e14
+
+
+"""Ray counts a resource in ten-thousandths, in 64 bits."""
+
+
+MIN_AMOUNT = 1e-4
+
+
+MAX_ENTRIES = 64
+
+
+"""Of resources in a bundle, of labels in a selector, and of products."""
+
+
+MAX_SELECTOR = 1024
+
+
+"""Characters of one label's term, e.g. in(a,b)."""
+
+
+MAX_TEXT = 65536
+
+
+"""Characters of all resources, labels and products of a request; bundles that are equal count once."""
+
+
+WHOLE = 1000
+
+
+"""Shares of a device are counted in thousandths."""
+
+
+class Strategy(enum.Enum):
+    """Ray's own strategies over nodes."""
+
+    PACK = "PACK"
+    SPREAD = "SPREAD"
+    STRICT_PACK = "STRICT_PACK"
+    STRICT_SPREAD = "STRICT_SPREAD"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """`count` devices of a class, of one of `products` when any are named (matched whole).
+
+    `share`: thousandths of one device, which others may share; None for whole devices.
+    """
+
+    count: int
+    device_class: str = "gpu.nvidia.com"
+    products: tuple[str, ...] = ()
+    share: int | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequest for a field of another type or out of range."""
+        whole(self.count, "bundles.devices.count", least=1, most=MAX_DEVICES_PER_BUNDLE)
+        text(self.device_class, "bundles.devices.device_class")
+        for product in many(self.products, "product", most=MAX_ENTRIES):
+            text(product, "product")
+        if self.share is not None:
+            whole(self.share, "bundles.devices.share", least=1, most=WHOLE - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Ray's bundle: fits one node.
+
+    Attributes:
+        devices: what it asks of devices; empty for a bundle without GPUs.
+        resources: everything else, e.g. {"CPU": 8.0}.
+        labels: node labels it selects, equal or in Ray's forms `in(a,b)`, `!in(a,b)`, `!a`.
+    """
+
+    devices: tuple[DeviceRequest, ...] = ()
+    resources: Mapping[str, float] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+    def __hash__(self) -> int:
+        """Of all that makes two bundles differ: thousands that differ in their CPUs alone must not collide."""
+        return hash((self.devices, frozenset(self.resources.items()), frozenset(self.labels.items())))
+
+    def check(self) -> int:
+        """The characters of its texts. Raises InvalidRequest for a field of another type or out of range."""
+        length = 0
+        for device in many(self.devices, "bundles.devices", most=MAX_ENTRIES):
+            if not isinstance(device, DeviceRequest):
+                raise InvalidRequest("A bundle's devices are DeviceRequests.", place="bundles", wanted=shown(device))
+            device.check()
+            length += sum(map(len, device.products))
+        for name, amount in table(self.resources, "bundles.resources", most=MAX_ENTRIES).items():
+            length += len(text(name, "bundles.resources"))
+            number(amount, f"bundles.resources[{shown(name)}]", least=0.0, most=MAX_AMOUNT)
+        for name, term in table(self.labels, "bundles.labels", most=MAX_ENTRIES).items():
+            length += len(text(name, "bundles.labels", most=MAX_NAME + 64))
+            length += len(text(term, f"bundles.labels[{shown(name)}]", most=MAX_SELECTOR, empty=True))
+        return length
+
+    @property
+    def count(self) -> int:
+        """Devices it holds."""
+        return sum(d.count for d in self.devices)
+
+    @property
+    def share(self) -> int | None:
+        """Thousandths of its one device; None where it has whole ones."""
+        return self.devices[0].share if self.devices else None
+
+
+@dataclass(frozen=True, slots=True)
+class GangRequest:
+    """One all-or-nothing request.
+
+    Attributes:
+        gang: unique id of this request, chosen by the caller.
+        exclude: nodes the shell does not want now (back-off after a failed attempt).
+        preemptible: may be given up for others at any time; such gangs alone are lent a clique's spare nodes.
+    """
+
+    gang: str
+    bundles: tuple[Bundle, ...]
+    locality: Locality = ANYWHERE
+    strategy: Strategy = Strategy.PACK
+    priority: int = 0
+    exclude: frozenset[str] = frozenset()
+    preemptible: bool = False
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+        if type(self.priority) is not int:  # numpy's
+            object.__setattr__(self, "priority", int(self.priority))
+        _check_whole(self)
+
+    @property
+    def device_count(self) -> int:
+        first = self.bundles[0]
+        if self.bundles.count(first) == len(self.bundles):
+            return first.count * len(self.bundles)
+        return sum(b.count for b in self.bundles)
+
+    @property
+    def whole_devices(self) -> int:
+        """Devices that it must have to itself; shares may lie on devices that are shared already."""
+        first = self.bundles[0]
+        if self.bundles.count(first) == len(self.bundles):
+            return first.count * len(self.bundles) if first.share is None else 0
+        return sum(b.count for b in self.bundles if b.share is None)
+
+
+def check_request(request: object) -> GangRequest:
+    """The same request, if it keeps every rule of the model: types, ranges, sizes.
+
+    For what comes out of another process: unpickling checks nothing.
+
+    Raises:
+        InvalidRequest: it does not; names the field.
+    """
+    if not isinstance(request, GangRequest):
+        raise InvalidRequest("This is no GangRequest.", place="request", wanted=shown(request))
+    try:
+        _check_fields(request)
+        many(request.bundles, "bundles", most=MAX_BUNDLES)
+        request.locality.check()
+        length = 0
+        known = set()
+        for bundle in _distinct(request.bundles):
+            size = bundle.check()
+            key = (bundle.devices, tuple(bundle.resources.items()), tuple(bundle.labels.items()))
+            if key not in known:
+                known.add(key)
+                check_text_length(length := length + size)
+        _check_whole(request)
+        if request.device_count == 0:
+            raise InvalidRequest(
+                "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.", place="bundles"
+            )
+    except (AttributeError, TypeError) as error:  # a field that is not even there
+        raise InvalidRequest("This is no whole GangRequest.", place="request") from error
+    return request
+
+
+def check_text_length(length: int) -> None:
+    """Raises InvalidRequest where the texts of a request are too long together."""
+    if length > MAX_TEXT:
+        raise InvalidRequest(
+            "The names of resources, labels and products are too long together.",
+            place="bundles",
+            wanted=f"more than {MAX_TEXT} characters in different bundles",
+            available=f"{MAX_TEXT} characters",
+        )
+
+
+def _distinct(bundles: Sequence[Bundle]) -> list[Bundle]:
+    """Equal bundles are mostly one object."""
+    return list({id(b): b for b in bundles}.values())
+
+
+def _check_fields(request: GangRequest) -> None:
+    """The types of the request's own fields, of which everything else depends."""
+    text(request.gang, "gang")
+    if not isinstance(request.bundles, tuple) or not all(isinstance(b, Bundle) for b in _distinct(request.bundles)):
+        raise InvalidRequest("bundles are a tuple of Bundle.", place="bundles", wanted=shown(request.bundles))
+    if not isinstance(request.locality, Locality):
+        raise no_locality(request.locality)
+    one_of(Strategy, request.strategy, "strategy")
+    whole(request.priority, "priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
+    flag(request.preemptible, "preemptible")
+    if not isinstance(request.exclude, frozenset) or not all(isinstance(name, str) for name in request.exclude):
+        raise InvalidRequest(
+            "exclude is a frozenset of names of nodes.", place="exclude", wanted=shown(request.exclude)
+        )
+
+
+def _check_whole(request: GangRequest) -> None:
+    """What its parts say together."""
+    bundles, locality = request.bundles, request.locality
+    if not bundles:
+        raise InvalidRequest("A gang needs at least one bundle.", place="bundles", wanted="[]")
+    for device in (d for b in _distinct(bundles) for d in b.devices):
+        if device.share is not None and not (device.count == 1 and 0 < device.share < WHOLE):
+            raise InvalidRequest(
+                "A share is a part of one device: count 1, and between 0 and the whole.",
+                place="bundles",
+                wanted=f"{device.share / WHOLE:g} of {device.count}",
+            )
+    segment = locality.segment
+    if segment is not None and len(bundles) % segment:
+        raise InvalidRequest(
+            f"{len(bundles)} bundles do not divide into segments of {segment}.",
+            place="locality.segment",
+            wanted=f"segments of {segment}",
+            available=f"{len(bundles)} bundles",
+        )
+    if locality.exclusive and not locality.required:
+        raise InvalidRequest("Whole cliques can be required, not preferred.", place="locality", wanted=str(locality))
+    if locality.patience and (locality.required or not locality.within_cliques):
+        raise InvalidRequest(
+            "Patience is for what is preferred of cliques; what is required is waited for anyway.",
+            place="locality.patience",
+            wanted=str(locality),
+        )
+    if request.strategy is Strategy.STRICT_PACK and locality.segment is not None and locality.segment < len(bundles):
+        raise InvalidRequest(
+            "STRICT_PACK puts all bundles on one node, so they cannot be split into segments.",
+            place="strategy",
+            wanted=f"STRICT_PACK with {locality}",
+        )

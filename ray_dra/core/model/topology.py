@@ -1,0 +1,39 @@
+"""All nodes of a cluster, and the cliques that their devices form. An immutable value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+from ray_dra.core.model.clique import Clique
+from ray_dra.core.model.device import DomainId
+from ray_dra.core.model.node import Node, node_order
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All nodes of a cluster, by name. Equal whatever the order the nodes came in."""
+
+    nodes: Mapping[str, Node]
+
+    @classmethod
+    def of(cls, nodes: Iterable[Node]) -> Topology:
+        return cls(MappingProxyType({n.name: n for n in sorted(nodes, key=node_order)}))
+
+    @cached_property
+    def cliques(self) -> Mapping[DomainId, Clique]:
+        members: dict[DomainId, dict[str, int]] = {}
+        for node in self.nodes.values():
+            for device in node.devices:
+                if device.clique is not None:
+                    count = members.setdefault(device.clique, {})
+                    count[node.name] = count.get(node.name, 0) + 1
+        return MappingProxyType(
+            {clique: Clique(clique, tuple(counts), sum(counts.values())) for clique, counts in sorted(members.items())}
+        )
+
+    @property
+    def device_count(self) -> int:
+        return sum(len(node.devices) for node in self.nodes.values())

@@ -1,0 +1,1 @@
+"""Where a gang goes: the ways to place bundles, each exact within its bound of work."""

@@ -1,0 +1,1 @@
+"""Which allowed place is better: policies, and the placement by their scores."""

@@ -1,0 +1,54 @@
+"""What makes one allowed place better than another: a setting of `plan`.
+
+Without a policy `plan` takes the tightest place, from the index alone. A policy sees every place that
+is allowed and scores it, which costs time that grows with the cluster: for comparisons, and for
+clusters whose devices are shared, where the mix of demands tells more than tightness (`fgd.py`).
+"""
+
+from __future__ import annotations
+
+from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.model.request import Bundle
+from ray_dra.core.planner.fold import FoldedRequest
+
+Score = tuple[float, ...]
+"""Lower is better; ties go to the place that comes first in topology order."""
+
+Choice = tuple[Score, int | None]
+"""The score of a node, and the device (by position) that a share is best taken from."""
+
+
+class Policy:
+    """Best fit; other policies override what they do differently.
+
+    Attributes:
+        name: for reports.
+        by_clique: whether it looks at cliques at all; without, bundles are placed one after another.
+        remembered: bundle -> node -> (the node's version, its choice), as long as the node stays as it is.
+    """
+
+    name = "best-fit"
+    by_clique = True
+
+    def __init__(self) -> None:
+        self.remembered: dict[Bundle, dict[NodeState, tuple[int, Choice | None]]] = {}
+
+    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
+        """A clique that holds all of `bundles`. `room`: how many it could hold."""
+        return (domain.free,)
+
+    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
+        """A clique that takes part of a gang that no clique holds whole."""
+        return (-room, domain.free)
+
+    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
+        """A node for one more bundle, `taken` of the gang's being there already."""
+        return (seat.free.bit_count() - taken * needs.size,), tightest_share(seat, needs)
+
+
+def tightest_share(seat: NodeState, needs: FoldedRequest) -> int | None:
+    """The device with least left that the share may lie on; None for whole devices, or where there is none."""
+    if not needs.share:
+        return None
+    return next((at for left, at in needs.open_to_shares(seat) if left >= needs.share), None)

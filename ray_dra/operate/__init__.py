@@ -1,0 +1,1 @@
+"""What operators run: checks of a cluster."""

@@ -1,0 +1,204 @@
+"""`ray-dra check`: whether a RayCluster can be given gangs, line by line, and what to do where it cannot.
+
+Asks only; changes nothing. The table of rights is the one place that says what ray-dra needs of Kubernetes; a test
+holds the roles under kube/ equal to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+from functools import partial
+from typing import Any, NamedTuple
+
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.adapters.ray import check_ray
+from ray_dra.errors import RayDraError
+from ray_dra.ports.kubernetes import KubeNode, Object
+from ray_dra.translate.kube.shapes import UNREADABLE, read_slice, why_unreadable
+from ray_dra.translate.kube.slices import node_from_slices, read_node
+from ray_dra.translate.kube.workers import refuse_unfit, worker_template
+from ray_dra.translate.ray.labels import DRIVER, PROBLEMS
+
+LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few seconds, by a clock that may differ
+
+
+class Right(NamedTuple):
+    """What may be done to a resource; in the RayCluster's namespace, or (`everywhere`) in the whole cluster."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    everywhere: bool = False
+
+
+RIGHTS = (
+    Right("ray.io", "rayclusters", ("get", "list", "watch", "patch")),
+    Right("resource.k8s.io", "resourceclaimtemplates", ("list", "watch", "create", "delete")),
+    Right("resource.nvidia.com", "computedomains", ("list", "watch", "create", "delete")),
+    Right("", "pods", ("list", "watch", "create", "patch", "delete")),
+    Right("", "configmaps", ("list", "watch")),
+    Right("coordination.k8s.io", "leases", ("get", "create", "update")),
+    Right("", "events", ("create",)),
+    Right("", "nodes", ("list", "watch"), everywhere=True),
+    Right("resource.k8s.io", "resourceslices", ("list", "watch"), everywhere=True),
+    Right("resource.k8s.io", "resourceclaims", ("list", "watch"), everywhere=True),
+)
+
+
+class Finding(NamedTuple):
+    """One line. `ok` is None for what may be missing."""
+
+    ok: bool | None
+    what: str
+    said: str
+
+
+def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Finding]:
+    """Everything that a gang needs, in the order in which it needs it. What could not be asked is a finding too."""
+    cluster = f"RayCluster {namespace}/{raycluster}"
+    yield from _asked("Ray", _of_ray)
+    for kind in ("RayCluster", "ResourceSlice", "ComputeDomain"):
+        yield from _asked(kind, partial(_of_kind, api))
+    for right in RIGHTS:
+        where = "everywhere" if right.everywhere else f"in {namespace}"
+        yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace, raycluster))
+    yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
+    yield from _asked("GPUs", partial(_of_nodes, api))
+    yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
+
+
+def _asked(what: str, ask: Callable[[str], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from ask(what)
+    except RayDraError as error:
+        yield Finding(False, what, str(error))
+
+
+def _of_kind(api: KubernetesApi, kind: str) -> Iterator[Finding]:
+    missing = {
+        "RayCluster": "not served: no KubeRay",
+        "ResourceSlice": "not served: Kubernetes is older than 1.34",
+        "ComputeDomain": "not served: gangs over several nodes get no IMEX channel",
+    }
+    served = api.serves(kind)
+    lacking = None if kind == "ComputeDomain" else False
+    yield Finding(True, kind, "served") if served else Finding(lacking, kind, missing[kind])
+
+
+def _of_ray(what: str) -> Iterator[Finding]:
+    check_ray()
+    import ray
+
+    yield Finding(True, what, f"{ray.__version__}; the parts that exact GPUs need are where they were")
+
+
+def _of_right(api: KubernetesApi, right: Right, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    missing = may_not(api, right, namespace, raycluster)
+    if missing:
+        said = f"may not {', '.join(missing)}: kubectl apply -k kube/, with `namespace: {namespace}` in it"
+        yield Finding(False, what, said)
+    else:
+        yield Finding(True, what, f"may {', '.join(right.verbs)}")
+
+
+def may_not(api: KubernetesApi, right: Right, namespace: str, raycluster: str) -> list[str]:
+    """The verbs that this identity lacks. Of RayClusters one is asked for by name: the role may name it."""
+    missing = []
+    for verb in right.verbs:
+        wanted = {"group": right.group, "resource": right.resource, "verb": verb}
+        if not right.everywhere:
+            wanted["namespace"] = namespace
+        if right.resource == "rayclusters":
+            wanted["name"] = raycluster
+        review = {"spec": {"resourceAttributes": wanted}}
+        if not api.review(review)["status"].get("allowed"):
+            missing.append(verb)
+    return missing
+
+
+def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    found = api.get("RayCluster", raycluster, namespace)
+    refuse_unfit(found)
+    template = worker_template(found)
+    image = template["template"]["spec"]["containers"][0].get("image")
+    yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
+    yield _of_version(str(found["spec"].get("rayVersion", "")))
+    token = (found["spec"].get("authOptions") or {}).get("mode") == "token"
+    said = "on" if token else "off: whoever reaches the head runs code with its account; authOptions: {mode: token}"
+    yield Finding(token or None, "token authentication of the RayCluster", said)
+    head = found["spec"]["headGroupSpec"]["template"]["spec"]
+    hooked = any(e["name"] == "RAY_START_HOOK" for c in head["containers"] for e in c.get("env") or ())
+    said = (
+        "set" if hooked else "not set: when the head is lost, nothing sweeps what gangs left until a program connects"
+    )
+    yield Finding(hooked or None, "RAY_START_HOOK of the head", said)
+
+
+def _of_version(wanted: str) -> Finding:
+    """KubeRay takes the RayCluster's word for what its images have."""
+    import ray
+
+    same = wanted in ("", ray.__version__)
+    said = f"{wanted or 'not said'}; here it is {ray.__version__}"
+    return Finding(
+        same or None, "Ray version of the RayCluster", said if same else f"{said}: are the images of one kind?"
+    )
+
+
+def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
+    found, odd = _read(api.items("ResourceSlice", fields=f"spec.driver={DRIVER}"), read_slice)
+    slices: list[Object] = found
+    found, odd_nodes = _read(api.items("Node"), read_node)
+    nodes: dict[str, KubeNode] = {node.name: node for node in found}
+    for name, why in odd:
+        yield Finding(False, f"ResourceSlice {name}", f"left out, it cannot be read: {why}")
+    for name, why in odd_nodes:
+        yield Finding(False, f"node {name}", f"left out, it cannot be read: {why}")
+    by_node: dict[str, list[Object]] = {}
+    for each in slices:
+        if each["spec"].get("nodeName") in nodes:
+            by_node.setdefault(each["spec"]["nodeName"], []).append(each)
+    made = [node_from_slices(nodes[name], found) for name, found in sorted(by_node.items())]
+    count = sum(len(node.devices) for node in made)
+    cliques = {node.clique for node in made if node.clique}
+    said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"
+    yield Finding(count > 0, what, said if count else f"no ResourceSlices of {DRIVER}: is its DRA driver installed?")
+    for node in made:
+        if not node.ready:
+            yield Finding(None, f"node {node.name}", f"left out: {node.reason}")
+    for name, plain in sorted(nodes.items()):
+        if plain.device_plugin and name not in by_node:
+            yield Finding(None, f"node {name}", "left out: its GPUs are offered by a device plugin, not by DRA")
+
+
+def _of_view(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    """What the coordinator itself says with each renewal of its lease."""
+    lease = api.find("Lease", f"ray-dra-{raycluster}", namespace)
+    renewed = _time(((lease or {}).get("spec") or {}).get("renewTime"))
+    if lease is None or renewed is None or datetime.now(timezone.utc) - renewed > LAPSED:
+        yield Finding(None, what, "no coordinator runs; one is started by the first program that connects")
+        return
+    said = str((lease["metadata"].get("annotations") or {}).get(PROBLEMS, "")).splitlines()
+    for problem in said:
+        yield Finding(False, what, problem)
+    if not said:
+        yield Finding(True, what, "all watches are up, every object can be read")
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
+
+
+def _read(things: Iterable[Object], reader: Callable[[Object], Any]) -> tuple[list[Any], list[tuple[str, str]]]:
+    """What can be read, and the names of what cannot, with the reason."""
+    found, odd = [], []
+    for thing in things:
+        try:
+            found.append(reader(thing))
+        except UNREADABLE as error:
+            odd.append((str((thing.get("metadata") or {}).get("name")), why_unreadable(error)))
+    return found, odd

@@ -1,0 +1,72 @@
+"""Kubernetes as the coordinator sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class KubeNode:
+    """What matters of a Node. `cpus` and `memory` (bytes) are allocatable; taints are (key, value, effect);
+    `device_plugin`: a device plugin offers its GPUs."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ready: bool = True
+    unschedulable: bool = False
+    taints: tuple[tuple[str, str, str], ...] = ()
+    cpus: float = 0.0
+    memory: float = 0.0
+    device_plugin: bool = False
+
+
+Object = Mapping[str, Any]  # a Kubernetes object as its dict
+
+
+@dataclass(frozen=True, slots=True)
+class KubeView:
+    """One look, from watches. `slices` and `claims` are of the whole cluster, the others of the RayCluster's namespace
+    and, but for the RayCluster, ours by their label."""
+
+    raycluster: Object | None = None
+    nodes: Mapping[str, KubeNode] = field(default_factory=dict)
+    slices: tuple[Object, ...] = ()
+    claims: tuple[Object, ...] = ()
+    pods: tuple[Object, ...] = ()
+    templates: tuple[Object, ...] = ()
+    domains: tuple[Object, ...] = ()
+    topologies: tuple[Object, ...] = ()  # ConfigMaps of the topology agent
+    version: int = 0  # grows with every change
+
+
+class Kube(Protocol):
+    """The coordinator's hands on Kubernetes, in the RayCluster's namespace. KubernetesErrors pass through."""
+
+    namespace: str
+    compute_domains: bool  # the cluster serves ComputeDomains
+
+    def view(self) -> KubeView: ...
+
+    def create(self, thing: Object, *, dry_run: bool = False) -> None:
+        """AlreadyThere is no error here: names are ours, and say what is in them."""
+
+    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None: ...
+
+    def delete(self, kind: str, name: str) -> None:
+        """Harmless when it is gone."""
+
+    def lead(self) -> str:
+        """Take or keep the RayCluster's lease; "" while it is ours, else who has it and for how long. Each write asks,
+        too, and raises NotLeading."""
+
+    def problems(self) -> tuple[str, ...]:
+        """Why the view may differ from what is there: watches that fail or are silent, objects that cannot be read."""
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event about the RayCluster, for `kubectl describe`. Nobody waits for it, and nothing fails with it."""
+
+    def together(self, calls: Sequence[Callable[[], object]]) -> None:
+        """Make these calls side by side; the first error is raised when all are done. Where there is no answer to one,
+        those that have not begun are left out."""

@@ -1,0 +1,82 @@
+"""How programs, workers and the command line call the coordinator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+
+from ray_dra.errors import CoordinatorUnavailable, RayDraError
+from ray_dra.processes.node_agent import NAME, NAMESPACE
+
+_handle: tuple[Any, Any] | None = None
+
+
+def coordinator() -> Any:
+    """The running coordinator.
+
+    Raises:
+        CoordinatorUnavailable: Ray is not connected, or not by a ray_dra:// address.
+    """
+    global _handle
+    if not ray.is_initialized():
+        raise CoordinatorUnavailable(
+            "Ray is not connected; call ray.init with a ray_dra:// address first.", wanted='ray.init("ray_dra://...")'
+        )
+    # One look-up a connection, until a call fails: the handle stays good when the coordinator is restarted.
+    worker = ray._private.worker.global_worker.core_worker
+    if _handle is not None and _handle[0] is worker:
+        return _handle[1]
+    try:
+        _handle = (worker, ray.get_actor(NAME, namespace=NAMESPACE))
+        return _handle[1]
+    except ValueError as error:
+        raise CoordinatorUnavailable(
+            "This Ray cluster has no ray-dra coordinator; connect with a ray_dra:// address to start one.",
+            wanted='ray.init("ray_dra://HOST:PORT")',
+        ) from error
+
+
+def _look_up_again() -> None:
+    """It may be gone for good, and another be there by its name."""
+    global _handle
+    _handle = None
+
+
+ANSWER_SECONDS = 30.0
+
+
+def ask(reference: Any, *, timeout: float = ANSWER_SECONDS, abandon: bool = True) -> Any:
+    """The coordinator's answer; its own errors come as themselves.
+
+    Args:
+        abandon: a call that has no answer in time is not to be run later.
+
+    Raises:
+        CoordinatorUnavailable: no answer in `timeout` seconds, or the actor is gone, or cannot be where it should.
+    """
+    answered = False
+    try:
+        answer = ray.get(reference, timeout=timeout)
+        answered = True
+        return answer
+    except ray.exceptions.RayTaskError as error:
+        answered = True
+        if isinstance(error.cause, RayDraError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        _look_up_again()
+        raise CoordinatorUnavailable(
+            "The coordinator did not answer.", wanted=f"an answer within {timeout:g} s", available=str(error)
+        ) from error
+    finally:
+        if abandon and not answered:
+            _abandon(reference)
+
+
+def _abandon(reference: Any) -> None:
+    try:
+        ray.cancel(reference, recursive=False)
+    except Exception:  # Ray itself is gone
+        pass

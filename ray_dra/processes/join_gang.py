@@ -1,0 +1,71 @@
+"""What a gang's worker pod does before its raylet starts: prove what it has, and wait for the others.
+
+Called by the start hook. It speaks to the coordinator through Ray's control store, so that worker pods need no rights
+on Kubernetes. A pod with other devices than planned never joins: it says why in its termination message, and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from ray_dra.adapters.ray import GcsStore
+from ray_dra.core.model.node import Node
+from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.translate.kube.workers import slot_label
+from ray_dra.translate.ray.labels import SLOT
+
+ASK_SECONDS = 60.0  # for what the coordinator wrote before the pods were let in
+BARRIER_SECONDS = 300.0  # for the other pods of the gang
+POLL_SECONDS = 0.1
+TERMINATION_LOG = Path("/dev/termination-log")
+
+
+def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]:
+    """The labels with which the raylet joins its gang. Ends the process where it must not join."""
+    label = slot_label(attempt, node_name)
+    head = os.environ.get("FQ_RAY_IP") or os.environ.get("RAY_IP") or ""
+    store = GcsStore(os.environ.get("RAY_ADDRESS") or f"{head}:{os.environ.get('RAY_PORT', '6379')}")
+    expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
+    if expected is None:
+        _refuse(f"nobody planned anything for {attempt} on {node_name}")
+    problem = difference(expected, node)
+    if problem:
+        _refuse(f"on {node_name}: {problem}")
+    store.put(VERIFIED_KEY + label, b"")
+    if _wait(lambda: store.get(GO_KEY + attempt), BARRIER_SECONDS) is None:
+        _refuse(f"the other workers of {attempt} did not come within {BARRIER_SECONDS:.0f} s")
+    return {SLOT: label}
+
+
+def difference(expected: bytes, node: Node | None) -> str:
+    """In what the node differs from what was planned for the slot; empty where it does not."""
+    uuids, clique = json.loads(expected)
+    seen = sorted(d.uuid or "" for d in node.devices) if node is not None else []
+    if seen != sorted(uuids):
+        return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(uuids)) or 'none'}"
+    if clique is not None and node is not None and node.clique != clique:
+        return f"NVML says clique {node.clique}; planned was {clique}"
+    return ""
+
+
+def _wait(ask: Callable[[], bytes | None], seconds: float) -> bytes | None:
+    deadline = time.monotonic() + seconds
+    while True:
+        found = ask()
+        if found is not None or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_SECONDS)
+
+
+def _refuse(why: str) -> NoReturn:
+    message = f"ray-dra: this worker does not join: {why}"
+    print(message, file=sys.stderr, flush=True)
+    if TERMINATION_LOG.exists():
+        TERMINATION_LOG.write_text(message)
+    sys.exit(1)

@@ -1,0 +1,68 @@
+"""The hook that Ray calls before a raylet starts: the node's labels, and a gang worker's proof of its devices."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+from ray_dra.core.model.node import Node
+
+
+def start(ray_params: Any, head: bool) -> None:
+    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML.
+
+    A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
+    (RAY_DRA_ATTEMPT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
+    """
+    import socket
+
+    if head and os.environ.get("RAY_CLUSTER_NAME"):
+        # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
+        subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
+    labels = dict(getattr(ray_params, "labels", None) or {})
+    name = os.environ.get("RAY_DRA_NODE") or socket.gethostname()
+    node = node_here(name)
+    attempt = os.environ.get("RAY_DRA_ATTEMPT")
+    if attempt and not head:
+        from ray_dra.processes.join_gang import join_gang
+
+        labels |= join_gang(attempt, name, node)
+    ray_params.labels = {**labels_of(node), **labels}
+
+
+def _without_hook() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in ("RAY_START_HOOK", "RAY_ADDRESS")}
+
+
+def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:
+    """The labels of this node by NVML; empty without GPUs."""
+    return labels_of(node_here(name, environment=environment, timeout=timeout))
+
+
+def labels_of(node: Node | None) -> dict[str, str]:
+    from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
+
+    from ray_dra.translate.ray.labels import node_labels
+
+    if node is None:
+        return {}
+    kind = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(node.devices[0].product)
+    return node_labels(node, accelerator_type=kind)
+
+
+def node_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> Node | None:
+    """This node by NVML, read in a child process that may be killed; None without GPUs."""
+    from ray_dra.translate.files.records import reading_from_bytes
+    from ray_dra.translate.nvml.reading import node_from_reading
+
+    command = [sys.executable, "-m", "ray_dra.adapters.nvml", "once"]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=timeout, check=True)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    reading = reading_from_bytes(done.stdout)
+    if reading.error is not None or not reading.gpus:
+        return None
+    return node_from_reading(name, reading)

@@ -1,0 +1,178 @@
+"""`ray.init("ray_dra://...")`: Ray imports the package and calls `ClientBuilder(address)`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ray_dra.adapters.ray import check_ray
+from ray_dra.adapters.ray_token import connection_token, forget_token
+from ray_dra.adapters.reach import await_cluster
+from ray_dra.errors import CoordinatorUnavailable
+from ray_dra.processes.address import Embedded, Kubernetes, parse_address
+from ray_dra.processes.calls import ask
+from ray_dra.processes.start_coordinator import start_coordinator
+from ray_dra.processes.worker_hook import install_worker
+from ray_dra.simulated.cluster import LocalCluster, token_of
+from ray_dra.simulated.profile import HEAD_ADDRESS
+
+READY_SECONDS = 120.0  # since the last sign of progress: on a loaded machine a worker takes a minute to start
+HOOK = "worker_process_setup_hook"
+
+_running: LocalCluster | None = None
+
+
+def embedded_cluster() -> LocalCluster | None:
+    """The embedded cluster of this program, to break its machines on purpose; None without one."""
+    return _running
+
+
+class ClientBuilder:
+    """What Ray asks of the module that a scheme names; `connect` does the work.
+
+    Raises:
+        InvalidAddress: already here, before anything starts.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._deprecation_warn_enabled = True  # Ray sets it
+        self._arguments: dict[str, Any] = {}
+        self._address = "" if address is None else address
+
+    def _init_args(self, **arguments: Any) -> ClientBuilder:
+        self._arguments = arguments
+        return self
+
+    def connect(self) -> Any:
+        """Connect this program; what `ray.init` returns."""
+        if ray.is_initialized():
+            if self._arguments.get("ignore_reinit_error"):
+                return ray.get_runtime_context()
+            raise RuntimeError("Maybe you called ray.init twice by accident? Call ray.shutdown() first.")
+        target = parse_address(self._address)
+        check_ray()
+        if isinstance(target, Embedded):
+            return self._start(target)
+        await_cluster(target.address)
+        with connection_token(target.address, token_of(target.address)):
+            return self._join(target.address, target if isinstance(target, Kubernetes) else None, forget_token)
+
+    def _start(self, target: Embedded) -> Any:
+        cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
+
+        def end() -> None:
+            global _running
+            _running = None
+            forget_token()
+            cluster.stop()
+
+        try:
+            with connection_token(cluster.address, cluster.token):
+                context = self._join(cluster.address, None, end, embedded=True)
+        except BaseException:
+            cluster.stop()
+            raise
+        global _running
+        _running = cluster
+        return context
+
+    def _join(
+        self, address: str, kubernetes: Kubernetes | None, end: Callable[[], None], *, embedded: bool = False
+    ) -> Any:
+        """Connect, greet the coordinator, and have `end` called when Ray disconnects."""
+        arguments = dict(self._arguments)
+        # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
+        if not embedded or HOOK in dict(arguments.get("runtime_env") or {}):
+            arguments["runtime_env"] = with_worker_hook(arguments.get("runtime_env"))
+        if embedded:
+            arguments["_node_ip_address"] = HEAD_ADDRESS
+        try:
+            # An explicit host:port: anything else would come back here through RAY_ADDRESS.
+            context = ray.init(address=address, **arguments)
+            _greet(kubernetes)
+        except BaseException:
+            ray.shutdown()
+            raise
+        _at_disconnect(end)
+        return context
+
+
+def with_worker_hook(runtime_env: Any) -> dict[str, Any]:
+    """The user's runtime_env with our worker hook in front of their own."""
+    env = dict(runtime_env or {})
+    theirs = env.get(HOOK)
+    if theirs is None:
+        env[HOOK] = install_worker
+    elif theirs is not install_worker:
+        env[HOOK] = _both(theirs)
+    return env
+
+
+def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
+    def install_and_run_users_hook() -> None:
+        from ray_dra.processes.worker_hook import install_worker as ours
+
+        ours()
+        if isinstance(theirs, str):
+            from ray._common.utils import load_class
+
+            load_class(theirs)()
+        else:
+            theirs()
+
+    return install_and_run_users_hook
+
+
+def _greet(kubernetes: Kubernetes | None) -> None:
+    """Start or find the coordinator, and wait until it has read every node's GPUs."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not _welcome(actor := start_coordinator(kubernetes)):
+        if time.monotonic() > deadline:
+            raise CoordinatorUnavailable(
+                "No coordinator stays; why is in Ray's log folder on the head node.",
+                wanted=f"one that answers within {READY_SECONDS:g} s",
+            )
+        time.sleep(0.05)
+    left = None
+    while waiting := ask(actor.ready.remote()):
+        if waiting != left:
+            left, deadline = waiting, time.monotonic() + READY_SECONDS
+        if time.monotonic() > deadline:
+            raise CoordinatorUnavailable(
+                "Some nodes have not said what GPUs they have; is ray-dra installed on them?",
+                place=", ".join(w[:16] for w in waiting),
+                wanted=f"a reading within {READY_SECONDS:g} s",
+            )
+        time.sleep(0.05)
+
+
+def _welcome(actor: Any) -> bool:
+    """Whether this coordinator serves this program; False where an earlier program's was just about to end."""
+    hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
+    try:
+        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=READY_SECONDS))
+    except CoordinatorUnavailable as error:
+        died = error.__cause__
+        if isinstance(died, ray.exceptions.ActorUnschedulableError):
+            ray.kill(actor)  # it may only be on a node that is gone, as those of ray-dra 0.1.0
+            return False
+        if isinstance(died, ray.exceptions.RayActorError) and not died.actor_init_failed:
+            return False
+        raise
+
+
+def _at_disconnect(end: Callable[[], None]) -> None:
+    """Call `end` when Ray disconnects, by whatever name `ray.shutdown` was called, and at exit."""
+    node = ray._private.worker._global_node
+    disconnect = node.kill_all_processes
+
+    def disconnect_and_end(*args: Any, **kwargs: Any) -> None:
+        try:
+            disconnect(*args, **kwargs)
+        finally:
+            end()
+
+    node.kill_all_processes = disconnect_and_end

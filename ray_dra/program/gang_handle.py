@@ -1,0 +1,258 @@
+"""The handle to a gang; it also makes the gang's placement group, whichever of its copies comes to that first."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+
+from ray_dra.coordinator.coordinator import Status
+from ray_dra.coordinator.orders import Order
+from ray_dra.coordinator.waits import why_gone
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.errors import GangGone, GangTimeout, RayDraError
+from ray_dra.processes.calls import ask, coordinator
+from ray_dra.program.follow import follow
+from ray_dra.translate.ray.bundles import ray_bundles
+from ray_dra.translate.text import explain_gang
+
+SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
+QUEUE_SECONDS = 30.0  # how long to wait in the coordinator, which tells of every change
+IDLE_SECONDS = 300.0  # the same where nobody may be waiting any more
+RELEASE_SECONDS = 30.0
+GROUPED = (Phase.PLACING.value, Phase.READY.value, Phase.DEGRADED.value, Phase.RELEASING.value)
+HELD = (Phase.HELD.value, *GROUPED)
+
+
+class GangPlacementGroup:
+    """A gang: the handle to its placement group, its devices and its state. A context manager that removes it.
+
+    Like Ray's own it may be copied, pickled, and passed to tasks and actors. Wherever it is used, the gang belongs to
+    the program that asked for it, and is given back when that one ends, unless its lifetime is "detached".
+    """
+
+    def __init__(self, order: Order, status: Status | None = None) -> None:
+        self._order = order
+        self._group: PlacementGroup | None = None
+        self._status = status
+        self._lock = threading.RLock()
+        self._commit: Any = None  # the coordinator's answer about the placement group, until it is read
+
+    @classmethod
+    def of(cls, order: Order, status: Status) -> GangPlacementGroup:
+        """The handle to a gang that was just submitted."""
+        gang = cls(order, status)
+        gang._create(status)
+        return gang
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GangPlacementGroup, (self._order,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GangPlacementGroup) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    @property
+    def id(self) -> str:
+        return self._order.request.gang
+
+    @property
+    def bundle_count(self) -> int:
+        return len(self._order.request.bundles)
+
+    @property
+    def placement_group(self) -> PlacementGroup:
+        """Ray's placement group. Waits while the gang is queued."""
+        self._settle()
+        while self._group is None:
+            self._create(self._await(HELD, QUEUE_SECONDS))
+            self._settle()
+        return self._group
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """The decision: nodes and devices of each bundle; None while the gang is queued."""
+        if self._group is None or self._status is None:
+            return self._refresh().allocation
+        return self._status.allocation
+
+    @property
+    def phase(self) -> Phase:
+        """Where the gang is in its life; GONE when it is not there any more."""
+        try:
+            return self._refresh().phase
+        except GangGone:
+            return Phase.GONE
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until every bundle is placed; True.
+
+        Raises:
+            GangTimeout: after `timeout` seconds. The gang is given back: nothing stays held.
+            GangGone: the gang was removed meanwhile.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = QUEUE_SECONDS if deadline is None else min(QUEUE_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                self._give_up(timeout or 0.0)
+            if self._step(left):
+                return True
+
+    def ready(self) -> Any:
+        """An ObjectRef that resolves when every bundle is placed, like Ray's; until it does, the same for all copies in
+        this process."""
+        return follow(self.id, copy.copy(self)._place)  # the program goes on with its own
+
+    def explain(self) -> str:
+        """Who sits where and why, or what the gang waits for."""
+        return explain_gang(self._refresh(), self._order.request)
+
+    def remove(self) -> None:
+        """Give everything back; when this returns the GPUs are free. Removing twice is harmless."""
+        release = coordinator().release.remote(self.id, RELEASE_SECONDS)
+        try:
+            self._settle()
+        except RayDraError:
+            pass
+        ask(release, timeout=RELEASE_SECONDS + 30, abandon=False)  # late is better than never
+
+    def __enter__(self) -> GangPlacementGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        return f"GangPlacementGroup({self._order.name or self.id}, {self.bundle_count} bundles)"
+
+    # -- inside
+
+    def _step(self, seconds: float) -> bool:
+        """One step towards the placement, of so many seconds at most; True once every bundle is placed."""
+        group = self._group
+        if group is None:
+            self._create(self._await(HELD, seconds))
+        elif self._placed(group, min(seconds, SLICE_SECONDS)):
+            self._settle()
+            return self._group is group
+        else:
+            self._settle()
+            self._follow(self._refresh())
+        return False
+
+    def _place(self) -> Any:
+        """Wait until every bundle is placed; but where the gang is queued, return the call that waits for devices."""
+        while not self._step(0.0 if self._group is None else SLICE_SECONDS):
+            if self._group is None:
+                return coordinator().await_phase.remote(self.id, HELD, IDLE_SECONDS)
+        coordinator().look.remote()
+        return None
+
+    def _refresh(self) -> Status:
+        self._settle()
+        status: Status = ask(coordinator().status.remote(self.id))
+        self._status = status
+        return status
+
+    def _await(self, phases: tuple[str, ...], timeout: float) -> Status:
+        """The gang's status once it is in one of these phases, or after so many seconds."""
+        status: Status = ask(coordinator().await_phase.remote(self.id, phases, timeout), timeout=timeout + 30)
+        return status
+
+    def _create(self, status: Status) -> None:
+        """Make Ray's placement group on the planned nodes, and tell the coordinator, once devices are held."""
+        with self._lock:
+            self._status = status
+            if status.allocation is None or self._group is not None or status.phase is Phase.PROVISIONING:
+                return
+            if status.phase is Phase.RELEASING:
+                raise why_gone(status)
+            if status.group is None:
+                self._make(status)
+            else:
+                self._group = self._made(status.group)
+
+    def _made(self, group: str) -> PlacementGroup:
+        """The placement group that another copy of this handle has made."""
+        return PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group)), ray_bundles(self._order.request))
+
+    def _make(self, status: Status) -> None:
+        group = None
+        try:
+            group = ray.util.placement_group(
+                ray_bundles(self._order.request),
+                strategy=self._order.request.strategy.value,
+                name=self._order.name,
+                lifetime="detached" if self._order.detached else None,
+                bundle_label_selector=[dict(s) for s in status.selectors],
+            )
+            # Ray places the bundles while the coordinator takes note; `_settle` waits for the latter.
+            self._commit = coordinator().commit.remote(self.id, group.id.hex(), status.moves)
+            self._group = group
+        except BaseException as error:
+            if group is not None:
+                ray.util.remove_placement_group(group)
+            elif isinstance(error, Exception):  # of no type: another copy may have made a group of this name just now
+                status = self._await(GROUPED, SLICE_SECONDS)
+                if status.group is not None:
+                    self._group = self._made(status.group)
+                    return
+            raise
+
+    def _settle(self) -> None:
+        """Wait for the coordinator's note of the placement group; before it, workers would not find their GPUs."""
+        with self._lock:
+            commit, self._commit = self._commit, None
+            if commit is None or self._group is None:
+                return
+            try:
+                status: Status = ask(commit)
+            except BaseException:
+                ray.util.remove_placement_group(self._group)
+                self._group = None
+                raise
+            self._status = status
+            if status.group != self._group.id.hex():  # planned again, or another copy was quicker
+                ray.util.remove_placement_group(self._group)
+                self._group = None
+
+    def _placed(self, group: PlacementGroup, timeout: float) -> bool:
+        """Whether Ray places the bundles within `timeout`; False too when the coordinator took the group away."""
+        try:
+            return bool(group.wait(timeout))
+        except Exception:  # Ray has no type for "this placement group was removed"
+            if self._refresh().group == group.id.hex():
+                raise
+            return False
+
+    def _follow(self, status: Status) -> None:
+        """The coordinator may have planned the gang again elsewhere."""
+        if status.phase is Phase.RELEASING:
+            raise why_gone(status)
+        with self._lock:
+            if self._group is not None and status.group != self._group.id.hex():
+                self._group = None
+                self._create(status)
+
+    def _give_up(self, timeout: float) -> None:
+        status = self._refresh()
+        self.remove()
+        waited = "; ".join(map(str, status.waits_for)) or status.said
+        waited = waited or f"Ray has not placed the bundles ({status.phase.value})"
+        raise GangTimeout(
+            f"The gang was not ready within {timeout:g} s and has been given back.",
+            place=", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "the queue",
+            wanted=f"{self.bundle_count} bundles, {self._order.request.device_count} GPUs",
+            available=waited,
+        )

@@ -1,1 +1,0 @@
-"""The shell around core: the coordinator (single writer) and the agents. Knows neither Ray nor Kubernetes."""

@@ -1,0 +1,251 @@
+"""Records and readings to bytes and back; the one place that knows the stored form.
+
+A record is JSON whose `version` says by which rules it was written; those of 0.1.0 have none, which counts as 0. A
+newer version than ours is refused whole: what it added may be what keeps two gangs apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, from_json
+
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
+from ray_dra.errors import InvalidRequest, RayDraError
+from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.files.sense import check_nodes
+
+VERSION = 1
+
+Seen = tuple[int, str | None, str, str | None]
+"""A device of a map: its place in the raylet's numbering, UUID, node, clique."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownNode:
+    """What is stored of a raylet's node.
+
+    Attributes:
+        node: the reading, translated, with what the raylet offers; None where there is no translation yet.
+        best: the node as it was when it was last whole, where that is not `node`.
+    """
+
+    name: str
+    reading: NodeReading
+    node: Node | None = None
+    best: Node | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What is stored of a raylet's slots: "<group>/<bundle>" -> slot -> position, and slot -> (position, pid)."""
+
+    bundles: dict[str, dict[int, int]] = field(default_factory=dict)
+    strangers: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What can be told of a gang whose record cannot be read, as far as it is JSON at all."""
+
+    owner: str | None = None
+    group: str | None = None
+    moves: int | None = None
+
+
+_HEAD = TypeAdapter(_Head)
+_GANG = TypeAdapter(Gang)
+_READING = TypeAdapter(NodeReading)
+_NODE = TypeAdapter(Node)
+_KNOWN = TypeAdapter(KnownNode)
+_SLOTS = TypeAdapter(Slots)
+_MAP = TypeAdapter(list[list[Seen]])
+_UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
+def gang_to_bytes(gang: Gang) -> bytes:
+    """Raises InvalidRequest for a gang that could not be read back: its record would be lost with the coordinator."""
+    try:
+        data = _versioned(_GANG.dump_json(gang, warnings="error"))
+        same = gang_from_bytes(data) == gang
+    except (PydanticSerializationError, RayDraError, RecursionError) as error:
+        raise _unwritable(gang, error) from error
+    if not same:
+        raise _unwritable(gang, "it reads back as another")
+    return data
+
+
+def gang_from_bytes(data: bytes) -> Gang:
+    """Raises RayDraError for a record that this version cannot read."""
+    gang: Gang = _read(_GANG, data, "gang")
+    if gang.allocation is not None and not _is_for(gang.allocation, gang):
+        raise RayDraError(
+            "A stored gang's allocation is not for this gang.", wanted=gang.id, available=gang.allocation.gang
+        )
+    return gang
+
+
+def _is_for(held: Allocation, gang: Gang) -> bool:
+    """Whether an allocation gives each bundle as many devices as it asks for, of its node and no other bundle's."""
+    if held.gang != gang.id or len(held.bundles) != len(gang.request.bundles):
+        return False
+    whole = set()
+    for placed, bundle in zip(held.bundles, gang.request.bundles, strict=True):
+        if len(placed.grants) != bundle.count:
+            return False
+        for grant in placed.grants:
+            if grant.node != placed.node or not 0 <= grant.position < MAX_DEVICES_PER_BUNDLE:
+                return False
+            if grant.amount != bundle.share or (grant.amount is None and grant.device in whole):
+                return False
+            whole.add(grant.device)
+    return True
+
+
+def traces_of(data: bytes) -> Traces:
+    """Whatever can be told of an unreadable gang. `owner`: None where the gang may be detached."""
+    try:
+        found = from_json(data)
+    except (ValueError, RecursionError):
+        return Traces()
+    if not isinstance(found, Mapping):
+        return Traces()
+    owner, group, moves = (found.get(name) for name in ("owner", "group", "moves"))
+    return Traces(
+        owner if isinstance(owner, str) and found.get("detached") is False else None,
+        group if isinstance(group, str) else None,
+        moves if type(moves) is int and 0 <= moves < 10_000 else None,
+    )
+
+
+def known_to_bytes(known: KnownNode) -> bytes:
+    return _versioned(_KNOWN.dump_json(known))
+
+
+def known_from_bytes(data: bytes) -> KnownNode:
+    """Raises RayDraError for what is no stored node of a version that we know, and for one that cannot be."""
+    known = _known_from_bytes(data)
+    for node in (known.node, known.best):
+        if node is not None:
+            check_nodes((node,))
+    return known
+
+
+def _known_from_bytes(data: bytes) -> KnownNode:
+    if b"\n" not in data:
+        known: KnownNode = _read(_KNOWN, data, "node")
+        return known
+    try:  # 0.1.0: name, reading and node, a line each
+        name, reading, node = data.split(b"\n")
+        head = from_json(name)
+        if not isinstance(head, str):
+            raise TypeError(f"a name is text, not {type(head).__name__}")
+        return KnownNode(head, reading_from_bytes(reading), node_from_bytes(node) if node else None)
+    except _UNREADABLE as error:
+        raise RayDraError("A stored node cannot be read.", available=_brief(error)) from error
+
+
+def slots_to_bytes(slots: Slots) -> bytes:
+    return _versioned(_SLOTS.dump_json(slots))
+
+
+def slots_from_bytes(data: bytes) -> Slots:
+    """Raises RayDraError for what are no stored slots of a version that we know, or of no GPU that a node can have."""
+    found = _slots_from_bytes(data)
+    positions = [at for given in found.bundles.values() for at in given.values()]
+    positions += [at for at, _ in found.strangers.values()]
+    if any(not 0 <= at < MAX_DEVICES_PER_BUNDLE for at in positions):
+        raise RayDraError(
+            "A stored raylet's slots name a GPU that no node has.",
+            available=f"positions under {MAX_DEVICES_PER_BUNDLE}",
+        )
+    return found
+
+
+def _slots_from_bytes(data: bytes) -> Slots:
+    if not data.startswith(b"["):
+        found: Slots = _read(_SLOTS, data, "raylet's slots")
+        return found
+    try:  # 0.1.0: the two, in a list
+        bundles, strangers = from_json(data)
+        return _SLOTS.validate_python({"bundles": bundles, "strangers": strangers})
+    except _UNREADABLE as error:
+        raise RayDraError("A stored raylet's slots cannot be read.", available=_brief(error)) from error
+
+
+def map_to_bytes(bundles: list[list[Seen]]) -> bytes:
+    """What the worker hook reads, on its own and without this module; so it has no version."""
+    return _MAP.dump_json(bundles)
+
+
+def map_from_bytes(data: bytes) -> list[list[Seen]]:
+    """Raises RayDraError for what is no map from bundles to devices."""
+    try:
+        return _MAP.validate_json(data)
+    except _UNREADABLE as error:
+        raise RayDraError("A stored map from bundles to devices cannot be read.", available=_brief(error)) from error
+
+
+def reading_to_bytes(reading: NodeReading) -> bytes:
+    return _READING.dump_json(reading)
+
+
+def reading_from_bytes(data: bytes) -> NodeReading:
+    """Raises RayDraError for what is no reading."""
+    try:
+        return _READING.validate_json(data)
+    except ValidationError as error:
+        raise RayDraError("What the probe said is no reading.", available=repr(data[:200])) from error
+
+
+def node_from_bytes(data: bytes) -> Node:
+    """Raises RayDraError for what is no node."""
+    try:
+        return _NODE.validate_json(data)
+    except ValidationError as error:
+        raise RayDraError("A stored node cannot be read; was it written by another version?") from error
+
+
+def _versioned(data: bytes) -> bytes:
+    return b'{"version":%d,' % VERSION + data[1:]
+
+
+def _read(form: TypeAdapter[Any], data: bytes, what: str) -> Any:
+    try:
+        version = _HEAD.validate_json(data).version
+        if version > VERSION:
+            raise RayDraError(
+                f"A stored {what} is of a newer version; start the coordinator with the version that wrote it.",
+                wanted=f"version {version}",
+                available=f"versions up to {VERSION}",
+            )
+        return form.validate_json(data)
+    except _UNREADABLE as error:
+        raise RayDraError(f"A stored {what} cannot be read.", available=_brief(error)) from error
+
+
+def _unwritable(gang: Gang, why: object) -> InvalidRequest:
+    return InvalidRequest(
+        "The gang cannot be recorded: a part of it has the wrong type, or is no text or number that can be written.",
+        place=ascii(getattr(gang.request, "gang", ""))[:200],
+        wanted=_brief(why),
+    )
+
+
+def _brief(why: object) -> str:
+    """On one line, short, and such that it encodes."""
+    if isinstance(why, ValidationError):
+        first = why.errors(include_url=False, include_context=False, include_input=False)[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
+    return ascii(" ".join(str(why).split()))[1:-1][:500]

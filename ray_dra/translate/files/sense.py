@@ -1,0 +1,288 @@
+"""Whether a snapshot can be a cluster: every field of its type, nothing twice, nothing where it cannot be.
+
+A snapshot comes from a file or from a program's own hands, and the planner trusts what it is given. `plain.py` reads
+the file, `snapshot.py` makes the values of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
+from ray_dra.core.model.checked import MAX_NAME
+from ray_dra.core.model.device import Device, DeviceId, Health
+from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import MAX_AMOUNT, MAX_BUNDLES, MAX_DEVICES_PER_BUNDLE, MAX_PRIORITY, WHOLE
+from ray_dra.errors import InvalidSnapshot, shown
+
+MAX_NODES = 200_000
+MAX_DEVICES = 1_000_000
+MAX_NUMBER = 1 << 62
+
+
+def known_fields(value: object, kind: type, place: str, *, more: Iterable[str] = ()) -> Mapping[str, Any]:
+    """`value`, a dict with no other keys than the fields of `kind`, a dataclass. Raises InvalidSnapshot."""
+    fields = [field.name for field in dataclasses.fields(kind)] + [*more]
+    if not isinstance(value, Mapping):
+        raise _bad("A mapping was expected", place, value, ", ".join(fields))
+    for name in value:
+        if name not in fields:
+            raise _bad("There is no such field", place, name, ", ".join(fields))
+    return value
+
+
+def listed(value: object, place: str, most: int) -> list[Any]:
+    """`value`, a list of at most so many. Raises InvalidSnapshot."""
+    if not isinstance(value, list):
+        raise _bad("A list was expected", place, value, "a list")
+    if len(value) > most:
+        raise _bad("There are too many", place, len(value), f"at most {most}")
+    return value
+
+
+def refuse_unknown(plain: object, snapshot: type, others: type) -> None:
+    """Fields of a file that no part of a snapshot has: one that is misspelt would be ignored in silence."""
+    top = known_fields(plain, snapshot, "the snapshot")
+    devices = 0
+    for at, node in enumerate(listed(top.get("nodes"), "nodes", MAX_NODES)):
+        known = known_fields(node, Node, f"nodes.{at}")
+        each = listed(known.get("devices", []), f"nodes.{at}.devices", MAX_DEVICES_PER_BUNDLE)
+        devices += len(each)
+        for i, device in enumerate(each):
+            known_fields(device, Device, f"nodes.{at}.devices.{i}")
+    if devices > MAX_DEVICES:
+        raise _bad("There are too many devices", "nodes", devices, f"at most {MAX_DEVICES}")
+    listed(top.get("gangs", []), "gangs", MAX_DEVICES)
+    busy = top.get("others", {})
+    if not isinstance(busy, Mapping):
+        raise _bad("A mapping was expected", "others", busy, "node: what others have there")
+    for name, work in busy.items():
+        known_fields(work, others, f"others.{shown(name)}")
+    known_fields(top.get("limits", {}), Limits, "limits")
+
+
+def check_nodes(nodes: object) -> dict[str, Node]:
+    """The nodes by name.
+
+    Raises:
+        InvalidSnapshot: not nodes, one twice, a device twice, links that are not symmetric, amounts that are none.
+    """
+    if not isinstance(nodes, (tuple, list)):
+        raise _bad("Nodes are a tuple", "nodes", nodes, "a tuple of Node")
+    found: dict[str, Node] = {}
+    devices: set[Any] = set()
+    uuids: set[str] = set()
+    for at, node in enumerate(nodes):
+        _is(Node, node, f"nodes.{at}")
+        place = f"node {shown(node.name)}"
+        _text(node.name, f"{place}.name")
+        if node.name in found:
+            raise _bad("A node is there twice", place, node.name, "one node of a name")
+        found[node.name] = node
+        _check_node(node, place)
+        for device in node.devices:
+            if device.id in devices:
+                raise _bad("A device is there twice", place, str(device.id), "one device of an id")
+            devices.add(device.id)
+            if device.uuid is not None and device.uuid in uuids:
+                raise _bad("A UUID is there twice", place, device.uuid, "one device of a UUID")
+            if device.uuid is not None:
+                uuids.add(device.uuid)
+    return found
+
+
+def _check_node(node: Node, place: str) -> None:
+    _is(tuple, node.devices, f"{place}.devices")
+    if len(node.devices) > MAX_DEVICES_PER_BUNDLE:
+        raise _bad("There are too many", f"{place}.devices", len(node.devices), f"at most {MAX_DEVICES_PER_BUNDLE}")
+    for i, device in enumerate(node.devices):
+        _is(Device, device, f"{place}.devices.{i}")
+        _check_device(device, f"{place}.devices.{i}")
+    for name in ("links", "ancestors"):
+        _check_matrix(getattr(node, name), len(node.devices), f"{place}.{name}")
+    check_amounts(node.resources, f"{place}.resources")
+    _check_table(node.labels, f"{place}.labels", lambda value, where: _text(value, where, empty=True))
+    _check_counters(node.counters, f"{place}.counters")
+    for name in ("ready", "spare"):
+        _is(bool, getattr(node, name), f"{place}.{name}")
+    _text(node.reason, f"{place}.reason", empty=True, most=MAX_NUMBER)
+    if node.ray_node_id is not None:
+        _text(node.ray_node_id, f"{place}.ray_node_id")
+    if node.order is not None:
+        _whole(node.order, f"{place}.order")
+
+
+def _check_device(device: Device, at: str) -> None:
+    identity = device.id
+    if not isinstance(identity, DeviceId) or not all(type(part) is str and part.isascii() for part in identity):
+        _is(DeviceId, identity, at)
+        for part in identity:
+            _text(part, at)
+    if device.index is not None:
+        _whole(device.index, at)
+    if device.uuid is not None:
+        _text(device.uuid, at)
+    _text(device.kind, at)
+    _text(device.health_reason, at, empty=True, most=MAX_NUMBER)
+    _is(Health, device.health, at)
+    _is(tuple, device.domains, at)
+    for domain in device.domains:
+        _text(domain, at)
+    _check_table(device.attributes, at, _check_attribute)
+    _check_table(device.capacity, at, _whole)
+    if device.consumes:
+        _check_counters(device.consumes, at)
+    else:
+        _is(tuple, device.consumes, at)
+
+
+def _check_attribute(value: object, at: str) -> None:
+    if isinstance(value, str):
+        _text(value, at, empty=True, most=4096)
+    elif type(value) not in (int, bool):
+        raise _bad("An attribute is a text, a whole number or a boolean", at, value, "str, int or bool")
+
+
+def _check_matrix(rows: object, size: int, at: str) -> None:
+    """None, or a symmetric table of numbers from 0, one row and column a device."""
+    if not isinstance(rows, tuple) or (rows and len(rows) != size):
+        raise _bad("There is a row for each device", at, rows, f"{size} rows, or none")
+    for row in rows:
+        if not isinstance(row, tuple) or len(row) != size:
+            raise _bad("There is a column for each device", at, row, f"{size} numbers")
+        for value in row:
+            if type(value) is not int or not 0 <= value < 1 << 31:
+                raise _bad("A whole number from 0 was expected", at, value, "a whole number from 0")
+    if rows and rows != tuple(zip(*rows, strict=True)):
+        raise _bad("This is not symmetric", at, rows, "as many between a and b as between b and a")
+
+
+def check_limits(limits: object) -> None:
+    """Raises InvalidSnapshot for what are no limits."""
+    _is(Limits, limits, "limits")
+    assert isinstance(limits, Limits)
+    for name in ("compute_domains", "one_per_clique"):
+        _is(bool, getattr(limits, name), f"limits.{name}")
+    _whole(limits.domain_nodes, "limits.domain_nodes", least=1)
+
+
+def check_positions(positions: object, size: int, at: str) -> None:
+    """Places of devices on a node that has so many."""
+    if not isinstance(positions, (tuple, list)):
+        raise _bad("Positions are a list", at, positions, "a list")
+    for position in positions:
+        _whole(position, at, most=size - 1)
+
+
+def check_amounts(amounts: object, at: str) -> None:
+    """Resources: finite, and 0 or more."""
+    _check_table(amounts, at, _amount)
+
+
+def check_gangs(gangs: object, nodes: Mapping[str, Node]) -> None:
+    """Raises InvalidSnapshot for allocations of nodes and devices that are not there, and for a gang twice."""
+    if not isinstance(gangs, (tuple, list)):
+        raise _bad("Gangs are a tuple", "gangs", gangs, "a tuple of Allocation")
+    places = {name: {device.id: i for i, device in enumerate(node.devices)} for name, node in nodes.items()}
+    seen = set()
+    for n, gang in enumerate(gangs):
+        _is(Allocation, gang, f"gangs.{n}")
+        _text(gang.gang, f"gangs.{n}.gang")
+        place = f"gang {shown(gang.gang)}"
+        if gang.gang in seen:
+            raise _bad("A gang is there twice", place, gang.gang, "one gang of a name")
+        seen.add(gang.gang)
+        _whole(gang.epoch, f"{place}.epoch")
+        _whole(gang.priority, f"{place}.priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
+        _check_counters(gang.counters, f"{place}.counters")
+        _is(tuple, gang.bundles, f"{place}.bundles")
+        if not 0 < len(gang.bundles) <= MAX_BUNDLES:
+            raise _bad("A gang has bundles", place, len(gang.bundles), f"1 to {MAX_BUNDLES}")
+        for i, placed in enumerate(gang.bundles):
+            _check_placed(placed, places, f"{place}.bundles.{i}")
+
+
+def _check_placed(placed: object, places: Mapping[str, Mapping[DeviceId, int]], at: str) -> None:
+    _is(Placed, placed, at)
+    assert isinstance(placed, Placed)
+    _text(placed.node, at)
+    if placed.node not in places:
+        raise _bad("There is no such node", at, placed.node, "a node of the snapshot")
+    check_amounts(placed.resources, at)
+    _is(tuple, placed.grants, at)
+    there = places[placed.node]
+    for grant in placed.grants:
+        _is(Grant, grant, at)
+        if grant.node != placed.node:
+            raise _bad("A bundle is on one node", at, grant.node, placed.node)
+        _whole(grant.position, at, most=max(len(there) - 1, 0))
+        if not isinstance(grant.device, DeviceId) or there.get(grant.device) != grant.position:
+            raise _bad("This device is not there", at, f"{grant.device} at {grant.position}", "a device of the node")
+        if grant.amount is not None:
+            _whole(grant.amount, at, least=1, most=WHOLE - 1)
+        for value in (grant.uuid, grant.clique):
+            if value is not None:
+                _text(value, at)
+    if len({grant.amount is None for grant in placed.grants}) > 1:
+        raise _bad("A bundle has whole devices or a share", at, placed.grants, "one of the two")
+
+
+def _check_counters(counters: object, at: str) -> None:
+    """((scope, name), amount) each."""
+    _is(tuple, counters, at)
+    assert isinstance(counters, tuple)
+    for each in counters:
+        if not (isinstance(each, tuple) and len(each) == 2 and isinstance(each[0], tuple) and len(each[0]) == 2):
+            raise _bad("A counter is ((scope, name), amount)", at, each, "[[scope, name], amount]")
+        for part in each[0]:
+            _text(part, at)
+        _whole(each[1], at)
+
+
+def _check_table(value: object, at: str, check: Callable[[Any, str], None]) -> None:
+    if not isinstance(value, Mapping):
+        raise _bad("A mapping was expected", at, value, "a mapping")
+    for name, each in value.items():
+        _text(name, at)
+        check(each, at)
+
+
+def _amount(value: object, at: str) -> None:
+    if type(value) not in (int, float) or not 0 <= value <= MAX_AMOUNT:  # type: ignore[operator]
+        raise _bad("An amount is a number from 0", at, value, f"0 to {MAX_AMOUNT:g}")
+
+
+def _whole(value: object, at: str, *, least: int = 0, most: int = MAX_NUMBER) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise _bad("A whole number was expected", at, value, f"{least} to {most}" if most >= least else "none")
+
+
+def _text(value: object, at: str, *, empty: bool = False, most: int = MAX_NAME) -> None:
+    if type(value) is not str or len(value) > most or not (value or empty) or not _encodes(value):
+        limit = f"{'' if empty else '1 '}to {most} characters of UTF-8"
+        raise _bad("A text was expected", at, value, limit if most < MAX_NUMBER else "UTF-8")
+
+
+def _encodes(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is(kind: type, value: object, at: str) -> None:
+    if not isinstance(value, kind):
+        wanted = ", ".join(m.value for m in kind) if issubclass(kind, enum.Enum) else kind.__name__
+        raise _bad(f"A {kind.__name__} was expected", at, value, wanted)
+
+
+def _bad(why: str, place: str, found: object, wanted: str) -> InvalidSnapshot:
+    """`found` is what the snapshot wants to be taken, `wanted` what may stand there."""
+    return InvalidSnapshot(f"{why}.", place=place, wanted=shown(found), available=wanted)

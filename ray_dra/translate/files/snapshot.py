@@ -1,0 +1,202 @@
+"""A cluster as a file: what the planner knows of it, so that a decision can be repeated elsewhere.
+
+JSON or YAML; fields with their usual values are left out. `inventory_of(snapshot_of(inventory))` gives the
+same answers as the inventory did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from ray_dra.core.cluster.device_choice import bits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.checked import whole
+from ray_dra.core.model.imex import NO_LIMITS, Limits
+from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import MAX_BUNDLES, GangRequest
+from ray_dra.errors import InvalidRequest, InvalidSnapshot, shown
+from ray_dra.translate.files.plain import plain, read_file
+from ray_dra.translate.files.sense import (
+    check_amounts,
+    check_gangs,
+    check_limits,
+    check_nodes,
+    check_positions,
+    known_fields,
+    listed,
+    refuse_unknown,
+)
+from ray_dra.translate.ray.bundles import request_from_bundles
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What work outside the gangs has on a node: GPUs by position, and amounts of other resources."""
+
+    devices: tuple[int, ...] = ()
+    resources: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """See the module. `gangs` are the allocations that are held; `others` is by node."""
+
+    nodes: tuple[Node, ...]
+    gangs: tuple[Allocation, ...] = ()
+    others: Mapping[str, Others] = field(default_factory=dict)
+    limits: Limits = NO_LIMITS
+    version: int = VERSION
+
+
+_SNAPSHOT = TypeAdapter(Snapshot)
+REQUEST = ("bundles", "count", "strategy", "locality", "product", "priority", "preemptible")
+"""What a gang's file may say: as `placement_group` has it; `count`: the bundles, so many times over."""
+
+
+def snapshot_of(inventory: Inventory) -> Snapshot:
+    """The inventory as plain values. What a gang has on nodes and devices that are gone is left out."""
+    gangs = (_there(inventory, gang) for gang in inventory.gangs)
+    return Snapshot(
+        nodes=tuple(seat.node for seat in sorted(inventory.node_states.values(), key=lambda s: s.key)),
+        gangs=tuple(a for a in gangs if a is not None),
+        others={
+            seat.name: Others(bits(seat.busy), dict(seat.used_by_others))
+            for seat in inventory.node_states.values()
+            if seat.busy or any(seat.used_by_others.values())
+        },
+        limits=inventory.limits,
+    )
+
+
+def _there(inventory: Inventory, gang: str) -> Allocation | None:
+    """What a gang has of the nodes and devices that are there, at the devices' present places."""
+    allocation = inventory.allocation(gang)
+    if allocation is None:
+        return None
+    placed = []
+    for bundle in allocation.bundles:
+        seat = inventory.node_states.get(bundle.node)
+        if seat is not None:
+            present = {g.device: g.position for g in seat.grants}
+            grants = (g._replace(position=present[g.device]) for g in bundle.grants if g.device in present)
+            placed.append(bundle._replace(grants=tuple(grants)))
+    return allocation._replace(bundles=tuple(placed)) if placed else None
+
+
+def inventory_of(snapshot: Snapshot) -> Inventory:
+    """An inventory that answers as the one in the snapshot.
+
+    Raises:
+        InvalidSnapshot: it can be no cluster: a node twice, links that are not symmetric, a gang on a device that is
+            not there, two gangs on one device, amounts below 0, or the like.
+    """
+    nodes = check_nodes(snapshot.nodes)
+    check_limits(snapshot.limits)
+    check_gangs(snapshot.gangs, nodes)
+    if not isinstance(snapshot.others, Mapping):
+        raise InvalidSnapshot("others is by node.", place="others", wanted=shown(snapshot.others))
+    inventory = Inventory(snapshot.nodes, snapshot.limits)
+    for name, others in snapshot.others.items():
+        place = f"others of node {shown(name)}"
+        if name not in nodes or not isinstance(others, Others):
+            raise InvalidSnapshot("There is no such node.", place=place, wanted=shown(name), available="a node's name")
+        check_positions(others.devices, len(nodes[name].devices), f"{place}.devices")
+        check_amounts(others.resources, f"{place}.resources")
+        busy = 0
+        for at in others.devices:
+            busy |= 1 << at
+        inventory.set_others(name, busy, others.resources)
+    for allocation in snapshot.gangs:
+        try:
+            inventory.hold(allocation)
+        except ValueError as error:
+            raise InvalidSnapshot(
+                "The snapshot contradicts itself.", place=f"gang {allocation.gang}", available=str(error)
+            ) from error
+    return inventory
+
+
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+
+def dump_snapshot(snapshot: Snapshot) -> str:
+    """YAML, for people and for `load_snapshot`."""
+    values = _SNAPSHOT.dump_python(snapshot, mode="json", exclude_defaults=True)
+    values["version"] = VERSION
+    return yaml.dump(values, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=120)
+
+
+def load_snapshot(text: str | bytes) -> Snapshot:
+    """From JSON or YAML, UTF-8, at most 64 MiB and 64 levels deep.
+
+    Raises:
+        InvalidSnapshot: it is neither, or not a snapshot. What the values say together, `inventory_of` checks.
+    """
+    values = plain(text, "a cluster snapshot")
+    version = values.get("version", VERSION) if isinstance(values, dict) else VERSION
+    if version != VERSION:
+        raise InvalidSnapshot(
+            "The snapshot was written by another version.",
+            place="version",
+            wanted=shown(version),
+            available=str(VERSION),
+        )
+    refuse_unknown(values, Snapshot, Others)
+    try:
+        return _SNAPSHOT.validate_python(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidSnapshot(
+            f"This is not a cluster snapshot: {first['msg']}.", place=place, wanted=shown(first["input"])
+        ) from error
+
+
+def load_request(text: str | bytes) -> GangRequest:
+    """A gang from JSON or YAML, as REQUEST lists it: `bundles` as Ray has them, `locality` by the fields of Locality.
+
+    Raises:
+        InvalidSnapshot: no such file.
+        InvalidRequest: a gang that can never be right.
+    """
+    given = plain(text, "a gang request")
+    if not isinstance(given, dict) or not given.keys() <= set(REQUEST):
+        unknown = next((k for k in given if k not in REQUEST), None) if isinstance(given, dict) else given
+        raise InvalidSnapshot(
+            "This is not a gang request.", place="request", wanted=shown(unknown), available=", ".join(REQUEST)
+        )
+    bundles = listed(given.get("bundles"), "bundles", MAX_BUNDLES)
+    count = whole(given.get("count", 1), "count", least=1, most=MAX_BUNDLES)
+    if len(bundles) * count > MAX_BUNDLES:
+        raise InvalidRequest("Too many bundles.", place="count", wanted=str(count), available=f"{MAX_BUNDLES} bundles")
+    where = dict(known_fields(given.get("locality", {}), Locality, "locality"))
+    if isinstance(where.get("connect"), str) and where["connect"] in {c.value for c in Connect}:
+        where["connect"] = Connect(where["connect"])
+    request = request_from_bundles(
+        bundles * count,
+        strategy=given.get("strategy"),
+        locality=Locality(**where),
+        product=given.get("product"),
+        priority=given.get("priority", 0),
+    )
+    return replace(request, preemptible=given.get("preemptible", False))
+
+
+def read_snapshot(path: Path | str) -> Snapshot:
+    """Raises InvalidSnapshot where the file cannot be read, or is none."""
+    return load_snapshot(read_file(path))
+
+
+def read_request(path: Path | str) -> GangRequest:
+    """See `load_request`; raises InvalidSnapshot where the file cannot be read, too."""
+    return load_request(read_file(path))

@@ -1,0 +1,1 @@
+"""Between Kubernetes' objects and core's values. Pure."""

@@ -1,0 +1,79 @@
+"""Which GPUs the devices of a pool are, or are parts of.
+
+Somebody's claim may have a MIG partition, the passthrough twin of a GPU, or a share. What it has a part of cannot be
+given whole to anybody else. Shares need nothing here: under ConsumableShares many claims have the GPU by its own name.
+Neighbour: `slices.py`, which reads the whole GPUs of the same ResourceSlices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_dra.translate.kube.slices import text_of
+
+# NVIDIA's driver: gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
+_NAMED = re.compile(r"^gpu-(?:vfio-)?(\d+)(?:-|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The devices of a pool.
+
+    Attributes:
+        gpus: names of whole GPUs.
+        of: name of any other device -> the GPUs that it takes something of; none for a partition of a GPU that is not
+            offered whole.
+    """
+
+    gpus: frozenset[str] = frozenset()
+    of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def taken_with(self, device: str) -> frozenset[str] | None:
+        """The GPUs that whoever has this device has all or something of; None: nothing tells which."""
+        if device in self.gpus:
+            return frozenset((device,))
+        return self.of.get(device, self._by_name(device))
+
+    def _by_name(self, device: str) -> frozenset[str] | None:
+        named = _NAMED.match(device)
+        gpu = f"gpu-{named[1]}" if named else ""
+        return frozenset((gpu,)) if gpu in self.gpus else None
+
+
+def parts_of(slices: Iterable[Mapping[str, Any]]) -> Parts:
+    """The devices of a pool by its ResourceSlices, of every generation: a claim may be older than the newest.
+
+    A device is a part of the GPU whose UUID it calls its parent's, of one on the same bus id, of those with which it
+    shares counters, and of the one that its name is made from.
+    """
+    devices = [device for each in slices for device in each["spec"].get("devices") or ()]
+    wholes = [device for device in devices if text_of(device, "type") == "gpu"]
+    named = Parts(frozenset(device["name"] for device in wholes))
+    by_mark: dict[tuple[str, str], set[str]] = {}
+    for device in wholes:
+        for mark in _marks(device, "uuid"):
+            by_mark.setdefault(mark, set()).add(device["name"])
+    of: dict[str, frozenset[str]] = {}
+    for device in devices:
+        name = device["name"]
+        if name in named.gpus:
+            continue
+        found = set(named.taken_with(name) or ())
+        for mark in _marks(device, "parentUUID"):
+            found |= by_mark.get(mark, set())
+        if found or text_of(device, "parentUUID"):
+            of[name] = of.get(name, frozenset()) | found
+    return Parts(named.gpus, of)
+
+
+def _marks(device: Mapping[str, Any], uuid: str) -> Iterable[tuple[str, str]]:
+    """What a part has in common with its GPU. `uuid`: the attribute that holds the GPU's."""
+    for attribute in (uuid, "resource.kubernetes.io/pciBusID"):
+        value = text_of(device, attribute)
+        if value:
+            yield ("uuid" if attribute == uuid else attribute), value
+    for consumed in device.get("consumesCounters") or ():
+        yield "counters", consumed["counterSet"]

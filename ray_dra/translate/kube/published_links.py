@@ -1,0 +1,81 @@
+"""A node's links as a ConfigMap, and back: what `topology_agent` writes and the coordinator reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from ray_dra.core.model.node import Links, Node
+from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.ray.labels import TOPOLOGY
+
+Linked = Mapping[str, "Published"]  # by node
+
+
+class Published(NamedTuple):
+    """`uuids` in NVML's order; `links` and `ancestors` as in `core.model.topology.Node`."""
+
+    uuids: tuple[str | None, ...]
+    links: Links
+    ancestors: Links
+
+
+def topology_map(node: str, namespace: str, reading: NodeReading, owner: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The ConfigMap for a reading; None for one that failed."""
+    from ray_dra.translate.nvml.reading import node_from_reading
+
+    if reading.error is not None:
+        return None
+    made = node_from_reading(node, reading)
+    told = {"uuids": [d.uuid for d in made.devices], "links": made.links, "ancestors": made.ancestors}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"ray-dra-topology-{node}",
+            "namespace": namespace,
+            "labels": {TOPOLOGY: "true"},
+            "annotations": {TOPOLOGY: node},
+            "ownerReferences": [dict(owner)],
+        },
+        "data": {"topology": json.dumps(told)},
+    }
+
+
+def read_topologies(things: Iterable[Mapping[str, Any]]) -> dict[str, Published]:
+    """What agents have published; what cannot be read is left out."""
+    found = {}
+    for thing in things:
+        try:
+            told = json.loads(thing["data"]["topology"])
+            links, ancestors = (
+                tuple(tuple(int(n) for n in row) for row in told[key]) for key in ("links", "ancestors")
+            )
+            node, uuids = thing["metadata"]["annotations"][TOPOLOGY], tuple(told["uuids"])
+            if all(_square(matrix, len(uuids)) for matrix in (links, ancestors)) and len({*uuids}) == len(uuids):
+                found[str(node)] = Published(uuids, links, ancestors)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+            continue
+    return found
+
+
+def _square(matrix: Links, size: int) -> bool:
+    return not matrix or (len(matrix) == size and all(len(row) == size for row in matrix))
+
+
+def with_links(node: Node, published: Published | None) -> Node:
+    """The node with the links that NVML shows, brought into the order of its devices; as it was where they differ."""
+    from dataclasses import replace
+
+    if published is None or not published.links:
+        return node
+    at = {uuid: place for place, uuid in enumerate(published.uuids)}
+    if any(device.uuid not in at for device in node.devices):
+        return node
+    order = [at[device.uuid] for device in node.devices]
+
+    def ordered(matrix: Links) -> Links:
+        return tuple(tuple(matrix[i][j] for j in order) for i in order) if matrix else ()
+
+    return replace(node, links=ordered(published.links), ancestors=ordered(published.ancestors))

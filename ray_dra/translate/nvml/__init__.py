@@ -1,0 +1,1 @@
+"""From NVML's readings to core's nodes. Pure."""

@@ -1,0 +1,114 @@
+"""From what NVML said to a core Node. The rules are NVIDIA's, and the ones that peers got wrong.
+
+- A multi-node clique counts only when the fabric is COMPLETED with SUCCESS, its cluster UUID is not
+  zero and its health is not bad. An H100 box says COMPLETED with a zero UUID: a box of its own.
+- While the fabric is still starting the clique is unknown, and unknown is no clique.
+- XIDs of applications say nothing about the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ray_dra.core.model.clique import box_clique, fabric_clique
+from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, Health
+from ray_dra.core.model.node import Node
+from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
+from ray_dra.translate.nvml.nvlink import link_matrix, nvlink_graph, switched
+from ray_dra.translate.ray.labels import DRIVER
+
+FABRIC_COMPLETED = 3
+ZERO_UUID = "00000000-0000-0000-0000-000000000000"
+HEALTH_UNHEALTHY = 2
+ROUTE_UNHEALTHY_SHIFT = 4  # two-bit fields: 1 is true, 2 is false
+APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 109})
+RECOVERY_NAMES = {
+    1: "GPU reset needed",
+    2: "node reboot needed",
+    3: "drain needed",
+    4: "drain and reset needed",
+    5: "IMEX domain recovery needed",
+}
+
+
+def node_from_reading(
+    name: str,
+    reading: NodeReading,
+    *,
+    ray_node_id: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Node:
+    """The node as the planner will see it. A reading with an error gives a node without devices, not ready."""
+    common = dict(resources or {})
+    if reading.error is not None:
+        return Node(
+            name,
+            ray_node_id=ray_node_id,
+            resources=common,
+            labels=dict(labels or {}),
+            ready=False,
+            reason=reading.error,
+        )
+    graph = nvlink_graph(reading)
+    together = switched(graph)
+    devices = tuple(_device(name, gpu, at in together) for at, gpu in enumerate(reading.gpus))
+    trays = {gpu.tray for gpu in reading.gpus if gpu.tray is not None}
+    return Node(
+        name=name,
+        devices=devices,
+        ray_node_id=ray_node_id,
+        links=link_matrix(graph, len(reading.gpus)),
+        ancestors=reading.ancestors,
+        resources=common,
+        labels=dict(labels or {}),
+        order=trays.pop() if len(trays) == 1 else None,
+    )
+
+
+def _device(node: str, gpu: GpuReading, in_box: bool) -> Device:
+    clique = None if gpu.lost else clique_of(node, gpu.fabric, in_box)
+    health, reason = _health(gpu)
+    attributes: dict[str, Attribute] = {}
+    for key, value in (("product", gpu.name), ("numa", gpu.numa), ("pciBusID", gpu.bus), ("slot", gpu.slot)):
+        if value is not None:
+            attributes[key] = value
+    return Device(
+        id=DeviceId(DRIVER, node, f"gpu-{gpu.index}"),
+        index=gpu.index,
+        uuid=gpu.uuid,
+        attributes=attributes,
+        capacity={} if gpu.memory is None else {"memory": gpu.memory},
+        domains=() if clique is None else (clique,),
+        health=health,
+        health_reason=reason,
+    )
+
+
+def clique_of(node: str, fabric: FabricReading | None, in_box: bool) -> DomainId | None:
+    """The clique of one GPU; None is "unknown, or none", never a shared placeholder."""
+    box = box_clique(node) if in_box else None
+    if fabric is None or fabric.state == 0:  # not supported: A100, small virtual machines
+        return box
+    if fabric.state != FABRIC_COMPLETED or fabric.status != 0:
+        return None
+    if fabric.health_summary == HEALTH_UNHEALTHY or fabric.health_mask >> ROUTE_UNHEALTHY_SHIFT & 3 == 1:
+        return None
+    if fabric.cluster_uuid == ZERO_UUID:
+        return box
+    return fabric_clique(fabric.cluster_uuid, fabric.clique_id)
+
+
+def _health(gpu: GpuReading) -> tuple[Health, str]:
+    if gpu.lost:
+        return Health.GONE, "the GPU is lost"
+    serious = [x for x in gpu.xids if x not in APPLICATION_XIDS]
+    if serious:
+        return Health.TAINTED, f"XID {', '.join(map(str, serious))}"
+    if gpu.recovery:
+        return Health.TAINTED, RECOVERY_NAMES.get(gpu.recovery, f"recovery action {gpu.recovery}")
+    if gpu.remap_failed:
+        return Health.TAINTED, "row remapping failed"
+    if gpu.mig:
+        return Health.TAINTED, "MIG mode is on; partitions are not planned yet"
+    return Health.OK, ""

@@ -1,0 +1,1 @@
+"""Between Ray's words and core's. Pure."""

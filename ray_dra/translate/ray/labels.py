@@ -1,0 +1,62 @@
+"""Ray node labels: the one place that names them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ray_dra.core.model.checked import text
+from ray_dra.core.model.clique import label_value
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import MAX_SELECTOR
+from ray_dra.errors import InvalidRequest, shown
+
+DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs
+GPU_DOMAIN = "ray.io/gpu-domain"  # Ray's; its value is the clique
+ACCELERATOR_TYPE = "ray.io/accelerator-type"  # Ray's
+RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet
+NODE = "ray-dra.io/node"  # ours: the node's name, which a restarted raylet keeps
+SLOT = "ray-dra.io/slot"  # ours, on Kubernetes: one attempt of a gang on one node
+TOPOLOGY = "ray-dra.io/topology"  # ours, of ConfigMaps with a node's links
+PROBLEMS = "ray-dra.io/problems"  # ours, an annotation of the lease: what its holder cannot see as it should
+TRAY = "ray-dra.io/tray"  # ours: the tray in the rack
+
+
+def node_labels(node: Node, *, accelerator_type: str | None = None) -> dict[str, str]:
+    """The labels of the raylet on this node; `accelerator_type` as Ray spells it."""
+    labels = {NODE: label_value(node.name)}
+    if node.clique is not None:
+        labels[GPU_DOMAIN] = label_value(node.clique)
+    if node.order is not None:
+        labels[TRAY] = str(node.order)
+    if accelerator_type:
+        labels[ACCELERATOR_TYPE] = label_value(accelerator_type)
+    return labels
+
+
+_VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"(?:[A-Za-z0-9._-]{{0,253}}/)?{_VALUE}")
+_TERM = re.compile(rf"(?:!?{_VALUE}|!?(?:in)?\({_VALUE}(?:, ?{_VALUE})*\))?")
+
+
+def check_selector(selector: Mapping[object, object], place: str) -> dict[str, str]:
+    """One bundle's label selector by Ray's own rules: a label's key and value, `!v`, `in(a,b)`, `!in(a,b)`.
+
+    Raises:
+        InvalidRequest: Ray would not take it.
+    """
+    found = {}
+    for name, term in selector.items():
+        key = text(name, f"a label of {place}", most=253 + 64)
+        value = text(term, f"{place}[{shown(name)}]", most=MAX_SELECTOR, empty=True)
+        if not _KEY.fullmatch(key):
+            raise InvalidRequest("This is no label's name.", place=place, wanted=shown(key), available="prefix/name")
+        if not _TERM.fullmatch(value):
+            raise InvalidRequest(
+                "This is no label selector.",
+                place=f"{place}[{shown(name)}]",
+                wanted=shown(value),
+                available="a value, !value, in(a,b) or !in(a,b); values of at most 63 of A-Z a-z 0-9 _ . -",
+            )
+        found[key] = value
+    return found

@@ -1,0 +1,132 @@
+"""Gangs and topologies in words and pictures, as plain text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DomainId, Health
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
+from ray_dra.core.model.topology import Topology
+
+
+class GangStatus(Protocol):
+    """What is told of a gang; `coordinator.coordinator.Status` is one."""
+
+    @property
+    def phase(self) -> Phase: ...
+    @property
+    def allocation(self) -> Allocation | None: ...
+    @property
+    def moves(self) -> int: ...
+    @property
+    def lost(self) -> tuple[str, ...]: ...
+    @property
+    def waits_for(self) -> tuple[Shortfall, ...]: ...
+    @property
+    def said(self) -> str: ...
+
+
+def explain_gang(status: GangStatus, request: GangRequest) -> str:
+    """The gang's phase, who sits where, what is lost, what it waits for."""
+    lines = [
+        f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
+        + (f", planned again {status.moves} times" if status.moves else "")
+    ]
+    if status.phase in (Phase.PROVISIONING, Phase.PLACING) and status.said:
+        lines.append(f"  {status.said}")
+    lines += [f"  lost: {text}" for text in status.lost]
+    if status.allocation is None:
+        lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
+    else:
+        lines += explain_allocation(status.allocation)
+    return "\n".join(lines)
+
+
+def explain_allocation(allocation: Allocation) -> list[str]:
+    """One line a bundle, under its clique."""
+    lines: list[str] = []
+    clique: DomainId | object | None = object()
+    for index, placed in enumerate(allocation.bundles):
+        if placed.clique != clique:
+            clique = placed.clique
+            lines.append(f"  clique {clique}" if clique is not None else "  in no clique")
+        gpus = ", ".join(f"{g.index} ({(g.uuid or 'no uuid')[:12]})" for g in placed.grants) or "no GPU"
+        lines.append(f"    bundle {index} on {placed.node}: GPU {gpus}")
+    return lines
+
+
+def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> str:
+    """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes."""
+    what = f"{_count(len(request.bundles), 'bundle')}, {_count(request.device_count, 'GPU')}, {request.locality}"
+    if isinstance(answer, Allocation):
+        return "\n".join([f"fits: {what}", *explain_allocation(answer)])
+    lines = [f"does not fit{'' if answer.proven else ' (not found within the bound)'}: {what}"]
+    lines += [f"  {shortfall}" for shortfall in answer.shortfalls]
+    found = answer.counterfactual
+    if found is not None:
+        for each in found.instead:
+            cliques = len({c for c in each.allocation.cliques if c is not None})
+            where = f"on {_count(len(set(each.allocation.nodes)), 'node')}, {_count(cliques, 'clique')}"
+            lines.append(f"  would fit now: {each.change} ({where})")
+        if found.leaving is not None:
+            lines.append(f"  would fit without: {found.leaving}")
+    return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
+    """The same for programs, on one line."""
+    if isinstance(answer, Allocation):
+        return json.dumps({"fits": True, "bundles": _bundles(answer)})
+    plain: dict[str, Any] = {
+        "fits": False,
+        "proven": answer.proven,
+        "shortfalls": [
+            {"kind": s.kind.value, "place": s.place, "wanted": s.wanted, "available": s.available}
+            for s in answer.shortfalls
+        ],
+    }
+    found = answer.counterfactual
+    if found is not None:
+        plain["instead"] = [{"change": i.change, "bundles": _bundles(i.allocation)} for i in found.instead]
+        if found.leaving is not None:
+            leaving = found.leaving
+            plain["leaving"] = {"gangs": leaving.gangs, "gpus": leaving.devices, "smallest": leaving.smallest}
+    return json.dumps(plain)
+
+
+def _bundles(allocation: Allocation) -> list[dict[str, Any]]:
+    return [
+        {"node": p.node, "clique": p.clique, "gpus": [{"index": g.index, "uuid": g.uuid} for g in p.grants]}
+        for p in allocation.bundles
+    ]
+
+
+def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> str:
+    """Every clique with its nodes, every node with its GPUs; `held` gives a mark (one letter) by UUID.
+
+    A free GPU shows as its index, one that is not well as x.
+    """
+    held = held or {}
+    lines: list[str] = []
+    current: object = object()
+    for node in topology.nodes.values():
+        if node.clique != current:
+            current = node.clique
+            lines.append(f"clique {current}" if current is not None else "in no clique")
+        cells = []
+        for i, device in enumerate(node.devices):
+            mark = held.get(device.uuid or "")
+            cells.append("x" if device.health is not Health.OK else mark or str(device.index))
+            if i + 1 < len(node.devices) and device.numa != node.devices[i + 1].numa:
+                cells.append("|")
+        state = "" if node.ready else f"  ({node.reason})"
+        lines.append(f"  {node.name:<16} [ {' '.join(cells)} ]{state}")
+    return "\n".join(lines)

@@ -1,0 +1,177 @@
+"""A coordinator on a fake Kubernetes with KubeRay and Ray, killed at any of its writes, and what must hold of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ray_dra.coordinator.coordinator import Coordinator
+from ray_dra.coordinator.orders import Order
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.locality import Locality
+from ray_dra.ports.kubernetes import KubeNode, KubeView, Object
+from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
+from ray_dra.simulated.fake_kube import FakeKube
+from ray_dra.simulated.fakes import FakeRay, MemoryStore
+from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.kube.workers import slot_label
+from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.labels import SLOT
+from tests.coordinator.world import Clock, Crash
+from tests.translate.test_kubernetes import cluster
+
+
+class CrashingKube(FakeKube):
+    """Dies before or after the n-th write."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.left: int | None = None
+        self.after = False
+        self.writes = 0
+        self.late = 0  # so many looks see the cluster as it was before the first gate was opened
+        self.forgets = 0  # so many times the scheduler knows of no allocation
+        self.doubled = False  # it did
+        self.opened: list[str] = []
+        self.before = KubeView()
+        self._forgetting = False
+
+    def view(self) -> KubeView:
+        if self.late and self.opened:
+            self.late -= 1
+        else:
+            self.before = super().view()
+        return self.before
+
+    def create(self, thing: Object, *, dry_run: bool = False) -> None:
+        write = partial(super().create, thing, dry_run=dry_run)
+        write() if dry_run else self._mortally(write)
+
+    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None:
+        self._mortally(partial(super().patch, kind, name, change))
+        if kind == "Pod":
+            self.opened.append(name)
+
+    def delete(self, kind: str, name: str) -> None:
+        self._mortally(partial(super().delete, kind, name))
+
+    def claimed(self) -> list[tuple[str, str]]:
+        return [] if self._forgetting else super().claimed()
+
+    def _schedule(self, pod: dict[str, Any]) -> None:
+        self._forgetting = bool(self.forgets and self.claimed())
+        if self._forgetting:
+            self.forgets, self.doubled = self.forgets - 1, True
+        super()._schedule(pod)
+        self._forgetting = False
+
+    def _mortally(self, write: Callable[[], None]) -> None:
+        self.writes += 1
+        due = self.left == 0
+        if self.left is not None:
+            self.left = None if due else self.left - 1
+        if not due or self.after:
+            write()
+        if due:
+            raise Crash
+
+
+class World:
+    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed."""
+
+    def __init__(self, nodes: int = 4, cliques: int = 2) -> None:
+        machines = simulated_nodes("gb200-nvl72", nodes=nodes, cliques=cliques)
+        self.kube = CrashingKube(
+            cluster(),
+            [
+                (KubeNode(m.name, labels=node_labels(m), cpus=8, memory=64 << 30), slices(gpu_pool(m, {}), m.name, 1))
+                for m in machines
+            ],
+        )
+        self.store, self.ray, self.clock = MemoryStore(), FakeRay(), Clock()
+        self.ray.jobs.add("job")
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
+
+    def restart(self) -> None:
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
+
+    def order(self, bundles: int = 2, gpus: int = 4, **more: Any) -> Order:
+        request = request_from_bundles([{"GPU": float(gpus)}] * bundles, locality=Locality(cliques=1))
+        return Order(request, owner="job", **more)
+
+    def later(self, seconds: int) -> None:
+        """Time passes in which nobody does anything but the coordinator, which looks at each second."""
+        for _ in range(seconds):
+            self.clock.now += 1.0
+            self.coordinator.observe()
+
+    def turn(self) -> None:
+        """Everybody does something once."""
+        self.clock.now += 0.5
+        self.kube.step()
+        self._pods()
+        try:
+            self.coordinator.observe()
+        except Crash:
+            self.restart()
+        assert self.kube.doubled or len(set(self.kube.claimed())) == len(self.kube.claimed())
+        self._no_half_gang()
+
+    def _pods(self) -> None:
+        """The start hook in each pod that runs, and raylets that come and go with pods."""
+        living = set()
+        for pod in FakeKube.view(self.kube).pods:  # as they are
+            name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
+            if name not in self.kube.running or node not in self.kube.nodes or not self.kube.nodes[node].ready:
+                continue
+            attempt = pod["metadata"]["labels"]["ray-dra.io/attempt"]
+            label = slot_label(attempt, node)
+            expected = self.store.get(SLOT_KEY + label)
+            if expected is None:
+                continue
+            claim = self.kube.things["ResourceClaim", f"{name}-gpus"]
+            got = {r["device"] for r in claim["status"]["allocation"]["devices"]["results"]}
+            wanted = set(self.kube._devices(node, json.loads(expected)[0]))
+            assert got == wanted, "the scheduler was left a choice"
+            self.store.put(VERIFIED_KEY + label, b"")
+            if self.store.get(GO_KEY + attempt) is not None:
+                living.add(name)
+                if name not in self.ray.nodes:
+                    self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT: label})
+        gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT in n.labels and r not in living]
+        for raylet in gone:
+            self.ray.kill_node(raylet)
+
+    def _no_half_gang(self) -> None:
+        for gang in self.coordinator.gangs:
+            status = self.coordinator.status(gang)
+            if status.phase is Phase.READY:
+                joined = {n.labels[SLOT] for n in self.ray.nodes.values() if n.alive and SLOT in n.labels}
+                assert {selector[SLOT] for selector in status.selectors if SLOT in selector} <= joined
+
+    def drive(self, gang: str, turns: int = 80) -> Phase:
+        """As a driver does: make the placement group when the gang is held, until it is ready."""
+        for _ in range(turns):
+            self.turn()
+            status = self.coordinator.status(gang)
+            if status.phase is Phase.HELD and status.group is None:
+                group = self.ray.create_group([{"GPU": 4.0}] * len(status.selectors), status.selectors, "job")
+                self.coordinator.commit(gang, group, status.moves)
+            if status.phase is Phase.READY:
+                return status.phase
+        return self.coordinator.status(gang).phase
+
+    def left(self) -> list[str]:
+        groups = [g["groupName"] for g in self.kube.raycluster["spec"]["workerGroupSpecs"]]
+        things = [name for (kind, name), t in self.kube.things.items() if t["metadata"]["namespace"] != "other"]
+        return [*(g for g in groups if g != "ray-dra"), *things, *self.store.keys(SLOT_KEY), *self.store.keys(GO_KEY)]
+
+    def settle(self, turns: int = 60) -> None:
+        for _ in range(turns):
+            self.turn()
+            if not self.left() and not self.coordinator.gangs:
+                return
+        raise AssertionError(f"still there: {self.left()}, {list(self.coordinator.gangs)}")

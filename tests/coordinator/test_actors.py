@@ -1,0 +1,374 @@
+"""The coordinator's actor without Ray: its loop over a store and a Ray that are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from ray_dra.coordinator import waits
+from ray_dra.coordinator.coordinator import Status
+from ray_dra.coordinator.orders import Order
+from ray_dra.coordinator.pace import LEAST_SECONDS, LOOK_SECONDS, pause
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import CoordinatorUnavailable, GangGone
+from ray_dra.ports.nvml import NodeReading
+from ray_dra.ports.ray import RayNode
+from ray_dra.processes import coordinator_actor as actors
+from ray_dra.processes import node_agent as agents
+from ray_dra.simulated.fakes import FakeRay, MemoryStore
+from ray_dra.translate.files.records import reading_to_bytes
+from ray_dra.translate.ray.bundles import bundle_from_resources
+from tests.coordinator.kubernetes_world import World
+from tests.coordinator.world import tray
+
+
+class Outside:
+    """What the actor finds around it: a store, a Ray with the job that started it, and what it has ended."""
+
+    def __init__(self) -> None:
+        self.store, self.ray, self.killed = MemoryStore(), FakeRay(), list[object]()
+        self.ray.jobs.add("starter")
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
+    made = Outside()
+    context = SimpleNamespace(get_job_id=lambda: "starter", current_actor="itself")
+    monkeypatch.setattr(actors, "KvStore", lambda: made.store)
+    monkeypatch.setattr(actors, "RayAdapter", lambda: made.ray)
+    monkeypatch.setattr(actors, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(ray, "kill", made.killed.append)
+    yield made
+    gc.enable()
+
+
+def run(test: Callable[[actors.CoordinatorActor], Awaitable[None]]) -> None:
+    """A test beside the actor's loop."""
+
+    async def both() -> None:
+        actor = actors.CoordinatorActor()
+        try:
+            await test(actor)
+        finally:
+            actor._loop.cancel()
+
+    asyncio.run(both())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to be within 30 s")
+
+
+def counting(monkeypatch: pytest.MonkeyPatch, actor: actors.CoordinatorActor, look: Callable[[int], None]) -> list[int]:
+    """The looks from now on; `look` comes before each, and may fail."""
+    looks: list[int] = []
+    observe = actor._core.observe
+
+    def counted() -> None:
+        looks.append(1)
+        look(len(looks))
+        observe()
+
+    monkeypatch.setattr(actor._core, "observe", counted)
+    return looks
+
+
+def test_a_look_that_fails_is_told_and_the_next_one_comes(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail_once(look: int) -> None:
+        if look == 1:
+            raise KeyError("a fault")
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        looks = counting(monkeypatch, actor, fail_once)
+        await until(lambda: len(looks) > 2)
+
+    with caplog.at_level(logging.ERROR, "ray_dra"):
+        run(test)
+    assert "a look failed" in caplog.text
+
+
+def test_what_drivers_say_is_looked_at_at_once(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not half a second later: the making of a gang's workers begins with a look, and its barrier opens in one."""
+    world = World()
+    outside.ray.jobs.add("job")
+    monkeypatch.setattr(actors, "_kube", lambda target, changed: world.kube)
+    monkeypatch.setattr(actors, "LOOK_SECONDS", 3600.0)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        looks = counting(monkeypatch, actor, lambda look: None)
+        await until(lambda: looks)
+        await asyncio.sleep(0.2)
+        assert len(looks) == 1, "nothing has changed"
+        gang = await actor.submit(world.order())
+        await until(lambda: len(looks) == 2)
+        await actor.commit(gang.gang, "a-group", gang.moves)
+        await until(lambda: len(looks) == 3)
+        assert world.kube.writes, "the making of its workers has begun"
+
+    run(test)
+
+
+def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent says once what it has read; the record of it may be one that cannot be read."""
+    total = {"GPU": 4.0}
+    outside.ray.nodes["raylet"] = RayNode("raylet", alive=True, labels={}, total=total, available=total)
+    outside.store.put("node/raylet", b"?")
+    asked: list[str] = []
+    sent: list[bytes | None] = []
+    monkeypatch.setattr(actors, "start_agent", lambda raylet: None)
+    monkeypatch.setattr(actors, "ask_again", asked.append)
+    coordinator = SimpleNamespace(report=SimpleNamespace(remote=lambda raylet, reading, visible: sent.append(reading)))
+    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: coordinator)
+    monkeypatch.setattr(agents.AgentActor, "_run", lambda agent: None)
+    monkeypatch.setattr(agents, "HEARTBEAT_SECONDS", 0.0)
+    agent = agents.AgentActor("raylet")
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await until(lambda: actor._core.watch.view.nodes)
+        agent._send(reading_to_bytes(NodeReading(driver="580")))
+        agent._send(None)
+        await actor.report("raylet", sent[-1], None)
+        assert asked == ["raylet"]
+        agent.say_again()
+        agent._send(None)
+        await actor.report("raylet", sent[-1], None)
+        assert await actor.ready() == ()
+        agent._send(None)
+        await actor.report("raylet", sent[-1], None)
+        assert sent == [sent[0], None, sent[0], None]
+        assert asked == ["raylet"]
+
+    run(test)
+
+
+def test_it_ends_with_the_last_program_and_whoever_comes_then_asks_again(outside: Outside) -> None:
+    outside.ray.nodes["raylet"] = RayNode("raylet", alive=True, labels={}, total={}, available={})
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        assert not await actor.hello("second"), "Ray does not list it"
+        outside.ray.jobs.add("second")
+        assert await actor.hello("second")
+        outside.ray.jobs.remove("starter")
+        await asyncio.sleep(0.2)
+        assert not outside.killed
+        outside.ray.jobs.remove("second")
+        await until(lambda: outside.killed)
+        outside.ray.jobs.add("third")
+        assert not await actor.hello("third")
+        await actor.report("raylet", reading_to_bytes(NodeReading()), None)
+        await asyncio.wait_for(actor._loop, 30)
+
+    run(test)
+    assert outside.killed == ["itself"]
+    assert not outside.store.data
+
+
+def test_it_ends_though_its_starter_died_before_it_said_hello(outside: Outside) -> None:
+    async def test(actor: actors.CoordinatorActor) -> None:
+        outside.ray.jobs.clear()
+        await until(lambda: outside.killed)
+
+    run(test)
+
+
+def test_started_again_it_serves_whom_it_served(outside: Outside) -> None:
+    outside.store.put("session/other", b"")
+    outside.ray.jobs = {"other"}
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await asyncio.sleep(0.2)
+        assert not outside.killed
+        outside.ray.jobs.clear()
+        await until(lambda: outside.killed)
+
+    run(test)
+
+
+def test_it_ends_though_its_keys_cannot_be_deleted(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that had retired and stayed would turn every later program away."""
+
+    delete = outside.store.delete
+
+    def fail(key: str) -> None:
+        if key == "gang/of-old":
+            raise RuntimeError("the control store does not answer")
+        delete(key)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        outside.store.put("gang/of-old", b"")
+        outside.ray.jobs.clear()
+        await until(lambda: outside.killed)
+
+    monkeypatch.setattr(outside.store, "delete", fail)
+    run(test)
+
+
+def test_looking_takes_a_sixth_of_the_time_at_most() -> None:
+    for used in (0.0, 0.001, 0.01, 0.05):
+        assert used <= (used + pause(used, used)) / 6 + 1e-9
+        assert pause(used, used) >= LEAST_SECONDS
+    assert pause(0.2, 0.0) == 0.2, "and half of the time"
+    assert pause(60.0, 60.0) == LOOK_SECONDS
+
+
+def order(gang: str) -> Order:
+    return Order(GangRequest(gang, (bundle_from_resources({"GPU": 4}, index=0),)), owner="starter")
+
+
+async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
+    """A raylet with four GPUs that has been read."""
+    actor._agents["n1"] = time.monotonic()  # its agent is this test
+    outside.ray.add_node("n1", gpus=4)
+    actor._look()
+    await actor.report("n1", reading_to_bytes(tray("n1")), None)
+
+
+async def placed(outside: Outside, actor: actors.CoordinatorActor, gang: str) -> str:
+    status = await actor.submit(order(gang))
+    group = outside.ray.create_group([{"GPU": 4.0}], status.selectors, "starter")
+    await actor.commit(gang, group, status.moves)
+    actor._look()
+    return group
+
+
+def test_a_change_is_told_to_those_alone_who_wait_for_that_gang(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands that wait for gangs in the queue cost nothing at each look, and a gang's status is made out once."""
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        await placed(outside, actor, "holder")
+        for gang in ("first", "second"):
+            await actor.submit(order(gang))
+        held = ("held", "releasing")
+        waiting = [asyncio.ensure_future(actor.await_phase("first", held, 60.0)) for _ in range(100)]
+        gone = [asyncio.ensure_future(actor.await_ready("second", "starter")) for _ in range(100)]
+        await until(lambda: len(actor._waits) == 200)
+        asked: list[str] = []
+
+        def counted(gang: str) -> Status:
+            asked.append(gang)
+            return actor._core.status(gang)
+
+        monkeypatch.setattr(actor._waits, "_status", counted)
+        for _ in range(10):
+            actor._look()
+        assert not asked
+        await actor.release("second", 0.0)
+        assert {type(error) for error in await asyncio.gather(*gone, return_exceptions=True)} == {GangGone}
+        assert asked.count("second") == 1
+        assert await actor.release("holder", 60.0)
+        assert {found.phase for found in await asyncio.gather(*waiting)} == {Phase.HELD}
+        assert asked.count("first") == 1
+        assert len(actor._waits) == 0
+        assert not actor._waits.gangs
+
+    run(test)
+
+
+def test_too_many_waits_are_refused(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those of programs that have ended do not count."""
+    monkeypatch.setattr(waits, "MOST_WAITS", 3)
+    monkeypatch.setattr(actors, "SETTLE_SECONDS", 0.0)
+    outside.ray.jobs.add("other")
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        await actor.submit(order("holder"))
+        await actor.submit(order("queued"))
+        waiting = [asyncio.ensure_future(actor.await_ready("queued", "other")) for _ in range(3)]
+        await until(lambda: len(actor._waits) == 3)
+        with pytest.raises(CoordinatorUnavailable, match="Too many"):
+            await actor.await_ready("queued", "starter")
+        with pytest.raises(CoordinatorUnavailable, match="Too many"):
+            await actor.await_phase("queued", ("held",), 60.0)
+        assert (await actor.await_phase("queued", ("queued",), 60.0)).phase is Phase.QUEUED, "no wait is needed"
+        outside.ray.jobs.remove("other")
+        await until(lambda: not len(actor._waits))
+        assert all(wait.cancelled() for wait in waiting)
+        assert (await actor.await_phase("queued", ("held",), 0.01)).phase is Phase.QUEUED
+
+    run(test)
+
+
+def test_a_submit_that_comes_after_its_callers_release_holds_nothing(outside: Outside) -> None:
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        late = asyncio.ensure_future(actor.submit(order("given-up")))
+        await asyncio.sleep(0)  # it waits in the loop, and the release overtakes it
+        assert await actor.release("given-up", 0.0)
+        with pytest.raises(GangGone):
+            await late
+        with pytest.raises(GangGone):
+            await actor.submit(order("given-up"))
+        assert not await actor.gangs()
+        assert (await actor.submit(order("another"))).phase is Phase.HELD
+
+    run(test)
+
+
+def test_a_call_that_was_cancelled_before_its_turn_is_not_run(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray cancels it: the loop was busy while the call came, and while its caller gave up."""
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        loop = asyncio.get_running_loop()
+        ran: list[str] = []
+        for name in ("submit", "plan", "statuses"):
+            monkeypatch.setattr(actor._core, name, lambda *_, name=name: ran.append(name))
+        calls = [actor.submit(order("g")), actor.plan(order("g").request), actor.gangs()]
+        done = threading.Event()
+
+        def come_and_go() -> None:
+            for future in [asyncio.run_coroutine_threadsafe(call, loop) for call in calls]:
+                future.cancel()
+            done.set()
+
+        threading.Thread(target=come_and_go).start()
+        done.wait(30)  # in the loop
+        await asyncio.sleep(0.05)
+        assert not ran
+
+    run(test)
+
+
+def test_an_end_that_takes_time_is_looked_for_by_the_one_loop(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait for one: each looking on its own would be more looks than the loop has time for."""
+    monkeypatch.setattr(actors, "LOOK_SECONDS", 3600.0)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        group = await placed(outside, actor, "slow")
+        outside.ray.groups[group].workers.add(0)
+        actor._look()
+        looks = counting(monkeypatch, actor, lambda look: None)
+        ends = [asyncio.ensure_future(actor.release("slow", 60.0)) for _ in range(50)]
+        await asyncio.sleep(0.3)
+        assert not any(end.done() for end in ends)
+        assert len(looks) <= 0.3 / LEAST_SECONDS + 50, "at most one in LEAST_SECONDS; a busy machine makes fewer"
+        outside.ray.groups[group].workers.clear()
+        assert all(await asyncio.gather(*ends))
+
+    run(test)

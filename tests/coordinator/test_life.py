@@ -1,0 +1,230 @@
+"""The coordinator's life over fake ports: killed at every write, and everything that can happen in any order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from ray_dra.core.gangs.lifecycle import ALLOWED
+from ray_dra.core.model.locality import Locality
+from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
+from tests.core.machines import gang
+
+from .world import Crash, CrashingStore, Phase, World, positions
+
+
+def script(world: World) -> None:
+    """A life with everything in it; every step may be repeated after a kill."""
+    for request in (gang(4, 4, name="a", locality=Locality(cliques=1)), gang(2, 2, name="b"), gang(*[4] * 2, name="c")):
+        world.submit(request)
+    for name in ("a", "b"):
+        status = world.coordinator.status(name)
+        if status.allocation is not None and status.group is None:
+            world.place(name)
+    world.coordinator.release("a")
+    world.pass_time()
+    world.report("t3", xids=(79,))
+    world.coordinator.release("b")
+    world.pass_time()
+    world.coordinator.release("c")
+    world.pass_time()
+
+
+def writes_of_the_script() -> int:
+    world = World()
+    assert isinstance(world.store, CrashingStore)
+    before = world.store.writes
+    script(world)
+    return world.store.writes - before
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_every_write_nothing_is_lost_or_given_twice(after: bool) -> None:
+    """Kill the coordinator before and after each of its writes, bring it back, and go on."""
+    count = writes_of_the_script()
+    assert count > 10
+    for at in range(count):
+        world = World()
+        assert isinstance(world.store, CrashingStore)
+        world.store.left, world.store.after = at, after
+        for _ in range(3):
+            try:
+                script(world)
+                break
+            except Crash:
+                world.restart()
+                world.check()
+            except GangGone:
+                pass  # the step before was done already
+        world.check()
+        for name in ("a", "b", "c"):
+            world.coordinator.release(name)
+        for _ in range(3):
+            world.pass_time(40)
+        world.check_empty()
+        assert world.coordinator.inventory.free_devices >= 15
+
+
+LOCALITIES = [
+    Locality(),
+    *(Locality(cliques=n, exclusive=alone) for n in (1, 2) for alone in (False, True)),
+    *(Locality(cliques=1, required=False, patience=patience) for patience in (0.0, 10.0)),
+]
+
+
+class Life(RuleBasedStateMachine):
+    """Holds, commits, releases, kills and faults in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.count = 0
+        self.phases: dict[str, Phase] = {}
+
+    @rule(
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+        locality=st.sampled_from(LOCALITIES),
+        priority=st.integers(0, 1),
+        wait=st.booleans(),
+        detached=st.booleans(),
+    )
+    def submit(self, sizes: list[int], locality: Locality, priority: int, wait: bool, detached: bool) -> None:
+        self.count += 1
+        request = gang(*sizes, name=f"g{self.count}", locality=locality, priority=priority)
+        try:
+            status = self.world.submit(request, wait=wait, detached=detached)
+            assert wait or status.allocation is not None
+        except UnsatisfiableError as error:
+            assert error.shortfalls
+            assert request.gang not in self.world.coordinator.gangs
+
+    def gangs(self, *phases: Phase) -> list[str]:
+        found = self.world.coordinator
+        return [g for g in found.gangs if found.status(g).phase in phases]
+
+    @precondition(lambda self: self.gangs(Phase.HELD))
+    @rule(data=st.data())
+    def commit(self, data: st.DataObject) -> None:
+        self.world.place(data.draw(st.sampled_from(self.gangs(Phase.HELD))))
+
+    @precondition(lambda self: self.gangs(Phase.PLACING, Phase.READY))
+    @rule(data=st.data())
+    def commit_by_another_copy(self, data: st.DataObject) -> None:
+        """Of the handle, which made a placement group of its own at the same time; the first one stays."""
+        name = data.draw(st.sampled_from(self.gangs(Phase.PLACING, Phase.READY)))
+        before = self.world.coordinator.status(name)
+        after = self.world.coordinator.commit(name, "f" * 36, before.moves)
+        assert after.group == before.group
+        assert after.phase == before.phase
+
+    @precondition(lambda self: self.world.coordinator.gangs)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        self.world.coordinator.release(data.draw(st.sampled_from(list(self.world.coordinator.gangs))))
+
+    @rule()
+    def kill_coordinator(self) -> None:
+        before = {g: s.allocation for g, s in self.world.coordinator.gangs.items()}
+        self.world.restart()
+        after = {g: s.allocation for g, s in self.world.coordinator.gangs.items()}
+        for name, allocation in before.items():
+            if allocation is not None and name in after:
+                assert after[name] == allocation, "a restart keeps every decision"
+
+    @precondition(lambda self: self.world.coordinator.gangs)
+    @rule(data=st.data())
+    def lose_record(self, data: st.DataObject) -> None:
+        """A gang's record cannot be read any more; its placement group lives on."""
+        lost = data.draw(st.sampled_from(list(self.world.coordinator.gangs)))
+        before = {g: s.allocation for g, s in self.world.coordinator.gangs.items() if g != lost}
+        self.world.store.data[f"gang/{lost}"] = data.draw(st.sampled_from([b"", b"?", b"{}", b'{"version":9}']))
+        self.world.restart()
+        assert f"gang/{lost}" in self.world.coordinator.aside.records
+        after = self.world.coordinator.gangs
+        assert all(after[g].allocation == a for g, a in before.items() if a is not None and g in after)
+
+    @rule(seconds=st.sampled_from([3.0, 40.0]))
+    def stop_coordinator(self, seconds: float) -> None:
+        """It hears nobody meanwhile."""
+        self.world.clock.now += seconds
+        self.world.coordinator.observe()
+        assert not [
+            s.node.reason for s in self.world.coordinator.inventory.node_states.values() if "silent" in s.node.reason
+        ]
+        self.world.pass_time(0.5)
+
+    @rule(at=st.integers(0, 3), gpus=st.integers(1, 4), hooked=st.booleans())
+    def start_task(self, at: int, gpus: int, hooked: bool) -> None:
+        raylet = self.world.raylet(f"t{at}")
+        if self.world.ray.nodes[raylet].alive and (task := self.world.ray.start_task(raylet, gpus)) and hooked:
+            try:
+                devices = positions(self.world.coordinator.devices_for(raylet, "", -1, task[1], task[0]))
+            except RayDraError:
+                del self.world.ray.tasks[task[0]]  # the worker fails, and Ray ends it
+                return
+            assert len(set(devices)) == gpus
+            held = self.world.coordinator.inventory.node_states[f"t{at}"].held
+            assert not any(held >> d & 1 for d in devices)
+
+    @precondition(lambda self: self.world.ray.tasks)
+    @rule()
+    def end_tasks(self) -> None:
+        self.world.ray.tasks.clear()
+
+    @rule(at=st.integers(0, 3), xid=st.sampled_from([(), (79,), (31,)]))
+    def fault(self, at: int, xid: tuple[int, ...]) -> None:
+        if self.world.ray.nodes[self.world.raylet(f"t{at}")].alive:
+            self.world.report(f"t{at}", xids=xid)
+
+    @rule(at=st.integers(0, 3))
+    def restart_raylet(self, at: int) -> None:
+        name = f"t{at}"
+        self.world.ray.kill_node(self.world.raylet(name))
+        self.world.coordinator.observe()
+        self.world.incarnation[name] += 1
+        self.world.ray.add_node(self.world.raylet(name), gpus=4, labels={"ray-dra.io/node": name})
+        self.world.coordinator.observe()
+        self.world.report(name)
+
+    @rule(seconds=st.sampled_from([0.5, 4.0, 40.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.pass_time(seconds)
+
+    @invariant()
+    def all_is_well(self) -> None:
+        self.world.check()
+
+    @invariant()
+    def devices_of_lost_records_are_nobody_elses(self) -> None:
+        maps = self.world.coordinator.others.unclaimed.values()
+        theirs = {device[1] for bundles in maps for bundle in bundles for device in bundle}
+        for held in self.world.coordinator.gangs.values():
+            assert held.allocation is None or theirs.isdisjoint(g.uuid for g in held.allocation.grants)
+
+    @invariant()
+    def phases_change_as_allowed(self) -> None:
+        now = {g: self.world.coordinator.status(g).phase for g in self.world.coordinator.gangs}
+        for name, before in self.phases.items():
+            after = now.get(name, Phase.GONE)
+            steps = {before} | ALLOWED[before]
+            reachable = steps | {p for s in steps for p in ALLOWED[s]}  # a rule may take two steps
+            assert after in reachable, f"{name}: {before} -> {after}"
+        self.phases = now
+
+    def teardown(self) -> None:
+        self.world.ray.tasks.clear()
+        for group in self.world.coordinator.others.unclaimed:
+            self.world.ray.remove_group(group)
+        for unread in self.world.coordinator.unread:
+            self.world.coordinator.release(unread.key.removeprefix("gang/"))
+        for name in list(self.world.coordinator.gangs):
+            self.world.coordinator.release(name)
+        for _ in range(3):
+            self.world.pass_time()
+        self.world.check_empty()
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

@@ -1,0 +1,283 @@
+"""A coordinator on a fake Kubernetes: workers made and given back, through crashes at each write, lost nodes, stolen
+devices and lost pods; nothing leaks, nothing is taken twice, no gang stands on a part."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ray_dra.coordinator.backends.kubernetes.objects import Found
+from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
+from ray_dra.simulated.fake_kube import FakeKube
+from ray_dra.simulated.fakes import FakeRay
+from tests.coordinator.kubernetes_world import World
+from tests.coordinator.world import Clock, Crash, tray
+from tests.translate.test_kubernetes import cluster
+
+
+def test_a_gang_gets_its_workers_and_gives_them_back() -> None:
+    world = World()
+    status = world.coordinator.submit(world.order())
+    assert status.phase is Phase.PROVISIONING
+    assert world.drive(status.gang) is Phase.READY
+    assert len(world.kube.claimed()) == 8
+    assert len({node for node, _ in world.kube.claimed()}) == 2
+    world.coordinator.release(status.gang)
+    world.settle()
+    assert world.kube.claimed() == []
+
+
+def crashes(release: bool) -> int:
+    """How many writes to Kubernetes a gang's way there (or there and back) takes."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    if release:
+        world.coordinator.release(gang)
+        world.settle()
+    return world.kube.writes
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(crashes(False)))
+def test_a_coordinator_killed_at_any_write_of_the_making_goes_on(number: int, after: bool) -> None:
+    world = World()
+    world.kube.left, world.kube.after = number, after
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    assert world.coordinator.status(gang).moves == 0
+    world.coordinator.release(gang)
+    world.settle()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("number", range(crashes(True) - crashes(False)))
+def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int, after: bool) -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    world.kube.left, world.kube.after = number, after
+    try:
+        world.coordinator.release(gang)
+    except Crash:
+        world.restart()
+    world.settle()
+
+
+KINDS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim", "group")
+
+
+@pytest.mark.parametrize("turn", range(8))
+@pytest.mark.parametrize("victim", ["node", "gone", "device", "pod", "control store", *KINDS])
+def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, victim: str) -> None:
+    world = World(nodes=6, cliques=2)  # three trays a rack: one to spare
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(turn):
+        world.turn()
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    node = allocation.nodes[0]
+    if victim == "node":
+        world.kube.nodes[node] = replace(world.kube.nodes[node], ready=False)
+        world.kube._version += 1
+    elif victim == "gone":  # the Node is deleted, and its slices with it
+        was = world.kube.nodes.pop(node)
+        published = [s for s in world.kube.slices if s["spec"].get("nodeName") == node]
+        world.kube.slices = [s for s in world.kube.slices if s not in published]
+        world.kube._version += 1
+    elif victim == "device" and (node, "gpu-0") not in world.kube.claimed():
+        world.kube.take(node, "gpu-0")
+    elif victim == "pod":
+        pods = world.kube._of("Pod")
+        if pods:
+            world.kube.delete("Pod", pods[0]["metadata"]["name"])
+    elif victim in KINDS[:3]:
+        found_things = world.kube._of(victim)
+        if found_things:
+            world.kube.delete(victim, found_things[0]["metadata"]["name"])
+    elif victim == "group":
+        del world.kube.raycluster["spec"]["workerGroupSpecs"][1:]  # the RayCluster is applied again without ours
+        world.kube._version += 1
+    elif victim == "control store":
+        world.store.data.clear()
+        world.ray = FakeRay()
+        world.restart()
+        world.settle()
+        return
+    found = world.drive(gang, turns=200)
+    if found is Phase.DEGRADED:  # it stood already, and what is lost of it shows
+        assert world.coordinator.status(gang).lost
+    else:
+        assert found is Phase.READY
+        chosen = world.coordinator.status(gang).allocation
+        assert chosen is not None
+        if victim in ("node", "gone"):
+            assert node not in chosen.nodes
+    world.coordinator.release(gang)
+    for _ in range(100):
+        world.turn()
+    assert not world.coordinator.gangs  # what lingers on a lost node holds up nobody
+    if victim == "gone":
+        world.kube.nodes[node] = was
+        world.kube.slices += published
+        world.kube._version += 1
+    world.kube.nodes[node] = replace(world.kube.nodes[node], ready=True)
+    world.settle()
+
+
+def test_devices_that_the_scheduler_gave_out_twice_are_given_back_at_once() -> None:
+    world = World()
+    world.kube.forgets = 1
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang, turns=40) is Phase.READY  # 20 s; no pod would be missed for two minutes
+    assert world.kube.doubled
+    assert world.coordinator.status(gang).moves == 1
+    world.kube.doubled = False
+    world.coordinator.release(gang)
+    world.settle()
+
+
+def test_a_coordinator_without_the_lease_writes_nothing() -> None:
+    world = World()
+    world.kube.leader = "another coordinator has the lease"
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(10):
+        world.turn()
+    assert not world.kube.writes
+    assert world.coordinator.status(gang).said == "another coordinator has the lease"
+    world.kube.leader = ""
+    assert world.drive(gang) is Phase.READY
+    world.kube.leader = "another coordinator has the lease"
+    before = world.kube.writes
+    world.coordinator.release(gang)
+    for _ in range(10):
+        world.turn()
+    assert world.kube.writes == before
+    world.kube.leader = ""
+    world.settle()
+
+
+@pytest.mark.parametrize(("late", "opened"), [(0, 2), (8, 2), (30, 4)])
+def test_gates_are_opened_once_though_the_watch_is_late(late: int, opened: int) -> None:
+    """Again only after ten seconds: the patch may have been lost."""
+    world = World()
+    world.kube.late = late
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    assert len(world.kube.opened) == opened
+    assert world.coordinator.status(gang).moves == 0
+
+
+@pytest.mark.parametrize(("status", "tried"), [(0, ["a"]), (500, ["a", "b"])])
+def test_a_server_that_does_not_answer_is_waited_for_once_a_look(status: int, tried: list[str]) -> None:
+    """One that fails for an object (a webhook that is down) keeps nobody else's from being given back."""
+    asked = []
+
+    class Failing(FakeKube):
+        def delete(self, kind: str, name: str) -> None:
+            asked.append(name)
+            error = ApiUnavailable("The Kubernetes API cannot answer now.")
+            error.status = status
+            raise error
+
+    kube = Failing(cluster(), [])
+    found = {name: Found(templates=[{"kind": "ResourceClaimTemplate", "metadata": {"name": name}}]) for name in "ab"}
+    Teardown(kube, Clock()).step(kube.view(), found, ())
+    assert asked == tried
+
+
+def test_events_tell_a_gangs_way() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order(name="mine")).gang
+    assert world.drive(gang) is Phase.READY
+    world.coordinator.release(gang)
+    world.settle()
+    reasons = list(dict.fromkeys(reason for reason, _ in world.kube.told))
+    order = ["GangPlanned", "GangApplied", "GangLetIn", "GangBound", "GangStarted", "GangVerified", "GangReady"]
+    assert [reason for reason in reasons if reason in order] == [reason for reason in order if reason in reasons]
+    assert {"GangPlanned", "GangVerified", "GangReady", "GangReleasing"} <= set(reasons)
+    assert all("gang mine" in message for _, message in world.kube.told)
+
+
+def test_what_nvml_finds_in_a_gangs_worker_shows_and_keeps_others_off_the_gpu() -> None:
+    world = World(nodes=2, cliques=1)
+    gang = world.coordinator.submit(world.order(bundles=1)).gang
+    assert world.drive(gang) is Phase.READY
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    raylet = next(n for n in world.ray.nodes.values() if n.alive)
+    faulty = tray("x", rack=str(allocation.grants[0].clique).rpartition(".")[0], xids=(79,))
+    uuids = [grant.uuid for grant in allocation.grants]
+    clique = int(str(allocation.grants[0].clique).rpartition(".")[2])
+    gpus = tuple(
+        replace(g, uuid=u, fabric=replace(g.fabric, clique_id=clique)) if g.fabric else g
+        for g, u in zip(faulty.gpus, uuids, strict=True)
+    )
+    world.coordinator.report(raylet.id, replace(faulty, gpus=gpus))
+    world.turn()
+    status = world.coordinator.status(gang)
+    assert status.phase is Phase.DEGRADED
+    assert len(status.lost) == 1
+    assert "XID 79" in status.lost[0]
+    world.coordinator.release(gang)
+    world.settle()
+    more = world.coordinator.submit(world.order(bundles=2))
+    assert more.phase is Phase.QUEUED  # one of the eight is left out
+    world.coordinator.report(raylet.id, tray("x"))  # nobody's worker any more: not heard
+    world.later(601)
+    world.turn()
+    assert world.coordinator.status(more.gang).phase is Phase.PROVISIONING
+
+
+def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> None:
+    world = World()
+    world.kube.raycluster["spec"]["upgradeStrategy"] = {"type": "Recreate"}
+    world.kube._version += 1
+    world.turn()
+    with pytest.raises(InvalidRequest, match="Recreate"):
+        world.coordinator.submit(world.order())
+    assert world.left() == []
+
+
+def test_nodes_that_are_left_out_for_a_while_refuse_nobody_for_ever() -> None:
+    world = World(nodes=2, cliques=1)
+    assert world.coordinator.workers is not None
+    world.coordinator.workers.machines.avoid(["gb200-r0-t00"], "a test")
+    world.turn()
+    status = world.coordinator.submit(world.order())
+    assert status.phase is Phase.QUEUED
+    assert "4 free of 8" in str(status.waits_for)
+    world.later(61)
+    assert world.drive(status.gang) is Phase.READY
+
+
+def test_raylets_are_let_in_only_when_the_placement_group_waits_for_them() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(30):
+        world.turn()
+    assert world.coordinator.status(gang).phase is Phase.HELD
+    assert not world.ray.nodes
+    assert world.drive(gang) is Phase.READY
+    world.coordinator.release(gang)
+    world.settle()
+
+
+def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
+    """Pods that never start: planned again on other nodes, and in the end a typed error that says why."""
+    world = World(nodes=2, cliques=1)
+    gang = world.coordinator.submit(world.order(bundles=1)).gang
+    world.kube._schedule = lambda pod: None  # type: ignore[method-assign]
+    for _ in range(2000):
+        world.turn()
+        world.later(5)
+        if gang not in world.coordinator.gangs:
+            break
+    with pytest.raises(UnsatisfiableError, match=r"given up: .*without progress"):
+        world.coordinator.status(gang)
+    assert isinstance(world.order().request, GangRequest)
+    world.settle()

@@ -1,0 +1,122 @@
+"""The queue, over fake ports: who is served when, and how long a gang waits for what it prefers."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.shortfall import ShortfallKind
+from ray_dra.errors import UnsatisfiableError
+from tests.core.machines import gang
+
+from .world import Phase, World
+
+NEAR = Locality(cliques=1, required=False, patience=60.0)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_does_not_fit_now_waits_or_fails_by_choice(world: World) -> None:
+    world.submit(gang(*[4] * 4, name="all"))
+    with pytest.raises(UnsatisfiableError) as caught:
+        world.submit(gang(1, name="now"), wait=False)
+    assert "held by gangs" in str(caught.value)
+    status = world.submit(gang(4, name="later"))
+    assert status.phase is Phase.QUEUED
+    assert status.waits_for
+    world.coordinator.release("all")
+    assert world.coordinator.status("later").phase is Phase.HELD
+
+
+def test_first_come_first_served_within_a_priority(world: World) -> None:
+    world.submit(gang(*[4] * 4, name="all"))
+    for name, size, priority in (("big", 4, 0), ("small", 1, 0), ("urgent", 2, 5)):
+        sizes = [4] * 4 if name == "big" else [size]
+        world.submit(gang(*sizes, name=name, priority=priority))
+    with pytest.raises(UnsatisfiableError) as caught:
+        world.submit(gang(1, name="impatient"), wait=False)
+    assert caught.value.shortfalls[0].kind in (ShortfallKind.QUEUE, ShortfallKind.DEVICES)
+    world.coordinator.release("all")
+    phases = {n: world.coordinator.status(n).phase for n in ("big", "small", "urgent")}
+    assert phases == {"big": Phase.QUEUED, "small": Phase.QUEUED, "urgent": Phase.HELD}, "nobody overtakes"
+    world.coordinator.release("urgent")
+    assert world.coordinator.status("big").phase is Phase.HELD
+    assert world.coordinator.status("small").phase is Phase.QUEUED
+
+
+@pytest.fixture
+def halves(world: World) -> World:
+    """One of two trays is taken in each rack."""
+    for name, size in (("a", 4), ("filler", 4), ("b", 4)):
+        world.submit(gang(size, name=name))
+        world.place(name)
+    world.coordinator.release("filler")
+    world.pass_time(1)
+    free = {s.name for s in world.coordinator.inventory.node_states.values() if s.free}
+    assert free == {"t1", "t3"}
+    return world
+
+
+def test_a_gang_waits_for_one_clique_and_then_takes_what_there_is(halves: World) -> None:
+    status = halves.submit(gang(4, 4, name="g", locality=NEAR))
+    assert status.phase is Phase.QUEUED
+    assert [s.kind for s in status.waits_for] == [ShortfallKind.CLIQUE, ShortfallKind.PATIENCE]
+    halves.submit(gang(1, name="behind"))
+    halves.pass_time(59)
+    assert halves.coordinator.status("g").phase is Phase.QUEUED
+    assert halves.coordinator.status("g").waits_for[-1].available == "59 s waited"
+    assert halves.coordinator.status("behind").phase is Phase.QUEUED, "nobody overtakes"
+    halves.pass_time(1)
+    allocation = halves.coordinator.status("g").allocation
+    assert allocation is not None
+    assert allocation.nodes == ("t1", "t3")
+    halves.check()
+
+
+def test_what_a_gang_waits_for_is_taken_as_soon_as_it_is_there(halves: World) -> None:
+    halves.submit(gang(4, 4, name="g", locality=NEAR))
+    halves.pass_time(30)
+    halves.coordinator.release("b")
+    halves.pass_time(1)
+    allocation = halves.coordinator.status("g").allocation
+    assert allocation is not None
+    assert len(set(allocation.cliques)) == 1
+
+
+def test_patience_counts_from_when_the_gang_could_start(halves: World) -> None:
+    halves.submit(gang(1, name="first"))
+    halves.place("first")
+    halves.submit(gang(4, 4, name="g", locality=NEAR))
+    halves.pass_time(100)
+    assert halves.coordinator.status("g").waits_for[-1].kind is not ShortfallKind.PATIENCE, (
+        "there are no devices for it at all"
+    )
+    halves.coordinator.release("first")
+    halves.pass_time(1)
+    assert halves.coordinator.status("g").waits_for[-1].kind is ShortfallKind.PATIENCE
+    halves.pass_time(61)
+    assert halves.coordinator.status("g").phase is Phase.HELD
+
+
+def test_who_does_not_wait_does_not_wait_for_that_either(halves: World) -> None:
+    status = halves.submit(gang(4, 4, name="g", locality=NEAR), wait=False)
+    assert status.phase is Phase.HELD
+
+
+def test_what_no_clique_could_ever_hold_is_not_waited_for(world: World) -> None:
+    assert world.submit(gang(4, 4, 4, name="g", locality=NEAR)).phase is Phase.HELD
+
+
+def test_a_restarted_coordinator_is_patient_anew_and_not_for_ever(halves: World) -> None:
+    halves.submit(gang(4, 4, name="g", locality=NEAR))
+    halves.pass_time(50)
+    halves.restart()
+    for name in halves.names:
+        halves.report(name)
+    halves.pass_time(20)
+    assert halves.coordinator.status("g").phase is Phase.QUEUED
+    halves.pass_time(61)
+    assert halves.coordinator.status("g").phase is Phase.HELD
