@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Where it is set, each of the many Pythons that tests and examples start would compile Ray anew: a second of CPU each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test check fmt lock sbom protos clean bench cluster cluster-down cluster-binaries
 
 demo: $(STAMP)
