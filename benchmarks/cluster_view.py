@@ -120,7 +120,10 @@ def watch(kubeconfig: str) -> None:
 
     import ray_dra.processes.start_coordinator  # noqa: F401  # what the actor has imported
     from ray_dra.adapters.kube_watch import KubeAdapter
+    from ray_dra.coordinator.aside import Aside
     from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+    from ray_dra.coordinator.backends.kubernetes.machines import Machines
+    from ray_dra.coordinator.backends.raylets.nodes import Nodes
     from ray_dra.core.cluster.inventory import Inventory
     from ray_dra.simulated.fakes import MemoryStore
 
@@ -130,7 +133,9 @@ def watch(kubeconfig: str) -> None:
     began = time.monotonic()
     kube = KubeAdapter(api, NAMESPACE, "gangs", changed=changed.set)
     inventory = Inventory()
-    workers = KubernetesBackend(kube, MemoryStore(), inventory, time.monotonic)
+    store, clock = MemoryStore(), time.monotonic
+    raylets = Nodes(store, inventory, clock, Aside(store))
+    workers = KubernetesBackend(kube, store, inventory, clock, Machines(inventory, clock), raylets)
     workers.look(())
     sync = time.monotonic() - began
     time.sleep(2)

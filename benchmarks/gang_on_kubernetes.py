@@ -25,7 +25,10 @@ from figures import parser, write
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from ray_dra.adapters.kube_watch import KubeAdapter, Mirror
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.coordinator.aside import Aside
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.backends.kubernetes.machines import Machines
+from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.pace import LEAST_SECONDS, LOOK_SECONDS, pause
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
@@ -138,7 +141,9 @@ class Bench:
     def ours(self, number: int) -> Callable[[], None]:
         """The coordinator's own steps, woken by its watches as in the actor."""
         inventory = Inventory(limits=NO_LIMITS)
-        workers = KubernetesBackend(self.kube, MemoryStore(), inventory, self.clock)
+        store, clock = MemoryStore(), self.clock
+        raylets = Nodes(store, inventory, clock, Aside(store))
+        workers = KubernetesBackend(self.kube, store, inventory, clock, Machines(inventory, clock), raylets)
         workers.look(())
         request = request_from_bundles([{"GPU": 4}] * self.pods, locality=Locality(segment=1))
         answer = plan(inventory, request)
@@ -148,7 +153,7 @@ class Bench:
             self.changed.clear()
             began, worked = time.monotonic(), time.thread_time()
             workers.look([answer])
-            progress = workers.advance(answer, set())
+            progress = workers.make(answer, set(), grouped=True)
             assert not progress.failed, progress.failed
             if self.bound(workers.view.pods):
                 break

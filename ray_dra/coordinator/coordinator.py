@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ray_dra.coordinator.aside import Aside, Unread
+from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
-from ray_dra.coordinator.backends.kubernetes.provisioning import Progress
+from ray_dra.coordinator.backends.kubernetes.machines import Machines
+from ray_dra.coordinator.backends.raylets.backend import RayletsBackend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.events import told_of
 from ray_dra.coordinator.foreign_work import ForeignWork
-from ray_dra.coordinator.gang_store import GANG, GangStore, RuntimeNotes, groups_of
+from ray_dra.coordinator.gang_store import GANG, GangStore, groups_of
 from ray_dra.coordinator.known_nodes import KnownNodes
 from ray_dra.coordinator.observer import Observer
 from ray_dra.coordinator.orders import Order, check_order
@@ -78,21 +80,21 @@ class Coordinator:
         self._not_before = 0.0  # when that gang is planned again at the earliest
         self.aside = Aside(store)
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
-        self.workers = (
-            None
-            if kube is None
-            else KubernetesBackend(kube, store, self.inventory, clock, lambda node: self.nodes.knows(node))
-        )
         self.known = KnownNodes(self.inventory, clock)
-        self.nodes = Nodes(store, self.inventory, clock, self.aside, reserved=self._is_machine, best=self.known.best)
+        machines = Machines(self.inventory, clock)
+        self.nodes = Nodes(store, self.inventory, clock, self.aside, reserved=machines.has, best=self.known.best)
+        self.backend: Backend = (
+            RayletsBackend(self.nodes)
+            if kube is None
+            else KubernetesBackend(kube, store, self.inventory, clock, machines, self.nodes)
+        )
         self.known.remember(self.nodes.remembered())
         self.others = ForeignWork(store, self.inventory, ray, clock, self.aside)
-        self.devices = SlotMap(self.inventory, self.nodes, self.others, self._has_own_workers)
-        self.planning = Planning(self.inventory, self.nodes, self.known, self.workers)
-        self.watch = Observer(self.inventory, self.nodes, ray, self.workers, clock)
-        self.books = GangStore(store, clock, self.aside)
-        if self.workers is not None:
-            self.workers.look(self.books.wanted())
+        self.devices = SlotMap(self.inventory, self.nodes, self.others, self.backend)
+        self.planning = Planning(self.inventory, self.nodes, self.known, self.backend)
+        self.watch = Observer(self.inventory, self.nodes, ray, self.backend, clock)
+        self.books = GangStore(store, clock, self.aside, self.backend.begins)
+        self.backend.look(self.books.wanted())
         for allocation in self.books.wanted():
             try:
                 self.inventory.hold(allocation)
@@ -115,16 +117,16 @@ class Coordinator:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
-        return not self.gangs and not self.others.unclaimed and (self.workers is None or self.workers.idle)
+        return not self.gangs and not self.others.unclaimed and self.backend.idle
 
     # -- what the world reports
 
     def report(self, raylet: str, reading: NodeReading) -> None:
         """An agent's reading of its node, or of the part of one that a gang's own worker has."""
         node = self.watch.slot_on(raylet, self.books.wanted())
-        if self.workers is not None and node is not None:
+        if node is not None:
             self.nodes.heartbeat(raylet)
-            self.workers.machines.hear(node, reading)
+            self.backend.hear(node, reading)
         elif self.nodes.report(raylet, reading):
             name = self.nodes.names.get(raylet, "")
             if name in self.inventory.node_states:
@@ -137,10 +139,9 @@ class Coordinator:
         self.clock.look()
         view = self.watch.view = self.ray.view()
         self.nodes.see(view)
-        if self.workers is not None:
-            wanted = self.books.wanted()
-            self.workers.look(wanted)
-            self.workers.undo([*wanted, *self.books.spared(view)])
+        wanted = self.books.wanted()
+        self.backend.look(wanted)
+        self.backend.undo([*wanted, *self.books.spared(view)])
         self.others.look(view, self.nodes.names, self.books.placed_devices(view), self.books.groups)
         self.books.give_back_queued(view.jobs)
         past = self.books.past_queue()
@@ -175,13 +176,6 @@ class Coordinator:
                 fault = fault or error
         return not self._resume[kind], fault
 
-    def _is_machine(self, node: str) -> bool:
-        """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
-        return self.workers is not None and self.workers.serves(node)
-
-    def _has_own_workers(self, node: str) -> bool:
-        return self.workers is not None and self.workers.has_own(node)
-
     def _mend_maps(self) -> None:
         """After a start: a map that is not there, or does not say what its gang's record says, is written again."""
         mapped = self.others.read_maps(self.ray.view(), self.books.groups)
@@ -203,10 +197,10 @@ class Coordinator:
             self._release(gang)
         elif step is Step.FORGET:
             self._forget(gang)
-        elif step is Step.PLAN_AGAIN and self.workers is None:
-            self._plan_again(gang)
-        elif step is Step.PLAN_AGAIN:
+        elif step is Step.PLAN_AGAIN and self.backend.own_workers:
             self._plan_elsewhere(gang, "Ray", "the gang's workers", progress.said)
+        elif step is Step.PLAN_AGAIN:
+            self._plan_again(gang)
         elif step is Step.GIVE_UP:
             self._give_up(gang, progress.said)
         self._tell(gang.id, seen if self.gangs.get(gang.id) is gang else None)
@@ -216,12 +210,12 @@ class Coordinator:
 
         Until Ray has placed the gang for the first time; from then on what is missing of it is lost.
         """
-        if self.workers is None or gang.allocation is None or gang.releasing or self.watch.placed_once(gang):
+        if gang.allocation is None or gang.releasing or self.watch.placed_once(gang):
             return
         notes = self.books.notes[gang.id]
         before = notes.progress
         grouped = gang.group is not None
-        progress = self.workers.advance(gang.allocation, self.watch.joined(), grouped=grouped)
+        progress = self.backend.make(gang.allocation, self.watch.joined(), grouped=grouped)
         if progress.joined and grouped and self.clock() - notes.since > STRAY_SECONDS:
             progress = replace(progress, said=self.watch.taken_by_others(gang.allocation))
         notes.progress = progress
@@ -247,14 +241,14 @@ class Coordinator:
 
     def _tell(self, gang_id: str, seen: Observed | None = None) -> None:
         """A Kubernetes event when a gang has come to something new. `seen`: what was observed of it just now."""
-        if self.workers is None or gang_id not in self.gangs:
+        if not self.backend.own_workers or gang_id not in self.gangs:
             return
         notes = self.books.notes[gang_id]
         told = told_of(self._status(self.gangs[gang_id], seen), notes.progress.stage, notes.progress.joined)
         key = (told.reason, self.gangs[gang_id].moves)
         if notes.told != key:
             notes.told = key
-            self.workers.kube.tell(told.reason, told.message, warning=told.warning)
+            self.backend.tell(told.reason, told.message, warning=told.warning)
 
     # -- what drivers ask
 
@@ -268,13 +262,12 @@ class Coordinator:
                 `wait` is False. Nothing is held then.
         """
         request = check_order(order).request
-        if self.workers is not None:
-            self.workers.check()
+        self.backend.check()
         gang = Gang(request, self.books.next_sequence(), order.name, order.namespace, order.owner, order.detached)
         if request.gang in self.gangs:  # asked again after a restart swallowed the answer
             return self.status(request.gang)
         self.books.refuse_taken(order.name, order.namespace)
-        notes = RuntimeNotes(self.clock())
+        notes = self.books.new_notes()
         answer: Allocation | Unsatisfiable | None = self._turn_of(gang)
         if answer is None:
             answer = self.planning.in_turn(gang, notes, self.clock()) if order.wait else self.planning.plan(request)
@@ -346,7 +339,7 @@ class Coordinator:
         return gone
 
     def _release(self, gang: Gang) -> bool:
-        if not gang.releasing and (gang.group is None or self.workers is not None):
+        if not gang.releasing and (gang.group is None or self.backend.own_workers):
             gang = self.books.give_back(gang)
         if gang.group is None:
             return self._forget(gang)
@@ -376,7 +369,9 @@ class Coordinator:
             phase=phase(gang, seen),
             name=gang.name,
             allocation=allocation,
-            selectors=() if allocation is None else tuple(self._selector(allocation, n) for n in allocation.nodes),
+            selectors=()
+            if allocation is None
+            else tuple(self.backend.selector(allocation, n) for n in allocation.nodes),
             group=gang.group,
             moves=gang.moves,
             lost=seen.lost,
@@ -386,12 +381,7 @@ class Coordinator:
         )
 
     def _left_to_others(self, gang: Gang) -> str:
-        return self.workers.left_to_others if self.workers is not None and gang.allocation is None else ""
-
-    def _selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
-        if self.workers is not None and self.workers.has_own(node):
-            return self.workers.selector(allocation, node)
-        return self.nodes.selector(node)
+        return self.backend.left_to_others if gang.allocation is None else ""
 
     def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
         """The devices of a worker's GPU slots, in order; `group` is "" outside placement groups."""
@@ -454,7 +444,7 @@ class Coordinator:
             self.books.save(replace(gang, allocation=answer))
             self.inventory.hold(answer)
             self.books.touch(gang.id)
-            notes.refused, notes.progress = (), Progress()
+            notes.refused, notes.progress = (), self.backend.begins
         return gang is None
 
     def _plan_again(self, gang: Gang, *, stay: bool = True) -> None:
@@ -469,7 +459,7 @@ class Coordinator:
             return
         left = gang.group
         notes = self.books.notes[gang.id]
-        notes.progress = Progress()
+        notes.progress = self.backend.begins
         allocation = answer if isinstance(answer, Allocation) else None
         gang = replace(gang, allocation=allocation, group=None, moves=gang.moves + 1, old_groups=groups_of(gang))
         self.books.save(gang)
@@ -484,11 +474,9 @@ class Coordinator:
 
     def _forget(self, gang: Gang) -> bool:
         """The end of a gang, once its workers are given back, look by look; True when it has come."""
-        notes = self.books.notes[gang.id]
-        if self.workers is not None:
-            notes.ending = True
-            if (gang.moves or gang.allocation is not None) and not self.workers.gone(gang.id, gang.moves):
-                return False
+        self.books.notes[gang.id].ending = True
+        if (gang.moves or gang.allocation is not None) and not self.backend.gone(gang.id, gang.moves):
+            return False
         for group in groups_of(gang):
             self.others.forget(group)
         self.books.drop(gang)

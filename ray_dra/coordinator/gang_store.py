@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ray_dra.coordinator.aside import Aside, Unread
-from ray_dra.coordinator.backends.kubernetes.provisioning import Progress
 from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang
+from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
@@ -46,7 +46,7 @@ class RuntimeNotes:
 
     since: float
     refused: tuple[Shortfall, ...] = ()
-    progress: Progress = field(default_factory=Progress)
+    progress: Progress = STARTS
     ending: bool = False
     told: tuple[str, int] | None = None
     gave_way: int = 0
@@ -62,8 +62,9 @@ class GangStore:
     gangs that are past it. Invariant: each of these is what a scan of `gangs` would give.
     """
 
-    def __init__(self, store: Store, clock: Clock, aside: Aside) -> None:
+    def __init__(self, store: Store, clock: Clock, aside: Aside, begins: Progress) -> None:
         self.store = store
+        self.begins = begins  # the progress of a gang of which nothing is known yet
         self.clock = clock
         self.aside = aside
         self.gangs: dict[str, Gang] = {}
@@ -126,6 +127,10 @@ class GangStore:
         else:  # nothing is to be undone: its record goes next
             self._put(gang)
         return gang
+
+    def new_notes(self) -> RuntimeNotes:
+        """Of a gang whose time begins now."""
+        return RuntimeNotes(self.clock(), progress=self.begins)
 
     def touch(self, gang_id: str) -> None:
         """From now on its time counts anew."""
@@ -262,7 +267,7 @@ class GangStore:
         self.gangs[gang.id] = gang
         self.changed.add(gang.id)
         if gang.id not in self.notes:
-            self.notes[gang.id] = RuntimeNotes(self.clock())
+            self.notes[gang.id] = self.new_notes()
         self._last = max(self._last, gang.sequence)
         if gang.allocation is None and not gang.releasing:
             insort(self._queue, _turn(gang))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.gang_store import RuntimeNotes, groups_of
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import PLACE_SECONDS, WORKERS_SECONDS, Gang, Observed
+from ray_dra.core.gangs.lifecycle import Gang, Observed
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
@@ -24,10 +24,8 @@ YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
 class Observer:
     """See the module. `view` is what Ray said at the last look."""
 
-    def __init__(
-        self, inventory: Inventory, nodes: Nodes, ray: Ray, workers: KubernetesBackend | None, clock: Clock
-    ) -> None:
-        self.inventory, self.nodes, self.ray, self.workers, self.clock = inventory, nodes, ray, workers, clock
+    def __init__(self, inventory: Inventory, nodes: Nodes, ray: Ray, backend: Backend, clock: Clock) -> None:
+        self.inventory, self.nodes, self.ray, self.backend, self.clock = inventory, nodes, ray, backend, clock
         self.view = RayView()
 
     def observed(self, gang: Gang, notes: RuntimeNotes) -> Observed:
@@ -38,18 +36,15 @@ class Observer:
             group = self.view.groups.get(gang.group)
             young = held_for < YOUNG_SECONDS and not gang.releasing
             state = group.state if group is not None else (None if young else "ABSENT")
-        patience = PLACE_SECONDS
-        if self.workers is not None:  # the raylets' own patience comes before
-            patience = WORKERS_SECONDS if notes.progress.joined else math.inf
         return Observed(
             group_state=state,
             owner_alive=not gang.owner or gang.owner in self.view.jobs,
             busy=gang.releasing and self.has_workers(gang),
             lost=tuple(dict.fromkeys(self._lost(gang))),
             held_for=held_for,
-            provisioned=self.workers is None or notes.progress.ready,
-            patience=patience,
-            own_workers=self.workers is not None,
+            provisioned=notes.progress.ready,
+            patience=self.backend.patience if notes.progress.joined else math.inf,  # until then: the workers' own
+            own_workers=self.backend.own_workers,
         )
 
     def placed_once(self, gang: Gang) -> bool:
@@ -64,14 +59,16 @@ class Observer:
     def slot_on(self, raylet: str, wanted: list[Allocation]) -> str | None:
         """The node of a worker that was made for a gang."""
         label = next((n.labels.get(SLOT) for n in self.view.nodes if n.id == raylet), None)
-        if label is None or self.workers is None:
+        if label is None:
             return None
-        return next((slots[label] for a in wanted if label in (slots := self.workers.slots(a))), None)
+        return next((slots[label] for a in wanted if label in (slots := self.backend.slots(a))), None)
 
     def taken_by_others(self, allocation: Allocation) -> str:
-        """What keeps Ray from placing a gang on workers that have joined: work that was queued in Ray, by its jobs."""
-        assert self.workers is not None
-        slots = self.workers.slots(allocation)
+        """What keeps Ray from placing a gang on its own workers that have joined: work that was queued in Ray, by its
+        jobs. "" for a gang without workers of its own."""
+        slots = self.backend.slots(allocation)
+        if not slots:
+            return ""
         found = []
         for raylet in self.view.nodes:
             node = slots.get(raylet.labels.get(SLOT, ""))
@@ -108,8 +105,8 @@ class Observer:
         """What of a gang's hardware is not as it was planned."""
         if gang.allocation is None:
             return
-        if self.workers is not None and self.placed_once(gang):
-            yield from self.workers.lost(gang.allocation, self.joined())
+        if self.placed_once(gang):
+            yield from self.backend.lost(gang.allocation, self.joined())
         for placed in gang.allocation.bundles:
             seat = self.inventory.node_states.get(placed.node)
             if seat is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.gang_store import RuntimeNotes
 from ray_dra.coordinator.known_nodes import KnownNodes
@@ -20,10 +20,8 @@ from ray_dra.errors import UnsatisfiableError
 class Planning:
     """See the module. Holds nothing; the coordinator does."""
 
-    def __init__(
-        self, inventory: Inventory, nodes: Nodes, known: KnownNodes, workers: KubernetesBackend | None
-    ) -> None:
-        self.inventory, self.nodes, self.known, self.workers = inventory, nodes, known, workers
+    def __init__(self, inventory: Inventory, nodes: Nodes, known: KnownNodes, backend: Backend) -> None:
+        self.inventory, self.nodes, self.known, self.backend = inventory, nodes, known, backend
 
     def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Allocation | Unsatisfiable:
         """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
@@ -49,9 +47,9 @@ class Planning:
 
     def _on_raylets(self, request: GangRequest, epoch: int, *, strict: bool) -> Allocation | None:
         """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""
-        if self.workers is None or request.locality.exclusive:
+        if request.locality.exclusive:
             return None
-        names = [name for name in self.nodes.raylets if name in self.inventory.node_states]
+        names = [name for name in self.backend.ready_made if name in self.inventory.node_states]
         answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
         return answer if isinstance(answer, Allocation) else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.core.cluster.inventory import Inventory
@@ -26,21 +27,17 @@ class Seen(NamedTuple):
 
 
 class SlotMap:
-    """See the module. `its_own`: whether gangs have workers of their own on a node, which see no other devices."""
+    """See the module."""
 
-    def __init__(self, inventory: Inventory, nodes: Nodes, others: ForeignWork, its_own: Callable[[str], bool]) -> None:
-        self._inventory, self._nodes, self._others, self._its_own = inventory, nodes, others, its_own
+    def __init__(self, inventory: Inventory, nodes: Nodes, others: ForeignWork, backend: Backend) -> None:
+        self._inventory, self._nodes, self._others, self._backend = inventory, nodes, others, backend
 
     def by_bundle(self, allocation: Allocation) -> list[list[Seen]]:
         """Each bundle's devices as its raylet numbers them."""
-        by_node: dict[str, list[int]] = {}
-        for grant in allocation.grants:
-            if self._its_own(grant.node):
-                by_node.setdefault(grant.node, []).append(grant.position)
-        ranks = {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
+        numbers = self._backend.numbers(allocation)
         return [
             [
-                Seen(ranks[g.node][g.position] if g.node in ranks else g.position, g.uuid, g.node, g.clique)
+                Seen(numbers[g.node][g.position] if g.node in numbers else g.position, g.uuid, g.node, g.clique)
                 for g in placed.grants
             ]
             for placed in allocation.bundles

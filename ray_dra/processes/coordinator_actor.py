@@ -177,7 +177,7 @@ class CoordinatorActor:
 
     async def unseen(self) -> tuple[str, ...]:
         """Why the coordinator may see Kubernetes otherwise than it is, and whom it does not give way to."""
-        return () if self._core.workers is None else self._core.workers.problems()
+        return self._core.backend.problems()
 
     async def pid(self) -> int:
         return os.getpid()
@@ -245,7 +245,7 @@ class CoordinatorActor:
 
     def _wake(self) -> None:
         """Workers are made from look to look; where there are none to make, the next turn is early enough."""
-        if self._core.workers is not None:
+        if self._core.backend.own_workers:
             self._woken.set()
 
     def _tell(self) -> None:

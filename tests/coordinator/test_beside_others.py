@@ -141,8 +141,7 @@ def test_an_older_claim_that_never_gets_anything_stops_a_gang_for_two_minutes_an
         "claims of namespace other have named devices for 120 s and got none; gangs do not give way to them for 10"
         " minutes"
     ]
-    assert world.coordinator.workers is not None
-    assert any("namespace other" in text for text in world.coordinator.workers.problems())
+    assert any("namespace other" in text for text in world.coordinator.backend.problems())
     if when == "after":
         moved = [message for reason, message in world.kube.told if reason == "GangMoved"]
         assert "8 GPUs are left to claims of the RayClusters other/theirs" in moved[0]
@@ -392,8 +391,7 @@ def test_a_part_of_a_gpu_that_others_have_is_not_planned_and_what_nobody_knows_i
     world.turn()
     free = world.coordinator.inventory.node_states["gb200-r0-t00"].free
     assert free == (0 if device == "fpga-7" else 0b1011)
-    assert world.coordinator.workers is not None
-    said = world.coordinator.workers.problems()
+    said = world.coordinator.backend.problems()
     assert len(said) == (1 if device == "fpga-7" else 0)
     assert all(f"other/other-gb200-r0-t00-{device}" in problem for problem in said)
     gang = world.coordinator.submit(world.order(bundles=1)).gang
@@ -405,7 +403,7 @@ def test_a_part_of_a_gpu_that_others_have_is_not_planned_and_what_nobody_knows_i
     world.kube._version += 1
     world.turn()
     assert world.coordinator.inventory.node_states["gb200-r0-t00"].free == 0b1111
-    assert not world.coordinator.workers.problems()
+    assert not world.coordinator.backend.problems()
     world.coordinator.release(gang)
     world.settle()
 

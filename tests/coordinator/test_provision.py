@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
 from ray_dra.coordinator.backends.kubernetes.objects import Found
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.core.gangs.lifecycle import Phase
@@ -245,8 +246,9 @@ def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> 
 
 def test_nodes_that_are_left_out_for_a_while_refuse_nobody_for_ever() -> None:
     world = World(nodes=2, cliques=1)
-    assert world.coordinator.workers is not None
-    world.coordinator.workers.machines.avoid(["gb200-r0-t00"], "a test")
+    backend = world.coordinator.backend
+    assert isinstance(backend, KubernetesBackend)
+    backend.machines.avoid(["gb200-r0-t00"], "a test")
     world.turn()
     status = world.coordinator.submit(world.order())
     assert status.phase is Phase.QUEUED

@@ -8,25 +8,39 @@ goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `transla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines, Tolerations
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_for, is_ours, raycluster
-from ray_dra.coordinator.backends.kubernetes.provisioning import KEYS, Progress, Provisioning
+from ray_dra.coordinator.backends.kubernetes.provisioning import KEYS, Provisioning
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
+from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube, KubeView, Object
+from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.workers import attempt_name, attempt_of, refuse_unfit, slot_label, worker_template
 from ray_dra.translate.ray.labels import SLOT
 
 
 class KubernetesBackend:
-    """See the module. Writes the cluster's nodes into `inventory`, and others' claims as taken."""
+    """See the module, and `backends.base.Backend`. Writes the cluster's nodes into `inventory`, and others' claims as
+    taken.
+
+    Attributes:
+        raylets: those that were there; all other nodes of an allocation are Kubernetes' nodes, also those that it has
+            lost since.
+    """
+
+    own_workers = True
+    begins = STARTS
+    patience = WORKERS_SECONDS
 
     def __init__(
         self,
@@ -34,14 +48,12 @@ class KubernetesBackend:
         store: Store,
         inventory: Inventory,
         clock: Clock,
-        on_raylet: Callable[[str], bool] = lambda node: False,
+        machines: Machines,
+        raylets: GivenRaylets,
     ) -> None:
-        """`on_raylet`: whether a node of an allocation is a raylet that was there; all others are Kubernetes' nodes,
-        also those that it has lost since."""
-        self._on_raylet = on_raylet
         self.kube, self.store, self.inventory, self.clock = kube, store, inventory, clock
         self.view = KubeView()
-        self.machines = Machines(inventory, clock)
+        self.machines, self.raylets = machines, raylets
         self.found: dict[str, Found] = {}
         self._makings: dict[str, Provisioning] = {}
         self._undoing = Teardown(kube, clock)
@@ -84,13 +96,16 @@ class KubernetesBackend:
         """Why the inventory may differ from what is there, and whom nothing is left to any more."""
         return (*self.kube.problems(), *self.machines.problems(), *self.machines.neighbours.ignored)
 
-    def serves(self, node: str) -> bool:
-        """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
-        return node in self.machines.names
+    def hear(self, node: str, reading: NodeReading) -> None:
+        self.machines.hear(node, reading)
 
-    def has_own(self, node: str) -> bool:
+    @property
+    def ready_made(self) -> Collection[str]:
+        return self.raylets.there
+
+    def _has_own(self, node: str) -> bool:
         """Whether a gang on the node has workers of its own there; also where Kubernetes has lost the node since."""
-        return self.serves(node) or not self._on_raylet(node)
+        return self.machines.has(node) or not self.raylets.knows(node)
 
     def _raycluster(self) -> Object:
         return raycluster(self.view, self.kube.namespace)
@@ -107,7 +122,7 @@ class KubernetesBackend:
 
     # -- making
 
-    def advance(self, allocation: Allocation, joined: set[str], *, grouped: bool = True) -> Progress:
+    def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further for a gang's workers. Arguments as of `Provisioning.step`; errors become progress."""
         name = attempt_name(allocation.gang, allocation.epoch)
         other = self.kube.lead()
@@ -129,17 +144,19 @@ class KubernetesBackend:
 
     def _begin(self, allocation: Allocation) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
-        kept = tuple(placed for placed in allocation.bundles if self.has_own(placed.node))
+        kept = tuple(placed for placed in allocation.bundles if self._has_own(placed.node))
         here = Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
         attempt = attempt_of(here, self._raycluster(), imex=self.inventory.limits.compute_domains)
         return Provisioning(attempt, allocation.epoch, self.kube, self.store, self.inventory, self.machines, self.clock)
 
     # -- what the coordinator and the workers ask
 
-    def selector(self, allocation: Allocation, node: str) -> dict[str, str]:
+    def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
+        if not self._has_own(node):
+            return self.raylets.selector(node)
         return {SLOT: slot_label(attempt_name(allocation.gang, allocation.epoch), node)}
 
-    def lost(self, allocation: Allocation, joined: set[str]) -> tuple[str, ...]:
+    def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         """Slots whose raylet is not there (any more)."""
         slots = self.slots(allocation)
         return tuple(f"the worker on {node} is gone" for label, node in slots.items() if label not in joined)
@@ -147,7 +164,18 @@ class KubernetesBackend:
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""
         name = attempt_name(allocation.gang, allocation.epoch)
-        return {slot_label(name, node): node for node in allocation.nodes if self.has_own(node)}
+        return {slot_label(name, node): node for node in allocation.nodes if self._has_own(node)}
+
+    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
+        """A gang's own worker sees no other devices, in the order of their positions."""
+        by_node: dict[str, list[int]] = {}
+        for grant in allocation.grants:
+            if self._has_own(grant.node):
+                by_node.setdefault(grant.node, []).append(grant.position)
+        return {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self.kube.tell(reason, message, warning=warning)
 
     # -- undoing
 

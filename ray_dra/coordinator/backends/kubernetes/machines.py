@@ -46,6 +46,10 @@ class Machines:
         self._taken: dict[str, int] = {}
         self.neighbours = Neighbours(clock)
 
+    def has(self, node: str) -> bool:
+        """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
+        return node in self.names
+
     def avoid(self, nodes: Iterable[str], why: str) -> None:
         """Leave nodes out for a while."""
         until = self._clock() + AVOID_SECONDS

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, lives, raycluster
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.progress import Progress
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube, KubeView, Object
 from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY, Store
@@ -41,26 +42,6 @@ PATIENCE = {
     "verified": 120.0,
     "joined": 60.0,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the workers of a gang are.
-
-    Attributes:
-        ready: all are there and have what was planned; they join when they are let. joined: all have.
-        failed: why this attempt will not get there; final: nor will any other.
-        gave_way: to another RayCluster's gang, which costs no try.
-        said: what is being waited for, in this stage.
-    """
-
-    ready: bool = False
-    joined: bool = False
-    failed: str = ""
-    final: bool = False
-    gave_way: bool = False
-    stage: str = ""
-    said: str = ""
 
 
 class _Failed(Exception):
@@ -93,7 +74,7 @@ class Provisioning:
         self._seen: tuple[Any, ...] = ()  # what progress is measured by
         self._since = clock()  # when that last changed
 
-    def step(self, view: KubeView, there: Found, joined: set[str], *, grouped: bool) -> Progress:
+    def step(self, view: KubeView, there: Found, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further.
 
         Args:
@@ -113,17 +94,17 @@ class Provisioning:
         except _Failed as error:
             return Progress(failed=str(error))
 
-    def _step(self, there: Found, joined: set[str], grouped: bool) -> Progress:
+    def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
         if not self._checked:
             self.kube.together([lambda pod=pod: self.kube.create(pod, dry_run=True) for pod in self.attempt.pods])  # type: ignore[misc]
             self._checked = True
-        if self._labels <= joined:
+        if self._labels.issubset(joined):
             return Progress(ready=True, joined=True)
         stage, said = self._make(there)
         go = GO_KEY + self.attempt.name
         if stage == "joined" and grouped and self.store.get(go) is None:
             self.store.put(go, b"")
-        progress = self._judge(there, stage, said, len(self._labels & joined))
+        progress = self._judge(there, stage, said, len(self._labels.intersection(joined)))
         if stage == "joined" and not progress.failed:
             return replace(progress, ready=True)
         return progress

@@ -9,7 +9,7 @@ the topology at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from ray_dra.coordinator.aside import Aside
@@ -142,6 +142,10 @@ class Nodes:
     def lacks(self, raylet: str) -> bool:
         """Whether the raylet's GPUs have not been read. Not of gangs' own workers, which are parts of nodes."""
         return raylet in self.names and raylet not in self.readings
+
+    @property
+    def there(self) -> Collection[str]:
+        return self.raylets.keys()
 
     def knows(self, name: str) -> bool:
         """Whether it is a raylet's node, that is here or has gone."""

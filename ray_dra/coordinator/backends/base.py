@@ -1,0 +1,101 @@
+"""The port to where gangs' workers come from.
+
+A backend says what there is, makes a gang's workers and undoes them, selects them for Ray, numbers their devices, and
+tells what of them is lost. Two fulfil it: `raylets` (workers that are there and stay) and `kubernetes` (workers made
+for each gang). A third, whose workers others own, would be a third class here and no condition elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.ports.nvml import NodeReading
+
+
+class GivenRaylets(Protocol):
+    """Raylets that were there before any gang; on Kubernetes they stand beside the workers that are made."""
+
+    @property
+    def there(self) -> Collection[str]:
+        """The names of their nodes."""
+
+    def knows(self, name: str) -> bool:
+        """Whether it is a raylet's node, that is here or has gone."""
+
+    def selector(self, name: str) -> dict[str, str]:
+        """The label selector that pins a bundle to the node."""
+
+
+class Backend(Protocol):
+    """See the module.
+
+    Attributes:
+        own_workers: a gang's workers are made for it, so that where they fail or others' work took them, new ones are
+            made, and at its end they are undone.
+        begins: the progress of a gang whose devices were just held.
+        patience: seconds for Ray to place a gang whose workers have joined, before looking elsewhere.
+    """
+
+    @property
+    def own_workers(self) -> bool: ...
+    @property
+    def begins(self) -> Progress: ...
+    @property
+    def patience(self) -> float: ...
+
+    # what there is
+
+    def look(self, wanted: Iterable[Allocation]) -> None:
+        """Read what there is into the inventory. `wanted`: the allocations that gangs hold now."""
+
+    def check(self) -> None:
+        """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
+
+    def problems(self) -> tuple[str, ...]:
+        """Why the inventory may differ from what is there."""
+
+    def hear(self, node: str, reading: NodeReading) -> None:
+        """What an agent in a gang's own worker says of its devices."""
+
+    @property
+    def ready_made(self) -> Collection[str]:
+        """Nodes on which a gang is tried before workers are made for it."""
+
+    @property
+    def left_to_others(self) -> str:
+        """Which devices are left to others' gangs; "" for none."""
+
+    # a gang's workers
+
+    def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+        """One step further. `joined`: slot labels of the raylets that live; `grouped`: the placement group is there."""
+
+    def undo(self, wanted: Iterable[Allocation]) -> None:
+        """One step back for all workers that none of these allocations wants."""
+
+    def gone(self, gang: str, moves: int) -> bool:
+        """Whether nothing is left of any workers made for a gang."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left of any workers made for any gang."""
+
+    def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
+        """Workers that are not there (any more), as sentences."""
+
+    # how Ray sees them
+
+    def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
+        """The label selector that pins the gang's bundles on a node to its worker there."""
+
+    def slots(self, allocation: Allocation) -> Mapping[str, str]:
+        """The label of each of the gang's own workers -> its node."""
+
+    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
+        """Node -> a device's position -> its number in the gang's own worker there; none where all are seen."""
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """An event for people who look at the cluster."""

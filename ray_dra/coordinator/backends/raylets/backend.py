@@ -1,0 +1,61 @@
+"""Workers that are there before any gang and stay after it: nothing is made, and nothing is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from ray_dra.coordinator.backends.base import GivenRaylets
+from ray_dra.core.gangs.lifecycle import PLACE_SECONDS
+from ray_dra.core.gangs.progress import THERE, Progress
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.ports.nvml import NodeReading
+
+
+class RayletsBackend:
+    """See the module, and `backends.base.Backend`. What there is, `nodes.py` writes into the inventory."""
+
+    own_workers = False
+    begins = THERE
+    patience = PLACE_SECONDS
+    ready_made: Collection[str] = ()  # all are, so none comes before the others
+    left_to_others = ""
+    idle = True
+
+    def __init__(self, raylets: GivenRaylets) -> None:
+        self._raylets = raylets
+
+    def look(self, wanted: Iterable[Allocation]) -> None:
+        """The raylets are looked at with Ray."""
+
+    def check(self) -> None:
+        """Nothing has to be there."""
+
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
+    def hear(self, node: str, reading: NodeReading) -> None:
+        """No gang has an agent of its own."""
+
+    def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+        return THERE
+
+    def undo(self, wanted: Iterable[Allocation]) -> None:
+        """Nothing was made."""
+
+    def gone(self, gang: str, moves: int) -> bool:
+        return True
+
+    def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
+        return ()
+
+    def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
+        return self._raylets.selector(node)
+
+    def slots(self, allocation: Allocation) -> Mapping[str, str]:
+        return {}
+
+    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
+        return {}
+
+    def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
+        """Nobody watches; the log has it."""
