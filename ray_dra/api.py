@@ -20,8 +20,8 @@ from ray_dra.processes.calls import ask, coordinator
 from ray_dra.processes.worker_hook import SeenDevice, seen_devices
 from ray_dra.program.gang_handle import GangPlacementGroup
 from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
+from ray_dra.translate.names import RAY_NODE_ID
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.labels import RAY_NODE_ID
 
 # -- localities
 

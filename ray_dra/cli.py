@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from ray_dra.errors import InvalidSnapshot, RayDraError
+from ray_dra.translate.names import CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE, GANG_KEY
 
 
 def _speak() -> None:
@@ -181,8 +182,8 @@ def gangs(address: Address = "") -> None:
 
 @app.command()
 def check(
-    namespace: Annotated[str, typer.Option(envvar="RAY_CLUSTER_NAMESPACE", help="Of the RayCluster.")] = "default",
-    raycluster: Annotated[str, typer.Option(envvar="RAY_CLUSTER_NAME", help="Its name.")] = "",
+    namespace: Annotated[str, typer.Option(envvar=CLUSTER_NAMESPACE_VARIABLE, help="Of the RayCluster.")] = "default",
+    raycluster: Annotated[str, typer.Option(envvar=CLUSTER_NAME_VARIABLE, help="Its name.")] = "",
     kubeconfig: Annotated[str | None, typer.Option(help="Default: $KUBECONFIG, or the pod's service account.")] = None,
 ) -> None:
     """Whether a RayCluster on Kubernetes can be given gangs: rights, what is served, drivers, templates. Ends with 1
@@ -211,7 +212,7 @@ def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")]
     _connect(address)
     actor = coordinator()
     chosen = [s for s in ask(actor.gangs.remote()) if gang in (s.name, s.gang)]
-    if not chosen and any(key in (gang, f"gang/{gang}") for key, _ in ask(actor.unread.remote())):
+    if not chosen and any(key in (gang, GANG_KEY + gang) for key, _ in ask(actor.unread.remote())):
         ask(actor.release.remote(gang, 30.0), timeout=60)
         console.print(f"let go the record of {gang}", markup=False)
         return

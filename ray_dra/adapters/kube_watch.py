@@ -26,8 +26,7 @@ from ray_dra.translate.kube.shapes import (
     why_unreadable,
 )
 from ray_dra.translate.kube.slices import read_node
-from ray_dra.translate.kube.workers import CLUSTER_LABEL
-from ray_dra.translate.ray.labels import DRIVER, TOPOLOGY
+from ray_dra.translate.names import CLUSTER_LABEL, DRIVER, TOPOLOGY_LABEL
 
 logger = logging.getLogger("ray_dra")
 
@@ -231,7 +230,7 @@ class KubeAdapter:
             "claims": Mirror(api, "ResourceClaim", keep=read_claim),
             "pods": Mirror(api, "Pod", namespace, labels=ours, keep=read_pod, changed=changed),
             "topologies": Mirror(
-                api, "ConfigMap", namespace, labels=f"{TOPOLOGY}=true", keep=read_labelled, changed=changed
+                api, "ConfigMap", namespace, labels=f"{TOPOLOGY_LABEL}=true", keep=read_labelled, changed=changed
             ),
             "templates": Mirror(api, "ResourceClaimTemplate", namespace, keep=read_labelled, changed=changed),
         }

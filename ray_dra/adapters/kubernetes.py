@@ -28,6 +28,7 @@ from ray_dra.errors import (
     Rejected,
     WatchExpired,
 )
+from ray_dra.translate.names import COMPUTE_DOMAIN_API, KUBECONFIG_VARIABLE, RAY_API
 
 Object = dict[str, Any]
 
@@ -55,9 +56,9 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "ResourceSlice": ("resource.k8s.io/v1", "resourceslices", False),
     "ResourceClaim": ("resource.k8s.io/v1", "resourceclaims", True),
     "ResourceClaimTemplate": ("resource.k8s.io/v1", "resourceclaimtemplates", True),
-    "ComputeDomain": ("resource.nvidia.com/v1beta1", "computedomains", True),
-    "RayCluster": ("ray.io/v1", "rayclusters", True),
-    "RayJob": ("ray.io/v1", "rayjobs", True),
+    "ComputeDomain": (COMPUTE_DOMAIN_API, "computedomains", True),
+    "RayCluster": (RAY_API, "rayclusters", True),
+    "RayJob": (RAY_API, "rayjobs", True),
     "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
 }
 
@@ -88,7 +89,7 @@ class KubernetesApi:
     def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
         self.configuration = configuration = client.Configuration()
         try:
-            kubeconfig = kubeconfig or os.environ.get("KUBECONFIG")  # the client asks for it when it is imported
+            kubeconfig = kubeconfig or os.environ.get(KUBECONFIG_VARIABLE)  # the client asks for it when it is imported
             if kubeconfig is not None or context is not None:
                 config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
             else:
@@ -96,7 +97,7 @@ class KubernetesApi:
         except Exception as error:  # a file of anything: the client raises whatever it stumbles over
             raise KubernetesError(
                 "There is no way to the Kubernetes API: no kubeconfig that reads, and no service account of a pod.",
-                place=kubeconfig or "KUBECONFIG, ~/.kube/config, or a pod's service account",
+                place=kubeconfig or f"{KUBECONFIG_VARIABLE}, ~/.kube/config, or a pod's service account",
                 available=str(error),
             ) from error
         configuration.client_go_retries = True

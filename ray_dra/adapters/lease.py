@@ -15,7 +15,7 @@ from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import AlreadyThere, Conflict, KubernetesError
-from ray_dra.translate.ray.labels import PROBLEMS
+from ray_dra.translate.names import PROBLEMS_ANNOTATION
 
 logger = logging.getLogger("ray_dra")
 
@@ -101,7 +101,12 @@ class Lease:
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
-            "metadata": {"name": self._name, "namespace": self._namespace, **version, "annotations": {PROBLEMS: said}},
+            "metadata": {
+                "name": self._name,
+                "namespace": self._namespace,
+                **version,
+                "annotations": {PROBLEMS_ANNOTATION: said},
+            },
             "spec": {"holderIdentity": self._holder, "leaseDurationSeconds": DURATION_SECONDS, "renewTime": now},
         }
 

@@ -19,7 +19,6 @@ from ray_dra.ports.ray import RayGroup, RayNode, RayView, Worker
 
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
-WORKER_HOOK = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray reads the hook of a worker process from here
 HEAD = "node:__internal_head__"
 STATS_SECONDS = 2.0  # for a raylet to say what its workers do; the coordinator does nothing else meanwhile
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"

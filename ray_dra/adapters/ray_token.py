@@ -18,8 +18,9 @@ from ray._private.authentication.authentication_token_setup import (
 )
 
 from ray_dra.errors import ClusterUnavailable
+from ray_dra.translate.names import AUTH_MODE_VARIABLE, AUTH_TOKEN_PATH_VARIABLE, AUTH_TOKEN_VARIABLE
 
-MODE, TOKEN, TOKEN_PATH = VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+MODE, TOKEN, TOKEN_PATH = VARIABLES = AUTH_MODE_VARIABLE, AUTH_TOKEN_VARIABLE, AUTH_TOKEN_PATH_VARIABLE
 
 
 @contextmanager
@@ -47,8 +48,7 @@ def connection_token(address: str, token: Path | None) -> Iterator[None]:
                 raise ClusterUnavailable(
                     "This Ray cluster asks for a token, and this program has none or another one.",
                     place=address,
-                    wanted="the cluster's token, by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH, or"
-                    " in ~/.ray/auth_token",
+                    wanted=f"the cluster's token, by {MODE}=token and {TOKEN} or {TOKEN_PATH}, or in ~/.ray/auth_token",
                     available=f"{MODE}={os.environ.get(MODE, '')}",
                 )
         yield

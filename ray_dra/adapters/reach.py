@@ -9,6 +9,7 @@ import time
 import grpc
 
 from ray_dra.errors import ClusterUnavailable
+from ray_dra.translate.names import USE_TLS_VARIABLE
 
 ANSWER_SECONDS = 10.0
 AGAIN_SECONDS = 0.2  # after a refused connection: a cluster that starts just now
@@ -30,7 +31,7 @@ def await_cluster(address: str, seconds: float = ANSWER_SECONDS) -> None:
             host, _, port = address.rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout=left).close()
             left = deadline - time.monotonic()
-            if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true") or (left > 0 and _greets(address, left)):
+            if os.environ.get(USE_TLS_VARIABLE, "0").lower() in ("1", "true") or (left > 0 and _greets(address, left)):
                 return
             tried = "the host takes connections, but says nothing that a Ray cluster would say"
             break

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from ray_dra.errors import RayDraError
 from ray_dra.ports.store import Store
+from ray_dra.translate.names import ASIDE_KEY
 
-KEY = "aside/"
 T = TypeVar("T")
 logger = logging.getLogger("ray_dra")
 
@@ -34,9 +34,9 @@ class Aside:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.records: dict[str, Unread] = {}
-        for key in store.keys(KEY):
+        for key in store.keys(ASIDE_KEY):
             reason, _, data = (store.get(key) or b"").partition(b"\n")
-            had = key.removeprefix(KEY)
+            had = key.removeprefix(ASIDE_KEY)
             self.records[had] = Unread(had, reason.decode(errors="backslashreplace"), data)
 
     def read(self, prefix: str, parse: Callable[[str, bytes], T]) -> Iterator[T]:
@@ -56,7 +56,7 @@ class Aside:
     def put(self, key: str, data: bytes, reason: str) -> None:
         """Keep a record under another key; a kill in between only repeats it."""
         reason = ascii(reason)[1:-1]
-        self._store.put(KEY + key, reason.encode() + b"\n" + data)
+        self._store.put(ASIDE_KEY + key, reason.encode() + b"\n" + data)
         self._store.delete(key)
         self.records[key] = Unread(key, reason, data)
         logger.error("a record cannot be read and was set aside, `ray-dra gangs` names it: %a: %s", key, reason)
@@ -65,5 +65,5 @@ class Aside:
         """Forget a record for good; False where there is none."""
         if self.records.pop(key, None) is None:
             return False
-        self._store.delete(KEY + key)
+        self._store.delete(ASIDE_KEY + key)
         return True

@@ -19,7 +19,7 @@ from ray_dra.coordinator.backends.raylets.backend import RayletsBackend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.events import told_of
 from ray_dra.coordinator.foreign_work import ForeignWork
-from ray_dra.coordinator.gang_store import GANG, GangStore, groups_of
+from ray_dra.coordinator.gang_store import GangStore, groups_of
 from ray_dra.coordinator.known_nodes import KnownNodes
 from ray_dra.coordinator.observer import Observer
 from ray_dra.coordinator.orders import Order, check_order
@@ -37,7 +37,8 @@ from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
-from ray_dra.ports.store import MAP, Store
+from ray_dra.ports.store import Store
+from ray_dra.translate.names import GANG_KEY, MAP_KEY
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
 SPARED = 10  # times as long as a no took to find, the first in the queue is not planned again
@@ -183,7 +184,7 @@ class Coordinator:
             if gang.group is not None and gang.allocation is not None:
                 planned = [[grant.uuid for grant in placed.grants] for placed in gang.allocation.bundles]
                 if [[uuid for _, uuid, _, _ in bundle] for bundle in mapped.get(gang.group, ())] != planned:
-                    self.store.put(MAP + gang.group, self.devices.map_of(gang.allocation))
+                    self.store.put(MAP_KEY + gang.group, self.devices.map_of(gang.allocation))
 
     def _advance(self, gang: Gang) -> None:
         self._provision(gang)
@@ -313,7 +314,7 @@ class Coordinator:
         if gang.allocation is None:
             return self.status(gang_id)
         if gang.group is None and gang.moves == moves:
-            self.store.put(MAP + group, self.devices.map_of(gang.allocation))
+            self.store.put(MAP_KEY + group, self.devices.map_of(gang.allocation))
             self.books.save(replace(gang, group=group, old_groups=groups_of(gang)))
             self.books.touch(gang_id)
         return self.status(gang_id)
@@ -326,7 +327,7 @@ class Coordinator:
         """
         gang = self.gangs.get(gang_id)
         if gang is None:
-            unread = self.aside.records.get(GANG + gang_id) or self.aside.records.get(gang_id)
+            unread = self.aside.records.get(GANG_KEY + gang_id) or self.aside.records.get(gang_id)
             if unread is not None:
                 group = self.books.traces(unread).group
                 if group is not None:
@@ -465,7 +466,7 @@ class Coordinator:
         self.books.save(gang)
         if left is not None:
             self.ray.remove_group(left)
-            self.store.delete(MAP + left)
+            self.store.delete(MAP_KEY + left)
         if allocation is not None:
             self.inventory.hold(allocation)
         elif isinstance(answer, Unsatisfiable):

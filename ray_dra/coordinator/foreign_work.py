@@ -19,11 +19,11 @@ from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
-from ray_dra.ports.store import MAP, Store
+from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import Seen as Mapped
 from ray_dra.translate.files.records import Slots, map_from_bytes, slots_from_bytes, slots_to_bytes
+from ray_dra.translate.names import MAP_KEY, SLOTS_KEY
 
-KEY = "slots/"
 GPU = "GPU"
 LAG_SECONDS = 0.3  # Ray's raylets report every 0.1 s, its view of them is spread as often, and what ends takes a moment
 
@@ -62,7 +62,7 @@ class ForeignWork:
         self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
         self.unclaimed: dict[str, list[list[Mapped]]] = {}
         self._aside = aside
-        for raylet, slots in aside.read(KEY, lambda key, data: (key, slots_from_bytes(data))):
+        for raylet, slots in aside.read(SLOTS_KEY, lambda key, data: (key, slots_from_bytes(data))):
             self.slots[raylet] = slots.bundles
             self.strangers[raylet] = slots.strangers
         self._lately: dict[str, RecentUsage] = {}  # by raylet
@@ -73,13 +73,13 @@ class ForeignWork:
         Returns those of our groups.
         """
         found = {}
-        for group, mapped in self._aside.read(MAP, lambda key, data: (key, map_from_bytes(data))):
+        for group, mapped in self._aside.read(MAP_KEY, lambda key, data: (key, map_from_bytes(data))):
             if group in ours:
                 found[group] = mapped
             elif _lives(view, group):
                 self.unclaimed[group] = mapped
             else:
-                self.store.delete(MAP + group)
+                self.store.delete(MAP_KEY + group)
         return found
 
     def of_bundle(self, raylet: str, owner: str, slots: Iterable[int], planned: tuple[int, ...]) -> list[int]:
@@ -259,18 +259,18 @@ class ForeignWork:
             if group in groups:  # its commit had been half done
                 del self.unclaimed[group]
             elif not _lives(view, group):
-                self.store.delete(MAP + group)
+                self.store.delete(MAP_KEY + group)
                 del self.unclaimed[group]
         for raylet in view.nodes:
             if not raylet.alive:
                 self._lately.pop(raylet.id, None)
                 slots, strangers = self.slots.pop(raylet.id, None), self.strangers.pop(raylet.id, None)
                 if slots is not None or strangers is not None:
-                    self.store.delete(KEY + raylet.id)
+                    self.store.delete(SLOTS_KEY + raylet.id)
 
     def _persist(self, raylet: str) -> None:
         record = Slots(self.slots.get(raylet, {}), self.strangers.get(raylet, {}))
-        self.store.put(KEY + raylet, slots_to_bytes(record))
+        self.store.put(SLOTS_KEY + raylet, slots_to_bytes(record))
 
 
 def _lives(view: RayView, group: str) -> bool:

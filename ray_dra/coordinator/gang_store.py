@@ -17,10 +17,10 @@ from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
 from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
-from ray_dra.ports.store import MAP, Store
+from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import Traces, gang_from_bytes, gang_to_bytes, traces_of
+from ray_dra.translate.names import GANG_KEY, MAP_KEY
 
-GANG = "gang/"
 MOST_FAILURES = 1_000  # the last ones; a program that waits asks each second
 MOST_WAITING = 10_000
 """Gangs of one program in the queue: far more than a program can mean, and so few that what they cost everybody (a few
@@ -79,7 +79,7 @@ class GangStore:
         self._traces: dict[str, Traces] = {}  # by the key of a record that lies aside
         self._last = 0
         held: dict[object, str] = {}
-        found = list(aside.read(GANG, lambda key, data: _readable(key, data, held)))
+        found = list(aside.read(GANG_KEY, lambda key, data: _readable(key, data, held)))
         for gang in sorted(found, key=lambda g: g.sequence):
             self._put(gang)
 
@@ -88,12 +88,12 @@ class GangStore:
 
         Raises InvalidRequest for a gang that could not be read back; nothing is changed then.
         """
-        self.store.put(GANG + gang.id, gang_to_bytes(gang))
+        self.store.put(GANG_KEY + gang.id, gang_to_bytes(gang))
         self._put(gang)
 
     def set_aside(self, gang_id: str, reason: str) -> None:
         """A gang whose record reads well and cannot be true."""
-        self.aside.put(GANG + gang_id, self.store.get(GANG + gang_id) or b"", reason)
+        self.aside.put(GANG_KEY + gang_id, self.store.get(GANG_KEY + gang_id) or b"", reason)
         self._take(gang_id)
         self.notes.pop(gang_id, None)
 
@@ -104,8 +104,8 @@ class GangStore:
             if len(self.failures) > MOST_FAILURES:
                 del self.failures[next(iter(self.failures))]
         for group in groups_of(gang):
-            self.store.delete(MAP + group)
-        self.store.delete(GANG + gang.id)
+            self.store.delete(MAP_KEY + group)
+        self.store.delete(GANG_KEY + gang.id)
         self._take(gang.id)
         self.notes.pop(gang.id, None)
 
@@ -143,12 +143,12 @@ class GangStore:
             return gang
         if gang_id in self.failures:
             raise UnsatisfiableError(f"The gang was given up: {self.failures[gang_id]}", place=gang_id)
-        if GANG + gang_id in self.aside.records:
+        if GANG_KEY + gang_id in self.aside.records:
             raise GangGone(
                 "The gang's record cannot be read and was set aside. Its workers run on until its placement group is "
                 f"removed; `ray-dra release {gang_id}` lets the record go.",
                 place=gang_id,
-                available=self.aside.records[GANG + gang_id].reason,
+                available=self.aside.records[GANG_KEY + gang_id].reason,
             )
         raise GangGone(
             "The gang is not there any more: it was removed, its program ended, or its wait was over.",
@@ -214,9 +214,9 @@ class GangStore:
             group = view.groups.get(traces.group or "")
             ended = traces.group is not None and (group is None or group.state == "REMOVED")
             orphaned = traces.owner is not None and traces.owner not in view.jobs
-            if key.startswith(GANG) and not ended and not orphaned:
+            if key.startswith(GANG_KEY) and not ended and not orphaned:
                 epochs = range(1 + (MOST_MOVES if traces.moves is None else traces.moves))
-                found += [Allocation(key.removeprefix(GANG), (), epoch) for epoch in epochs]
+                found += [Allocation(key.removeprefix(GANG_KEY), (), epoch) for epoch in epochs]
         return found
 
     def traces(self, unread: Unread) -> Traces:

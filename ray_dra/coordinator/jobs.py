@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ray_dra.ports.ray import RayView
 from ray_dra.ports.store import Store
-
-KEY = "session/"
+from ray_dra.translate.names import SESSION_KEY
 
 
 class Jobs:
@@ -14,19 +13,19 @@ class Jobs:
     def __init__(self, store: Store, starter: str) -> None:
         """`starter`: the job that started the coordinator; counted from the start, as it may die before its hello."""
         self.store = store
-        store.put(KEY + starter, b"")
+        store.put(SESSION_KEY + starter, b"")
 
     def enter(self, job: str, view: RayView) -> bool:
         """A job says hello; False where Ray does not list it: it could not be told from one that has ended."""
         if job not in view.jobs:
             return False
-        self.store.put(KEY + job, b"")
+        self.store.put(SESSION_KEY + job, b"")
         return True
 
     def all_ended(self, view: RayView) -> bool:
         """Whether none is left; those that have ended are forgotten."""
-        known = {key.removeprefix(KEY) for key in self.store.keys(KEY)}
+        known = {key.removeprefix(SESSION_KEY) for key in self.store.keys(SESSION_KEY)}
         alive = known & view.jobs
         for job in known - alive:
-            self.store.delete(KEY + job)
+            self.store.delete(SESSION_KEY + job)
         return not alive

@@ -16,7 +16,7 @@ from ray_dra.core.model.node import Node
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
-from ray_dra.translate.ray.labels import SLOT
+from ray_dra.translate.names import SLOT_LABEL
 
 YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
 
@@ -54,11 +54,11 @@ class Observer:
 
     def joined(self) -> set[str]:
         """The slots whose raylet lives."""
-        return {n.labels[SLOT] for n in self.view.nodes if n.alive and SLOT in n.labels}
+        return {n.labels[SLOT_LABEL] for n in self.view.nodes if n.alive and SLOT_LABEL in n.labels}
 
     def slot_on(self, raylet: str, wanted: list[Allocation]) -> str | None:
         """The node of a worker that was made for a gang."""
-        label = next((n.labels.get(SLOT) for n in self.view.nodes if n.id == raylet), None)
+        label = next((n.labels.get(SLOT_LABEL) for n in self.view.nodes if n.id == raylet), None)
         if label is None:
             return None
         return next((slots[label] for a in wanted if label in (slots := self.backend.slots(a))), None)
@@ -71,7 +71,7 @@ class Observer:
             return ""
         found = []
         for raylet in self.view.nodes:
-            node = slots.get(raylet.labels.get(SLOT, ""))
+            node = slots.get(raylet.labels.get(SLOT_LABEL, ""))
             if node is None or not raylet.alive:
                 continue
             taken = {r: n - raylet.available.get(r, 0.0) for r, n in raylet.total.items() if r in ("GPU", "CPU")}

@@ -18,7 +18,7 @@ from ray_dra.ports.kubernetes import KubeNode, Object
 from ray_dra.translate.kube.shapes import UNREADABLE, read_slice, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node
 from ray_dra.translate.kube.workers import refuse_unfit, worker_template
-from ray_dra.translate.ray.labels import DRIVER, PROBLEMS
+from ray_dra.translate.names import COMPUTE_DOMAIN_GROUP, DRIVER, PROBLEMS_ANNOTATION, RAY_GROUP, START_HOOK_VARIABLE
 
 LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few seconds, by a clock that may differ
 
@@ -33,9 +33,9 @@ class Right(NamedTuple):
 
 
 RIGHTS = (
-    Right("ray.io", "rayclusters", ("get", "list", "watch", "patch")),
+    Right(RAY_GROUP, "rayclusters", ("get", "list", "watch", "patch")),
     Right("resource.k8s.io", "resourceclaimtemplates", ("list", "watch", "create", "delete")),
-    Right("resource.nvidia.com", "computedomains", ("list", "watch", "create", "delete")),
+    Right(COMPUTE_DOMAIN_GROUP, "computedomains", ("list", "watch", "create", "delete")),
     Right("", "pods", ("list", "watch", "create", "patch", "delete")),
     Right("", "configmaps", ("list", "watch")),
     Right("coordination.k8s.io", "leases", ("get", "create", "update")),
@@ -128,11 +128,11 @@ def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) 
     said = "on" if token else "off: whoever reaches the head runs code with its account; authOptions: {mode: token}"
     yield Finding(token or None, "token authentication of the RayCluster", said)
     head = found["spec"]["headGroupSpec"]["template"]["spec"]
-    hooked = any(e["name"] == "RAY_START_HOOK" for c in head["containers"] for e in c.get("env") or ())
+    hooked = any(e["name"] == START_HOOK_VARIABLE for c in head["containers"] for e in c.get("env") or ())
     said = (
         "set" if hooked else "not set: when the head is lost, nothing sweeps what gangs left until a program connects"
     )
-    yield Finding(hooked or None, "RAY_START_HOOK of the head", said)
+    yield Finding(hooked or None, f"{START_HOOK_VARIABLE} of the head", said)
 
 
 def _of_version(wanted: str) -> Finding:
@@ -179,7 +179,7 @@ def _of_view(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> 
     if lease is None or renewed is None or datetime.now(timezone.utc) - renewed > LAPSED:
         yield Finding(None, what, "no coordinator runs; one is started by the first program that connects")
         return
-    said = str((lease["metadata"].get("annotations") or {}).get(PROBLEMS, "")).splitlines()
+    said = str((lease["metadata"].get("annotations") or {}).get(PROBLEMS_ANNOTATION, "")).splitlines()
     for problem in said:
         yield Finding(False, what, problem)
     if not said:

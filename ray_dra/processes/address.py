@@ -17,6 +17,13 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ray_dra.errors import InvalidAddress, shown
+from ray_dra.translate.names import (
+    CLUSTER_NAME_VARIABLE,
+    CLUSTER_NAMESPACE_VARIABLE,
+    GCS_ADDRESS_VARIABLE,
+    HEAD_HOST_VARIABLES,
+    HEAD_PORT_VARIABLE,
+)
 
 FORMS = "embedded?profile=NAME&nodes=N, kubernetes, HOST:PORT, or nothing"
 MAX_ADDRESS = 2048
@@ -98,8 +105,8 @@ def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
     """Inside a pod that KubeRay made everything is in its environment; options name another RayCluster."""
     fields = _options(query)
     found = {
-        "namespace": environment.get("RAY_CLUSTER_NAMESPACE"),
-        "raycluster": environment.get("RAY_CLUSTER_NAME"),
+        "namespace": environment.get(CLUSTER_NAMESPACE_VARIABLE),
+        "raycluster": environment.get(CLUSTER_NAME_VARIABLE),
     } | fields
     missing = [name for name, value in found.items() if not value]
     if missing:
@@ -128,9 +135,10 @@ def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
 
 def _head(environment: Mapping[str, str]) -> str:
     """host:port of the head's control store, as KubeRay's operator says it in its pods."""
-    host = environment.get("FQ_RAY_IP") or environment.get("RAY_IP") or "127.0.0.1"
-    found = f"{host}:{environment.get('RAY_PORT') or '6379'}"
-    return _running(found, "the environment: FQ_RAY_IP, RAY_IP, RAY_PORT", found).address
+    host = next(filter(None, map(environment.get, HEAD_HOST_VARIABLES)), "127.0.0.1")
+    found = f"{host}:{environment.get(HEAD_PORT_VARIABLE) or '6379'}"
+    place = f"the environment: {', '.join((*HEAD_HOST_VARIABLES, HEAD_PORT_VARIABLE))}"
+    return _running(found, place, found).address
 
 
 def _options(query: str) -> dict[str, Any]:
@@ -171,12 +179,12 @@ def _embedded(query: str) -> Embedded:
 
 def _from_here(environment: Mapping[str, str]) -> Running:
     """`ray_dra://` alone: inside a KubeRay pod, or beside a running Ray."""
-    head = environment.get("FQ_RAY_IP") or environment.get("RAY_IP")
-    if environment.get("RAY_CLUSTER_NAME") or head:  # set by KubeRay's operator in its pods
+    head = any(map(environment.get, HEAD_HOST_VARIABLES))
+    if environment.get(CLUSTER_NAME_VARIABLE) or head:  # set by KubeRay's operator in its pods
         return Running(address=_head(environment))
-    local = environment.get("RAY_GCS_ADDRESS") or _beside()
+    local = environment.get(GCS_ADDRESS_VARIABLE) or _beside()
     if local:
-        return _running(local, "the environment: RAY_GCS_ADDRESS", local)
+        return _running(local, f"the environment: {GCS_ADDRESS_VARIABLE}", local)
     raise InvalidAddress(
         "ray_dra:// alone needs a Ray to choose, and there is none here: this is no KubeRay pod, and no Ray runs on"
         " this machine.",

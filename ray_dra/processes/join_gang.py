@@ -16,9 +16,16 @@ from typing import NoReturn
 
 from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.model.node import Node
-from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY
 from ray_dra.translate.kube.workers import slot_label
-from ray_dra.translate.ray.labels import SLOT
+from ray_dra.translate.names import (
+    GO_KEY,
+    HEAD_HOST_VARIABLES,
+    HEAD_PORT_VARIABLE,
+    RAY_ADDRESS_VARIABLE,
+    SLOT_KEY,
+    SLOT_LABEL,
+    VERIFIED_KEY,
+)
 
 ASK_SECONDS = 60.0  # for what the coordinator wrote before the pods were let in
 BARRIER_SECONDS = 300.0  # for the other pods of the gang
@@ -29,8 +36,8 @@ TERMINATION_LOG = Path("/dev/termination-log")
 def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]:
     """The labels with which the raylet joins its gang. Ends the process where it must not join."""
     label = slot_label(attempt, node_name)
-    head = os.environ.get("FQ_RAY_IP") or os.environ.get("RAY_IP") or ""
-    store = GcsStore(os.environ.get("RAY_ADDRESS") or f"{head}:{os.environ.get('RAY_PORT', '6379')}")
+    head = next(filter(None, map(os.environ.get, HEAD_HOST_VARIABLES)), "")
+    store = GcsStore(os.environ.get(RAY_ADDRESS_VARIABLE) or f"{head}:{os.environ.get(HEAD_PORT_VARIABLE, '6379')}")
     expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
     if expected is None:
         _refuse(f"nobody planned anything for {attempt} on {node_name}")
@@ -40,7 +47,7 @@ def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]
     store.put(VERIFIED_KEY + label, b"")
     if _wait(lambda: store.get(GO_KEY + attempt), BARRIER_SECONDS) is None:
         _refuse(f"the other workers of {attempt} did not come within {BARRIER_SECONDS:.0f} s")
-    return {SLOT: label}
+    return {SLOT_LABEL: label}
 
 
 def difference(expected: bytes, node: Node | None) -> str:

@@ -9,9 +9,8 @@ from typing import Any
 
 import ray
 
-from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.processes.probe_loop import run_agent
-from ray_dra.translate.ray.labels import RAY_NODE_ID
+from ray_dra.translate.names import RAY_NODE_ID, VISIBLE_VARIABLE, WORKER_HOOK_VARIABLE
 
 NAME = "ray_dra_coordinator"
 NAMESPACE = "ray_dra"
@@ -23,7 +22,7 @@ class AgentActor:
 
     def __init__(self, raylet: str) -> None:
         self._raylet = raylet
-        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        self._visible = os.environ.get(VISIBLE_VARIABLE)
         self._said = 0.0
         self._last: bytes | None = None  # sent once; readings that are as the last are not
         self._again = False
@@ -58,8 +57,8 @@ class AgentActor:
 
 def our_environment() -> dict[str, Any]:
     """Our own actors outlive the program that starts them: a worker hook of its own is not for them."""
-    hooked = WORKER_HOOK in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
-    return {"runtime_env": {"env_vars": {WORKER_HOOK: "ray_dra.hooks.install_worker"}}} if hooked else {}
+    hooked = WORKER_HOOK_VARIABLE in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
+    return {"runtime_env": {"env_vars": {WORKER_HOOK_VARIABLE: "ray_dra.hooks.install_worker"}}} if hooked else {}
 
 
 def _name(raylet: str) -> str:

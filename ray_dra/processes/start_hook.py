@@ -8,6 +8,13 @@ import sys
 from typing import Any
 
 from ray_dra.core.model.node import Node
+from ray_dra.translate.names import (
+    ATTEMPT_VARIABLE,
+    CLUSTER_NAME_VARIABLE,
+    NODE_VARIABLE,
+    RAY_ADDRESS_VARIABLE,
+    START_HOOK_VARIABLE,
+)
 
 
 def start(ray_params: Any, head: bool) -> None:
@@ -18,13 +25,13 @@ def start(ray_params: Any, head: bool) -> None:
     """
     import socket
 
-    if head and os.environ.get("RAY_CLUSTER_NAME"):
+    if head and os.environ.get(CLUSTER_NAME_VARIABLE):
         # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
         subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
     labels = dict(getattr(ray_params, "labels", None) or {})
-    name = os.environ.get("RAY_DRA_NODE") or socket.gethostname()
+    name = os.environ.get(NODE_VARIABLE) or socket.gethostname()
     node = node_here(name)
-    attempt = os.environ.get("RAY_DRA_ATTEMPT")
+    attempt = os.environ.get(ATTEMPT_VARIABLE)
     if attempt and not head:
         from ray_dra.processes.join_gang import join_gang
 
@@ -33,7 +40,9 @@ def start(ray_params: Any, head: bool) -> None:
 
 
 def _without_hook() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("RAY_START_HOOK", "RAY_ADDRESS")}
+    return {
+        name: value for name, value in os.environ.items() if name not in (START_HOOK_VARIABLE, RAY_ADDRESS_VARIABLE)
+    }
 
 
 def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:

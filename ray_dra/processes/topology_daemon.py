@@ -18,14 +18,16 @@ from ray_dra.errors import KubernetesError
 from ray_dra.processes.probe_loop import run_agent
 from ray_dra.translate.files.records import reading_from_bytes
 from ray_dra.translate.kube.published_links import topology_map
+from ray_dra.translate.names import POD_NAME_VARIABLE, POD_NAMESPACE_VARIABLE, POD_NODE_VARIABLE, POD_UID_VARIABLE
 
 AGAIN_SECONDS = 5.0
 
 
 def main() -> None:
     """Until SIGTERM. NODE_NAME, POD_NAMESPACE, POD_NAME and POD_UID come from the downward API."""
-    node, namespace = os.environ["NODE_NAME"], os.environ["POD_NAMESPACE"]
-    owner = {"apiVersion": "v1", "kind": "Pod", "name": os.environ["POD_NAME"], "uid": os.environ["POD_UID"]}
+    node, namespace = os.environ[POD_NODE_VARIABLE], os.environ[POD_NAMESPACE_VARIABLE]
+    name, uid = os.environ[POD_NAME_VARIABLE], os.environ[POD_UID_VARIABLE]
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
     api = KubernetesApi()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

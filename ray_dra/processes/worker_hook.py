@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
-from ray_dra.ports.store import MAP
+from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY
 
 ASK_SECONDS = 60.0
 
@@ -40,7 +40,7 @@ def install_worker() -> None:
     utils = ray._private.utils
     utils.reset_visible_accelerator_env_vars = _at_the_end_of_a_task(utils.reset_visible_accelerator_env_vars)
     # NVML numbers GPUs by PCI address; CUDA does so only when told.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.setdefault(DEVICE_ORDER_VARIABLE, "PCI_BUS_ID")
 
 
 def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:
@@ -103,7 +103,7 @@ def _map(group: str) -> list[list[SeenDevice]] | None:
     if not group:
         return None
     if _maps.get(group) is None:
-        data = KvStore().get(MAP + group)
+        data = KvStore().get(MAP_KEY + group)
         _maps[group] = None if data is None else [[SeenDevice(*d) for d in b] for b in json.loads(data)]
     return _maps[group]
 

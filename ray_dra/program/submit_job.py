@@ -10,6 +10,12 @@ from typing import Any
 
 from ray_dra.errors import InvalidAddress, NotFound
 from ray_dra.processes.address import Embedded, Kubernetes, parse_address
+from ray_dra.translate.names import (
+    CLUSTER_NAME_VARIABLE,
+    CLUSTER_NAMESPACE_VARIABLE,
+    KUBERAY_CLUSTER_LABEL,
+    KUBERAY_NODE_TYPE_LABEL,
+)
 
 DASHBOARD_PORT = 8265
 _tunnels: dict[tuple[str, str], Any] = {}  # (namespace, RayCluster) -> its tunnel, for this program's life
@@ -50,8 +56,8 @@ def get_job_submission_client_cluster_info(
 
 def _way_to(target: Kubernetes) -> str:
     """host:port of the head's dashboard."""
-    if os.environ.get("RAY_CLUSTER_NAME") == target.raycluster and (
-        os.environ.get("RAY_CLUSTER_NAMESPACE") == target.namespace
+    if os.environ.get(CLUSTER_NAME_VARIABLE) == target.raycluster and (
+        os.environ.get(CLUSTER_NAMESPACE_VARIABLE) == target.namespace
     ):
         return f"{target.address.rpartition(':')[0]}:{DASHBOARD_PORT}"
     key = (target.namespace, target.raycluster)
@@ -87,7 +93,7 @@ def head_pod(api: Any, namespace: str, raycluster: str) -> str:
         NotFound: there is none.
     """
     api.get("RayCluster", raycluster, namespace)
-    labels = f"ray.io/cluster={raycluster},ray.io/node-type=head"
+    labels = f"{KUBERAY_CLUSTER_LABEL}={raycluster},{KUBERAY_NODE_TYPE_LABEL}=head"
     pods = api.items("Pod", namespace, labels=labels)
     running = [p for p in pods if p["status"].get("phase") == "Running" and not p["metadata"].get("deletionTimestamp")]
     if not running:

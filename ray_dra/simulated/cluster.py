@@ -17,12 +17,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import SimulationError
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
 from ray_dra.simulated.supervisor import ADDRESS, TOKEN
+from ray_dra.translate.names import (
+    AUTH_MODE_VARIABLE,
+    AUTH_TOKEN_PATH_VARIABLE,
+    AUTH_TOKEN_VARIABLE,
+    NO_IMPORT_WARNING_VARIABLE,
+    RAY_ADDRESS_VARIABLE,
+    START_HOOK_VARIABLE,
+    VISIBLE_VARIABLE,
+    WORKER_HOOK_VARIABLE,
+)
 
 PREFIX = "ray-dra-"
 SILENCE_SECONDS = 240.0  # a part of the start that takes longer is given up
@@ -133,13 +142,13 @@ class LocalCluster:
 
 def _environment(folder: Path) -> dict[str, str]:
     """The supervisor's: with the cluster's token, without what would lead its raylets to another cluster or GPU."""
-    dropped = {"RAY_ADDRESS", "CUDA_VISIBLE_DEVICES", "RAY_START_HOOK", "RAY_AUTH_TOKEN", WORKER_HOOK}
+    dropped = {RAY_ADDRESS_VARIABLE, VISIBLE_VARIABLE, START_HOOK_VARIABLE, AUTH_TOKEN_VARIABLE, WORKER_HOOK_VARIABLE}
     return {
         **{k: v for k, v in os.environ.items() if k not in dropped},
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folder / TOKEN),
+        AUTH_MODE_VARIABLE: "token",
+        AUTH_TOKEN_PATH_VARIABLE: str(folder / TOKEN),
         "RAY_gcs_server_port_wait_time_s": "120",
-        "RAY_DISABLE_IMPORT_WARNING": "1",
+        NO_IMPORT_WARNING_VARIABLE: "1",
         "PYTHONUNBUFFERED": "1",
     }
 

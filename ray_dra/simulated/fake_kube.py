@@ -15,7 +15,7 @@ from typing import Any
 from ray_dra.errors import Conflict, NotFound, NotLeading
 from ray_dra.ports.kubernetes import KubeNode, KubeView, Object
 from ray_dra.translate.kube.workers import named_uuids
-from ray_dra.translate.ray.labels import DRIVER
+from ray_dra.translate.names import DRIVER, GROUP_LABEL
 
 GROUPS = "/spec/workerGroupSpecs"
 
@@ -157,7 +157,7 @@ class FakeKube:
     def _operate(self) -> None:
         groups = {group["groupName"]: group for group in self.raycluster["spec"]["workerGroupSpecs"]}
         for name, group in groups.items():
-            pods = [p for p in self._of("Pod") if p["metadata"]["labels"]["ray.io/group"] == name]
+            pods = [p for p in self._of("Pod") if p["metadata"]["labels"][GROUP_LABEL] == name]
             alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
             wanted = 0 if group.get("suspend") else group.get("replicas", 0)
             for pod in alive[wanted:]:
@@ -165,7 +165,7 @@ class FakeKube:
             for _ in range(wanted - len(alive)):
                 self._count += 1
                 template = copy.deepcopy(group["template"])
-                labels = {**template["metadata"]["labels"], "ray.io/group": name}
+                labels = {**template["metadata"]["labels"], GROUP_LABEL: name}
                 meta = {"name": f"{name}-{self._count}", "namespace": self.namespace, "labels": labels}
                 pod = {"kind": "Pod", "metadata": meta, "spec": template["spec"], "status": {"phase": "Pending"}}
                 self.things["Pod", meta["name"]] = self._stamped(pod)

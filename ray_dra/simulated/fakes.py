@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ray_dra.ports.ray import RayGroup, RayNode, RayView, Worker
+from ray_dra.translate.names import RAY_NODE_ID
 
 
 class MemoryStore:
@@ -111,7 +112,7 @@ class FakeRay:
                 if group.nodes[i] is not None:
                     continue
                 for node in self.nodes.values():
-                    labels = {**node.labels, "ray.io/node-id": node.id}
+                    labels = {**node.labels, RAY_NODE_ID: node.id}
                     fits = all(self._available(node).get(r, 0) >= n for r, n in bundle.items())
                     if node.alive and fits and all(labels.get(k) == v for k, v in group.selectors[i].items()):
                         group.slots[i] = self._free_slots(node)[: int(bundle.get("GPU", 0))]

@@ -17,8 +17,8 @@ from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
 from ray_dra.simulated.profile import CLIQUE_ID, MigProfile, SimulatedNode, cluster_uuid
+from ray_dra.translate.names import SIMULATED_NVML_VARIABLE
 
-LIBRARY_VARIABLE = "RAY_DRA_SIMULATED_NVML"
 DRIVER_VERSION = "580.65.06"
 GPU, SWITCH = 0, 2  # nvmlIntNvLinkDeviceType_t
 
@@ -47,7 +47,7 @@ class Machine:
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs beside LD_LIBRARY_PATH to see this machine."""
-        return {LIBRARY_VARIABLE: str(self.file)}
+        return {SIMULATED_NVML_VARIABLE: str(self.file)}
 
     # -- faults
 

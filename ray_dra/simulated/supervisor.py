@@ -26,11 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_dra.adapters.ray import WORKER_HOOK
 from ray_dra.errors import SimulationError
 from ray_dra.processes.start_hook import labels_here
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import HEAD_ADDRESS, SimulatedNode, machine_address
+from ray_dra.translate.names import ACCELERATOR_TYPE, WORKER_HOOK_VARIABLE
 
 if TYPE_CHECKING:
     from ray_dra.simulated.raylets import RayletNode
@@ -126,7 +126,7 @@ class Supervisor:
     def _environment(self, node: SimulatedNode) -> dict[str, str]:
         machine = Machine(self.folder / "nodes" / node.name)
         path = os.pathsep.join(filter(None, (self.config["library"], os.environ.get("LD_LIBRARY_PATH"))))
-        hook = {} if self.config["plain"] else {WORKER_HOOK: INSTALL}
+        hook = {} if self.config["plain"] else {WORKER_HOOK_VARIABLE: INSTALL}
         return {"LD_LIBRARY_PATH": path, **hook, **machine.environment}
 
     def _labels(self, node: SimulatedNode) -> dict[str, str]:
@@ -143,7 +143,7 @@ class Supervisor:
     def _machine(self, node: SimulatedNode, address: str, labels: dict[str, str]) -> RayletNode:
         from ray_dra.simulated.raylets import start_machine
 
-        kind = labels.get("ray.io/accelerator-type")
+        kind = labels.get(ACCELERATOR_TYPE)
         return start_machine(
             node.name,
             address,

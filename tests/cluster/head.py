@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL, GANG_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL, GANG_LABEL
 from tests.cluster.binaries import PROJECT, program
 from tests.cluster.cluster import Cluster
 from tests.cluster.world import Namespace, published_uuids

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable
 
 from ray_dra.errors import KubernetesError
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, install, told
 from tests.cluster.world import Namespace, prepared_twice

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ray_dra.errors import Rejected
-from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_LABEL
+from ray_dra.simulated.dra import DOMAIN_LABEL
+from ray_dra.translate.names import CLIQUE_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.world import Namespace, prepared
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_LABEL
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL
+from ray_dra.simulated.dra import DOMAIN_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL, CLIQUE_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, claimed, told, when
 from tests.cluster.world import request

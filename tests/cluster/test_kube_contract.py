@@ -24,8 +24,8 @@ from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.pods import gated
 from ray_dra.translate.kube.slices import node_from_slices, read_node
 from ray_dra.translate.kube.workers import Attempt, attempt_of, claim_age, claim_of, named_by
+from ray_dra.translate.names import PROBLEMS_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.labels import PROBLEMS
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
@@ -246,7 +246,7 @@ def test_without_the_lease_no_write_is_made(control_plane: Cluster) -> None:
             second.delete("ConfigMap", "late")
         assert control_plane.api.find("ConfigMap", "late", NAMESPACE) is None
         lease = control_plane.api.get("Lease", f"ray-dra-{NAME}", NAMESPACE)
-        assert lease["metadata"]["annotations"] == {PROBLEMS: ""}
+        assert lease["metadata"]["annotations"] == {PROBLEMS_ANNOTATION: ""}
     finally:
         first.close()
         second.close()

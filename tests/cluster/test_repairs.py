@@ -6,7 +6,7 @@ import json
 import time
 
 from ray_dra.operate.check import RIGHTS
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, told, when
 from tests.cluster.world import CONTAINER_CONTEXT

@@ -12,14 +12,13 @@ from ray_dra.coordinator.orders import Order
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.locality import Locality
 from ray_dra.ports.kubernetes import KubeNode, KubeView, Object
-from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.workers import slot_label
+from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, VERIFIED_KEY
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.labels import SLOT
 from tests.coordinator.world import Clock, Crash
 from tests.translate.test_kubernetes import cluster
 
@@ -140,8 +139,8 @@ class World:
             if self.store.get(GO_KEY + attempt) is not None:
                 living.add(name)
                 if name not in self.ray.nodes:
-                    self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT: label})
-        gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT in n.labels and r not in living]
+                    self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT_LABEL: label})
+        gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT_LABEL in n.labels and r not in living]
         for raylet in gone:
             self.ray.kill_node(raylet)
 
@@ -149,8 +148,8 @@ class World:
         for gang in self.coordinator.gangs:
             status = self.coordinator.status(gang)
             if status.phase is Phase.READY:
-                joined = {n.labels[SLOT] for n in self.ray.nodes.values() if n.alive and SLOT in n.labels}
-                assert {selector[SLOT] for selector in status.selectors if SLOT in selector} <= joined
+                joined = {n.labels[SLOT_LABEL] for n in self.ray.nodes.values() if n.alive and SLOT_LABEL in n.labels}
+                assert {selector[SLOT_LABEL] for selector in status.selectors if SLOT_LABEL in selector} <= joined
 
     def drive(self, gang: str, turns: int = 80) -> Phase:
         """As a driver does: make the placement group when the gang is held, until it is ready."""

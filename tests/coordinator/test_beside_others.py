@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
 from ray_dra.core.gangs.lifecycle import MOST_MOVES, Phase
 from ray_dra.errors import UnsatisfiableError
-from ray_dra.translate.ray.labels import NODE, RAY_NODE_ID
+from ray_dra.translate.names import NODE_LABEL, RAY_NODE_ID
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Clock, tray
 
@@ -331,7 +331,7 @@ def test_gpu_workers_that_are_there_are_used_before_new_ones_are_made() -> None:
     """A worker of the user's own, on the host's network: it calls itself like its node, of which it has a part."""
     world = World()
     taken = "gb200-r0-t00"
-    world.ray.add_node("theirs", gpus=4, labels={NODE: taken})
+    world.ray.add_node("theirs", gpus=4, labels={NODE_LABEL: taken})
     for at in range(4):
         world.kube.take(taken, f"gpu-{at}")
     world.turn()

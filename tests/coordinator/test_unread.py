@@ -15,7 +15,7 @@ from ray_dra.coordinator.orders import Order
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError
-from ray_dra.ports.store import MAP
+from ray_dra.translate.names import MAP_KEY
 from tests.core.machines import gang
 from tests.translate.test_records import WRONG, WRONG_REQUESTS, unchecked
 
@@ -56,7 +56,7 @@ def test_the_coordinator_starts_whatever_the_store_holds(
     world = full_world()
     data = world.store.data
     before = {name: found.allocation for name, found in world.coordinator.gangs.items()}
-    mapped = {key: data[key] for key in data if key.startswith(MAP)}
+    mapped = {key: data[key] for key in data if key.startswith(MAP_KEY)}
     for key in cut:
         data[key] = data[key][: len(data[key]) // 2]
     data |= bad
@@ -76,7 +76,7 @@ def test_the_coordinator_starts_whatever_the_store_holds(
         for group in ("a", "b"):
             found = coordinator.gangs.get(group)
             if found is not None and found.group is not None:
-                assert data[MAP + found.group] == mapped[MAP + found.group], "a worker finds its GPUs"
+                assert data[MAP_KEY + found.group] == mapped[MAP_KEY + found.group], "a worker finds its GPUs"
     for name in world.names:
         world.report(name)
     world.pass_time(5)
@@ -114,7 +114,7 @@ def test_a_gang_whose_record_is_lost_keeps_its_devices_until_it_ends() -> None:
     world.ray.remove_group(group)
     world.pass_time(2)
     assert world.coordinator.inventory.node_states["t0"].free == 0b1111
-    assert MAP + group not in world.store.data
+    assert MAP_KEY + group not in world.store.data
     assert world.coordinator.release("a")
     assert not world.coordinator.unread
     assert not world.store.keys("aside/")

@@ -12,7 +12,7 @@ from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, NodeReading
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
-from ray_dra.translate.ray.labels import NODE
+from ray_dra.translate.names import NODE_LABEL
 
 RACK = "9c6f5af3-53bf-49b5-a436-b66766c413c3"
 
@@ -92,7 +92,7 @@ class World:
         self.racks = {name: f"{RACK[:-1]}{i * 2 // nodes}" for i, name in enumerate(self.names)}
         self.incarnation = dict.fromkeys(self.names, 0)
         for name in self.names:
-            self.ray.add_node(self.raylet(name), gpus=4, labels={NODE: name})
+            self.ray.add_node(self.raylet(name), gpus=4, labels={NODE_LABEL: name})
         self.ray.jobs.add("job")
         self.coordinator = Coordinator(self.store, self.ray, self.clock)
         for name in self.names:

@@ -180,7 +180,7 @@ from ray_dra.processes.calls import ask
 from ray_dra.processes.start_coordinator import start_coordinator
 from ray_dra.adapters.ray import KvStore
 from ray_dra.errors import CoordinatorUnavailable
-from ray_dra.coordinator.jobs import KEY
+from ray_dra.translate.names import SESSION_KEY
 client._greet(None)
 first = start_coordinator()
 KvStore().delete(KEY + ray.get_runtime_context().get_job_id())  # to the coordinator this program has ended

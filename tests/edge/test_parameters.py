@@ -25,8 +25,8 @@ from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import CoordinatorUnavailable, InvalidRequest, InvalidSnapshot, RayDraError
 from ray_dra.translate.files.records import gang_from_bytes, gang_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot
+from ray_dra.translate.names import GPU_DOMAIN, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import ray_bundles
-from ray_dra.translate.ray.labels import GPU_DOMAIN, RAY_NODE_ID
 from tests.core.machines import node, rack
 from tests.edge.hostile import EXTREMES, answers_or_refuses, hostile
 

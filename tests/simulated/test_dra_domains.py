@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_dra.simulated.dra import CLIQUE_LABEL
 from ray_dra.simulated.dra.configs import ComputeDomainChannelConfig, decode
 from ray_dra.simulated.dra.domains import MOST_NODES, channel_template, status_of
+from ray_dra.translate.names import CLIQUE_LABEL
 
 
 def domain(nodes: int = 0, status: dict[str, Any] | None = None) -> dict[str, Any]:

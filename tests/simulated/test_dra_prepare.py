@@ -15,12 +15,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.simulated.dra import DOMAIN_DRIVER, GPU_DRIVER
+from ray_dra.simulated.dra import DOMAIN_DRIVER
 from ray_dra.simulated.dra.devices import Pool, domain_pool, gpu_pool
 from ray_dra.simulated.dra.prepare import IN_CONTAINER, Prepared, PrepareError, Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile
+from ray_dra.translate.names import DRIVER
 from tests.simulated.test_profiles import read
 
 VERSION = "resource.nvidia.com/v1beta1"
@@ -67,7 +68,7 @@ class Bench:
 
     def start(self) -> Fragile:
         return Fragile(
-            GPU_DRIVER,
+            DRIVER,
             "n1",
             folder=self.folder / "state",
             cdi=self.cdi,
@@ -103,7 +104,7 @@ def container(cdi: Path, wanted: set[str], folder: Path) -> dict[str, str]:
 
 def claim(uid: str, *results: tuple[str, str], config: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """An allocated claim; results are (request, device)."""
-    found = [{"request": request, "driver": GPU_DRIVER, "pool": "n1", "device": device} for request, device in results]
+    found = [{"request": request, "driver": DRIVER, "pool": "n1", "device": device} for request, device in results]
     devices: dict[str, Any] = {"results": found}
     if config:
         devices["config"] = config
@@ -114,7 +115,7 @@ def claim(uid: str, *results: tuple[str, str], config: list[dict[str, Any]] | No
 
 
 def opaque(parameters: Mapping[str, Any], *requests: str, source: str = "FromClaim") -> dict[str, Any]:
-    body = {"driver": GPU_DRIVER, "parameters": {"apiVersion": VERSION, **parameters}}
+    body = {"driver": DRIVER, "parameters": {"apiVersion": VERSION, **parameters}}
     return {"source": source, "requests": list(requests), "opaque": body}
 
 

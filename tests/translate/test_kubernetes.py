@@ -32,13 +32,13 @@ from ray_dra.translate.kube.published_links import read_topologies, topology_map
 from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
 from ray_dra.translate.kube.workers import (
     CEL_BYTES,
-    TEMPLATE_ANNOTATION,
     attempt_name,
     attempt_of,
     refuse_unfit,
     slot_label,
     worker_template,
 )
+from ray_dra.translate.names import TEMPLATE_ANNOTATION
 from ray_dra.translate.nvml.reading import node_from_reading
 from ray_dra.translate.ray.bundles import request_from_bundles
 

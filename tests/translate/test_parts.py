@@ -13,7 +13,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.ports.kubernetes import KubeNode, KubeView
 from ray_dra.translate.kube.parts import parts_of
 from ray_dra.translate.kube.shapes import read_slice
-from ray_dra.translate.ray.labels import DRIVER
+from ray_dra.translate.names import DRIVER
 
 PROFILES = (("1g.10gb", 19, (0, 1, 2, 3, 4, 5, 6)), ("3g.40gb", 9, (0, 4)), ("7g.80gb", 0, (0,)))
 

@@ -2,13 +2,9 @@
 
 `devices` says what is published, `configs` what a claim may ask of it, `prepare` readies claims on a node, `kubelet`
 serves them over gRPC, `domains` is the ComputeDomain controller; `driver` and `controller` are the two programs.
-"""
 
-from ray_dra.translate.kube.slices import CLIQUE_LABEL
-from ray_dra.translate.ray.labels import DRIVER as GPU_DRIVER
+These stand for NVIDIA's programs, so names that only those write are spelled here, and not in `translate.names`.
+"""
 
 DOMAIN_DRIVER = "compute-domain.nvidia.com"
 DOMAIN_LABEL = "resource.nvidia.com/computeDomain"
-CONFIG_VERSION = "resource.nvidia.com/v1beta1"
-
-__all__ = ["CLIQUE_LABEL", "CONFIG_VERSION", "DOMAIN_DRIVER", "DOMAIN_LABEL", "GPU_DRIVER"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ray_dra.simulated.dra import CONFIG_VERSION
+from ray_dra.translate.names import COMPUTE_DOMAIN_API
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|[KMGTPE]i?)?")
 
@@ -111,7 +111,7 @@ def decode(parameters: Mapping[str, Any], gates: frozenset[str]) -> Config:
     """The typed configuration. Raises BadConfig."""
     body = dict(parameters)
     version, kind = body.pop("apiVersion", None), body.pop("kind", None)
-    if version != CONFIG_VERSION or kind not in _BY_NAME:
+    if version != COMPUTE_DOMAIN_API or kind not in _BY_NAME:
         raise BadConfig(f'no kind "{kind}" is registered for version "{version}"; known: {", ".join(_BY_NAME)}')
     try:
         config: Config = _BY_NAME[kind].model_validate(body)

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_dra.simulated.dra import CLIQUE_LABEL, DOMAIN_DRIVER, GPU_DRIVER
+from ray_dra.simulated.dra import DOMAIN_DRIVER
 from ray_dra.simulated.machine import DRIVER_VERSION
 from ray_dra.simulated.profile import MigProfile, SimulatedNode
+from ray_dra.translate.names import CLIQUE_LABEL, DRIVER
 from ray_dra.translate.nvml.reading import APPLICATION_XIDS
 
 CUDA_VERSION = "13.0.0"
@@ -36,7 +37,7 @@ class Published:
 
     @property
     def driver(self) -> str:
-        return DOMAIN_DRIVER if self.kind in ("channel", "daemon") else GPU_DRIVER
+        return DOMAIN_DRIVER if self.kind in ("channel", "daemon") else DRIVER
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def gpu_pool(node: SimulatedNode, faults: Mapping[str, Any], gates: frozenset[st
             ]
     # NVIDIA's driver publishes in random order; by UUID is as random, and the same every time.
     devices.sort(key=lambda d: (node.uuid(d.gpu), d.name))
-    return Pool(GPU_DRIVER, tuple(devices), tuple(_counters(node)) if dynamic else ())
+    return Pool(DRIVER, tuple(devices), tuple(_counters(node)) if dynamic else ())
 
 
 def twin(name: str) -> str | None:
@@ -136,9 +137,9 @@ def device_classes() -> list[dict[str, Any]]:
 
     channel_zero = f" && device.attributes['{DOMAIN_DRIVER}'].id == 0"
     found = {
-        "gpu.nvidia.com": kind_is("gpu", GPU_DRIVER),
-        "mig.nvidia.com": kind_is("mig", GPU_DRIVER),
-        "vfio.gpu.nvidia.com": kind_is("vfio", GPU_DRIVER),
+        "gpu.nvidia.com": kind_is("gpu", DRIVER),
+        "mig.nvidia.com": kind_is("mig", DRIVER),
+        "vfio.gpu.nvidia.com": kind_is("vfio", DRIVER),
         "compute-domain-daemon.nvidia.com": kind_is("daemon", DOMAIN_DRIVER),
         "compute-domain-default-channel.nvidia.com": kind_is("channel", DOMAIN_DRIVER, channel_zero),
     }

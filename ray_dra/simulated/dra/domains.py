@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi, Object
-from ray_dra.simulated.dra import CLIQUE_LABEL, CONFIG_VERSION, DOMAIN_DRIVER, DOMAIN_LABEL
+from ray_dra.simulated.dra import DOMAIN_DRIVER, DOMAIN_LABEL
 from ray_dra.simulated.dra.prepare import PrepareError
+from ray_dra.translate.names import CLIQUE_LABEL, COMPUTE_DOMAIN_API
 
 MOST_NODES = 18  # in one IMEX domain
 WAIT_SECONDS = 20.0  # within one call of the kubelet's, which then asks again
@@ -26,7 +27,7 @@ def channel_template(domain: Mapping[str, Any]) -> Object:
     """The claim template that a ComputeDomain names, through which pods join it."""
     meta, channel = domain["metadata"], domain["spec"]["channel"]
     parameters = {
-        "apiVersion": CONFIG_VERSION,
+        "apiVersion": COMPUTE_DOMAIN_API,
         "kind": "ComputeDomainChannelConfig",
         "domainID": meta["uid"],
         "allocationMode": channel.get("allocationMode", "Single"),

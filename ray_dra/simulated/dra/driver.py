@@ -19,7 +19,7 @@ import typer
 
 from ray_dra.adapters.kubernetes import KubernetesApi, Object
 from ray_dra.errors import KubernetesError, NotFound, SimulationError
-from ray_dra.simulated.dra import DOMAIN_DRIVER, GPU_DRIVER
+from ray_dra.simulated.dra import DOMAIN_DRIVER
 from ray_dra.simulated.dra.devices import GATES, Pool, domain_pool, gpu_pool, node_labels, slices, twin
 from ray_dra.simulated.dra.domains import NodeDomains
 from ray_dra.simulated.dra.kubelet import Plugin
@@ -27,8 +27,8 @@ from ray_dra.simulated.dra.prepare import Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile
+from ray_dra.translate.names import DRIVER, SIMULATED_PROFILE_LABEL, SIMULATED_RACK_LABEL, SIMULATED_TRAY_LABEL
 
-PROFILE_LABEL, RACK_LABEL, TRAY_LABEL = (f"ray-dra.io/simulated-{what}" for what in ("profile", "rack", "tray"))
 FAULT_SECONDS = 0.5  # between two looks at the machine's faults
 PUBLISH_SECONDS = 2.0  # between two looks at what the API server has
 REGISTER_SECONDS = 10.0  # for the kubelet to find the driver, before its devices are published
@@ -38,10 +38,10 @@ FORGET_SECONDS = 60.0  # between two looks for claims that went away unseen
 def simulated_node(name: str, labels: Mapping[str, str], profile: str, rack: str, tray: int) -> SimulatedNode:
     """The machine that a node's labels describe, or the other arguments where it has none; racks and trays only where
     the profile has them."""
-    chosen = load_profile(labels.get(PROFILE_LABEL, profile))
+    chosen = load_profile(labels.get(SIMULATED_PROFILE_LABEL, profile))
     if chosen.fabric != "rack":
         return SimulatedNode(name=name, profile=chosen)
-    rack, tray = labels.get(RACK_LABEL, rack), int(labels.get(TRAY_LABEL, tray))
+    rack, tray = labels.get(SIMULATED_RACK_LABEL, rack), int(labels.get(SIMULATED_TRAY_LABEL, tray))
     return SimulatedNode(name=name, profile=chosen, rack=f"{chosen.name}/{rack}", tray=tray)
 
 
@@ -98,7 +98,7 @@ class Driver:
                 gates=gates,
                 domains=self._domains if driver == DOMAIN_DRIVER else None,
             )
-            for driver in (GPU_DRIVER, DOMAIN_DRIVER)
+            for driver in (DRIVER, DOMAIN_DRIVER)
         }
         self._plugins = [Plugin(preparer, kubelet=kubelet, fetch=self._fetch) for preparer in self.preparers.values()]
 

@@ -25,9 +25,9 @@ from ray_dra.simulated.dra.configs import (
     decode,
 )
 from ray_dra.simulated.dra.devices import Published, twin
-from ray_dra.simulated.machine import LIBRARY_VARIABLE, Machine
+from ray_dra.simulated.machine import Machine
+from ray_dra.translate.names import SIMULATED_NVML_VARIABLE, SIMULATED_VISIBLE_VARIABLE
 
-VISIBLE_VARIABLE = "RAY_DRA_SIMULATED_VISIBLE"
 IN_CONTAINER = "/run/ray-dra-simulated"
 CHANNELS = 2048  # IMEX channels that a driver has
 LIBRARY_IN_CONTAINER = f"/usr/lib/{platform.machine()}-linux-gnu/libnvidia-ml.so.1"  # where Debian and Ubuntu look
@@ -274,8 +274,8 @@ class Preparer:
         common: dict[str, Any] = {"env": ["NVIDIA_VISIBLE_DEVICES=void"]}
         if any(device.kind in ("gpu", "mig", "vfio") for _, device, _ in chosen):
             common["env"] += [
-                f"{LIBRARY_VARIABLE}={IN_CONTAINER}/machine/{self._machine.file.name}",
-                f"{VISIBLE_VARIABLE}={IN_CONTAINER}/visible",
+                f"{SIMULATED_NVML_VARIABLE}={IN_CONTAINER}/machine/{self._machine.file.name}",
+                f"{SIMULATED_VISIBLE_VARIABLE}={IN_CONTAINER}/visible",
             ]
             common["mounts"] = [
                 # The folder, not the file: a fault replaces the file, and a mount would keep the old one.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_dra.translate.kube.slices import text_of
+from ray_dra.translate.names import BUS_ATTRIBUTE
 
 # NVIDIA's driver: gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
 _NAMED = re.compile(r"^gpu-(?:vfio-)?(\d+)(?:-|$)")
@@ -71,7 +72,7 @@ def parts_of(slices: Iterable[Mapping[str, Any]]) -> Parts:
 
 def _marks(device: Mapping[str, Any], uuid: str) -> Iterable[tuple[str, str]]:
     """What a part has in common with its GPU. `uuid`: the attribute that holds the GPU's."""
-    for attribute in (uuid, "resource.kubernetes.io/pciBusID"):
+    for attribute in (uuid, BUS_ATTRIBUTE):
         value = text_of(device, attribute)
         if value:
             yield ("uuid" if attribute == uuid else attribute), value

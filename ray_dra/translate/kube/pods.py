@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ray_dra.ports.kubernetes import Object
-from ray_dra.translate.kube.workers import GATE
+from ray_dra.translate.names import GATE, GROUP_LABEL
 
 
 def gated(pod: Object) -> bool:
@@ -13,7 +13,7 @@ def gated(pod: Object) -> bool:
 
 
 def group_of(pod: Object) -> str | None:
-    label = (pod["metadata"].get("labels") or {}).get("ray.io/group")
+    label = (pod["metadata"].get("labels") or {}).get(GROUP_LABEL)
     return None if label is None else str(label)
 
 

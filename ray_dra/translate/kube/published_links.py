@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ray_dra.core.model.node import Links, Node
 from ray_dra.ports.nvml import NodeReading
-from ray_dra.translate.ray.labels import TOPOLOGY
+from ray_dra.translate.names import TOPOLOGY_LABEL
 
 Linked = Mapping[str, "Published"]  # by node
 
@@ -35,8 +35,8 @@ def topology_map(node: str, namespace: str, reading: NodeReading, owner: Mapping
         "metadata": {
             "name": f"ray-dra-topology-{node}",
             "namespace": namespace,
-            "labels": {TOPOLOGY: "true"},
-            "annotations": {TOPOLOGY: node},
+            "labels": {TOPOLOGY_LABEL: "true"},
+            "annotations": {TOPOLOGY_LABEL: node},
             "ownerReferences": [dict(owner)],
         },
         "data": {"topology": json.dumps(told)},
@@ -52,7 +52,7 @@ def read_topologies(things: Iterable[Mapping[str, Any]]) -> dict[str, Published]
             links, ancestors = (
                 tuple(tuple(int(n) for n in row) for row in told[key]) for key in ("links", "ancestors")
             )
-            node, uuids = thing["metadata"]["annotations"][TOPOLOGY], tuple(told["uuids"])
+            node, uuids = thing["metadata"]["annotations"][TOPOLOGY_LABEL], tuple(told["uuids"])
             if all(_square(matrix, len(uuids)) for matrix in (links, ancestors)) and len({*uuids}) == len(uuids):
                 found[str(node)] = Published(uuids, links, ancestors)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError):

@@ -19,7 +19,8 @@ from ray_dra.ports.kubernetes import KubeNode, Object
 from ray_dra.translate.kube.parts import parts_of
 from ray_dra.translate.kube.pods import gated, group_of, imex_readiness, no_image, signs, why_failed, why_pending
 from ray_dra.translate.kube.slices import devices_of, node_from_slices
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL, claim_age, claim_of, named_by, refuse_unfit, worker_template
+from ray_dra.translate.kube.workers import claim_age, claim_of, named_by, refuse_unfit, worker_template
+from ray_dra.translate.names import ATTEMPT_LABEL
 
 # What a reader raises for an object of another shape than Kubernetes' own.
 UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)

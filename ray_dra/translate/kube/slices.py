@@ -15,10 +15,8 @@ from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, Health
 from ray_dra.core.model.node import Links, Node
 from ray_dra.ports.kubernetes import KubeNode
-from ray_dra.translate.ray.labels import DRIVER
+from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 
-CLIQUE_LABEL = "nvidia.com/gpu.clique"
-PLUGIN_RESOURCE = "nvidia.com/gpu"  # a device plugin counts GPUs behind the scheduler's back
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
 # links are unknown here.
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
@@ -113,8 +111,8 @@ def _device(node: str, device: Mapping[str, Any], clique: str | None) -> Device:
     attributes: dict[str, Attribute] = {}
     for key, name in (
         ("product", "productName"),
-        ("numa", "resource.kubernetes.io/numaNode"),
-        ("pciBusID", "resource.kubernetes.io/pciBusID"),
+        ("numa", NUMA_ATTRIBUTE),
+        ("pciBusID", BUS_ATTRIBUTE),
     ):
         value = _value(device, name)
         if value is not None:

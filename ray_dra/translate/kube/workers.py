@@ -21,19 +21,26 @@ from typing import Any
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.clique import BOX_PREFIX, label_value
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.ray.labels import GPU_DOMAIN
-
-GANG_LABEL = "ray-dra.io/gang"  # the gang's id
-ATTEMPT_LABEL = "ray-dra.io/attempt"  # one try at it: every object of the try carries it
-CLUSTER_LABEL = "ray-dra.io/raycluster"
-GATE = "ray-dra.io/gang"  # of the pods, opened for the whole gang at once
-TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # of the RayCluster: the worker group to copy
-DEFAULT_TEMPLATE = "ray-dra"
+from ray_dra.translate.names import (
+    ATTEMPT_LABEL,
+    ATTEMPT_VARIABLE,
+    CLUSTER_LABEL,
+    COMPUTE_DOMAIN_API,
+    DEFAULT_TEMPLATE,
+    GANG_LABEL,
+    GATE,
+    GPU_CLASS,
+    GPU_DOMAIN,
+    NODE_VARIABLE,
+    PLUGIN_RESOURCE,
+    RAY_API,
+    START_HOOK_VARIABLE,
+    TEMPLATE_ANNOTATION,
+)
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,253}")  # of a resource: nothing in it that a shell reads
 CEL_BYTES = 10 * 1024  # the API's limit for one expression
 RAYLET_CPUS, RAYLET_MEMORY = 0.25, 1 << 30  # what a raylet needs besides the bundles
-GPU_CLASS = "gpu.nvidia.com"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +126,9 @@ def worker_template(raycluster: Mapping[str, Any]) -> dict[str, Any]:
     for container in pod["containers"]:
         resources = container.get("resources") or {}
         asked = {*(resources.get("requests") or {}), *(resources.get("limits") or {})}
-        if "nvidia.com/gpu" in asked or resources.get("claims"):
+        if PLUGIN_RESOURCE in asked or resources.get("claims"):
             raise InvalidRequest(
-                "The worker group to copy asks for GPUs itself; leave nvidia.com/gpu and claims out of it.",
+                f"The worker group to copy asks for GPUs itself; leave {PLUGIN_RESOURCE} and claims out of it.",
                 place=f"{place}, group {wanted}, container {container['name']}",
             )
     if pod.get("resourceClaims"):
@@ -264,7 +271,7 @@ class _Maker:
             CLUSTER_LABEL: label_value(meta["name"]),
         }
         self._owner = {
-            "apiVersion": "ray.io/v1",
+            "apiVersion": RAY_API,
             "kind": "RayCluster",
             "name": meta["name"],
             "uid": meta["uid"],
@@ -299,7 +306,7 @@ class _Maker:
     def domain(self, name: str) -> dict[str, Any]:
         """Ready at once with 0 nodes; each node's own readiness is what its pod's Prepare waits for."""
         return {
-            "apiVersion": "resource.nvidia.com/v1beta1",
+            "apiVersion": COMPUTE_DOMAIN_API,
             "kind": "ComputeDomain",
             "metadata": self._meta(name),
             "spec": {
@@ -358,12 +365,12 @@ class _Maker:
         spec["resourceClaims"] = claims
         ray = spec["containers"][0]
         ray["resources"] = _resources(ray.get("resources") or {}, members[0], [c["name"] for c in claims])
-        ours = {"RAY_START_HOOK", "RAY_DRA_NODE", "RAY_DRA_ATTEMPT"}
+        ours = {START_HOOK_VARIABLE, NODE_VARIABLE, ATTEMPT_VARIABLE}
         ray["env"] = [
             *(entry for entry in ray.get("env") or () if entry["name"] not in ours),
-            {"name": "RAY_START_HOOK", "value": "ray_dra.hooks.start"},
-            {"name": "RAY_DRA_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-            {"name": "RAY_DRA_ATTEMPT", "value": self._attempt},
+            {"name": START_HOOK_VARIABLE, "value": "ray_dra.hooks.start"},
+            {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": ATTEMPT_VARIABLE, "value": self._attempt},
         ]
         return template
 

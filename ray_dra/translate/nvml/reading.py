@@ -14,8 +14,8 @@ from ray_dra.core.model.clique import box_clique, fabric_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, Health
 from ray_dra.core.model.node import Node
 from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
+from ray_dra.translate.names import DRIVER
 from ray_dra.translate.nvml.nvlink import link_matrix, nvlink_graph, switched
-from ray_dra.translate.ray.labels import DRIVER
 
 FABRIC_COMPLETED = 3
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"

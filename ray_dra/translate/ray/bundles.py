@@ -23,7 +23,8 @@ from ray_dra.core.model.request import (
     check_text_length,
 )
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.ray.labels import GPU_DOMAIN, RAY_NODE_ID, check_selector
+from ray_dra.translate.names import GPU_DOMAIN, RAY_NODE_ID
+from ray_dra.translate.ray.labels import check_selector
 
 NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
 

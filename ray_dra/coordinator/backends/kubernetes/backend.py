@@ -14,7 +14,7 @@ from typing import Any
 from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines, Tolerations
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_for, is_ours, raycluster
-from ray_dra.coordinator.backends.kubernetes.provisioning import KEYS, Provisioning
+from ray_dra.coordinator.backends.kubernetes.provisioning import Provisioning
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
@@ -26,7 +26,7 @@ from ray_dra.ports.kubernetes import Kube, KubeView, Object
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.workers import attempt_name, attempt_of, refuse_unfit, slot_label, worker_template
-from ray_dra.translate.ray.labels import SLOT
+from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
 
 
 class KubernetesBackend:
@@ -154,7 +154,7 @@ class KubernetesBackend:
     def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
         if not self._has_own(node):
             return self.raylets.selector(node)
-        return {SLOT: slot_label(attempt_name(allocation.gang, allocation.epoch), node)}
+        return {SLOT_LABEL: slot_label(attempt_name(allocation.gang, allocation.epoch), node)}
 
     def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         """Slots whose raylet is not there (any more)."""
@@ -188,7 +188,7 @@ class KubernetesBackend:
         if names == self._tidied and self.idle:
             return  # the store is asked over the network, and this is every look
         self._tidied = names
-        for key in [key for kind in KEYS for key in self.store.keys(kind)]:
+        for key in [key for kind in ATTEMPT_KEYS for key in self.store.keys(kind)]:
             if key.partition("/")[2].partition(".")[0] not in names:
                 self.store.delete(key)
 

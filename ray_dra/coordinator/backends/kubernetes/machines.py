@@ -21,7 +21,7 @@ from ray_dra.translate.kube.parts import Parts, parts_of
 from ray_dra.translate.kube.published_links import read_topologies, with_links
 from ray_dra.translate.kube.slices import devices_of, node_from_slices
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
-from ray_dra.translate.ray.labels import DRIVER
+from ray_dra.translate.names import DRIVER
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ray_dra.errors import NotFound
 from ray_dra.ports.kubernetes import KubeView, Object
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL, CLUSTER_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL
 
 
 @dataclass

@@ -22,13 +22,11 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube, KubeView, Object
-from ray_dra.ports.store import GO_KEY, SLOT_KEY, VERIFIED_KEY, Store
+from ray_dra.ports.store import Store
 from ray_dra.translate.kube.pods import gated, imex_readiness, no_image, signs, why_failed, why_not_started, why_pending
 from ray_dra.translate.kube.slices import devices_of
-from ray_dra.translate.kube.workers import ATTEMPT_LABEL, GATE, Attempt, claim_age, refuse_unfit, slot_label
-
-OPEN_KEY = "open/"  # in the store: the pods that were let in, so that one that replaces a lost one is told from them
-KEYS = (SLOT_KEY, VERIFIED_KEY, GO_KEY, OPEN_KEY)  # what the store may have of an attempt
+from ray_dra.translate.kube.workers import Attempt, claim_age, refuse_unfit, slot_label
+from ray_dra.translate.names import ATTEMPT_LABEL, GATE, GO_KEY, OPEN_KEY, SLOT_KEY, VERIFIED_KEY
 
 OPEN_AGAIN_SECONDS = 10.0  # a gate that is still closed so long after it was opened
 

@@ -20,9 +20,8 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import KnownNode, known_from_bytes, known_to_bytes
-from ray_dra.translate.ray.labels import NODE, RAY_NODE_ID, SLOT
+from ray_dra.translate.names import NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
 
-KEY = "node/"
 SILENT_SECONDS = 4.0  # agents say something every half second
 LOST = "its raylet is lost"
 LATELY_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
@@ -58,7 +57,7 @@ class Nodes:
         self._twice: frozenset[str] = frozenset()  # names that several living raylets claim
         self._first: dict[str, str] = {}  # UUID -> the raylet whose GPU it is
         self._gone: dict[str, float] = {}  # raylet that has a record and is not there -> since when
-        for raylet, known in aside.read(KEY, lambda key, data: (key, known_from_bytes(data))):
+        for raylet, known in aside.read(NODE_KEY, lambda key, data: (key, known_from_bytes(data))):
             self.names[raylet] = known.name
             self.readings[raylet] = known.reading
             if known.node is not None:
@@ -87,14 +86,14 @@ class Nodes:
     def see(self, view: RayView) -> None:
         """Ray's raylets: who came, who went, who is silent."""
         # A gang's own worker is a part of a node that is known from Kubernetes.
-        view = replace(view, nodes=tuple(n for n in view.nodes if SLOT not in n.labels))
+        view = replace(view, nodes=tuple(n for n in view.nodes if SLOT_LABEL not in n.labels))
         self.view = view
         alive = [n for n in view.nodes if n.alive]
         self._living = frozenset(n.id for n in alive)
-        claimed = Counter(n.labels[NODE] for n in alive if NODE in n.labels)
+        claimed = Counter(n.labels[NODE_LABEL] for n in alive if NODE_LABEL in n.labels)
         self._twice = frozenset(label for label, count in claimed.items() if count > 1)
         if self._twice:  # those that have their name come first, as they did when they got it
-            alive.sort(key=lambda n: self.names.get(n.id) != n.labels.get(NODE))
+            alive.sort(key=lambda n: self.names.get(n.id) != n.labels.get(NODE_LABEL))
         for raylet in alive:
             name = self._name_of(raylet)
             before_name = self.names.get(raylet.id)
@@ -154,16 +153,16 @@ class Nodes:
     def selector(self, name: str) -> dict[str, str]:
         """The label selector that pins a bundle to a node: a label that a restarted raylet keeps, else its id."""
         raylet = self.raylets.get(name)
-        its_own = raylet is not None and raylet.labels.get(NODE) == name and name not in self._twice
+        its_own = raylet is not None and raylet.labels.get(NODE_LABEL) == name and name not in self._twice
         if raylet is None or its_own:  # None: lost before the coordinator was started again
-            return {NODE: name}
+            return {NODE_LABEL: name}
         return {RAY_NODE_ID: raylet.id}
 
     # -- inside
 
     def _name_of(self, raylet: RayNode) -> str:
         """Its label, unless that is another's; what has gangs keeps its name, and who has a label keeps it."""
-        label, by_id = raylet.labels.get(NODE), f"ray-{raylet.id[:16]}"
+        label, by_id = raylet.labels.get(NODE_LABEL), f"ray-{raylet.id[:16]}"
         if label is None or self._reserved(label):
             return by_id
         if self.names.get(raylet.id) == by_id and self.inventory.has_gangs(by_id):
@@ -239,12 +238,12 @@ class Nodes:
         best = self._best(name)
         if node is not None and best is not None and best.devices == node.devices:
             best = None
-        self.store.put(KEY + raylet, known_to_bytes(KnownNode(name, self.readings[raylet], node, best)))
+        self.store.put(NODE_KEY + raylet, known_to_bytes(KnownNode(name, self.readings[raylet], node, best)))
 
     def _forget(self, raylet: str) -> None:
         self._drop(raylet)
         self._gone.pop(raylet, None)
-        self.store.delete(KEY + raylet)
+        self.store.delete(NODE_KEY + raylet)
 
     def _drop(self, raylet: str) -> None:
         self.readings.pop(raylet, None)

@@ -1,0 +1,94 @@
+"""Every name that ray-dra shares with somebody else, and nothing else: labels and annotations, environment variables,
+API versions, drivers and attributes of devices, and keys of the store.
+
+No other file spells one (tests/translate/test_names.py holds it). What stands beside a name says whose it is and who
+writes it.
+"""
+
+from __future__ import annotations
+
+# -- labels of Ray nodes
+
+GPU_DOMAIN = "ray.io/gpu-domain"  # Ray's; its value is the clique. Pods of gangs carry it, too
+ACCELERATOR_TYPE = "ray.io/accelerator-type"  # Ray's
+RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet
+NODE_LABEL = "ray-dra.io/node"  # ours: the node's name, which a restarted raylet keeps
+SLOT_LABEL = "ray-dra.io/slot"  # ours, on Kubernetes: one attempt of a gang on one node
+TRAY_LABEL = "ray-dra.io/tray"  # ours: the tray in the rack
+
+# -- labels, annotations and gates of Kubernetes objects
+
+GANG_LABEL = "ray-dra.io/gang"  # ours, of all objects of a gang: its id
+ATTEMPT_LABEL = "ray-dra.io/attempt"  # ours: one try at the gang; every object of the try carries it
+CLUSTER_LABEL = "ray-dra.io/raycluster"  # ours: the RayCluster that the gang belongs to
+GATE = "ray-dra.io/gang"  # ours, a scheduling gate of the pods, opened for the whole gang at once
+TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # the user's, of the RayCluster: the worker group to copy
+DEFAULT_TEMPLATE = "ray-dra"  # the name of that worker group where there is no annotation
+TOPOLOGY_LABEL = "ray-dra.io/topology"  # ours, label and annotation of ConfigMaps with a node's links
+PROBLEMS_ANNOTATION = "ray-dra.io/problems"  # ours, of the lease: what its holder cannot see as it should
+GROUP_LABEL = "ray.io/group"  # KubeRay's, of its pods: their worker group
+KUBERAY_CLUSTER_LABEL = "ray.io/cluster"  # KubeRay's, of its pods: their RayCluster
+KUBERAY_NODE_TYPE_LABEL = "ray.io/node-type"  # KubeRay's, of its pods: head or worker
+CLIQUE_LABEL = "nvidia.com/gpu.clique"  # NVIDIA's, of Nodes: <ClusterUUID>.<CliqueId>
+
+# -- devices
+
+DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs, and the DeviceClass of whole ones
+GPU_CLASS = "gpu.nvidia.com"
+PLUGIN_RESOURCE = "nvidia.com/gpu"  # what NVIDIA's device plugin counts GPUs as, behind the scheduler's back
+BUS_ATTRIBUTE = "resource.kubernetes.io/pciBusID"
+NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
+
+# -- API groups and versions of what we make besides Kubernetes' own kinds
+
+RAY_GROUP = "ray.io"
+RAY_API = f"{RAY_GROUP}/v1"
+COMPUTE_DOMAIN_GROUP = "resource.nvidia.com"
+COMPUTE_DOMAIN_API = f"{COMPUTE_DOMAIN_GROUP}/v1beta1"
+
+# -- environment variables
+
+START_HOOK_VARIABLE = "RAY_START_HOOK"  # Ray's: what it calls before a raylet starts
+NODE_VARIABLE = "RAY_DRA_NODE"  # ours, in gangs' pods: the Kubernetes node
+ATTEMPT_VARIABLE = "RAY_DRA_ATTEMPT"  # ours, in gangs' pods: the attempt that the raylet joins
+RAY_ADDRESS_VARIABLE = "RAY_ADDRESS"  # Ray's
+GCS_ADDRESS_VARIABLE = "RAY_GCS_ADDRESS"  # Ray's
+USE_TLS_VARIABLE = "RAY_USE_TLS"  # Ray's
+AUTH_MODE_VARIABLE = "RAY_AUTH_MODE"  # Ray's
+AUTH_TOKEN_VARIABLE = "RAY_AUTH_TOKEN"  # Ray's
+AUTH_TOKEN_PATH_VARIABLE = "RAY_AUTH_TOKEN_PATH"  # Ray's
+NO_IMPORT_WARNING_VARIABLE = "RAY_DISABLE_IMPORT_WARNING"  # Ray's
+WORKER_HOOK_VARIABLE = "__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR"  # Ray's: what it calls in a worker process
+CLUSTER_NAME_VARIABLE = "RAY_CLUSTER_NAME"  # KubeRay's, in its pods
+CLUSTER_NAMESPACE_VARIABLE = "RAY_CLUSTER_NAMESPACE"  # KubeRay's, in its pods
+HEAD_HOST_VARIABLES = ("FQ_RAY_IP", "RAY_IP")  # KubeRay's, in its pods; the first that is set
+HEAD_PORT_VARIABLE = "RAY_PORT"  # KubeRay's, in its pods
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's
+DEVICE_ORDER_VARIABLE = "CUDA_DEVICE_ORDER"  # CUDA's
+KUBECONFIG_VARIABLE = "KUBECONFIG"  # Kubernetes' clients'
+POD_NODE_VARIABLE = "NODE_NAME"  # ours, of the topology daemon by the downward API, as the three below
+POD_NAMESPACE_VARIABLE = "POD_NAMESPACE"
+POD_NAME_VARIABLE = "POD_NAME"
+POD_UID_VARIABLE = "POD_UID"
+
+# -- what makes a machine a simulated one
+
+SIMULATED_PROFILE_LABEL = "ray-dra.io/simulated-profile"  # ours, of Nodes: the machine that the driver simulates
+SIMULATED_RACK_LABEL = "ray-dra.io/simulated-rack"
+SIMULATED_TRAY_LABEL = "ray-dra.io/simulated-tray"
+SIMULATED_NVML_VARIABLE = "RAY_DRA_SIMULATED_NVML"  # ours: the file that the simulated NVML reads
+SIMULATED_VISIBLE_VARIABLE = "RAY_DRA_SIMULATED_VISIBLE"  # ours: which of its GPUs a container may see
+
+# -- keys of the store; what is stored under each, `translate.files.records` says
+
+GANG_KEY = "gang/"  # + gang: its record
+MAP_KEY = "map/"  # + placement group: each bundle's devices; worker hooks read it
+NODE_KEY = "node/"  # + raylet: its node
+SLOTS_KEY = "slots/"  # + raylet: what each of its GPU slots means
+SESSION_KEY = "session/"  # + job: it uses ray-dra
+ASIDE_KEY = "aside/"  # + the key that it had: a record that cannot be read
+SLOT_KEY = "slot/"  # + slot: what the gang's pod must find there by NVML; its start hook reads it
+VERIFIED_KEY = "verified/"  # + slot: it did; its start hook writes it
+GO_KEY = "go/"  # + attempt: the barrier is open; start hooks wait for it
+OPEN_KEY = "open/"  # + attempt: the pods that were let in, so that one that replaces a lost one is told from them
+ATTEMPT_KEYS = (SLOT_KEY, VERIFIED_KEY, GO_KEY, OPEN_KEY)  # what the store may have of an attempt
