@@ -145,7 +145,7 @@ def watch(kubeconfig: str) -> None:
         changed.wait(0.5)  # the actor looks twice a second, and when something of a gang changes
         changed.clear()
         workers.look(())
-        for name in {name for name, seat in inventory.node_states.items() if not seat.node.ready} - known:
+        for name in {name for name, state in inventory.node_states.items() if not state.node.ready} - known:
             known.add(name)
             say(node=name, at=time.time())
 

@@ -31,16 +31,16 @@ Next = tuple[float, GangRequest, float]
 class Prefer(Policy):
     """Best fit, but one clique before all others, or after them; parts of gangs go to the roomiest, or the tightest."""
 
-    def __init__(self, domain: DomainId, *, last: bool = False, tightest: bool = False) -> None:
+    def __init__(self, preferred: DomainId, *, last: bool = False, tightest: bool = False) -> None:
         super().__init__()
-        self.domain, self.last = domain, last
+        self.preferred, self.last = preferred, last
         self.sign = 1 if tightest else -1
 
-    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return ((domain.id == self.domain) is self.last, *super().clique(domain, room, bundles))
+    def clique(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return ((clique.id == self.preferred) is self.last, *super().clique(clique, room, bundles))
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return ((domain.id == self.domain) is self.last, self.sign * room, domain.free)
+    def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return ((clique.id == self.preferred) is self.last, self.sign * room, clique.free)
 
 
 class Foresight:
@@ -49,12 +49,12 @@ class Foresight:
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
         self.has: dict[str, Parts] = {}  # gang -> what it was given of each clique
-        self.reach = {d.id: _reach(d) for d in inventory.domains.values()}
+        self.reach = {d.id: _reach(d) for d in inventory.clique_states.values()}
         self.at = {
-            (seat.name, i): domain
-            for seat in inventory.node_states.values()
-            for domain, members in seat.domains.items()
-            for i in range(seat.size)
+            (state.name, i): clique
+            for state in inventory.node_states.values()
+            for clique, members in state.members.items()
+            for i in range(state.size)
             if members >> i & 1
         }
 
@@ -62,8 +62,8 @@ class Foresight:
         """Devices that it has of each clique."""
         found: Parts = {}
         for grant in allocation.grants:
-            domain = self.at[grant.node, grant.position]
-            found[domain] = found.get(domain, 0) + 1
+            clique = self.at[grant.node, grant.position]
+            found[clique] = found.get(clique, 0) + 1
         return found
 
     def best(
@@ -100,12 +100,12 @@ class Foresight:
 
     def _others(self, request: GangRequest, *, whole: bool) -> Iterable[Allocation]:
         """Within other cliques, the tightest first (`whole`); or with one clique left to others, the roomiest first."""
-        domains = [d for d in self.inventory.domains.values() if d.free]
+        cliques = [d for d in self.inventory.clique_states.values() if d.free]
         if whole:
-            fitting = [d for d in domains if d.grade == REGULAR and d.free >= request.device_count]
+            fitting = [d for d in cliques if d.grade == REGULAR and d.free >= request.device_count]
             ways = [Prefer(d.id) for d in sorted(fitting, key=lambda d: d.free)[:PLACES]]
         else:
-            left = sorted(domains, key=lambda d: -d.free)[:PLACES]
+            left = sorted(cliques, key=lambda d: -d.free)[:PLACES]
             ways = [Prefer(d.id, last=True, tightest=tightest) for d in left for tightest in (False, True)]
         for way in ways:
             answer = plan(self.inventory, request, policy=way)
@@ -114,7 +114,7 @@ class Foresight:
 
     def _lost(self, parts: Parts, running: list[tuple[float, Parts]], behind: Sequence[Next]) -> float:
         """GPU seconds of those behind that run outside of a clique."""
-        free = {d.id: d.free - parts.get(d.id, 0) for d in self.inventory.domains.values()}
+        free = {d.id: d.free - parts.get(d.id, 0) for d in self.inventory.clique_states.values()}
         left = sum(free.values())
         order = count()
         heap = [(end, next(order), has) for end, has in running]
@@ -126,16 +126,16 @@ class Foresight:
             while heap and (left < size or heap[0][0] <= now):
                 end, _, has = heapq.heappop(heap)
                 now = max(now, end)
-                for domain, devices in has.items():
-                    free[domain] += devices
+                for clique, devices in has.items():
+                    free[clique] += devices
                     left += devices
             segment = request.locality.segment or size
             given = self._within(free, size, segment)
             if given is None:
                 given = _roomiest(free, size)
                 lost += size * runs
-            for domain, devices in given.items():
-                free[domain] -= devices
+            for clique, devices in given.items():
+                free[clique] -= devices
             left -= size
             heapq.heappush(heap, (now + runs, next(order), given))
         return lost
@@ -144,10 +144,10 @@ class Foresight:
         given: Parts = {}
         for _ in range(size // segment):
             tightest, least = None, self.inventory.devices + 1
-            for domain, devices in free.items():
-                left = devices - given.get(domain, 0)
-                if segment <= left < least and segment <= self.reach[domain]:
-                    tightest, least = domain, left
+            for clique, devices in free.items():
+                left = devices - given.get(clique, 0)
+                if segment <= left < least and segment <= self.reach[clique]:
+                    tightest, least = clique, left
             if tightest is None:
                 return None
             given[tightest] = given.get(tightest, 0) + segment
@@ -156,18 +156,18 @@ class Foresight:
 
 def _roomiest(free: Parts, size: int) -> Parts:
     given: Parts = {}
-    for domain in sorted(free, key=lambda d: -free[d]):
-        given[domain] = min(size, free[domain])
-        size -= given[domain]
+    for clique in sorted(free, key=lambda d: -free[d]):
+        given[clique] = min(size, free[clique])
+        size -= given[clique]
         if not size:
             break
     return given
 
 
-def _reach(domain: CliqueState) -> int:
+def _reach(clique: CliqueState) -> int:
     """Most devices of one gang that are all linked when nobody else is here."""
-    if domain.fabric or len(domain.node_states) > 1:
-        return domain.size
-    seat = domain.node_states[0]
-    members = seat.domains[domain.id]
-    return next((n for n in range(domain.size, 1, -1) if seat.how_many(members, n, Connect.REQUIRED)), 1)
+    if clique.fabric or len(clique.node_states) > 1:
+        return clique.size
+    state = clique.node_states[0]
+    members = state.members[clique.id]
+    return next((n for n in range(clique.size, 1, -1) if state.how_many(members, n, Connect.REQUIRED)), 1)

@@ -245,7 +245,7 @@ def _refusals(load: Load, rounds: int) -> list[float]:
 def _counterfactuals(load: Load, rounds: int) -> list[float]:
     """What is nearest to a yes for gangs that want most of a clique, or a few cliques."""
     took = []
-    whole = [c.levels[-1] for c in load.inventory.catalogs.values() if c.kind == CLIQUE and len(c.levels) == 9]
+    whole = [c.levels[-1] for c in load.inventory.orders.values() if c.kind == CLIQUE and len(c.levels) == 9]
     racks = [((load.bundle(4),) * 16, Locality(cliques=1)), ((load.bundle(4),) * 40, Locality(cliques=2))]
     boxes = [((load.bundle(8),) * (sum(map(len, whole)) + 4), Locality(segment=1))]  # a few more than are free
     wishes = racks if load.kind == "nvl72" else boxes

@@ -28,64 +28,64 @@ from ray_dra.core.policy.base import Choice, Policy, Score, tightest_share
 class FirstFit(Policy):
     name = "first-fit"
 
-    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
+    def clique(self, clique: CliqueState, room: int, bundles: int) -> Score:
         return ()
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
+    def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
         return ()
 
-    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
-        return (), tightest_share(seat, needs)
+    def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
+        return (), tightest_share(state, folded)
 
 
 class Ray(Policy):
     name = "ray"
 
-    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return (zlib.crc32(domain.id.encode()),)
+    def clique(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return (zlib.crc32(clique.id.encode()),)
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return (zlib.crc32(domain.id.encode()),)
+    def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return (zlib.crc32(clique.id.encode()),)
 
-    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
-        left = seat.free.bit_count() - taken * needs.size
-        wanted = needs.size if not needs.share else needs.share / 1000
-        return (-(taken > 0), -(left - wanted) / max(left, 1)), tightest_share(seat, needs)
+    def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
+        left = state.free.bit_count() - taken * folded.size
+        wanted = folded.size if not folded.share else folded.share / 1000
+        return (-(taken > 0), -(left - wanted) / max(left, 1)), tightest_share(state, folded)
 
 
 class KueueLeast(Policy):
     name = "kueue-least"
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return (room, domain.free)
+    def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return (room, clique.free)
 
 
 class KueueBest(Policy):
     name = "kueue-best"
 
-    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
+    def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
         # The same rule one level down: a node that holds the rest tightly, else the roomiest.
-        return (-taken, -seat.free.bit_count()) if taken else (seat.free.bit_count(),), tightest_share(seat, needs)
+        return (-taken, -state.free.bit_count()) if taken else (state.free.bit_count(),), tightest_share(state, folded)
 
 
 class Kai(Policy):
     name = "kai"
 
-    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return (domain.free / domain.size,)
+    def clique(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return (clique.free / clique.size,)
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return (domain.free / domain.size,)
+    def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return (clique.free / clique.size,)
 
-    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
-        return ((seat.free.bit_count() - taken * needs.size) / max(seat.size, 1),), tightest_share(seat, needs)
+    def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
+        return ((state.free.bit_count() - taken * folded.size) / max(state.size, 1),), tightest_share(state, folded)
 
 
 class Slurm(Policy):
     name = "slurm"
 
-    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        return (sum(1 for s in domain.node_states if s.free & s.domains[domain.id]), domain.free)
+    def clique(self, clique: CliqueState, room: int, bundles: int) -> Score:
+        return (sum(1 for s in clique.node_states if s.free & s.members[clique.id]), clique.free)
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
+    def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
         return ()

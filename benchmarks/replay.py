@@ -124,7 +124,7 @@ def _linked(inventory: Inventory, part: tuple[Placed, ...]) -> bool:
         return True
     if len({g.node for g in grants}) > 1:
         return False
-    links = inventory.node_states[grants[0].node].shape.links
+    links = inventory.node_states[grants[0].node].graph.links
     return all(links[a.position][b.position] for a, b in combinations(grants, 2))
 
 

@@ -40,7 +40,7 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
 from ray_dra.core.policy.base import Policy
-from ray_dra.core.policy.fgd import Demand, FragmentationGradient, Mix, stock_of
+from ray_dra.core.policy.fgd import Demand, FragmentationGradient, Mix, devices_left
 
 GANG_POLICIES = (
     "ray-dra",
@@ -152,10 +152,10 @@ def run_pods(run: Run) -> Row:
         if arrived >= run.until * capacity:
             break
     free = unusable = 0.0
-    for seat in inventory.node_states.values():
-        left = seat.shared_left() | dict.fromkeys(bits(seat.free), 1000)
-        spare = tuple(seat.spare(name) for name in mix.names)
-        unusable += mix.unusable(stock_of(seat, left), spare)
+    for state in inventory.node_states.values():
+        left = state.shared_left() | dict.fromkeys(bits(state.free), 1000)
+        resources_left = tuple(state.left(name) for name in mix.names)
+        unusable += mix.unusable(devices_left(state, left), resources_left)
         free += sum(left.values())
     return {
         "workload": run.workload,

@@ -397,8 +397,8 @@ class Coordinator:
 
     def _on_node(self, node: str) -> list[Gang]:
         """The gangs that have something on a node."""
-        seat = self.inventory.node_states.get(node)
-        return [self.gangs[gang] for gang in seat.tenants if gang in self.gangs] if seat is not None else []
+        state = self.inventory.node_states.get(node)
+        return [self.gangs[gang] for gang in state.tenants if gang in self.gangs] if state is not None else []
 
     def _movable(self, node: str) -> int:
         """Devices of gangs whose placement group Ray has not placed yet: they can be planned again."""

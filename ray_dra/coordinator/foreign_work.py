@@ -99,26 +99,28 @@ class ForeignWork:
         taken = {known[slot] for slot in slots}
         return [p for p in planned if p in taken]
 
-    def of_stranger(self, raylet: str, seat: NodeState, slots: Iterable[int], pid: int, movable: int) -> list[int]:
+    def of_stranger(
+        self, raylet: str, node_state: NodeState, slots: Iterable[int], pid: int, movable: int
+    ) -> list[int]:
         """Positions for slots outside our gangs; none that a gang has, except (at last) out of `movable`."""
         known = self.strangers.setdefault(raylet, {})
         found = []
         for slot in slots:
             before = known.pop(slot, None)  # whoever had the slot has ended: Ray gives it to one at a time
             at = before[0] if before is not None and before[1] == pid else None
-            if at is None or seat.held >> at & 1:
-                at = self._choose(raylet, seat, slot, known, movable)
+            if at is None or node_state.held >> at & 1:
+                at = self._choose(raylet, node_state, slot, known, movable)
             known[slot] = (at, pid)
             found.append(at)
         self._persist(raylet)
-        self._mark(seat, known)
+        self._mark(node_state, known)
         return found
 
     def keep_mapped(self, node: str) -> None:
         """A node has come or changed: devices that maps of unclaimed groups name are taken at once."""
-        seat = self.inventory.node_states.get(node)
-        if self.unclaimed and seat is not None:
-            self.inventory.set_others(node, seat.busy | self._mapped(seat), seat.used_by_others)
+        node_state = self.inventory.node_states.get(node)
+        if self.unclaimed and node_state is not None:
+            self.inventory.set_others(node, node_state.busy | self._mapped(node_state), node_state.used_by_others)
 
     def ended(self, raylet: str, slots: Iterable[int], pid: int) -> None:
         """A task outside our gangs has ended."""
@@ -128,14 +130,16 @@ class ForeignWork:
                 del known[slot]
         self._persist(raylet)
 
-    def _choose(self, raylet: str, seat: NodeState, slot: int, known: dict[int, tuple[int, int]], movable: int) -> int:
+    def _choose(
+        self, raylet: str, node_state: NodeState, slot: int, known: dict[int, tuple[int, int]], movable: int
+    ) -> int:
         """The slot's own device if it can be, else the first that nobody has."""
-        size = len(seat.grants)
+        size = len(node_state.grants)
         for again in (False, True):
             if again:
                 self._drop_dead(raylet, known)
             taken = {at for at, _ in known.values()}
-            free = [at for at in range(size) if not seat.held >> at & 1 and at not in taken]
+            free = [at for at in range(size) if not node_state.held >> at & 1 and at not in taken]
             if slot in free:
                 return slot
             if free:
@@ -143,7 +147,9 @@ class ForeignWork:
         free = [at for at in bits(movable) if at not in taken]
         if not free:
             raise RayDraError(
-                "Ray gave out a GPU slot, but every GPU of the node is taken.", place=seat.name, wanted=f"slot {slot}"
+                "Ray gave out a GPU slot, but every GPU of the node is taken.",
+                place=node_state.name,
+                wanted=f"slot {slot}",
             )
         return free[0]
 
@@ -155,12 +161,12 @@ class ForeignWork:
         if dead:
             self._persist(raylet)
 
-    def _mark(self, seat: NodeState, known: Mapping[int, tuple[int, int]]) -> None:
+    def _mark(self, node_state: NodeState, known: Mapping[int, tuple[int, int]]) -> None:
         """Nothing is planned onto these devices from here on; the next look brings the rest up to date."""
-        mask = seat.busy
+        mask = node_state.busy
         for at, _ in known.values():
             mask |= 1 << at
-        self.inventory.set_others(seat.name, mask, seat.used_by_others)
+        self.inventory.set_others(node_state.name, mask, node_state.used_by_others)
 
     def forget(self, group: str) -> None:
         """A gang's group is gone: its slots mean nothing any more."""
@@ -188,27 +194,30 @@ class ForeignWork:
                     if raylet_id is not None:
                         reserved[raylet_id] = reserved.get(raylet_id, 0.0) + bundle.get("GPU", 0.0)
         for raylet in view.nodes:
-            seat = self.inventory.node_states.get(names.get(raylet.id, ""))
-            if seat is None or not raylet.alive or seat.node.ray_node_id != raylet.id:
+            node_state = self.inventory.node_states.get(names.get(raylet.id, ""))
+            if node_state is None or not raylet.alive or node_state.node.ray_node_id != raylet.id:
                 continue
             taken = {name: total - raylet.available.get(name, 0.0) for name, total in raylet.total.items()}
-            now = {name: max(0.0, taken.get(name, 0.0) - seat.used.get(name, 0.0)) for name in seat.node.resources}
-            now[GPU] = taken.get(GPU, 0.0) - ours.get(seat.name, 0.0)
+            now = {
+                name: max(0.0, taken.get(name, 0.0) - node_state.used.get(name, 0.0))
+                for name in node_state.node.resources
+            }
+            now[GPU] = taken.get(GPU, 0.0) - ours.get(node_state.name, 0.0)
             lately = self._lately.get(raylet.id)
             if lately is None:
                 lately = self._lately[raylet.id] = RecentUsage(now, at)
             least = lately.least(now, at)
             used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
             busy = 0
-            mapped = self._mapped(seat)
+            mapped = self._mapped(node_state)
             if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id) or mapped:
-                busy = self._busy(raylet.id, seat, used, groups) | mapped
-            self.inventory.set_others(seat.name, busy, {name: amount for name, amount in least.items() if amount})
+                busy = self._busy(raylet.id, node_state, used, groups) | mapped
+            self.inventory.set_others(node_state.name, busy, {name: amount for name, amount in least.items() if amount})
 
     def _busy(
         self,
         raylet: str,
-        seat: NodeState,
+        node_state: NodeState,
         used: float,
         groups: Collection[str],
     ) -> int:
@@ -217,7 +226,7 @@ class ForeignWork:
         try:
             workers = self.ray.workers(raylet)
         except RayDraError:
-            return seat.busy  # as it was, until the raylet answers
+            return node_state.busy  # as it was, until the raylet answers
         living = {worker.pid for worker in workers}
         if any(pid not in living for _, pid in known.values()):
             self._drop_dead(raylet, known)
@@ -225,31 +234,31 @@ class ForeignWork:
         for at, _ in known.values():
             located |= 1 << at
         announced = {pid for _, pid in known.values()}
-        located |= self._mapped(seat)
+        located |= self._mapped(node_state)
         for worker in workers:
             for group, slots in worker.slots.items():
                 if group in self.unclaimed:  # its devices are not its slots
                     continue
                 if group not in groups and worker.pid not in announced:
                     for slot in slots:
-                        located |= 1 << slot if slot < len(seat.grants) else 0
+                        located |= 1 << slot if slot < len(node_state.grants) else 0
         # Reserved by a placement group of others, or by tasks that nobody sees: some devices are theirs.
         # Free ones first; then held ones, which matters only to a gang that has to be planned again.
         missing = round(used) - located.bit_count()
-        for taken in (seat.held, 0):
-            for at in reversed(range(len(seat.grants))):
+        for taken in (node_state.held, 0):
+            for at in reversed(range(len(node_state.grants))):
                 if missing > 0 and not (located | taken) >> at & 1:
                     located |= 1 << at
                     missing -= 1
         return located
 
-    def _mapped(self, seat: NodeState) -> int:
+    def _mapped(self, node_state: NodeState) -> int:
         """The devices of a node that the maps of unclaimed groups name."""
         mask = 0
         for bundles in self.unclaimed.values():
-            at = {device.uuid: position for position, device in enumerate(seat.node.devices) if device.uuid}
+            at = {device.uuid: position for position, device in enumerate(node_state.node.devices) if device.uuid}
             for index, uuid, node, _ in (device for bundle in bundles for device in bundle):
-                if node == seat.name and 0 <= (position := at.get(uuid or "", index)) < len(seat.grants):
+                if node == node_state.name and 0 <= (position := at.get(uuid or "", index)) < len(node_state.grants):
                     mask |= 1 << position
         return mask
 

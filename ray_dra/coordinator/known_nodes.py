@@ -36,8 +36,8 @@ class KnownNodes:
 
     def best(self, name: str) -> Node | None:
         """A node as it was when it was last whole."""
-        seat = self.cluster.node_states.get(name)
-        return seat.node if seat is not None else None
+        state = self.cluster.node_states.get(name)
+        return state.node if state is not None else None
 
     def remember(self, nodes: Iterable[Node]) -> None:
         """Nodes as they were before this coordinator; before its first look."""

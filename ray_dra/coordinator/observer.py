@@ -108,13 +108,13 @@ class Observer:
         if self.placed_once(gang):
             yield from self.backend.lost(gang.allocation, self.joined())
         for placed in gang.allocation.bundles:
-            seat = self.inventory.node_states.get(placed.node)
-            if seat is None:
+            node_state = self.inventory.node_states.get(placed.node)
+            if node_state is None:
                 yield f"node {placed.node} is gone"
-            elif not seat.node.ready:
-                yield f"node {placed.node}: {seat.node.reason}"
+            elif not node_state.node.ready:
+                yield f"node {placed.node}: {node_state.node.reason}"
             else:
-                yield from _changed(seat.node, placed.grants)
+                yield from _changed(node_state.node, placed.grants)
 
 
 def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[str]:

@@ -68,8 +68,8 @@ class SlotMap:
 
     def of_stranger(self, raylet: str, slots: tuple[int, ...], pid: int, movable: Callable[[str], int]) -> list[Seen]:
         """For any other worker. `movable`: node -> devices that may be taken where no others are left."""
-        seat = self._inventory.node_states.get(self._nodes.names.get(raylet, ""))
-        if seat is None:  # no agent has spoken for this node: Ray's own numbering is all there is
+        state = self._inventory.node_states.get(self._nodes.names.get(raylet, ""))
+        if state is None:  # no agent has spoken for this node: Ray's own numbering is all there is
             return [Seen(slot, None, "", None) for slot in slots]
-        positions = self._others.of_stranger(raylet, seat, slots, pid, movable(seat.name))
-        return [Seen(p, seat.grants[p].uuid, seat.name, seat.grants[p].clique) for p in positions]
+        positions = self._others.of_stranger(raylet, state, slots, pid, movable(state.name))
+        return [Seen(p, state.grants[p].uuid, state.name, state.grants[p].clique) for p in positions]

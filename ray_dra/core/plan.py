@@ -7,7 +7,7 @@ Pure and deterministic. The ways to look for room, in order, by what the request
     nothing      one node; one clique; the fewest cliques; else anywhere: gangs stay together, whole cliques whole
 
 In each, a gang takes the tightest place that fits, and leaves the roomier ones to those who need
-them. Equal bundles are counted (`equal.py`), mixed ones searched exactly (`unequal.py`); what is
+them. Equal bundles are counted (`equal.py`), unequal ones searched exactly (`unequal.py`); what is
 missing after a no is worked out in `shortfalls.py`.
 """
 
@@ -31,7 +31,7 @@ from ray_dra.core.planner.joint import overdrawn, place_jointly, torn
 from ray_dra.core.planner.placement import NOTHING, Layout
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.planner.unequal import place_unequal
-from ray_dra.core.planner.work import MOST_KINDS, Work
+from ray_dra.core.planner.work import MOST_CLASSES, Work
 from ray_dra.core.policy.base import Policy
 from ray_dra.core.policy.place_by_policy import place_by_policy
 
@@ -55,32 +55,32 @@ def plan(
 
     Returns:
         The Allocation, or Unsatisfiable with at least one shortfall. A no is exact, except where
-        `proven` is False: then the search of mixed bundles has used up its work.
+        `proven` is False: then the search of unequal bundles has used up its work.
     """
-    needs = FoldedRequest(request, work=work)
-    strict = strict and request.locality.within_cliques and not needs.demanding
-    layout = place(inventory, needs, policy, strict=strict)
+    folded = FoldedRequest(request, work=work)
+    strict = strict and request.locality.within_cliques and not folded.demanding
+    layout = place(inventory, folded, policy, strict=strict)
     if layout.bundles is not None:
         allocation = make(Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters))
         if layout.masks is not None:
             inventory.remember(allocation, layout.masks)
         return allocation
     if strict:
-        needs = FoldedRequest(
-            replace(request, locality=replace(request.locality, required=True, patience=0.0)), work=needs.work
+        folded = FoldedRequest(
+            replace(request, locality=replace(request.locality, required=True, patience=0.0)), work=folded.work
         )
-    return Unsatisfiable(request.gang, shortfalls(inventory, needs, proven=layout.proven), layout.proven)
+    return Unsatisfiable(request.gang, shortfalls(inventory, folded, proven=layout.proven), layout.proven)
 
 
-def place(inventory: Inventory, needs: FoldedRequest, policy: Policy | None = None, *, strict: bool = False) -> Layout:
+def place(inventory: Inventory, folded: FoldedRequest, policy: Policy | None = None, *, strict: bool = False) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
-    if _too_few(inventory, needs):
+    if _too_few(inventory, folded):
         return Layout(None)
-    if not needs.equal and (len(needs.classes) > MOST_KINDS or needs.work.spent):
+    if not folded.equal and (len(folded.classes) > MOST_CLASSES or folded.work.spent):
         return Layout(None, proven=False)
     proven = True
-    once = policy is not None or (needs.demanding and needs.request.strategy is not Strategy.SPREAD)
-    for tried, near in ((needs, strict),) if once else _rounds(inventory, needs, strict):
+    once = policy is not None or (folded.demanding and folded.request.strategy is not Strategy.SPREAD)
+    for tried, near in ((folded, strict),) if once else _rounds(inventory, folded, strict):
         put = place_equal if tried.equal else place_unequal
         if near and (tried.together or _by_worker(tried)):
             layout = _linked(inventory, tried)
@@ -104,89 +104,91 @@ def place(inventory: Inventory, needs: FoldedRequest, policy: Policy | None = No
     return Layout(None, proven=proven)
 
 
-def _by_worker(needs: FoldedRequest) -> bool:
+def _by_worker(folded: FoldedRequest) -> bool:
     """Whether equal bundles are first looked for on devices of one node that are linked, as if they were one bundle."""
-    several = len(needs.request.bundles) > 1
-    return needs.linked and needs.equal and several and needs.request.strategy is not Strategy.SPREAD
+    several = len(folded.request.bundles) > 1
+    return folded.linked and folded.equal and several and folded.request.strategy is not Strategy.SPREAD
 
 
-def _linked(inventory: Inventory, needs: FoldedRequest) -> Layout:
+def _linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
     """All devices on one node, every two of them linked; bundles without devices wherever there is room."""
-    if needs.equal:
-        return place_linked(inventory, needs)
-    request = needs.request
-    if needs.total >= len(inventory.by_free) or any(bundle.share for bundle in needs.classes):
+    if folded.equal:
+        return place_linked(inventory, folded)
+    request = folded.request
+    if folded.total >= len(inventory.by_free) or any(bundle.share for bundle in folded.classes):
         return NOTHING
     resources = {
-        name: sum(b.resources.get(name, 0.0) * n for b, n in zip(needs.classes, needs.counts, strict=True) if b.devices)
-        for name in needs.resources
+        name: sum(
+            b.resources.get(name, 0.0) * n for b, n in zip(folded.classes, folded.counts, strict=True) if b.devices
+        )
+        for name in folded.resources
     }
-    one = Bundle((DeviceRequest(needs.total),), {name: amount for name, amount in resources.items() if amount})
+    one = Bundle((DeviceRequest(folded.total),), {name: amount for name, amount in resources.items() if amount})
     as_one = FoldedRequest(replace(request, bundles=(one,), locality=ANYWHERE, strategy=Strategy.PACK), linked=True)
-    whole, given = needs.work, needs.work.left // 2  # the rest is for placing it anywhere
-    needs = FoldedRequest(request, together=True, work=Work(given))
+    whole, given = folded.work, folded.work.left // 2  # the rest is for placing it anywhere
+    folded = FoldedRequest(request, together=True, work=Work(given))
     layout, proven = NOTHING, True
     for kind in (SPARES, LOOSE_NODE) if request.preemptible else (LOOSE_NODE,):
         if place_equal(inventory, as_one, Scope((kind,), one_node=True)).bundles is None:
             continue  # no node has so many that are linked, which is quickly seen
         one_node = request.strategy is Strategy.STRICT_PACK
-        layout = place_jointly(inventory, needs, Scope((kind,), 1, 1, False, one_node, jointly=True))
-        proven = proven and layout.proven and needs.proven
+        layout = place_jointly(inventory, folded, Scope((kind,), 1, 1, False, one_node, jointly=True))
+        proven = proven and layout.proven and folded.proven
         if layout.bundles is not None:
             break
-    whole.left -= given - needs.work.left
+    whole.left -= given - folded.work.left
     return layout if layout.bundles is not None else Layout(None, proven=proven)
 
 
-def _too_few(inventory: Inventory, needs: FoldedRequest) -> bool:
+def _too_few(inventory: Inventory, folded: FoldedRequest) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
-    if needs.equal:
-        return not needs.share and needs.total > inventory.free_devices
-    wanted = sum(b.count * n for b, n in zip(needs.classes, needs.counts, strict=True) if b.share is None)
+    if folded.equal:
+        return not folded.share and folded.total > inventory.free_devices
+    wanted = sum(b.count * n for b, n in zip(folded.classes, folded.counts, strict=True) if b.share is None)
     if wanted > inventory.free_devices:
         return True
-    for bundle, count in zip(needs.classes, needs.counts, strict=True):
+    for bundle, count in zip(folded.classes, folded.counts, strict=True):
         size = bundle.count if bundle.share is None else 0
         if size and sum(n * (f // size) for f, n in enumerate(inventory.by_free)) < count:
             return True
     return False
 
 
-def _chooses(policy: Policy, needs: FoldedRequest) -> bool:
+def _chooses(policy: Policy, folded: FoldedRequest) -> bool:
     """Whether the policy can serve such a gang; the others are placed as without one, so that a no stays true."""
-    one_node = needs.request.strategy is Strategy.STRICT_PACK and len(needs.request.bundles) > 1
-    return needs.equal and not one_node and (policy.by_clique or not needs.demanding)
+    one_node = folded.request.strategy is Strategy.STRICT_PACK and len(folded.request.bundles) > 1
+    return folded.equal and not one_node and (policy.by_clique or not folded.demanding)
 
 
-def _rounds(inventory: Inventory, needs: FoldedRequest, strict: bool) -> Iterator[tuple[FoldedRequest, bool]]:
+def _rounds(inventory: Inventory, folded: FoldedRequest, strict: bool) -> Iterator[tuple[FoldedRequest, bool]]:
     """The request as it is looked at, the preferred way first; the last one decides whether the answer is no."""
-    request, locality = needs.request, needs.request.locality
+    request, locality = folded.request, folded.request.locality
     bundles = len(request.bundles)
     spread = request.strategy is Strategy.SPREAD and bundles > 1
-    if needs.demanding:
+    if folded.demanding:
         if spread:
-            yield FoldedRequest(request, spread=True, work=needs.work), False
-        yield needs, False
+            yield FoldedRequest(request, spread=True, work=folded.work), False
+        yield folded, False
         return
     prefers = locality.within_cliques
     if spread:
-        yield FoldedRequest(request, spread=True, work=needs.work), prefers
+        yield FoldedRequest(request, spread=True, work=folded.work), prefers
     if (
         locality.connect is Connect.PREFERRED
-        and needs.total > 1
-        and ((prefers and bundles == 1) or any(c.grade == UNEVEN and c.domains for c in inventory.catalogs.values()))
+        and folded.total > 1
+        and ((prefers and bundles == 1) or any(c.grade == UNEVEN and c.cliques for c in inventory.orders.values()))
     ):
         # Some nodes have GPUs without links to each other: first where the gang's are linked.
-        yield FoldedRequest(request, linked=True, work=needs.work), True
+        yield FoldedRequest(request, linked=True, work=folded.work), True
     if prefers:
-        yield needs, True  # as if it were required; what is not in a clique comes after that
-        if (strict or not spread) and any(c.kind == LOOSE_NODE and c.domains for c in inventory.catalogs.values()):
-            yield FoldedRequest(request, together=True, work=needs.work), True
+        yield folded, True  # as if it were required; what is not in a clique comes after that
+        if (strict or not spread) and any(c.kind == LOOSE_NODE and c.cliques for c in inventory.orders.values()):
+            yield FoldedRequest(request, together=True, work=folded.work), True
     if strict:
         return
     if spread and prefers:
-        yield FoldedRequest(request, spread=True, work=needs.work), False
-    yield needs, False
+        yield FoldedRequest(request, spread=True, work=folded.work), False
+    yield folded, False
 
 
 @cache  # the first scope of nearly every gang, and one of eight
@@ -194,24 +196,24 @@ def _on_one_node(kinds: tuple[str, ...], exclusive: bool) -> Scope:
     return Scope(kinds, 1, 1, exclusive, True)
 
 
-def scopes(inventory: Inventory, needs: FoldedRequest, *, near: bool = False) -> Iterator[Scope]:
+def scopes(inventory: Inventory, folded: FoldedRequest, *, near: bool = False) -> Iterator[Scope]:
     """Where to look, the preferred first. `near`: only where what is preferred of cliques is met."""
-    request, locality = needs.request, needs.request.locality
+    request, locality = folded.request, folded.request.locality
     bundles = len(request.bundles)
-    required = near or needs.demanding
+    required = near or folded.demanding
     one_node = request.strategy is Strategy.STRICT_PACK
     segment, limit = locality.segment or 1, locality.cliques
     if segment == bundles:  # in one clique, whatever else is said
         segment, limit = 1, 1
     exclusive = locality.exclusive
-    if not needs.total:  # where no device is asked for, cliques say nothing
+    if not folded.total:  # where no device is asked for, cliques say nothing
         yield Scope(anywhere=True, one_node=one_node)
         return
-    small = bundles == 1 or not needs.spread
+    small = bundles == 1 or not folded.spread
     if small and not one_node:
-        small = needs.total < len(inventory.by_free)
+        small = folded.total < len(inventory.by_free)
     # The devices of one bundle that are linked, or that are one, are as near as they would be in a clique.
-    in_cliques = required and not (near and bundles == 1 and (needs.linked or needs.total == 1))
+    in_cliques = required and not (near and bundles == 1 and (folded.linked or folded.total == 1))
     for kinds in kinds_for(request, cliques=in_cliques):
         if one_node or small:
             yield _on_one_node(kinds, exclusive)
@@ -219,9 +221,9 @@ def scopes(inventory: Inventory, needs: FoldedRequest, *, near: bool = False) ->
             continue
         if not one_node:
             yield Scope(kinds, 1, 1, exclusive)
-            if locality.within_cliques and (limit, segment) != (1, 1) and not (required and needs.bare):
+            if locality.within_cliques and (limit, segment) != (1, 1) and not (required and folded.bare):
                 yield Scope(kinds, limit, segment, exclusive)
-        if required and ((needs.bare and not one_node) or (limit != 1 and inventory.split and torn(inventory, kinds))):
+        if required and ((folded.bare and not one_node) or (limit != 1 and inventory.split and torn(inventory, kinds))):
             yield Scope(kinds, limit, segment, exclusive, one_node, jointly=True)
         if not (required or one_node):
             yield Scope(kinds)

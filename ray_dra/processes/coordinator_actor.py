@@ -165,7 +165,7 @@ class CoordinatorActor:
 
     async def topology(self) -> Topology:
         await _still_wanted()
-        return Topology.of(seat.node for seat in self._core.inventory.node_states.values())
+        return Topology.of(node_state.node for node_state in self._core.inventory.node_states.values())
 
     async def gangs(self) -> list[Status]:
         await _still_wanted()

@@ -123,7 +123,7 @@ def test_when_their_owner_dies_no_look_takes_long_and_nobody_waits_behind_them()
         if not left:
             break
     assert list(world.coordinator.gangs) == ["other"]
-    assert all(seat.node.ready for seat in world.coordinator.inventory.node_states.values())
+    assert all(state.node.ready for state in world.coordinator.inventory.node_states.values())
     world.check()
 
 

@@ -155,7 +155,7 @@ def test_a_coordinator_that_was_stopped_takes_nothing_from_anybody() -> None:
     world.pass_time(25)
     world.clock.now += 30
     world.coordinator.observe()
-    assert all(seat.node.ready for seat in world.coordinator.inventory.node_states.values())
+    assert all(state.node.ready for state in world.coordinator.inventory.node_states.values())
     assert world.coordinator.status("placed").phase is Phase.READY
     assert world.coordinator.status("held").phase is Phase.HELD
     world.clock.now += SILENT_SECONDS

@@ -155,14 +155,14 @@ class World:
         holding = {g.id: g.allocation for g in self.coordinator.gangs.values() if g.allocation is not None}
         assert set(inventory.gangs) == set(holding)
         alone = {scope: g for g, held in holding.items() for (scope, what), _ in held.counters if what == "exclusive"}
-        for domain in inventory.domains.values():
-            assert domain.owner == alone.get(domain.id), "a clique for one gang alone"
-        for seat in inventory.node_states.values():
-            held = {seat.grants[i].device for i in range(len(seat.grants)) if seat.held >> i & 1}
-            assert held == {d for d in owners if d in {g.device for g in seat.grants}}
-            assert not seat.free & (seat.held | seat.busy)
-        for domain in inventory.domains.values():
-            assert domain.free == sum((s.free & s.domains[domain.id]).bit_count() for s in domain.node_states)
+        for clique in inventory.clique_states.values():
+            assert clique.owner == alone.get(clique.id), "a clique for one gang alone"
+        for state in inventory.node_states.values():
+            held = {state.grants[i].device for i in range(len(state.grants)) if state.held >> i & 1}
+            assert held == {d for d in owners if d in {g.device for g in state.grants}}
+            assert not state.free & (state.held | state.busy)
+        for clique in inventory.clique_states.values():
+            assert clique.free == sum((s.free & s.members[clique.id]).bit_count() for s in clique.node_states)
         recorded = {k.removeprefix("gang/") for k in self.store.keys("gang/")}
         assert recorded == set(self.coordinator.gangs)
         self._check_books()

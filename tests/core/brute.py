@@ -264,7 +264,7 @@ def random_world(dice: random.Random, *, nodes: int = 4, gpus: int = 4, gangs: i
         mine = dice.choice(("a", "a", "a", "b", f"box.n{at}", None))
         other = dice.choice((None, None, "b", "c"))
         torn = dice.random() < 0.5
-        domains = [other if torn and dice.random() < 0.4 else mine for _ in range(size)]
+        cliques = [other if torn and dice.random() < 0.4 else mine for _ in range(size)]
         whole = dice.random() < 0.6
         there = {p: whole or dice.random() < 0.6 for p in combinations(range(size), 2)}
         links = tuple(tuple(int(i != j and there[min(i, j), max(i, j)]) for j in range(size)) for i in range(size))
@@ -275,9 +275,9 @@ def random_world(dice: random.Random, *, nodes: int = 4, gpus: int = 4, gangs: i
                 i,
                 f"GPU-n{at}-{i}",
                 attributes={"product": product if dice.random() < 0.85 else "B", "numa": i // 2},
-                domains=(domain,) if domain else (),
+                domains=(clique,) if clique else (),
             )
-            for i, domain in enumerate(domains)
+            for i, clique in enumerate(cliques)
         )
         cpus = float(dice.choice((2, 3, 4, 64)))
         made.append(Node(f"n{at}", devices, f"ray-n{at}", links, resources={"CPU": cpus}, ready=dice.random() < 0.95))

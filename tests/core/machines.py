@@ -36,9 +36,9 @@ def node(
     sick: Sequence[int] = (),
 ) -> Node:
     """A node whose GPUs are all in `clique` (or in a box clique of its own), except those in `loose`."""
-    domain = box_clique(name) if box else clique
+    clique = box_clique(name) if box else clique
     if links is None:
-        linked = domain is not None
+        linked = clique is not None
         links = tuple(
             tuple(18 if linked and i != j and i not in loose and j not in loose else 0 for j in range(gpus))
             for i in range(gpus)
@@ -49,7 +49,7 @@ def node(
             index=i,
             uuid=f"GPU-{name}-{i}",
             attributes={"product": product, "numa": numa[i] if numa else (0 if i < gpus / 2 else 1)},
-            domains=(domain,) if domain is not None and i not in loose else (),
+            domains=(clique,) if clique is not None and i not in loose else (),
             health=Health.TAINTED if i in sick else Health.OK,
         )
         for i in range(gpus)
@@ -89,24 +89,27 @@ def one_clique(*, required: bool = True, connect: Connect = Connect.PREFERRED) -
     return Locality(cliques=1, required=required, connect=connect)
 
 
-MEASURES = [
+SHAPES = [
     BundleShape(size, linked, spread) for size in (1, 2, 3, 4) for linked in (False, True) for spread in (False, True)
 ]
 
 
 def picture(inventory: Inventory) -> dict[str, object]:
     """Everything that an inventory knows, as plain data: two that are alike have equal pictures."""
-    catalogs = {}
-    for key, catalog in inventory.catalogs.items():
-        if catalog.domains:
-            rooms = {measure: catalog.buckets(measure) for measure in MEASURES}
-            catalogs[key] = (
-                [[catalog.at(rank).id for rank in level] for level in catalog.levels if level],
-                {m: {n: [catalog.at(r).id for r in ranks] for n, ranks in b.lists.items()} for m, b in rooms.items()},
-                {m: b.present for m, b in rooms.items() if isinstance(b, Buckets)},
+    orders = {}
+    for key, order in inventory.orders.items():
+        if order.cliques:
+            capacities = {shape: order.buckets(shape) for shape in SHAPES}
+            orders[key] = (
+                [[order.at(rank).id for rank in level] for level in order.levels if level],
+                {
+                    m: {n: [order.at(r).id for r in ranks] for n, ranks in b.lists.items()}
+                    for m, b in capacities.items()
+                },
+                {m: b.present for m, b in capacities.items() if isinstance(b, Buckets)},
             )
     return {
-        "seats": {
+        "nodes": {
             s.name: (
                 s.free,
                 s.held,
@@ -118,20 +121,20 @@ def picture(inventory: Inventory) -> dict[str, object]:
             )
             for s in sorted(inventory.node_states.values(), key=lambda s: s.name)
         },
-        "domains": {
+        "cliques": {
             d.id: (
                 d.free,
                 d.size,
                 d.owner,
                 d.imex,
                 [s.name for s in d.node_states],
-                [m for m in d.stock if m],
+                [m for m in d.nodes_by_free if m],
                 d.grade,
                 d.product,
             )
-            for d in sorted(inventory.domains.values(), key=lambda d: d.id)
+            for d in sorted(inventory.clique_states.values(), key=lambda d: d.id)
         },
-        "catalogs": dict(sorted(catalogs.items())),
+        "orders": dict(sorted(orders.items())),
         "shared": inventory.shared,
         "split": sorted(inventory.split),
         "by_free": [n for n in inventory.by_free if n],

@@ -56,25 +56,25 @@ def test_what_plan_found_is_looked_up_again_once_anything_has_changed() -> None:
         inventory.hold(late)
 
 
-def test_domains_of_one_node_answer_from_their_levels_as_from_rooms_kept_up_one_by_one() -> None:
-    """Every number of free devices on three boxes, every measure, against buckets filled by `Domain.room`."""
+def test_cliques_of_one_node_answer_from_their_levels_as_from_buckets_kept_up_one_by_one() -> None:
+    """Every number of free devices on three boxes, every shape, against buckets filled by `CliqueState.capacity`."""
     for free in combinations_with_replacement(range(9), 3):
         inventory = Inventory([node(f"n{i}", 8, box=True) for i in range(3)])
         for i, n in enumerate(free):
             inventory.set_others(f"n{i}", (1 << 8 - n) - 1, {})
-        (catalog,) = (c for c in inventory.catalogs.values() if c.domains)
+        (order,) = (c for c in inventory.orders.values() if c.cliques)
         for size, spread in product(range(1, 9), (False, True)):
-            measure = BundleShape(size, spread=spread)
-            found, kept = catalog.buckets(measure), Buckets()
+            shape = BundleShape(size, spread=spread)
+            found, kept = order.buckets(shape), Buckets()
             assert isinstance(found, Leveled)
-            for domain in inventory.domains.values():
-                if room := domain.room(measure, inventory.limits):
-                    kept.add(room, domain.rank)
+            for clique in inventory.clique_states.values():
+                if capacity := clique.capacity(shape, inventory.limits):
+                    kept.add(capacity, clique.rank)
             assert found.lists == kept.lists
             for least in range(1, 9):
                 assert list(found.upwards(least)) == list(kept.upwards(least))
                 assert found.segments(least) == kept.segments(least)
-                runs = [[(s, room, list(ranks)) for s, room, ranks in b.runs(least)] for b in (found, kept)]
+                runs = [[(s, capacity, list(ranks)) for s, capacity, ranks in b.runs(least)] for b in (found, kept)]
                 assert runs[0] == runs[1]
 
 
@@ -117,7 +117,7 @@ def test_a_share_is_of_one_device_and_less_than_whole() -> None:
             GangRequest("g", (Bundle((DeviceRequest(count, share=share),)),))
 
 
-def test_a_shared_device_is_one_domains_though_its_node_is_in_two() -> None:
+def test_a_shared_device_is_one_cliques_though_its_node_is_in_two() -> None:
     """GPU 0 of the box is in no clique, and sick; GPU 1, in the box's, has a quarter left, which must be given once."""
     inventory = Inventory([node("a", 4, box=True, loose=[0], sick=[0])])
     held(inventory, GangRequest("first", (Bundle((DeviceRequest(1, share=750),)),), Locality(cliques=1)))

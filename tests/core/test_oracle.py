@@ -120,9 +120,9 @@ def random_case(dice: random.Random) -> tuple[Inventory, list[int], Cliques, set
         limits,
     )
     for n in sorted(busy):
-        seat = inventory.node_states[f"n{n:02}"]
-        grant = seat.granted(1 << (seat.size - 1))
-        inventory.hold(Allocation(f"other-{n}", (Placed(seat.name, grant),), counters=(seat.imex_counter,)))
+        state = inventory.node_states[f"n{n:02}"]
+        grant = state.granted(1 << (state.size - 1))
+        inventory.hold(Allocation(f"other-{n}", (Placed(state.name, grant),), counters=(state.imex_counter,)))
     return inventory, free, cliques, busy, gang(*sizes, locality=locality, strategy=strategy), limits
 
 

@@ -22,7 +22,7 @@ from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
-from ray_dra.core.planner.capacity import Capacity
+from ray_dra.core.planner.capacity import Capacities
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.scope import Scope
 from ray_dra.errors import InvalidRequest
@@ -318,14 +318,14 @@ class Books(RuleBasedStateMachine):
         assert picture(self.inventory) == picture(fresh)
         for wanted in range(1, 9):
             # The quick look-up of a single node is the head of the order in which nodes are taken.
-            rooms = Capacity(self.inventory, FoldedRequest(gang(wanted)), Scope((CLIQUE, LOOSE_NODE)))
-            found = rooms.one_counted(rooms.catalogs, wanted)
-            first = next(rooms.levels(rooms.catalogs, wanted), None)
+            capacities = Capacities(self.inventory, FoldedRequest(gang(wanted)), Scope((CLIQUE, LOOSE_NODE)))
+            found = capacities.one_by_count(capacities.orders, wanted)
+            first = next(capacities.levels(capacities.orders, wanted), None)
             assert (found is None) is (first is None)
             if found is not None and first is not None:
                 assert found[0] is first[0]
-                assert found[1].free & found[1].domains[found[0].id]
-                assert (found[1].free & found[1].domains[found[0].id]).bit_count() == first[1] >= wanted
+                assert found[1].free & found[1].members[found[0].id]
+                assert (found[1].free & found[1].members[found[0].id]).bit_count() == first[1] >= wanted
         devices = [g.device for a in self.held.values() for g in a.grants if g.amount is None]
         assert len(set(devices)) == len(devices)
         for device in devices[:1]:

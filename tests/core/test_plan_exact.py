@@ -213,22 +213,22 @@ def test_linked_bundles_with_cpus_on_partly_connected_nodes(
     limits: Limits,
 ) -> None:
     inventory = Inventory(nodes, limits)
-    rooms = []
+    capacities = []
     for each, mask in zip(nodes, busy, strict=False):
         inventory.set_others(each.name, mask & (1 << len(each.devices)) - 1, {})
         free = {i for i in range(len(each.devices)) if not mask >> i & 1}
         links = each.links if connect is Connect.REQUIRED else [[1] * len(each.devices)] * len(each.devices)
-        rooms.append(
+        capacities.append(
             max(n for n in range(6) if linked_by_hand(links, free, (size,) * n) and n * cpus <= each.resources["CPU"])
         )
     request = gang(*(size,) * count, locality=Locality(connect=connect), strategy=strategy, resources={"CPU": cpus})
     answer = plan(inventory, request)
     if strategy is Strategy.PACK:
-        possible = sum(rooms) >= count
+        possible = sum(capacities) >= count
     elif strategy is Strategy.STRICT_PACK:
-        possible = max(rooms) >= count
+        possible = max(capacities) >= count
     else:
-        possible = sum(map(bool, rooms)) >= count
+        possible = sum(map(bool, capacities)) >= count
     assert isinstance(answer, Allocation) is possible, answer
     if isinstance(answer, Allocation):
         check(answer, inventory, request)
@@ -269,7 +269,7 @@ def test_resources_count_too() -> None:
     inventory.release("g")
     placed: Placed = answer.bundles[0]
     assert placed.resources == {"CPU": 8}
-    assert inventory.node_states["b"].spare("CPU") == 32
+    assert inventory.node_states["b"].left("CPU") == 32
 
 
 def test_a_node_of_which_others_have_more_than_there_is_still_has_its_gpus() -> None:

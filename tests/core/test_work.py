@@ -14,7 +14,7 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.planner.work import MOST_KINDS, Work
+from ray_dra.core.planner.work import MOST_CLASSES, Work
 
 from .checks import check
 from .machines import gang, node, one_clique, rack
@@ -35,7 +35,7 @@ HUGE: dict[str, tuple[Sequence[Bundle], Locality]] = {
     "10,000 different ones": (different(10_000), Locality()),
     "10,000 different ones, one clique": (different(10_000), one_clique()),
     "100,000 different ones without GPUs": (different(100_000, 0), Locality()),
-    "as many different ones as are searched": (different(MOST_KINDS), Locality(segment=1)),
+    "as many different ones as are searched": (different(MOST_CLASSES), Locality(segment=1)),
     "500 that each want a node of their own": (
         [bundle(1, 1.0, **{"ray.io/node-id": f"!n{i}"}) for i in range(500)],
         Locality(cliques=2),
@@ -64,11 +64,11 @@ def test_a_huge_request_is_answered_soon(name: str, inventory: Inventory) -> Non
 
 
 def test_too_many_kinds_are_a_no_that_says_so() -> None:
-    answer = plan(Inventory([node("a", 0, resources={"CPU": 1e6})]), GangRequest("g", different(MOST_KINDS + 1, 0)))
+    answer = plan(Inventory([node("a", 0, resources={"CPU": 1e6})]), GangRequest("g", different(MOST_CLASSES + 1, 0)))
     assert isinstance(answer, Unsatisfiable)
     assert not answer.proven
     assert [s.kind for s in answer.shortfalls] == [ShortfallKind.BOUND]
-    assert f"{MOST_KINDS:,}" in answer.shortfalls[0].available
+    assert f"{MOST_CLASSES:,}" in answer.shortfalls[0].available
 
 
 def test_thousands_of_two_kinds_are_placed_in_a_few_steps() -> None:

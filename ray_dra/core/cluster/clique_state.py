@@ -1,7 +1,7 @@
 """A clique as the planner's index sees it: what is free on its nodes, and how many bundles fit.
 
-A `CliqueState` is a clique (or the devices of one node that are in none): its seats in topology order, as
-bits of masks, by how many of their devices are free. `clique_order.py` orders domains.
+A `CliqueState` is a clique (or the devices of one node that are in none): its nodes in topology order, as
+bits of masks, by how many of their devices are free. `clique_order.py` orders cliques.
 """
 
 from __future__ import annotations
@@ -34,25 +34,24 @@ class BundleShape(NamedTuple):
 
 
 REGULAR, UNEVEN, SHARING = range(3)
-"""Grades of a domain: every two devices of a node linked; some not; devices that share counters (MIG)."""
+"""Grades of a clique: every two devices of a node linked; some not; devices that share counters (MIG)."""
 
 MIXED_PRODUCT = "#mixed"
 
 
 class CliqueState:
-    """A clique with its seats.
+    """A clique with its nodes.
 
     Attributes:
-        seats: in topology order; a seat's bit in the masks is 1 << its place here.
-        stock: stock[f]: mask of the seats with exactly f free devices.
-        imex: mask of the seats that a gang's IMEX domain has.
+        node_states: in topology order; a node's bit in the masks is 1 << its place here.
+        nodes_by_free: nodes_by_free[f]: mask of the nodes with exactly f free devices.
+        imex: mask of the nodes that a gang's IMEX domain has.
         owner: the gang that has the clique exclusively.
-        rank: sorts domains, the fullest first.
+        rank: sorts cliques, the fullest first.
     """
 
     __slots__ = (
-        "catalog",
-        "clique",
+        "capacities",
         "fabric",
         "free",
         "grade",
@@ -60,59 +59,60 @@ class CliqueState:
         "imex",
         "key",
         "loose",
+        "name",
         "node_states",
+        "nodes_by_free",
+        "on_levels",
+        "order",
         "owner",
         "product",
         "rank",
-        "rooms",
-        "shown",
         "size",
         "spare",
-        "stock",
     )
 
-    def __init__(self, domain_id: DomainId) -> None:
-        self.id = domain_id
-        self.key = natural(domain_id)
-        self.spare = domain_id.endswith(SPARE)
-        self.loose = domain_id.startswith(LOOSE)
-        self.clique = domain_id.removesuffix(SPARE)
-        self.fabric = not self.loose and not domain_id.startswith(BOX_PREFIX)
+    def __init__(self, clique_id: DomainId) -> None:
+        self.id = clique_id
+        self.key = natural(clique_id)
+        self.spare = clique_id.endswith(SPARE)
+        self.loose = clique_id.startswith(LOOSE)
+        self.name = clique_id.removesuffix(SPARE)
+        self.fabric = not self.loose and not clique_id.startswith(BOX_PREFIX)
         self.node_states: list[NodeState] = []
-        self.stock: list[int] = [0]
+        self.nodes_by_free: list[int] = [0]
         self.imex = 0
         self.size = 0  # devices, whatever their state
         self.free = 0
         self.owner: str | None = None
         self.product = MIXED_PRODUCT
         self.grade = REGULAR
-        self.catalog: CliqueOrder | None = None
+        self.order: CliqueOrder | None = None
         self.rank = ""
-        self.shown = 0  # levels that the catalog lists it on, as a mask
-        self.rooms: dict[BundleShape, int] = {}
+        self.on_levels = 0  # levels that the order lists it on, as a mask
+        self.capacities: dict[BundleShape, int] = {}
 
     @property
     def idle(self) -> bool:
         """Whether nobody has a device here, so that the clique can be had exclusively."""
         return self.owner is None and not any(
-            (s.busy | s.held) & s.domains[self.id] or any(s.domains[self.id] >> at & 1 for at in s.shares)
+            (s.busy | s.held) & s.members[self.id] or any(s.members[self.id] >> at & 1 for at in s.shares)
             for s in self.node_states
         )
 
-    # -- its seats
+    # -- its nodes
 
-    def append(self, seat: NodeState) -> int:
-        """A seat that comes last in topology order; its bit. The caller lists its free devices."""
-        members = seat.domains[self.id]
+    def append(self, state: NodeState) -> int:
+        """A node that comes last in topology order; its bit. The caller lists its free devices."""
+        members = state.members[self.id]
         count = members.bit_count()
-        self.node_states.append(seat)
+        self.node_states.append(state)
         self.size += count
-        while len(self.stock) <= count:
-            self.stock.append(0)
+        while len(self.nodes_by_free) <= count:
+            self.nodes_by_free.append(0)
         bit = 1 << (len(self.node_states) - 1)
-        self.stock[0] |= bit
-        product, grade = seat.kinds.get(self.id) or seat.kinds.setdefault(
-            self.id, (_product(seat, members), _grade(seat, members))
+        self.nodes_by_free[0] |= bit
+        product, grade = state.grades.get(self.id) or state.grades.setdefault(
+            self.id, (_product(state, members), _grade(state, members))
         )
         if len(self.node_states) == 1:
             self.product, self.grade = product, grade
@@ -123,48 +123,48 @@ class CliqueState:
         return bit
 
     def rebuild(self, node_states: list[NodeState]) -> None:
-        """These seats from now on, in topology order; the caller has taken the domain off its catalog."""
-        self.node_states, self.stock, self.imex, self.size, self.free = [], [0], 0, 0, 0
-        for seat in node_states:
-            bit = self.append(seat)
-            members = seat.domains[self.id]
-            free = (seat.free & members).bit_count()
-            self.stock[0] ^= bit
-            self.stock[free] |= bit
+        """These nodes from now on, in topology order; the caller has taken the clique off its order."""
+        self.node_states, self.nodes_by_free, self.imex, self.size, self.free = [], [0], 0, 0, 0
+        for state in node_states:
+            bit = self.append(state)
+            members = state.members[self.id]
+            free = (state.free & members).bit_count()
+            self.nodes_by_free[0] ^= bit
+            self.nodes_by_free[free] |= bit
             self.free += free
-            if seat.imex is not None:
+            if state.imex is not None:
                 self.imex |= bit
-            seat.parts = (*(p for p in seat.parts if p[0] is not self), (self, members, bit))
+            state.memberships = (*(p for p in state.memberships if p[0] is not self), (self, members, bit))
 
     # -- what fits
 
-    def room(self, measure: BundleShape, limits: Limits) -> int:
+    def capacity(self, shape: BundleShape, limits: Limits) -> int:
         """Bundles that one gang can have here at once: on one node, or on several within the limits of IMEX."""
-        if not counted(measure, self.grade):
+        if not decided_by_count(shape, self.grade):
             if len(self.node_states) == 1:
-                return seat_room(self, self.node_states[0], measure)
-            return most_of(
-                self, [(seat_room(self, s, measure), s, 1 << i) for i, s in enumerate(self.node_states)], limits
+                return node_capacity(self, self.node_states[0], shape)
+            return clique_capacity(
+                self, [(node_capacity(self, s, shape), s, 1 << i) for i, s in enumerate(self.node_states)], limits
             )
-        size, stock = measure.size, self.stock
+        size, nodes_by_free = shape.size, self.nodes_by_free
         if len(self.node_states) == 1:
-            return (1 if self.free >= size else 0) if measure.spread else self.free // size
+            return (1 if self.free >= size else 0) if shape.spread else self.free // size
         total = single = 0
         if not (self.fabric and limits.compute_domains):
-            for free in range(size, len(stock)):
-                mask = stock[free]
+            for free in range(size, len(nodes_by_free)):
+                mask = nodes_by_free[free]
                 if mask:
-                    total += mask.bit_count() * (1 if measure.spread else free // size)
+                    total += mask.bit_count() * (1 if shape.spread else free // size)
             return total
         nodes_left = 0 if limits.one_per_clique and self.imex else limits.domain_nodes
-        open_seats = ~self.imex
-        for free in range(len(stock) - 1, size - 1, -1):
-            mask = stock[free]
+        open_nodes = ~self.imex
+        for free in range(len(nodes_by_free) - 1, size - 1, -1):
+            mask = nodes_by_free[free]
             if mask:
-                each = 1 if measure.spread else free // size
+                each = 1 if shape.spread else free // size
                 if not single:
                     single = each
-                nodes = (mask & open_seats).bit_count()
+                nodes = (mask & open_nodes).bit_count()
                 if nodes > nodes_left:
                     nodes = nodes_left
                 total += nodes * each
@@ -172,39 +172,39 @@ class CliqueState:
         return total if total > single else single
 
 
-def counted(measure: BundleShape, grade: int) -> bool:
+def decided_by_count(shape: BundleShape, grade: int) -> bool:
     """Whether the number of free devices on a node of this grade says how many bundles fit there."""
-    return not measure.share and (grade == REGULAR or (grade == UNEVEN and not measure.linked))
+    return not shape.share and (grade == REGULAR or (grade == UNEVEN and not shape.linked))
 
 
-def most_of(domain: CliqueState, rooms: list[tuple[int, NodeState, int]], limits: Limits) -> int:
-    """`CliqueState.room` where each seat's room, (room, seat, bit), has been worked out."""
-    if not (domain.fabric and limits.compute_domains):
-        return sum(room for room, _, _ in rooms)
-    single = max((room for room, _, _ in rooms), default=0)
-    if limits.one_per_clique and domain.imex:
+def clique_capacity(clique: CliqueState, capacities: list[tuple[int, NodeState, int]], limits: Limits) -> int:
+    """`CliqueState.capacity` where each node's, (capacity, node, bit), has been worked out."""
+    if not (clique.fabric and limits.compute_domains):
+        return sum(capacity for capacity, _, _ in capacities)
+    single = max((capacity for capacity, _, _ in capacities), default=0)
+    if limits.one_per_clique and clique.imex:
         return single
-    several = sorted((room for room, _, bit in rooms if not domain.imex & bit), reverse=True)
+    several = sorted((capacity for capacity, _, bit in capacities if not clique.imex & bit), reverse=True)
     return max(single, sum(several[: limits.domain_nodes]))
 
 
-def seat_room(domain: CliqueState, seat: NodeState, measure: BundleShape) -> int:
+def node_capacity(clique: CliqueState, state: NodeState, shape: BundleShape) -> int:
     """Bundles that fit on one node by devices alone."""
-    mask = seat.free & seat.domains[domain.id] if seat.odd else seat.free
-    if measure.share:
-        room = seat.how_many(mask, 1, Connect.ANY) * (WHOLE // measure.share)
-        for position, left in seat.shared_left().items():
-            if seat.domains[domain.id] >> position & 1:
-                room += left // measure.share
+    mask = state.free & state.members[clique.id] if state.odd else state.free
+    if shape.share:
+        capacity = state.how_many(mask, 1, Connect.ANY) * (WHOLE // shape.share)
+        for position, left in state.shared_left().items():
+            if state.members[clique.id] >> position & 1:
+                capacity += left // shape.share
     else:
-        room = seat.how_many(mask, measure.size, Connect.REQUIRED if measure.linked else Connect.ANY)
-    return 1 if measure.spread and room else room
+        capacity = state.how_many(mask, shape.size, Connect.REQUIRED if shape.linked else Connect.ANY)
+    return 1 if shape.spread and capacity else capacity
 
 
-def _product(seat: NodeState, members: int) -> str:
+def _product(state: NodeState, members: int) -> str:
     """The product that all these devices are; MIXED_PRODUCT where they differ or do not say."""
     found = None
-    for i, device in enumerate(seat.node.devices):
+    for i, device in enumerate(state.node.devices):
         if members >> i & 1:
             product = device.product
             if product is None or (found is not None and product != found):
@@ -213,7 +213,7 @@ def _product(seat: NodeState, members: int) -> str:
     return found or MIXED_PRODUCT
 
 
-def _grade(seat: NodeState, members: int) -> int:
-    if seat.counters:
+def _grade(state: NodeState, members: int) -> int:
+    if state.counters:
         return SHARING
-    return REGULAR if seat.together_in(members) else UNEVEN
+    return REGULAR if state.together_in(members) else UNEVEN

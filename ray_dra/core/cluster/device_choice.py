@@ -1,6 +1,6 @@
 """Which devices inside one node: connectivity, NUMA, PCIe.
 
-A `Shape` is what a node's devices look like to each other; nodes that look alike share one, and so
+A `DeviceGraph` is what a node's devices look like to each other; nodes that look alike share one, and so
 share its cache. Masks are integers with one bit a device, by position in `Node.devices`.
 """
 
@@ -29,14 +29,14 @@ def bits(mask: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-class Shape:
+class DeviceGraph:
     """How `size` devices hang together.
 
     Attributes:
         uniform: every pair has the same number of links (an NVSwitch box or tray, or none at all), so
             that only NUMA distinguishes the devices.
         linked: uniform, and that number is not zero.
-        digest: the same for shapes that are alike, in every process.
+        digest: the same for graphs that are alike, in every process.
     """
 
     def __init__(self, links: Links, ancestors: Links, numa: tuple[int | None, ...]) -> None:
@@ -218,7 +218,7 @@ MOST_RANKED_BY_REST = 10
 
 
 @lru_cache(maxsize=4096)
-def _ranked(shape: Shape, mask: int, size: int) -> tuple[int, ...]:
+def _ranked(graph: DeviceGraph, mask: int, size: int) -> tuple[int, ...]:
     """All subsets of `size`, the best first.
 
     First those that are all linked; of these the ones that leave most linked sets of that size to others, then the most
@@ -228,15 +228,15 @@ def _ranked(shape: Shape, mask: int, size: int) -> tuple[int, ...]:
 
     def score(subset: int) -> tuple[bool, int, int, int, int, int, int]:
         chosen = bits(subset)
-        near = sum(shape.ancestors[i][j] for i, j in combinations(chosen, 2))
-        linked = shape.all_linked(subset)
+        near = sum(graph.ancestors[i][j] for i, j in combinations(chosen, 2))
+        linked = graph.all_linked(subset)
         return (
             not linked,
-            -shape.how_many(mask & ~subset, size, Connect.REQUIRED) if linked and looks_ahead else 0,
-            -shape.weight(subset),
-            len({shape.numa[i] for i in chosen}),
+            -graph.how_many(mask & ~subset, size, Connect.REQUIRED) if linked and looks_ahead else 0,
+            -graph.weight(subset),
+            len({graph.numa[i] for i in chosen}),
             near,
-            -shape.weight(mask & ~subset),
+            -graph.weight(mask & ~subset),
             subset,
         )
 
@@ -245,10 +245,10 @@ def _ranked(shape: Shape, mask: int, size: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def _shape(links: Links, ancestors: Links, numa: tuple[int | None, ...]) -> Shape:
-    return Shape(links, ancestors, numa)
+def _graph(links: Links, ancestors: Links, numa: tuple[int | None, ...]) -> DeviceGraph:
+    return DeviceGraph(links, ancestors, numa)
 
 
-def shape_of(node: Node) -> Shape:
-    """The node's shape, one object for all nodes that look alike."""
-    return _shape(node.links, node.ancestors, tuple(d.numa for d in node.devices))
+def graph_of(node: Node) -> DeviceGraph:
+    """The node's graph, one object for all nodes that look alike."""
+    return _graph(node.links, node.ancestors, tuple(d.numa for d in node.devices))

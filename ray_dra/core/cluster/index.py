@@ -1,4 +1,4 @@
-"""The index over seats and domains: built at once, then kept up change by change.
+"""The index over nodes and cliques: built at once, then kept up change by change.
 
 Neighbours: `inventory.py` adds who holds what; `clique_order.py` has the orders that the planner looks into.
 """
@@ -19,33 +19,33 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.topology import Topology
 
 CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
-"""Kinds of catalog: whose devices they are, and so who may have them."""
+"""Kinds of clique order: whose devices they are, and so who may have them."""
 
-MOST_LISTED = 100
-"""Lists of catalogs that are remembered; what products are asked for is the users' text."""
+MOST_REMEMBERED = 100
+"""Lists of clique orders that are remembered; what products are asked for is the users' text."""
 
 
 class CliqueOrders(NamedTuple):
-    """The catalogs that a request looks into.
+    """The clique orders that a request looks into.
 
     `whole`: where a number of devices says what fits; regular: all devices of a node are linked; others: they are not.
     """
 
-    catalogs: list[CliqueOrder]
+    orders: list[CliqueOrder]
     whole: list[CliqueOrder]
     regular: list[CliqueOrder]
     others: list[CliqueOrder]
 
 
 class Index:
-    """All seats and domains, and what of them is free.
+    """All nodes and cliques, and what of them is free.
 
     Attributes:
-        seats: by node name; domains: by id.
-        catalogs: by (kind, product, grade, most devices of a node, whether it is of one node).
-        split: seats whose devices are in more than one domain, by name.
+        node_states: by node name; clique_states: by id.
+        orders: by (kind, product, grade, most devices of a node, whether it is of one node).
+        split: nodes whose devices are in more than one clique, by name.
         by_free: how many nodes have so many free devices.
-        shared: (thousandths left, seat key, position, node) of every device that is shared, sorted.
+        shared: (thousandths left, node key, position, node) of every device that is shared, sorted.
         devices, free_devices, held_devices, busy_devices: counts over the cluster.
         changes: how many there have been.
     """
@@ -53,8 +53,8 @@ class Index:
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
         self.limits = limits
         self.node_states: dict[str, NodeState] = {}
-        self.domains: dict[DomainId, CliqueState] = {}
-        self.catalogs: dict[tuple[str, str, int, int, bool], CliqueOrder] = {}
+        self.clique_states: dict[DomainId, CliqueState] = {}
+        self.orders: dict[tuple[str, str, int, int, bool], CliqueOrder] = {}
         self.split: dict[str, NodeState] = {}
         self.by_free = [0]
         self.shared: list[tuple[int, str, int, str]] = []
@@ -64,59 +64,58 @@ class Index:
         self.busy_devices = 0
         self.changes = 0
         self._largest: dict[str, NodeState | None] = {}
-        self._listed: dict[tuple[tuple[str, ...], tuple[str, ...]], CliqueOrders] = {}
+        self._orders_for: dict[tuple[tuple[str, ...], tuple[str, ...]], CliqueOrders] = {}
         self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
 
     def _build(self, nodes: Iterable[Node]) -> None:
-        """All at once: in topology order every seat comes last in its domains, and each is listed once."""
+        """All at once: in topology order every node comes last in its cliques, and each is listed once."""
         named = {node.name: node for node in nodes}
-        for seat in sorted((NodeState(node) for node in named.values()), key=attrgetter("key")):
-            self._seat_count(seat, +1)
-            self.node_states[seat.name] = seat
+        for state in sorted((NodeState(node) for node in named.values()), key=attrgetter("key")):
+            self._count_node(state, +1)
+            self.node_states[state.name] = state
             parts = []
-            for domain_id, members in seat.domains.items():
-                domain = self.domains.get(domain_id)
-                if domain is None:
-                    domain = self.domains[domain_id] = CliqueState(domain_id)
-                parts.append((domain, members, domain.append(seat)))
-            seat.parts = tuple(parts)
-            seat.reopen()
-            seat.free = seat.free_now()
-            self.by_free[seat.free.bit_count()] += 1
-            for domain, members, bit in seat.parts:
-                count = (seat.free & members).bit_count()
+            for clique_id, members in state.members.items():
+                clique = self.clique_states.get(clique_id)
+                if clique is None:
+                    clique = self.clique_states[clique_id] = CliqueState(clique_id)
+                parts.append((clique, members, clique.append(state)))
+            state.memberships = tuple(parts)
+            state.reopen()
+            state.free = state.free_now()
+            self.by_free[state.free.bit_count()] += 1
+            for clique, members, bit in state.memberships:
+                count = (state.free & members).bit_count()
                 if count:
-                    domain.stock[0] ^= bit
-                    domain.stock[count] |= bit
-                    domain.free += count
+                    clique.nodes_by_free[0] ^= bit
+                    clique.nodes_by_free[count] |= bit
+                    clique.free += count
                     self.free_devices += count
-        for domain in self.domains.values():
-            self._catalog_of(domain).add(domain)
+        for clique in self.clique_states.values():
+            self._order_of(clique).add(clique)
 
     @property
-    def cliques(self) -> int:
+    def clique_count(self) -> int:
         """How many NVLink cliques are known."""
-        return sum(len(c.domains) for c in self.catalogs.values() if c.kind != LOOSE_NODE)
+        return sum(len(c.cliques) for c in self.orders.values() if c.kind != LOOSE_NODE)
 
-    def listed(self, kinds: tuple[str, ...], products: tuple[str, ...]) -> CliqueOrders:
-        """The catalogs of these kinds that have domains, by the products asked for; remembered until a node comes or
-        goes."""
-        found = self._listed.get((kinds, products))
+    def orders_for(self, kinds: tuple[str, ...], products: tuple[str, ...]) -> CliqueOrders:
+        """The orders of these kinds, by the products asked for; remembered until a node comes or goes."""
+        found = self._orders_for.get((kinds, products))
         if found is None:
-            if len(self._listed) > MOST_LISTED:
-                self._listed.clear()
-            catalogs = [
+            if len(self._orders_for) > MOST_REMEMBERED:
+                self._orders_for.clear()
+            orders = [
                 c
-                for c in self.catalogs.values()
+                for c in self.orders.values()
                 if c.kind in kinds
-                and c.domains
+                and c.cliques
                 and (not products or c.product in products or c.product == MIXED_PRODUCT)
             ]
-            found = self._listed[kinds, products] = CliqueOrders(
-                catalogs,
-                [c for c in catalogs if c.grade != SHARING],
-                [c for c in catalogs if c.grade == REGULAR],
-                [c for c in catalogs if c.grade != REGULAR],
+            found = self._orders_for[kinds, products] = CliqueOrders(
+                orders,
+                [c for c in orders if c.grade != SHARING],
+                [c for c in orders if c.grade == REGULAR],
+                [c for c in orders if c.grade != REGULAR],
             )
         return found
 
@@ -129,128 +128,128 @@ class Index:
 
     def set_others(self, name: str, busy: int, resources: Mapping[str, float]) -> None:
         """What programs outside our gangs use on a node: device positions, and other resources."""
-        seat = self.node_states.get(name)
-        if seat is None:
+        state = self.node_states.get(name)
+        if state is None:
             return
-        if seat.used_by_others != resources:
-            seat.used_by_others = resources
-            seat.version += 1
+        if state.used_by_others != resources:
+            state.used_by_others = resources
+            state.version += 1
             self.changes += 1
-        if seat.busy != busy:
-            self.busy_devices += busy.bit_count() - seat.busy.bit_count()
-            seat.busy = busy
-            seat.reopen()
-            self.refresh([seat], {})
+        if state.busy != busy:
+            self.busy_devices += busy.bit_count() - state.busy.bit_count()
+            state.busy = busy
+            state.reopen()
+            self.refresh([state], {})
 
-    def _insert(self, seat: NodeState, owner_of: Mapping[DomainId, str]) -> None:
+    def _insert(self, state: NodeState, owner_of: Mapping[DomainId, str]) -> None:
         """A node joins its cliques; what is held of it is known. `owner_of`: exclusive owners of cliques."""
-        self._seat_count(seat, +1)
+        self._count_node(state, +1)
         self.by_free[0] += 1
-        for domain_id, members in seat.domains.items():
-            domain = self.domains.get(domain_id)
-            if domain is None:
-                domain = self.domains[domain_id] = CliqueState(domain_id)
-                domain.owner = owner_of.get(domain_id)
-            elif domain.catalog is not None:
-                domain.catalog.remove(domain)
-            if not domain.node_states or domain.node_states[-1].key < seat.key:
-                bit = domain.append(seat)
-                seat.parts = (*seat.parts, (domain, members, bit))
-                if seat.imex is not None:
-                    domain.imex |= bit
+        for clique_id, members in state.members.items():
+            clique = self.clique_states.get(clique_id)
+            if clique is None:
+                clique = self.clique_states[clique_id] = CliqueState(clique_id)
+                clique.owner = owner_of.get(clique_id)
+            elif clique.order is not None:
+                clique.order.remove(clique)
+            if not clique.node_states or clique.node_states[-1].key < state.key:
+                bit = clique.append(state)
+                state.memberships = (*state.memberships, (clique, members, bit))
+                if state.imex is not None:
+                    clique.imex |= bit
             else:
-                node_states = list(domain.node_states)
-                insort(node_states, seat, key=attrgetter("key"))
-                domain.rebuild(node_states)
-            self._catalog_of(domain).add(domain)
-        seat.reopen()
-        self.refresh([seat], {})
+                node_states = list(clique.node_states)
+                insort(node_states, state, key=attrgetter("key"))
+                clique.rebuild(node_states)
+            self._order_of(clique).add(clique)
+        state.reopen()
+        self.refresh([state], {})
 
-    def _remove(self, seat: NodeState) -> None:
+    def _remove(self, state: NodeState) -> None:
         self.changes += 1
-        self._seat_count(seat, -1)
-        self._unlist_shares(seat)
-        self.by_free[seat.free.bit_count()] -= 1
-        for domain, members, _ in seat.parts:
-            assert domain.catalog is not None
-            domain.catalog.remove(domain)
-            self.free_devices -= (seat.free & members).bit_count()
-            node_states = [s for s in domain.node_states if s is not seat]
+        self._count_node(state, -1)
+        self._unlist_shares(state)
+        self.by_free[state.free.bit_count()] -= 1
+        for clique, members, _ in state.memberships:
+            assert clique.order is not None
+            clique.order.remove(clique)
+            self.free_devices -= (state.free & members).bit_count()
+            node_states = [s for s in clique.node_states if s is not state]
             if node_states:
-                domain.rebuild(node_states)
-                self._catalog_of(domain).add(domain)
+                clique.rebuild(node_states)
+                self._order_of(clique).add(clique)
             else:
-                del self.domains[domain.id]
-        del self.node_states[seat.name]
+                del self.clique_states[clique.id]
+        del self.node_states[state.name]
 
-    def _seat_count(self, seat: NodeState, sign: int) -> None:
-        self.devices += sign * seat.size
+    def _count_node(self, state: NodeState, sign: int) -> None:
+        self.devices += sign * state.size
         self._largest.clear()
-        self._listed.clear()
-        while len(self.by_free) <= seat.size:
+        self._orders_for.clear()
+        while len(self.by_free) <= state.size:
             self.by_free.append(0)
-        self.busy_devices += sign * seat.busy.bit_count()
-        if len(seat.domains) > 1:
+        self.busy_devices += sign * state.busy.bit_count()
+        if len(state.members) > 1:
             if sign > 0:
-                self.split[seat.name] = seat
+                self.split[state.name] = state
             else:
-                self.split.pop(seat.name, None)
+                self.split.pop(state.name, None)
 
-    def _catalog_of(self, domain: CliqueState) -> CliqueOrder:
-        kind = SPARES if domain.spare else LOOSE_NODE if domain.loose else CLIQUE
-        single = len(domain.node_states) == 1
-        key = (kind, domain.product, domain.grade, len(domain.stock), single)
-        found = self.catalogs.get(key)
+    def _order_of(self, clique: CliqueState) -> CliqueOrder:
+        kind = SPARES if clique.spare else LOOSE_NODE if clique.loose else CLIQUE
+        single = len(clique.node_states) == 1
+        key = (kind, clique.product, clique.grade, len(clique.nodes_by_free), single)
+        found = self.orders.get(key)
         if found is None:
-            found = self.catalogs[key] = CliqueOrder(kind, domain.product, domain.grade, self.limits, single=single)
+            found = self.orders[key] = CliqueOrder(kind, clique.product, clique.grade, self.limits, single=single)
         return found
 
     def refresh(self, node_states: Iterable[NodeState], moved: dict[CliqueState, None]) -> None:
-        """Bring `free` and the index up to date after a change of these seats; `moved`: domains changed otherwise."""
+        """Bring `free` and the index up to date after a change of these nodes; `moved`: cliques changed otherwise."""
         gained = 0
         self.changes += 1
         by_free = self.by_free
-        for seat in node_states:
-            seat.version += 1
-            before = seat.free
-            if seat.odd:
-                self._list_shares(seat)
-                free = seat.free_now()
+        for state in node_states:
+            state.version += 1
+            before = state.free
+            if state.odd:
+                self._list_shares(state)
+                free = state.free_now()
             else:
-                free = seat.open & ~seat.held
+                free = state.open & ~state.held
             if free == before:
-                if seat.odd:  # what is left of shared devices may have changed
-                    for domain, _, _ in seat.parts:
-                        moved[domain] = None
+                if state.odd:  # what is left of shared devices may have changed
+                    for clique, _, _ in state.memberships:
+                        moved[clique] = None
                 continue
-            seat.free = free
+            state.free = free
             old = before.bit_count()
             new = free.bit_count()
             by_free[old] -= 1
             by_free[new] += 1
             gained += new - old
-            for domain, members, bit in seat.parts:
-                if seat.odd:
+            for clique, members, bit in state.memberships:
+                if state.odd:
                     old = (before & members).bit_count()
                     new = (free & members).bit_count()
                 if old != new:
-                    stock = domain.stock
-                    stock[old] ^= bit
-                    stock[new] ^= bit
-                    domain.free += new - old
-                    moved[domain] = None
+                    nodes_by_free = clique.nodes_by_free
+                    nodes_by_free[old] ^= bit
+                    nodes_by_free[new] ^= bit
+                    clique.free += new - old
+                    moved[clique] = None
         self.free_devices += gained
-        for domain in moved:
-            domain.catalog.refresh(domain)  # type: ignore[union-attr]  # every domain of a seat is listed
+        for clique in moved:
+            clique.order.refresh(clique)  # type: ignore[union-attr]  # every clique of a node is listed
 
-    def _list_shares(self, seat: NodeState) -> None:
-        self._unlist_shares(seat)
-        left = seat.shared_left().items()
-        seat.listed = tuple((amount, seat.key, position, seat.name) for position, amount in left)
-        for entry in seat.listed:
+    def _list_shares(self, state: NodeState) -> None:
+        self._unlist_shares(state)
+        left = state.shared_left().items()
+        state.shared_entries = tuple((amount, state.key, position, state.name) for position, amount in left)
+        for entry in state.shared_entries:
             insort(self.shared, entry)
 
-    def _unlist_shares(self, seat: NodeState) -> None:
-        for entry in seat.listed:
+    def _unlist_shares(self, state: NodeState) -> None:
+        for entry in state.shared_entries:
             del self.shared[bisect_left(self.shared, entry)]
-        seat.listed = ()
+        state.shared_entries = ()

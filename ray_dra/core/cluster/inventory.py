@@ -1,10 +1,9 @@
 """What is free: the incremental index that the planner reads.
 
-A `NodeState` (seat.py) is a node as the planner sees it, a `CliqueState` (domain.py) a clique, a `Catalog`
-(catalog.py) an order over cliques, the `Index` (index.py) all of them; this adds who holds what. Every
-change (a hold, a release, a node that joins, a device that turns unhealthy) touches only the seats it
-names and their domains; nothing is rebuilt and no request scans all devices. Single-threaded; its
-owner is the coordinator.
+A `NodeState` is a node as the planner sees it, a `CliqueState` a clique, a `CliqueOrder` sorted lists of cliques, the
+`Index` all of them; this adds who holds what. Every change (a hold, a release, a node that joins, a device that turns
+unhealthy) touches only the nodes it names and their cliques; nothing is rebuilt and no request scans all devices.
+Single-threaded; its owner is the coordinator.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.index import Index
-from ray_dra.core.cluster.node_state import NodeState, domains_of
+from ray_dra.core.cluster.node_state import NodeState, members_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId, DomainId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
@@ -25,7 +24,7 @@ from ray_dra.core.model.topology import Topology
 
 @dataclass(slots=True)
 class _Hold:
-    """What a gang has: `masks` of whole devices by seat, seats in its IMEX domains, cliques it has exclusively."""
+    """What a gang has: `masks` of whole devices by node, nodes in its IMEX domains, cliques it has exclusively."""
 
     allocation: Allocation
     masks: dict[NodeState, int]
@@ -34,7 +33,7 @@ class _Hold:
 
 
 class Inventory(Index):
-    """All seats and domains, and who holds what.
+    """All nodes and cliques, and who holds what.
 
     Invariant: a device is in the hold of at most one gang, and shares of one add up to at most the
     whole; `hold` raises ValueError rather than break it.
@@ -60,16 +59,16 @@ class Inventory(Index):
 
     def owner_of(self, device: DeviceId) -> str | None:
         """The gang that has the device."""
-        for seat in self.node_states.values():
-            position = next((i for i, d in enumerate(seat.node.devices) if d.id == device), None)
+        for state in self.node_states.values():
+            position = next((i for i, d in enumerate(state.node.devices) if d.id == device), None)
             if position is not None:
-                return next((gang for gang, mask in seat.tenants.items() if mask >> position & 1), None)
+                return next((gang for gang, mask in state.tenants.items() if mask >> position & 1), None)
         return None
 
     def has_gangs(self, node: str) -> bool:
         """Whether a gang has something on a node, be it there or away."""
-        seat = self.node_states.get(node)
-        return bool(self._away.get(node) if seat is None else seat.tenants)
+        state = self.node_states.get(node)
+        return bool(self._away.get(node) if state is None else state.tenants)
 
     def hold(self, allocation: Allocation) -> None:
         """Mark the allocation's devices and resources as held.
@@ -94,9 +93,9 @@ class Inventory(Index):
             self._check_shares(allocation, masks)
         self._holds[gang] = _Hold(allocation, masks, used, exclusive)
         count = 0
-        for seat, mask in masks.items():
-            seat.held |= mask
-            seat.tenants[gang] = mask
+        for state, mask in masks.items():
+            state.held |= mask
+            state.tenants[gang] = mask
             count += mask.bit_count()
         self.held_devices += count
         if resources:
@@ -108,10 +107,10 @@ class Inventory(Index):
         touched: Iterable[NodeState] = masks
         moved: dict[CliqueState, None] = {}
         _set_imex(used, gang, moved)
-        for clique in exclusive:
-            self._exclusive[clique] = gang
-            if clique in self.domains:
-                touched = self._own(self.domains[clique], gang, touched)
+        for clique_id in exclusive:
+            self._exclusive[clique_id] = gang
+            if clique_id in self.clique_states:
+                touched = self._own(self.clique_states[clique_id], gang, touched)
         self.refresh(touched, moved)
 
     def remember(self, allocation: Allocation, masks: dict[NodeState, int]) -> None:
@@ -119,7 +118,7 @@ class Inventory(Index):
         self._planned = (allocation, masks, self.changes)
 
     def _look_up(self, allocation: Allocation) -> tuple[dict[NodeState, int], list[str], bool, bool]:
-        """(whole devices by seat, nodes that are not there, whether there are shares, and other resources).
+        """(whole devices by node, nodes that are not there, whether there are shares, and other resources).
 
         Raises ValueError where a device is held by another gang, or by two bundles.
         """
@@ -129,28 +128,28 @@ class Inventory(Index):
         shares = False
         resources = False
         for placed in allocation.bundles:
-            seat = node_states.get(placed.node)
-            if seat is None:
+            state = node_states.get(placed.node)
+            if state is None:
                 away.append(placed.node)
                 continue
             grants = placed.grants
             if placed.resources:
                 resources = True
-            mask = seat.known.get(-id(grants))
+            mask = state.known.get(-id(grants))
             if mask is None:  # not made by `plan` on this inventory: read back from a record
                 if grants and grants[0].amount is not None:
                     shares = True
-                    masks.setdefault(seat, 0)
+                    masks.setdefault(state, 0)
                     continue
-                mask = seat.mask_of(grants)
-            taken = seat.held
-            if seat in masks:
-                taken |= masks[seat]
-                masks[seat] |= mask
+                mask = state.mask_of(grants)
+            taken = state.held
+            if state in masks:
+                taken |= masks[state]
+                masks[state] |= mask
             else:
-                masks[seat] = mask
+                masks[state] = mask
             if taken & mask:
-                raise ValueError(f"devices on {seat.name} are held by another gang")
+                raise ValueError(f"devices on {state.name} are held by another gang")
         return masks, away, shares, resources
 
     def release(self, gang: str) -> None:
@@ -159,9 +158,9 @@ class Inventory(Index):
         if hold is None:
             return
         allocation = hold.allocation
-        for seat, mask in hold.masks.items():
-            seat.held &= ~mask
-            seat.tenants.pop(gang, None)
+        for state, mask in hold.masks.items():
+            state.held &= ~mask
+            state.tenants.pop(gang, None)
             self.held_devices -= mask.bit_count()
         touched: Iterable[NodeState] = hold.masks
         moved: dict[CliqueState, None] = {}
@@ -173,33 +172,35 @@ class Inventory(Index):
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
         _set_imex(hold.imex, None, moved)
-        for clique in hold.exclusive:
-            self._exclusive.pop(clique, None)
-            if clique in self.domains and self.domains[clique].owner == gang:
-                touched = self._own(self.domains[clique], None, touched)
+        for clique_id in hold.exclusive:
+            self._exclusive.pop(clique_id, None)
+            if clique_id in self.clique_states and self.clique_states[clique_id].owner == gang:
+                touched = self._own(self.clique_states[clique_id], None, touched)
         self.refresh(touched, moved)
 
     def _check_counters(
         self, allocation: Allocation, masks: Mapping[NodeState, int]
     ) -> tuple[tuple[NodeState, ...], tuple[DomainId, ...]]:
-        """Seats that join the gang's IMEX domains, and cliques it has exclusively; ValueError for what is another's."""
+        """Nodes that join the gang's IMEX domains, and cliques it has exclusively; ValueError for what is another's."""
         if len(allocation.counters) == len(masks):  # as `plan` makes them: one a node, in the same order
             same = [
-                seat for seat, counter in zip(masks, allocation.counters, strict=True) if counter is seat.imex_counter
+                state
+                for state, counter in zip(masks, allocation.counters, strict=True)
+                if counter is state.imex_counter
             ]
-            if len(same) == len(masks) and all(seat.imex is None for seat in same):
+            if len(same) == len(masks) and all(state.imex is None for state in same):
                 return tuple(same), ()
-        by_counter = {seat.imex_counter[0]: seat for seat in masks}
+        by_counter = {state.imex_counter[0]: state for state in masks}
         used = []
         exclusive = []
         for counter, _ in allocation.counters:
             scope, what = counter
             if what == "imex":
-                seat = by_counter.get(counter)
-                if seat is not None:
-                    if seat.imex is not None:
-                        raise ValueError(f"node {seat.name} is in the IMEX domain of another gang")
-                    used.append(seat)
+                state = by_counter.get(counter)
+                if state is not None:
+                    if state.imex is not None:
+                        raise ValueError(f"node {state.name} is in the IMEX domain of another gang")
+                    used.append(state)
             elif what == "exclusive":
                 # Work of others may have come in since it was planned, or a lost node may be back with a gang that has
                 # something there; neither undoes this gang's claim. Nor does it matter whether a node of the clique is
@@ -209,146 +210,148 @@ class Inventory(Index):
                 exclusive.append(scope)
         return tuple(used), tuple(exclusive)
 
-    def _own(self, domain: CliqueState, gang: str | None, touched: Iterable[NodeState]) -> Iterable[NodeState]:
-        domain.owner = gang
-        for seat in domain.node_states:
-            seat.reopen()
-        return {**dict.fromkeys(touched, 0), **dict.fromkeys(domain.node_states, 0)}
+    def _own(self, clique: CliqueState, gang: str | None, touched: Iterable[NodeState]) -> Iterable[NodeState]:
+        clique.owner = gang
+        for state in clique.node_states:
+            state.reopen()
+        return {**dict.fromkeys(touched, 0), **dict.fromkeys(clique.node_states, 0)}
 
     def _use(self, allocation: Allocation, sign: float) -> None:
         node_states = self.node_states
         for placed in allocation.bundles:
             if placed.resources:
-                seat = node_states.get(placed.node)
-                if seat is not None:
-                    used = seat.used
-                    seat.version += 1
+                state = node_states.get(placed.node)
+                if state is not None:
+                    used = state.used
+                    state.version += 1
                     for resource, amount in placed.resources.items():
                         used[resource] = used.get(resource, 0.0) + sign * amount
 
     def _check_shares(self, allocation: Allocation, masks: Mapping[NodeState, int]) -> None:
         wanted: dict[tuple[NodeState, int], int] = {}
-        for seat, position, amount in self._share_grants(allocation):
-            at = (seat, position)
+        for state, position, amount in self._share_grants(allocation):
+            at = (state, position)
             wanted[at] = wanted.get(at, 0) + amount
-            if (seat.held | masks.get(seat, 0)) >> position & 1:
-                raise ValueError(f"a device on {seat.name} is held by another gang")
-            if seat.shares.get(position, 0) + wanted[at] > WHOLE:
-                raise ValueError(f"a device on {seat.name} has not so much left")
+            if (state.held | masks.get(state, 0)) >> position & 1:
+                raise ValueError(f"a device on {state.name} is held by another gang")
+            if state.shares.get(position, 0) + wanted[at] > WHOLE:
+                raise ValueError(f"a device on {state.name} has not so much left")
 
     def _share_grants(self, allocation: Allocation) -> list[tuple[NodeState, int, int]]:
-        """(seat, position, thousandths) of every share."""
+        """(node, position, thousandths) of every share."""
         found = []
         for placed in allocation.bundles:
-            seat = self.node_states.get(placed.node)
-            if seat is not None and placed.grants and placed.grants[0].amount is not None:
+            state = self.node_states.get(placed.node)
+            if state is not None and placed.grants and placed.grants[0].amount is not None:
                 for grant in placed.grants:
-                    mask = seat.mask_of((grant._replace(amount=None),))
+                    mask = state.mask_of((grant._replace(amount=None),))
                     if mask:
-                        found.append((seat, mask.bit_length() - 1, grant.amount or 0))
+                        found.append((state, mask.bit_length() - 1, grant.amount or 0))
         return found
 
     def _share(self, allocation: Allocation, sign: int) -> None:
-        for seat, position, amount in self._share_grants(allocation):
-            taken = seat.shares.get(position, 0) + sign * amount
+        for state, position, amount in self._share_grants(allocation):
+            taken = state.shares.get(position, 0) + sign * amount
             if taken > 0:
-                seat.shares[position] = taken
+                state.shares[position] = taken
             else:
-                seat.shares.pop(position, None)
-            seat.reopen()
+                state.shares.pop(position, None)
+            state.reopen()
 
     # -- nodes that come, change and go
 
     def put_node(self, node: Node) -> None:
         """A node joins, or is what it was with another health, label or link."""
         self._emptied = None
-        seat = self.node_states.get(node.name)
-        if seat is None:
+        state = self.node_states.get(node.name)
+        if state is None:
             self._join(NodeState(node))
             return
-        if seat.node is node:
+        if state.node is node:
             return
-        if _same_place(seat, node):
+        if _same_place(state, node):
             # The devices are where they were: only what is free can have changed.
-            seat.node = node
-            seat.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
-            seat.reopen()
-            self.refresh([seat], {})
+            state.node = node
+            state.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
+            state.reopen()
+            self.refresh([state], {})
             return
-        others = (seat.busy, seat.used_by_others)
-        self._leave(seat)
-        seat = NodeState(node)
-        seat.busy, seat.used_by_others = others
-        self._join(seat)
+        others = (state.busy, state.used_by_others)
+        self._leave(state)
+        state = NodeState(node)
+        state.busy, state.used_by_others = others
+        self._join(state)
 
     def drop_node(self, name: str) -> None:
         """A node has left; the gangs on it keep their hold on paper until they are released."""
-        seat = self.node_states.get(name)
-        if seat is not None:
+        state = self.node_states.get(name)
+        if state is not None:
             self._emptied = None
-            self._leave(seat)
+            self._leave(state)
 
-    def _join(self, seat: NodeState) -> None:
-        self.node_states[seat.name] = seat
-        self._take_back(seat)
-        self._insert(seat, self._exclusive)
+    def _join(self, state: NodeState) -> None:
+        self.node_states[state.name] = state
+        self._take_back(state)
+        self._insert(state, self._exclusive)
 
-    def _take_back(self, seat: NodeState) -> None:
+    def _take_back(self, state: NodeState) -> None:
         """What gangs hold on a node that was away, or whose devices are numbered anew."""
-        for gang in self._away.pop(seat.name, ()):
+        for gang in self._away.pop(state.name, ()):
             hold = self._holds[gang]
-            on_node = tuple(p for p in hold.allocation.bundles if p.node == seat.name)
+            on_node = tuple(p for p in hold.allocation.bundles if p.node == state.name)
             mask = 0
             for placed in on_node:
                 for resource, amount in placed.resources.items():
-                    seat.used[resource] = seat.used.get(resource, 0.0) + amount
+                    state.used[resource] = state.used.get(resource, 0.0) + amount
                 if placed.grants and placed.grants[0].amount is None:
-                    mask |= seat.mask_of(placed.grants)
+                    mask |= state.mask_of(placed.grants)
             self._share(Allocation(gang, on_node), +1)
-            seat.held |= mask
-            seat.tenants[gang] = mask
+            state.held |= mask
+            state.tenants[gang] = mask
             self.held_devices += mask.bit_count()
-            hold.masks[seat] = mask
-            if any(c == seat.imex_counter for c in hold.allocation.counters):
-                seat.imex = gang
-                hold.imex = (*hold.imex, seat)
+            hold.masks[state] = mask
+            if any(c == state.imex_counter for c in hold.allocation.counters):
+                state.imex = gang
+                hold.imex = (*hold.imex, state)
 
-    def _leave(self, seat: NodeState) -> None:
-        for gang, mask in seat.tenants.items():
+    def _leave(self, state: NodeState) -> None:
+        for gang, mask in state.tenants.items():
             hold = self._holds[gang]
-            del hold.masks[seat]
-            hold.imex = tuple(s for s in hold.imex if s is not seat)
-            self._away.setdefault(seat.name, {})[gang] = None
+            del hold.masks[state]
+            hold.imex = tuple(s for s in hold.imex if s is not state)
+            self._away.setdefault(state.name, {})[gang] = None
             self.held_devices -= mask.bit_count()
-        self._remove(seat)
+        self._remove(state)
 
     def emptied(self) -> Inventory:
         """The same nodes with nothing held and nothing used: what could ever be placed here."""
         if self._emptied is None:
-            self._emptied = Inventory((seat.node for seat in self.node_states.values()), self.limits)
+            self._emptied = Inventory((state.node for state in self.node_states.values()), self.limits)
         return self._emptied
 
     def part(self, names: Iterable[str]) -> Inventory:
         """These nodes alone, with what is free on them now; nothing changes with this inventory."""
         node_states = [self.node_states[name] for name in names]
-        made = Inventory((seat.node for seat in node_states), self.limits)
-        for seat in node_states:
-            used = {name: seat.used.get(name, 0.0) + seat.used_by_others.get(name, 0.0) for name in seat.node.resources}
-            made.set_others(seat.name, (1 << seat.size) - 1 & ~seat.free, used)
+        made = Inventory((state.node for state in node_states), self.limits)
+        for state in node_states:
+            used = {
+                name: state.used.get(name, 0.0) + state.used_by_others.get(name, 0.0) for name in state.node.resources
+            }
+            made.set_others(state.name, (1 << state.size) - 1 & ~state.free, used)
         return made
 
 
 def _set_imex(node_states: Iterable[NodeState], gang: str | None, moved: dict[CliqueState, None]) -> None:
-    for seat in node_states:
-        seat.imex = gang
-        for domain, _, bit in seat.parts:
-            domain.imex ^= bit
-            moved[domain] = None
+    for state in node_states:
+        state.imex = gang
+        for clique, _, bit in state.memberships:
+            clique.imex ^= bit
+            moved[clique] = None
 
 
-def _same_place(seat: NodeState, node: Node) -> bool:
-    """Whether the node's devices, domains and links are what they were."""
-    before = seat.node
+def _same_place(state: NodeState, node: Node) -> bool:
+    """Whether the node's devices, cliques and links are what they were."""
+    before = state.node
     return (
         len(before.devices) == len(node.devices)
         and before.links == node.links
@@ -358,6 +361,6 @@ def _same_place(seat: NodeState, node: Node) -> bool:
             (a.id, a.uuid, a.index, a.product, a.numa) == (b.id, b.uuid, b.index, b.product, b.numa)
             for a, b in zip(before.devices, node.devices, strict=True)
         )
-        and seat.domains == domains_of(node)
-        and seat.key == node_order(node)
+        and state.members == members_of(node)
+        and state.key == node_order(node)
     )

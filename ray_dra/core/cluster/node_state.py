@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ray_dra.core.cluster.device_choice import Masks, Shape, bits, shape_of
+from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.device import Counter, DomainId, Health
 from ray_dra.core.model.locality import Connect
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ray_dra.core.cluster.clique_state import CliqueState
 
 SPARE = "#spare"
-"""Ends the id of the domain that a clique's spare nodes form."""
+"""Ends the id of the CliqueState that a clique's spare nodes form."""
 
 LOOSE = "#loose/"
-"""Begins the id of the domain of a node's devices that are in no clique."""
+"""Begins the id of the CliqueState of a node's devices that are in no clique."""
 
 EPSILON = 1e-6  # Ray counts resources in 1/10,000
 
@@ -28,13 +28,13 @@ class NodeState:
     """Masks are integers with one bit a device, by position in `Node.devices`.
 
     Attributes:
-        domains: domain -> mask of its devices here. Nearly always one.
-        parts: the same for the index: (domain, mask, the seat's bit in the domain's masks).
+        cliques: clique -> mask of its devices here. Nearly always one.
+        parts: the same for the index: (clique, mask, the node's bit in the clique's masks).
         grants: every device as a grant, by position.
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
         open: devices that would be free if no gang held any (see `reopen`).
         closed: devices of cliques that a gang has exclusively; nothing more is given there, shares included.
-        odd: it has shared devices or counters, or is in several domains.
+        odd: it has shared devices or counters, or is in several cliques.
         shares: position -> thousandths of the device that are taken, where it is shared.
         tenants: gang -> mask of what it has here.
         imex: whether a gang's IMEX domain has the node.
@@ -44,23 +44,23 @@ class NodeState:
         "busy",
         "closed",
         "counters",
-        "domains",
         "free",
+        "grades",
         "grants",
+        "graph",
         "healthy",
         "held",
         "imex",
         "imex_counter",
         "key",
-        "kinds",
         "known",
-        "listed",
+        "members",
+        "memberships",
         "name",
         "node",
         "odd",
         "open",
-        "parts",
-        "shape",
+        "shared_entries",
         "shares",
         "size",
         "tenants",
@@ -84,24 +84,24 @@ class NodeState:
         self.tenants: dict[str, int] = {}
         self.imex: str | None = None
         self.imex_counter: tuple[Counter, int] = (("node/" + node.name, "imex"), 1)
-        self.parts: tuple[tuple[CliqueState, int, int], ...] = ()
-        self.listed: tuple[tuple[int, str, int, str], ...] = ()  # its entries in the index of shared devices
-        self.version = 0  # counts changes, for those who remember what they worked out for a seat
+        self.memberships: tuple[tuple[CliqueState, int, int], ...] = ()
+        self.shared_entries: tuple[tuple[int, str, int, str], ...] = ()  # its entries in the index of shared devices
+        self.version = 0  # counts changes, for those who remember what they worked out for a node
         self.see(node)
 
     def see(self, node: Node) -> None:
         """The hardware is this now."""
         self.node = node
-        self.shape: Shape = shape_of(node)
+        self.graph: DeviceGraph = graph_of(node)
         self.size = len(node.devices)
-        self.domains = domains_of(node)
+        self.members = members_of(node)
         healthy = 0
         for i, device in enumerate(node.devices):
             if device.health is Health.OK:
                 healthy |= 1 << i
         self.healthy = healthy
         self.counters = bool(node.counters)
-        self.kinds: dict[DomainId, tuple[str, int]] = {}  # domain -> product and grade of its devices here
+        self.grades: dict[DomainId, tuple[str, int]] = {}  # clique -> product and grade of its devices here
         self.grants = tuple([Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)])
         # mask -> its grants, and -id of these -> mask; the grants are kept here, so that their id is nobody else's.
         self.known: dict[int, Any] = {}
@@ -136,12 +136,12 @@ class NodeState:
         for position in self.shares:
             found &= ~(1 << position)
         closed = 0
-        for domain, members, _ in self.parts:
-            if domain.owner is not None:
+        for clique, members, _ in self.memberships:
+            if clique.owner is not None:
                 closed |= members
         self.closed = closed
         self.open = found & ~closed
-        self.odd = bool(self.counters or self.shares or self.listed or len(self.parts) > 1)
+        self.odd = bool(self.counters or self.shares or self.shared_entries or len(self.memberships) > 1)
 
     def free_now(self) -> int:
         """Whole devices that can be held."""
@@ -164,7 +164,7 @@ class NodeState:
                 left[counter] = left.get(counter, 0) - amount
         return left
 
-    def spare(self, resource: str) -> float:
+    def left(self, resource: str) -> float:
         """How much of a resource is left: nothing, and not less, where others have more than the node offers."""
         total = self.node.resources.get(resource, 0.0)
         left = total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
@@ -182,31 +182,31 @@ class NodeState:
     def how_many(self, mask: int, size: int, connect: Connect) -> int:
         """Most bundles of `size` devices that `mask` holds at once."""
         if not self.counters:
-            return self.shape.how_many(mask, size, connect)
+            return self.graph.how_many(mask, size, connect)
         count = mask.bit_count() // size
         while count and self.split(mask, (size,) * count, connect) is None:
             count -= 1
         return count
 
     def split(self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None) -> Masks | None:
-        """Disjoint subsets of `mask` with these sizes, in order; see `Shape.split`. Shared counters are respected."""
+        """`DeviceGraph.split` on this node's devices; shared counters are respected."""
         if not self.counters:
-            return self.shape.split(mask, sizes, connect, allowed)
+            return self.graph.split(mask, sizes, connect, allowed)
         left = self.counters_left()
         consumes = tuple(d.consumes for d in self.node.devices)
-        return self.shape.split_sharing(mask, sizes, connect, allowed, consumes, left)
+        return self.graph.split_sharing(mask, sizes, connect, allowed, consumes, left)
 
     def together_in(self, members: int) -> bool:
         """Whether every two of these devices are linked."""
-        return self.shape.linked or self.shape.all_linked(members)
+        return self.graph.linked or self.graph.all_linked(members)
 
 
-def domains_of(node: Node) -> dict[DomainId, int]:
+def members_of(node: Node) -> dict[DomainId, int]:
     """Domain -> mask of its devices on the node: the clique, that of the clique's spares, or the node's loose ones."""
     found: dict[DomainId, int] = {}
     for i, device in enumerate(node.devices):
-        domain = device.clique or LOOSE + node.name
+        clique = device.clique or LOOSE + node.name
         if node.spare:
-            domain += SPARE
-        found[domain] = found.get(domain, 0) | 1 << i
+            clique += SPARE
+        found[clique] = found.get(clique, 0) | 1 << i
     return found

@@ -19,11 +19,11 @@ from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
 from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
-from ray_dra.core.planner.capacity import Capacity
+from ray_dra.core.planner.capacity import Capacities
 from ray_dra.core.planner.equal import place_equal
 from ray_dra.core.planner.fold import FoldedRequest, of_products
 from ray_dra.core.planner.scope import Scope
-from ray_dra.core.planner.work import MOST_KINDS, STEPS
+from ray_dra.core.planner.work import MOST_CLASSES, STEPS
 
 CLUSTER = "the cluster"
 
@@ -34,21 +34,21 @@ NODES_LOOKED_AT = 64
 """Nodes, those with most free devices, among which the best-linked one is looked for."""
 
 
-def shortfalls(inventory: Inventory, needs: FoldedRequest, *, proven: bool = True) -> tuple[Shortfall, ...]:
+def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = True) -> tuple[Shortfall, ...]:
     """The reasons for a no; at least one. Looks at single nodes only where no node holds one bundle."""
-    request = needs.request
+    request = folded.request
     found: list[Shortfall] = []
-    for bundle in needs.classes[:CLASSES_TOLD]:
-        found += _one_bundle(inventory, needs, bundle)
+    for bundle in folded.classes[:CLASSES_TOLD]:
+        found += _one_bundle(inventory, folded, bundle)
     found += _totals(inventory, request)
-    if needs.demanding and needs.total:
-        found += _cliques(inventory, needs)
+    if folded.demanding and folded.total:
+        found += _cliques(inventory, folded)
     if not found:
         found += _resources(inventory, request)
-    if not proven and len(needs.classes) > MOST_KINDS:
-        kinds = f"{len(needs.classes):,} kinds of bundles in one gang"
+    if not proven and len(folded.classes) > MOST_CLASSES:
+        kinds = f"{len(folded.classes):,} kinds of bundles in one gang"
         found.append(
-            Shortfall(ShortfallKind.BOUND, "bundles", kinds, f"at most {MOST_KINDS:,} are searched a place for")
+            Shortfall(ShortfallKind.BOUND, "bundles", kinds, f"at most {MOST_CLASSES:,} are searched a place for")
         )
     elif not proven:
         found.append(
@@ -62,12 +62,12 @@ def shortfalls(inventory: Inventory, needs: FoldedRequest, *, proven: bool = Tru
     return tuple(found) or (_packing(inventory, request),)
 
 
-def _one_bundle(inventory: Inventory, needs: FoldedRequest, bundle: Bundle) -> list[Shortfall]:
+def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> list[Shortfall]:
     """Why no node holds even one bundle of this class; empty when one does."""
-    if _some_node_holds(inventory, needs, bundle):
+    if _some_node_holds(inventory, folded, bundle):
         return []
     products = tuple(p for d in bundle.devices for p in d.products)
-    if not (bundle.labels or products or bundle.share or needs.request.exclude) and bundle.count:
+    if not (bundle.labels or products or bundle.share or folded.request.exclude) and bundle.count:
         # Where devices alone say no, which is most often, no node need be asked what else it has left.
         freest = list(islice(_freest(inventory), NODES_LOOKED_AT))
         if freest and freest[0].free.bit_count() < bundle.count:
@@ -75,19 +75,19 @@ def _one_bundle(inventory: Inventory, needs: FoldedRequest, bundle: Bundle) -> l
             return [short, *_more_than_any(inventory, bundle)]
         if (
             freest
-            and needs.connect is Connect.REQUIRED
-            and not (bundle.resources and _some_node_holds(inventory, needs, replace(bundle, resources={})))
+            and folded.connect is Connect.REQUIRED
+            and not (bundle.resources and _some_node_holds(inventory, folded, replace(bundle, resources={})))
         ):
             return [_unlinked(freest, bundle, ()), *_more_than_any(inventory, bundle)]
     node_states = list(inventory.node_states.values())
-    where = f"bundle {needs.request.bundles.index(bundle)}"
-    open_seats = list(_open(inventory, needs.request))
-    if not open_seats:
+    where = f"bundle {folded.request.bundles.index(bundle)}"
+    open_nodes = list(_open(inventory, folded.request))
+    if not open_nodes:
         lost = ", ".join(f"{s.name} ({s.node.reason or 'excluded'})" for s in node_states[:4])
         return [Shortfall(ShortfallKind.NODES, CLUSTER, "a node that is ready", lost or "no node")]
-    labelled = [s for s in open_seats if labels_match(bundle.labels, s.node.labels)] if bundle.labels else open_seats
+    labelled = [s for s in open_nodes if labels_match(bundle.labels, s.node.labels)] if bundle.labels else open_nodes
     if not labelled:
-        return [Shortfall(ShortfallKind.LABELS, where, _pairs(bundle.labels), f"none of {len(open_seats)} nodes")]
+        return [Shortfall(ShortfallKind.LABELS, where, _pairs(bundle.labels), f"none of {len(open_nodes)} nodes")]
     if products:
         known = sorted({p for s in node_states for p in s.node.products})
         if not set(products) & set(known):
@@ -96,7 +96,7 @@ def _one_bundle(inventory: Inventory, needs: FoldedRequest, bundle: Bundle) -> l
             ]
     found = []
     if bundle.share:
-        alone = FoldedRequest(replace(needs.request, bundles=(bundle,), locality=Locality(), strategy=Strategy.PACK))
+        alone = FoldedRequest(replace(folded.request, bundles=(bundle,), locality=Locality(), strategy=Strategy.PACK))
         left = max((n for s in labelled for n, _ in alone.open_to_shares(s)), default=0)
         if left < bundle.share:
             wanted = f"{bundle.share / 1000:g} of a GPU" + (f" ({' or '.join(products)})" if products else "")
@@ -106,34 +106,36 @@ def _one_bundle(inventory: Inventory, needs: FoldedRequest, bundle: Bundle) -> l
         free = of_products(best, best.free, products).bit_count()
         if free < bundle.count:
             found.append(_node_size(best, bundle, free, max(s.size for s in labelled)))
-        elif needs.connect is Connect.REQUIRED:
+        elif folded.connect is Connect.REQUIRED:
             found.append(_unlinked(labelled, bundle, products))
     for resource, amount in bundle.resources.items():
-        roomiest = max(labelled, key=lambda s: s.spare(resource))
-        if roomiest.spare(resource) + EPSILON < amount:
-            found.append(_node_resource(roomiest, resource, amount, roomiest.spare(resource)))
+        roomiest = max(labelled, key=lambda s: s.left(resource))
+        if roomiest.left(resource) + EPSILON < amount:
+            found.append(_node_resource(roomiest, resource, amount, roomiest.left(resource)))
     together = f"{bundle.count} GPUs with {_amounts(bundle)} on one node"
     return found or [Shortfall(ShortfallKind.RESOURCES, where, together, "each on some node, not all on one")]
 
 
-def _some_node_holds(inventory: Inventory, needs: FoldedRequest, bundle: Bundle) -> bool:
+def _some_node_holds(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> bool:
     if bundle.count == 0:
         return any(
             labels_match(bundle.labels, s.node.labels)
-            and all(s.spare(r) + EPSILON >= n for r, n in bundle.resources.items())
-            for s in _open(inventory, needs.request)
+            and all(s.left(r) + EPSILON >= n for r, n in bundle.resources.items())
+            for s in _open(inventory, folded.request)
         )
     if bundle.share is None and not any(inventory.by_free[bundle.count :]):
         return False  # no node has so many free devices, whatever else is asked of it
-    linked = needs.connect is Connect.REQUIRED and bundle.count > 1
-    more = bundle.share or bundle.resources or bundle.labels or needs.request.exclude or linked
+    linked = folded.connect is Connect.REQUIRED and bundle.count > 1
+    more = bundle.share or bundle.resources or bundle.labels or folded.request.exclude or linked
     if not more and not any(d.products for d in bundle.devices):
-        catalogs = [c for c in inventory.catalogs.values() if c.domains]
-        if not any(c.kind == SPARES or c.grade == SHARING for c in catalogs):
+        orders = [c for c in inventory.orders.values() if c.cliques]
+        if not any(c.kind == SPARES or c.grade == SHARING for c in orders):
             return True  # a number of free devices is all that is asked, and some node has it
-    alone = replace(needs.request, bundles=(bundle,), locality=Locality(connect=needs.connect), strategy=Strategy.PACK)
+    alone = replace(
+        folded.request, bundles=(bundle,), locality=Locality(connect=folded.connect), strategy=Strategy.PACK
+    )
     one = FoldedRequest(alone)
-    kinds = (CLIQUE, LOOSE_NODE, SPARES) if needs.request.preemptible else (CLIQUE, LOOSE_NODE)
+    kinds = (CLIQUE, LOOSE_NODE, SPARES) if folded.request.preemptible else (CLIQUE, LOOSE_NODE)
     return any(
         place_equal(inventory, one, scope).bundles is not None
         for scope in (Scope(kinds, one_node=True), Scope(kinds, one_node=True, anywhere=True))
@@ -142,9 +144,9 @@ def _some_node_holds(inventory: Inventory, needs: FoldedRequest, bundle: Bundle)
 
 def _open(inventory: Inventory, request: GangRequest) -> Iterator[NodeState]:
     """Nodes that the gang may use."""
-    for seat in inventory.node_states.values():
-        if seat.node.ready and seat.name not in request.exclude and (request.preemptible or not seat.node.spare):
-            yield seat
+    for state in inventory.node_states.values():
+        if state.node.ready and state.name not in request.exclude and (request.preemptible or not state.node.spare):
+            yield state
 
 
 def _node_size(best: NodeState, bundle: Bundle, free: int, largest: int) -> Shortfall:
@@ -167,24 +169,24 @@ def _more_than_any(inventory: Inventory, bundle: Bundle) -> Iterator[Shortfall]:
 
 
 def _freest(inventory: Inventory) -> Iterator[NodeState]:
-    """Nodes by free devices of one domain, most first; the full ones are left out."""
+    """Nodes by free devices of one clique, most first; the full ones are left out."""
     for free in range(len(inventory.by_free) - 1, 0, -1):
-        for catalog in inventory.catalogs.values():
-            if catalog.present >> free & 1:
-                for rank in catalog.levels[free]:
-                    domain = catalog.at(rank)
-                    yield from (domain.node_states[at] for at in bits(domain.stock[free]))
+        for order in inventory.orders.values():
+            if order.present >> free & 1:
+                for rank in order.levels[free]:
+                    clique = order.at(rank)
+                    yield from (clique.node_states[at] for at in bits(clique.nodes_by_free[free]))
 
 
 def _unlinked(node_states: list[NodeState], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:
     best, most = node_states[0], 0
-    for seat in node_states:
-        mask = of_products(seat, seat.free, products)
+    for state in node_states:
+        mask = of_products(state, state.free, products)
         size = bundle.count - 1
-        while size > most and not seat.how_many(mask, size, Connect.REQUIRED):
+        while size > most and not state.how_many(mask, size, Connect.REQUIRED):
             size -= 1
         if size > most:
-            best, most = seat, size
+            best, most = state, size
     wanted = f"{bundle.count} GPUs, every two linked by NVLink"
     return Shortfall(ShortfallKind.CONNECTED, f"{best.name} (the best-linked node)", wanted, f"{most} linked and free")
 
@@ -210,7 +212,7 @@ def _kept(inventory: Inventory, request: GangRequest) -> int:
     """Free devices that are kept as spares, for others than this gang."""
     if request.preemptible:
         return 0
-    return sum(d.free for c in inventory.catalogs.values() if c.kind == SPARES for d in c.domains.values())
+    return sum(d.free for c in inventory.orders.values() if c.kind == SPARES for d in c.cliques.values())
 
 
 def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
@@ -219,8 +221,8 @@ def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
     for resource in sorted({r for b in request.bundles for r in b.resources}):
         wanted = sum(b.resources.get(resource, 0.0) for b in request.bundles)
         spare = 0.0
-        for seat in _open(inventory, request):
-            spare += seat.spare(resource)
+        for state in _open(inventory, request):
+            spare += state.left(resource)
             if spare + EPSILON >= wanted:
                 break
         else:
@@ -244,9 +246,9 @@ def _elsewhere(inventory: Inventory, request: GangRequest) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _cliques(inventory: Inventory, needs: FoldedRequest) -> list[Shortfall]:
-    request, locality = needs.request, needs.request.locality
-    if not inventory.cliques:
+def _cliques(inventory: Inventory, folded: FoldedRequest) -> list[Shortfall]:
+    request, locality = folded.request, folded.request.locality
+    if not inventory.clique_count:
         return [
             Shortfall(
                 ShortfallKind.CLIQUE_UNKNOWN,
@@ -256,10 +258,10 @@ def _cliques(inventory: Inventory, needs: FoldedRequest) -> list[Shortfall]:
             )
         ]
     scope = Scope((CLIQUE,), locality.cliques, locality.segment or 1, locality.exclusive)
-    if locality.exclusive and not any(d.idle for d in inventory.domains.values() if not (d.loose or d.spare)):
+    if locality.exclusive and not any(d.idle for d in inventory.clique_states.values() if not (d.loose or d.spare)):
         return [Shortfall(ShortfallKind.EXCLUSIVE, CLUSTER, "a clique to itself", "every clique is in use")]
-    if not needs.equal:
-        best = max((d for d in inventory.domains.values() if not d.loose), key=lambda d: (d.free, d.key))
+    if not folded.equal:
+        best = max((d for d in inventory.clique_states.values() if not d.loose), key=lambda d: (d.free, d.key))
         return [
             Shortfall(
                 ShortfallKind.PACKING,
@@ -268,29 +270,33 @@ def _cliques(inventory: Inventory, needs: FoldedRequest) -> list[Shortfall]:
                 f"{best.free} free: {_pattern(best)}",
             )
         ]
-    rooms = Capacity(inventory, needs, scope)
+    capacities = Capacities(inventory, folded, scope)
     total = len(request.bundles)
-    size = f"bundles of {needs.classes[0].count} GPUs"
-    first = next(rooms.largest_first(1), None)
-    best_room = first[1] if first else 0
-    where = f"{_name(first[0])} (the roomiest of {inventory.cliques})" if first else f"{inventory.cliques} cliques"
+    size = f"bundles of {folded.classes[0].count} GPUs"
+    first = next(capacities.largest_first(1), None)
+    largest = first[1] if first else 0
+    where = (
+        f"{_name(first[0])} (the roomiest of {inventory.clique_count})"
+        if first
+        else f"{inventory.clique_count} cliques"
+    )
     pattern = f": {_pattern(first[0])}" if first else ""
     if request.strategy is Strategy.STRICT_PACK:
         place = f"{_name(first[0])}, its roomiest node" if first else where
         return [Shortfall(ShortfallKind.CLIQUE, place, f"{total} {size} on one node", f"room for fewer{pattern}")]
     if locality.segment is not None and locality.segment < total:
         segments = total // locality.segment
-        whole = rooms.sum_of_largest(locality.segment, locality.cliques)
+        whole = capacities.sum_of_largest(locality.segment, locality.cliques)
         if whole < segments:
             wanted = f"{segments} segments of {locality.segment} {size}"
             place = CLUSTER if locality.cliques is None else f"the {locality.cliques} roomiest cliques"
-            roomiest = f"; {_name(first[0])}, the roomiest, holds {best_room} such bundles" if first else ""
+            roomiest = f"; {_name(first[0])}, the roomiest, holds {largest} such bundles" if first else ""
             return [Shortfall(ShortfallKind.SEGMENT, place, wanted, f"{whole} whole segments{roomiest}")]
     elif locality.cliques == 1 or locality.segment == total:
-        if best_room < total:
-            return [Shortfall(ShortfallKind.CLIQUE, where, f"{total} {size}", f"room for {best_room}{pattern}")]
+        if largest < total:
+            return [Shortfall(ShortfallKind.CLIQUE, where, f"{total} {size}", f"room for {largest}{pattern}")]
     elif locality.cliques is not None:
-        most = rooms.sum_of_largest(1, locality.cliques)
+        most = capacities.sum_of_largest(1, locality.cliques)
         if most < total:
             place = f"the {locality.cliques} roomiest cliques"
             return [Shortfall(ShortfallKind.CLIQUES, place, f"{total} {size}", f"room for {most}")]
@@ -310,19 +316,19 @@ def _packing(inventory: Inventory, request: GangRequest) -> Shortfall:
     )
 
 
-def _name(domain: CliqueState) -> str:
-    return f"clique {domain.clique}"
+def _name(clique: CliqueState) -> str:
+    return f"clique {clique.name}"
 
 
-def _pattern(domain: CliqueState) -> str:
+def _pattern(clique: CliqueState) -> str:
     """How the free devices of a clique lie, e.g. "4 on 3 nodes, 2 on 1 node"."""
     parts = [
-        f"{free} on {(n := domain.stock[free].bit_count())} node{'s' * (n > 1)}"
-        for free in range(len(domain.stock) - 1, 0, -1)
-        if domain.stock[free]
+        f"{free} on {(n := clique.nodes_by_free[free].bit_count())} node{'s' * (n > 1)}"
+        for free in range(len(clique.nodes_by_free) - 1, 0, -1)
+        if clique.nodes_by_free[free]
     ]
-    if domain.imex and parts:
-        parts.append(f"{domain.imex.bit_count()} of its nodes in IMEX domains of others")
+    if clique.imex and parts:
+        parts.append(f"{clique.imex.bit_count()} of its nodes in IMEX domains of others")
     return ", ".join(parts) or "nothing free"
 
 

@@ -200,8 +200,8 @@ def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
     inventory = trial.inventory
     missing = request.whole_devices - inventory.free_devices
     whole = 0 if _roomy(inventory, request) else request.whole_devices
-    owners = {domain.owner for domain in inventory.domains.values()}
-    as_granted = not any(seat.counters for seat in inventory.node_states.values())
+    owners = {clique.owner for clique in inventory.clique_states.values()}
+    as_granted = not any(state.counters for state in inventory.node_states.values())
     for gang in sorted(sizes, key=lambda g: (sizes[g], g)):
         if sizes[gang][1] < missing and as_granted and gang not in owners:
             continue
@@ -224,7 +224,7 @@ def _roomy(inventory: Inventory, request: GangRequest) -> bool:
     if not (locality.required and locality.cliques == 1):
         return True
     wanted = request.whole_devices
-    return any(d.free >= wanted for d in inventory.domains.values() if not d.loose)
+    return any(d.free >= wanted for d in inventory.clique_states.values() if not d.loose)
 
 
 def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
@@ -233,20 +233,20 @@ def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
     assert allocation is not None
     gained: dict[str | None, int] = {}
     for grant in allocation.grants:
-        seat = inventory.node_states.get(grant.node)
+        state = inventory.node_states.get(grant.node)
         # A partition that is given back may free several that share counters with it.
-        freed = seat.size if seat is not None and seat.counters else 1
+        freed = state.size if state is not None and state.counters else 1
         gained[grant.clique] = gained.get(grant.clique, 0) + freed
     for (scope, what), _ in allocation.counters:
-        if what == "exclusive" and scope in inventory.domains:  # nobody else has anything of it
-            gained[scope] = gained.get(scope, 0) + inventory.domains[scope].size
+        if what == "exclusive" and scope in inventory.clique_states:  # nobody else has anything of it
+            gained[scope] = gained.get(scope, 0) + inventory.clique_states[scope].size
     return gained
 
 
 def _could_hold(inventory: Inventory, gained: dict[str | None, int], devices: int) -> bool:
     """Whether a clique could have so many free devices with what is gained there."""
     return any(
-        clique in inventory.domains and inventory.domains[clique].free + n >= devices
+        clique in inventory.clique_states and inventory.clique_states[clique].free + n >= devices
         for clique, n in gained.items()
         if clique is not None
     )
@@ -258,9 +258,9 @@ def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterato
         yield list(sizes)
         return
     wanted = request.whole_devices
-    cliques = (d for d in inventory.domains.values() if not (d.loose or d.spare) and d.size >= wanted)
-    for domain in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
-        gangs = {g for seat in domain.node_states for g in seat.tenants}
+    cliques = (d for d in inventory.clique_states.values() if not (d.loose or d.spare) and d.size >= wanted)
+    for clique in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
+        gangs = {g for state in clique.node_states for g in state.tenants}
         yield [g for g in gangs if g in sizes]
     if any(b.resources for b in request.bundles):  # gangs that have no device there may have the CPUs
         yield list(sizes)

@@ -12,7 +12,7 @@ from heapq import heappop, heappush, merge
 from itertools import islice
 
 from ray_dra.core.cluster.clique_order import CliqueOrder
-from ray_dra.core.cluster.clique_state import CliqueState, counted, most_of
+from ray_dra.core.cluster.clique_state import CliqueState, clique_capacity, decided_by_count
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.index import LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
@@ -21,363 +21,363 @@ from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.scope import Scope, roomiest_first, tightest_first
 
 NodeCounts = list[tuple[NodeState, int, int]]
-"""(seat, devices it may use, bundles), in topology order."""
+"""(node, devices it may use, bundles), in topology order."""
 
 
-class Capacity:
+class Capacities:
     """How many bundles each clique, and each node in it, holds.
 
     Attributes:
-        counted: catalogs where the number of free devices of a node says what fits.
-        measured: the rooms that the index keeps are the gang's own.
+        by_count: orders where the number of free devices of a node says what fits.
+        cached: the index's cached capacities are exact for this gang, because it asks only for devices.
     """
 
-    def __init__(self, inventory: Inventory, needs: FoldedRequest, scope: Scope) -> None:
+    def __init__(self, inventory: Inventory, folded: FoldedRequest, scope: Scope) -> None:
         self.inventory = inventory
-        self.needs = needs
+        self.folded = folded
         self.scope = scope
-        self.catalogs, whole, self.regular, self.others = inventory.listed(scope.kinds, needs.products)
-        if needs.simple:
-            self.counted = self.regular if needs.linked and needs.size > 1 else whole
-            self.measured = True
+        self.orders, whole, self.regular, self.others = inventory.orders_for(scope.kinds, folded.products)
+        if folded.simple:
+            self.by_count = self.regular if folded.linked and folded.size > 1 else whole
+            self.cached = True
         else:
-            measured = [c for c in self.catalogs if needs.told_by_measure(c)]
-            self.counted = [c for c in measured if counted(needs.measure, c.grade)]
-            self.measured = len(measured) == len(self.catalogs)
-        self._seats: dict[CliqueState, list[tuple[int, NodeState, int]]] = {}
+            cached = [c for c in self.orders if folded.cached_capacity_is_exact(c)]
+            self.by_count = [c for c in cached if decided_by_count(folded.shape, c.grade)]
+            self.cached = len(cached) == len(self.orders)
+        self._by_clique: dict[CliqueState, list[tuple[int, NodeState, int]]] = {}
 
     # -- one node
 
     def one_node(self, count: int) -> tuple[CliqueState, NodeState] | None:
         """The node that takes all bundles and is left with least, in the fullest clique; None where there is none."""
-        needs = self.needs
-        if needs.spread and count > 1:
+        folded = self.folded
+        if folded.spread and count > 1:
             return None
-        if needs.share:
+        if folded.share:
             return self._one_shared(count)
-        wanted = needs.size * count
-        # Where some devices of a node have no link, its number of free ones says little: the measure knows more.
-        uneven, even = (self.others, self.regular) if needs.linked and needs.size > 1 else ([], self.catalogs)
-        if len(self.counted) == len(even) and not self.scope.exclusive:
-            best = self.one_counted(even, wanted)
+        wanted = folded.size * count
+        # Where some devices of a node have no link, its number of free ones says little: the buckets know more.
+        uneven, even = (self.others, self.regular) if folded.linked and folded.size > 1 else ([], self.orders)
+        if len(self.by_count) == len(even) and not self.scope.exclusive:
+            best = self.one_by_count(even, wanted)
         else:
             best = self._one_looked_at(even, count)
         return self._one_linked(uneven, count, best) if uneven else best
 
-    def _one_looked_at(self, catalogs: Sequence[CliqueOrder], count: int) -> tuple[CliqueState, NodeState] | None:
+    def _one_looked_at(self, orders: Sequence[CliqueOrder], count: int) -> tuple[CliqueState, NodeState] | None:
         """The first of `levels` that has what is asked for besides devices."""
-        needs = self.needs
+        folded = self.folded
         looked = 0
         try:
-            for domain, free in self.levels(catalogs, needs.size * count):
-                if self.offers(domain):
-                    mask = domain.stock[free]
-                    for at in (*bits(mask & domain.imex), *bits(mask & ~domain.imex)):
-                        seat = domain.node_states[at]
+            for clique, free in self.levels(orders, folded.size * count):
+                if self.offers(clique):
+                    mask = clique.nodes_by_free[free]
+                    for at in (*bits(mask & clique.imex), *bits(mask & ~clique.imex)):
+                        state = clique.node_states[at]
                         looked += 1
-                        if needs.on(seat, seat.domains[domain.id]) >= count:
-                            return domain, seat
+                        if folded.capacity(state, state.members[clique.id]) >= count:
+                            return clique, state
             return None
         finally:
-            needs.looked_at(looked)
+            folded.charge_looks(looked)
 
-    def levels(self, catalogs: Sequence[CliqueOrder], least: int) -> Iterator[tuple[CliqueState, int]]:
+    def levels(self, orders: Sequence[CliqueOrder], least: int) -> Iterator[tuple[CliqueState, int]]:
         """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
 
         Nodes in use first, the least free, in the fullest clique; then whole ones, of the smallest clique: a rack is
         not broken into where a box will do, nor a box where there is a node without a clique.
         """
         present = 0
-        for catalog in catalogs:
-            present |= catalog.present & ~catalog.whole
+        for order in orders:
+            present |= order.present & ~order.whole
         present = present >> least << least
         while present:
             low = present & -present
             present ^= low
             free = low.bit_length() - 1
-            for domain in _by_rank([c for c in catalogs if c.present & low and free < len(c.levels) - 1], free):
-                yield domain, free
-        whole = [c for c in catalogs if c.present & c.whole and least < len(c.levels)]
+            for clique in _by_rank([c for c in orders if c.present & low and free < len(c.levels) - 1], free):
+                yield clique, free
+        whole = [c for c in orders if c.present & c.whole and least < len(c.levels)]
         if len(whole) > 1:
             whole.sort(key=_breaking)
-        for catalog in whole:
-            for rank in catalog.levels[-1]:
-                yield catalog.at(rank), len(catalog.levels) - 1
+        for order in whole:
+            for rank in order.levels[-1]:
+                yield order.at(rank), len(order.levels) - 1
 
-    def one_counted(self, catalogs: Sequence[CliqueOrder], wanted: int) -> tuple[CliqueState, NodeState] | None:
+    def one_by_count(self, orders: Sequence[CliqueOrder], wanted: int) -> tuple[CliqueState, NodeState] | None:
         """The same, among cliques where free devices tell all: the first of `levels`."""
         least, best, at = 0, "", None
-        for catalog in catalogs:
-            present = (catalog.present & ~catalog.whole) >> wanted
+        for order in orders:
+            present = (order.present & ~order.whole) >> wanted
             if present:
                 free = wanted + (present & -present).bit_length() - 1
-                head = catalog.levels[free][0]
+                head = order.levels[free][0]
                 if at is None or free < least or (free == least and head < best):
-                    least, best, at = free, head, catalog
+                    least, best, at = free, head, order
         if at is None:
-            whole = [c for c in catalogs if c.present & c.whole and wanted < len(c.levels)]
+            whole = [c for c in orders if c.present & c.whole and wanted < len(c.levels)]
             if not whole:
                 return None
             at = whole[0] if len(whole) == 1 else min(whole, key=_breaking)
             least = len(at.levels) - 1
             best = at.levels[least][0]
-        domain = at.domains[best[1:]]
-        mask = domain.stock[least]
-        if domain.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
-            mask = mask & domain.imex or mask
-        return domain, domain.node_states[(mask & -mask).bit_length() - 1]
+        clique = at.cliques[best[1:]]
+        mask = clique.nodes_by_free[least]
+        if clique.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+            mask = mask & clique.imex or mask
+        return clique, clique.node_states[(mask & -mask).bit_length() - 1]
 
     def _one_linked(
-        self, catalogs: Sequence[CliqueOrder], count: int, best: tuple[CliqueState, NodeState] | None
+        self, orders: Sequence[CliqueOrder], count: int, best: tuple[CliqueState, NodeState] | None
     ) -> tuple[CliqueState, NodeState] | None:
-        """A node of partly connected ones, by the linked bundles that the measure knows, where it beats `best`."""
-        for catalog in catalogs:
-            for _, rank in catalog.buckets(self.needs.measure).upwards(count):
-                domain = catalog.at(rank)
-                if not self.offers(domain):
+        """A node of partly connected ones, by the linked bundles that the buckets know, where it beats `best`."""
+        for order in orders:
+            for _, rank in order.buckets(self.folded.shape).upwards(count):
+                clique = order.at(rank)
+                if not self.offers(clique):
                     continue
-                if catalog.single and self.measured:
-                    seat: NodeState | None = domain.node_states[0]
+                if order.single and self.cached:
+                    state: NodeState | None = clique.node_states[0]
                 else:
-                    seat = next(
-                        (s for s in domain.node_states if self.needs.on(s, s.domains[domain.id]) >= count), None
+                    state = next(
+                        (s for s in clique.node_states if self.folded.capacity(s, s.members[clique.id]) >= count), None
                     )
-                if seat is not None:
-                    if best is None or _worth(domain, seat) < _worth(*best):
-                        best = (domain, seat)
+                if state is not None:
+                    if best is None or _worth(clique, state) < _worth(*best):
+                        best = (clique, state)
                     break
         return best
 
     def _one_shared(self, count: int) -> tuple[CliqueState, NodeState] | None:
         """For shares: first a device that is shared already and is left with least, then a free one."""
-        needs, inventory = self.needs, self.inventory
+        folded, inventory = self.folded, self.inventory
         if count == 1:
             shared = inventory.shared
-            for at in range(bisect_left(shared, (needs.share,)), len(shared)):
+            for at in range(bisect_left(shared, (folded.share,)), len(shared)):
                 _, _, position, name = shared[at]
-                seat = inventory.node_states[name]
-                domain = next(domain for domain, members, _ in seat.parts if members >> position & 1)
-                if domain.catalog in self.catalogs and self.offers(domain) and needs.on(seat, 1 << position):
-                    return domain, seat
-        for domain, free in self.levels(self.catalogs, 1):
-            for at in bits(domain.stock[free]):
-                seat = domain.node_states[at]
-                if self.offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
-                    return domain, seat
-        for domain in (d for c in self.catalogs for d in c.domains.values()) if count > 1 else ():
-            for seat in domain.node_states:
-                if self.offers(domain) and needs.on(seat, seat.domains[domain.id]) >= count:
-                    return domain, seat
+                state = inventory.node_states[name]
+                clique = next(clique for clique, members, _ in state.memberships if members >> position & 1)
+                if clique.order in self.orders and self.offers(clique) and folded.capacity(state, 1 << position):
+                    return clique, state
+        for clique, free in self.levels(self.orders, 1):
+            for at in bits(clique.nodes_by_free[free]):
+                state = clique.node_states[at]
+                if self.offers(clique) and folded.capacity(state, state.members[clique.id]) >= count:
+                    return clique, state
+        for clique in (d for c in self.orders for d in c.cliques.values()) if count > 1 else ():
+            for state in clique.node_states:
+                if self.offers(clique) and folded.capacity(state, state.members[clique.id]) >= count:
+                    return clique, state
         return None
 
-    def offers(self, domain: CliqueState) -> bool:
+    def offers(self, clique: CliqueState) -> bool:
         """Whether the gang may be there at all."""
-        return not self.scope.exclusive or domain.idle
+        return not self.scope.exclusive or clique.idle
 
     # -- cliques
 
     def tightest(self, count: int, taken: Iterable[CliqueState]) -> CliqueState | None:
         """The least roomy clique that holds `count` bundles."""
-        if not self.measured or self.scope.exclusive:
-            for _, domain in tightest_first(self.catalogs, self.needs.measure, count):
-                if domain not in taken and self.offers(domain) and self.room(domain) >= count:
-                    return domain
+        if not self.cached or self.scope.exclusive:
+            for _, clique in tightest_first(self.orders, self.folded.shape, count):
+                if clique not in taken and self.offers(clique) and self.capacity(clique) >= count:
+                    return clique
             return None
         best: tuple[int, str] | None = None
         found = None
-        for catalog in self.catalogs:
-            for bound, rank in catalog.buckets(self.needs.measure).upwards(count):
-                domain = catalog.at(rank)
-                if domain not in taken:
+        for order in self.orders:
+            for bound, rank in order.buckets(self.folded.shape).upwards(count):
+                clique = order.at(rank)
+                if clique not in taken:
                     if best is None or (bound, rank) < best:
-                        best, found = (bound, rank), domain
+                        best, found = (bound, rank), clique
                     break
         return found
 
     def largest_first(self, segment: int) -> Iterator[tuple[CliqueState, int]]:
         """(clique, bundles it holds): most whole segments first, of these the least roomy. See `Buckets.runs`."""
-        stream = roomiest_first(self.catalogs, self.needs.measure, segment)
+        stream = roomiest_first(self.orders, self.folded.shape, segment)
         if self.scope.exclusive:
-            stream = ((domain, room) for domain, room in stream if domain.idle)
-        if self.measured:
+            stream = ((clique, capacity) for clique, capacity in stream if clique.idle)
+        if self.cached:
             yield from stream
             return
-        waiting: list[tuple[int, int, str, CliqueState]] = []  # rooms worked out, until no bound is above them
-        for domain, bound in stream:
+        waiting: list[tuple[int, int, str, CliqueState]] = []  # capacities worked out, until no bound is above them
+        for clique, bound in stream:
             while waiting and -waiting[0][0] >= bound // segment:
-                _, room, _, roomiest = heappop(waiting)
-                yield roomiest, room
-            if (room := self.room(domain)) >= segment:
-                if room // segment == bound // segment:  # nothing that follows holds more
-                    yield domain, room
+                _, capacity, _, roomiest = heappop(waiting)
+                yield roomiest, capacity
+            if (capacity := self.capacity(clique)) >= segment:
+                if capacity // segment == bound // segment:  # nothing that follows holds more
+                    yield clique, capacity
                 else:
-                    heappush(waiting, (-(room // segment), room, domain.rank, domain))
+                    heappush(waiting, (-(capacity // segment), capacity, clique.rank, clique))
         while waiting:
-            _, room, _, roomiest = heappop(waiting)
-            yield roomiest, room
+            _, capacity, _, roomiest = heappop(waiting)
+            yield roomiest, capacity
 
-    def most_nodes(self, domain: CliqueState) -> int:
+    def most_nodes(self, clique: CliqueState) -> int:
         """Most nodes of a clique that one gang may use."""
-        bound = domain.fabric and self.inventory.limits.compute_domains
-        return self.inventory.limits.domain_nodes if bound else len(domain.node_states)
+        bound = clique.fabric and self.inventory.limits.compute_domains
+        return self.inventory.limits.domain_nodes if bound else len(clique.node_states)
 
     def most(self, segment: int) -> int:
         """Whole segments that all cliques hold, as far as devices tell: no more fit."""
-        return sum(c.buckets(self.needs.measure).segments(segment) for c in self.catalogs)
+        return sum(c.buckets(self.folded.shape).segments(segment) for c in self.orders)
 
     def sum_of_largest(self, segment: int, cliques: int | None) -> int:
         """Whole segments that so many of the roomiest cliques hold (None: all of them)."""
-        if cliques is None and self.measured and not self.scope.exclusive:
+        if cliques is None and self.cached and not self.scope.exclusive:
             return self.most(segment)
-        rooms = (room for _, room in self.largest_first(segment))
-        return sum(room // segment for room in islice(rooms, cliques))
+        capacities = (capacity for _, capacity in self.largest_first(segment))
+        return sum(capacity // segment for capacity in islice(capacities, cliques))
 
-    def room(self, domain: CliqueState) -> int:
-        return most_of(domain, self._of(domain), self.inventory.limits)
+    def capacity(self, clique: CliqueState) -> int:
+        return clique_capacity(clique, self._of(clique), self.inventory.limits)
 
-    def _of(self, domain: CliqueState) -> list[tuple[int, NodeState, int]]:
-        """(room, seat, bit) of the seats with room, where counting is not enough."""
-        found = self._seats.get(domain)
+    def _of(self, clique: CliqueState) -> list[tuple[int, NodeState, int]]:
+        """(capacity, node, bit) of the nodes with any, where counting is not enough."""
+        found = self._by_clique.get(clique)
         if found is None:
-            self.needs.looked_at(len(domain.node_states))
-            found = self._seats[domain] = [
-                (room, seat, 1 << at)
-                for at, seat in enumerate(domain.node_states)
-                if (room := self.needs.on(seat, seat.domains[domain.id]))
+            self.folded.charge_looks(len(clique.node_states))
+            found = self._by_clique[clique] = [
+                (capacity, state, 1 << at)
+                for at, state in enumerate(clique.node_states)
+                if (capacity := self.folded.capacity(state, state.members[clique.id]))
             ]
         return found
 
-    def fill(self, domain: CliqueState, count: int) -> NodeCounts:
+    def fill(self, clique: CliqueState, count: int) -> NodeCounts:
         """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
-        if self.measured and len(domain.node_states) == 1:
-            seat = domain.node_states[0]
-            return [(seat, seat.domains[domain.id] if seat.odd else -1, count)]
-        bound = domain.fabric and self.inventory.limits.compute_domains
-        shelves: dict[tuple[int, int], int] = {}  # (room, free) -> seats
-        if domain.catalog in self.counted:
-            size = self.needs.size
-            for free in range(size, len(domain.stock)):
-                if domain.stock[free]:
-                    shelves[1 if self.needs.spread else free // size, free] = domain.stock[free]
+        if self.cached and len(clique.node_states) == 1:
+            state = clique.node_states[0]
+            return [(state, state.members[clique.id] if state.odd else -1, count)]
+        bound = clique.fabric and self.inventory.limits.compute_domains
+        by_capacity: dict[tuple[int, int], int] = {}  # (capacity, free) -> nodes
+        if clique.order in self.by_count:
+            size = self.folded.size
+            for free in range(size, len(clique.nodes_by_free)):
+                if clique.nodes_by_free[free]:
+                    by_capacity[1 if self.folded.spread else free // size, free] = clique.nodes_by_free[free]
         else:
-            for room, seat, bit in self._of(domain):
-                mark = (room, (seat.free & seat.domains[domain.id]).bit_count())
-                shelves[mark] = shelves.get(mark, 0) | bit
+            for capacity, state, bit in self._of(clique):
+                mark = (capacity, (state.free & state.members[clique.id]).bit_count())
+                by_capacity[mark] = by_capacity.get(mark, 0) | bit
         chosen: list[tuple[int, int]] = []
-        marks = sorted(shelves)
+        marks = sorted(by_capacity)
         one = next((mark for mark in marks if mark[0] >= count), None)
         if one is not None:
-            mask = shelves[one]
+            mask = by_capacity[one]
             if bound:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
-                mask = mask & domain.imex or mask
+                mask = mask & clique.imex or mask
             chosen.append(((mask & -mask).bit_length() - 1, count))
             count = 0
-        elif bound and domain.imex:
-            shelves = {mark: mask for mark in marks if (mask := shelves[mark] & ~domain.imex)}
-            marks = sorted(shelves)
+        elif bound and clique.imex:
+            by_capacity = {mark: mask for mark in marks if (mask := by_capacity[mark] & ~clique.imex)}
+            marks = sorted(by_capacity)
         while count:
             mark = marks[-1]
-            room = mark[0]
-            if count <= room:
+            capacity = mark[0]
+            if count <= capacity:
                 mark = next(m for m in marks if m[0] >= count)
-                chosen.append((bits(shelves[mark])[0], count))
+                chosen.append((bits(by_capacity[mark])[0], count))
                 break
-            seats_here = bits(shelves[mark])[: (count - 1) // room]
-            chosen += [(at, room) for at in seats_here]
-            count -= room * len(seats_here)
-            left = shelves[mark] & -(2 << seats_here[-1])  # those after the last one taken
+            positions = bits(by_capacity[mark])[: (count - 1) // capacity]
+            chosen += [(at, capacity) for at in positions]
+            count -= capacity * len(positions)
+            left = by_capacity[mark] & -(2 << positions[-1])  # those after the last one taken
             if left:
-                shelves[mark] = left
+                by_capacity[mark] = left
             else:
                 marks.pop()
         chosen.sort()
-        node_states = domain.node_states
-        domain_id = domain.id
-        # All devices of a seat that is in one domain are the domain's: nothing else of it need be looked at.
-        return [((seat := node_states[at]), seat.domains[domain_id] if seat.odd else -1, n) for at, n in chosen]
+        node_states = clique.node_states
+        clique_id = clique.id
+        # All devices of a node that is in one clique are the clique's: nothing else of it need be looked at.
+        return [((state := node_states[at]), state.members[clique_id] if state.odd else -1, n) for at, n in chosen]
 
     def _most_anywhere(self) -> int:
         """A bound on the bundles that fit: by the free devices of each node, or by linked ones where it is known."""
-        needs, inventory = self.needs, self.inventory
-        size = needs.size
+        folded, inventory = self.folded, self.inventory
+        size = folded.size
         most = sum(n * (free // size) for free, n in enumerate(inventory.by_free))
-        if needs.measure.linked and not inventory.split:
-            for catalog in inventory.catalogs.values():
-                if catalog.single and not counted(needs.measure, catalog.grade):
-                    by_count = sum(len(shelf) * (free // size) for free, shelf in enumerate(catalog.levels))
-                    most -= by_count - catalog.buckets(needs.measure).segments(1)
+        if folded.shape.linked and not inventory.split:
+            for order in inventory.orders.values():
+                if order.single and not decided_by_count(folded.shape, order.grade):
+                    by_count = sum(len(level) * (free // size) for free, level in enumerate(order.levels))
+                    most -= by_count - order.buckets(folded.shape).segments(1)
         return most
 
     def anywhere(self, count: int) -> NodeCounts:
         """Nodes of the whole cluster for `count` bundles, cliques forgotten; empty if there are not enough."""
-        inventory, needs, scope = self.inventory, self.needs, self.scope
-        if not needs.size:
+        inventory, folded, scope = self.inventory, self.folded, self.scope
+        if not folded.size:
             node_states: Collection[NodeState] = inventory.node_states.values()
-        elif scope.one_node or count == 1:  # whole domains have been tried; what is left is to mix devices of several
+        elif scope.one_node or count == 1:  # whole cliques have been tried; what is left is to mix devices of several
             node_states = inventory.split.values()
         elif not inventory.split and not inventory.limits.compute_domains:
             return []
         else:
             node_states = inventory.node_states.values()
-            if not needs.share and self._most_anywhere() < count:
+            if not folded.share and self._most_anywhere() < count:
                 return []
-        shelves: dict[tuple[int, int], list[NodeState]] = {}
+        by_capacity: dict[tuple[int, int], list[NodeState]] = {}
         total = most = 0
-        needs.looked_at(len(node_states))
-        for seat in node_states:
-            if (not seat.free and needs.size and not needs.share) or (
-                seat.node.spare and not needs.request.preemptible
+        folded.charge_looks(len(node_states))
+        for state in node_states:
+            if (not state.free and folded.size and not folded.share) or (
+                state.node.spare and not folded.request.preemptible
             ):
                 continue
-            room = needs.on(seat, -1)
-            if room:
-                shelves.setdefault((room, seat.free.bit_count()), []).append(seat)
-                total += room
-                most = max(most, room)
+            capacity = folded.capacity(state, -1)
+            if capacity:
+                by_capacity.setdefault((capacity, state.free.bit_count()), []).append(state)
+                total += capacity
+                most = max(most, capacity)
         if (most if scope.one_node else total) < count:
             return []
-        for shelf in shelves.values():
-            shelf.sort(key=lambda seat: seat.key)
-        filled = [(seat, -1, n) for seat, n in _fewest(shelves, count)]
-        filled.sort(key=lambda f: f[0].key)
-        return filled
+        for alike in by_capacity.values():
+            alike.sort(key=lambda state: state.key)
+        node_counts = [(state, -1, n) for state, n in _fewest(by_capacity, count)]
+        node_counts.sort(key=lambda f: f[0].key)
+        return node_counts
 
 
-def _worth(domain: CliqueState, seat: NodeState) -> tuple[bool, int, int, str]:
-    """Order of nodes as in `Capacity.levels`."""
-    free = seat.free.bit_count()
-    whole = free == seat.size
-    return whole, (0 if domain.loose else domain.size) if whole else 0, free, domain.rank
+def _worth(clique: CliqueState, state: NodeState) -> tuple[bool, int, int, str]:
+    """Sort key of nodes, as in `Capacities.levels`."""
+    free = state.free.bit_count()
+    whole = free == state.size
+    return whole, (0 if clique.loose else clique.size) if whole else 0, free, clique.rank
 
 
-def _breaking(catalog: CliqueOrder) -> tuple[int, int, str]:
-    """Order of catalogs by what a whole node of them is worth to larger gangs."""
-    rank = catalog.levels[-1][0]
-    return (0 if catalog.kind == LOOSE_NODE else catalog.at(rank).size, len(catalog.levels), rank)
+def _breaking(order: CliqueOrder) -> tuple[int, int, str]:
+    """Sort key of orders: what a whole node of them is worth to larger gangs."""
+    rank = order.levels[-1][0]
+    return (0 if order.kind == LOOSE_NODE else order.at(rank).size, len(order.levels), rank)
 
 
-def _by_rank(catalogs: Sequence[CliqueOrder], free: int) -> Iterator[CliqueState]:
-    """Domains with a node that has exactly so many free devices, the fullest first."""
-    if len(catalogs) == 1:
-        catalog = catalogs[0]
-        return map(catalog.at, catalog.levels[free])
-    return (at(rank) for rank, _, at in merge(*(_level(c, free, i) for i, c in enumerate(catalogs))))
+def _by_rank(orders: Sequence[CliqueOrder], free: int) -> Iterator[CliqueState]:
+    """Cliques with a node that has exactly so many free devices, the fullest first."""
+    if len(orders) == 1:
+        order = orders[0]
+        return map(order.at, order.levels[free])
+    return (at(rank) for rank, _, at in merge(*(_level(c, free, i) for i, c in enumerate(orders))))
 
 
-def _level(catalog: CliqueOrder, free: int, tie: int) -> Iterator[tuple[str, int, Callable[[str], CliqueState]]]:
-    return ((rank, tie, catalog.at) for rank in catalog.levels[free])
+def _level(order: CliqueOrder, free: int, tie: int) -> Iterator[tuple[str, int, Callable[[str], CliqueState]]]:
+    return ((rank, tie, order.at) for rank in order.levels[free])
 
 
-def _fewest(shelves: dict[tuple[int, int], list[NodeState]], count: int) -> Iterator[tuple[NodeState, int]]:
-    """(seat, bundles): the roomiest seats until one takes all that is left, and that one the tightest."""
-    marks = sorted(shelves)
+def _fewest(by_capacity: dict[tuple[int, int], list[NodeState]], count: int) -> Iterator[tuple[NodeState, int]]:
+    """(node, bundles): the roomiest nodes until one takes all that is left, and that one the tightest."""
+    marks = sorted(by_capacity)
     used = dict.fromkeys(marks, 0)
     while count:
         for mark in marks:
-            if mark[0] >= count and used[mark] < len(shelves[mark]):
-                yield shelves[mark][used[mark]], count
+            if mark[0] >= count and used[mark] < len(by_capacity[mark]):
+                yield by_capacity[mark][used[mark]], count
                 return
-        mark = next(m for m in reversed(marks) if used[m] < len(shelves[m]))
-        yield shelves[mark][used[mark]], mark[0]
+        mark = next(m for m in reversed(marks) if used[m] < len(by_capacity[m]))
+        yield by_capacity[mark][used[mark]], mark[0]
         used[mark] += 1
         count -= mark[0]

@@ -1,7 +1,7 @@
-"""A request as the planner works on it: equal bundles folded into classes, nodes into kinds.
+"""A request as the planner works on it: equal bundles folded into classes, and nodes, too.
 
-Nodes that are alike for a request (as many free devices, the same labels matched, the same spare
-resources) are one kind; that is what keeps the exact search small.
+Nodes that are alike for a request (as many free devices, the same labels matched, as much left of other resources) are
+one class; that is what keeps the exact search small.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE, Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
 from ray_dra.core.planner.packing import Contents
-from ray_dra.core.planner.work import LOOK, MOST_KINDS, Work
+from ray_dra.core.planner.work import LOOK, MOST_CLASSES, Work
 
 NodeClass = tuple[object, ...]
 
@@ -36,7 +36,7 @@ class FoldedRequest:
         together: every two devices that the gang has on a node are linked, whichever bundles they are of.
         demanding: cliques are required, not only preferred.
         products: of the first class; () for any.
-        measure: how the first class is counted on a node.
+        shape: how the first class is counted on a node.
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
         simple: nothing is asked of a node but a number of whole devices, linked or not.
         proven: False once a bounded search inside a node gave up.
@@ -72,7 +72,7 @@ class FoldedRequest:
         else:
             members = self.by_bundle
             self.work.left -= len(bundles) // 2
-            few = len(members) <= MOST_KINDS  # more are not searched a place for, in whatever order
+            few = len(members) <= MOST_CLASSES  # more are not searched a place for, in whatever order
             self.classes = tuple(sorted(members, key=_size, reverse=True) if few else members)
             self.counts = tuple(len(members[bundle]) for bundle in self.classes)
             first = self.classes[0]
@@ -99,21 +99,21 @@ class FoldedRequest:
             self._work = Work()
         return self._work
 
-    def looked_at(self, nodes: int) -> None:
+    def charge_looks(self, nodes: int) -> None:
         """So many nodes' CPUs and labels have been looked at: that counts for those whose plans share their work."""
         if self._work is not None:
             self._work.left -= LOOK * nodes
 
     @cached_property
-    def measure(self) -> BundleShape:
+    def shape(self) -> BundleShape:
         return BundleShape(self.size, self.linked and self.size > 1, self.spread, self.share)
 
     @cached_property
-    def _rooms(self) -> dict[tuple[NodeClass, Contents], bool]:
+    def _known_fits(self) -> dict[tuple[NodeClass, Contents], bool]:
         return {}
 
     @cached_property
-    def _kept(self) -> dict[NodeClass, tuple[NodeState, int]]:
+    def _examples(self) -> dict[NodeClass, tuple[NodeState, int]]:
         return {}
 
     @cached_property
@@ -139,64 +139,64 @@ class FoldedRequest:
 
     # -- which cliques
 
-    def told_by_measure(self, catalog: CliqueOrder) -> bool:
-        """Whether the room that the index keeps for a clique is the gang's own."""
-        return not (self.extra or (self.products and catalog.product == MIXED_PRODUCT))
+    def cached_capacity_is_exact(self, order: CliqueOrder) -> bool:
+        """Whether the capacity that the index caches for a clique is exact for this gang."""
+        return not (self.extra or (self.products and order.product == MIXED_PRODUCT))
 
     # -- equal bundles
 
-    def on(self, seat: NodeState, members: int) -> int:
+    def capacity(self, state: NodeState, members: int) -> int:
         """Bundles of the one class that fit on a node at once, using only the devices in `members`. Exact."""
         request, bundle = self.request, self.classes[0]
-        if not seat.node.ready or seat.name in request.exclude:
+        if not state.node.ready or state.name in request.exclude:
             return 0
-        if bundle.labels and not labels_match(bundle.labels, seat.node.labels):
+        if bundle.labels and not labels_match(bundle.labels, state.node.labels):
             return 0
         if self.share:
-            room = sum(left // self.share for left, _ in self.open_to_shares(seat, members))
+            capacity = sum(left // self.share for left, _ in self.open_to_shares(state, members))
         elif not self.size:
-            room = self.counts[0]
+            capacity = self.counts[0]
         else:
-            mask = of_products(seat, seat.free & members, self.products)
-            room = seat.how_many(mask, self.size, Connect.REQUIRED if self.measure.linked else Connect.ANY)
+            mask = of_products(state, state.free & members, self.products)
+            capacity = state.how_many(mask, self.size, Connect.REQUIRED if self.shape.linked else Connect.ANY)
         for resource, amount in bundle.resources.items():
-            if not room:
+            if not capacity:
                 return 0
             if amount > 0:
-                room = min(room, int((seat.spare(resource) + EPSILON) / amount))
-        return min(room, 1) if self.spread else max(room, 0)
+                capacity = min(capacity, int((state.left(resource) + EPSILON) / amount))
+        return min(capacity, 1) if self.spread else max(capacity, 0)
 
-    def open_to_shares(self, seat: NodeState, members: int = -1) -> list[tuple[int, int]]:
+    def open_to_shares(self, state: NodeState, members: int = -1) -> list[tuple[int, int]]:
         """(thousandths left, position) of devices on which shares of the one class may lie at once, least left first.
 
         The only place that says so: whatever chooses a device for a share chooses among these.
         """
-        shared = [(left, at) for at, left in seat.shared_left().items() if members >> at & 1]
+        shared = [(left, at) for at, left in state.shared_left().items() if members >> at & 1]
         if self.products:
-            shared = [(left, at) for left, at in shared if of_products(seat, 1 << at, self.products)]
+            shared = [(left, at) for left, at in shared if of_products(state, 1 << at, self.products)]
         shared.sort()
-        free = of_products(seat, seat.free & members, self.products)
-        if seat.counters:  # partitions exclude each other: the most that can be opened beside each other
-            count = seat.how_many(free, 1, Connect.ANY)
-            free = sum(seat.split(free, (1,) * count, Connect.ANY) or ())
+        free = of_products(state, state.free & members, self.products)
+        if state.counters:  # partitions exclude each other: the most that can be opened beside each other
+            count = state.how_many(free, 1, Connect.ANY)
+            free = sum(state.split(free, (1,) * count, Connect.ANY) or ())
         return shared + [(WHOLE, at) for at in bits(free)]
 
     # -- bundles of several classes
 
-    def kind(self, seat: NodeState, members: int) -> NodeClass | None:
+    def node_class(self, state: NodeState, members: int) -> NodeClass | None:
         """What makes this node differ from others for this request; None where nothing of it can lie.
 
         Args:
-            members: the devices that count, free or not: those of one domain, -1 for all.
+            members: the devices that count, free or not: those of one clique, -1 for all.
         """
-        if not seat.node.ready or seat.name in self.request.exclude:
+        if not state.node.ready or state.name in self.request.exclude:
             return None
         self.work.left -= 4 + len(self.classes) // 4
-        matches = self._matches(seat.node.labels) if self._labelled else (True,) * len(self.classes)
+        matches = self._matches(state.node.labels) if self._labelled else (True,) * len(self.classes)
         if not any(matches):
             return None
-        mask = seat.free & members
-        shared = tuple(sorted(_shared(seat, members).items())) if self._shares else ()
+        mask = state.free & members
+        shared = tuple(sorted(_shared(state, members).items())) if self._shares else ()
         anything = mask
         for position, _ in shared:
             anything |= 1 << position
@@ -204,15 +204,15 @@ class FoldedRequest:
         alike = True
         if self._choosy:
             self.work.left -= len(self.classes)
-            narrow = tuple(self.usable(seat, anything, c) for c in range(len(self.classes)))
+            narrow = tuple(self.usable(state, anything, c) for c in range(len(self.classes)))
             alike = all(n == anything for n in narrow)
-        by_count = (not self.linked or seat.shape.linked) and alike and not seat.counters
+        by_count = (not self.linked or state.graph.linked) and alike and not state.counters
         devices: object = mask.bit_count()
         if not by_count or shared:
-            devices = (seat.shape.digest, mask, narrow, shared, seat.name if seat.counters else "")
-        kind = (devices, matches, tuple(seat.spare(r) for r in self.resources))
-        self._kept.setdefault(kind, (seat, members))
-        return kind
+            devices = (state.graph.digest, mask, narrow, shared, state.name if state.counters else "")
+        node_class = (devices, matches, tuple(state.left(r) for r in self.resources))
+        self._examples.setdefault(node_class, (state, members))
+        return node_class
 
     @cached_property
     def _shares(self) -> bool:
@@ -230,51 +230,51 @@ class FoldedRequest:
         self.work.left -= len(self.classes)
         return tuple(not b.labels or labels_match(b.labels, labels) for b in self.classes)
 
-    def usable(self, seat: NodeState, mask: int, c: int) -> int:
+    def usable(self, state: NodeState, mask: int, c: int) -> int:
         """The devices of `mask` that class `c` accepts."""
-        return of_products(seat, mask, _products(self.classes[c]))
+        return of_products(state, mask, _products(self.classes[c]))
 
-    def fits(self, kind: NodeClass, contents: Contents) -> bool:
-        """Whether a node of this kind holds so many bundles of each class at once. Exact."""
-        key = (kind, contents)
-        found = self._rooms.get(key)
+    def fits(self, node_class: NodeClass, contents: Contents) -> bool:
+        """Whether a node of this class holds so many bundles of each class at once. Exact."""
+        key = (node_class, contents)
+        found = self._known_fits.get(key)
         if found is None:
-            found = self._rooms[key] = self._fits(kind, contents)
+            found = self._known_fits[key] = self._fits(node_class, contents)
         return found
 
-    def room(self, kind: NodeClass, c: int = 0) -> int:
-        """Most bundles of class `c` alone that a node of this kind holds."""
+    def capacity_of_class(self, node_class: NodeClass, c: int = 0) -> int:
+        """Most bundles of class `c` alone that a node of this class holds."""
         low, high = 0, self.counts[c] if not self.spread else 1
         while low < high:
             middle = (low + high + 1) // 2
             self.work.left -= 1 + len(self.classes) // 16
             contents = tuple(middle if i == c else 0 for i in range(len(self.classes)))
-            low, high = (middle, high) if self.fits(kind, contents) else (low, middle - 1)
+            low, high = (middle, high) if self.fits(node_class, contents) else (low, middle - 1)
         return low
 
-    def _fits(self, kind: NodeClass, contents: Contents) -> bool:
-        seat, members = self._kept[kind]
-        _, matches, spare = kind
+    def _fits(self, node_class: NodeClass, contents: Contents) -> bool:
+        state, members = self._examples[node_class]
+        _, matches, resources_left = node_class
         assert isinstance(matches, tuple)
-        assert isinstance(spare, tuple)
+        assert isinstance(resources_left, tuple)
         if self.spread and sum(contents) > 1:
             return False
         if any(n and not matches[c] for c, n in enumerate(contents)):
             return False
-        for resource, left in zip(self.resources, spare, strict=True):
+        for resource, left in zip(self.resources, resources_left, strict=True):
             wanted = sum(n * self.classes[c].resources.get(resource, 0.0) for c, n in enumerate(contents))
             if wanted > left + EPSILON:
                 return False
-        return self.split(seat, members, contents) is not None
+        return self.split(state, members, contents) is not None
 
-    def split(self, seat: NodeState, members: int, contents: Contents) -> tuple[int, ...] | None:
+    def split(self, state: NodeState, members: int, contents: Contents) -> tuple[int, ...] | None:
         """Masks of devices among `members` for the bundles on a node, class by class; None where they do not fit.
 
         Whole devices first, the best-connected; then shares on what is left. Where every free device will do for
         every share, as many are left whichever are chosen, so that this is exact; else shares come first.
         """
-        free = seat.free & members
-        left = _shared(seat, members)
+        free = state.free & members
+        left = _shared(state, members)
         anything = free
         for position in left:
             anything |= 1 << position
@@ -284,26 +284,26 @@ class FoldedRequest:
         for c, n in enumerate(contents):
             share = self.classes[c].share
             if share is not None:
-                shares += [(share, self.usable(seat, anything, c))] * n
+                shares += [(share, self.usable(state, anything, c))] * n
             elif n:
                 sizes += [self.classes[c].count] * n
-                allowed += [self.usable(seat, free, c)] * n
+                allowed += [self.usable(state, free, c)] * n
         narrow = tuple(allowed) if any(a != free for a in allowed) else None
         if self.together:
-            masks = self._split_together(seat, free, tuple(sizes), narrow)
+            masks = self._split_together(state, free, tuple(sizes), narrow)
         else:
-            masks = seat.split(free, tuple(sizes), self.connect, narrow)
+            masks = state.split(free, tuple(sizes), self.connect, narrow)
         if masks is None or not shares:
             return masks
         taken = 0
         for mask in masks:
             taken |= mask
-        alike = not seat.counters and all(usable & free == free for _, usable in shares)
+        alike = not state.counters and all(usable & free == free for _, usable in shares)
         parts = None
-        if not seat.counters:
+        if not state.counters:
             parts = self._split_shares(left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
         if parts is None and not alike:
-            whole = _Wholes(seat, free, tuple(sizes), tuple(allowed), self.connect)
+            whole = _Wholes(state, free, tuple(sizes), tuple(allowed), self.connect)
             parts = self._split_shares(left | dict.fromkeys(bits(free), WHOLE), shares, whole)
             if parts is not None:
                 opened = 0
@@ -317,12 +317,12 @@ class FoldedRequest:
             next(wholes if self.classes[c].share is None else partly) for c, n in enumerate(contents) for _ in range(n)
         )
 
-    def _split_together(self, seat: NodeState, free: int, sizes: Masks, narrow: Masks | None) -> Masks | None:
+    def _split_together(self, state: NodeState, free: int, sizes: Masks, narrow: Masks | None) -> Masks | None:
         """`NodeState.split` where the devices of all these bundles are linked to each other."""
-        best = seat.split(free, (sum(sizes),), self.connect) if sizes else ()
+        best = state.split(free, (sum(sizes),), self.connect) if sizes else ()
         if not best:
             return best  # none at all, or none asked for
-        masks = seat.split(best[0], sizes, self.connect, narrow and tuple(allowed & best[0] for allowed in narrow))
+        masks = state.split(best[0], sizes, self.connect, narrow and tuple(allowed & best[0] for allowed in narrow))
         if masks is None and narrow is not None:  # the products may be on others
             for positions in combinations(bits(free), sum(sizes)):
                 self.work.left -= 1
@@ -330,8 +330,8 @@ class FoldedRequest:
                     self.proven = False
                     return None
                 mask = sum(1 << at for at in positions)
-                if seat.shape.all_linked(mask):
-                    masks = seat.split(mask, sizes, self.connect, tuple(allowed & mask for allowed in narrow))
+                if state.graph.all_linked(mask):
+                    masks = state.split(mask, sizes, self.connect, tuple(allowed & mask for allowed in narrow))
                     if masks is not None:
                         break
         return masks
@@ -404,8 +404,8 @@ class _Share:
 class _Wholes:
     """The bundles of whole devices on a node, beside devices that are opened for shares."""
 
-    def __init__(self, seat: NodeState, free: int, sizes: Masks, allowed: Masks, connect: Connect) -> None:
-        self.seat, self.free, self.sizes, self.allowed, self.connect = seat, free, sizes, allowed, connect
+    def __init__(self, state: NodeState, free: int, sizes: Masks, allowed: Masks, connect: Connect) -> None:
+        self.state, self.free, self.sizes, self.allowed, self.connect = state, free, sizes, allowed, connect
         self._found: dict[int, Masks | None] = {}
 
     def beside(self, opened: int) -> Masks | None:
@@ -415,13 +415,13 @@ class _Wholes:
             allowed = (*self.allowed, *each)
             narrow = allowed if any(a != self.free for a in allowed) else None
             sizes = (*self.sizes, *(1 for _ in each))
-            masks = self.seat.split(self.free, sizes, self.connect, narrow)
+            masks = self.state.split(self.free, sizes, self.connect, narrow)
             self._found[opened] = None if masks is None else masks[: len(self.sizes)]
         return self._found[opened]
 
 
 def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], ...]:
-    """Kinds of catalog to look in, the preferred first; `cliques`: only in NVLink cliques."""
+    """Kinds of clique order to look in, the preferred first; `cliques`: only in NVLink cliques."""
     return _KINDS[cliques, request.preemptible]
 
 
@@ -432,16 +432,16 @@ _KINDS: dict[tuple[bool, bool], tuple[tuple[str, ...], ...]] = {
 }
 
 
-def _shared(seat: NodeState, members: int) -> dict[int, int]:
+def _shared(state: NodeState, members: int) -> dict[int, int]:
     """Position -> thousandths left, of the devices among `members` that are shared already."""
-    return {position: left for position, left in seat.shared_left().items() if members >> position & 1}
+    return {position: left for position, left in state.shared_left().items() if members >> position & 1}
 
 
-def of_products(seat: NodeState, mask: int, products: tuple[str, ...]) -> int:
+def of_products(state: NodeState, mask: int, products: tuple[str, ...]) -> int:
     """The devices of `mask` that are one of `products`; all of them where none is named."""
     if not products:
         return mask
-    return sum(1 << i for i, d in enumerate(seat.node.devices) if mask >> i & 1 and d.product in products)
+    return sum(1 << i for i, d in enumerate(state.node.devices) if mask >> i & 1 and d.product in products)
 
 
 def _products(bundle: Bundle) -> tuple[str, ...]:

@@ -122,15 +122,15 @@ def _moves(frame: _Frame, types: Sequence[BinType], fits: Fits, max_bins: int | 
     order = sorted(frame.bins, key=lambda b: (not any(b[1]), types[b[0]].rank, tuple(-n for n in b[1])))
     first = True
     for state in order:
-        kind, contents = state
+        bin_type, contents = state
         opens = not any(contents)
         if opens and max_bins is not None and frame.opened >= max_bins:
             continue
-        if not fits(kind, _grown(contents, item, 1)):
+        if not fits(bin_type, _grown(contents, item, 1)):
             continue
         if first and waiting > 1:
             many = 1
-            while many < waiting and fits(kind, _grown(contents, item, many + 1)):
+            while many < waiting and fits(bin_type, _grown(contents, item, many + 1)):
                 many += 1
             alike = min(frame.bins[state], waiting // many)
             if opens and max_bins is not None:
@@ -143,12 +143,12 @@ def _moves(frame: _Frame, types: Sequence[BinType], fits: Fits, max_bins: int | 
 
 def _after(frame: _Frame, state: tuple[int, Contents], item: int, many: int, alike: int) -> _Frame:
     """The frame once so many bins like this one have so many more of an item each."""
-    kind, contents = state
+    bin_type, contents = state
     bins = dict(frame.bins)
     bins[state] -= alike
     if not bins[state]:
         del bins[state]
-    grown = (kind, _grown(contents, item, many))
+    grown = (bin_type, _grown(contents, item, many))
     bins[grown] = bins.get(grown, 0) + alike
     opened = 0 if any(contents) else alike
     return _Frame(_grown(frame.left, item, -many * alike), bins, frame.opened + opened)

@@ -17,12 +17,12 @@ from ray_dra.core.planner.scope import Scope
 
 
 class NodeShare(NamedTuple):
-    """So many bundles of each class on a seat, out of the devices in `members`.
+    """So many bundles of each class on a node, out of the devices in `members`.
 
     `masks`: the devices of each bundle, class by class, where they have been chosen already.
     """
 
-    seat: NodeState
+    state: NodeState
     members: int
     contents: Contents
     masks: Masks | None = None
@@ -31,7 +31,7 @@ class NodeShare(NamedTuple):
 class Layout(NamedTuple):
     """All bundles placed, or None; `proven` is False where a bounded search gave up.
 
-    `masks`: the whole devices of each seat, where they are at hand and nothing else is given.
+    `masks`: the whole devices of each node, where they are at hand and nothing else is given.
     """
 
     bundles: tuple[Placed, ...] | None
@@ -43,45 +43,45 @@ class Layout(NamedTuple):
 NOTHING = Layout(None)
 
 
-def lay_out(needs: FoldedRequest, groups: Sequence[tuple[Sequence[int], Sequence[NodeShare]]]) -> tuple[Placed, ...]:
+def lay_out(folded: FoldedRequest, groups: Sequence[tuple[Sequence[int], Sequence[NodeShare]]]) -> tuple[Placed, ...]:
     """Give bundles of several classes their devices.
 
     Args:
-        groups: (bundle indices ascending, picks that hold exactly these); one a clique, or one for all.
+        groups: (bundle indices ascending, node shares that hold exactly these); one a clique, or one for all.
     """
     placed: dict[int, Placed] = {}
-    class_of = needs.class_of
-    for indices, picks in groups:
-        waiting: list[list[int]] = [[] for _ in needs.classes]
+    class_of = folded.class_of
+    for indices, node_shares in groups:
+        waiting: list[list[int]] = [[] for _ in folded.classes]
         for index in reversed(indices):
             waiting[class_of[index]].append(index)
-        for seat, members, contents, chosen in sorted(picks, key=lambda pick: pick.seat.key):
-            masks = chosen if chosen is not None else needs.split(seat, members, contents)
-            assert masks is not None, "the planner chose a seat without room"
+        for state, members, contents, chosen in sorted(node_shares, key=lambda node_share: node_share.state.key):
+            masks = chosen if chosen is not None else folded.split(state, members, contents)
+            assert masks is not None, "the planner chose a node without room"
             at = 0
             for c, n in enumerate(contents):
-                bundle = needs.classes[c]
+                bundle = folded.classes[c]
                 for _ in range(n):
-                    grants = granted(seat, masks[at], bundle.share)
-                    placed[waiting[c].pop()] = Placed(seat.name, grants, bundle.resources)
+                    grants = granted(state, masks[at], bundle.share)
+                    placed[waiting[c].pop()] = Placed(state.name, grants, bundle.resources)
                     at += 1
     return tuple(placed[i] for i in range(len(placed)))
 
 
-def granted(seat: NodeState, mask: int, share: int | None) -> tuple[Grant, ...]:
+def granted(state: NodeState, mask: int, share: int | None) -> tuple[Grant, ...]:
     """The devices of `mask`, whole or a share of the one."""
     if not share:
-        return seat.granted(mask)
-    return (seat.grants[mask.bit_length() - 1]._replace(amount=share),)
+        return state.granted(mask)
+    return (state.grants[mask.bit_length() - 1]._replace(amount=share),)
 
 
-def exclusively(scope: Scope, domains: Iterable[CliqueState]) -> tuple[tuple[Counter, int], ...]:
+def exclusively(scope: Scope, cliques: Iterable[CliqueState]) -> tuple[tuple[Counter, int], ...]:
     """The counters of a gang that has its cliques to itself."""
-    return tuple(((d, "exclusive"), 1) for d in sorted(d.id for d in domains)) if scope.exclusive else ()
+    return tuple(((d, "exclusive"), 1) for d in sorted(d.id for d in cliques)) if scope.exclusive else ()
 
 
-def imex(domain: CliqueState, node_states: Sequence[NodeState], limits: Limits) -> tuple[tuple[Counter, int], ...]:
+def imex(clique: CliqueState, node_states: Sequence[NodeState], limits: Limits) -> tuple[tuple[Counter, int], ...]:
     """The counters of a gang's part in one clique: its IMEX domain has the nodes, where there are several."""
-    if not limits.compute_domains or not domain.fabric or len(node_states) < 2:
+    if not limits.compute_domains or not clique.fabric or len(node_states) < 2:
         return ()
-    return tuple(seat.imex_counter for seat in node_states)
+    return tuple(state.imex_counter for state in node_states)

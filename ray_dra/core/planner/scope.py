@@ -17,7 +17,7 @@ class Scope(NamedTuple):
     """Where to look.
 
     Attributes:
-        kinds: kinds of catalog.
+        kinds: of cliques, see `CliqueOrder.kind`.
         cliques: at most so many cliques; None: any number.
         segment: consecutive bundles that share a clique.
         exclusive: only cliques in which nobody has a device, and they become the gang's alone.
@@ -35,39 +35,37 @@ class Scope(NamedTuple):
     jointly: bool = False
 
 
-def tightest_first(
-    catalogs: Sequence[CliqueOrder], measure: BundleShape, least: int
-) -> Iterator[tuple[int, CliqueState]]:
-    """(room, domain) with room for at least `least`, the least roomy first, ties the fullest first, then by name."""
-    if len(catalogs) == 1:
-        catalog = catalogs[0]
-        for room, rank in catalog.buckets(measure).upwards(least):
-            yield room, catalog.at(rank)
+def tightest_first(orders: Sequence[CliqueOrder], shape: BundleShape, least: int) -> Iterator[tuple[int, CliqueState]]:
+    """(capacity, clique) where it is `least` or more, the least roomy first, ties the fullest first, then by name."""
+    if len(orders) == 1:
+        order = orders[0]
+        for capacity, rank in order.buckets(shape).upwards(least):
+            yield capacity, order.at(rank)
         return
-    for room, rank, at in merge(*(_tagged(c.buckets(measure).upwards(least), i) for i, c in enumerate(catalogs))):
-        yield room, catalogs[at].at(rank)
+    for capacity, rank, at in merge(*(_tagged(c.buckets(shape).upwards(least), i) for i, c in enumerate(orders))):
+        yield capacity, orders[at].at(rank)
 
 
 def roomiest_first(
-    catalogs: Sequence[CliqueOrder], measure: BundleShape, segment: int
+    orders: Sequence[CliqueOrder], shape: BundleShape, segment: int
 ) -> Iterator[tuple[CliqueState, int]]:
-    """(domain, room), in the order of `Buckets.runs`; those without room for a segment are left out."""
-    streams = [_numbered(catalog.buckets(measure).runs(segment), at) for at, catalog in enumerate(catalogs)]
-    for (_, room), alike in groupby(merge(*streams) if len(streams) != 1 else streams[0], itemgetter(0, 1)):
+    """(clique, capacity), in the order of `Buckets.runs`; those that hold no segment are left out."""
+    streams = [_numbered(order.buckets(shape).runs(segment), at) for at, order in enumerate(orders)]
+    for (_, capacity), alike in groupby(merge(*streams) if len(streams) != 1 else streams[0], itemgetter(0, 1)):
         runs = list(alike)
         if len(runs) == 1:
             _, _, at, ranks = runs[0]
-            domain_at = catalogs[at].at
+            clique_at = orders[at].at
             for rank in ranks:
-                yield domain_at(rank), room
+                yield clique_at(rank), capacity
         else:
             for rank, at in merge(*(zip(ranks, repeat(at)) for _, _, at, ranks in runs)):
-                yield catalogs[at].at(rank), room
+                yield orders[at].at(rank), capacity
 
 
 def _numbered(runs: Iterable[Run], at: int) -> Iterator[tuple[int, int, int, Iterable[str]]]:
-    return ((segments, room, at, ranks) for segments, room, ranks in runs)
+    return ((segments, capacity, at, ranks) for segments, capacity, ranks in runs)
 
 
 def _tagged(stream: Iterable[tuple[int, str]], tag: int) -> Iterator[tuple[int, str, int]]:
-    return ((room, rank, tag) for room, rank in stream)
+    return ((capacity, rank, tag) for capacity, rank in stream)

@@ -1,6 +1,6 @@
 """Placing bundles of several sizes: exact search, bundles into nodes and segments into cliques.
 
-Both levels use `packing.pack`. Cliques that look alike (the same kinds of nodes, as often) are one
+Both levels use `packing.pack`. Cliques that key alike (the same node_classes of nodes, as often) are one
 type, and what a clique can hold is worked out once for each content.
 """
 
@@ -21,138 +21,140 @@ from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, imex,
 from ray_dra.core.planner.scope import Scope, tightest_first
 
 CliqueClass = tuple[tuple[NodeClass, int], ...]
-"""How many nodes of each kind a clique has; the type of the clique."""
+"""How many nodes of each class a clique has; the type of the clique."""
 
 SearchKey = tuple[CliqueClass, CliqueClass, bool]
 """A clique as the search sees it: all its nodes, those that a part over several nodes may use, and
 whether such a part needs an IMEX domain."""
 
 
-def place_unequal(inventory: Inventory, needs: FoldedRequest, scope: Scope) -> Layout:
+def place_unequal(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> Layout:
     """Place a gang whose bundles differ."""
-    search = Search(needs, scope, inventory.limits)
+    search = Search(folded, scope, inventory.limits)
     if scope.anywhere:
-        return _anywhere(inventory, needs, search)
+        return _anywhere(inventory, folded, search)
     if scope.cliques == 1 or scope.one_node:
-        return _one_clique(inventory, needs, scope, search)
-    return _several_cliques(inventory, needs, scope, search)
+        return _one_clique(inventory, folded, scope, search)
+    return _several_cliques(inventory, folded, scope, search)
 
 
-def _anywhere(inventory: Inventory, needs: FoldedRequest, search: Search) -> Layout:
-    spares = needs.request.preemptible
-    node_states = [(seat, -1) for seat in inventory.node_states.values() if spares or not seat.node.spare]
-    kinds = search.kinds(node_states)
-    packing = search.nodes(kinds, needs.counts, search.most_nodes)
+def _anywhere(inventory: Inventory, folded: FoldedRequest, search: Search) -> Layout:
+    spares = folded.request.preemptible
+    node_states = [(state, -1) for state in inventory.node_states.values() if spares or not state.node.spare]
+    node_classes = search.clique_class(node_states)
+    packing = search.nodes(node_classes, folded.counts, search.most_nodes)
     if packing.bins is None:
         return Layout(None, proven=packing.proven)
-    everything = range(len(needs.request.bundles))
-    return Layout(lay_out(needs, [(everything, search.picks(node_states, kinds, packing))]))
+    everything = range(len(folded.request.bundles))
+    return Layout(lay_out(folded, [(everything, search.node_shares(node_states, node_classes, packing))]))
 
 
-def candidates(inventory: Inventory, needs: FoldedRequest, scope: Scope) -> list[CliqueState]:
-    """Domains that may hold something of the gang, those with the fewest free devices first."""
-    catalogs = [c for c in inventory.catalogs.values() if c.kind in scope.kinds and c.domains]
-    whole = sum(b.count for b in needs.request.bundles if b.share is None)
+def candidates(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> list[CliqueState]:
+    """Cliques that may hold something of the gang, those with the fewest free devices first."""
+    orders = [c for c in inventory.orders.values() if c.kind in scope.kinds and c.cliques]
+    whole = sum(b.count for b in folded.request.bundles if b.share is None)
     least = max(whole, 1) if scope.cliques == 1 or scope.one_node else 1
-    found = [domain for _, domain in tightest_first(catalogs, BundleShape(1), least)] if catalogs else []
-    if (least == 1 or not whole) and any(b.count == 0 or b.share for b in needs.classes):
+    found = [clique for _, clique in tightest_first(orders, BundleShape(1), least)] if orders else []
+    if (least == 1 or not whole) and any(b.count == 0 or b.share for b in folded.classes):
         # Bundles without devices lie anywhere, and a clique without a free device may have parts of some.
-        full = (d for c in catalogs for d in c.domains.values() if not d.free)
+        full = (d for c in orders for d in c.cliques.values() if not d.free)
         found = sorted(full, key=lambda d: d.key) + found
     return [d for d in found if not scope.exclusive or d.idle]
 
 
-def _one_clique(inventory: Inventory, needs: FoldedRequest, scope: Scope, search: Search) -> Layout:
+def _one_clique(inventory: Inventory, folded: FoldedRequest, scope: Scope, search: Search) -> Layout:
     proven = True
-    for domain in candidates(inventory, needs, scope):
-        if needs.work.spent:
+    for clique in candidates(inventory, folded, scope):
+        if folded.work.spent:
             return Layout(None, proven=False)
-        look = search.look(domain)
-        packing, several = search.clique(look, needs.counts)
+        key = search.key(clique)
+        packing, several = search.clique(key, folded.counts)
         if packing.bins is not None:
-            picks = search.picks(search.node_states(domain, several), look[1] if several else look[0], packing)
-            everything = range(len(needs.request.bundles))
-            counters = exclusively(scope, [domain]) + imex_of(needs, domain, picks, inventory.limits)
-            return Layout(lay_out(needs, [(everything, picks)]), counters)
+            node_shares = search.node_shares(
+                search.node_states(clique, several), key[1] if several else key[0], packing
+            )
+            everything = range(len(folded.request.bundles))
+            counters = exclusively(scope, [clique]) + imex_of(folded, clique, node_shares, inventory.limits)
+            return Layout(lay_out(folded, [(everything, node_shares)]), counters)
         proven = proven and packing.proven
     return Layout(None, proven=proven)
 
 
-def _several_cliques(inventory: Inventory, needs: FoldedRequest, scope: Scope, search: Search) -> Layout:
+def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, search: Search) -> Layout:
     """Segments into cliques; without segments each bundle is a segment of its own."""
-    indices = range(len(needs.request.bundles))
+    indices = range(len(folded.request.bundles))
     segments: dict[Contents, list[Sequence[int]]] = {}
     for start in range(0, len(indices), scope.segment):
         part = indices[start : start + scope.segment]
         segments.setdefault(search.tally(part), []).append(part)
-    contents = sorted(segments, key=lambda c: (-sum(n * needs.classes[i].count for i, n in enumerate(c)), c))
+    contents = sorted(segments, key=lambda c: (-sum(n * folded.classes[i].count for i, n in enumerate(c)), c))
     together = gathering(contents)
-    domains: dict[SearchKey, list[CliqueState]] = {}
-    for domain in candidates(inventory, needs, scope):
-        if needs.work.spent:
+    cliques: dict[SearchKey, list[CliqueState]] = {}
+    for clique in candidates(inventory, folded, scope):
+        if folded.work.spent:
             return Layout(None, proven=False)
-        look = search.look(domain)
-        if look[0]:
-            domains.setdefault(look, []).append(domain)
-    looks = list(domains)
-    types = [BinType(look, len(alike), (alike[0].free, i)) for i, (look, alike) in enumerate(domains.items())]
+        key = search.key(clique)
+        if key[0]:
+            cliques.setdefault(key, []).append(clique)
+    keys = list(cliques)
+    types = [BinType(key, len(alike), (alike[0].free, i)) for i, (key, alike) in enumerate(cliques.items())]
     unproven = False
 
-    def fits(kind: int, held: Contents) -> bool:
+    def fits(bin_type: int, held: Contents) -> bool:
         nonlocal unproven
-        packing, _ = search.clique(looks[kind], together(held))
+        packing, _ = search.clique(keys[bin_type], together(held))
         unproven = unproven or not packing.proven
         return packing.bins is not None
 
-    packing = pack(tuple(len(segments[c]) for c in contents), types, fits, needs.work, max_bins=scope.cliques)
+    packing = pack(tuple(len(segments[c]) for c in contents), types, fits, folded.work, max_bins=scope.cliques)
     if packing.bins is None:
         return Layout(None, proven=packing.proven and not unproven)
-    spare = {i: iter(alike) for i, alike in enumerate(domains.values())}
-    chosen = [(next(spare[kind]), looks[kind], held) for kind, held in packing.bins]
+    unused = {i: iter(alike) for i, alike in enumerate(cliques.values())}
+    chosen = [(next(unused[bin_type]), keys[bin_type], held) for bin_type, held in packing.bins]
     groups = []
-    counters = exclusively(scope, (domain for domain, _, _ in chosen))
+    counters = exclusively(scope, (clique for clique, _, _ in chosen))
     waiting = {c: iter(parts) for c, parts in segments.items()}
-    for domain, look, held in sorted(chosen, key=lambda c: c[0].key):
+    for clique, key, held in sorted(chosen, key=lambda c: c[0].key):
         parts = [next(waiting[c]) for c, n in zip(contents, held, strict=True) for _ in range(n)]
-        found, several = search.clique(look, together(held))
-        picks = search.picks(search.node_states(domain, several), look[1] if several else look[0], found)
-        counters += imex_of(needs, domain, picks, inventory.limits)
-        groups.append((sorted(i for part in parts for i in part), picks))
-    return Layout(lay_out(needs, groups), counters)
+        found, several = search.clique(key, together(held))
+        node_shares = search.node_shares(search.node_states(clique, several), key[1] if several else key[0], found)
+        counters += imex_of(folded, clique, node_shares, inventory.limits)
+        groups.append((sorted(i for part in parts for i in part), node_shares))
+    return Layout(lay_out(folded, groups), counters)
 
 
 def imex_of(
-    needs: FoldedRequest, domain: CliqueState, picks: Sequence[NodeShare], limits: Limits
+    folded: FoldedRequest, clique: CliqueState, node_shares: Sequence[NodeShare], limits: Limits
 ) -> tuple[tuple[Counter, int], ...]:
     """The IMEX domain of a part: of its nodes with devices, where there are several."""
     node_states = {
-        p.seat for p in picks if any(n and b.devices for n, b in zip(p.contents, needs.classes, strict=True))
+        p.state for p in node_shares if any(n and b.devices for n, b in zip(p.contents, folded.classes, strict=True))
     }
-    return imex(domain, sorted(node_states, key=lambda s: s.key), limits)
+    return imex(clique, sorted(node_states, key=lambda s: s.key), limits)
 
 
 class Search:
     """Bundles into the nodes of one clique; remembers what it found for each type of clique."""
 
-    def __init__(self, needs: FoldedRequest, scope: Scope, limits: Limits) -> None:
-        self.needs = needs
+    def __init__(self, folded: FoldedRequest, scope: Scope, limits: Limits) -> None:
+        self.folded = folded
         self.limits = limits
-        self.class_of = needs.class_of
+        self.class_of = folded.class_of
         self.most_nodes = 1 if scope.one_node else None
         self._packings: dict[tuple[CliqueClass, Contents, int | None], Packing] = {}
 
-    def look(self, domain: CliqueState) -> SearchKey:
-        bound = domain.fabric and self.limits.compute_domains
-        everything = self.kinds(self.node_states(domain, False))
+    def key(self, clique: CliqueState) -> SearchKey:
+        bound = clique.fabric and self.limits.compute_domains
+        everything = self.clique_class(self.node_states(clique, False))
         if not bound:
             return (everything, everything, False)
-        if self.limits.one_per_clique and domain.imex:
+        if self.limits.one_per_clique and clique.imex:
             return (everything, (), True)
-        return (everything, self.kinds(self.node_states(domain, True)) if domain.imex else everything, True)
+        return (everything, self.clique_class(self.node_states(clique, True)) if clique.imex else everything, True)
 
-    def clique(self, look: SearchKey, contents: Contents) -> tuple[Packing, bool]:
+    def clique(self, key: SearchKey, contents: Contents) -> tuple[Packing, bool]:
         """A packing into one clique, and whether it is over nodes that may get an IMEX domain."""
-        everything, several, bound = look
+        everything, several, bound = key
         if not bound or self.most_nodes == 1:
             return self.nodes(everything, contents, self.most_nodes), False
         packing = self.nodes(everything, contents, 1)
@@ -160,69 +162,73 @@ class Search:
             return packing, False
         return self.nodes(several, contents, self.limits.domain_nodes), True
 
-    def node_states(self, domain: CliqueState, several: bool) -> list[tuple[NodeState, int]]:
-        """(seat, its devices here); `several`: those that a part over several nodes may use."""
-        closed = domain.imex if several else 0
+    def node_states(self, clique: CliqueState, several: bool) -> list[tuple[NodeState, int]]:
+        """(node, its devices here); `several`: those that a part over several nodes may use."""
+        closed = clique.imex if several else 0
         return [
-            (seat, seat.domains[domain.id])
-            for at, seat in enumerate(domain.node_states)
-            if domain.owner is None and not closed >> at & 1
+            (state, state.members[clique.id])
+            for at, state in enumerate(clique.node_states)
+            if clique.owner is None and not closed >> at & 1
         ]
 
     def tally(self, indices: Sequence[int]) -> Contents:
         counts = Tally(self.class_of[i] for i in indices)
-        return tuple(counts.get(c, 0) for c in range(len(self.needs.classes)))
+        return tuple(counts.get(c, 0) for c in range(len(self.folded.classes)))
 
-    def kinds(self, node_states: Sequence[tuple[NodeState, int]]) -> CliqueClass:
+    def clique_class(self, node_states: Sequence[tuple[NodeState, int]]) -> CliqueClass:
         counts: Tally[NodeClass] = Tally()
-        for seat, members in node_states:
-            kind = self.needs.kind(seat, members)
-            if kind is not None:
-                counts[kind] += 1
-            if self.needs.work.spent:
+        for state, members in node_states:
+            node_class = self.folded.node_class(state, members)
+            if node_class is not None:
+                counts[node_class] += 1
+            if self.folded.work.spent:
                 break  # no packing is looked for any more
         return tuple(sorted(counts.items(), key=repr))
 
-    def nodes(self, kinds: CliqueClass, contents: Contents, most: int | None) -> Packing:
-        """The bundles on at most so many nodes of these kinds."""
-        key = (kinds, contents, most)
+    def nodes(self, node_classes: CliqueClass, contents: Contents, most: int | None) -> Packing:
+        """The bundles on at most so many nodes of these node_classes."""
+        key = (node_classes, contents, most)
         found = self._packings.get(key)
         if found is None:
-            found = self._packings[key] = self._pack(kinds, contents, most)
+            found = self._packings[key] = self._pack(node_classes, contents, most)
         return found
 
-    def _pack(self, kinds: CliqueClass, contents: Contents, most: int | None) -> Packing:
+    def _pack(self, node_classes: CliqueClass, contents: Contents, most: int | None) -> Packing:
         for c, n in enumerate(contents):
-            room = 0
-            if self.needs.work.spent:
+            capacity = 0
+            if self.folded.work.spent:
                 return Packing(None, proven=False)
-            for kind, count in kinds:
-                room += count * self.needs.room(kind, c) if room < n else 0
-            if room < n:
+            for node_class, count in node_classes:
+                capacity += count * self.folded.capacity_of_class(node_class, c) if capacity < n else 0
+            if capacity < n:
                 return Packing(None)  # this class alone does not fit
-        types = [BinType(kind, count, (_free(kind), i)) for i, (kind, count) in enumerate(kinds)]
-        return pack(contents, types, lambda t, held: self.needs.fits(kinds[t][0], held), self.needs.work, max_bins=most)
+        types = [
+            BinType(node_class, count, (_free(node_class), i)) for i, (node_class, count) in enumerate(node_classes)
+        ]
+        return pack(
+            contents, types, lambda t, held: self.folded.fits(node_classes[t][0], held), self.folded.work, max_bins=most
+        )
 
-    def picks(
-        self, node_states: Sequence[tuple[NodeState, int]], kinds: CliqueClass, packing: Packing
+    def node_shares(
+        self, node_states: Sequence[tuple[NodeState, int]], node_classes: CliqueClass, packing: Packing
     ) -> list[NodeShare]:
-        """The packing found for nodes of these kinds, on the seats themselves, in topology order."""
+        """The packing found for nodes of these node_classes, on the nodes themselves, in topology order."""
         assert packing.bins is not None
         alike: dict[NodeClass, list[tuple[NodeState, int]]] = {}
-        for seat, members in sorted(node_states, key=lambda s: s[0].key, reverse=True):
-            kind = self.needs.kind(seat, members)
-            if kind is not None:
-                alike.setdefault(kind, []).append((seat, members))
-        picks = []
-        for kind_index, held in packing.bins:
-            seat, members = alike[kinds[kind_index][0]].pop()
-            picks.append(NodeShare(seat, members, held))
-        return picks
+        for state, members in sorted(node_states, key=lambda s: s[0].key, reverse=True):
+            node_class = self.folded.node_class(state, members)
+            if node_class is not None:
+                alike.setdefault(node_class, []).append((state, members))
+        node_shares = []
+        for bin_type, held in packing.bins:
+            state, members = alike[node_classes[bin_type][0]].pop()
+            node_shares.append(NodeShare(state, members, held))
+        return node_shares
 
 
-def _free(kind: NodeClass) -> int:
-    """Free devices on a node of this kind, so that the tightest is preferred."""
-    devices = kind[0]
+def _free(node_class: NodeClass) -> int:
+    """Free devices on a node of this class, so that the tightest is preferred."""
+    devices = node_class[0]
     if isinstance(devices, int):
         return devices
     assert isinstance(devices, tuple)
@@ -232,7 +238,7 @@ def _free(kind: NodeClass) -> int:
 
 
 def gathering(contents: Sequence[Contents]) -> Callable[[Contents], Contents]:
-    """A function that tells the bundles of each class in so many segments of each kind."""
+    """A function that tells the bundles of each class in so many segments of each content."""
     width = len(contents[0]) if contents else 0
     sparse = [[(i, n) for i, n in enumerate(content) if n] for content in contents]
 

@@ -1,6 +1,6 @@
 """How much searching one plan may do, counted in steps and not by a clock, so that plan stays deterministic.
 
-Counting needs no search. What does (bundles of several kinds, node by node) takes its steps from the plan's one
+Counting needs no search. What does (bundles of several classes, node by node) takes its steps from the plan's one
 `Work`; once that is used up, the no says so (`proven=False`, a shortfall of kind "search bound").
 """
 
@@ -12,8 +12,8 @@ STEPS = 300_000
 LOOK = 2
 """Steps of a look at one node's CPUs and labels. Counting goes on without any left; a search does not."""
 
-MOST_KINDS = 1_000
-"""Kinds of bundles that one gang is searched a place for; with more, the answer is a no that is not proven."""
+MOST_CLASSES = 1_000
+"""Classes of bundles that one gang is searched a place for; with more, the answer is a no that is not proven."""
 
 
 class Work:

@@ -34,21 +34,21 @@ class Policy:
     def __init__(self) -> None:
         self.remembered: dict[Bundle, dict[NodeState, tuple[int, Choice | None]]] = {}
 
-    def clique(self, domain: CliqueState, room: int, bundles: int) -> Score:
-        """A clique that holds all of `bundles`. `room`: how many it could hold."""
-        return (domain.free,)
+    def clique(self, clique: CliqueState, capacity: int, bundles: int) -> Score:
+        """A clique that holds all of `bundles`. `capacity`: how many it could hold."""
+        return (clique.free,)
 
-    def part(self, domain: CliqueState, room: int, bundles: int) -> Score:
+    def part(self, clique: CliqueState, capacity: int, bundles: int) -> Score:
         """A clique that takes part of a gang that no clique holds whole."""
-        return (-room, domain.free)
+        return (-capacity, clique.free)
 
-    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
+    def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
         """A node for one more bundle, `taken` of the gang's being there already."""
-        return (seat.free.bit_count() - taken * needs.size,), tightest_share(seat, needs)
+        return (state.free.bit_count() - taken * folded.size,), tightest_share(state, folded)
 
 
-def tightest_share(seat: NodeState, needs: FoldedRequest) -> int | None:
+def tightest_share(state: NodeState, folded: FoldedRequest) -> int | None:
     """The device with least left that the share may lie on; None for whole devices, or where there is none."""
-    if not needs.share:
+    if not folded.share:
         return None
-    return next((at for left, at in needs.open_to_shares(seat) if left >= needs.share), None)
+    return next((at for left, at in folded.open_to_shares(state) if left >= folded.share), None)

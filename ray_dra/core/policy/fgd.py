@@ -22,7 +22,7 @@ from ray_dra.core.policy.base import Choice, Policy
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One kind of bundle that is likely to come.
+    """A class of bundles that is likely to come.
 
     Attributes:
         weight: how likely; the weights of a mix add up to 1.
@@ -39,7 +39,7 @@ class Demand:
     resources: tuple[tuple[str, float], ...] = ()
 
 
-Stock = tuple[tuple[str, tuple[int, ...]], ...]
+DevicesLeft = tuple[tuple[str, tuple[int, ...]], ...]
 """What a node's devices have left: (product, "" for none known; thousandths of each that has any, ascending)."""
 
 
@@ -58,28 +58,28 @@ class Mix:
     def __init__(self, demands: Iterable[Demand]) -> None:
         self.demands = tuple(demands)
         self.names = tuple(sorted({name for d in self.demands for name, _ in d.resources}))
-        self._known: dict[tuple[Stock, tuple[float, ...]], float] = {}
+        self._known: dict[tuple[DevicesLeft, tuple[float, ...]], float] = {}
 
-    def unusable(self, stock: Stock, spare: tuple[float, ...]) -> float:
-        """F: expected thousandths that the next bundle cannot use. `spare`: of each resource in `names`."""
-        key = (stock, spare)
+    def unusable(self, devices: DevicesLeft, resources_left: tuple[float, ...]) -> float:
+        """F: expected thousandths that the next bundle cannot use. `resources_left`: of each resource in `names`."""
+        key = (devices, resources_left)
         found = self._known.get(key)
         if found is None:
             if len(self._known) > 500_000:
                 self._known.clear()
-            found = self._known[key] = self._unusable(stock, spare)
+            found = self._known[key] = self._unusable(devices, resources_left)
         return found
 
-    def _unusable(self, stock: Stock, spare: tuple[float, ...]) -> float:
-        have = dict(zip(self.names, spare, strict=True))
-        total = sum(sum(lefts) for _, lefts in stock)
+    def _unusable(self, devices: DevicesLeft, resources_left: tuple[float, ...]) -> float:
+        have = dict(zip(self.names, resources_left, strict=True))
+        total = sum(sum(lefts) for _, lefts in devices)
         result = 0.0
         for demand in self.demands:
             lost = total
             if demand.count and all(have[name] >= amount for name, amount in demand.resources):
                 usable = [
                     left
-                    for product, lefts in stock
+                    for product, lefts in devices
                     if not demand.products or product in demand.products
                     for left in lefts
                     if left >= demand.share
@@ -89,45 +89,45 @@ class Mix:
             result += demand.weight * lost
         return result
 
-    def ways(self, seat: NodeState, needs: FoldedRequest, taken: int) -> list[Way]:
+    def ways(self, state: NodeState, folded: FoldedRequest, taken: int) -> list[Way]:
         """Each way to put one more bundle on a node that has room for it, `taken` of the gang's being there already."""
-        resources = needs.classes[0].resources
-        spare = tuple(seat.spare(n) - taken * resources.get(n, 0.0) for n in self.names)
-        after = tuple(s - resources.get(n, 0.0) for n, s in zip(self.names, spare, strict=True))
-        left = seat.shared_left() | dict.fromkeys(bits(seat.free), WHOLE)
-        if not needs.share:
-            usable = of_products(seat, seat.free, needs.products)
-            masks = seat.split(usable, (needs.size,) * (taken + 1), needs.connect) or () if needs.size else ()
+        resources = folded.classes[0].resources
+        resources_left = tuple(state.left(n) - taken * resources.get(n, 0.0) for n in self.names)
+        after = tuple(s - resources.get(n, 0.0) for n, s in zip(self.names, resources_left, strict=True))
+        left = state.shared_left() | dict.fromkeys(bits(state.free), WHOLE)
+        if not folded.share:
+            usable = of_products(state, state.free, folded.products)
+            masks = state.split(usable, (folded.size,) * (taken + 1), folded.connect) or () if folded.size else ()
             left |= {at: 0 for mask in masks[:-1] for at in bits(mask)}
             now = left | {at: 0 for mask in masks[-1:] for at in bits(mask)}
-            return [self._way(seat, left, now, spare, after, None)]
+            return [self._way(state, left, now, resources_left, after, None)]
         found: dict[tuple[str | None, int], Way] = {}  # devices that are alike are one way
-        for amount, at in needs.open_to_shares(seat):
-            alike = (seat.node.devices[at].product, amount)
-            if amount >= needs.share and alike not in found:
-                now = left | {at: amount - needs.share}
-                found[alike] = self._way(seat, left, now, spare, after, at)
+        for amount, at in folded.open_to_shares(state):
+            alike = (state.node.devices[at].product, amount)
+            if amount >= folded.share and alike not in found:
+                now = left | {at: amount - folded.share}
+                found[alike] = self._way(state, left, now, resources_left, after, at)
         return list(found.values())
 
     def _way(
         self,
-        seat: NodeState,
+        state: NodeState,
         left: Mapping[int, int],
         now: Mapping[int, int],
-        spare: tuple[float, ...],
+        resources_left: tuple[float, ...],
         after: tuple[float, ...],
         device: int | None,
     ) -> Way:
-        before = self.unusable(stock_of(seat, left), spare)
-        return Way(before, self.unusable(stock_of(seat, now), after), sum(now.values()), device)
+        before = self.unusable(devices_left(state, left), resources_left)
+        return Way(before, self.unusable(devices_left(state, now), after), sum(now.values()), device)
 
 
-def stock_of(seat: NodeState, left: Mapping[int, int]) -> Stock:
+def devices_left(state: NodeState, left: Mapping[int, int]) -> DevicesLeft:
     """`left`: position -> thousandths."""
     found: dict[str, list[int]] = {}
     for at, amount in left.items():
         if amount:
-            found.setdefault(seat.node.devices[at].product or "", []).append(amount)
+            found.setdefault(state.node.devices[at].product or "", []).append(amount)
     return tuple((product, tuple(sorted(found[product]))) for product in sorted(found))
 
 
@@ -160,12 +160,12 @@ class FragmentationGradient(Policy):
         self.mix = Mix(d for d in demands if not (fine and d.products))
         self.particular = Mix(d for d in demands if fine and d.products)
 
-    def seat(self, seat: NodeState, needs: FoldedRequest, taken: int) -> Choice:
-        points = POINTS if needs.share else self.points
-        ways = self.mix.ways(seat, needs, taken)
+    def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
+        points = POINTS if folded.share else self.points
+        ways = self.mix.ways(state, folded, taken)
         scores: list[float] = [-_steps(way.before - way.after, points) for way in ways]
         if self.particular.demands:
-            for i, way in enumerate(self.particular.ways(seat, needs, taken)):
+            for i, way in enumerate(self.particular.ways(state, folded, taken)):
                 scores[i] += math.floor((way.after - way.before) / self.fine + 0.5)
         if self.fullest:
             return min(((score, way.left), way.device) for score, way in zip(scores, ways, strict=True))

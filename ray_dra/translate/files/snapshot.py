@@ -67,12 +67,12 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
     """The inventory as plain values. What a gang has on nodes and devices that are gone is left out."""
     gangs = (_there(inventory, gang) for gang in inventory.gangs)
     return Snapshot(
-        nodes=tuple(seat.node for seat in sorted(inventory.node_states.values(), key=lambda s: s.key)),
+        nodes=tuple(state.node for state in sorted(inventory.node_states.values(), key=lambda s: s.key)),
         gangs=tuple(a for a in gangs if a is not None),
         others={
-            seat.name: Others(bits(seat.busy), dict(seat.used_by_others))
-            for seat in inventory.node_states.values()
-            if seat.busy or any(seat.used_by_others.values())
+            state.name: Others(bits(state.busy), dict(state.used_by_others))
+            for state in inventory.node_states.values()
+            if state.busy or any(state.used_by_others.values())
         },
         limits=inventory.limits,
     )
@@ -85,9 +85,9 @@ def _there(inventory: Inventory, gang: str) -> Allocation | None:
         return None
     placed = []
     for bundle in allocation.bundles:
-        seat = inventory.node_states.get(bundle.node)
-        if seat is not None:
-            present = {g.device: g.position for g in seat.grants}
+        state = inventory.node_states.get(bundle.node)
+        if state is not None:
+            present = {g.device: g.position for g in state.grants}
             grants = (g._replace(position=present[g.device]) for g in bundle.grants if g.device in present)
             placed.append(bundle._replace(grants=tuple(grants)))
     return allocation._replace(bundles=tuple(placed)) if placed else None

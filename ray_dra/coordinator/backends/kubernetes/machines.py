@@ -67,10 +67,10 @@ class Machines:
         # Imported here: networkx is slow to load.
         from ray_dra.translate.nvml.reading import node_from_reading
 
-        seat = self._inventory.node_states.get(node)
-        if seat is None or reading.error is not None:
+        state = self._inventory.node_states.get(node)
+        if state is None or reading.error is not None:
             return
-        planned = {device.uuid: device for device in seat.node.devices}
+        planned = {device.uuid: device for device in state.node.devices}
         faults = dict(self._faults.get(node, {}))
         for device in node_from_reading(node, reading).devices:
             faults.pop(device.uuid or "", None)
@@ -143,15 +143,15 @@ class Machines:
                 gpus = self.gpus_with(name, published)
                 if gpus is None:
                     unknown[name, published] = f"{claim['metadata'].get('namespace')}/{claim['metadata']['name']}"
-                seat = self._inventory.node_states.get(name)
-                for position, device in enumerate(seat.node.devices) if seat is not None else ():
+                state = self._inventory.node_states.get(name)
+                for position, device in enumerate(state.node.devices) if state is not None else ():
                     if gpus is None or device.id.device in gpus:
                         taken[name] = taken.get(name, 0) | 1 << position
         self._tell_unknown(unknown)
         if named:
             for name in self.names:
-                seat = self._inventory.node_states[name]
-                mask = sum(1 << at for at, device in enumerate(seat.node.devices) if device.uuid in named)
+                state = self._inventory.node_states[name]
+                mask = sum(1 << at for at, device in enumerate(state.node.devices) if device.uuid in named)
                 taken[name] = taken.get(name, 0) | mask
         for name in self.names:
             if self._taken.get(name) != taken.get(name, 0):

@@ -172,9 +172,9 @@ class Provisioning:
             if ATTEMPT_LABEL in (claim["metadata"].get("labels") or {}):
                 continue  # of an earlier attempt of ours, or of a gang that gives way: it may be ending
             for node, published in devices_of(claim):
-                slot, seat = self.attempt.slots.get(node), self.inventory.node_states.get(node)
+                slot, state = self.attempt.slots.get(node), self.inventory.node_states.get(node)
                 gpus = self.machines.gpus_with(node, published) or ()
-                for device in seat.node.devices if slot is not None and seat is not None else ():
+                for device in state.node.devices if slot is not None and state is not None else ():
                     if device.id.device in gpus and slot is not None and device.uuid in slot.uuids:
                         meta = claim["metadata"]
                         raise _Failed(

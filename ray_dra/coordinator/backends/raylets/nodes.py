@@ -109,14 +109,14 @@ class Nodes:
             self._gone.pop(raylet.id, None)
             self._put(raylet.id)
         for name, raylet in self.raylets.items():
-            seat = self.inventory.node_states.get(name)
-            if raylet.id not in self._living and seat is not None and seat.node.reason != LOST:
-                self.inventory.put_node(replace(seat.node, ready=False, reason=LOST))
+            state = self.inventory.node_states.get(name)
+            if raylet.id not in self._living and state is not None and state.node.reason != LOST:
+                self.inventory.put_node(replace(state.node, ready=False, reason=LOST))
 
     def drop_unused(self, keep: set[str]) -> None:
         """Forget lost nodes that no gang is on; their records last a while longer, for a coordinator after this one."""
-        for name, seat in list(self.inventory.node_states.items()):
-            if not seat.node.ready and name not in keep and seat.node.reason == LOST:
+        for name, state in list(self.inventory.node_states.items()):
+            if not state.node.ready and name not in keep and state.node.reason == LOST:
                 self.inventory.drop_node(name)
                 raylet = self.raylets.pop(name).id
                 self._drop(raylet)
@@ -215,8 +215,8 @@ class Nodes:
             whole = before.node if before is not None else self._stored.get(raylet_id)
             if whole is not None:
                 node = replace(whole, ready=False, reason=node.reason)
-        seat = self.inventory.node_states.get(name)
-        if seat is None or seat.node != node:  # what has not changed is not planned anew either
+        state = self.inventory.node_states.get(name)
+        if state is None or state.node != node:  # what has not changed is not planned anew either
             self.inventory.put_node(node)
 
     def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
