@@ -1,0 +1,56 @@
+"""What the docs say of the code is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def section(heading: str) -> str:
+    return re.split(r"^## ", ARCHITECTURE.split(f"\n## {heading}\n")[1], flags=re.MULTILINE)[0]
+
+
+def named(text: str) -> list[str]:
+    """Files of the package that a text names by their folders."""
+    return [path for path in re.findall(r"`([\w/.]+)`", text) if "/" in path.rstrip("/")]
+
+
+def test_every_path_in_the_architecture_is_there() -> None:
+    paths = named(ARCHITECTURE)
+    assert len(paths) > 40
+    assert [p for p in paths if not (ROOT / "ray_dra" / p).exists() and not (ROOT / p).exists()] == []
+
+
+def test_where_to_change_what_names_what_is_there() -> None:
+    rows = [line for line in section("Where to change what").splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 20
+    for row in rows:
+        _, what, where, _ = row.split("|")
+        path, source = None, ""
+        for name in re.findall(r"`([\w/.]+)`", where):
+            if "/" in name or name.endswith(".py"):
+                path = ROOT / "ray_dra" / name if (ROOT / "ray_dra" / name).exists() else ROOT / name
+                assert path.exists(), f"{what}: {name}"
+                source = path.read_text() if path.is_file() else ""
+            else:
+                assert re.search(rf"^\s*(def|class) {name}\b|^{name}\b", source, re.MULTILINE), (
+                    f"{what}: {name} in {path}"
+                )
+        assert path is not None, what
+
+
+def test_every_room_is_told() -> None:
+    """Each folder of the package has its paragraph; those of core and of the coordinator are told by their paths."""
+    told = section("Rooms")
+    package = ROOT / "ray_dra"
+    for folder in (p.parent for p in package.glob("*/__init__.py")):
+        assert f"**{folder.name}**" in told, folder.name
+    for folder in (
+        p.parent
+        for room in ("core", "translate", "coordinator/backends")
+        for p in (package / room).glob("*/__init__.py")
+    ):
+        assert re.search(rf"`(core/)?{folder.name}/`", told), folder
