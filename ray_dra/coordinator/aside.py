@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ray_dra.errors import RayDraError
 from ray_dra.ports.store import Store
+from ray_dra.translate.files.shared_records import SetAside, aside_from_bytes, aside_to_bytes
 from ray_dra.translate.names import ASIDE_KEY
 
 T = TypeVar("T")
@@ -35,9 +36,9 @@ class Aside:
         self._store = store
         self.records: dict[str, Unread] = {}
         for key in store.keys(ASIDE_KEY):
-            reason, _, data = (store.get(key) or b"").partition(b"\n")
+            found = aside_from_bytes(store.get(key) or b"")
             had = key.removeprefix(ASIDE_KEY)
-            self.records[had] = Unread(had, reason.decode(errors="backslashreplace"), data)
+            self.records[had] = Unread(had, found.reason, found.data)
 
     def read(self, prefix: str, parse: Callable[[str, bytes], T]) -> Iterator[T]:
         """What `parse` makes of each record under the prefix (by its key without it); where it raises, it is set
@@ -56,7 +57,7 @@ class Aside:
     def put(self, key: str, data: bytes, reason: str) -> None:
         """Keep a record under another key; a kill in between only repeats it."""
         reason = ascii(reason)[1:-1]
-        self._store.put(ASIDE_KEY + key, reason.encode() + b"\n" + data)
+        self._store.put(ASIDE_KEY + key, aside_to_bytes(SetAside(reason, data)))
         self._store.delete(key)
         self.records[key] = Unread(key, reason, data)
         logger.error("a record cannot be read and was set aside, `ray-dra gangs` names it: %a: %s", key, reason)

@@ -20,8 +20,8 @@ from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
-from ray_dra.translate.files.records import Seen as Mapped
-from ray_dra.translate.files.records import Slots, map_from_bytes, slots_from_bytes, slots_to_bytes
+from ray_dra.translate.files.records import Slots, slots_from_bytes, slots_to_bytes
+from ray_dra.translate.files.shared_records import MappedDevice, map_from_bytes
 from ray_dra.translate.names import MAP_KEY, SLOTS_KEY
 
 GPU = "GPU"
@@ -60,14 +60,14 @@ class ForeignWork:
         self.clock = clock
         self.slots: dict[str, dict[str, dict[int, int]]] = {}
         self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
-        self.unclaimed: dict[str, list[list[Mapped]]] = {}
+        self.unclaimed: dict[str, list[list[MappedDevice]]] = {}
         self._aside = aside
         for raylet, slots in aside.read(SLOTS_KEY, lambda key, data: (key, slots_from_bytes(data))):
             self.slots[raylet] = slots.bundles
             self.strangers[raylet] = slots.strangers
         self._lately: dict[str, RecentUsage] = {}  # by raylet
 
-    def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[Mapped]]]:
+    def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[MappedDevice]]]:
         """The maps after a start; those of no gang are dropped, or `unclaimed` while Ray has such a group.
 
         Returns those of our groups.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_dra.ports.ray import RayView
 from ray_dra.ports.store import Store
+from ray_dra.translate.files.shared_records import MARK
 from ray_dra.translate.names import SESSION_KEY
 
 
@@ -13,13 +14,13 @@ class Jobs:
     def __init__(self, store: Store, starter: str) -> None:
         """`starter`: the job that started the coordinator; counted from the start, as it may die before its hello."""
         self.store = store
-        store.put(SESSION_KEY + starter, b"")
+        store.put(SESSION_KEY + starter, MARK)
 
     def enter(self, job: str, view: RayView) -> bool:
         """A job says hello; False where Ray does not list it: it could not be told from one that has ended."""
         if job not in view.jobs:
             return False
-        self.store.put(SESSION_KEY + job, b"")
+        self.store.put(SESSION_KEY + job, MARK)
         return True
 
     def all_ended(self, view: RayView) -> bool:

@@ -14,7 +14,7 @@ from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.translate.files.records import map_to_bytes
+from ray_dra.translate.files.shared_records import map_to_bytes
 
 
 class Seen(NamedTuple):

@@ -6,7 +6,6 @@ on Kubernetes. A pod with other devices than planned never joins: it says why in
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -16,6 +15,8 @@ from typing import NoReturn
 
 from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.model.node import Node
+from ray_dra.errors import RayDraError
+from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_from_bytes
 from ray_dra.translate.kube.workers import slot_label
 from ray_dra.translate.names import (
     GO_KEY,
@@ -41,23 +42,25 @@ def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]
     expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
     if expected is None:
         _refuse(f"nobody planned anything for {attempt} on {node_name}")
-    problem = difference(expected, node)
+    try:
+        problem = difference(slot_from_bytes(expected), node)
+    except RayDraError as error:
+        problem = str(error)
     if problem:
         _refuse(f"on {node_name}: {problem}")
-    store.put(VERIFIED_KEY + label, b"")
+    store.put(VERIFIED_KEY + label, MARK)
     if _wait(lambda: store.get(GO_KEY + attempt), BARRIER_SECONDS) is None:
         _refuse(f"the other workers of {attempt} did not come within {BARRIER_SECONDS:.0f} s")
     return {SLOT_LABEL: label}
 
 
-def difference(expected: bytes, node: Node | None) -> str:
+def difference(planned: PlannedSlot, node: Node | None) -> str:
     """In what the node differs from what was planned for the slot; empty where it does not."""
-    uuids, clique = json.loads(expected)
     seen = sorted(d.uuid or "" for d in node.devices) if node is not None else []
-    if seen != sorted(uuids):
-        return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(uuids)) or 'none'}"
-    if clique is not None and node is not None and node.clique != clique:
-        return f"NVML says clique {node.clique}; planned was {clique}"
+    if seen != sorted(planned.uuids):
+        return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(planned.uuids)) or 'none'}"
+    if planned.clique is not None and node is not None and node.clique != planned.clique:
+        return f"NVML says clique {node.clique}; planned was {planned.clique}"
     return ""
 
 

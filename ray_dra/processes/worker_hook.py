@@ -6,7 +6,6 @@ listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
+from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY
 
 ASK_SECONDS = 60.0
@@ -104,7 +104,7 @@ def _map(group: str) -> list[list[SeenDevice]] | None:
         return None
     if _maps.get(group) is None:
         data = KvStore().get(MAP_KEY + group)
-        _maps[group] = None if data is None else [[SeenDevice(*d) for d in b] for b in json.loads(data)]
+        _maps[group] = None if data is None else [[SeenDevice(*d) for d in b] for b in map_from_bytes(data)]
     return _maps[group]
 
 

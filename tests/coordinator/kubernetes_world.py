@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.files.shared_records import MARK, slot_from_bytes
 from ray_dra.translate.kube.workers import slot_label
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, VERIFIED_KEY
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -133,9 +133,9 @@ class World:
                 continue
             claim = self.kube.things["ResourceClaim", f"{name}-gpus"]
             got = {r["device"] for r in claim["status"]["allocation"]["devices"]["results"]}
-            wanted = set(self.kube._devices(node, json.loads(expected)[0]))
+            wanted = set(self.kube._devices(node, slot_from_bytes(expected).uuids))
             assert got == wanted, "the scheduler was left a choice"
-            self.store.put(VERIFIED_KEY + label, b"")
+            self.store.put(VERIFIED_KEY + label, MARK)
             if self.store.get(GO_KEY + attempt) is not None:
                 living.add(name)
                 if name not in self.ray.nodes:

@@ -15,6 +15,7 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay
+from ray_dra.translate.names import OPEN_KEY
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Clock, Crash, tray
 from tests.translate.test_kubernetes import cluster
@@ -66,6 +67,22 @@ def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int, a
         world.coordinator.release(gang)
     except Crash:
         world.restart()
+    world.settle()
+
+
+@pytest.mark.parametrize("data", [b"", b"[1]", b'{"version":99,"pods":[]}', b"\xff"])
+def test_a_record_of_the_pods_let_in_that_cannot_be_read_costs_one_attempt(data: bytes) -> None:
+    """Which pods were let in is not known any more, so that none may be: the gang gets others."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    while not (noted := world.store.keys(OPEN_KEY)):
+        world.turn()
+    world.store.put(noted[0], data)
+    first = world.kube.view().pods[0]["metadata"]["name"]
+    world.kube.delete("Pod", first)  # the one that replaces it asks to be let in
+    assert world.drive(gang) is Phase.READY
+    assert world.coordinator.status(gang).moves == 1
+    world.coordinator.release(gang)
     world.settle()
 
 

@@ -4,60 +4,144 @@ before it is written."""
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ray_dra
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import InvalidRequest, RayDraError
-from ray_dra.translate.files import records
+from ray_dra.translate import names
+from ray_dra.translate.files import records, shared_records
 from tests.core.machines import gang
 
+HOUSE = Path(ray_dra.__file__).parent
 GOLDEN = Path(__file__).parent / "golden" / "records"
-FORMS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {  # kind -> (from bytes, to bytes)
-    "gang": (records.gang_from_bytes, records.gang_to_bytes),
-    "node": (records.known_from_bytes, records.known_to_bytes),
-    "slots": (records.slots_from_bytes, records.slots_to_bytes),
+
+
+class Form(NamedTuple):
+    version: int
+    read: Callable[[bytes], Any]
+    write: Callable[[Any], bytes]
+
+
+FORMS = {
+    names.GANG_KEY: Form(records.GANG_VERSION, records.gang_from_bytes, records.gang_to_bytes),
+    names.NODE_KEY: Form(records.NODE_VERSION, records.known_from_bytes, records.known_to_bytes),
+    names.SLOTS_KEY: Form(records.SLOTS_VERSION, records.slots_from_bytes, records.slots_to_bytes),
+    names.MAP_KEY: Form(shared_records.MAP_VERSION, shared_records.map_from_bytes, shared_records.map_to_bytes),
+    names.SLOT_KEY: Form(shared_records.SLOT_VERSION, shared_records.slot_from_bytes, shared_records.slot_to_bytes),
+    names.OPEN_KEY: Form(shared_records.OPEN_VERSION, shared_records.open_from_bytes, shared_records.open_to_bytes),
+    names.ASIDE_KEY: Form(shared_records.ASIDE_VERSION, shared_records.aside_from_bytes, shared_records.aside_to_bytes),
 }
+MARKS = {names.SESSION_KEY, names.VERIFIED_KEY, names.GO_KEY}
+STRICT = sorted(FORMS.keys() - {names.ASIDE_KEY})
 
 
-@pytest.mark.parametrize("kind", FORMS)
-def test_every_version_is_read_and_says_the_same(kind: str) -> None:
+def golden(key: str) -> list[bytes]:
+    """What each version wrote, from 0 on."""
+    found = sorted(GOLDEN.glob(f"{key.strip('/')}-*"), key=version_of)
+    assert [version_of(file) for file in found] == list(range(FORMS[key].version + 1))
+    return [file.read_bytes() for file in found]
+
+
+def version_of(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
+
+
+def test_every_key_of_the_store_has_a_form() -> None:
+    """And no form is kept of a key that is gone."""
+    keys = {value for name, value in vars(names).items() if name.endswith("_KEY")}
+    assert keys == FORMS.keys() | MARKS
+    assert {file.stem.rpartition("-")[0] + "/" for file in GOLDEN.iterdir()} == FORMS.keys()
+
+
+@pytest.mark.parametrize("key", FORMS)
+def test_every_version_is_read_and_says_the_same(key: str) -> None:
     """A file a version, written by that version; never edited, only added to."""
-    read, write = FORMS[kind]
-    found = sorted(GOLDEN.glob(f"{kind}-*"))
-    assert [int(file.stem.rpartition("-")[2]) for file in found] == list(range(records.VERSION + 1))
-    *before, now = (file.read_bytes() for file in found)
-    assert write(read(now)) == now, "the form has changed: it is a new version, with a file of its own"
+    form = FORMS[key]
+    *before, now = golden(key)
+    assert form.write(form.read(now)) == now, "the form has changed: it is a new version, with a file of its own"
     for data in before:
-        if kind == "node":  # 0 did not keep what the raylet offers
+        if key == names.NODE_KEY:  # 0 did not keep what the raylet offers
             old, new = records.known_from_bytes(data), records.known_from_bytes(now)
             assert old.node is not None
             assert new.node is not None
             assert replace(old, node=replace(old.node, resources=new.node.resources, labels=new.node.labels)) == new
         else:
-            assert read(data) == read(now)
+            assert form.read(data) == form.read(now)
 
 
-@pytest.mark.parametrize("kind", FORMS)
-def test_a_newer_version_is_not_read(kind: str) -> None:
-    data = (GOLDEN / f"{kind}-{records.VERSION}.json").read_bytes()
-    newer = data.replace(b'"version":%d' % records.VERSION, b'"version":%d' % (records.VERSION + 1))
+def newer(key: str) -> bytes:
+    form = FORMS[key]
+    return golden(key)[-1].replace(b'"version":%d' % form.version, b'"version":%d' % (form.version + 1), 1)
+
+
+@pytest.mark.parametrize("key", STRICT)
+def test_a_newer_version_is_not_read(key: str) -> None:
     with pytest.raises(RayDraError, match="newer version"):
-        FORMS[kind][0](newer)
+        FORMS[key].read(newer(key))
 
 
-@pytest.mark.parametrize("kind", [*FORMS, "map"])
+def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
+    """It is aside already: there is nowhere else to put it."""
+    found = shared_records.aside_from_bytes(newer(names.ASIDE_KEY))
+    assert "newer version" in found.reason
+    assert found.data == newer(names.ASIDE_KEY)
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        (names.MAP_KEY, b'{"version":1}'),
+        (names.MAP_KEY, b'{"version":1,"bundles":[[["0","GPU-0","n","c"]]]}'),
+        (names.MAP_KEY, b'{"version":1,"bundles":[[[true,"GPU-0","n","c"]]]}'),
+        (names.MAP_KEY, b'{"version":1,"bundles":[[[0,"GPU-0","n"]]]}'),
+        (names.MAP_KEY, b'{"version":1,"bundles":[[[0,5,"n","c"]]]}'),
+        (names.MAP_KEY, b'{"version":"1","bundles":[]}'),
+        (names.MAP_KEY, b"{}"),
+        (names.SLOT_KEY, b'{"version":1,"uuids":["GPU-0"]}'),
+        (names.SLOT_KEY, b'{"version":1,"uuids":"GPU-0","clique":null}'),
+        (names.SLOT_KEY, b'{"version":1,"uuids":["GPU-0",null],"clique":null}'),
+        (names.SLOT_KEY, b'[["GPU-0"]]'),
+        (names.OPEN_KEY, b'{"version":1,"pods":{"uid":1}}'),
+        (names.OPEN_KEY, b'{"version":true,"pods":[]}'),
+        (names.OPEN_KEY, b"[1]"),
+        (names.GANG_KEY, b'{"version":1}'),
+        (names.SLOTS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
+        (names.NODE_KEY, b'{"version":1,"name":"n"}'),
+    ],
+)
+def test_what_is_no_such_record_is_refused(key: str, data: bytes) -> None:
+    with pytest.raises(RayDraError):
+        FORMS[key].read(data)
+
+
+def test_what_worker_processes_read_costs_them_no_more_than_the_standard_library() -> None:
+    code = (
+        "import sys; import ray_dra.translate.files.shared_records, ray_dra.translate.names;"
+        "print([m for m in ('pydantic', 'yaml', 'networkx', 'kubernetes', 'ray') if m in sys.modules])"
+    )
+    bare = (  # without ray_dra/__init__, which a worker has loaded when it comes here
+        f"import sys, types; made = types.ModuleType('ray_dra'); made.__path__ = [{str(HOUSE)!r}];"
+        f"sys.modules['ray_dra'] = made; {code}"
+    )
+    done = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("key", FORMS)
 @given(data=st.data())
-def test_whatever_bytes_there_are_the_error_is_typed_and_encodes(kind: str, data: st.DataObject) -> None:
-    read = FORMS[kind][0] if kind in FORMS else records.map_from_bytes
-    good = b'[[[0,"GPU-0","n","c"]]]' if kind == "map" else (GOLDEN / f"{kind}-{records.VERSION}.json").read_bytes()
+def test_whatever_bytes_there_are_the_error_is_typed_and_encodes(key: str, data: st.DataObject) -> None:
+    read, good = FORMS[key].read, golden(key)[-1]
     at, until = sorted(data.draw(st.tuples(st.integers(0, len(good)), st.integers(0, len(good)))))
     scraps = [
         b"",

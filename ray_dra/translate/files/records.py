@@ -1,7 +1,7 @@
-"""Records and readings to bytes and back; the one place that knows the stored form.
+"""The coordinator's own records, and agents' readings, to bytes and back.
 
-A record is JSON whose `version` says by which rules it was written; those of 0.1.0 have none, which counts as 0. A
-newer version than ours is refused whole: what it added may be what keeps two gangs apart.
+Neighbour: `shared_records.py`, which says what form all records have, and has those that other processes read. No other
+file knows a stored form.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes
+from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-VERSION = 1
-
-Seen = tuple[int, str | None, str, str | None]
-"""A device of a map: its place in the raylet's numbering, UUID, node, clique."""
+GANG_VERSION = NODE_VERSION = SLOTS_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +68,13 @@ _READING = TypeAdapter(NodeReading)
 _NODE = TypeAdapter(Node)
 _KNOWN = TypeAdapter(KnownNode)
 _SLOTS = TypeAdapter(Slots)
-_MAP = TypeAdapter(list[list[Seen]])
 _UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
 def gang_to_bytes(gang: Gang) -> bytes:
     """Raises InvalidRequest for a gang that could not be read back: its record would be lost with the coordinator."""
     try:
-        data = _versioned(_GANG.dump_json(gang, warnings="error"))
+        data = _versioned(GANG_VERSION, _GANG.dump_json(gang, warnings="error"))
         same = gang_from_bytes(data) == gang
     except (PydanticSerializationError, RayDraError, RecursionError) as error:
         raise _unwritable(gang, error) from error
@@ -88,7 +85,7 @@ def gang_to_bytes(gang: Gang) -> bytes:
 
 def gang_from_bytes(data: bytes) -> Gang:
     """Raises RayDraError for a record that this version cannot read."""
-    gang: Gang = _read(_GANG, data, "gang")
+    gang: Gang = _read(_GANG, data, "gang", GANG_VERSION)
     if gang.allocation is not None and not _is_for(gang.allocation, gang):
         raise RayDraError(
             "A stored gang's allocation is not for this gang.", wanted=gang.id, available=gang.allocation.gang
@@ -130,7 +127,7 @@ def traces_of(data: bytes) -> Traces:
 
 
 def known_to_bytes(known: KnownNode) -> bytes:
-    return _versioned(_KNOWN.dump_json(known))
+    return _versioned(NODE_VERSION, _KNOWN.dump_json(known))
 
 
 def known_from_bytes(data: bytes) -> KnownNode:
@@ -144,7 +141,7 @@ def known_from_bytes(data: bytes) -> KnownNode:
 
 def _known_from_bytes(data: bytes) -> KnownNode:
     if b"\n" not in data:
-        known: KnownNode = _read(_KNOWN, data, "node")
+        known: KnownNode = _read(_KNOWN, data, "node", NODE_VERSION)
         return known
     try:  # 0.1.0: name, reading and node, a line each
         name, reading, node = data.split(b"\n")
@@ -153,11 +150,11 @@ def _known_from_bytes(data: bytes) -> KnownNode:
             raise TypeError(f"a name is text, not {type(head).__name__}")
         return KnownNode(head, reading_from_bytes(reading), node_from_bytes(node) if node else None)
     except _UNREADABLE as error:
-        raise RayDraError("A stored node cannot be read.", available=_brief(error)) from error
+        raise unreadable("node", _said(error)) from error
 
 
 def slots_to_bytes(slots: Slots) -> bytes:
-    return _versioned(_SLOTS.dump_json(slots))
+    return _versioned(SLOTS_VERSION, _SLOTS.dump_json(slots))
 
 
 def slots_from_bytes(data: bytes) -> Slots:
@@ -175,26 +172,13 @@ def slots_from_bytes(data: bytes) -> Slots:
 
 def _slots_from_bytes(data: bytes) -> Slots:
     if not data.startswith(b"["):
-        found: Slots = _read(_SLOTS, data, "raylet's slots")
+        found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
         return found
     try:  # 0.1.0: the two, in a list
         bundles, strangers = from_json(data)
         return _SLOTS.validate_python({"bundles": bundles, "strangers": strangers})
     except _UNREADABLE as error:
-        raise RayDraError("A stored raylet's slots cannot be read.", available=_brief(error)) from error
-
-
-def map_to_bytes(bundles: list[list[Seen]]) -> bytes:
-    """What the worker hook reads, on its own and without this module; so it has no version."""
-    return _MAP.dump_json(bundles)
-
-
-def map_from_bytes(data: bytes) -> list[list[Seen]]:
-    """Raises RayDraError for what is no map from bundles to devices."""
-    try:
-        return _MAP.validate_json(data)
-    except _UNREADABLE as error:
-        raise RayDraError("A stored map from bundles to devices cannot be read.", available=_brief(error)) from error
+        raise unreadable("raylet's slots", _said(error)) from error
 
 
 def reading_to_bytes(reading: NodeReading) -> bytes:
@@ -217,35 +201,29 @@ def node_from_bytes(data: bytes) -> Node:
         raise RayDraError("A stored node cannot be read; was it written by another version?") from error
 
 
-def _versioned(data: bytes) -> bytes:
-    return b'{"version":%d,' % VERSION + data[1:]
+def _versioned(version: int, data: bytes) -> bytes:
+    return b'{"version":%d,' % version + data[1:]
 
 
-def _read(form: TypeAdapter[Any], data: bytes, what: str) -> Any:
+def _read(form: TypeAdapter[Any], data: bytes, what: str, newest: int) -> Any:
     try:
-        version = _HEAD.validate_json(data).version
-        if version > VERSION:
-            raise RayDraError(
-                f"A stored {what} is of a newer version; start the coordinator with the version that wrote it.",
-                wanted=f"version {version}",
-                available=f"versions up to {VERSION}",
-            )
+        refuse_newer(what, _HEAD.validate_json(data).version, newest)
         return form.validate_json(data)
     except _UNREADABLE as error:
-        raise RayDraError(f"A stored {what} cannot be read.", available=_brief(error)) from error
+        raise unreadable(what, _said(error)) from error
 
 
 def _unwritable(gang: Gang, why: object) -> InvalidRequest:
     return InvalidRequest(
         "The gang cannot be recorded: a part of it has the wrong type, or is no text or number that can be written.",
         place=ascii(getattr(gang.request, "gang", ""))[:200],
-        wanted=_brief(why),
+        wanted=one_line(_said(why)),
     )
 
 
-def _brief(why: object) -> str:
-    """On one line, short, and such that it encodes."""
-    if isinstance(why, ValidationError):
-        first = why.errors(include_url=False, include_context=False, include_input=False)[0]
-        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
-    return ascii(" ".join(str(why).split()))[1:-1][:500]
+def _said(why: object) -> object:
+    """Of pydantic's errors the first one, in short."""
+    if not isinstance(why, ValidationError):
+        return why
+    first = why.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]

@@ -9,7 +9,6 @@ Level-triggered, as `backend.py` says, which calls it; the way back is `teardown
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
@@ -20,9 +19,11 @@ from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, lives, raycluster
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube, KubeView, Object
 from ray_dra.ports.store import Store
+from ray_dra.translate.files.shared_records import MARK, PlannedSlot, open_from_bytes, open_to_bytes, slot_to_bytes
 from ray_dra.translate.kube.pods import gated, imex_readiness, no_image, signs, why_failed, why_not_started, why_pending
 from ray_dra.translate.kube.slices import devices_of
 from ray_dra.translate.kube.workers import Attempt, claim_age, refuse_unfit, slot_label
@@ -101,7 +102,7 @@ class Provisioning:
         stage, said = self._make(there)
         go = GO_KEY + self.attempt.name
         if stage == "joined" and grouped and self.store.get(go) is None:
-            self.store.put(go, b"")
+            self.store.put(go, MARK)
         progress = self._judge(there, stage, said, len(self._labels.intersection(joined)))
         if stage == "joined" and not progress.failed:
             return replace(progress, ready=True)
@@ -188,18 +189,22 @@ class Provisioning:
         server busy for seconds, and to open them all again would double that.
 
         Raises:
-            _Failed: some were let in before, and one of these came after them: it replaces one that was lost.
+            _Failed: some were let in before, and one of these came after them: it replaces one that was lost; or which
+                they were cannot be read.
         """
         attempt, now = self.attempt, self.clock()
         key = OPEN_KEY + attempt.name
         noted = self.store.get(key)
         if noted is None:
             for node, slot in attempt.slots.items():
-                expected = json.dumps([list(slot.uuids), slot.clique]).encode()
+                expected = slot_to_bytes(PlannedSlot(slot.uuids, slot.clique))
                 self.store.put(SLOT_KEY + slot_label(attempt.name, node), expected)
-            noted = json.dumps(sorted(pod["metadata"]["uid"] for pod in pods)).encode()
+            noted = open_to_bytes(pod["metadata"]["uid"] for pod in pods)
             self.store.put(key, noted)
-        known = set(json.loads(noted))
+        try:
+            known = open_from_bytes(noted)
+        except RayDraError as error:
+            raise _Failed(f"the record of the pods that were let in cannot be read: {error.available}") from error
         late = [pod["metadata"]["name"] for pod in closed if pod["metadata"]["uid"] not in known]
         if late:
             raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")

@@ -1,0 +1,179 @@
+"""The records of the store that processes besides the coordinator read or write, and the form that all records have.
+
+A record is a JSON object whose `version` says by which rules it was written; those of 0.1.0 have none, which counts as
+0. A newer version than ours is refused whole: what it added may be what keeps two gangs apart. Every kind of record has
+a version of its own; the keys are in `translate.names`.
+
+This module knows the standard library only, since every worker process reads a map when it starts. Neighbour:
+`records.py`, with the records that only the coordinator reads.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_dra.errors import RayDraError
+
+MAP_VERSION = SLOT_VERSION = OPEN_VERSION = ASIDE_VERSION = 1
+
+MARK = b""
+"""The value of a key that says all by being there: session/, verified/, go/. So it needs no version."""
+
+MappedDevice = tuple[int, str | None, str, str | None]
+"""A device of a map: its place in the raylet's numbering, UUID, node, clique."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSlot:
+    """What a gang's pod must find by NVML on its node."""
+
+    uuids: tuple[str, ...]
+    clique: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A record that cannot be read, with its bytes, and why."""
+
+    reason: str
+    data: bytes
+
+
+# -- map/: each bundle's devices
+
+
+def map_to_bytes(bundles: Iterable[Iterable[MappedDevice]]) -> bytes:
+    return _written(MAP_VERSION, bundles=[[list(device) for device in bundle] for bundle in bundles])
+
+
+def map_from_bytes(data: bytes) -> list[list[MappedDevice]]:
+    """Raises RayDraError for what is no map from bundles to devices of a version that we know."""
+    what = "map from bundles to devices"
+    found = _read(data, what, MAP_VERSION)
+    try:
+        bundles = found if isinstance(found, list) else found["bundles"]  # 0: the list alone
+        return [[_device(device) for device in _list(bundle)] for bundle in _list(bundles)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise unreadable(what, error) from error
+
+
+def _device(told: Any) -> MappedDevice:
+    position, uuid, node, clique = _list(told)
+    if type(position) is not int or not isinstance(node, str):
+        raise TypeError("a device is a position, a UUID, a node and a clique")
+    return position, _text_or_none(uuid), node, _text_or_none(clique)
+
+
+# -- slot/: what a pod must find
+
+
+def slot_to_bytes(slot: PlannedSlot) -> bytes:
+    return _written(SLOT_VERSION, uuids=list(slot.uuids), clique=slot.clique)
+
+
+def slot_from_bytes(data: bytes) -> PlannedSlot:
+    """Raises RayDraError for what is no planned slot of a version that we know."""
+    found = _read(data, "slot", SLOT_VERSION)
+    try:
+        uuids, clique = found if isinstance(found, list) else (found["uuids"], found["clique"])  # 0: the two, in a list
+        return PlannedSlot(_texts(uuids), _text_or_none(clique))
+    except (KeyError, TypeError, ValueError) as error:
+        raise unreadable("slot", error) from error
+
+
+# -- open/: the pods that were let in
+
+
+def open_to_bytes(pods: Iterable[str]) -> bytes:
+    """`pods`: their uids."""
+    return _written(OPEN_VERSION, pods=sorted(pods))
+
+
+def open_from_bytes(data: bytes) -> frozenset[str]:
+    """Raises RayDraError for what is no list of pods of a version that we know."""
+    found = _read(data, "list of pods", OPEN_VERSION)
+    try:
+        return frozenset(_texts(found if isinstance(found, list) else found["pods"]))  # 0: the list alone
+    except (KeyError, TypeError) as error:
+        raise unreadable("list of pods", error) from error
+
+
+# -- aside/: a record that cannot be read, whatever its bytes
+
+
+def aside_to_bytes(record: SetAside) -> bytes:
+    return _written(ASIDE_VERSION, reason=record.reason) + b"\n" + record.data
+
+
+def aside_from_bytes(data: bytes) -> SetAside:
+    """Never raises: what cannot be read was set aside already, and is shown as it is."""
+    head, _, rest = data.partition(b"\n")
+    if not head.startswith(b'{"version":'):  # 0: the reason as text
+        return SetAside(head.decode(errors="backslashreplace"), rest)
+    try:
+        found = _read(head, "record that was set aside", ASIDE_VERSION)
+        reason = found["reason"]
+        return SetAside(reason if isinstance(reason, str) else repr(reason), rest)
+    except (RayDraError, KeyError, TypeError) as error:
+        return SetAside(one_line(error), data)
+
+
+# -- the form
+
+
+def _written(version: int, **fields: Any) -> bytes:
+    return json.dumps({"version": version, **fields}, separators=(",", ":")).encode()
+
+
+def _read(data: bytes, what: str, newest: int) -> Any:
+    """The JSON of a record. Raises RayDraError where it is none, or of a newer version."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise unreadable(what, error) from error
+    version = found.get("version", 0) if isinstance(found, dict) else 0
+    if type(version) is not int:
+        raise unreadable(what, "its version is no whole number")
+    refuse_newer(what, version, newest)
+    return found
+
+
+def refuse_newer(what: str, version: int, newest: int) -> None:
+    """Raises RayDraError for a version that this ray-dra does not know."""
+    if version > newest:
+        raise RayDraError(
+            f"A stored {what} is of a newer version; start the coordinator with the version that wrote it.",
+            wanted=f"version {version}",
+            available=f"versions up to {newest}",
+        )
+
+
+def unreadable(what: str, why: object) -> RayDraError:
+    return RayDraError(f"A stored {what} cannot be read.", available=one_line(why))
+
+
+def one_line(why: object) -> str:
+    """Short, and such that it encodes."""
+    return ascii(" ".join(str(why).split()))[1:-1][:500]
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("a list is wanted")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    found: Sequence[Any] = _list(value)
+    if not all(isinstance(each, str) for each in found):
+        raise TypeError("texts are wanted")
+    return tuple(found)
+
+
+def _text_or_none(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError("a text is wanted")
+    return value
