@@ -21,7 +21,6 @@ from tensor_parallel import Place, Rank
 
 import ray_dra
 from ray_dra.simulated.profile import drawing
-from ray_dra.translate.text import draw_topology
 
 console = Console(highlight=False)
 
@@ -56,7 +55,9 @@ def train(gang: ray_dra.GangPlacementGroup, tensor_parallel: int, steps: int) ->
     assert allocation is not None
     marks = {g.uuid or "": chr(ord("A") + i) for i, b in enumerate(allocation.bundles) for g in b.grants}
     console.print(
-        Panel(draw_topology(ray_dra.topology(), held=marks), title="who sits where (rank A, B, ...)", expand=False)
+        Panel(
+            ray_dra.draw_topology(ray_dra.topology(), held=marks), title="who sits where (rank A, B, ...)", expand=False
+        )
     )
 
     ranks = []

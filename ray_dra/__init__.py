@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         topology,
     )
     from ray_dra.errors import (
+        ClusterUnavailable,
         CoordinatorUnavailable,
         GangGone,
         GangTimeout,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         InvalidAddress,
         InvalidRequest,
         InvalidSnapshot,
+        KubernetesError,
         NameTaken,
         NvmlError,
         RayDraError,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
+    from ray_dra.translate.text import draw_topology
 
 __version__ = "0.1.0"
 
@@ -54,6 +57,7 @@ _HOMES = {
     ),
     "ray_dra.program.connect": ("ClientBuilder", "embedded_cluster"),
     "ray_dra.errors": (
+        "ClusterUnavailable",
         "CoordinatorUnavailable",
         "GangGone",
         "GangTimeout",
@@ -61,6 +65,7 @@ _HOMES = {
         "InvalidAddress",
         "InvalidRequest",
         "InvalidSnapshot",
+        "KubernetesError",
         "NameTaken",
         "NvmlError",
         "RayDraError",
@@ -69,11 +74,13 @@ _HOMES = {
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
+    "ray_dra.translate.text": ("draw_topology",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "ClientBuilder",
+    "ClusterUnavailable",
     "CoordinatorUnavailable",
     "GangGone",
     "GangPlacementGroup",
@@ -82,6 +89,7 @@ __all__ = [
     "InvalidAddress",
     "InvalidRequest",
     "InvalidSnapshot",
+    "KubernetesError",
     "NameTaken",
     "NvmlError",
     "RayDraError",
@@ -89,6 +97,7 @@ __all__ = [
     "UnsatisfiableError",
     "at_most_cliques",
     "best_connected",
+    "draw_topology",
     "embedded_cluster",
     "get_devices",
     "get_job_submission_client_cluster_info",

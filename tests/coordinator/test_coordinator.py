@@ -330,10 +330,21 @@ def test_an_exclusive_gang_that_cannot_move_keeps_its_clique() -> None:
     for name in ("t0", "t2"):
         world.ray.start_task(world.raylet(name), 1)
     world.submit(gang(4, name="g", locality=Locality(cliques=1, exclusive=True)), wait=False)
-    world.place("g")
+    before = world.place("g")
+    assert before.allocation is not None
+    (clique,) = set(before.allocation.cliques)
+    assert clique is not None
     for _ in range(3):
         world.pass_time(4)
         world.check()
+        status = world.coordinator.status("g")
+        assert status.phase is Phase.PLACING, "it was planned again, and there is nowhere else"
+        assert status.moves == 0
+        assert status.allocation == before.allocation
+        assert world.coordinator.inventory.clique_states[clique].owner == "g"
+        assert world.submit(gang(1, name="other", locality=Locality(cliques=1)), wait=False).allocation is not None
+        assert clique not in (world.coordinator.status("other").allocation or before.allocation).cliques
+        world.coordinator.release("other")
 
 
 def test_a_restarted_coordinator_keeps_a_clique_for_the_gang_that_has_it_alone(world: World) -> None:

@@ -331,7 +331,10 @@ class Books(RuleBasedStateMachine):
         for device in devices[:1]:
             if device.pool in self.nodes:
                 assert self.inventory.owner_of(device) in self.held
-        assert all(d.health in Health for n in self.nodes.values() for d in n.devices)
+        for name, there in self.nodes.items():
+            state = self.inventory.node_states[name]
+            sick = sum(1 << at for at, device in enumerate(there.devices) if device.health is not Health.OK)
+            assert not state.free & sick, "a device that is not well is free for nobody"
 
 
 TestBooks = Books.TestCase
