@@ -391,7 +391,7 @@ class Coordinator:
             return self.devices.of_bundle(owner.allocation, raylet, group, bundle, slots)
         if group in self.others.unclaimed:
             return self.devices.of_unclaimed(raylet, group, bundle, slots)
-        found = self.devices.of_stranger(raylet, slots, pid, self._movable)
+        found = self.devices.of_foreign(raylet, slots, pid, self._movable)
         self._settle_conflicts(found)
         return found
 

@@ -48,7 +48,7 @@ class ForeignWork:
     """Which device each slot means.
 
     `slots`: raylet -> "<group>/<bundle>" -> slot -> position, for parts of a gang's bundle.
-    `strangers`: raylet -> slot -> (position, pid), for all other work.
+    `foreign`: raylet -> slot -> (position, pid), for all other work.
     `unclaimed`: placement group -> its bundles' devices, for groups with a map and no gang: the gang's record cannot be
     read. They live on as others' work, on their own devices.
     """
@@ -59,13 +59,13 @@ class ForeignWork:
         self.ray = ray
         self.clock = clock
         self.slots: dict[str, dict[str, dict[int, int]]] = {}
-        self.strangers: dict[str, dict[int, tuple[int, int]]] = {}
+        self.foreign: dict[str, dict[int, tuple[int, int]]] = {}
         self.unclaimed: dict[str, list[list[MappedDevice]]] = {}
         self._aside = aside
         for raylet, slots in aside.read(SLOTS_KEY, lambda key, data: (key, slots_from_bytes(data))):
             self.slots[raylet] = slots.bundles
-            self.strangers[raylet] = slots.strangers
-        self._lately: dict[str, RecentUsage] = {}  # by raylet
+            self.foreign[raylet] = slots.strangers
+        self._recent: dict[str, RecentUsage] = {}  # by raylet
 
     def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[MappedDevice]]]:
         """The maps after a start; those of no gang are dropped, or `unclaimed` while Ray has such a group.
@@ -99,11 +99,9 @@ class ForeignWork:
         taken = {known[slot] for slot in slots}
         return [p for p in planned if p in taken]
 
-    def of_stranger(
-        self, raylet: str, node_state: NodeState, slots: Iterable[int], pid: int, movable: int
-    ) -> list[int]:
+    def of_foreign(self, raylet: str, node_state: NodeState, slots: Iterable[int], pid: int, movable: int) -> list[int]:
         """Positions for slots outside our gangs; none that a gang has, except (at last) out of `movable`."""
-        known = self.strangers.setdefault(raylet, {})
+        known = self.foreign.setdefault(raylet, {})
         found = []
         for slot in slots:
             before = known.pop(slot, None)  # whoever had the slot has ended: Ray gives it to one at a time
@@ -124,7 +122,7 @@ class ForeignWork:
 
     def ended(self, raylet: str, slots: Iterable[int], pid: int) -> None:
         """A task outside our gangs has ended."""
-        known = self.strangers.get(raylet, {})
+        known = self.foreign.get(raylet, {})
         for slot in slots:
             if slot in known and known[slot][1] == pid:
                 del known[slot]
@@ -203,14 +201,14 @@ class ForeignWork:
                 for name in node_state.node.resources
             }
             now[GPU] = taken.get(GPU, 0.0) - ours.get(node_state.name, 0.0)
-            lately = self._lately.get(raylet.id)
-            if lately is None:
-                lately = self._lately[raylet.id] = RecentUsage(now, at)
-            least = lately.least(now, at)
+            recent = self._recent.get(raylet.id)
+            if recent is None:
+                recent = self._recent[raylet.id] = RecentUsage(now, at)
+            least = recent.least(now, at)
             used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
             busy = 0
             mapped = self._mapped(node_state)
-            if used > 1e-6 or now[GPU] > 1e-6 or self.strangers.get(raylet.id) or mapped:
+            if used > 1e-6 or now[GPU] > 1e-6 or self.foreign.get(raylet.id) or mapped:
                 busy = self._busy(raylet.id, node_state, used, groups) | mapped
             self.inventory.set_others(node_state.name, busy, {name: amount for name, amount in least.items() if amount})
 
@@ -222,7 +220,7 @@ class ForeignWork:
         groups: Collection[str],
     ) -> int:
         """The devices that others have. `used`: how many GPUs Ray counts as theirs, which may lag behind."""
-        known = self.strangers.get(raylet, {})
+        known = self.foreign.get(raylet, {})
         try:
             workers = self.ray.workers(raylet)
         except RayDraError:
@@ -272,13 +270,13 @@ class ForeignWork:
                 del self.unclaimed[group]
         for raylet in view.nodes:
             if not raylet.alive:
-                self._lately.pop(raylet.id, None)
-                slots, strangers = self.slots.pop(raylet.id, None), self.strangers.pop(raylet.id, None)
-                if slots is not None or strangers is not None:
+                self._recent.pop(raylet.id, None)
+                slots, foreign = self.slots.pop(raylet.id, None), self.foreign.pop(raylet.id, None)
+                if slots is not None or foreign is not None:
                     self.store.delete(SLOTS_KEY + raylet.id)
 
     def _persist(self, raylet: str) -> None:
-        record = Slots(self.slots.get(raylet, {}), self.strangers.get(raylet, {}))
+        record = Slots(self.slots.get(raylet, {}), self.foreign.get(raylet, {}))
         self.store.put(SLOTS_KEY + raylet, slots_to_bytes(record))
 
 

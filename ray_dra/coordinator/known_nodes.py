@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ray_dra.coordinator.backends.raylets.nodes import LATELY_SECONDS
+from ray_dra.coordinator.backends.raylets.nodes import REMEMBER_SECONDS
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
@@ -51,7 +51,7 @@ class KnownNodes:
             changed |= self.see(name)
         now = self._clock()
         for name in self._nodes.keys() - self._inventory.node_states.keys():
-            if now - self._nodes[name].at >= LATELY_SECONDS:
+            if now - self._nodes[name].at >= REMEMBER_SECONDS:
                 del self._nodes[name]
                 self.cluster.drop_node(name)
                 changed = True
@@ -66,7 +66,7 @@ class KnownNodes:
             elif known.good:
                 known.at = now
                 return False
-            if not known.good and now - known.at < LATELY_SECONDS:
+            if not known.good and now - known.at < REMEMBER_SECONDS:
                 return False
         self._adopt(node, now)
         return True

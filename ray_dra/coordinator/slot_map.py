@@ -66,10 +66,10 @@ class SlotMap:
         positions = self._others.of_bundle(raylet, f"{group}/{bundle}", slots, tuple(planned))
         return [planned[position] for position in positions]
 
-    def of_stranger(self, raylet: str, slots: tuple[int, ...], pid: int, movable: Callable[[str], int]) -> list[Seen]:
+    def of_foreign(self, raylet: str, slots: tuple[int, ...], pid: int, movable: Callable[[str], int]) -> list[Seen]:
         """For any other worker. `movable`: node -> devices that may be taken where no others are left."""
         state = self._inventory.node_states.get(self._nodes.names.get(raylet, ""))
         if state is None:  # no agent has spoken for this node: Ray's own numbering is all there is
             return [Seen(slot, None, "", None) for slot in slots]
-        positions = self._others.of_stranger(raylet, state, slots, pid, movable(state.name))
+        positions = self._others.of_foreign(raylet, state, slots, pid, movable(state.name))
         return [Seen(p, state.grants[p].uuid, state.name, state.grants[p].clique) for p in positions]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.coordinator.backends.raylets.nodes import LATELY_SECONDS, SILENT_SECONDS
+from ray_dra.coordinator.backends.raylets.nodes import REMEMBER_SECONDS, SILENT_SECONDS
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.ports.nvml import NodeReading
@@ -126,7 +126,7 @@ def test_a_node_that_is_gone_for_long_is_no_reason_to_wait() -> None:
         raylet_gone(world, 0, 0.0)
         if forget:
             world.restart()
-        world.pass_time(LATELY_SECONDS - 10)
+        world.pass_time(REMEMBER_SECONDS - 10)
         world.submit(gang(*[4] * 4, name="waits"))
         world.coordinator.release("waits")
         world.pass_time(20)
@@ -141,7 +141,7 @@ def test_a_gpu_that_stays_broken_is_no_reason_to_wait_either() -> None:
     gpu_lost(world, 0, 0.0)
     world.submit(gang(*[4] * 4, name="waits"))
     world.coordinator.release("waits")
-    world.pass_time(LATELY_SECONDS + 1)
+    world.pass_time(REMEMBER_SECONDS + 1)
     with pytest.raises(UnsatisfiableError, match="even if nobody else"):
         world.submit(gang(*[4] * 4, name="never"))
 
@@ -175,7 +175,7 @@ def test_one_tray_of_each_rack_cordoned_keeps_a_gang_of_whole_racks_waiting() ->
     whole = len(world.kube.nodes) // len(racks)
     status = world.coordinator.submit(world.order(bundles=whole))
     assert status.phase is Phase.QUEUED
-    world.later(int(LATELY_SECONDS) + 10)
+    world.later(int(REMEMBER_SECONDS) + 10)
     assert world.coordinator.status(status.gang).phase is Phase.QUEUED
     assert world.coordinator.submit(world.order(bundles=whole)).phase is Phase.QUEUED, "it is known still"
     cordon(world, cordoned[0], False)

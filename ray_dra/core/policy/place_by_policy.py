@@ -102,8 +102,8 @@ def _one_by_one(inventory: Inventory, folded: FoldedRequest, policy: Policy, tot
             known = memory.get(state) if not taken else None
             if known is None or known[0] != state.version:
                 capacity = folded.capacity(state, -1) - taken
-                scored = policy.node(state, folded, taken) if capacity > 0 else None
-                known = (state.version, scored)
+                score = policy.node(state, folded, taken) if capacity > 0 else None
+                known = (state.version, score)
                 if not taken:
                     memory[state] = known
             if known[1] is not None and (best is None or (known[1][0], state.key) < best[:2]):

@@ -55,8 +55,8 @@ class KubernetesBackend:
         self.view = KubeView()
         self.machines, self.raylets = machines, raylets
         self.found: dict[str, Found] = {}
-        self._makings: dict[str, Provisioning] = {}
-        self._undoing = Teardown(kube, clock)
+        self._attempts: dict[str, Provisioning] = {}
+        self._teardown = Teardown(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
@@ -120,7 +120,7 @@ class KubernetesBackend:
             return ()
         return tuple(tuple(sorted(t.items())) for t in spec.get("tolerations") or ())
 
-    # -- making
+    # -- provisioning
 
     def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further for a gang's workers. Arguments as of `Provisioning.step`; errors become progress."""
@@ -129,10 +129,10 @@ class KubernetesBackend:
         if other:
             return Progress(said=other)
         try:
-            making = self._makings.get(name)
-            if making is None:
-                making = self._makings[name] = self._begin(allocation)
-            return making.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
+            attempt = self._attempts.get(name)
+            if attempt is None:
+                attempt = self._attempts[name] = self._begin(allocation)
+            return attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
         except InvalidRequest as error:
             return Progress(failed=str(error), final=True)
         except Rejected as error:
@@ -177,14 +177,14 @@ class KubernetesBackend:
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.kube.tell(reason, message, warning=warning)
 
-    # -- undoing
+    # -- teardown
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
         names = {attempt_name(a.gang, a.epoch) for a in wanted}
         if not self.kube.lead():
-            self._undoing.step(self.view, self.found, names)
-        self._makings = {name: making for name, making in self._makings.items() if name in names}
+            self._teardown.step(self.view, self.found, names)
+        self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
         if names == self._tidied and self.idle:
             return  # the store is asked over the network, and this is every look
         self._tidied = names

@@ -1,9 +1,9 @@
 """Gangs of other RayClusters: which devices their claims name and wait for, and for how long that is believed.
 
 Neither may write in the other's namespace, so gangs that want one device tell each other by their claims
-(`Making._give_way`), and the planner leaves to a neighbour what its claims name (`Machines.mark_taken`). Anybody who
-may create ResourceClaims could say the same, and a RayCluster whose coordinator is gone goes on saying it. So both ask
-here, and what is believed is bounded:
+(`Provisioning._give_way`), and the planner leaves to a neighbour what its claims name (`Machines.mark_taken`).
+Anybody who may create ResourceClaims could say the same, and a RayCluster whose coordinator is gone goes on saying it.
+So both ask here, and what is believed is bounded:
 
 - Only claims that a Pod owns are believed; Kubernetes' collector deletes a claim whose owner does not exist. What else
   stands in a claim, the RayCluster's name too, cannot be checked: nobody may read pods and RayClusters of other

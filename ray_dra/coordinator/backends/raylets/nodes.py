@@ -24,7 +24,7 @@ from ray_dra.translate.names import NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABE
 
 SILENT_SECONDS = 4.0  # agents say something every half second
 LOST = "its raylet is lost"
-LATELY_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
+REMEMBER_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
 
 
 class Nodes:
@@ -122,7 +122,7 @@ class Nodes:
                 self._drop(raylet)
                 self._gone[raylet] = self.clock()
         for raylet, since in list(self._gone.items()):
-            if self.clock() - since >= LATELY_SECONDS and self.names.get(raylet) not in keep:
+            if self.clock() - since >= REMEMBER_SECONDS and self.names.get(raylet) not in keep:
                 self._forget(raylet)
 
     def remembered(self) -> list[Node]:
