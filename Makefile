@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where it is set, each of the many Pythons that tests and examples start would compile Ray anew: a second of CPU each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check fmt lock sbom protos clean bench cluster cluster-down cluster-binaries
+.PHONY: demo test check mutants lines fmt lock sbom protos clean bench cluster cluster-down cluster-binaries
 
 demo: $(STAMP)
 	$(BIN)/python examples/train_nvlink_gang.py
@@ -38,6 +38,13 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -m "not ray and not cluster and not slow and not gpu"
+
+# How many small changes of the code the fast tests notice, and how many statements they run; docs/testbed.md.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutation mutants
+
+lines: $(STAMP)
+	$(BIN)/python -m tests.mutation lines
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .

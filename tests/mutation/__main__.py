@@ -1,0 +1,153 @@
+"""How many small changes of the code the fast tests notice, and how many statements they run.
+
+    python -m tests.mutation mutants --count 300 --seed 1     changes in core's planner, cluster and gangs, the executor
+    python -m tests.mutation lines                            statements of core, coordinator and translate
+
+Each change is made alone, in a copy of the package. Of the tests only those run that run the changed statement,
+the quick ones first. See docs/testbed.md for the figures and for the changes that no test notices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.mutation import forked, probes
+from tests.mutation.changes import Change, changes
+
+ROOMS = ("ray_dra/core/gangs", "ray_dra/core/planner", "ray_dra/core/cluster", "ray_dra/coordinator/executor.py")
+LINES = ("ray_dra/core", "ray_dra/coordinator", "ray_dra/translate")
+TESTS = {"ray_dra/core/planner": ("tests/core",), "ray_dra/core/cluster": ("tests/core",)}
+"""Of a room that has tests of its own, these alone; of the others those of the coordinator, too."""
+ALL_TESTS = ("tests/core", "tests/coordinator")
+SLACK, LEAST_SECONDS = 8.0, 10.0  # a test hangs if it takes so many times its CPU, and so many seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("mutants", "lines"))
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=ROOMS, help="folders or modules that are changed")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds of tests for one change")
+    parser.add_argument("--log", type=Path, help="where pytest's own output goes")
+    given = parser.parse_args()
+    with forked.copied() as folder:
+        forked.load_libraries(folder)
+        if given.what == "lines":
+            lines(folder, given.log)
+        else:
+            mutants(folder, given)
+
+
+def modules(folder: Path, rooms: Sequence[str]) -> list[str]:
+    found = []
+    for room in rooms:
+        there = folder / room
+        paths = sorted(there.rglob("*.py")) if there.is_dir() else [there] if there.is_file() else []
+        found += [str(path.relative_to(folder)) for path in paths]
+    return found
+
+
+class Ran:
+    """What each test runs, found by running all of them once."""
+
+    def __init__(self, folder: Path, rooms: Sequence[str], tests: Sequence[str], log: Path | None) -> None:
+        self.places: list[probes.Probe] = []
+        began = time.monotonic()
+        with contextlib.ExitStack() as probed:
+            for path in modules(folder, rooms):
+                source = probes.probed(path, (folder / path).read_bytes(), self.places)
+                probed.enter_context(forked.changed(folder / path, source))
+            self.outcome = forked.run(tests, marks=probes.install(), every=True, log=log)
+        forked.compile_all(folder)
+        self.seconds = self.outcome.seconds
+        failed = self.outcome.failed
+        print(f"{len(self.seconds)} tests in {time.monotonic() - began:.0f} s, failed: {failed or 'none'}", flush=True)
+        self.all = bytearray(len(self.places))
+        self.by_place: dict[probes.Probe, set[str]] = {place: set() for place in self.places}
+        for test, marked in self.outcome.ran.items():
+            for at, place in enumerate(self.places):
+                if marked[at]:
+                    self.all[at] = 1
+                    if test and test not in failed:
+                        self.by_place[place].add(test)
+        self.imported = {p for p, m in zip(self.places, self.outcome.ran.get("", b""), strict=False) if m}
+
+    def of(self, change: Change) -> list[str]:
+        """The tests that run the changed statement, the quick ones first."""
+        place = (change.path, *change.statement)
+        chosen = set(self.by_place.get(place, ()))
+        if place in self.imported or place not in self.by_place:  # run by importing: whoever uses the module
+            for other, tests in self.by_place.items():
+                if other[0] == change.path:
+                    chosen |= tests
+        allowed = next((tests for room, tests in TESTS.items() if change.path.startswith(room)), ALL_TESTS)
+        return sorted((test for test in chosen if test.startswith(allowed)), key=lambda test: self.seconds[test])
+
+
+def lines(folder: Path, log: Path | None) -> None:
+    ran = Ran(folder, LINES, ["tests"], log)
+    total: Counter[str] = Counter()
+    run: Counter[str] = Counter()
+    missed: dict[str, list[int]] = {}
+    for (path, line, _), marked in zip(ran.places, ran.all, strict=True):
+        for name in (path, next(room for room in LINES if path.startswith(room))):
+            total[name] += 1
+            run[name] += marked
+        if not marked:
+            missed.setdefault(path, []).append(line)
+    for name in sorted(total):
+        print(f"{run[name] / total[name]:7.1%} of {total[name]:5d}  {name}  {missed.get(name, '')}")
+    every = sum(total[room] for room in LINES)
+    print(f"{sum(run[room] for room in LINES) / every:7.1%} of {every:5d} statements are run by the fast tests")
+
+
+def mutants(folder: Path, given: argparse.Namespace) -> None:
+    rooms = given.only
+    tests = dict.fromkeys(test for room in rooms for test in TESTS.get(room, ALL_TESTS))
+    ran = Ran(folder, rooms, list(tests), given.log)
+    every = [c for path in modules(folder, rooms) for c in changes(path, (folder / path).read_bytes())]
+    chosen = sorted(random.Random(given.seed).sample(every, min(given.count, len(every))))
+    print(f"{len(chosen)} of {len(every)} changes", flush=True)
+    survived = []
+    began = time.monotonic()
+    for number, change in enumerate(chosen, 1):
+        noticed = _noticed(folder, change, ran, given)
+        if not noticed:
+            survived.append(change)
+        print(f"{'killed  ' if noticed else 'SURVIVED'} {change}   {noticed}", flush=True)
+        if number % 20 == 0:
+            print(f"... {number - len(survived)} of {number} in {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{len(chosen) - len(survived)} of {len(chosen)} changes were noticed ({1 - len(survived) / len(chosen):.1%})"
+    )
+    for change in survived:
+        print(f"SURVIVED {change}")
+
+
+def _noticed(folder: Path, change: Change, ran: Ran, given: argparse.Namespace) -> str:
+    """The test that notices a change; empty if none does."""
+    tests: list[str] = []
+    left = given.budget
+    for test in ran.of(change):
+        left -= ran.seconds[test]
+        if left < 0 and tests:
+            break
+        tests.append(test)
+    if not tests:
+        return ""
+    limits = {test: max(LEAST_SECONDS, SLACK * ran.seconds[test]) for test in tests}
+    there = folder / change.path
+    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+    with forked.changed(there, change.applied(there.read_bytes())):
+        return forked.run(files, chosen=tests, limits=limits, log=given.log).failed
+
+
+if __name__ == "__main__":
+    main()
