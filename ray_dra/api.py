@@ -130,7 +130,7 @@ def plan(
     priority: int = 0,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
-    """What `placement_group` would decide now, without holding or starting anything; patience is taken for over.
+    """What `placement_group` would decide now, without holding or starting anything; ignores patience.
 
     Args:
         cluster: a snapshot, or the file of one (`ray-dra snapshot`), to ask instead of the live cluster; Ray need

@@ -1,1 +1,1 @@
-"""One library each: `nvml` (pynvml) and `ray`. They do not know each other."""
+"""One foreign library each: Ray, pynvml, the Kubernetes client, sockets. Adapters do not import each other."""

@@ -79,7 +79,7 @@ class Mirror:
             return tuple(self._things.values())
 
     def problems(self) -> list[str]:
-        """Why what is mirrored may differ from what is there; none where all is well."""
+        """Why the mirror may differ from the cluster; empty if all is well."""
         error = self.error
         found = [] if error is None else [f"{self._kind}s cannot be watched: {_first_line(error)}"]
         if time.monotonic() - self._heard > SILENT_SECONDS:
@@ -174,7 +174,7 @@ class Mirror:
             left_out[key] = why_unreadable(error)
 
     def _take(self, kind: str, thing: Object) -> bool:
-        """One event; False where nothing that is kept has changed, as with a node's heartbeat."""
+        """Take in one event; False if nothing that the mirror keeps has changed, e.g. for a node's heartbeat."""
         key = _key(thing)
         made: dict[Any, Any] = {}
         left_out: dict[Any, str] = {}

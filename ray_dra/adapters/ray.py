@@ -1,4 +1,4 @@
-"""The one place that calls Ray's private API, and the ports that runtime sees of Ray.
+"""The one place that calls Ray's private API, and the ports `Ray` and `Store`.
 
 Everything private that ray-dra depends on is listed in `PRIVATE` and checked by `check_ray()` before
 anything starts, so that a Ray that moved a part is told apart from a cluster that misbehaves.

@@ -1,5 +1,5 @@
-"""A way from this machine to a port of a pod, as `kubectl port-forward` makes it: a port on the loopback address whose
-connections go through the API server. It ends with the program, or by `close`.
+"""A tunnel from this machine to a port of a pod, as `kubectl port-forward` makes it: a port on the loopback address
+whose connections go through the API server. It ends with the program, or by `close`.
 """
 
 from __future__ import annotations

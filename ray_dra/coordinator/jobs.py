@@ -1,4 +1,4 @@
-"""The programs that use ray-dra: Ray's jobs that have said hello. With the last of them the coordinator ends."""
+"""The programs that use ray-dra: Ray jobs that have said hello. The coordinator ends after the last of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the cluster could have for a gang that waits: each node known lately, as good as it was then, nobody on it.
+"""The cluster that a waiting gang may hope for: each node of the last minutes, at its best, with nobody on it.
 
 Silence, a drain or a fault takes a node out of planning at once, and most come back. "Never" is final for the program
 that asks, so it is judged on these. Neighbours: `planning.py` asks; `nodes.py` and `machines.py` write the inventory.

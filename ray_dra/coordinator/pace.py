@@ -1,4 +1,4 @@
-"""The coordinator's time: how soon it looks again, and how much of the time in between counts."""
+"""The coordinator's time: how soon it looks again, and how much of the time between two looks counts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`ray-dra check`: whether a RayCluster can be given gangs, line by line, and what to do where it cannot.
 
-Asks only; changes nothing. The table of rights is the one place that says what ray-dra needs of Kubernetes; a test
-holds the roles under kube/ equal to it.
+It only asks and changes nothing. The table of rights is the one place that says what ray-dra needs of Kubernetes; a
+test holds the roles under kube/ equal to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few sec
 
 
 class Right(NamedTuple):
-    """What may be done to a resource; in the RayCluster's namespace, or (`everywhere`) in the whole cluster."""
+    """The verbs that ray-dra needs on a resource, in the RayCluster's namespace or (`everywhere`) in the whole
+    cluster."""
 
     group: str
     resource: str
@@ -136,7 +137,7 @@ def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) 
 
 
 def _of_version(wanted: str) -> Finding:
-    """KubeRay takes the RayCluster's word for what its images have."""
+    """Compares `rayVersion` with our Ray: KubeRay does not look into images."""
     import ray
 
     same = wanted in ("", ray.__version__)
@@ -194,7 +195,7 @@ def _time(text: object) -> datetime | None:
 
 
 def _read(things: Iterable[Object], reader: Callable[[Object], Any]) -> tuple[list[Any], list[tuple[str, str]]]:
-    """What can be read, and the names of what cannot, with the reason."""
+    """The values of all objects that can be read, and the names and reasons of those that cannot."""
     found, odd = [], []
     for thing in things:
         try:

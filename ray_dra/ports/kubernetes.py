@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class KubeNode:
-    """What matters of a Node. `cpus` and `memory` (bytes) are allocatable; taints are (key, value, effect);
-    `device_plugin`: a device plugin offers its GPUs."""
+    """The fields of a Node that the planner needs. `cpus` and `memory` (bytes) are allocatable; taints are (key, value,
+    effect); `device_plugin`: a device plugin offers its GPUs."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -38,7 +38,7 @@ def coordinator() -> Any:
 
 
 def _look_up_again() -> None:
-    """It may be gone for good, and another be there by its name."""
+    """The actor may have died for good and another one have its name: look the name up again."""
     global _handle
     _handle = None
 

@@ -83,7 +83,8 @@ class CoordinatorActor:
     # -- from drivers
 
     async def hello(self, job: str) -> bool:
-        """A program starts to use ray-dra; False where it has to ask again, or for the coordinator after this one."""
+        """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
+        the job yet; call again."""
         if self._retired:
             return False
         self._look()
@@ -291,7 +292,7 @@ async def _still_wanted() -> None:
 
 
 def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Kube | None:
-    """The way to Kubernetes; imported only where it is gone."""
+    """The Kubernetes adapter, or None without Kubernetes; imported only when needed."""
     if target is None:
         return None
     from ray_dra.adapters.kube_watch import SYNC_SECONDS, KubeAdapter

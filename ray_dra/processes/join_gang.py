@@ -55,7 +55,7 @@ def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]
 
 
 def difference(planned: PlannedSlot, node: Node | None) -> str:
-    """In what the node differs from what was planned for the slot; empty where it does not."""
+    """How the node's devices differ from those planned for the slot; empty if they do not."""
     seen = sorted(d.uuid or "" for d in node.devices) if node is not None else []
     if seen != sorted(planned.uuids):
         return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(planned.uuids)) or 'none'}"

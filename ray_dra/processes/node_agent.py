@@ -56,7 +56,8 @@ class AgentActor:
 
 
 def our_environment() -> dict[str, Any]:
-    """Our own actors outlive the program that starts them: a worker hook of its own is not for them."""
+    """The runtime_env of our own actors: they outlive the program that starts them, so they do not run its worker
+    hook."""
     hooked = WORKER_HOOK_VARIABLE in (ray.get_runtime_context().runtime_env.get("env_vars") or {})
     return {"runtime_env": {"env_vars": {WORKER_HOOK_VARIABLE: "ray_dra.hooks.install_worker"}}} if hooked else {}
 
@@ -66,7 +67,7 @@ def _name(raylet: str) -> str:
 
 
 def start_agent(raylet: str) -> None:
-    """One agent on that raylet; nothing happens where it has one that lives."""
+    """Start an agent on the raylet, unless one lives there."""
     ray.remote(AgentActor).options(
         name=_name(raylet),
         namespace=NAMESPACE,
@@ -79,7 +80,7 @@ def start_agent(raylet: str) -> None:
 
 
 def ask_again(raylet: str) -> None:
-    """The agent's last reading once more."""
+    """Ask the agent for its last reading again."""
     try:
         ray.get_actor(_name(raylet), namespace=NAMESPACE).say_again.remote()
     except ValueError:

@@ -44,7 +44,7 @@ def install_worker() -> None:
 
 
 def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:
-    """Ray's reset of the environment, which is the last thing it does for a task; tells what became free."""
+    """Runs after a task, when Ray resets the environment; tells the coordinator which slots became free."""
 
     def reset(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
@@ -75,7 +75,7 @@ _to_end: list[tuple[Any, str, tuple[int, ...]]] = []  # what to say when the run
 
 
 def seen_devices(worker: Any) -> list[SeenDevice] | None:
-    """The devices behind this worker's GPU slots, in order; None where it has none, or nobody plans here."""
+    """The devices behind this worker's GPU slots, in order; None if it has none, or if no coordinator runs."""
     group, bundles = "", set()
     slots: set[int] = set()
     for name, assigned in worker.core_worker.resource_ids().items():

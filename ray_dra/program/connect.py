@@ -31,7 +31,7 @@ def embedded_cluster() -> LocalCluster | None:
 
 
 class ClientBuilder:
-    """What Ray asks of the module that a scheme names; `connect` does the work.
+    """Ray asks the module named by an address's scheme for this class; `connect` does the work.
 
     Raises:
         InvalidAddress: already here, before anything starts.
@@ -150,7 +150,7 @@ def _greet(kubernetes: Kubernetes | None) -> None:
 
 
 def _welcome(actor: Any) -> bool:
-    """Whether this coordinator serves this program; False where an earlier program's was just about to end."""
+    """Whether this coordinator serves this program; False: it is retiring after an earlier program."""
     hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
     try:
         return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=READY_SECONDS))

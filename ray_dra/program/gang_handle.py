@@ -86,7 +86,7 @@ class GangPlacementGroup:
 
     @property
     def phase(self) -> Phase:
-        """Where the gang is in its life; GONE when it is not there any more."""
+        """The gang's phase; GONE after it has ended."""
         try:
             return self._refresh().phase
         except GangGone:
@@ -113,7 +113,7 @@ class GangPlacementGroup:
         return follow(self.id, copy.copy(self)._place)  # the program goes on with its own
 
     def explain(self) -> str:
-        """Who sits where and why, or what the gang waits for."""
+        """Where each bundle lies, or what the gang waits for, as text."""
         return explain_gang(self._refresh(), self._order.request)
 
     def remove(self) -> None:
@@ -152,7 +152,7 @@ class GangPlacementGroup:
         return False
 
     def _place(self) -> Any:
-        """Wait until every bundle is placed; but where the gang is queued, return the call that waits for devices."""
+        """Wait until every bundle is placed; for a queued gang, return the call that waits for devices instead."""
         while not self._step(0.0 if self._group is None else SLICE_SECONDS):
             if self._group is None:
                 return coordinator().await_phase.remote(self.id, HELD, IDLE_SECONDS)

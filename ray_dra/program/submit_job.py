@@ -81,13 +81,13 @@ def _way_to(target: Kubernetes) -> str:
 
 
 def close_tunnels() -> None:
-    """End the ways that this program made; they end with it, too."""
+    """Close the tunnels that this program opened; its end closes them, too."""
     while _tunnels:
         _tunnels.popitem()[1].close()
 
 
 def head_pod(api: Any, namespace: str, raycluster: str) -> str:
-    """The name of a RayCluster's head pod, which lives.
+    """The name of a RayCluster's living head pod.
 
     Raises:
         NotFound: there is none.

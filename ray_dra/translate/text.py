@@ -14,7 +14,7 @@ from ray_dra.core.model.topology import Topology
 
 
 class GangStatus(Protocol):
-    """What is told of a gang; `coordinator.coordinator.Status` is one."""
+    """The facts of a gang that people are told; `coordinator.coordinator.Status` has them."""
 
     @property
     def phase(self) -> Phase: ...
@@ -31,7 +31,7 @@ class GangStatus(Protocol):
 
 
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
-    """The gang's phase, who sits where, what is lost, what it waits for."""
+    """The gang's phase, where each bundle lies, what is lost, what it waits for."""
     lines = [
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
         + (f", planned again {status.moves} times" if status.moves else "")

@@ -76,7 +76,7 @@ def attempt_name(gang: str, epoch: int) -> str:
 
 
 def slot_label(attempt: str, node: str) -> str:
-    """What a raylet of a slot carries, and a bundle selects; a restarted raylet has it again."""
+    """The label by which a bundle selects a slot's raylet; a restarted raylet has it again."""
     return label_value(f"{attempt}.{node}")
 
 
@@ -137,7 +137,8 @@ def worker_template(raycluster: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_unfit(raycluster: Mapping[str, Any]) -> None:
-    """Clusters to which a worker group cannot be added without harm. Raises InvalidRequest with the reason."""
+    """Refuse a RayCluster to which worker groups cannot be added without harm. Raises InvalidRequest with the
+    reason."""
     meta = raycluster["metadata"]
     place = f"RayCluster {meta['namespace']}/{meta['name']}"
     strategy = (raycluster["spec"].get("upgradeStrategy") or {}).get("type")

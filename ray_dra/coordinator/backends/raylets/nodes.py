@@ -40,8 +40,8 @@ class Nodes:
         reserved: Callable[[str], bool] = lambda name: False,
         best: Callable[[str], Node | None] = lambda name: None,
     ) -> None:
-        """`reserved`: names that are others' in the inventory; a raylet on the host's network calls itself so.
-        `best`: a node as it was when it was last whole."""
+        """`reserved`: True for Kubernetes node names; a raylet with hostNetwork reports one and must not replace that
+        entry. `best`: a node as it was when it was last whole."""
         self._reserved, self._best = reserved, best
         self.store = store
         self.inventory = inventory
