@@ -123,6 +123,18 @@ class UnsatisfiableError(RayDraError):
         self.shortfalls = shortfalls
 
 
+def unsatisfiable(reason: str, shortfalls: tuple[Any, ...]) -> UnsatisfiableError:
+    """The error of a no; the first shortfall says where, wanted and available."""
+    first = shortfalls[0]
+    return UnsatisfiableError(
+        reason,
+        shortfalls=shortfalls,
+        place=str(first.place),
+        wanted=first.wanted_text,
+        available=first.available_text,
+    )
+
+
 class GangTimeout(RayDraError, TimeoutError):
     """A wait ended before the gang was ready; everything it held has been given back."""
 

@@ -31,7 +31,7 @@ from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang, Observed, Phase, Step
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.model.request import GangRequest, check_request
-from ray_dra.core.model.shortfall import Shortfall, ShortfallKind, Unsatisfiable
+from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
@@ -199,7 +199,7 @@ class Coordinator:
         elif step is Step.FORGET:
             self._forget(gang)
         elif step is Step.PLAN_AGAIN and self.backend.own_workers:
-            self._plan_elsewhere(gang, "Ray", "the gang's workers", progress.said)
+            self._plan_elsewhere(gang, PlaceKind.RAY, progress.said)
         elif step is Step.PLAN_AGAIN:
             self._plan_again(gang)
         elif step is Step.GIVE_UP:
@@ -227,11 +227,13 @@ class Coordinator:
         if progress.failed and (progress.final or (tries >= MOST_MOVES and not progress.gave_way)):
             self._give_up(gang, progress.failed)
         elif progress.failed:
-            self._plan_elsewhere(gang, "Kubernetes", "workers", progress.failed)
+            self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed)
 
-    def _plan_elsewhere(self, gang: Gang, place: str, wanted: str, available: str) -> None:
+    def _plan_elsewhere(self, gang: Gang, place: PlaceKind, reason: str) -> None:
         """For want of workers: planned again, also where no other place is free now."""
-        self.books.notes[gang.id].refused = (Shortfall(ShortfallKind.WORKERS, place, wanted, available),)
+        workers = len(set(gang.allocation.nodes)) if gang.allocation is not None else 0
+        lacking = short(ShortfallKind.WORKERS, Place(place), workers, None, reason=reason)
+        self.books.notes[gang.id].refused = (lacking,)
         self._plan_again(gang, stay=False)
 
     def _give_up(self, gang: Gang, why: str) -> None:

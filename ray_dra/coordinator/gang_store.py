@@ -13,8 +13,8 @@ from ray_dra.coordinator.aside import Aside, Unread
 from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang
 from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation, Grant
-from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
-from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError
+from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, short
+from ray_dra.errors import GangGone, NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
@@ -168,15 +168,10 @@ class GangStore:
         """Raises UnsatisfiableError where a program has as many gangs in the queue as it may have."""
         waiting = len(self._owners.get(owner, ()))
         if waiting >= MOST_WAITING:
-            short = Shortfall(
-                ShortfallKind.QUEUE, "the queue", "one more place", f"{waiting} gangs of this program wait"
-            )
-            raise UnsatisfiableError(
+            crowd = short(ShortfallKind.QUEUE, QUEUE, waiting + 1, MOST_WAITING)
+            raise unsatisfiable(
                 f"A program has at most {MOST_WAITING} gangs in the queue; wait for some of them, or remove some.",
-                shortfalls=(short,),
-                place=short.place,
-                wanted=short.wanted,
-                available=short.available,
+                (crowd,),
             )
 
     # -- the queue

@@ -12,9 +12,9 @@ from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
-from ray_dra.core.model.shortfall import Shortfall, ShortfallKind, Unsatisfiable
+from ray_dra.core.model.shortfall import CLUSTER, QUEUE, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
-from ray_dra.errors import UnsatisfiableError
+from ray_dra.errors import UnsatisfiableError, unsatisfiable
 
 
 class Planning:
@@ -25,9 +25,9 @@ class Planning:
 
     def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Allocation | Unsatisfiable:
         """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
-        short = too_few(self.inventory, request)
-        if short is not None:
-            return short
+        no = too_few(self.inventory, request)
+        if no is not None:
+            return no
         there = self._on_raylets(request, epoch, strict=strict)
         return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
 
@@ -75,20 +75,15 @@ def too_few(inventory: Inventory, request: GangRequest) -> Unsatisfiable | None:
     wanted = sum(bundle.count for bundle in request.bundles if bundle.share is None)
     if wanted <= inventory.devices:
         return None
-    short = Shortfall(ShortfallKind.DEVICES, "the cluster", f"{wanted} GPUs", f"{inventory.devices} GPUs")
-    return Unsatisfiable(request.gang, (short,))
+    return Unsatisfiable(request.gang, (short(ShortfallKind.DEVICES, CLUSTER, wanted, inventory.devices),))
 
 
 def not_its_turn(gang: Gang, ahead: int, first: Gang) -> Unsatisfiable:
     """The answer to a gang while others wait before it."""
-    available = f"{ahead} ahead, first {first.name or first.id}"
-    return Unsatisfiable(gang.id, (Shortfall(ShortfallKind.QUEUE, "the queue", "the first place", available),))
+    turn = short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
+    return Unsatisfiable(gang.id, (turn,))
 
 
 def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
     """A no as an error."""
-    first = answer.shortfalls[0]
-    more = f"{reason} {'; '.join(str(s) for s in answer.shortfalls)}"
-    return UnsatisfiableError(
-        more, shortfalls=answer.shortfalls, place=first.place, wanted=first.wanted, available=first.available
-    )
+    return unsatisfiable(f"{reason} {answer}", answer.shortfalls)

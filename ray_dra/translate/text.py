@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId, Health
+from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.core.model.topology import Topology
@@ -88,10 +89,7 @@ def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
     plain: dict[str, Any] = {
         "fits": False,
         "proven": answer.proven,
-        "shortfalls": [
-            {"kind": s.kind.value, "place": s.place, "wanted": s.wanted, "available": s.available}
-            for s in answer.shortfalls
-        ],
+        "shortfalls": [_shortfall(s) for s in answer.shortfalls],
     }
     found = answer.counterfactual
     if found is not None:
@@ -100,6 +98,21 @@ def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
             leaving = found.leaving
             plain["leaving"] = {"gangs": leaving.gangs, "gpus": leaving.devices, "smallest": leaving.smallest}
     return json.dumps(plain)
+
+
+def _shortfall(found: Shortfall) -> dict[str, Any]:
+    """The values, and the sentence."""
+    place = {"kind": found.place.kind.value, "id": found.place.id}
+    facts = {name: str(value) if isinstance(value, Locality) else value for name, value in found.detail}
+    wanted, available = found.wanted, found.available
+    return {
+        "kind": found.kind.value,
+        "place": place,
+        "wanted": wanted,
+        "available": available,
+        "detail": facts,
+        "text": str(found),
+    }
 
 
 def _bundles(allocation: Allocation) -> list[dict[str, Any]]:

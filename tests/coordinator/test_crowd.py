@@ -14,7 +14,7 @@ from ray_dra.coordinator.orders import Order
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
-from ray_dra.core.model.shortfall import Shortfall, ShortfallKind, Unsatisfiable
+from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.simulated.fakes import MemoryStore
@@ -184,7 +184,7 @@ def test_a_gang_that_is_hard_to_place_takes_a_small_share_of_the_time(monkeypatc
     def slowly(*arguments: object) -> Unsatisfiable:
         planned.append(world.clock.now)
         world.clock.now += 0.4
-        return Unsatisfiable("w2", (Shortfall(ShortfallKind.BOUND, "the search", "more", "less"),), proven=False)
+        return Unsatisfiable("w2", (short(ShortfallKind.BOUND, CLUSTER, ((4, 2),), None, steps=9),), proven=False)
 
     monkeypatch.setattr(world.coordinator.planning, "in_turn", slowly)
     began = world.clock.now
@@ -206,12 +206,12 @@ def test_numbers_of_devices_are_compared_before_anything_is_searched(monkeypatch
         huge = gang(*[1 + n % 4 for n in range(5_000)], name="huge")
         with pytest.raises(UnsatisfiableError, match="even if nobody else") as caught:
             world.submit(huge, wait=wait)
-        assert caught.value.shortfalls == (Shortfall(ShortfallKind.DEVICES, "the cluster", "12500 GPUs", "16 GPUs"),)
+        assert caught.value.shortfalls == (short(ShortfallKind.DEVICES, CLUSTER, 12500, 16),)
 
 
 def test_a_search_that_was_ended_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    bound = Shortfall(ShortfallKind.BOUND, "the search", "more", "less")
+    bound = short(ShortfallKind.BOUND, CLUSTER, ((4, 2),), None, steps=9)
     monkeypatch.setattr(planning, "plan", lambda *a, **b: Unsatisfiable("g", (bound,), proven=False))
     with pytest.raises(UnsatisfiableError, match="within the bound of work") as caught:
         world.submit(gang(4, name="g"))

@@ -68,7 +68,7 @@ def test_too_many_kinds_are_a_no_that_says_so() -> None:
     assert isinstance(answer, Unsatisfiable)
     assert not answer.proven
     assert [s.kind for s in answer.shortfalls] == [ShortfallKind.BOUND]
-    assert f"{MOST_CLASSES:,}" in answer.shortfalls[0].available
+    assert answer.shortfalls[0].available == MOST_CLASSES
 
 
 def test_thousands_of_two_kinds_are_placed_in_a_few_steps() -> None:

@@ -293,7 +293,7 @@ def test_impossible_requests_say_what_was_missing_where(
 ) -> None:
     with pytest.raises(ray_dra.UnsatisfiableError) as caught:
         ray_dra.placement_group(bundles, **options)  # type: ignore[arg-type]
-    assert any(wanted in s.wanted for s in caught.value.shortfalls)
+    assert any(wanted in s.wanted_text for s in caught.value.shortfalls)
     assert caught.value.place
     assert caught.value.available
     assert not ask(coordinator().gangs.remote())

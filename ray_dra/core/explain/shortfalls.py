@@ -6,9 +6,10 @@ each that fails. Off the fast path.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from ray_dra.core.cluster.clique_state import SHARING, CliqueState
 from ray_dra.core.cluster.device_choice import bits
@@ -18,14 +19,12 @@ from ray_dra.core.cluster.node_state import EPSILON, NodeState
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
-from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
+from ray_dra.core.model.shortfall import CLUSTER, Choice, Place, PlaceKind, Shortfall, ShortfallKind, short
 from ray_dra.core.planner.capacity import Capacities
 from ray_dra.core.planner.equal import place_equal
 from ray_dra.core.planner.fold import FoldedRequest, of_products
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.planner.work import MOST_CLASSES, STEPS
-
-CLUSTER = "the cluster"
 
 CLASSES_TOLD = 8
 """Kinds of bundles, the largest first, of which it is told why no node holds one."""
@@ -46,19 +45,9 @@ def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = Tr
     if not found:
         found += _resources(inventory, request)
     if not proven and len(folded.classes) > MOST_CLASSES:
-        kinds = f"{len(folded.classes):,} kinds of bundles in one gang"
-        found.append(
-            Shortfall(ShortfallKind.BOUND, "bundles", kinds, f"at most {MOST_CLASSES:,} are searched a place for")
-        )
+        found.append(short(ShortfallKind.BOUND, Place(PlaceKind.GANG), len(folded.classes), MOST_CLASSES))
     elif not proven:
-        found.append(
-            Shortfall(
-                ShortfallKind.BOUND,
-                CLUSTER,
-                "a packing of bundles of several sizes",
-                f"none found within {STEPS:,} steps of search; there may be one",
-            )
-        )
+        found.append(short(ShortfallKind.BOUND, CLUSTER, _sizes(request), None, steps=STEPS))
     return tuple(found) or (_packing(inventory, request),)
 
 
@@ -70,9 +59,11 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
     if not (bundle.labels or products or bundle.share or folded.request.exclude) and bundle.count:
         # Where devices alone say no, which is most often, no node need be asked what else it has left.
         freest = list(islice(_freest(inventory), NODES_LOOKED_AT))
-        if freest and freest[0].free.bit_count() < bundle.count:
-            short = _node_size(freest[0], bundle, freest[0].free.bit_count(), len(inventory.by_free) - 1)
-            return [short, *_more_than_any(inventory, bundle)]
+        # A node in several cliques is listed by what is free in one of them.
+        best = max((*freest[:1], *inventory.split.values()), key=lambda s: s.free.bit_count(), default=None)
+        if best is not None and (free := best.free.bit_count()) < bundle.count:
+            too_small = _node_size(best, bundle, free, len(inventory.by_free) - 1)
+            return [too_small, *_more_than_any(inventory, bundle)]
         if (
             freest
             and folded.connect is Connect.REQUIRED
@@ -80,40 +71,39 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
         ):
             return [_unlinked(freest, bundle, ()), *_more_than_any(inventory, bundle)]
     node_states = list(inventory.node_states.values())
-    where = f"bundle {folded.request.bundles.index(bundle)}"
+    where = Place(PlaceKind.BUNDLE, folded.request.bundles.index(bundle))
     open_nodes = list(_open(inventory, folded.request))
     if not open_nodes:
-        lost = ", ".join(f"{s.name} ({s.node.reason or 'excluded'})" for s in node_states[:4])
-        return [Shortfall(ShortfallKind.NODES, CLUSTER, "a node that is ready", lost or "no node")]
+        lost = tuple((s.name, s.node.reason) for s in node_states[:4])
+        return [short(ShortfallKind.NODES, CLUSTER, 1, 0, lost=lost)]
     labelled = [s for s in open_nodes if labels_match(bundle.labels, s.node.labels)] if bundle.labels else open_nodes
     if not labelled:
-        return [Shortfall(ShortfallKind.LABELS, where, _pairs(bundle.labels), f"none of {len(open_nodes)} nodes")]
+        labels = tuple(sorted(bundle.labels.items()))
+        return [short(ShortfallKind.LABELS, where, labels, (), nodes=len(open_nodes))]
     if products:
-        known = sorted({p for s in node_states for p in s.node.products})
+        known = tuple(sorted({p for s in node_states for p in s.node.products}))
         if not set(products) & set(known):
-            return [
-                Shortfall(ShortfallKind.PRODUCT, where, " or ".join(products), ", ".join(known) or "no product known")
-            ]
+            return [short(ShortfallKind.PRODUCT, where, products, known)]
     found = []
     if bundle.share:
         alone = FoldedRequest(replace(folded.request, bundles=(bundle,), locality=Locality(), strategy=Strategy.PACK))
         left = max((n for s in labelled for n, _ in alone.open_to_shares(s)), default=0)
         if left < bundle.share:
-            wanted = f"{bundle.share / 1000:g} of a GPU" + (f" ({' or '.join(products)})" if products else "")
-            found.append(Shortfall(ShortfallKind.NODE_SIZE, CLUSTER, wanted, f"{left / 1000:g} of one at most"))
+            found.append(short(ShortfallKind.NODE_SIZE, CLUSTER, bundle.share, left, products=products))
     elif bundle.count:
         best = max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -s.size))
         free = of_products(best, best.free, products).bit_count()
         if free < bundle.count:
             found.append(_node_size(best, bundle, free, max(s.size for s in labelled)))
         elif folded.connect is Connect.REQUIRED:
-            found.append(_unlinked(labelled, bundle, products))
+            unlinked = _unlinked(labelled, bundle, products)
+            found += [unlinked] if unlinked.available < bundle.count else []
     for resource, amount in bundle.resources.items():
         roomiest = max(labelled, key=lambda s: s.left(resource))
         if roomiest.left(resource) + EPSILON < amount:
             found.append(_node_resource(roomiest, resource, amount, roomiest.left(resource)))
-    together = f"{bundle.count} GPUs with {_amounts(bundle)} on one node"
-    return found or [Shortfall(ShortfallKind.RESOURCES, where, together, "each on some node, not all on one")]
+    amounts = tuple(sorted(bundle.resources.items()))
+    return found or [short(ShortfallKind.RESOURCES, where, amounts, (), devices=bundle.count)]
 
 
 def _some_node_holds(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> bool:
@@ -150,14 +140,13 @@ def _open(inventory: Inventory, request: GangRequest) -> Iterator[NodeState]:
 
 
 def _node_size(best: NodeState, bundle: Bundle, free: int, largest: int) -> Shortfall:
-    place = f"{best.name} (the node with most free)"
-    wanted = f"{bundle.count} GPUs in one bundle"
-    return Shortfall(ShortfallKind.NODE_SIZE, place, wanted, f"{free} free; the largest node has {largest}")
+    place = Place(PlaceKind.NODE, best.name, Choice.MOST_FREE)
+    return short(ShortfallKind.NODE_SIZE, place, bundle.count, free, largest=largest)
 
 
 def _node_resource(roomiest: NodeState, resource: str, amount: float, has: float) -> Shortfall:
-    place = f"{roomiest.name} (the node with most)"
-    return Shortfall(ShortfallKind.RESOURCES, place, f"{amount:g} {resource} in one bundle", f"{has:g} {resource}")
+    place = Place(PlaceKind.NODE, roomiest.name, Choice.MOST)
+    return short(ShortfallKind.RESOURCES, place, amount, has, resource=resource)
 
 
 def _more_than_any(inventory: Inventory, bundle: Bundle) -> Iterator[Shortfall]:
@@ -170,25 +159,41 @@ def _more_than_any(inventory: Inventory, bundle: Bundle) -> Iterator[Shortfall]:
 
 def _freest(inventory: Inventory) -> Iterator[NodeState]:
     """Nodes by free devices of one clique, most first; the full ones are left out."""
+    return (node_state for node_state, _ in _freest_in_cliques(inventory))
+
+
+def _freest_in_cliques(inventory: Inventory) -> Iterator[tuple[NodeState, CliqueState]]:
     for free in range(len(inventory.by_free) - 1, 0, -1):
         for order in inventory.orders.values():
             if order.present >> free & 1:
                 for rank in order.levels[free]:
                     clique = order.at(rank)
-                    yield from (clique.node_states[at] for at in bits(clique.nodes_by_free[free]))
+                    for at in bits(clique.nodes_by_free[free]):
+                        yield clique.node_states[at], clique
+
+
+def _roomiest_node(inventory: Inventory, folded: FoldedRequest) -> tuple[int, NodeState | None, CliqueState | None]:
+    """Most bundles that the devices of one clique on one node hold, among the nodes with most free, and where."""
+    most: tuple[int, NodeState | None, CliqueState | None] = (0, None, None)
+    for node_state, clique in islice(_freest_in_cliques(inventory), NODES_LOOKED_AT):
+        if clique.loose or clique.spare or (folded.request.locality.exclusive and not clique.idle):
+            continue
+        count = folded.capacity(node_state, node_state.members[clique.id])
+        if most[1] is None or count > most[0]:
+            most = count, node_state, clique
+    return most
 
 
 def _unlinked(node_states: list[NodeState], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:
     best, most = node_states[0], 0
     for state in node_states:
         mask = of_products(state, state.free, products)
-        size = bundle.count - 1
+        size = min(bundle.count, mask.bit_count())
         while size > most and not state.how_many(mask, size, Connect.REQUIRED):
             size -= 1
         if size > most:
             best, most = state, size
-    wanted = f"{bundle.count} GPUs, every two linked by NVLink"
-    return Shortfall(ShortfallKind.CONNECTED, f"{best.name} (the best-linked node)", wanted, f"{most} linked and free")
+    return short(ShortfallKind.CONNECTED, Place(PlaceKind.NODE, best.name, Choice.BEST_LINKED), bundle.count, most)
 
 
 def _totals(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
@@ -201,10 +206,9 @@ def _totals(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
         free -= sum(s.free.bit_count() for s in away)
         nodes -= len(away)
     if free < wanted:
-        available = f"{free} free of {inventory.devices}{_elsewhere(inventory, request)}"
-        found.append(Shortfall(ShortfallKind.DEVICES, CLUSTER, f"{wanted} GPUs", available))
+        found.append(short(ShortfallKind.DEVICES, CLUSTER, wanted, free, **_elsewhere(inventory, request)))
     if request.strategy is Strategy.STRICT_SPREAD and nodes < len(request.bundles):
-        found.append(Shortfall(ShortfallKind.NODES, CLUSTER, f"{len(request.bundles)} nodes", f"{nodes} nodes"))
+        found.append(short(ShortfallKind.NODES, CLUSTER, len(request.bundles), nodes))
     return found
 
 
@@ -226,122 +230,84 @@ def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
             if spare + EPSILON >= wanted:
                 break
         else:
-            found.append(Shortfall(ShortfallKind.RESOURCES, CLUSTER, f"{wanted:g} {resource}", f"{spare:g} {resource}"))
+            found.append(short(ShortfallKind.RESOURCES, CLUSTER, wanted, spare, resource=resource))
     return found
 
 
-def _elsewhere(inventory: Inventory, request: GangRequest) -> str:
-    """Where the devices that are not free are."""
-    kept = _kept(inventory, request)
+def _elsewhere(inventory: Inventory, request: GangRequest) -> dict[str, int]:
+    """How many devices there are, and where those are that are not free."""
     rest = inventory.devices - inventory.free_devices - inventory.held_devices - inventory.busy_devices
-    parts = []
-    for count, text in (
-        (inventory.held_devices, "held by gangs"),
-        (inventory.busy_devices, "used by other work"),
-        (max(rest, 0), "unhealthy, shared, or on nodes that are not ready"),
-        (kept, "kept as spares"),
-    ):
-        if count:
-            parts.append(f"{count} {text}")
-    return f" ({', '.join(parts)})" if parts else ""
+    return {
+        "devices": inventory.devices,
+        "held": inventory.held_devices,
+        "busy": inventory.busy_devices,
+        "unusable": max(rest, 0),
+        "spares": _kept(inventory, request),
+    }
 
 
 def _cliques(inventory: Inventory, folded: FoldedRequest) -> list[Shortfall]:
     request, locality = folded.request, folded.request.locality
     if not inventory.clique_count:
-        return [
-            Shortfall(
-                ShortfallKind.CLIQUE_UNKNOWN,
-                CLUSTER,
-                str(locality),
-                f"no NVLink clique is known; {inventory.devices} GPUs are in none",
-            )
-        ]
+        return [short(ShortfallKind.CLIQUE_UNKNOWN, CLUSTER, 1, 0, locality=locality, devices=inventory.devices)]
     scope = Scope((CLIQUE,), locality.cliques, locality.segment or 1, locality.exclusive)
     if locality.exclusive and not any(d.idle for d in inventory.clique_states.values() if not (d.loose or d.spare)):
-        return [Shortfall(ShortfallKind.EXCLUSIVE, CLUSTER, "a clique to itself", "every clique is in use")]
+        return [short(ShortfallKind.EXCLUSIVE, CLUSTER, 1, 0)]
     if not folded.equal:
         best = max((d for d in inventory.clique_states.values() if not d.loose), key=lambda d: (d.free, d.key))
-        return [
-            Shortfall(
-                ShortfallKind.PACKING,
-                _name(best) + " (the clique with most free)",
-                f"{locality}, bundles of {_sizes(request)} GPUs",
-                f"{best.free} free: {_pattern(best)}",
-            )
-        ]
+        facts: dict[str, Any] = {"locality": locality, "free": best.free, "imex": best.imex.bit_count()}
+        place, pattern = Place(PlaceKind.CLIQUE, best.name, Choice.MOST_FREE), _pattern(best)
+        return [short(ShortfallKind.PACKING, place, _sizes(request), pattern, pattern=pattern, **facts)]
     capacities = Capacities(inventory, folded, scope)
     total = len(request.bundles)
-    size = f"bundles of {folded.classes[0].count} GPUs"
-    first = next(capacities.largest_first(1), None)
-    largest = first[1] if first else 0
-    where = (
-        f"{_name(first[0])} (the roomiest of {inventory.clique_count})"
-        if first
-        else f"{inventory.clique_count} cliques"
-    )
-    pattern = f": {_pattern(first[0])}" if first else ""
+    size = folded.classes[0].count
+    roomiest = Place(PlaceKind.CLIQUES, locality.cliques, Choice.ROOMIEST)
+    first, best_capacity = next(capacities.largest_first(1), (None, 0))
+    where = Place(PlaceKind.CLIQUES, inventory.clique_count)
+    facts = {"size": size}
+    if first is not None:
+        where = Place(PlaceKind.CLIQUE, first.name, Choice.ROOMIEST, inventory.clique_count)
+        facts |= {"pattern": _pattern(first), "imex": first.imex.bit_count()}
     if request.strategy is Strategy.STRICT_PACK:
-        place = f"{_name(first[0])}, its roomiest node" if first else where
-        return [Shortfall(ShortfallKind.CLIQUE, place, f"{total} {size} on one node", f"room for fewer{pattern}")]
+        most, node_state, clique = _roomiest_node(inventory, folded)
+        if node_state is not None and clique is not None:
+            where = Place(PlaceKind.NODE, node_state.name, Choice.ROOMIEST, clique.name)
+            facts |= {"pattern": _pattern(clique), "imex": clique.imex.bit_count()}
+        return [short(ShortfallKind.CLIQUE, where, total, most, **facts)]
     if locality.segment is not None and locality.segment < total:
         segments = total // locality.segment
         whole = capacities.sum_of_largest(locality.segment, locality.cliques)
         if whole < segments:
-            wanted = f"{segments} segments of {locality.segment} {size}"
-            place = CLUSTER if locality.cliques is None else f"the {locality.cliques} roomiest cliques"
-            roomiest = f"; {_name(first[0])}, the roomiest, holds {largest} such bundles" if first else ""
-            return [Shortfall(ShortfallKind.SEGMENT, place, wanted, f"{whole} whole segments{roomiest}")]
+            place = CLUSTER if locality.cliques is None else roomiest
+            facts = {"segment": locality.segment, "size": size}
+            if first is not None:
+                facts |= {"roomiest": first.name, "room": best_capacity}
+            return [short(ShortfallKind.SEGMENT, place, segments, whole, **facts)]
     elif locality.cliques == 1 or locality.segment == total:
-        if largest < total:
-            return [Shortfall(ShortfallKind.CLIQUE, where, f"{total} {size}", f"room for {largest}{pattern}")]
+        if best_capacity < total:
+            return [short(ShortfallKind.CLIQUE, where, total, best_capacity, **facts)]
     elif locality.cliques is not None:
         most = capacities.sum_of_largest(1, locality.cliques)
         if most < total:
-            place = f"the {locality.cliques} roomiest cliques"
-            return [Shortfall(ShortfallKind.CLIQUES, place, f"{total} {size}", f"room for {most}")]
+            return [short(ShortfallKind.CLIQUES, roomiest, total, most, size=size)]
     return []
 
 
 def _packing(inventory: Inventory, request: GangRequest) -> Shortfall:
     by_free = inventory.by_free
-    free = ", ".join(
-        f"{f} on {by_free[f]} node{'s' * (by_free[f] > 1)}" for f in range(len(by_free) - 1, 0, -1) if by_free[f]
-    )
-    return Shortfall(
-        ShortfallKind.PACKING,
-        CLUSTER,
-        f"bundles of {_sizes(request)} GPUs, {request.strategy.value}",
-        f"free {free or 'nothing'}",
-    )
+    free = tuple((f, by_free[f]) for f in range(len(by_free) - 1, 0, -1) if by_free[f])
+    return short(ShortfallKind.PACKING, CLUSTER, _sizes(request), free, strategy=request.strategy.value)
 
 
-def _name(clique: CliqueState) -> str:
-    return f"clique {clique.name}"
+def _pattern(clique: CliqueState) -> tuple[tuple[int, int], ...]:
+    """How the free devices of a clique lie: (free devices, nodes with so many), most first."""
+    by_free = clique.nodes_by_free
+    return tuple((free, by_free[free].bit_count()) for free in range(len(by_free) - 1, 0, -1) if by_free[free])
 
 
-def _pattern(clique: CliqueState) -> str:
-    """How the free devices of a clique lie, e.g. "4 on 3 nodes, 2 on 1 node"."""
-    parts = [
-        f"{free} on {(n := clique.nodes_by_free[free].bit_count())} node{'s' * (n > 1)}"
-        for free in range(len(clique.nodes_by_free) - 1, 0, -1)
-        if clique.nodes_by_free[free]
-    ]
-    if clique.imex and parts:
-        parts.append(f"{clique.imex.bit_count()} of its nodes in IMEX domains of others")
-    return ", ".join(parts) or "nothing free"
-
-
-def _sizes(request: GangRequest) -> str:
+def _sizes(request: GangRequest) -> tuple[tuple[int, int], ...]:
+    """(devices, bundles of so many), the largest first."""
     sizes: dict[int, int] = {}
     for bundle in request.bundles:
         sizes[bundle.count] = sizes.get(bundle.count, 0) + 1
-    return " + ".join(f"{n} x {size}" for size, n in sorted(sizes.items(), reverse=True))
-
-
-def _amounts(bundle: Bundle) -> str:
-    return ", ".join(f"{amount:g} {name}" for name, amount in sorted(bundle.resources.items())) or "nothing else"
-
-
-def _pairs(labels: Mapping[str, str]) -> str:
-    return ", ".join(f"{k}={v}" for k, v in sorted(labels.items()))
+    return tuple(sorted(sizes.items(), reverse=True))

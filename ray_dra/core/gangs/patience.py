@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
-from ray_dra.core.model.shortfall import Shortfall, ShortfallKind, Unsatisfiable
+from ray_dra.core.model.shortfall import QUEUE, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
 
 Answer = Allocation | Unsatisfiable
@@ -46,7 +46,5 @@ def in_turn(
         since = now if ever else now - patience
     if now - since >= patience:
         return nearest, since
-    waits = Shortfall(
-        ShortfallKind.PATIENCE, "the queue", f"{patience:g} s for what it prefers", f"{now - since:.0f} s waited"
-    )
+    waits = short(ShortfallKind.PATIENCE, QUEUE, patience, now - since)
     return Unsatisfiable(request.gang, (*preferred.shortfalls, waits)), since

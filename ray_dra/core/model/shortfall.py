@@ -1,46 +1,88 @@
-"""Unsatisfiable: the reasons for a no, each a typed shortfall, and what is nearest to a yes."""
+"""Unsatisfiable: the reasons for a no, each a typed shortfall, and what is nearest to a yes.
+
+A shortfall is numbers and ids, for quotas, metrics and maps; `wording.py` makes sentences of them, for `str()` alone.
+"""
 
 from __future__ import annotations
 
-import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from ray_dra.core.model import wording
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.reason import Choice as Choice
+from ray_dra.core.model.reason import PlaceKind as PlaceKind
+from ray_dra.core.model.reason import ShortfallKind as ShortfallKind
 
 
-class ShortfallKind(enum.Enum):
-    """What was short."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was short.
 
-    DEVICES = "devices"
-    NODE_SIZE = "devices on one node"
-    PRODUCT = "product"
-    LABELS = "node labels"
-    RESOURCES = "resources"
-    CLIQUE = "room in one clique"
-    CLIQUE_UNKNOWN = "known clique"
-    SEGMENT = "room for segments"
-    CLIQUES = "room in so few cliques"
-    EXCLUSIVE = "empty cliques"
-    CONNECTED = "linked devices"
-    NODES = "nodes"
-    PACKING = "packing"
-    BOUND = "search bound"
-    QUEUE = "turn"
-    PATIENCE = "patience"
-    WORKERS = "workers"
+    Attributes:
+        id: of a node, a clique (of the clique of a roomiest node: `of`); the index of a bundle; how many cliques.
+        choice: why this one is named.
+        of: among how many; or the clique that the node is the roomiest of.
+    """
 
-
-class Shortfall(NamedTuple):
-    """One typed reason for a no: what, where, wanted, available."""
-
-    kind: ShortfallKind
-    place: str
-    wanted: str
-    available: str
+    kind: PlaceKind
+    id: str | int | None = None
+    choice: Choice | None = None
+    of: str | int | None = None
 
     def __str__(self) -> str:
-        return f"{self.kind.value} in {self.place}: wanted {self.wanted}, available {self.available}"
+        return wording.place(self.kind, self.id, self.choice, self.of)
+
+
+CLUSTER = Place(PlaceKind.CLUSTER)
+QUEUE = Place(PlaceKind.QUEUE)
+
+Value = Any
+"""int, float, str, None, a Locality, or a tuple of such."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """One typed reason for a no: what, where, wanted, available. Values; `str()` makes the sentence.
+
+    Attributes:
+        wanted, available: two numbers of the same unit, available the smaller; or ids, or tuples of both, where a
+            number says nothing.
+        detail: named facts beside them; see `facts`.
+    """
+
+    kind: ShortfallKind
+    place: Place
+    wanted: Value
+    available: Value
+    detail: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def facts(self) -> Mapping[str, Value]:
+        """`detail` by name."""
+        return MappingProxyType(dict(self.detail))
+
+    @property
+    def wanted_text(self) -> str:
+        return self._texts()[0]
+
+    @property
+    def available_text(self) -> str:
+        return self._texts()[1]
+
+    def __str__(self) -> str:
+        wanted, available = self._texts()
+        return f"{self.kind.value} in {self.place}: wanted {wanted}, available {available}"
+
+    def _texts(self) -> tuple[str, str]:
+        return wording.texts(self.kind, self.place.kind, self.wanted, self.available, self.facts)
+
+
+def short(kind: ShortfallKind, place: Place, wanted: Value, available: Value, **facts: Value) -> Shortfall:
+    """A Shortfall with its facts by name."""
+    return Shortfall(kind, place, wanted, available, tuple(facts.items()))
 
 
 class Instead(NamedTuple):
