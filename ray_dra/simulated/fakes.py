@@ -1,6 +1,6 @@
 """Stand-ins for Ray's ports, for tests and for trying the coordinator without Ray.
 
-They pass the same contract tests as the real adapters (tests/coordinator/test_contracts.py).
+They pass the same contract tests as the real adapters (tests/ports/test_contracts.py).
 """
 
 from __future__ import annotations

@@ -15,9 +15,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_dra.errors import InvalidAddress
-from ray_dra.processes import address as settings
-from ray_dra.processes.address import Embedded, Running, parse_address
 from ray_dra.simulated.cluster import PREFIX, LocalCluster
 from ray_dra.simulated.profile import simulated_nodes
 
@@ -277,49 +274,6 @@ def test_programs_come_while_the_coordinator_of_those_before_ends(plain_ray: Loc
     wait_no_trace(plain_ray)
     assert run_on(plain_ray, STILLBORN)
     wait_no_trace(plain_ray)
-
-
-BAD_ADDRESSES = [
-    ("embeded", "HOST:PORT"),
-    ("embedded?profile=gb300", "gb300-nvl72"),
-    ("embedded?node=4", "nodes"),
-    ("embedded?nodes=four", "whole number"),
-    ("embedded?nodes=0", "whole number"),
-    ("embedded?nodes=1000", "whole number"),
-    ("embedded?nodes=4&nodes=5", ""),
-    ("embedded?nodes", "name=value"),
-    ("embedded?profile=hgx-h100&cliques=2", "leave it out"),
-    ("embedded?nodes=4&cliques=9", "1 to 18"),
-    ("embedded?profile=mixed&nodes=3", "leave them out"),
-    ("host:port", "HOST:PORT"),
-    ("host:99999", "HOST:PORT"),
-    ("host:6379?nodes=1", "HOST:PORT"),
-]
-
-
-@pytest.mark.parametrize(("address", "allowed"), BAD_ADDRESSES)
-def test_a_bad_address_lists_what_is_allowed_before_anything_starts(address: str, allowed: str) -> None:
-    def start() -> None:
-        target = parse_address(address)
-        assert isinstance(target, Embedded)
-        LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques)
-
-    with pytest.raises(InvalidAddress) as caught:
-        start()
-    assert allowed in caught.value.available
-    assert caught.value.reason
-
-
-def test_good_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse_address("embedded") == Embedded()
-    assert parse_address("10.0.0.1:6379") == Running(address="10.0.0.1:6379")
-    assert parse_address("", {"RAY_CLUSTER_NAME": "c", "FQ_RAY_IP": "head.ns.svc"}) == Running(
-        address="head.ns.svc:6379"
-    )
-    assert parse_address("", {"RAY_GCS_ADDRESS": "10.0.0.2:6379"}) == Running(address="10.0.0.2:6379")
-    monkeypatch.setattr(settings, "_beside", lambda: None)  # whatever Ray runs on this machine
-    with pytest.raises(InvalidAddress, match="there is none here"):
-        parse_address("", {})
 
 
 def example(name: str, *, environment: dict[str, str] | None = None) -> str:

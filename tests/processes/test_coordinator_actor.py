@@ -16,7 +16,7 @@ import ray
 from ray_dra.coordinator import waits
 from ray_dra.coordinator.coordinator import Status
 from ray_dra.coordinator.orders import Order
-from ray_dra.coordinator.pace import LEAST_SECONDS, LOOK_SECONDS, pause
+from ray_dra.coordinator.pace import LEAST_SECONDS
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import CoordinatorUnavailable, GangGone
@@ -219,14 +219,6 @@ def test_it_ends_though_its_keys_cannot_be_deleted(outside: Outside, monkeypatch
 
     monkeypatch.setattr(outside.store, "delete", fail)
     run(test)
-
-
-def test_looking_takes_a_sixth_of_the_time_at_most() -> None:
-    for used in (0.0, 0.001, 0.01, 0.05):
-        assert used <= (used + pause(used, used)) / 6 + 1e-9
-        assert pause(used, used) >= LEAST_SECONDS
-    assert pause(0.2, 0.0) == 0.2, "and half of the time"
-    assert pause(60.0, 60.0) == LOOK_SECONDS
 
 
 def order(gang: str) -> Order:

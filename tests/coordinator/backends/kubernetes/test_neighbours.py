@@ -1,5 +1,5 @@
 """Gangs on a fake Kubernetes beside each other, beside another RayCluster's gangs, workers that are there, and work of
-others; the making of one gang's workers: test_provision.py."""
+others; the making of one gang's workers: test_provisioning.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,64 @@
+"""`ray-dra snapshot` and `ray-dra plan`, as they are typed. With the worst input: tests/edge/test_command_line.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import ray_dra
+from ray_dra.cli import app
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.core.plan import plan
+from ray_dra.errors import InvalidSnapshot
+from ray_dra.translate.files.snapshot import dump_snapshot, snapshot_of
+from tests.core.machines import gang, rack
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.yaml"
+    inventory = Inventory([*rack("a", 2), *rack("b", 2)])
+    for name, sizes in (("left", (4,)), ("right", (4,))):
+        answer = plan(inventory, gang(*sizes, name=name, locality=Locality(cliques=1, exclusive=True)))
+        assert isinstance(answer, Allocation)
+        inventory.hold(answer._replace(counters=()))
+    path.write_text(dump_snapshot(snapshot_of(inventory)))
+    return path
+
+
+def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
+    run = CliRunner()
+    yes = run.invoke(app, ["plan", str(file), "--gpus", "4", "--same-clique"])
+    assert yes.exit_code == 0
+    assert "fits: 1 bundle, 4 GPUs, one clique" in yes.stdout
+    no = run.invoke(app, ["plan", str(file), "--gpus", "4", "--bundles", "2", "--same-clique"])
+    assert no.exit_code == 1
+    assert "room for 1: 4 on 1 node" in no.stdout
+    assert "would fit now: 1 of the 2 bundles (on 1 node, 1 clique)" in no.stdout
+    assert "would fit without: left (4 GPUs; the smallest set)" in no.stdout
+    wish = tmp_path / "gang.yaml"
+    wish.write_text("bundles: [{GPU: 4}]\ncount: 2\nlocality: {cliques: 1}")
+    plain = json.loads(run.invoke(app, ["plan", str(file), "--request", str(wish), "--json"]).stdout)
+    assert plain["leaving"] == {"gangs": ["left"], "gpus": 4, "smallest": True}
+    assert plain["shortfalls"][0]["kind"] == "room in one clique"
+    missing = run.invoke(app, ["plan", str(tmp_path / "none.yaml")])
+    assert isinstance(missing.exception, InvalidSnapshot)
+
+
+def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
+    path = tmp_path / "rack.yaml"
+    done = CliRunner().invoke(app, ["snapshot", str(path), "--profile", "gb200-nvl72", "--nodes", "3"])
+    assert done.exit_code == 0, done.output
+    answer = ray_dra.plan([{"GPU": 4}] * 3, locality=ray_dra.same_clique(), cluster=path)
+    assert isinstance(answer, Allocation)
+    assert [n[-2:] for n in answer.nodes] == ["00", "01", "02"]
+    refused = ray_dra.plan([{"GPU": 4}] * 4, locality=ray_dra.same_clique(), cluster=str(path))
+    assert isinstance(refused, Unsatisfiable)
+    assert refused.counterfactual is not None
+    assert refused.counterfactual.instead[0].change == "3 of the 4 bundles"
