@@ -173,8 +173,8 @@ class Bench:
                 workers.look(())
                 workers.undo(())
                 for pod in workers.view.pods:  # no kubelet ends them
-                    if pod["metadata"].get("deletionTimestamp"):
-                        self.api.delete("Pod", pod["metadata"]["name"], NAMESPACE, grace=0)
+                    if pod.deleting:
+                        self.api.delete("Pod", pod.name, NAMESPACE, grace=0)
                 if not workers.found:
                     return
                 time.sleep(0.05)

@@ -14,18 +14,13 @@ from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
 from ray_dra.errors import AlreadyThere, ApiUnavailable, KubernetesError, NotFound, NotLeading, WatchExpired
 from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.events import event_about
-from ray_dra.translate.kube.shapes import (
-    UNREADABLE,
-    read_claim,
-    read_domain,
-    read_labelled,
-    read_pod,
-    read_raycluster,
-    read_slice,
-    why_unreadable,
-)
-from ray_dra.translate.kube.slices import read_node
+from ray_dra.translate.kube.pods import read_pod
+from ray_dra.translate.kube.published_links import read_topology
+from ray_dra.translate.kube.raycluster import read_raycluster
+from ray_dra.translate.kube.shapes import UNREADABLE, read_domain, read_template, why_unreadable
+from ray_dra.translate.kube.slices import read_node, read_slice
 from ray_dra.translate.names import CLUSTER_LABEL, DRIVER, TOPOLOGY_LABEL
 
 logger = logging.getLogger("ray_dra")
@@ -230,9 +225,9 @@ class KubeAdapter:
             "claims": Mirror(api, "ResourceClaim", keep=read_claim),
             "pods": Mirror(api, "Pod", namespace, labels=ours, keep=read_pod, changed=changed),
             "topologies": Mirror(
-                api, "ConfigMap", namespace, labels=f"{TOPOLOGY_LABEL}=true", keep=read_labelled, changed=changed
+                api, "ConfigMap", namespace, labels=f"{TOPOLOGY_LABEL}=true", keep=read_topology, changed=changed
             ),
-            "templates": Mirror(api, "ResourceClaimTemplate", namespace, keep=read_labelled, changed=changed),
+            "templates": Mirror(api, "ResourceClaimTemplate", namespace, keep=read_template, changed=changed),
         }
         if self.compute_domains:
             self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours, keep=read_domain)

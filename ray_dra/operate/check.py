@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError
-from ray_dra.ports.kubernetes import KubeNode, Object
-from ray_dra.translate.kube.shapes import UNREADABLE, read_slice, why_unreadable
-from ray_dra.translate.kube.slices import node_from_slices, read_node
-from ray_dra.translate.kube.workers import refuse_unfit, worker_template
+from ray_dra.ports.kube_objects import KubeNode, ResourceSlice
+from ray_dra.ports.kubernetes import Object
+from ray_dra.translate.kube.raycluster import read_raycluster, refuse_unfit, worker_template
+from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
+from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import COMPUTE_DOMAIN_GROUP, DRIVER, PROBLEMS_ANNOTATION, RAY_GROUP, START_HOOK_VARIABLE
 
 LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few seconds, by a clock that may differ
@@ -120,8 +121,9 @@ def may_not(api: KubernetesApi, right: Right, namespace: str, raycluster: str) -
 
 def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
     found = api.get("RayCluster", raycluster, namespace)
-    refuse_unfit(found)
-    template = worker_template(found)
+    read = read_raycluster(found)
+    refuse_unfit(read)
+    template = worker_template(read)
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
     yield _of_version(str(found["spec"].get("rayVersion", "")))
@@ -149,18 +151,18 @@ def _of_version(wanted: str) -> Finding:
 
 def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
     found, odd = _read(api.items("ResourceSlice", fields=f"spec.driver={DRIVER}"), read_slice)
-    slices: list[Object] = found
+    slices: list[ResourceSlice] = found
     found, odd_nodes = _read(api.items("Node"), read_node)
     nodes: dict[str, KubeNode] = {node.name: node for node in found}
     for name, why in odd:
         yield Finding(False, f"ResourceSlice {name}", f"left out, it cannot be read: {why}")
     for name, why in odd_nodes:
         yield Finding(False, f"node {name}", f"left out, it cannot be read: {why}")
-    by_node: dict[str, list[Object]] = {}
+    by_node: dict[str, list[ResourceSlice]] = {}
     for each in slices:
-        if each["spec"].get("nodeName") in nodes:
-            by_node.setdefault(each["spec"]["nodeName"], []).append(each)
-    made = [node_from_slices(nodes[name], found) for name, found in sorted(by_node.items())]
+        if each.node in nodes:
+            by_node.setdefault(each.node, []).append(each)
+    made = [node_from_slices(nodes[name], pool) for name, pool in sorted(by_node.items())]
     count = sum(len(node.devices) for node in made)
     cliques = {node.clique for node in made if node.clique}
     said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"

@@ -6,23 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ray_dra.ports.kube_objects import (
+    Claim,
+    ClaimTemplate,
+    ComputeDomain,
+    KubeNode,
+    NodeLinks,
+    Pod,
+    RayCluster,
+    ResourceSlice,
+)
 
-@dataclass(frozen=True, slots=True)
-class KubeNode:
-    """The fields of a Node that the planner needs. `cpus` and `memory` (bytes) are allocatable; taints are (key, value,
-    effect); `device_plugin`: a device plugin offers its GPUs."""
-
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    ready: bool = True
-    unschedulable: bool = False
-    taints: tuple[tuple[str, str, str], ...] = ()
-    cpus: float = 0.0
-    memory: float = 0.0
-    device_plugin: bool = False
-
-
-Object = Mapping[str, Any]  # a Kubernetes object as its dict
+Object = Mapping[str, Any]  # a Kubernetes object to be made, or a merge patch, as `translate.kube` writes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +25,14 @@ class KubeView:
     """One look, from watches. `slices` and `claims` are of the whole cluster, the others of the RayCluster's namespace
     and, but for the RayCluster, ours by their label."""
 
-    raycluster: Object | None = None
+    raycluster: RayCluster | None = None
     nodes: Mapping[str, KubeNode] = field(default_factory=dict)
-    slices: tuple[Object, ...] = ()
-    claims: tuple[Object, ...] = ()
-    pods: tuple[Object, ...] = ()
-    templates: tuple[Object, ...] = ()
-    domains: tuple[Object, ...] = ()
-    topologies: tuple[Object, ...] = ()  # ConfigMaps of the topology agent
+    slices: tuple[ResourceSlice, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    templates: tuple[ClaimTemplate, ...] = ()
+    domains: tuple[ComputeDomain, ...] = ()
+    topologies: tuple[NodeLinks, ...] = ()  # of the topology agents' ConfigMaps
     version: int = 0  # grows with every change
 
 

@@ -17,7 +17,7 @@ from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.model.node import Node
 from ray_dra.errors import RayDraError
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_from_bytes
-from ray_dra.translate.kube.workers import slot_label
+from ray_dra.translate.kube.slots import slot_label
 from ray_dra.translate.names import (
     GO_KEY,
     HEAD_HOST_VARIABLES,

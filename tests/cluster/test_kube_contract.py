@@ -17,13 +17,16 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
 from ray_dra.errors import Conflict, NotLeading
+from ray_dra.ports.kube_objects import Pod, RayCluster, ResourceSlice
 from ray_dra.ports.kubernetes import Kube, Object
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.fake_kube import FakeKube
-from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.kube.pods import gated
-from ray_dra.translate.kube.slices import node_from_slices, read_node
-from ray_dra.translate.kube.workers import Attempt, attempt_of, claim_age, claim_of, named_by
+from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
+from ray_dra.translate.kube.attempts import Attempt, attempt_of
+from ray_dra.translate.kube.claims import claim_of
+from ray_dra.translate.kube.pods import gate_opened
+from ray_dra.translate.kube.raycluster import groups_added, groups_removed, groups_stopped
+from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import PROBLEMS_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.cluster.binaries import Say
@@ -53,6 +56,11 @@ def raycluster() -> dict[str, Any]:
     }
 
 
+def read(machine: SimulatedNode) -> list[ResourceSlice]:
+    published = slices(gpu_pool(machine, {}), machine.name, 1)
+    return [read_slice({**each, "metadata": {**each["metadata"], "resourceVersion": "1"}}) for each in published]
+
+
 class Side:
     """The port, and what makes time pass behind it."""
 
@@ -66,19 +74,20 @@ class Side:
             self.turn()
 
     def attempt(self, gang: str) -> Attempt:
-        nodes = [node_from_slices(read_node(paper_node(m)), slices(gpu_pool(m, {}), m.name, 1)) for m in MACHINES]
+        nodes = [node_from_slices(read_node(paper_node(m)), read(m)) for m in MACHINES]
         request = request_from_bundles([{"GPU": 4}] * 2, locality=Locality(cliques=1))
         answer = plan(Inventory(nodes), request)
         assert isinstance(answer, Allocation)
-        cluster = self.kube.view().raycluster
-        assert cluster is not None
         named = Allocation(gang, answer.bundles, answer.epoch, answer.priority, answer.counters)
-        return attempt_of(named, cluster, imex=False)
+        return attempt_of(named, self.cluster(), imex=False)
 
-    def groups(self) -> list[Object]:
-        cluster = self.kube.view().raycluster
-        assert cluster is not None
-        return list(cluster["spec"]["workerGroupSpecs"])
+    def cluster(self) -> RayCluster:
+        found = self.kube.view().raycluster
+        assert found is not None
+        return found
+
+    def groups(self) -> list[str]:
+        return [group.name for group in self.cluster().groups]
 
     def change(self, *steps: Object) -> None:
         self.kube.patch("RayCluster", NAME, [*steps])
@@ -123,7 +132,7 @@ def test_the_view_has_the_nodes_and_what_they_publish(side: Side) -> None:
     view = side.kube.view()
     assert view.nodes.keys() == {machine.name for machine in MACHINES}
     assert all(node.ready and not node.device_plugin and node.cpus == 64 for node in view.nodes.values())
-    published = {s["spec"]["nodeName"]: len(s["spec"]["devices"]) for s in view.slices}
+    published = {s.node: len(s.devices) for s in view.slices}
     assert published == {machine.name: 4 for machine in MACHINES}
     assert side.kube.problems() == ()
 
@@ -140,7 +149,7 @@ def test_objects_may_be_made_and_deleted_twice(side: Side) -> None:
     name = template["metadata"]["name"]
 
     def there() -> bool:
-        return name in {t["metadata"]["name"] for t in side.kube.view().templates}
+        return name in {t.name for t in side.kube.view().templates}
 
     side.kube.create(template, dry_run=True)
     side.turn()
@@ -164,55 +173,42 @@ def test_a_patch_whose_test_does_not_hold_changes_nothing(side: Side) -> None:
         with pytest.raises(Conflict):
             side.change(wrong, add)
     side.turn()
-    assert [each["groupName"] for each in side.groups()] == ["ray-dra"]
+    assert side.groups() == ["ray-dra"]
 
 
 def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side: Side) -> None:
     attempt = side.attempt("g-flow")
     (template,), (group,) = attempt.templates, attempt.groups
-    name, path = group["groupName"], "/spec/workerGroupSpecs/1"
+    name = group["groupName"]
     side.kube.create(template)
-    version = side.kube.view().raycluster["metadata"]["resourceVersion"]  # type: ignore[index]
-    side.change(
-        {"op": "test", "path": "/metadata/resourceVersion", "value": version},
-        {"op": "add", "path": "/spec/workerGroupSpecs/-", "value": group},
-    )
+    side.change(*groups_added(side.cluster(), attempt.groups))
 
-    def pods() -> list[Object]:
-        found = [p for p in side.kube.view().pods if p["metadata"]["labels"].get("ray.io/group") == name]
-        return [p for p in found if not p["metadata"].get("deletionTimestamp")]
+    def pods() -> list[Pod]:
+        return [pod for pod in side.kube.view().pods if pod.group == name and not pod.deleting]
 
     side.until(lambda: len(pods()) == 2)
     for _ in range(3):
         side.turn()
-    assert all(gated(pod) and "nodeName" not in pod["spec"] for pod in pods())
+    assert all(pod.gated and pod.node is None for pod in pods())
     # Others see, before anything is let in, what these pods are for.
     side.until(lambda: len(side.kube.view().claims) == 2)
     planned = [uuid for slot in attempt.slots.values() for uuid in slot.uuids]
     for claim in side.kube.view().claims:
-        assert named_by(claim) == (tuple(planned), 4)
+        assert (claim.named, claim.count) == (tuple(planned), 4)
         assert claim_of(claim) == (NAMESPACE, NAME, attempt.name)
-        assert not claim["status"].get("allocation")
-        assert all(claim_age(claim))
+        assert not claim.allocated
+        assert all(claim.age)
     for pod in pods():
-        change = {"metadata": {"uid": pod["metadata"]["uid"]}, "spec": {"schedulingGates": None}}
-        side.kube.patch("Pod", pod["metadata"]["name"], change)
-    side.until(lambda: all(pod["spec"].get("nodeName") for pod in pods()))
-    assert {pod["spec"]["nodeName"] for pod in pods()} == set(attempt.slots)
-    allocated = {
-        (result["pool"], result["device"])
-        for claim in side.kube.view().claims
-        for result in ((claim["status"].get("allocation") or {}).get("devices") or {}).get("results") or ()
-    }
+        side.kube.patch("Pod", pod.name, gate_opened(pod))
+    side.until(lambda: all(pod.node for pod in pods()))
+    assert {pod.node for pod in pods()} == set(attempt.slots)
+    allocated = {device for claim in side.kube.view().claims for device in claim.devices}
     assert allocated == {(machine.name, f"gpu-{gpu}") for machine in MACHINES for gpu in range(4)}
-    side.change(
-        {"op": "test", "path": f"{path}/groupName", "value": name},
-        {"op": "add", "path": f"{path}/suspend", "value": True},
-    )
+    side.change(*groups_stopped(side.cluster(), {name: [pod.name for pod in pods()]}))
     side.until(lambda: not side.kube.view().pods or not pods())
     side.until(lambda: not side.kube.view().claims)
-    side.change({"op": "test", "path": f"{path}/groupName", "value": name}, {"op": "remove", "path": path})
-    side.until(lambda: [each["groupName"] for each in side.groups()] == ["ray-dra"])
+    side.change(*groups_removed(side.cluster(), [name]))
+    side.until(lambda: side.groups() == ["ray-dra"])
     side.kube.delete("ResourceClaimTemplate", template["metadata"]["name"])
 
 

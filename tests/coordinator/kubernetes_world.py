@@ -10,13 +10,14 @@ from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.orders import Order
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.locality import Locality
-from ray_dra.ports.kubernetes import KubeNode, KubeView, Object
+from ray_dra.ports.kube_objects import KubeNode
+from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.shared_records import MARK, slot_from_bytes
-from ray_dra.translate.kube.workers import slot_label
+from ray_dra.translate.kube.slots import slot_label
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, VERIFIED_KEY
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.world import Clock, Crash
@@ -28,22 +29,34 @@ class CrashingKube(FakeKube):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.left: int | None = None
-        self.after = False
         self.writes = 0
-        self.late = 0  # so many looks see the cluster as it was before the first gate was opened
-        self.forgets = 0  # so many times the scheduler knows of no allocation
-        self.doubled = False  # it did
-        self.opened: list[str] = []
-        self.before = KubeView()
+        self.doubled = False  # the scheduler gave devices out twice
+        self.opened: list[str] = []  # pods
+        self._left: int | None = None  # writes until the coordinator dies
+        self._after = False
+        self._late = 0
+        self._forgets = 0
         self._forgetting = False
+        self._before = KubeView()
+
+    def die_at(self, write: int, *, after: bool) -> None:
+        """The coordinator dies at one of its next writes, before or after it has happened."""
+        self._left, self._after = write, after
+
+    def lag(self, looks: int) -> None:
+        """So many looks see the cluster as it was before the first gate was opened."""
+        self._late = looks
+
+    def forget_allocations(self) -> None:
+        """Once, the scheduler knows of no allocation, and gives devices out again."""
+        self._forgets = 1
 
     def view(self) -> KubeView:
-        if self.late and self.opened:
-            self.late -= 1
+        if self._late and self.opened:
+            self._late -= 1
         else:
-            self.before = super().view()
-        return self.before
+            self._before = super().view()
+        return self._before
 
     def create(self, thing: Object, *, dry_run: bool = False) -> None:
         write = partial(super().create, thing, dry_run=dry_run)
@@ -61,18 +74,18 @@ class CrashingKube(FakeKube):
         return [] if self._forgetting else super().claimed()
 
     def _schedule(self, pod: dict[str, Any]) -> None:
-        self._forgetting = bool(self.forgets and self.claimed())
+        self._forgetting = bool(self._forgets and self.claimed())
         if self._forgetting:
-            self.forgets, self.doubled = self.forgets - 1, True
+            self._forgets, self.doubled = self._forgets - 1, True
         super()._schedule(pod)
         self._forgetting = False
 
     def _mortally(self, write: Callable[[], None]) -> None:
         self.writes += 1
-        due = self.left == 0
-        if self.left is not None:
-            self.left = None if due else self.left - 1
-        if not due or self.after:
+        due = self._left == 0
+        if self._left is not None:
+            self._left = None if due else self._left - 1
+        if not due or self._after:
             write()
         if due:
             raise Crash
@@ -122,24 +135,19 @@ class World:
     def _pods(self) -> None:
         """The start hook in each pod that runs, and raylets that come and go with pods."""
         living = set()
-        for pod in FakeKube.view(self.kube).pods:  # as they are
-            name, node = pod["metadata"]["name"], pod["spec"].get("nodeName")
-            if name not in self.kube.running or node not in self.kube.nodes or not self.kube.nodes[node].ready:
-                continue
-            attempt = pod["metadata"]["labels"]["ray-dra.io/attempt"]
-            label = slot_label(attempt, node)
+        for pod, got in self.kube.running():
+            assert pod.attempt is not None
+            assert pod.node is not None
+            label = slot_label(pod.attempt, pod.node)
             expected = self.store.get(SLOT_KEY + label)
             if expected is None:
                 continue
-            claim = self.kube.things["ResourceClaim", f"{name}-gpus"]
-            got = {r["device"] for r in claim["status"]["allocation"]["devices"]["results"]}
-            wanted = set(self.kube._devices(node, slot_from_bytes(expected).uuids))
-            assert got == wanted, "the scheduler was left a choice"
+            assert got == {*slot_from_bytes(expected).uuids}, "the scheduler was left a choice"
             self.store.put(VERIFIED_KEY + label, MARK)
-            if self.store.get(GO_KEY + attempt) is not None:
-                living.add(name)
-                if name not in self.ray.nodes:
-                    self.ray.add_node(name, gpus=len(got), cpus=4, labels={SLOT_LABEL: label})
+            if self.store.get(GO_KEY + pod.attempt) is not None:
+                living.add(pod.name)
+                if pod.name not in self.ray.nodes:
+                    self.ray.add_node(pod.name, gpus=len(got), cpus=4, labels={SLOT_LABEL: label})
         gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT_LABEL in n.labels and r not in living]
         for raylet in gone:
             self.ray.kill_node(raylet)
@@ -164,9 +172,7 @@ class World:
         return self.coordinator.status(gang).phase
 
     def left(self) -> list[str]:
-        groups = [g["groupName"] for g in self.kube.raycluster["spec"]["workerGroupSpecs"]]
-        things = [name for (kind, name), t in self.kube.things.items() if t["metadata"]["namespace"] != "other"]
-        return [*(g for g in groups if g != "ray-dra"), *things, *self.store.keys(SLOT_KEY), *self.store.keys(GO_KEY)]
+        return [*self.kube.left(), *self.store.keys(SLOT_KEY), *self.store.keys(GO_KEY)]
 
     def settle(self, turns: int = 60) -> None:
         for _ in range(turns):

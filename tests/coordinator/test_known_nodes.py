@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -169,7 +168,7 @@ def test_one_tray_of_each_rack_cordoned_keeps_a_gang_of_whole_racks_waiting() ->
     racks = {name[: name.index("-t")] for name in world.kube.nodes}
     cordoned = [next(name for name in sorted(world.kube.nodes) if name.startswith(rack)) for rack in racks]
     for name in cordoned:
-        cordon(world, name, True)
+        world.kube.cordon(name)
     for _ in range(3):
         world.turn()
     whole = len(world.kube.nodes) // len(racks)
@@ -178,10 +177,5 @@ def test_one_tray_of_each_rack_cordoned_keeps_a_gang_of_whole_racks_waiting() ->
     world.later(int(REMEMBER_SECONDS) + 10)
     assert world.coordinator.status(status.gang).phase is Phase.QUEUED
     assert world.coordinator.submit(world.order(bundles=whole)).phase is Phase.QUEUED, "it is known still"
-    cordon(world, cordoned[0], False)
+    world.kube.cordon(cordoned[0], False)
     assert world.drive(status.gang) is Phase.READY
-
-
-def cordon(world: kubernetes_world.World, name: str, closed: bool) -> None:
-    world.kube.nodes[name] = replace(world.kube.nodes[name], unschedulable=closed)
-    world.kube._version += 1

@@ -23,21 +23,17 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.plan import plan
 from ray_dra.errors import InvalidRequest
-from ray_dra.ports.kubernetes import KubeNode
+from ray_dra.ports.kube_objects import KubeNode, ResourceSlice, Toleration
 from ray_dra.ports.nvml import GpuReading, LinkReading, NodeReading
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
+from ray_dra.translate.kube.attempts import CEL_BYTES, attempt_of
 from ray_dra.translate.kube.events import event_about
-from ray_dra.translate.kube.published_links import read_topologies, topology_map, with_links
-from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
-from ray_dra.translate.kube.workers import (
-    CEL_BYTES,
-    attempt_name,
-    attempt_of,
-    refuse_unfit,
-    slot_label,
-    worker_template,
-)
+from ray_dra.translate.kube.published_links import read_topology, topology_map, with_links
+from ray_dra.translate.kube.raycluster import read_raycluster, refuse_unfit, worker_template
+from ray_dra.translate.kube.shapes import UNREADABLE
+from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node, read_slice
+from ray_dra.translate.kube.slots import attempt_name, slot_label
 from ray_dra.translate.names import TEMPLATE_ANNOTATION
 from ray_dra.translate.nvml.reading import node_from_reading
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -48,7 +44,11 @@ GOLDEN = Path(__file__).parent / "golden"
 def node(simulated: SimulatedNode, **more: Any) -> Node:
     """A node as Kubernetes publishes it, by the simulated driver."""
     made = KubeNode(simulated.name, labels=node_labels(simulated), cpus=64, memory=512 << 30, **more)
-    return node_from_slices(made, slices(gpu_pool(simulated, {}), simulated.name, 1))
+    return node_from_slices(made, read(slices(gpu_pool(simulated, {}), simulated.name, 1)))
+
+
+def read(published: list[dict[str, Any]]) -> list[ResourceSlice]:
+    return [read_slice({**each, "metadata": {**each["metadata"], "resourceVersion": "1"}}) for each in published]
 
 
 def cluster(**spec: Any) -> dict[str, Any]:
@@ -58,9 +58,12 @@ def cluster(**spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
-        "metadata": {"name": "c", "namespace": "team", "uid": "u-1"},
+        "metadata": {"name": "c", "namespace": "team", "uid": "u-1", "resourceVersion": "1"},
         "spec": {"workerGroupSpecs": [group], **spec},
     }
+
+
+CLUSTER = read_raycluster(cluster())
 
 
 def gang(bundles: list[dict[str, float]], **more: Any) -> GangRequest:
@@ -94,7 +97,7 @@ def test_objects_are_as_reviewed(
 
     if any("x" in bundle for bundle in bundles):
         nodes = [replace(n, resources={**n.resources, "x": 4.0}) for n in nodes]
-    made = attempt_of(allocate(nodes, gang(bundles, locality=locality), imex=imex), cluster(), imex=imex)
+    made = attempt_of(allocate(nodes, gang(bundles, locality=locality), imex=imex), CLUSTER, imex=imex)
     content = [*made.domains, *made.templates, *made.groups]
     golden = GOLDEN / file
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
@@ -109,7 +112,7 @@ def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) 
     answer = plan(Inventory(RACKS), request)
     if not isinstance(answer, Allocation):
         return
-    made = attempt_of(answer, cluster(), imex=False)
+    made = attempt_of(answer, CLUSTER, imex=False)
     chosen: dict[str, set[str]] = {}
     for grant in answer.grants:
         chosen.setdefault(grant.node, set()).add(grant.uuid or "")
@@ -132,7 +135,7 @@ def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) 
 def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
     machines = simulated_nodes("gb200-nvl72", nodes=200)
     answer = allocate([node(m) for m in machines], gang([{"GPU": 4}] * 200, locality=Locality(segment=1)), imex=False)
-    made = attempt_of(answer, cluster(), imex=False)
+    made = attempt_of(answer, CLUSTER, imex=False)
     expressions = [
         t["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]["expression"]
         for t in made.templates
@@ -142,8 +145,8 @@ def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
     evil = SimulatedNode(name="n", profile=load_profile("hgx-h100"))
     published = slices(gpu_pool(evil, {}), "n", 1)
     published[0]["spec"]["devices"][0]["attributes"]["uuid"]["string"] = 'x"] || true || ["'
-    odd = node_from_slices(KubeNode("n", cpus=8, memory=1 << 36), published)
-    made = attempt_of(allocate([odd], gang([{"GPU": 8}]), imex=False), cluster(), imex=False)
+    odd = node_from_slices(KubeNode("n", cpus=8, memory=1 << 36), read(published))
+    made = attempt_of(allocate([odd], gang([{"GPU": 8}]), imex=False), CLUSTER, imex=False)
     expression = made.templates[0]["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]
     assert 'x\\"] || true || [\\"' in expression["expression"]
 
@@ -155,10 +158,10 @@ def test_no_resource_says_anything_to_a_shell(name: str) -> None:
         node(simulated_nodes("hgx-h100", nodes=1)[0]), resources={"CPU": 8.0, name: 4.0, "ok.x/y-1:_z": 1.0}
     )
     fine = allocate([machine], gang([{"GPU": 1, "ok.x/y-1:_z": 1}]), imex=False)
-    assert "ok.x/y-1:_z" in attempt_of(fine, cluster(), imex=False).groups[0]["rayStartParams"]["resources"]
+    assert "ok.x/y-1:_z" in attempt_of(fine, CLUSTER, imex=False).groups[0]["rayStartParams"]["resources"]
     asked = GangRequest("g", (Bundle((DeviceRequest(1),), {name: 1.0}),))
     with pytest.raises(InvalidRequest, match="shell"):
-        attempt_of(allocate([machine], asked, imex=False), cluster(), imex=False)
+        attempt_of(allocate([machine], asked, imex=False), CLUSTER, imex=False)
 
 
 def test_the_users_affinity_is_kept_with_each_node() -> None:
@@ -175,7 +178,9 @@ def test_the_users_affinity_is_kept_with_each_node() -> None:
     }
     raycluster = cluster()
     raycluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["affinity"] = theirs
-    made = attempt_of(allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), raycluster, imex=False)
+    made = attempt_of(
+        allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), read_raycluster(raycluster), imex=False
+    )
     required = made.groups[0]["template"]["spec"]["affinity"]["nodeAffinity"]
     terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert len(terms) == 4
@@ -184,22 +189,22 @@ def test_the_users_affinity_is_kept_with_each_node() -> None:
 
 def test_clusters_that_cannot_take_a_group_are_refused_with_the_reason() -> None:
     with pytest.raises(InvalidRequest, match="Recreate deletes every pod"):
-        refuse_unfit(cluster(upgradeStrategy={"type": "Recreate"}))
+        refuse_unfit(read_raycluster(cluster(upgradeStrategy={"type": "Recreate"})))
     owned = cluster()
     owned["metadata"]["ownerReferences"] = [{"kind": "RayService", "name": "s"}]
     with pytest.raises(InvalidRequest, match="RayService overwrites"):
-        refuse_unfit(owned)
+        refuse_unfit(read_raycluster(owned))
     with pytest.raises(InvalidRequest, match="no worker group to copy"):
-        worker_template(cluster(workerGroupSpecs=[]))
+        worker_template(read_raycluster(cluster(workerGroupSpecs=[])))
     named = cluster()
     named["metadata"]["annotations"] = {TEMPLATE_ANNOTATION: "other"}
     with pytest.raises(InvalidRequest, match="other"):
-        worker_template(named)
+        worker_template(read_raycluster(named))
     asking = cluster()
     container = asking["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     container["resources"]["limits"]["nvidia.com/gpu"] = 1
     with pytest.raises(InvalidRequest, match="asks for GPUs itself"):
-        worker_template(asking)
+        worker_template(read_raycluster(asking))
 
 
 def test_names_are_short_stable_and_new_for_each_attempt() -> None:
@@ -228,7 +233,7 @@ def test_a_pool_counts_only_when_its_newest_generation_is_complete() -> None:
     old, new = (slices(gpu_pool(simulated, {}), simulated.name, generation)[0] for generation in (1, 2))
     new["metadata"]["name"] = "other"
     new["spec"]["pool"]["resourceSliceCount"] = 2
-    made = node_from_slices(KubeNode(simulated.name), [old, new])
+    made = node_from_slices(KubeNode(simulated.name), read([old, new]))
     assert (made.ready, made.reason) == (False, "its pool is being published (1 of 2 slices)")
     assert node_from_slices(KubeNode("n"), []).reason == "no ResourceSlice is published"
 
@@ -239,7 +244,7 @@ def test_health_tolerations_and_quantities() -> None:
     published = slices(gpu_pool(simulated, faults, frozenset({"NVMLDeviceHealthCheck"})), simulated.name, 1)
     taints = (("gpu", "a", "NoSchedule"), ("soft", "", "PreferNoSchedule"))
     made = node_from_slices(
-        KubeNode(simulated.name, taints=taints), published, [{"key": "gpu", "value": "a", "effect": "NoSchedule"}]
+        KubeNode(simulated.name, taints=taints), read(published), [Toleration("gpu", value="a", effect="NoSchedule")]
     )
     assert made.ready
     assert [d.health for d in made.devices].count(Health.TAINTED) == 1
@@ -248,8 +253,8 @@ def test_health_tolerations_and_quantities() -> None:
         "allocatable": {"cpu": "3500m", "memory": "2Gi", "nvidia.com/gpu": "8"},
         "conditions": [{"type": "Ready", "status": "True"}],
     }
-    read = read_node({"metadata": {"name": "n"}, "status": status})
-    assert (read.cpus, read.memory, read.device_plugin, read.ready) == (3.5, 2 << 30, True, True)
+    seen = read_node({"metadata": {"name": "n"}, "status": status})
+    assert (seen.cpus, seen.memory, seen.device_plugin, seen.ready) == (3.5, 2 << 30, True, True)
 
 
 def test_every_suffix_of_a_quantity_is_read_and_garbage_is_refused() -> None:
@@ -275,7 +280,7 @@ def test_bundles_of_fractional_cpus_fit_the_worker_made_for_them(cpus: list[floa
     """`ray start --num-cpus` takes whole numbers; the pod asks for exactly what the bundles and the raylet need."""
     bundles = [{"GPU": 1.0, "CPU": cpus[0], "memory": 1000.5}, *({"CPU": n} for n in cpus[1:])]
     wide = [replace(BOXES[0], resources={"CPU": 64.0, "memory": float(1 << 40)})]
-    attempt = attempt_of(allocate(wide, gang(bundles), imex=False), cluster(), imex=False)
+    attempt = attempt_of(allocate(wide, gang(bundles), imex=False), CLUSTER, imex=False)
     (group,) = attempt.groups
     offered, wanted = group["rayStartParams"], sum(cpus)
     assert wanted - 1e-9 <= int(offered["num-cpus"]) < wanted + 1
@@ -287,7 +292,7 @@ def test_bundles_of_fractional_cpus_fit_the_worker_made_for_them(cpus: list[floa
 
 @pytest.mark.parametrize(("cpus", "offered", "asked"), [(0.5, "1", "750m"), (1.5, "2", "1750m"), (2.5, "3", "2750m")])
 def test_half_a_cpu_is_offered_as_a_whole_one(cpus: float, offered: str, asked: str) -> None:
-    attempt = attempt_of(allocate(BOXES, gang([{"GPU": 1, "CPU": cpus}]), imex=False), cluster(), imex=False)
+    attempt = attempt_of(allocate(BOXES, gang([{"GPU": 1, "CPU": cpus}]), imex=False), CLUSTER, imex=False)
     (group,) = attempt.groups
     assert group["rayStartParams"]["num-cpus"] == offered
     assert group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == asked
@@ -295,11 +300,11 @@ def test_half_a_cpu_is_offered_as_a_whole_one(cpus: float, offered: str, asked: 
 
 @given(st.text(max_size=1100, alphabet=st.characters(codec="utf-8")))
 def test_an_events_message_is_cut_in_bytes_between_characters(text: str) -> None:
-    event = event_about(cluster(), "GangQueued", text + "\u00e9\U0001f600" * 400)
+    event = event_about(CLUSTER, "GangQueued", text + "\u00e9\U0001f600" * 400)
     data = event["message"].encode()
     assert 1020 < len(data) <= 1024
     assert (text + "\u00e9\U0001f600" * 400).startswith(event["message"])
-    assert event_about(cluster(), "GangQueued", "\ud800 bare")["message"] == "? bare"
+    assert event_about(CLUSTER, "GangQueued", "\ud800 bare")["message"] == "? bare"
 
 
 @pytest.mark.parametrize(("profile", "clique"), [("hgx-h100", "box.h100-0"), ("l40s-pcie", None)])
@@ -323,8 +328,11 @@ def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> 
     assert made is not None
     assert made["metadata"]["ownerReferences"][0]["name"] == "p"
     uneven = {**made, "data": {"topology": json.dumps({"uuids": ["a", "b"], "links": [[1], [1]], "ancestors": []})}}
-    assert read_topologies([uneven]) == {}
-    published = read_topologies([made, {"metadata": {}, "data": {"topology": "no json"}}])["dgx1"]
+    for odd in (uneven, {"metadata": {}, "data": {"topology": "no json"}}, {**made, "metadata": {}}):
+        with pytest.raises(UNREADABLE):
+            read_topology(odd)
+    published = read_topology(made)
+    assert published.node == "dgx1"
     full = node_from_reading("dgx1", reading)
     assert published.links == full.links == ((0, 12, 0, 0), (12, 0, 0, 0), (0, 0, 0, 12), (0, 0, 12, 0))
     backwards = replace(full, devices=full.devices[:0:-1], links=(), ancestors=())

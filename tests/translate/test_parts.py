@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.ports.kubernetes import KubeNode, KubeView
+from ray_dra.ports.kube_objects import KubeNode, ResourceSlice
+from ray_dra.ports.kubernetes import KubeView
+from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.parts import parts_of
-from ray_dra.translate.kube.shapes import read_slice
+from ray_dra.translate.kube.slices import read_slice
 from ray_dra.translate.names import DRIVER
 
 PROFILES = (("1g.10gb", 19, (0, 1, 2, 3, 4, 5, 6)), ("3g.40gb", 9, (0, 4)), ("7g.80gb", 0, (0,)))
@@ -84,11 +86,15 @@ def claim(name: str, *devices: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def look(slices: list[dict[str, Any]], *claims: Mapping[str, Any]) -> tuple[Machines, Inventory]:
-    inventory = Inventory()
+def read(slices: list[dict[str, Any]]) -> tuple[ResourceSlice, ...]:
+    return tuple(map(read_slice, slices))
+
+
+def look(slices: list[dict[str, Any]], *raw: Mapping[str, Any]) -> tuple[Machines, Inventory]:
+    inventory, claims = Inventory(), tuple(map(read_claim, raw))
     machines = Machines(inventory, lambda: 0.0)
     node = KubeNode("n", cpus=8, memory=64 << 30)
-    machines.put(KubeView(nodes={"n": node}, slices=tuple(map(read_slice, slices)), claims=claims), ())
+    machines.put(KubeView(nodes={"n": node}, slices=read(slices), claims=claims), ())
     machines.mark_taken(claims, lambda claim: False)
     return machines, inventory
 
@@ -166,16 +172,16 @@ def test_a_partition_of_a_gpu_that_is_not_offered_whole_takes_nothing_of_the_oth
     machines, inventory = look(published, claim("theirs", static["name"]))
     assert inventory.node_states["n"].busy == 0
     assert not machines.problems()
-    assert parts_of(published).taken_with(static["name"]) == frozenset()
+    assert parts_of(read(published)).taken_with(static["name"]) == frozenset()
     static["name"] = "gpu-0-mig-1g10gb-19-3"  # where two things that tell disagree, both count
-    assert parts_of(published).taken_with(static["name"]) == frozenset({"gpu-0"})
+    assert parts_of(read(published)).taken_with(static["name"]) == frozenset({"gpu-0"})
 
 
 def test_the_same_gpu_passed_through_and_a_claim_older_than_the_pool() -> None:
     twin = {"name": "gpu-vfio-1", "attributes": attributes(1, "vfio")}
     gpus = [whole(i, dynamic=False, shared=False) for i in range(3)]
     old = partition(2, 0, 0, dynamic=True, hints=frozenset({"parent"}))
-    parts = parts_of(slices_of([[*gpus, old]]) + slices_of([[*gpus, twin]], generation=2))
+    parts = parts_of(read(slices_of([[*gpus, old]]) + slices_of([[*gpus, twin]], generation=2)))
     assert parts.taken_with("gpu-vfio-1") == frozenset({"gpu-1"})
     assert parts.taken_with(old["name"]) == frozenset({"gpu-2"})
     assert parts.taken_with("gpu-2-mig-1g10gb-19-5") == frozenset({"gpu-2"})

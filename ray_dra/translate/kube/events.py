@@ -6,25 +6,25 @@ import uuid
 from datetime import datetime, timezone
 from typing import Any
 
-from ray_dra.ports.kubernetes import Object
+from ray_dra.ports.kube_objects import RayCluster
+from ray_dra.translate.names import RAY_API
 
 MOST = 1024  # bytes of an event's message that the API takes
 
 
-def event_about(thing: Object, reason: str, message: str, *, warning: bool = False) -> dict[str, Any]:
+def event_about(cluster: RayCluster, reason: str, message: str, *, warning: bool = False) -> dict[str, Any]:
     """`reason` in one CamelCase word, as Kubernetes' own."""
-    meta = thing["metadata"]
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{meta['name']}.{uuid.uuid4().hex[:16]}", "namespace": meta["namespace"]},
+        "metadata": {"name": f"{cluster.name}.{uuid.uuid4().hex[:16]}", "namespace": cluster.namespace},
         "involvedObject": {
-            "apiVersion": thing.get("apiVersion", ""),
-            "kind": thing.get("kind", ""),
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "uid": meta.get("uid", ""),
+            "apiVersion": RAY_API,
+            "kind": "RayCluster",
+            "name": cluster.name,
+            "namespace": cluster.namespace,
+            "uid": cluster.uid,
         },
         "reason": reason,
         "message": message.encode(errors="replace")[:MOST].decode(errors="ignore"),

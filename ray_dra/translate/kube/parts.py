@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from ray_dra.translate.kube.slices import text_of
+from ray_dra.ports.kube_objects import PublishedDevice, ResourceSlice
 from ray_dra.translate.names import BUS_ATTRIBUTE
 
 # NVIDIA's driver: gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
@@ -44,37 +43,37 @@ class Parts:
         return frozenset((gpu,)) if gpu in self.gpus else None
 
 
-def parts_of(slices: Iterable[Mapping[str, Any]]) -> Parts:
+def parts_of(slices: Iterable[ResourceSlice]) -> Parts:
     """The devices of a pool by its ResourceSlices, of every generation: a claim may be older than the newest.
 
     A device is a part of the GPU whose UUID it calls its parent's, of one on the same bus id, of those with which it
     shares counters, and of the one that its name is made from.
     """
-    devices = [device for each in slices for device in each["spec"].get("devices") or ()]
-    wholes = [device for device in devices if text_of(device, "type") == "gpu"]
-    named = Parts(frozenset(device["name"] for device in wholes))
+    devices = [device for each in slices for device in each.devices]
+    wholes = [device for device in devices if device.text("type") == "gpu"]
+    named = Parts(frozenset(device.name for device in wholes))
     by_mark: dict[tuple[str, str], set[str]] = {}
     for device in wholes:
         for mark in _marks(device, "uuid"):
-            by_mark.setdefault(mark, set()).add(device["name"])
+            by_mark.setdefault(mark, set()).add(device.name)
     of: dict[str, frozenset[str]] = {}
     for device in devices:
-        name = device["name"]
+        name = device.name
         if name in named.gpus:
             continue
         found = set(named.taken_with(name) or ())
         for mark in _marks(device, "parentUUID"):
             found |= by_mark.get(mark, set())
-        if found or text_of(device, "parentUUID"):
+        if found or device.text("parentUUID"):
             of[name] = of.get(name, frozenset()) | found
     return Parts(named.gpus, of)
 
 
-def _marks(device: Mapping[str, Any], uuid: str) -> Iterable[tuple[str, str]]:
+def _marks(device: PublishedDevice, uuid: str) -> Iterable[tuple[str, str]]:
     """What a part has in common with its GPU. `uuid`: the attribute that holds the GPU's."""
     for attribute in (uuid, BUS_ATTRIBUTE):
-        value = text_of(device, attribute)
+        value = device.text(attribute)
         if value:
             yield ("uuid" if attribute == uuid else attribute), value
-    for consumed in device.get("consumesCounters") or ():
-        yield "counters", consumed["counterSet"]
+    for counter_set in device.counter_sets:
+        yield "counters", counter_set

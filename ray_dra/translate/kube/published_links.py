@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from ray_dra.core.model.node import Links, Node
+from ray_dra.ports.kube_objects import NodeLinks
 from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.kube.shapes import Raw, text
 from ray_dra.translate.names import TOPOLOGY_LABEL
-
-Linked = Mapping[str, "Published"]  # by node
-
-
-class Published(NamedTuple):
-    """`uuids` in NVML's order; `links` and `ancestors` as in `core.model.topology.Node`."""
-
-    uuids: tuple[str | None, ...]
-    links: Links
-    ancestors: Links
 
 
 def topology_map(node: str, namespace: str, reading: NodeReading, owner: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -43,28 +35,21 @@ def topology_map(node: str, namespace: str, reading: NodeReading, owner: Mapping
     }
 
 
-def read_topologies(things: Iterable[Mapping[str, Any]]) -> dict[str, Published]:
-    """What agents have published; what cannot be read is left out."""
-    found = {}
-    for thing in things:
-        try:
-            told = json.loads(thing["data"]["topology"])
-            links, ancestors = (
-                tuple(tuple(int(n) for n in row) for row in told[key]) for key in ("links", "ancestors")
-            )
-            node, uuids = thing["metadata"]["annotations"][TOPOLOGY_LABEL], tuple(told["uuids"])
-            if all(_square(matrix, len(uuids)) for matrix in (links, ancestors)) and len({*uuids}) == len(uuids):
-                found[str(node)] = Published(uuids, links, ancestors)
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-            continue
-    return found
+def read_topology(thing: Raw) -> NodeLinks:
+    """What an agent has published. Raises one of `shapes.UNREADABLE`."""
+    told = json.loads(thing["data"]["topology"])
+    links, ancestors = (tuple(tuple(int(n) for n in row) for row in told[key]) for key in ("links", "ancestors"))
+    node, uuids = text(thing["metadata"]["annotations"][TOPOLOGY_LABEL]), tuple(told["uuids"])
+    if not all(_square(matrix, len(uuids)) for matrix in (links, ancestors)) or len({*uuids}) != len(uuids):
+        raise ValueError("its matrices have other sizes than its list of GPUs, or a GPU is named twice")
+    return NodeLinks(node, uuids, links, ancestors)
 
 
 def _square(matrix: Links, size: int) -> bool:
     return not matrix or (len(matrix) == size and all(len(row) == size for row in matrix))
 
 
-def with_links(node: Node, published: Published | None) -> Node:
+def with_links(node: Node, published: NodeLinks | None) -> Node:
     """The node with the links that NVML shows, brought into the order of its devices; as it was where they differ."""
     from dataclasses import replace
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, Health
 from ray_dra.core.model.node import Links, Node
-from ray_dra.ports.kubernetes import KubeNode
+from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
+from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
@@ -27,21 +27,21 @@ _FACTORS = _DECIMAL | {f"{s}i": 1024.0**at for at, s in enumerate("KMGTPE", 1)}
 _QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE]?)|([eE][+-]?[0-9]+))")
 
 
-def quantity(text: str | int | float) -> float:
+def quantity(told: str | int | float) -> float:
     """A Kubernetes quantity as a number. ValueError for what is none, is negative, or has no end."""
-    known = isinstance(text, str | int | float) and not isinstance(text, bool)
-    found = _QUANTITY.fullmatch(str(text)) if known else None
+    known = isinstance(told, str | int | float) and not isinstance(told, bool)
+    found = _QUANTITY.fullmatch(str(told)) if known else None
     if found is None:
-        raise ValueError(f"{text!r:.100} is no quantity of Kubernetes")
+        raise ValueError(f"{told!r:.100} is no quantity of Kubernetes")
     number, suffix, exponent = found.groups()
     value = float(number + (exponent or "")) * _FACTORS[suffix or ""]
     if not 0 <= value < math.inf:
-        raise ValueError(f"{text!r:.100} is no amount that a node can have")
+        raise ValueError(f"{told!r:.100} is no amount that a node can have")
     return value
 
 
-def read_node(thing: Mapping[str, Any]) -> KubeNode:
-    """A Node object, without the many kilobytes that nobody here needs. Raises as `readable` catches it."""
+def read_node(thing: Raw) -> KubeNode:
+    """A Node object, without the many kilobytes that nobody here needs. Raises one of `shapes.UNREADABLE`."""
     spec, status = thing.get("spec") or {}, thing.get("status") or {}
     allocatable = status.get("allocatable") or {}
     conditions = {c["type"]: c["status"] for c in status.get("conditions") or ()}
@@ -57,23 +57,52 @@ def read_node(thing: Mapping[str, Any]) -> KubeNode:
     )
 
 
-def newest(slices: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+def read_slice(thing: Raw) -> ResourceSlice:
+    spec, pool = thing["spec"], thing["spec"]["pool"]
+    text(pool["name"])
+    found = ResourceSlice(
+        name=text(thing["metadata"]["name"]),
+        version=text(thing["metadata"]["resourceVersion"]),
+        driver=text(spec["driver"]),
+        node=text(spec.get("nodeName", "")),
+        generation=whole(pool["generation"]),
+        count=whole(pool["resourceSliceCount"]),
+        devices=tuple(_read_device(device) for device in spec.get("devices") or ()),
+    )
+    node_from_slices(KubeNode(found.node), [found])  # quantities of the devices that count
+    return found
+
+
+def _read_device(device: Raw) -> PublishedDevice:
+    attributes: dict[str, Attribute] = {}
+    for name, attribute in mapping(device.get("attributes") or {}).items():
+        value = next((v for v in attribute.values() if isinstance(v, str | int | bool)), None)
+        if value is not None:
+            attributes[name] = value
+    return PublishedDevice(
+        name=text(device["name"]),
+        attributes=attributes,
+        capacity={name: each["value"] for name, each in mapping(device.get("capacity") or {}).items()},
+        taints=tuple(f"{t['key']}={t.get('value', '')}" for t in device.get("taints") or ()),
+        counter_sets=tuple(text(each["counterSet"]) for each in device.get("consumesCounters") or ()),
+    )
+
+
+def newest(slices: Iterable[ResourceSlice]) -> tuple[list[PublishedDevice], str]:
     """The devices of a pool's newest generation, and why they cannot be used ("" where they can)."""
     found = list(slices)
     if not found:
         return [], "no ResourceSlice is published"
-    generation = max(s["spec"]["pool"]["generation"] for s in found)
-    current = [s for s in found if s["spec"]["pool"]["generation"] == generation]
-    wanted = current[0]["spec"]["pool"]["resourceSliceCount"]
-    devices = [device for s in current for device in s["spec"].get("devices") or ()]
+    generation = max(s.generation for s in found)
+    current = [s for s in found if s.generation == generation]
+    wanted = current[0].count
+    devices = [device for s in current for device in s.devices]
     if len(current) != wanted:
         return devices, f"its pool is being published ({len(current)} of {wanted} slices)"
     return devices, ""
 
 
-def node_from_slices(
-    node: KubeNode, slices: Iterable[Mapping[str, Any]], tolerations: Sequence[Mapping[str, Any]] = ()
-) -> Node:
+def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], tolerations: Sequence[Toleration] = ()) -> Node:
     """The node as the planner sees it; not ready, with the reason, where nothing may be placed on it.
 
     Args:
@@ -81,8 +110,8 @@ def node_from_slices(
         tolerations: of the pods that will be placed.
     """
     published, reason = newest(slices)
-    full = sorted((d for d in published if text_of(d, "type") == "gpu"), key=_number)
-    products = {text_of(device, "productName") for device in full}
+    full = sorted((d for d in published if d.text("type") == "gpu"), key=_number)
+    products = {device.text("productName") for device in full}
     switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
     clique = node.labels.get(CLIQUE_LABEL) or (box_clique(node.name) if switched else None)
     devices = tuple(_device(node.name, device, clique) for device in full)
@@ -99,39 +128,29 @@ def node_from_slices(
     )
 
 
-def devices_of(claim: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(node, device) that a claim has, GPUs or parts of them; an administrator's access takes nothing from anyone."""
-    allocation = (claim.get("status") or {}).get("allocation") or {}
-    for result in (allocation.get("devices") or {}).get("results") or ():
-        if result["driver"] == DRIVER and not result.get("adminAccess"):
-            yield result["pool"], result["device"]
-
-
-def _device(node: str, device: Mapping[str, Any], clique: str | None) -> Device:
+def _device(node: str, device: PublishedDevice, clique: str | None) -> Device:
     attributes: dict[str, Attribute] = {}
     for key, name in (
         ("product", "productName"),
         ("numa", NUMA_ATTRIBUTE),
         ("pciBusID", BUS_ATTRIBUTE),
     ):
-        value = _value(device, name)
-        if value is not None:
-            attributes[key] = value
-    taints = [f"{t['key']}={t.get('value', '')}" for t in device.get("taints") or ()]
-    memory = (device.get("capacity") or {}).get("memory")
+        if name in device.attributes:
+            attributes[key] = device.attributes[name]
+    memory = device.capacity.get("memory")
     return Device(
-        id=DeviceId(DRIVER, node, device["name"]),
+        id=DeviceId(DRIVER, node, device.name),
         index=_number(device),
-        uuid=text_of(device, "uuid"),
+        uuid=device.text("uuid"),
         attributes=attributes,
-        capacity={} if memory is None else {"memory": int(quantity(memory["value"]))},
+        capacity={} if memory is None else {"memory": int(quantity(memory))},
         domains=() if clique is None else (clique,),
-        health=Health.TAINTED if taints else Health.OK,
-        health_reason=", ".join(taints),
+        health=Health.TAINTED if device.taints else Health.OK,
+        health_reason=", ".join(device.taints),
     )
 
 
-def _why_not(node: KubeNode, tolerations: Sequence[Mapping[str, Any]]) -> str:
+def _why_not(node: KubeNode, tolerations: Sequence[Toleration]) -> str:
     if not node.ready:
         return "Kubernetes says that the node is not ready"
     if node.device_plugin:
@@ -144,29 +163,18 @@ def _why_not(node: KubeNode, tolerations: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def _tolerates(toleration: Mapping[str, Any], key: str, value: str, effect: str) -> bool:
+def _tolerates(toleration: Toleration, key: str, value: str, effect: str) -> bool:
     """Kubernetes' rule: an empty key with Exists tolerates everything, an empty effect all effects."""
-    if toleration.get("effect") not in (None, "", effect):
+    if toleration.effect not in ("", effect):
         return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return toleration.get("key") in (None, "", key)
-    return toleration.get("key") == key and toleration.get("value", "") == value
+    if toleration.exists:
+        return toleration.key in ("", key)
+    return (toleration.key, toleration.value) == (key, value)
 
 
-def _value(device: Mapping[str, Any], name: str) -> Attribute | None:
-    attribute = (device.get("attributes") or {}).get(name) or {}
-    return next((v for v in attribute.values() if isinstance(v, str | int | bool)), None)
-
-
-def text_of(device: Mapping[str, Any], name: str) -> str | None:
-    """An attribute of a device that is a text."""
-    value = _value(device, name)
-    return value if isinstance(value, str) else None
-
-
-def _number(device: Mapping[str, Any]) -> int:
+def _number(device: PublishedDevice) -> int:
     """NVIDIA names a GPU by its minor number, `gpu-3`; NVML's order is the same where the driver numbers by bus."""
-    tail = str(device["name"]).rpartition("-")[2]
+    tail = device.name.rpartition("-")[2]
     return int(tail) if tail.isdigit() else 0
 
 

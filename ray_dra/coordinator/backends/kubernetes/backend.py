@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ray_dra.coordinator.backends.base import GivenRaylets
-from ray_dra.coordinator.backends.kubernetes.machines import Machines, Tolerations
-from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_for, is_ours, raycluster
+from ray_dra.coordinator.backends.kubernetes.machines import Machines
+from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
 from ray_dra.coordinator.backends.kubernetes.provisioning import Provisioning
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.core.cluster.inventory import Inventory
@@ -22,10 +22,13 @@ from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kubernetes import Kube, KubeView, Object
+from ray_dra.ports.kube_objects import Claim, OfGang, RayCluster, Toleration
+from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
-from ray_dra.translate.kube.workers import attempt_name, attempt_of, refuse_unfit, slot_label, worker_template
+from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.raycluster import refuse_unfit, worker_template
+from ray_dra.translate.kube.slots import attempt_name, slot_label
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
 
 
@@ -67,8 +70,8 @@ class KubernetesBackend:
         self.view = self.kube.view()
         names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
 
-        def of_gangs(claim: Object) -> bool:
-            return self._ours(claim) and is_for(claim, names)
+        def of_gangs(claim: Claim) -> bool:
+            return claim.attempt in names and self._ours(claim)
 
         neighbours = self.machines.neighbours
         neighbours.look((self.view.version, names), self.view.claims, of_gangs, self._ours)
@@ -107,18 +110,14 @@ class KubernetesBackend:
         """Whether a gang on the node has workers of its own there; also where Kubernetes has lost the node since."""
         return self.machines.has(node) or not self.raylets.knows(node)
 
-    def _raycluster(self) -> Object:
+    def _raycluster(self) -> RayCluster:
         return raycluster(self.view, self.kube.namespace)
 
-    def _ours(self, thing: Object) -> bool:
+    def _ours(self, thing: OfGang) -> bool:
         return is_ours(self.view, self.kube.namespace, thing)
 
-    def _tolerations(self) -> Tolerations:
-        try:
-            spec = worker_template(self._raycluster())["template"]["spec"]
-        except (InvalidRequest, NotFound):
-            return ()
-        return tuple(tuple(sorted(t.items())) for t in spec.get("tolerations") or ())
+    def _tolerations(self) -> tuple[Toleration, ...]:
+        return self.view.raycluster.tolerations if self.view.raycluster is not None else ()
 
     # -- provisioning
 

@@ -15,11 +15,12 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.ports.kube_objects import Claim, ResourceSlice, Toleration
+from ray_dra.ports.kubernetes import KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.kube.parts import Parts, parts_of
-from ray_dra.translate.kube.published_links import read_topologies, with_links
-from ray_dra.translate.kube.slices import devices_of, node_from_slices
+from ray_dra.translate.kube.published_links import with_links
+from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
 from ray_dra.translate.names import DRIVER
 
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 FAULT_SECONDS = 600.0  # how long a GPU that NVML found faulty is left out, unless NVML takes it back
 AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out
-
-Tolerations = tuple[tuple[tuple[str, Any], ...], ...]
 
 
 class Machines:
@@ -92,31 +91,31 @@ class Machines:
         }
         return frozenset((node, uuid, why) for node, found in self._faults.items() for uuid, (_, why) in found.items())
 
-    def put(self, view: KubeView, tolerations: Tolerations) -> None:
+    def put(self, view: KubeView, tolerations: tuple[Toleration, ...]) -> None:
         """The nodes that publish GPUs; `tolerations` are those of the pods to be placed."""
         made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, tolerations)
         if made_of == self._made_of:
             return  # what has not changed is the same object, so that to compare is quick
-        by_node: dict[str, list[Object]] = {}
+        by_node: dict[str, list[ResourceSlice]] = {}
         for each in view.slices:
-            if each["spec"]["driver"] == DRIVER and "nodeName" in each["spec"]:
-                by_node.setdefault(each["spec"]["nodeName"], []).append(each)
+            if each.driver == DRIVER and each.node:
+                by_node.setdefault(each.node, []).append(each)
         avoided = self.avoided
         faults: dict[str, dict[str, str]] = {}
         for node_name, uuid, why in self.faults:
             faults.setdefault(node_name, {})[uuid] = why
-        links = read_topologies(view.topologies) if view.topologies else {}
+        links = {published.node: published for published in view.topologies}
         seen = by_node.keys() & view.nodes.keys()
         for name in seen:
             node = view.nodes[name]
-            versions = tuple(s["metadata"]["resourceVersion"] for s in by_node[name])
+            versions = tuple(s.version for s in by_node[name])
             made_from = (node, versions, avoided.get(name), faults.get(name), links.get(name), tolerations)
             if self._translated.get(name) == made_from:
                 continue
             self._translated[name] = made_from
             self._taken.pop(name, None)
             self._parts[name] = parts_of(by_node[name])
-            made = node_from_slices(node, by_node[name], [dict(t) for t in tolerations])
+            made = node_from_slices(node, by_node[name], tolerations)
             made = with_links(made, links.get(name))
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
         for gone in self.names - seen:
@@ -127,7 +126,7 @@ class Machines:
         self.names = set(seen)
         self._made_of = made_of  # at the end: what raised is met again
 
-    def mark_taken(self, claims: Iterable[Object], wanted: Callable[[Object], bool]) -> None:
+    def mark_taken(self, claims: Iterable[Claim], wanted: Callable[[Claim], bool]) -> None:
         """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
 
         A GPU is taken with any part of it, and where nothing tells which GPU a device is a part of, all of its node
@@ -139,10 +138,10 @@ class Machines:
         for claim in claims:
             if wanted(claim):
                 continue
-            for name, published in devices_of(claim):
+            for name, published in claim.devices:
                 gpus = self.gpus_with(name, published)
                 if gpus is None:
-                    unknown[name, published] = f"{claim['metadata'].get('namespace')}/{claim['metadata']['name']}"
+                    unknown[name, published] = f"{claim.namespace}/{claim.name}"
                 state = self._inventory.node_states.get(name)
                 for position, device in enumerate(state.node.devices) if state is not None else ():
                     if gpus is None or device.id.device in gpus:

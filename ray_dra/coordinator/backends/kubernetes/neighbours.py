@@ -22,9 +22,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kubernetes import Object
-from ray_dra.translate.kube.slices import devices_of
-from ray_dra.translate.kube.workers import claim_age, claim_of, named_by
+from ray_dra.ports.kube_objects import Claim
+from ray_dra.translate.kube.claims import claim_of
 
 NAMED_SECONDS = 120.0  # for which a namespace's claims that get no devices keep others from them
 WAITED_SECONDS = 2 * NAMED_SECONDS  # a claim that has waited for so long is believed at no later time either
@@ -82,9 +81,9 @@ class Neighbours:
     def look(
         self,
         version: object,
-        claims: Iterable[Object],
-        wanted: Callable[[Object], bool],
-        own: Callable[[Object], bool],
+        claims: Iterable[Claim],
+        wanted: Callable[[Claim], bool],
+        own: Callable[[Claim], bool],
     ) -> None:
         """What others' claims say, and what of it is believed now.
 
@@ -159,7 +158,7 @@ class Neighbours:
             f" give way to them for {(account.until - now) / 60:.0f} minutes"
         )
 
-    def _take(self, claims: Iterable[Object], wanted: Callable[[Object], bool], own: Callable[[Object], bool]) -> None:
+    def _take(self, claims: Iterable[Claim], wanted: Callable[[Claim], bool], own: Callable[[Claim], bool]) -> None:
         now = self._clock()
         found: dict[Attempt, _Claims] = {}
         for claim in claims:
@@ -167,16 +166,13 @@ class Neighbours:
             if whose is None or wanted(claim):
                 continue
             told = found.setdefault(Attempt(*whose), _Claims(own=own(claim)))
-            if (claim.get("status") or {}).get("allocation"):
-                told.count += sum(1 for _ in devices_of(claim))
-                continue
-            names, count = named_by(claim)
-            if names:
-                age = claim_age(claim)
-                told.age = min(told.age, age) if told.waiting else age
-                told.names.update(names)
-                told.count += count
-                told.waiting.append(claim["metadata"]["uid"])
+            if claim.allocated:
+                told.count += len(claim.devices)
+            elif claim.named:
+                told.age = min(told.age, claim.age) if told.waiting else claim.age
+                told.names.update(claim.named)
+                told.count += claim.count
+                told.waiting.append(claim.uid)
         self._attempts = {attempt: told for attempt, told in found.items() if told.waiting}
         waiting = {uid for told in self._attempts.values() for uid in told.waiting}
         self._since = {uid: self._since.get(uid, now) for uid in waiting}

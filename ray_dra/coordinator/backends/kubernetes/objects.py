@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.errors import NotFound
-from ray_dra.ports.kubernetes import KubeView, Object
-from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL
+from ray_dra.ports.kube_objects import Claim, ClaimTemplate, ComputeDomain, OfGang, Pod, RayCluster, WorkerGroup
+from ray_dra.ports.kubernetes import KubeView
 
 
 @dataclass
 class Found:
     """The objects of one attempt."""
 
-    groups: list[Object] = field(default_factory=list)
-    pods: list[Object] = field(default_factory=list)
-    templates: list[Object] = field(default_factory=list)
-    domains: list[Object] = field(default_factory=list)
-    claims: list[Object] = field(default_factory=list)
+    groups: list[WorkerGroup] = field(default_factory=list)
+    pods: list[Pod] = field(default_factory=list)
+    templates: list[ClaimTemplate] = field(default_factory=list)
+    domains: list[ComputeDomain] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
 
     @property
     def nothing(self) -> bool:
@@ -29,37 +28,32 @@ class Found:
 def by_attempt(view: KubeView, namespace: str) -> dict[str, Found]:
     """Every object of ours under the attempt that it is for."""
     found: dict[str, Found] = {}
-    groups = view.raycluster["spec"].get("workerGroupSpecs") or [] if view.raycluster else []
-    for group in groups:
-        attempt = _label(group["template"], ATTEMPT_LABEL)
-        if attempt is not None:
-            found.setdefault(attempt, Found()).groups.append(group)
-    for kind, things in (
-        ("pods", view.pods),
-        ("templates", view.templates),
-        ("domains", view.domains),
-        ("claims", view.claims),
-    ):
-        for thing in things:
-            attempt = _label(thing, ATTEMPT_LABEL)  # first: most things of others have none
-            if attempt is None or not is_ours(view, namespace, thing):
-                continue
-            if kind != "pods" or not _lingers(view, thing):
-                getattr(found.setdefault(attempt, Found()), kind).append(thing)
+
+    def of(attempt: str) -> Found:
+        return found.setdefault(attempt, Found())
+
+    for group in view.raycluster.groups if view.raycluster is not None else ():
+        if group.attempt is not None:
+            of(group.attempt).groups.append(group)
+    for pod in view.pods:
+        if pod.attempt is not None and is_ours(view, namespace, pod) and not _lingers(view, pod):
+            of(pod.attempt).pods.append(pod)
+    for template in view.templates:
+        if template.attempt is not None and is_ours(view, namespace, template):
+            of(template.attempt).templates.append(template)
+    for domain in view.domains:
+        if domain.attempt is not None and is_ours(view, namespace, domain):
+            of(domain.attempt).domains.append(domain)
+    for claim in view.claims:  # most are others'
+        if claim.attempt is not None and is_ours(view, namespace, claim):
+            of(claim.attempt).claims.append(claim)
     return found
 
 
-def is_ours(view: KubeView, namespace: str, thing: Object) -> bool:
+def is_ours(view: KubeView, namespace: str, thing: OfGang) -> bool:
     """Whether it is of a gang of this RayCluster."""
     cluster = view.raycluster
-    return thing["metadata"].get("namespace") == namespace and (
-        cluster is None or _label(thing, CLUSTER_LABEL) == cluster["metadata"]["name"]
-    )
-
-
-def is_for(thing: Object, attempts: frozenset[str]) -> bool:
-    """Whether it is of one of these attempts."""
-    return _label(thing, ATTEMPT_LABEL) in attempts
+    return thing.namespace == namespace and (cluster is None or thing.raycluster == cluster.name)
 
 
 def lives(view: KubeView, node: str) -> bool:
@@ -68,20 +62,14 @@ def lives(view: KubeView, node: str) -> bool:
     return found is not None and found.ready
 
 
-def raycluster(view: KubeView, namespace: str) -> Object:
+def raycluster(view: KubeView, namespace: str) -> RayCluster:
     """Raises NotFound."""
     if view.raycluster is None:
         raise NotFound("The RayCluster is not there.", place=f"namespace {namespace}")
     return view.raycluster
 
 
-def _lingers(view: KubeView, pod: Object) -> bool:
+def _lingers(view: KubeView, pod: Pod) -> bool:
     """Deleted on a node that is lost: its kubelet will end it when it comes back, and till then nobody can. Its
     claim stays allocated, so that its devices are taken meanwhile."""
-    node = pod["spec"].get("nodeName")
-    return bool(pod["metadata"].get("deletionTimestamp")) and node is not None and not lives(view, node)
-
-
-def _label(thing: Object, name: str) -> str | None:
-    labels: Mapping[str, str] | None = thing["metadata"].get("labels") if "metadata" in thing else None
-    return labels.get(name) if labels else None
+    return pod.deleting and pod.node is not None and not lives(view, pod.node)

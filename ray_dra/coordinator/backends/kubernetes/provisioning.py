@@ -10,7 +10,7 @@ Level-triggered, as `backend.py` says, which calls it; the way back is `teardown
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,13 +21,15 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
+from ray_dra.ports.kube_objects import Pod
 from ray_dra.ports.kubernetes import Kube, KubeView, Object
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, open_from_bytes, open_to_bytes, slot_to_bytes
-from ray_dra.translate.kube.pods import gated, imex_readiness, no_image, signs, why_failed, why_not_started, why_pending
-from ray_dra.translate.kube.slices import devices_of
-from ray_dra.translate.kube.workers import Attempt, claim_age, refuse_unfit, slot_label
-from ray_dra.translate.names import ATTEMPT_LABEL, GATE, GO_KEY, OPEN_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.translate.kube.attempts import Attempt
+from ray_dra.translate.kube.pods import gate_opened, imex_readiness, signs
+from ray_dra.translate.kube.raycluster import groups_added, refuse_unfit
+from ray_dra.translate.kube.slots import slot_label
+from ray_dra.translate.names import GO_KEY, OPEN_KEY, SLOT_KEY, VERIFIED_KEY
 
 OPEN_AGAIN_SECONDS = 10.0  # a gate that is still closed so long after it was opened
 
@@ -95,7 +97,7 @@ class Provisioning:
 
     def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
         if not self._checked:
-            self.kube.together([lambda pod=pod: self.kube.create(pod, dry_run=True) for pod in self.attempt.pods])  # type: ignore[misc]
+            self.kube.together([partial(self.kube.create, pod, dry_run=True) for pod in self.attempt.pods])
             self._checked = True
         if self._labels.issubset(joined):
             return Progress(ready=True, joined=True)
@@ -111,23 +113,22 @@ class Provisioning:
     def _make(self, there: Found) -> tuple[str, str]:
         """Do what can be done now; the stage it is in, and what is being waited for."""
         attempt, count = self.attempt, len(self._labels)
-        missing = _missing(attempt.domains, there.domains) + _missing(attempt.templates, there.templates)
+        missing = attempt.missing({thing.name for thing in (*there.domains, *there.templates)})
         if missing:
-            self.kube.together([lambda thing=thing: self.kube.create(thing) for thing in missing])  # type: ignore[misc]
-        names = {t["metadata"]["name"] for t in self.view.templates}
+            self.kube.together([partial(self.kube.create, thing) for thing in missing])
+        names = {template.name for template in self.view.templates}
         absent = [name for name in attempt.channel_templates if name not in names]
         if absent:
             return "applied", f"the claim template of the ComputeDomain: {', '.join(absent)}"
-        have = {group["groupName"] for group in there.groups}
-        lacking = [group for group in attempt.groups if group["groupName"] not in have]
+        lacking = attempt.missing_groups({group.name for group in there.groups})
         if lacking:
             self._add_groups(lacking)
             return "applied", "the worker groups"
-        pods = [pod for pod in there.pods if not pod["metadata"].get("deletionTimestamp")]
+        pods = [pod for pod in there.pods if not pod.deleting]
         if len(pods) < count:
             return "pods", f"{count - len(pods)} of {count} pods"
-        closed = [pod for pod in pods if gated(pod)]
-        unbound = [pod for pod in pods if not pod["spec"].get("nodeName")]
+        closed = [pod for pod in pods if pod.gated]
+        unbound = [pod for pod in pods if pod.node is None]
         if unbound:
             self._give_way(there)
             self._refuse_stolen()
@@ -136,13 +137,13 @@ class Provisioning:
             self._open(pods, closed)
             return "bound", "the gates to open"
         if unbound:
-            return "bound", why_pending(unbound[0])
+            return "bound", unbound[0].pending
         verified = set(self.store.keys(f"{VERIFIED_KEY}{attempt.name}."))
         if len(verified) < count:
-            waiting = next((pod for pod in pods if why_not_started(pod)), None)
+            waiting = next((pod for pod in pods if pod.waiting), None)
             if waiting is not None:
-                said = f"{waiting['metadata']['name']}: {why_not_started(waiting)}{imex_readiness(there.domains)}"
-                return ("image" if no_image(waiting) else "started"), said
+                said = f"{waiting.name}: {waiting.waiting}{imex_readiness(there.domains)}"
+                return ("image" if waiting.no_image else "started"), said
             return "verified", f"NVML in {count - len(verified)} of {count} pods"
         return "joined", "the raylets to join"
 
@@ -161,7 +162,7 @@ class Provisioning:
         """
         ours = {uuid for slot in self.attempt.slots.values() for uuid in slot.uuids}
         neighbours = self.machines.neighbours
-        first = neighbours.before(ours, min(map(claim_age, there.claims), default=None))
+        first = neighbours.before(ours, min((claim.age for claim in there.claims), default=None))
         if first is not None:
             neighbours.gave_way(first)
             whose = f"of RayCluster {first.raycluster} in namespace {first.namespace}"
@@ -170,19 +171,16 @@ class Provisioning:
     def _refuse_stolen(self) -> None:
         """Raises _Failed where a claim that is no gang's has one of our devices: the scheduler would try for ever."""
         for claim in self.view.claims:
-            if ATTEMPT_LABEL in (claim["metadata"].get("labels") or {}):
+            if claim.attempt is not None:
                 continue  # of an earlier attempt of ours, or of a gang that gives way: it may be ending
-            for node, published in devices_of(claim):
+            for node, published in claim.devices:
                 slot, state = self.attempt.slots.get(node), self.inventory.node_states.get(node)
                 gpus = self.machines.gpus_with(node, published) or ()
                 for device in state.node.devices if slot is not None and state is not None else ():
                     if device.id.device in gpus and slot is not None and device.uuid in slot.uuids:
-                        meta = claim["metadata"]
-                        raise _Failed(
-                            f"{published} on {node} was taken by the claim {meta['namespace']}/{meta['name']}"
-                        )
+                        raise _Failed(f"{published} on {node} was taken by the claim {claim.namespace}/{claim.name}")
 
-    def _open(self, pods: Sequence[Object], closed: Sequence[Object]) -> None:
+    def _open(self, pods: Sequence[Pod], closed: Sequence[Pod]) -> None:
         """Say what each slot must find by NVML, then let all pods be scheduled.
 
         A gate that was just opened is left alone while the watch has not shown it yet: hundreds at once keep the API
@@ -199,40 +197,26 @@ class Provisioning:
             for node, slot in attempt.slots.items():
                 expected = slot_to_bytes(PlannedSlot(slot.uuids, slot.clique))
                 self.store.put(SLOT_KEY + slot_label(attempt.name, node), expected)
-            noted = open_to_bytes(pod["metadata"]["uid"] for pod in pods)
+            noted = open_to_bytes(pod.uid for pod in pods)
             self.store.put(key, noted)
         try:
             known = open_from_bytes(noted)
         except RayDraError as error:
             raise _Failed(f"the record of the pods that were let in cannot be read: {error.available}") from error
-        late = [pod["metadata"]["name"] for pod in closed if pod["metadata"]["uid"] not in known]
+        late = [pod.name for pod in closed if pod.uid not in known]
         if late:
             raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")
-        calls = []
-        for pod in closed:
-            uid = pod["metadata"]["uid"]
-            if now - self._opened.get(uid, -math.inf) < OPEN_AGAIN_SECONDS:
-                continue
-            left = [gate for gate in pod["spec"]["schedulingGates"] if gate["name"] != GATE]
-            change = {"metadata": {"uid": uid}, "spec": {"schedulingGates": left or None}}
-            calls.append(partial(self._open_one, uid, pod["metadata"]["name"], change))
-        self.kube.together(calls)
+        late_ones = [pod for pod in closed if now - self._opened.get(pod.uid, -math.inf) >= OPEN_AGAIN_SECONDS]
+        self.kube.together([partial(self._open_one, pod) for pod in late_ones])
 
-    def _open_one(self, uid: str, name: str, change: Object) -> None:
-        self.kube.patch("Pod", name, change)
-        self._opened[uid] = self.clock()
+    def _open_one(self, pod: Pod) -> None:
+        self.kube.patch("Pod", pod.name, gate_opened(pod))
+        self._opened[pod.uid] = self.clock()
 
     def _add_groups(self, groups: Sequence[Object]) -> None:
-        """Append to the list, never apply or merge it: it is one value to the API server."""
         cluster = raycluster(self.view, self.kube.namespace)
         refuse_unfit(cluster)
-        meta = cluster["metadata"]
-        change: list[Any] = [{"op": "test", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]}]
-        if cluster["spec"].get("workerGroupSpecs"):
-            change += [{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": group} for group in groups]
-        else:
-            change.append({"op": "add", "path": "/spec/workerGroupSpecs", "value": list(groups)})
-        self.kube.patch("RayCluster", meta["name"], change)
+        self.kube.patch("RayCluster", cluster.name, groups_added(cluster, groups))
 
     def _judge(self, there: Found, stage: str, said: str, joined: int) -> Progress:
         """Whether it still gets on: each sign of progress starts the stage's patience anew."""
@@ -240,15 +224,15 @@ class Provisioning:
         seen = (stage, len(there.groups), *signs(there.pods), joined)
         if seen != self._seen:
             self._seen, self._since = seen, now
-        failed = [pod for pod in there.pods if (pod.get("status") or {}).get("phase") == "Failed"]
+        failed = [pod for pod in there.pods if pod.failed]
         if failed:
-            self.machines.avoid([node for node in (failed[0]["spec"].get("nodeName"),) if node], said)
-            return Progress(failed=f"{failed[0]['metadata']['name']} failed: {why_failed(failed[0])}")
+            self.machines.avoid([node for node in (failed[0].node,) if node], said)
+            return Progress(failed=f"{failed[0].name} failed: {failed[0].failed}")
         lost = [node for node in self.attempt.slots if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
         if now - self._since > PATIENCE[stage]:
-            bound = {pod["spec"].get("nodeName") for pod in there.pods if not why_not_started(pod)}
+            bound = {pod.node for pod in there.pods if not pod.waiting}
             self.machines.avoid([node for node in self.attempt.slots if node not in bound], said)
             said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
             return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
@@ -263,13 +247,7 @@ def _refuse_doubled(there: Found) -> None:
     """
     owners: dict[tuple[str, str], str] = {}
     for claim in there.claims:
-        name = claim["metadata"]["name"]
-        for node, device in devices_of(claim):
-            other = owners.setdefault((node, device), name)
-            if other != name:
-                raise _Failed(f"{device} on {node} was allocated twice, to {other} and to {name}")
-
-
-def _missing(wanted: Iterable[Object], there: Iterable[Object]) -> list[Object]:
-    names = {thing["metadata"]["name"] for thing in there}
-    return [thing for thing in wanted if thing["metadata"]["name"] not in names]
+        for node, device in claim.devices:
+            other = owners.setdefault((node, device), claim.name)
+            if other != claim.name:
+                raise _Failed(f"{device} on {node} was allocated twice, to {other} and to {claim.name}")

@@ -5,14 +5,15 @@ Level-triggered like the making of them (`backend.py`): every look takes what no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 from ray_dra.coordinator.backends.kubernetes.objects import Found, raycluster
 from ray_dra.errors import ApiUnavailable, KubernetesError
 from ray_dra.ports.clock import Clock
+from ray_dra.ports.kube_objects import OfGang
 from ray_dra.ports.kubernetes import Kube, KubeView
-from ray_dra.translate.kube.pods import group_of
+from ray_dra.translate.kube.raycluster import groups_removed, groups_stopped
 
 QUIET_SECONDS = 1.0  # without pods, before a group is removed
 
@@ -37,7 +38,7 @@ class Teardown:
 
     def _undo(self, view: KubeView, name: str, there: Found) -> None:
         if there.groups:
-            stopped = [group for group in there.groups if group.get("suspend") or group.get("replicas") == 0]
+            stopped = [group for group in there.groups if group.stopped]
             if len(stopped) < len(there.groups):
                 self._quiet.pop(name, None)
                 self._stop_groups(view, there)
@@ -47,54 +48,27 @@ class Teardown:
                 return
             since = self._quiet.setdefault(name, self.clock())
             if self.clock() - since >= QUIET_SECONDS:
-                self._remove_groups(view, {group["groupName"] for group in there.groups})
+                self._remove_groups(view, {group.name for group in there.groups})
             return
         self._quiet.pop(name, None)
+        things_of: tuple[tuple[str, Sequence[OfGang]], ...] = (
+            ("Pod", there.pods),
+            ("ResourceClaimTemplate", there.templates),
+            ("ComputeDomain", there.domains),
+        )
         calls = [
-            lambda kind=kind, thing=thing: self.kube.delete(kind, thing["metadata"]["name"])
-            for kind, things in (
-                ("Pod", there.pods),
-                ("ResourceClaimTemplate", there.templates),
-                ("ComputeDomain", there.domains),
-            )
+            partial(self.kube.delete, kind, thing.name)
+            for kind, things in things_of
             for thing in things
-            if not thing["metadata"].get("deletionTimestamp")
+            if not thing.deleting
         ]
         self.kube.together(calls)
 
     def _stop_groups(self, view: KubeView, there: Found) -> None:
-        """Their pods end and are not made anew. Removing a group at once would orphan its pods for good; with Ray's
-        autoscaler on, the operator refuses a suspended group, and takes one of no replicas."""
         cluster = raycluster(view, self.kube.namespace)
-        change: list[Any] = []
-        names = {group["groupName"] for group in there.groups}
-        scaled = bool(cluster["spec"].get("enableInTreeAutoscaling"))
-        for at, group in enumerate(cluster["spec"]["workerGroupSpecs"]):
-            if group["groupName"] not in names:
-                continue
-            path = f"/spec/workerGroupSpecs/{at}"
-            change.append({"op": "test", "path": f"{path}/groupName", "value": group["groupName"]})
-            if not scaled:
-                change.append({"op": "add", "path": f"{path}/suspend", "value": True})
-                continue
-            doomed = [p["metadata"]["name"] for p in there.pods if group_of(p) == group["groupName"]]
-            for field_, value in (
-                ("minReplicas", 0),
-                ("replicas", 0),
-                ("maxReplicas", 0),
-                ("scaleStrategy", {"workersToDelete": doomed}),
-            ):
-                change.append({"op": "add", "path": f"{path}/{field_}", "value": value})
-        self.kube.patch("RayCluster", cluster["metadata"]["name"], change)
+        pods = {group.name: [pod.name for pod in there.pods if pod.group == group.name] for group in there.groups}
+        self.kube.patch("RayCluster", cluster.name, groups_stopped(cluster, pods))
 
     def _remove_groups(self, view: KubeView, names: set[str]) -> None:
-        """From the last to the first, so that the earlier indices stay right within the one patch."""
         cluster = raycluster(view, self.kube.namespace)
-        change: list[Any] = []
-        groups = cluster["spec"]["workerGroupSpecs"]
-        for at in reversed(range(len(groups))):
-            if groups[at]["groupName"] in names:
-                path = f"/spec/workerGroupSpecs/{at}"
-                change.append({"op": "test", "path": f"{path}/groupName", "value": groups[at]["groupName"]})
-                change.append({"op": "remove", "path": path})
-        self.kube.patch("RayCluster", cluster["metadata"]["name"], change)
+        self.kube.patch("RayCluster", cluster.name, groups_removed(cluster, names))

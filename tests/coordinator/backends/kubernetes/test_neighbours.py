@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
 from ray_dra.core.gangs.lifecycle import MOST_MOVES, Phase
 from ray_dra.errors import UnsatisfiableError
-from ray_dra.translate.names import NODE_LABEL, RAY_NODE_ID
+from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, NODE_LABEL, RAY_NODE_ID
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Clock, tray
 
@@ -41,22 +41,7 @@ def rival(world: World, gang: str, born: str) -> None:
     """A gang of another RayCluster, in a namespace where we may only read, wants the devices of ours."""
     allocation = world.coordinator.status(gang).allocation
     assert allocation is not None
-    names = json.dumps([grant.uuid for grant in allocation.grants], separators=(",", ":"))
-    expression = f'device.attributes["gpu.nvidia.com"].uuid in {names}'
-    exactly = {"deviceClassName": "gpu.nvidia.com", "count": 4, "selectors": [{"cel": {"expression": expression}}]}
-    world.kube.things["ResourceClaim", "rival"] = {
-        "kind": "ResourceClaim",
-        "metadata": {
-            "name": "rival",
-            "namespace": "other",
-            "uid": "rival",
-            "creationTimestamp": born,
-            "labels": {"ray-dra.io/attempt": "rd-0-0", "ray-dra.io/raycluster": "other"},
-            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "p", "controller": True}],
-        },
-        "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
-        "status": {},
-    }
+    say(world, "rival", [grant.uuid or "" for grant in allocation.grants], count=4, creationTimestamp=born)
 
 
 @pytest.mark.parametrize("born", ["0", "9"])
@@ -75,13 +60,12 @@ def test_of_two_rayclusters_that_want_a_device_the_younger_gives_way(born: str) 
         assert world.drive(gang) is Phase.READY
         assert world.coordinator.status(gang).moves == 0
     world.coordinator.release(gang)
-    world.kube.things.pop(("ResourceClaim", "rival"), None)
+    unsay(world, "rival")
     world.settle()
 
 
 def say(world: World, name: str, uuids: list[str], namespace: str = "other", **more: Any) -> None:
     """Somebody's claim names devices, as if it were a gang's, and older than any of ours."""
-    world.kube._version += 1
     names = json.dumps(uuids, separators=(",", ":"))
     expression = f'device.attributes["gpu.nvidia.com"].uuid in {names}'
     count = more.pop("count", len(uuids))
@@ -92,21 +76,20 @@ def say(world: World, name: str, uuids: list[str], namespace: str = "other", **m
         "namespace": namespace,
         "uid": name,
         "creationTimestamp": "0",
-        "labels": {"ray-dra.io/attempt": f"rd-{name}-0", "ray-dra.io/raycluster": "theirs"},
+        "labels": {ATTEMPT_LABEL: f"rd-{name}-0", CLUSTER_LABEL: "theirs"},
         "ownerReferences": [owner],
         **more,
     }
     spec = {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}}
-    world.kube.things["ResourceClaim", name] = {"kind": "ResourceClaim", "metadata": meta, "spec": spec, "status": {}}
+    world.kube.put({"kind": "ResourceClaim", "metadata": meta, "spec": spec, "status": {}})
 
 
 def unsay(world: World, uid: str) -> None:
-    world.kube._version += 1
-    world.kube.things.pop(("ResourceClaim", uid), None)
+    world.kube.drop("ResourceClaim", uid)
 
 
 def all_uuids(world: World) -> list[str]:
-    return [d["attributes"]["uuid"]["string"] for s in world.kube.slices for d in s["spec"]["devices"]]
+    return [d.text("uuid") or "" for s in world.kube.view().slices for d in s.devices]
 
 
 def drive_until(world: World, gang: str, seconds: float, each: Callable[[], None] = lambda: None) -> float:
@@ -272,7 +255,7 @@ def test_a_claim_that_names_more_than_it_counts_is_believed_while_the_others_com
     world.coordinator.release(gang)
     world.settle()
     second = world.coordinator.submit(world.order()).gang
-    say(world, "two", uuids, count=4, labels=world.kube.things["ResourceClaim", "one"]["metadata"]["labels"])
+    say(world, "two", uuids, count=4, labels={ATTEMPT_LABEL: "rd-one-0", CLUSTER_LABEL: "theirs"})
     for _ in range(60):
         assert world.drive(second, turns=1) is not Phase.READY
     for uid in ("one", "two"):
@@ -399,8 +382,7 @@ def test_a_part_of_a_gpu_that_others_have_is_not_planned_and_what_nobody_knows_i
     status = world.coordinator.status(gang)
     assert status.allocation is not None
     assert (status.allocation.nodes, status.moves) == (("gb200-r0-t01",), 0)
-    del world.kube.things["ResourceClaim", f"other-gb200-r0-t00-{device}"]
-    world.kube._version += 1
+    world.kube.give_back("gb200-r0-t00", device)
     world.turn()
     assert world.coordinator.inventory.node_states["gb200-r0-t00"].free == 0b1111
     assert not world.coordinator.backend.problems()
@@ -419,5 +401,5 @@ def test_a_part_of_a_gangs_gpu_that_others_got_first_is_named_and_the_gang_moves
     assert status.allocation is not None
     assert status.allocation.nodes != allocation.nodes
     world.coordinator.release(gang)
-    world.kube.things.pop(("ResourceClaim", f"other-{allocation.nodes[0]}-gpu-1-mig-1g10gb-19-0"))
+    world.kube.give_back(allocation.nodes[0], "gpu-1-mig-1g10gb-19-0")
     world.settle()

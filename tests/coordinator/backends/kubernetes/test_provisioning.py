@@ -13,6 +13,7 @@ from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
+from ray_dra.ports.kube_objects import ClaimTemplate
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay
 from ray_dra.translate.names import OPEN_KEY
@@ -48,7 +49,7 @@ def crashes(release: bool) -> int:
 @pytest.mark.parametrize("number", range(crashes(False)))
 def test_a_coordinator_killed_at_any_write_of_the_making_goes_on(number: int, after: bool) -> None:
     world = World()
-    world.kube.left, world.kube.after = number, after
+    world.kube.die_at(number, after=after)
     gang = world.coordinator.submit(world.order()).gang
     assert world.drive(gang) is Phase.READY
     assert world.coordinator.status(gang).moves == 0
@@ -62,7 +63,7 @@ def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int, a
     world = World()
     gang = world.coordinator.submit(world.order()).gang
     assert world.drive(gang) is Phase.READY
-    world.kube.left, world.kube.after = number, after
+    world.kube.die_at(number, after=after)
     try:
         world.coordinator.release(gang)
     except Crash:
@@ -78,7 +79,7 @@ def test_a_record_of_the_pods_let_in_that_cannot_be_read_costs_one_attempt(data:
     while not (noted := world.store.keys(OPEN_KEY)):
         world.turn()
     world.store.put(noted[0], data)
-    first = world.kube.view().pods[0]["metadata"]["name"]
+    first = world.kube.view().pods[0].name
     world.kube.delete("Pod", first)  # the one that replaces it asks to be let in
     assert world.drive(gang) is Phase.READY
     assert world.coordinator.status(gang).moves == 1
@@ -100,26 +101,21 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
     assert allocation is not None
     node = allocation.nodes[0]
     if victim == "node":
-        world.kube.nodes[node] = replace(world.kube.nodes[node], ready=False)
-        world.kube._version += 1
-    elif victim == "gone":  # the Node is deleted, and its slices with it
-        was = world.kube.nodes.pop(node)
-        published = [s for s in world.kube.slices if s["spec"].get("nodeName") == node]
-        world.kube.slices = [s for s in world.kube.slices if s not in published]
-        world.kube._version += 1
+        world.kube.lose_node(node)
+    elif victim == "gone":
+        world.kube.delete_node(node)
     elif victim == "device" and (node, "gpu-0") not in world.kube.claimed():
         world.kube.take(node, "gpu-0")
     elif victim == "pod":
-        pods = world.kube._of("Pod")
-        if pods:
-            world.kube.delete("Pod", pods[0]["metadata"]["name"])
-    elif victim in KINDS[:3]:
-        found_things = world.kube._of(victim)
-        if found_things:
-            world.kube.delete(victim, found_things[0]["metadata"]["name"])
+        for pod in world.kube.view().pods[:1]:
+            world.kube.delete("Pod", pod.name)
+    elif victim == "ResourceClaim":
+        for claim in world.kube.view().claims[:1]:
+            world.kube.delete(victim, claim.name)
+    elif victim in KINDS[:2]:
+        world.kube.drop(victim)
     elif victim == "group":
-        del world.kube.raycluster["spec"]["workerGroupSpecs"][1:]  # the RayCluster is applied again without ours
-        world.kube._version += 1
+        world.kube.apply_raycluster()
     elif victim == "control store":
         world.store.data.clear()
         world.ray = FakeRay()
@@ -139,17 +135,13 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
     for _ in range(100):
         world.turn()
     assert not world.coordinator.gangs  # what lingers on a lost node holds up nobody
-    if victim == "gone":
-        world.kube.nodes[node] = was
-        world.kube.slices += published
-        world.kube._version += 1
-    world.kube.nodes[node] = replace(world.kube.nodes[node], ready=True)
+    world.kube.regain_node(node)
     world.settle()
 
 
 def test_devices_that_the_scheduler_gave_out_twice_are_given_back_at_once() -> None:
     world = World()
-    world.kube.forgets = 1
+    world.kube.forget_allocations()
     gang = world.coordinator.submit(world.order()).gang
     assert world.drive(gang, turns=40) is Phase.READY  # 20 s; no pod would be missed for two minutes
     assert world.kube.doubled
@@ -161,21 +153,21 @@ def test_devices_that_the_scheduler_gave_out_twice_are_given_back_at_once() -> N
 
 def test_a_coordinator_without_the_lease_writes_nothing() -> None:
     world = World()
-    world.kube.leader = "another coordinator has the lease"
+    world.kube.seize_lease("another coordinator has the lease")
     gang = world.coordinator.submit(world.order()).gang
     for _ in range(10):
         world.turn()
     assert not world.kube.writes
     assert world.coordinator.status(gang).said == "another coordinator has the lease"
-    world.kube.leader = ""
+    world.kube.free_lease()
     assert world.drive(gang) is Phase.READY
-    world.kube.leader = "another coordinator has the lease"
+    world.kube.seize_lease("another coordinator has the lease")
     before = world.kube.writes
     world.coordinator.release(gang)
     for _ in range(10):
         world.turn()
     assert world.kube.writes == before
-    world.kube.leader = ""
+    world.kube.free_lease()
     world.settle()
 
 
@@ -183,7 +175,7 @@ def test_a_coordinator_without_the_lease_writes_nothing() -> None:
 def test_gates_are_opened_once_though_the_watch_is_late(late: int, opened: int) -> None:
     """Again only after ten seconds: the patch may have been lost."""
     world = World()
-    world.kube.late = late
+    world.kube.lag(late)
     gang = world.coordinator.submit(world.order()).gang
     assert world.drive(gang) is Phase.READY
     assert len(world.kube.opened) == opened
@@ -203,7 +195,7 @@ def test_a_server_that_does_not_answer_is_waited_for_once_a_look(status: int, tr
             raise error
 
     kube = Failing(cluster(), [])
-    found = {name: Found(templates=[{"kind": "ResourceClaimTemplate", "metadata": {"name": name}}]) for name in "ab"}
+    found = {name: Found(templates=[ClaimTemplate(name)]) for name in "ab"}
     Teardown(kube, Clock()).step(kube.view(), found, ())
     assert asked == tried
 
@@ -253,8 +245,7 @@ def test_what_nvml_finds_in_a_gangs_worker_shows_and_keeps_others_off_the_gpu() 
 
 def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> None:
     world = World()
-    world.kube.raycluster["spec"]["upgradeStrategy"] = {"type": "Recreate"}
-    world.kube._version += 1
+    world.kube.apply_raycluster(upgradeStrategy={"type": "Recreate"})
     world.turn()
     with pytest.raises(InvalidRequest, match="Recreate"):
         world.coordinator.submit(world.order())
@@ -290,7 +281,7 @@ def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -
     """Pods that never start: planned again on other nodes, and in the end a typed error that says why."""
     world = World(nodes=2, cliques=1)
     gang = world.coordinator.submit(world.order(bundles=1)).gang
-    world.kube._schedule = lambda pod: None  # type: ignore[method-assign]
+    world.kube.stop_scheduling()
     for _ in range(2000):
         world.turn()
         world.later(5)

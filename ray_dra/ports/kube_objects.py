@@ -1,0 +1,202 @@
+"""Kubernetes objects as types: of each kind what the coordinator needs, made once where an object arrives.
+
+Only `translate.kube` makes them from what an API server sends, and only it knows that form; the coordinator's rooms and
+the mirrors of `adapters.kube_watch` have these. A name, label or state that nobody asks for is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_dra.core.model.device import Attribute
+from ray_dra.core.model.node import Links
+
+NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+
+
+@dataclass(frozen=True, slots=True)
+class KubeNode:
+    """The fields of a Node that the planner needs. `cpus` and `memory` (bytes) are allocatable; taints are (key, value,
+    effect); `device_plugin`: a device plugin offers its GPUs."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ready: bool = True
+    unschedulable: bool = False
+    taints: tuple[tuple[str, str, str], ...] = ()
+    cpus: float = 0.0
+    memory: float = 0.0
+    device_plugin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OfGang:
+    """What every object of a gang's attempt has. `attempt` and `raycluster` are our labels, None for others' objects;
+    `deleting`: Kubernetes deletes it, sooner or later."""
+
+    name: str
+    namespace: str = ""
+    attempt: str | None = None
+    raycluster: str | None = None
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimTemplate(OfGang):
+    """A ResourceClaimTemplate."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeDomain(OfGang):
+    """`waiting`: its nodes on which IMEX is not ready yet."""
+
+    waiting: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pod(OfGang):
+    """A pod of a worker group.
+
+    Attributes:
+        group: the worker group.
+        node: where it is bound; None: nowhere yet.
+        gated: our gate is closed. gates: other gates that are.
+        pending: why it is not bound yet; waiting: why its containers have not started, "" once they have.
+        failed: why it has ended in failure; "" unless it has.
+    """
+
+    uid: str = ""
+    group: str | None = None
+    node: str | None = None
+    gated: bool = False
+    gates: tuple[str, ...] = ()
+    pending: str = ""
+    waiting: str = ""
+    failed: str = ""
+
+    @property
+    def no_image(self) -> bool:
+        """Whether an image cannot be had, as opposed to: is being pulled."""
+        return self.waiting.startswith(NO_IMAGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim(OfGang):
+    """A ResourceClaim, anybody's.
+
+    Attributes:
+        created: its time stamp, which sorts as text.
+        of_pod: a Pod controls it. Whoever may create claims may set labels; an owner can be made up, too, but
+            Kubernetes' collector deletes what has an owner that does not exist.
+        allocated: it has its devices.
+        devices: (node, device) that it has, GPUs or parts of them; none by an administrator's access, which takes
+            nothing from anyone.
+        named: UUIDs of the devices that a gang's claim is for; count: how many of them it wants.
+    """
+
+    uid: str = ""
+    created: str = ""
+    of_pod: bool = False
+    allocated: bool = False
+    devices: tuple[tuple[str, str], ...] = ()
+    named: tuple[str, ...] = ()
+    count: int = 0
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Orders claims from the oldest on, alike for everyone who sees them."""
+        return self.created, self.uid
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedDevice:
+    """A device of a ResourceSlice: its attributes, quantities of its capacity as they are written, its taints as
+    key=value, and the sets of counters that it consumes."""
+
+    name: str
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    capacity: Mapping[str, str | int | float] = field(default_factory=dict)
+    taints: tuple[str, ...] = ()
+    counter_sets: tuple[str, ...] = ()
+
+    def text(self, name: str) -> str | None:
+        """An attribute that is a text."""
+        value = self.attributes.get(name)
+        return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSlice:
+    """A part of a driver's pool. `version` changes with every change; `node`: whose devices they are, "" for none;
+    `count`: so many slices the pool has in this generation."""
+
+    name: str
+    version: str
+    driver: str
+    node: str
+    generation: int
+    count: int
+    devices: tuple[PublishedDevice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """Of pods, for taints of nodes. An empty key tolerates every key, an empty effect every effect."""
+
+    key: str = ""
+    exists: bool = False  # the value does not matter
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """A worker group of a RayCluster. `attempt`: our label of a gang's group. `spec`: the user's group as it is in the
+    RayCluster, for `translate.kube` to copy; empty for a gang's."""
+
+    name: str
+    attempt: str | None = None
+    replicas: int | None = None
+    suspended: bool = False
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stopped(self) -> bool:
+        return self.suspended or self.replicas == 0
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    """KubeRay's cluster, to which gangs' worker groups are added.
+
+    Attributes:
+        version: changes with every change.
+        groups: the worker groups in their order: a patch names them by their place.
+        template: the name of the group that gangs' workers are copies of; tolerations: of its pods.
+        strategy: of upgrades; service: the RayService that owns the cluster, "" for none.
+        autoscaled: Ray's autoscaler runs, with which the operator refuses suspended groups.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    version: str = ""
+    groups: tuple[WorkerGroup, ...] = ()
+    template: str = ""
+    tolerations: tuple[Toleration, ...] = ()
+    strategy: str = ""
+    service: str = ""
+    autoscaled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLinks:
+    """What the topology agent of a node has published: `uuids` in NVML's order, `links` and `ancestors` as of
+    `core.model.node.Node`."""
+
+    node: str
+    uuids: tuple[str | None, ...]
+    links: Links
+    ancestors: Links

@@ -1,0 +1,87 @@
+"""From an Allocation to one attempt at it: the slots, and every Kubernetes object to make, by worker groups.
+
+Pure. One worker group for all nodes of a gang that are alike (clique, number of devices, bundles' resources): its claim
+template names the devices chosen on all of them by UUID, and its pods are bound to these nodes by affinity. Since each
+node has exactly as many chosen devices as a claim counts, every pod gets its own node with exactly what was planned.
+Kubernetes' scheduler allocates; these objects leave it no other choice. Neighbour: `workers.py` writes the objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.clique import BOX_PREFIX
+from ray_dra.ports.kube_objects import RayCluster
+from ray_dra.translate.kube.claims import expression_for
+from ray_dra.translate.kube.slots import Slot, attempt_name, slots_of, uuids_of
+from ray_dra.translate.kube.workers import Maker
+
+CEL_BYTES = 10 * 1024  # the API's limit for one expression
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a gang: its slots by node, and every object to make for it, in the order of making."""
+
+    name: str
+    slots: Mapping[str, Slot]
+    domains: tuple[dict[str, Any], ...]
+    templates: tuple[dict[str, Any], ...]
+    groups: tuple[dict[str, Any], ...]
+    pods: tuple[dict[str, Any], ...] = field(default=())  # one for each group, for a dry run
+
+    @property
+    def channel_templates(self) -> tuple[str, ...]:
+        return tuple(d["spec"]["channel"]["resourceClaimTemplate"]["name"] for d in self.domains)
+
+    def missing(self, there: Collection[str]) -> list[dict[str, Any]]:
+        """ComputeDomains and claim templates of other names than these, in the order of making."""
+        return [thing for thing in (*self.domains, *self.templates) if thing["metadata"]["name"] not in there]
+
+    def missing_groups(self, there: Collection[str]) -> list[dict[str, Any]]:
+        """Worker groups of other names than these."""
+        return [group for group in self.groups if group["groupName"] not in there]
+
+
+def attempt_of(allocation: Allocation, raycluster: RayCluster, *, imex: bool) -> Attempt:
+    """Every object for this allocation.
+
+    Args:
+        imex: the cluster serves ComputeDomains: a gang over several nodes of a multi-node clique gets one there.
+    """
+    name = attempt_name(allocation.gang, allocation.epoch)
+    slots = slots_of(allocation)
+    maker = Maker(allocation, name, raycluster)
+    cliques = list(dict.fromkeys(s.clique for s in slots.values() if s.clique and not s.clique.startswith(BOX_PREFIX)))
+    joined = [c for c in cliques if sum(s.clique == c for s in slots.values()) > 1] if imex else []
+    channels = {clique: f"{name}-d{at}" for at, clique in enumerate(joined)}
+    templates, groups, pods = [], [], []
+    for at, members in enumerate(_alike(slots)):
+        part = f"{name}-{at}"
+        channel = channels.get(members[0].clique or "")
+        if members[0].uuids:
+            templates.append(maker.claim_template(part, members))
+        group = maker.group(part, members, channel)
+        groups.append(group)
+        pods.append(maker.pod(group))
+    domains = tuple(maker.domain(domain) for domain in channels.values())
+    return Attempt(name, slots, domains, tuple(templates), tuple(groups), tuple(pods))
+
+
+def _alike(slots: Mapping[str, Slot]) -> list[list[Slot]]:
+    """Slots that one worker group can serve, split where one CEL expression would be too long."""
+    kinds: dict[Any, list[Slot]] = {}
+    for slot in slots.values():
+        key = (slot.clique, len(slot.uuids), tuple(sorted(slot.resources.items())))
+        kinds.setdefault(key, []).append(slot)
+    found = []
+    for members in kinds.values():
+        start = 0
+        for end in range(1, len(members) + 1):
+            if end == len(members) or len(expression_for(uuids_of(members[start : end + 1]))) > CEL_BYTES:
+                found.append(members[start:end])
+                start = end
+    return found

@@ -1,0 +1,73 @@
+"""ResourceClaims: what they have, whose they are, and the devices that a gang's claim is for. Pure.
+
+A gang's claim names its devices in one CEL expression, which this file writes and reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+
+from ray_dra.ports.kube_objects import Claim
+from ray_dra.translate.kube.shapes import Raw, meta_of, text
+from ray_dra.translate.names import DRIVER, GPU_CLASS
+
+
+def read_claim(thing: Raw) -> Claim:
+    meta, said = thing["metadata"], meta_of(thing)
+    allocation = (thing.get("status") or {}).get("allocation") or {}
+    owners = meta.get("ownerReferences") or ()
+    named, count = ((), 0) if said.attempt is None else _named_by(thing)
+    return Claim(
+        *said,
+        uid=text(meta["uid"]),
+        created=text(meta.get("creationTimestamp", "")),
+        of_pod=any(o.get("controller") and (o.get("apiVersion"), o.get("kind")) == ("v1", "Pod") for o in owners),
+        allocated=bool(allocation),
+        devices=tuple(_devices_of(allocation)),
+        named=named,
+        count=count,
+    )
+
+
+def claim_of(claim: Claim) -> tuple[str, str, str] | None:
+    """(namespace, RayCluster, attempt) of a gang's claim, as a Pod's template makes it; None for any other."""
+    if claim.attempt is None or claim.raycluster is None or not claim.of_pod:
+        return None
+    return claim.namespace, claim.raycluster, claim.attempt
+
+
+def expression_for(uuids: Sequence[str]) -> str:
+    """The devices by their UUIDs. JSON's string literals are CEL's, too, so that no UUID can become code."""
+    return f'device.attributes["{GPU_CLASS}"].uuid in {json.dumps(list(uuids), separators=(",", ":"))}'
+
+
+def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
+    """The devices that a gang's claim names, and how many of them it counts; none for a claim of another form."""
+    requests: Sequence[Raw] = ((thing.get("spec") or {}).get("devices") or {}).get("requests") or ()
+    if len(requests) != 1:
+        return (), 0
+    exactly = requests[0].get("exactly") or {}
+    selectors: Sequence[Raw] = exactly.get("selectors") or ()
+    count = exactly.get("count", 1)
+    if len(selectors) != 1 or not isinstance(count, int):
+        return (), 0
+    return _names_in(selectors[0]["cel"]["expression"]), count
+
+
+@functools.lru_cache(maxsize=1024)  # a group's claims all carry the same kilobytes, and share what is read of them
+def _names_in(expression: str) -> tuple[str, ...]:
+    """Of an expression as `expression_for` writes it; none of any other."""
+    head, _, names = expression.partition(" in ")
+    try:
+        found = json.loads(names) if head.endswith(".uuid") else []
+    except ValueError:
+        return ()
+    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+
+
+def _devices_of(allocation: Raw) -> Iterator[tuple[str, str]]:
+    for result in (allocation.get("devices") or {}).get("results") or ():
+        if result["driver"] == DRIVER and not result.get("adminAccess"):
+            yield text(result["pool"]), text(result["device"])
