@@ -53,6 +53,7 @@ class FakeKube:
         self._running: set[str] = set()  # pods whose start hook has been called
         self._leader = ""  # who else has the lease
         self._schedules = True
+        self._lag, self._read = 0, [self._raycluster]  # of the operator: turns, and what it read in them
         self._count = 0
         self._version = 0
 
@@ -164,6 +165,13 @@ class FakeKube:
                 found.append((pod, frozenset(published[device] or "" for device in claim.devices)))
         return found
 
+    def orphans(self) -> list[str]:
+        """Pods whose group the RayCluster does not have, so that nobody will end them."""
+        groups = {group["groupName"] for group in self._raycluster["spec"]["workerGroupSpecs"]}
+        return [
+            pod["metadata"]["name"] for pod in self._of("Pod") if pod["metadata"]["labels"][GROUP_LABEL] not in groups
+        ]
+
     def left(self) -> list[str]:
         """What there is that the RayCluster's namespace did not begin with."""
         users = {group["groupName"] for group in self._users}
@@ -225,7 +233,8 @@ class FakeKube:
     def apply_raycluster(self, **spec: Any) -> None:
         """The user applies the RayCluster again, as it was but for these fields: gangs' groups are gone from it."""
         self._version += 1
-        self._raycluster["spec"] |= {"workerGroupSpecs": copy.deepcopy(self._users), **spec}
+        spec = {"workerGroupSpecs": copy.deepcopy(self._users), **spec}
+        self._raycluster = {**self._raycluster, "spec": {**self._raycluster["spec"], **spec}}
         self._count_up()
 
     def seize_lease(self, holder: str) -> None:
@@ -235,12 +244,17 @@ class FakeKube:
     def free_lease(self) -> None:
         self._leader = ""
 
+    def lag_operator(self, turns: int) -> None:
+        """From now on the operator makes pods of the RayCluster as it was so many turns before: it reads a cache."""
+        self._lag = turns
+
     def stop_scheduling(self) -> None:
         """No pod is bound any more."""
         self._schedules = False
 
     def _operate(self) -> None:
-        groups = {group["groupName"]: group for group in self._raycluster["spec"]["workerGroupSpecs"]}
+        self._read = [*self._read[-self._lag :], self._raycluster] if self._lag else [self._raycluster]
+        groups = {group["groupName"]: group for group in self._read[0]["spec"]["workerGroupSpecs"]}
         for name, group in groups.items():
             pods = [p for p in self._of("Pod") if p["metadata"]["labels"][GROUP_LABEL] == name]
             alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
@@ -335,7 +349,8 @@ class FakeKube:
 
     def _count_up(self) -> None:
         meta = self._raycluster["metadata"]
-        meta["resourceVersion"] = str(int(meta["resourceVersion"]) + 1)
+        version = str(int(meta["resourceVersion"]) + 1)
+        self._raycluster = {**self._raycluster, "metadata": {**meta, "resourceVersion": version}}
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [thing for (k, _), thing in sorted(self._things.items()) if k == kind]

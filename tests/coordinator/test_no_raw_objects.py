@@ -11,6 +11,12 @@ import pytest
 from ray_dra import coordinator
 
 ROOM = Path(coordinator.__file__).parent
+FIELDS = {
+    *("apiVersion", "kind", "metadata", "spec", "status", "name", "namespace", "uid", "labels", "annotations"),
+    *("resourceVersion", "deletionTimestamp", "creationTimestamp", "ownerReferences", "template", "nodeName", "phase"),
+    *("schedulingGates", "conditions", "containers", "tolerations", "workerGroupSpecs", "groupName", "replicas"),
+    *("suspend", "upgradeStrategy", "allocation", "devices", "results", "requests", "driver", "pool", "attributes"),
+}
 
 
 def raw_fields(text: str) -> Iterator[str]:
@@ -23,7 +29,7 @@ def raw_fields(text: str) -> Iterator[str]:
             found = node.args[0] if node.args else None
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
             found = node.left
-        if isinstance(found, ast.Constant) and isinstance(found.value, str) and found.value[:1].islower():
+        if isinstance(found, ast.Constant) and isinstance(found.value, str) and found.value in FIELDS:
             yield f"line {found.lineno}: {found.value!r}"
 
 
