@@ -11,8 +11,9 @@ import heapq
 from collections.abc import Iterable, Sequence
 from itertools import count, islice
 
-from ray_dra.core.cluster.clique_state import REGULAR, CliqueState
+from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import REGULAR
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.locality import Connect

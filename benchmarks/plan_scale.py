@@ -29,7 +29,7 @@ from dataclasses import replace
 from figures import parser, percentile, write
 from shapes import cluster
 
-from ray_dra.core.cluster.index import CLIQUE
+from ray_dra.core.cluster.clique_state import CLIQUE
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import counterfactual
 from ray_dra.core.model.allocation import Allocation

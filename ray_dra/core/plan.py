@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
-from ray_dra.core.cluster.clique_state import UNEVEN
-from ray_dra.core.cluster.index import LOOSE_NODE, SPARES
+from ray_dra.core.cluster.clique_state import LOOSE_NODE, SPARES
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import UNEVEN
 from ray_dra.core.explain.shortfalls import shortfalls
 from ray_dra.core.model.allocation import Allocation, make
 from ray_dra.core.model.locality import ANYWHERE, Connect

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import Buckets
-from ray_dra.core.cluster.clique_state import BundleShape
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Device, DeviceId, Health

@@ -8,8 +8,8 @@ from itertools import combinations_with_replacement, product
 
 import pytest
 
+from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import Buckets, Leveled
-from ray_dra.core.cluster.clique_state import BundleShape
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Counter, Device, DeviceId
@@ -54,6 +54,20 @@ def test_what_plan_found_is_looked_up_again_once_anything_has_changed() -> None:
     held(inventory, gang(4, name="quicker"))
     with pytest.raises(ValueError, match="held by another gang"):
         inventory.hold(late)
+
+
+@pytest.mark.parametrize("request_", [gang(1, resources={"CPU": 8.0}), shares(250)])
+def test_what_a_gang_has_on_a_node_that_was_away_is_given_back_once_it_returned(request_: GangRequest) -> None:
+    home = [node("a", 1, box=True)]
+    answer = plan(Inventory(home), request_)
+    assert isinstance(answer, Allocation)
+    inventory = Inventory()
+    inventory.hold(answer)
+    inventory.put_node(home[0])
+    state = inventory.node_states["a"]
+    assert state.left("CPU") < 64 or state.shares
+    inventory.release(answer.gang)
+    assert picture(inventory) == picture(Inventory(home))
 
 
 def test_cliques_of_one_node_answer_from_their_levels_as_from_buckets_kept_up_one_by_one() -> None:

@@ -15,8 +15,10 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from ray_dra.core.cluster.clique_state import REGULAR, BundleShape, CliqueState, decided_by_count
+from ray_dra.core.cluster.bundle_shape import BundleShape
+from ray_dra.core.cluster.clique_state import CliqueKind, CliqueState
 from ray_dra.core.cluster.device_choice import bits
+from ray_dra.core.cluster.node_state import REGULAR
 from ray_dra.core.model.imex import Limits
 
 Run = tuple[int, int, Iterable[str]]
@@ -24,11 +26,13 @@ Run = tuple[int, int, Iterable[str]]
 
 
 class Buckets:
-    """Cliques by how many bundles fit, each bucket in rank order. Those without capacity are not in it."""
+    """Cliques by how many bundles of one shape fit, each bucket in rank order. Those without capacity are not in it."""
 
-    __slots__ = ("lists", "present")
+    __slots__ = ("by_count", "least", "lists", "present")
 
-    def __init__(self) -> None:
+    def __init__(self, *, least: int = 0, by_count: bool = True) -> None:
+        self.least = least  # free devices without which no such bundle fits
+        self.by_count = by_count  # whether the numbers of free devices say how many fit
         self.lists: dict[int, list[str]] = {}
         self.present = 0  # a bit for each number that has a clique
 
@@ -125,7 +129,7 @@ MOST_SHAPES = 24
 
 
 class CliqueOrder:
-    """Cliques of one kind (clique, loose or spare), product, grade and size of node, in the planner's two orders.
+    """Cliques of one kind, product, grade and size of node, in the planner's two orders.
 
     `single`: they have one node each; else several.
     """
@@ -134,6 +138,7 @@ class CliqueOrder:
         "_asked",
         "by_shape",
         "cliques",
+        "entries",
         "grade",
         "kind",
         "levels",
@@ -144,7 +149,7 @@ class CliqueOrder:
         "whole",
     )
 
-    def __init__(self, kind: str, product: str, grade: int, limits: Limits, *, single: bool) -> None:
+    def __init__(self, kind: CliqueKind, product: str, grade: int, limits: Limits, *, single: bool) -> None:
         self.kind = kind
         self.product = product
         self.grade = grade
@@ -156,6 +161,7 @@ class CliqueOrder:
         self.whole = 1  # the bit of whole nodes
         self.by_shape: dict[BundleShape, Buckets] = {}
         self._asked: dict[BundleShape, Buckets | Leveled] = {}
+        self.entries: dict[CliqueState, Entry] = {}
 
     def at(self, rank: str) -> CliqueState:
         return self.cliques[rank[1:]]
@@ -177,7 +183,7 @@ class CliqueOrder:
 
     def _begin(self, shape: BundleShape) -> Buckets | Leveled:
         shape = self._plain(shape)
-        if self.single and decided_by_count(shape, self.grade):
+        if self.single and shape.decided_by_count(self.grade):
             return Leveled(self.levels, shape)
         if shape in self.by_shape:
             return self.by_shape[shape]
@@ -185,51 +191,63 @@ class CliqueOrder:
             oldest = next(iter(self.by_shape))
             gone = self.by_shape.pop(oldest)
             self._asked = {m: b for m, b in self._asked.items() if b is not gone}
-            for clique in self.cliques.values():
-                clique.capacities.pop(oldest, None)
-        made = self.by_shape[shape] = Buckets()
-        for clique in self.cliques.values():
-            capacity = clique.capacities[shape] = clique.capacity(shape, self.limits)
+            for entry in self.entries.values():
+                entry.capacities.pop(oldest, None)
+        made = Buckets(least=shape.least_free(), by_count=shape.decided_by_count(self.grade))
+        self.by_shape[shape] = made
+        for clique, entry in self.entries.items():
+            capacity = entry.capacities[shape] = clique.capacity(shape, self.limits)
             if capacity:
-                made.lists.setdefault(capacity, []).append(clique.rank)
+                made.lists.setdefault(capacity, []).append(entry.rank)
         for capacity, bucket in made.lists.items():
             bucket.sort()
             made.present |= 1 << capacity
         return made
 
     def add(self, clique: CliqueState) -> None:
-        clique.order = self
         self.cliques[clique.key] = clique
         while len(self.levels) < len(clique.nodes_by_free):
             self.levels.append([])
         self.whole = 1 << (len(self.levels) - 1)
-        clique.rank = ""
-        clique.on_levels = 0
-        clique.capacities = dict.fromkeys(self.by_shape, 0)
-        self.refresh(clique)
+        entry = self.entries[clique] = Entry(self, clique)
+        clique.put_on(entry)
+        entry.refresh()
 
-    def remove(self, clique: CliqueState) -> None:
-        for free in bits(clique.on_levels):
-            level = self.levels[free]
-            del level[bisect_left(level, clique.rank)]
+
+class Entry:
+    """A clique in an order: under which rank, on which levels (a mask), with which capacity for each shape."""
+
+    __slots__ = ("capacities", "clique", "levels", "order", "rank")
+
+    def __init__(self, order: CliqueOrder, clique: CliqueState) -> None:
+        self.order = order
+        self.clique = clique
+        self.rank = ""
+        self.levels = 0
+        self.capacities = dict.fromkeys(order.by_shape, 0)
+
+    def remove(self) -> None:
+        order = self.order
+        for free in bits(self.levels):
+            level = order.levels[free]
+            del level[bisect_left(level, self.rank)]
             if not level:
-                self.present ^= 1 << free
-        for shape, capacity in clique.capacities.items():
+                order.present ^= 1 << free
+        for shape, capacity in self.capacities.items():
             if capacity:
-                self.by_shape[shape].remove(capacity, clique.rank)
-        clique.on_levels = 0
-        clique.capacities = {}
-        clique.order = None
-        del self.cliques[clique.key]
+                order.by_shape[shape].remove(capacity, self.rank)
+        del order.cliques[self.clique.key]
+        del order.entries[self.clique]
 
-    def refresh(self, clique: CliqueState) -> None:
-        """Bring both orders up to date after a change in the clique."""
-        old = clique.rank
+    def refresh(self) -> None:
+        """Bring the order's lists up to date after a change in the clique."""
+        order, clique = self.order, self.clique
+        old = self.rank
         free = clique.free
-        rank = clique.rank = chr(free) + clique.key
+        rank = self.rank = chr(free) + clique.key  # `clique.rank`, a call less
         moved = rank != old
-        before = clique.on_levels
-        if self.single:
+        before = self.levels
+        if order.single:
             levels_now = 1 << free if free else 0
         else:
             levels_now = 0
@@ -240,7 +258,7 @@ class CliqueOrder:
                 bit <<= 1
             levels_now &= ~1
         if moved or levels_now != before:
-            levels = self.levels
+            levels = order.levels
             gone = before if moved else before & ~levels_now
             while gone:
                 low = gone & -gone
@@ -248,7 +266,7 @@ class CliqueOrder:
                 level = levels[low.bit_length() - 1]
                 if len(level) == 1:
                     level.clear()
-                    self.present ^= low
+                    order.present ^= low
                 else:
                     del level[bisect_left(level, old)]
             new = levels_now if moved else levels_now & ~before
@@ -260,12 +278,18 @@ class CliqueOrder:
                     insort(level, rank)
                 else:
                     level.append(rank)
-                    self.present |= low
-            clique.on_levels = levels_now
-        capacities = clique.capacities
-        for shape, buckets in self.by_shape.items():
+                    order.present |= low
+            self.levels = levels_now
+        capacities = self.capacities
+        limits = order.limits
+        for shape, buckets in order.by_shape.items():
             had = capacities[shape]
-            capacity = clique.capacity(shape, self.limits) if free >= shape[0] or shape[3] else 0
+            if free < buckets.least:
+                capacity = 0
+            elif buckets.by_count:
+                capacity = clique.capacity_by_count(shape[0], shape[2], limits)  # by position: quicker than by name
+            else:
+                capacity = clique.capacity(shape, limits)
             if had != capacity or moved:
                 if had:
                     buckets.remove(had, old)

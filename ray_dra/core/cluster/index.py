@@ -11,15 +11,12 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from ray_dra.core.cluster.clique_order import CliqueOrder
-from ray_dra.core.cluster.clique_state import MIXED_PRODUCT, REGULAR, SHARING, CliqueState
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.clique_state import LOOSE_NODE, CliqueKind, CliqueState
+from ray_dra.core.cluster.node_state import REGULAR, SEVERAL_PRODUCTS, SHARING, InClique, NodeState
 from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.topology import Topology
-
-CLIQUE, LOOSE_NODE, SPARES = "clique", "loose", "spare"
-"""Kinds of clique order: whose devices they are, and so who may have them."""
 
 MOST_REMEMBERED = 100
 """Lists of clique orders that are remembered; what products are asked for is the users' text."""
@@ -54,7 +51,8 @@ class Index:
         self.limits = limits
         self.node_states: dict[str, NodeState] = {}
         self.clique_states: dict[DomainId, CliqueState] = {}
-        self.orders: dict[tuple[str, str, int, int, bool], CliqueOrder] = {}
+        self.orders: dict[tuple[CliqueKind, str, int, int, bool], CliqueOrder] = {}
+        self._shared_of: dict[NodeState, list[tuple[int, str, int, str]]] = {}  # entries of `shared`, by node
         self.split: dict[str, NodeState] = {}
         self.by_free = [0]
         self.shared: list[tuple[int, str, int, str]] = []
@@ -73,25 +71,13 @@ class Index:
         for state in sorted((NodeState(node) for node in named.values()), key=attrgetter("key")):
             self._count_node(state, +1)
             self.node_states[state.name] = state
-            parts = []
-            for clique_id, members in state.members.items():
+            for clique_id in state.members:
                 clique = self.clique_states.get(clique_id)
                 if clique is None:
                     clique = self.clique_states[clique_id] = CliqueState(clique_id)
-                parts.append((clique, members, clique.append(state)))
-            state.memberships = tuple(parts)
-            state.reopen()
-            state.free = state.free_now()
-            self.by_free[state.free.bit_count()] += 1
-            for clique, members, bit in state.memberships:
-                count = (state.free & members).bit_count()
-                if count:
-                    clique.nodes_by_free[0] ^= bit
-                    clique.nodes_by_free[count] |= bit
-                    clique.free += count
-                    self.free_devices += count
+                clique.append(state)
         for clique in self.clique_states.values():
-            self._order_of(clique).add(clique)
+            self._list(clique)
 
     @property
     def clique_count(self) -> int:
@@ -109,7 +95,7 @@ class Index:
                 for c in self.orders.values()
                 if c.kind in kinds
                 and c.cliques
-                and (not products or c.product in products or c.product == MIXED_PRODUCT)
+                and (not products or c.product in products or c.product == SEVERAL_PRODUCTS)
             ]
             found = self._orders_for[kinds, products] = CliqueOrders(
                 orders,
@@ -129,127 +115,122 @@ class Index:
     def set_others(self, name: str, busy: int, resources: Mapping[str, float]) -> None:
         """What programs outside our gangs use on a node: device positions, and other resources."""
         state = self.node_states.get(name)
-        if state is None:
+        if state is None or (state.busy == busy and state.used_by_others == resources):
             return
-        if state.used_by_others != resources:
-            state.used_by_others = resources
-            state.version += 1
-            self.changes += 1
-        if state.busy != busy:
-            self.busy_devices += busy.bit_count() - state.busy.bit_count()
-            state.busy = busy
-            state.reopen()
-            self.refresh([state], {})
+        before = {state: state.free}
+        self.busy_devices += busy.bit_count() - state.busy.bit_count()
+        state.see_others(busy, resources)
+        self.refresh(before, {})
+
+    def refresh(self, before: Mapping[NodeState, int], moved: dict[InClique, None]) -> None:
+        """Bring the index up to date after changes of nodes.
+
+        Args:
+            before: the nodes that have changed, and what was free on each.
+            moved: cliques that have changed otherwise.
+        """
+        gained = 0
+        self.changes += 1
+        by_free = self.by_free
+        shared_of = self._shared_of
+        for state, was in before.items():
+            free = state.free
+            if not state.plain or (shared_of and state in shared_of):
+                for clique, _, _ in state.memberships:  # what is left of shared devices may have changed
+                    moved[clique] = None
+                self._list_shares(state)
+            if free == was:
+                continue
+            old = was.bit_count()
+            new = free.bit_count()
+            by_free[old] -= 1
+            by_free[new] += 1
+            gained += new - old
+            for clique, members, bit in state.memberships:
+                if not state.plain:
+                    old = (was & members).bit_count()
+                    new = (free & members).bit_count()
+                if old != new:
+                    clique.move(bit, old, new)
+                    moved[clique] = None
+        self.free_devices += gained
+        for clique in moved:
+            clique.relist()
 
     def _insert(self, state: NodeState, owner_of: Mapping[DomainId, str]) -> None:
         """A node joins its cliques; what is held of it is known. `owner_of`: exclusive owners of cliques."""
-        self._count_node(state, +1)
-        self.by_free[0] += 1
+        self.changes += 1
         for clique_id, members in state.members.items():
+            if clique_id in owner_of:
+                state.close(members)
+        self._count_node(state, +1)
+        self._list_shares(state)
+        for clique_id in state.members:
             clique = self.clique_states.get(clique_id)
             if clique is None:
-                clique = self.clique_states[clique_id] = CliqueState(clique_id)
-                clique.owner = owner_of.get(clique_id)
-            elif clique.order is not None:
-                clique.order.remove(clique)
+                clique = self.clique_states[clique_id] = CliqueState(clique_id, owner_of.get(clique_id))
+            clique.take_off()
             if not clique.node_states or clique.node_states[-1].key < state.key:
-                bit = clique.append(state)
-                state.memberships = (*state.memberships, (clique, members, bit))
-                if state.imex is not None:
-                    clique.imex |= bit
+                clique.append(state)
             else:
                 node_states = list(clique.node_states)
                 insort(node_states, state, key=attrgetter("key"))
                 clique.rebuild(node_states)
-            self._order_of(clique).add(clique)
-        state.reopen()
-        self.refresh([state], {})
+            self._list(clique)
 
     def _remove(self, state: NodeState) -> None:
         self.changes += 1
         self._count_node(state, -1)
         self._unlist_shares(state)
-        self.by_free[state.free.bit_count()] -= 1
-        for clique, members, _ in state.memberships:
-            assert clique.order is not None
-            clique.order.remove(clique)
-            self.free_devices -= (state.free & members).bit_count()
+        for clique_id in state.members:
+            clique = self.clique_states[clique_id]
+            clique.take_off()
             node_states = [s for s in clique.node_states if s is not state]
             if node_states:
                 clique.rebuild(node_states)
-                self._order_of(clique).add(clique)
+                self._list(clique)
             else:
-                del self.clique_states[clique.id]
+                del self.clique_states[clique_id]
         del self.node_states[state.name]
 
     def _count_node(self, state: NodeState, sign: int) -> None:
-        self.devices += sign * state.size
-        self._largest.clear()
-        self._orders_for.clear()
+        """A node comes (+1) or goes (-1)."""
+        free = state.free.bit_count()
         while len(self.by_free) <= state.size:
             self.by_free.append(0)
+        self.by_free[free] += sign
+        self.devices += sign * state.size
+        self.free_devices += sign * free
         self.busy_devices += sign * state.busy.bit_count()
+        self._largest.clear()
+        self._orders_for.clear()
         if len(state.members) > 1:
             if sign > 0:
                 self.split[state.name] = state
             else:
                 self.split.pop(state.name, None)
 
-    def _order_of(self, clique: CliqueState) -> CliqueOrder:
-        kind = SPARES if clique.spare else LOOSE_NODE if clique.loose else CLIQUE
-        single = len(clique.node_states) == 1
-        key = (kind, clique.product, clique.grade, len(clique.nodes_by_free), single)
-        found = self.orders.get(key)
-        if found is None:
-            found = self.orders[key] = CliqueOrder(kind, clique.product, clique.grade, self.limits, single=single)
-        return found
+    # -- lists
 
-    def refresh(self, node_states: Iterable[NodeState], moved: dict[CliqueState, None]) -> None:
-        """Bring `free` and the index up to date after a change of these nodes; `moved`: cliques changed otherwise."""
-        gained = 0
-        self.changes += 1
-        by_free = self.by_free
-        for state in node_states:
-            state.version += 1
-            before = state.free
-            if state.odd:
-                self._list_shares(state)
-                free = state.free_now()
-            else:
-                free = state.open & ~state.held
-            if free == before:
-                if state.odd:  # what is left of shared devices may have changed
-                    for clique, _, _ in state.memberships:
-                        moved[clique] = None
-                continue
-            state.free = free
-            old = before.bit_count()
-            new = free.bit_count()
-            by_free[old] -= 1
-            by_free[new] += 1
-            gained += new - old
-            for clique, members, bit in state.memberships:
-                if state.odd:
-                    old = (before & members).bit_count()
-                    new = (free & members).bit_count()
-                if old != new:
-                    nodes_by_free = clique.nodes_by_free
-                    nodes_by_free[old] ^= bit
-                    nodes_by_free[new] ^= bit
-                    clique.free += new - old
-                    moved[clique] = None
-        self.free_devices += gained
-        for clique in moved:
-            clique.order.refresh(clique)  # type: ignore[union-attr]  # every clique of a node is listed
+    def _list(self, clique: CliqueState) -> None:
+        """Put a clique into the order of those like it."""
+        single = len(clique.node_states) == 1
+        key = (clique.kind, clique.product, clique.grade, len(clique.nodes_by_free), single)
+        order = self.orders.get(key)
+        if order is None:
+            order = self.orders[key] = CliqueOrder(
+                clique.kind, clique.product, clique.grade, self.limits, single=single
+            )
+        order.add(clique)
 
     def _list_shares(self, state: NodeState) -> None:
         self._unlist_shares(state)
         left = state.shared_left().items()
-        state.shared_entries = tuple((amount, state.key, position, state.name) for position, amount in left)
-        for entry in state.shared_entries:
-            insort(self.shared, entry)
+        if left:
+            self._shared_of[state] = [(amount, state.key, position, state.name) for position, amount in left]
+            for entry in self._shared_of[state]:
+                insort(self.shared, entry)
 
     def _unlist_shares(self, state: NodeState) -> None:
-        for entry in state.shared_entries:
+        for entry in self._shared_of.pop(state, ()):
             del self.shared[bisect_left(self.shared, entry)]
-        state.shared_entries = ()

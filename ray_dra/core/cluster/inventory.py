@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.index import Index
-from ray_dra.core.cluster.node_state import NodeState, members_of
+from ray_dra.core.cluster.node_state import InClique, NodeState, members_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId, DomainId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
@@ -24,12 +24,21 @@ from ray_dra.core.model.topology import Topology
 
 @dataclass(slots=True)
 class _Hold:
-    """What a gang has: `masks` of whole devices by node, nodes in its IMEX domains, cliques it has exclusively."""
+    """What a gang has.
+
+    Attributes:
+        masks: of whole devices, by node.
+        imex: nodes in its IMEX domains.
+        exclusive: cliques it has to itself.
+        resources, shares: whether it has any, on some node, there or away.
+    """
 
     allocation: Allocation
     masks: dict[NodeState, int]
     imex: tuple[NodeState, ...]
     exclusive: tuple[DomainId, ...]
+    resources: bool
+    shares: bool
 
 
 class Inventory(Index):
@@ -91,27 +100,24 @@ class Inventory(Index):
         used, exclusive = self._check_counters(allocation, masks) if allocation.counters else ((), ())
         if shares:
             self._check_shares(allocation, masks)
-        self._holds[gang] = _Hold(allocation, masks, used, exclusive)
-        count = 0
-        for state, mask in masks.items():
-            state.held |= mask
-            state.tenants[gang] = mask
-            count += mask.bit_count()
-        self.held_devices += count
+        self._holds[gang] = _Hold(allocation, masks, used, exclusive, resources, shares)
+        before = NodeState.take(gang, masks)
+        for mask in masks.values():
+            self.held_devices += mask.bit_count()
         if resources:
             self._use(allocation, +1.0)
         if shares:
             self._share(allocation, +1)
         for node in away:
             self._away.setdefault(node, {})[gang] = None
-        touched: Iterable[NodeState] = masks
-        moved: dict[CliqueState, None] = {}
-        _set_imex(used, gang, moved)
+        moved: dict[InClique, None] = {}
+        if used:
+            self._set_imex(used, gang, moved)
         for clique_id in exclusive:
             self._exclusive[clique_id] = gang
             if clique_id in self.clique_states:
-                touched = self._own(self.clique_states[clique_id], gang, touched)
-        self.refresh(touched, moved)
+                self._own(self.clique_states[clique_id], gang, before)
+        self.refresh(before, moved)
 
     def remember(self, allocation: Allocation, masks: dict[NodeState, int]) -> None:
         """What `plan` found, so that holding it next need not look everything up again."""
@@ -129,12 +135,13 @@ class Inventory(Index):
         resources = False
         for placed in allocation.bundles:
             state = node_states.get(placed.node)
-            if state is None:
-                away.append(placed.node)
-                continue
             grants = placed.grants
             if placed.resources:
                 resources = True
+            if state is None:
+                away.append(placed.node)
+                shares = shares or bool(grants and grants[0].amount is not None)
+                continue
             mask = state.known.get(-id(grants))
             if mask is None:  # not made by `plan` on this inventory: read back from a record
                 if grants and grants[0].amount is not None:
@@ -158,25 +165,24 @@ class Inventory(Index):
         if hold is None:
             return
         allocation = hold.allocation
-        for state, mask in hold.masks.items():
-            state.held &= ~mask
-            state.tenants.pop(gang, None)
+        before = NodeState.give_back(gang, hold.masks)
+        for mask in hold.masks.values():
             self.held_devices -= mask.bit_count()
-        touched: Iterable[NodeState] = hold.masks
-        moved: dict[CliqueState, None] = {}
-        if any(placed.resources for placed in allocation.bundles):
+        moved: dict[InClique, None] = {}
+        if hold.resources:
             self._use(allocation, -1.0)
-        if any(placed.grants and placed.grants[0].amount is not None for placed in allocation.bundles):
+        if hold.shares:
             self._share(allocation, -1)
         if self._away:
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
-        _set_imex(hold.imex, None, moved)
+        if hold.imex:
+            self._set_imex(hold.imex, None, moved)
         for clique_id in hold.exclusive:
             self._exclusive.pop(clique_id, None)
             if clique_id in self.clique_states and self.clique_states[clique_id].owner == gang:
-                touched = self._own(self.clique_states[clique_id], None, touched)
-        self.refresh(touched, moved)
+                self._own(self.clique_states[clique_id], None, before)
+        self.refresh(before, moved)
 
     def _check_counters(
         self, allocation: Allocation, masks: Mapping[NodeState, int]
@@ -210,11 +216,23 @@ class Inventory(Index):
                 exclusive.append(scope)
         return tuple(used), tuple(exclusive)
 
-    def _own(self, clique: CliqueState, gang: str | None, touched: Iterable[NodeState]) -> Iterable[NodeState]:
-        clique.owner = gang
+    def _own(self, clique: CliqueState, gang: str | None, before: dict[NodeState, int]) -> None:
+        """A gang has a clique to itself; None: nobody. The clique's nodes are noted in `before`."""
+        clique.own(gang)
         for state in clique.node_states:
-            state.reopen()
-        return {**dict.fromkeys(touched, 0), **dict.fromkeys(clique.node_states, 0)}
+            before.setdefault(state, state.free)
+            members = state.members[clique.id]
+            if gang is None:
+                state.reopen(members)
+            else:
+                state.close(members)
+
+    def _set_imex(self, node_states: Iterable[NodeState], gang: str | None, moved: dict[InClique, None]) -> None:
+        for state in node_states:
+            state.join_imex(gang)
+            for clique, _, bit in state.memberships:
+                clique.flip_imex(bit)
+                moved[clique] = None
 
     def _use(self, allocation: Allocation, sign: float) -> None:
         node_states = self.node_states
@@ -222,10 +240,7 @@ class Inventory(Index):
             if placed.resources:
                 state = node_states.get(placed.node)
                 if state is not None:
-                    used = state.used
-                    state.version += 1
-                    for resource, amount in placed.resources.items():
-                        used[resource] = used.get(resource, 0.0) + sign * amount
+                    state.use(placed.resources, sign)
 
     def _check_shares(self, allocation: Allocation, masks: Mapping[NodeState, int]) -> None:
         wanted: dict[tuple[NodeState, int], int] = {}
@@ -251,12 +266,7 @@ class Inventory(Index):
 
     def _share(self, allocation: Allocation, sign: int) -> None:
         for state, position, amount in self._share_grants(allocation):
-            taken = state.shares.get(position, 0) + sign * amount
-            if taken > 0:
-                state.shares[position] = taken
-            else:
-                state.shares.pop(position, None)
-            state.reopen()
+            state.share(position, sign * amount)
 
     # -- nodes that come, change and go
 
@@ -271,16 +281,14 @@ class Inventory(Index):
             return
         if _same_place(state, node):
             # The devices are where they were: only what is free can have changed.
-            state.node = node
-            state.healthy = sum(1 << i for i, d in enumerate(node.devices) if d.health.value == "ok")
-            state.reopen()
-            self.refresh([state], {})
+            before = {state: state.free}
+            state.see(node)
+            self.refresh(before, {})
             return
-        others = (state.busy, state.used_by_others)
         self._leave(state)
-        state = NodeState(node)
-        state.busy, state.used_by_others = others
-        self._join(state)
+        made = NodeState(node)
+        made.see_others(state.busy, state.used_by_others)
+        self._join(made)
 
     def drop_node(self, name: str) -> None:
         """A node has left; the gangs on it keep their hold on paper until they are released."""
@@ -301,17 +309,15 @@ class Inventory(Index):
             on_node = tuple(p for p in hold.allocation.bundles if p.node == state.name)
             mask = 0
             for placed in on_node:
-                for resource, amount in placed.resources.items():
-                    state.used[resource] = state.used.get(resource, 0.0) + amount
+                state.use(placed.resources, +1.0)
                 if placed.grants and placed.grants[0].amount is None:
                     mask |= state.mask_of(placed.grants)
             self._share(Allocation(gang, on_node), +1)
-            state.held |= mask
-            state.tenants[gang] = mask
+            NodeState.take(gang, {state: mask})
             self.held_devices += mask.bit_count()
             hold.masks[state] = mask
             if any(c == state.imex_counter for c in hold.allocation.counters):
-                state.imex = gang
+                state.join_imex(gang)
                 hold.imex = (*hold.imex, state)
 
     def _leave(self, state: NodeState) -> None:
@@ -339,14 +345,6 @@ class Inventory(Index):
             }
             made.set_others(state.name, (1 << state.size) - 1 & ~state.free, used)
         return made
-
-
-def _set_imex(node_states: Iterable[NodeState], gang: str | None, moved: dict[CliqueState, None]) -> None:
-    for state in node_states:
-        state.imex = gang
-        for clique, _, bit in state.memberships:
-            clique.imex ^= bit
-            moved[clique] = None
 
 
 def _same_place(state: NodeState, node: Node) -> bool:

@@ -1,19 +1,20 @@
-"""A node as the planner sees it: which of its devices are free, and what else it has left."""
+"""A node as the planner sees it: which of its devices are free, and what else it has left.
+
+Only its own methods change a `NodeState`, and `free` is right after each. They do not tell the index: whoever calls one
+calls `Index.refresh` after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
+from ray_dra.core.cluster.sharing import sharing_of
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.device import Counter, DomainId, Health
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Node, node_order
-from ray_dra.core.model.request import WHOLE
-
-if TYPE_CHECKING:
-    from ray_dra.core.cluster.clique_state import CliqueState
 
 SPARE = "#spare"
 """Ends the id of the CliqueState that a clique's spare nodes form."""
@@ -23,32 +24,54 @@ LOOSE = "#loose/"
 
 EPSILON = 1e-6  # Ray counts resources in 1/10,000
 
+REGULAR, UNEVEN, SHARING = range(3)
+"""Grades of devices: every two of a node linked; some not; they share counters (MIG)."""
+
+SEVERAL_PRODUCTS = "#several"
+
+
+class InClique(Protocol):
+    """A clique as its nodes know it: a `CliqueState`."""
+
+    def move(self, bit: int, before: int, now: int) -> None: ...
+
+    def flip_imex(self, bit: int) -> None: ...
+
+    @property
+    def relist(self) -> Callable[[], None]: ...
+
+
+Membership = tuple[InClique, int, int]
+"""A node's place in a clique: the mask of its devices there, and its bit in the clique's masks."""
+
 
 class NodeState:
     """Masks are integers with one bit a device, by position in `Node.devices`.
 
     Attributes:
-        cliques: clique -> mask of its devices here. Nearly always one.
-        parts: the same for the index: (clique, mask, the node's bit in the clique's masks).
+        node: what the hardware is; graph: how its devices hang together.
+        members: clique id -> mask of its devices here. Nearly always one.
+        memberships: the same for the index.
         grants: every device as a grant, by position.
+        sharing: how the devices are given out: whole, in shares, as partitions.
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
-        open: devices that would be free if no gang held any (see `reopen`).
-        closed: devices of cliques that a gang has exclusively; nothing more is given there, shares included.
-        odd: it has shared devices or counters, or is in several cliques.
-        shares: position -> thousandths of the device that are taken, where it is shared.
+        plain: its devices are in one clique and are given out whole, so that `free` says all about them.
         tenants: gang -> mask of what it has here.
-        imex: whether a gang's IMEX domain has the node.
+        used: resource -> amount that gangs have; used_by_others: that others have.
+        imex: the gang whose IMEX domain has the node.
+        version: counts changes, for those who remember what they worked out for a node.
+        known: mask -> its grants, and -id of these -> mask; see `granted` and `mask_of`.
     """
 
     __slots__ = (
+        "_closed",
+        "_healthy",
+        "_open",
+        "_profiles",
         "busy",
-        "closed",
-        "counters",
         "free",
-        "grades",
         "grants",
         "graph",
-        "healthy",
         "held",
         "imex",
         "imex_counter",
@@ -58,10 +81,8 @@ class NodeState:
         "memberships",
         "name",
         "node",
-        "odd",
-        "open",
-        "shared_entries",
-        "shares",
+        "plain",
+        "sharing",
         "size",
         "tenants",
         "used",
@@ -70,41 +91,118 @@ class NodeState:
     )
 
     def __init__(self, node: Node) -> None:
+        self.node = node
         self.name = node.name
         self.key = node_order(node)
+        self.size = len(node.devices)
+        self.graph: DeviceGraph = graph_of(node)
+        self.members = members_of(node)
+        self.sharing = sharing_of(node, self.graph)
         self.held = 0
         self.busy = 0
-        self.closed = 0
-        self.free = 0
-        self.open = 0
-        self.odd = False
-        self.shares: dict[int, int] = {}
+        self.tenants: dict[str, int] = {}
         self.used: dict[str, float] = {}
         self.used_by_others: Mapping[str, float] = {}
-        self.tenants: dict[str, int] = {}
         self.imex: str | None = None
         self.imex_counter: tuple[Counter, int] = (("node/" + node.name, "imex"), 1)
-        self.memberships: tuple[tuple[CliqueState, int, int], ...] = ()
-        self.shared_entries: tuple[tuple[int, str, int, str], ...] = ()  # its entries in the index of shared devices
-        self.version = 0  # counts changes, for those who remember what they worked out for a node
-        self.see(node)
+        self.grants = tuple([Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)])
+        self.known: dict[int, Any] = {}
+        self.version = 0
+        self.memberships: tuple[Membership, ...] = ()
+        self._profiles: dict[DomainId, tuple[str, int]] = {}
+        self._closed = 0  # devices of cliques that a gang has exclusively; nothing more is given there, shares included
+        self._healthy = _healthy(node)
+        self._reopen()
+
+    # -- changes
 
     def see(self, node: Node) -> None:
-        """The hardware is this now."""
+        """The hardware is this now; its devices, links and counters are what they were, their health may not be."""
         self.node = node
-        self.graph: DeviceGraph = graph_of(node)
-        self.size = len(node.devices)
-        self.members = members_of(node)
-        healthy = 0
-        for i, device in enumerate(node.devices):
-            if device.health is Health.OK:
-                healthy |= 1 << i
-        self.healthy = healthy
-        self.counters = bool(node.counters)
-        self.grades: dict[DomainId, tuple[str, int]] = {}  # clique -> product and grade of its devices here
-        self.grants = tuple([Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)])
-        # mask -> its grants, and -id of these -> mask; the grants are kept here, so that their id is nobody else's.
-        self.known: dict[int, Any] = {}
+        self._healthy = _healthy(node)
+        self._reopen()
+
+    def see_others(self, busy: int, used: Mapping[str, float]) -> None:
+        """Programs outside our gangs use these devices, and these amounts of other resources."""
+        self.busy = busy
+        self.used_by_others = used
+        self._reopen()
+
+    @staticmethod
+    def take(gang: str, masks: Mapping[NodeState, int]) -> dict[NodeState, int]:
+        """A gang has these devices, whole, of several nodes at once; node -> what was free before.
+
+        One call for all nodes, and `_refresh` written out: this and `give_back` are the most frequent changes.
+        """
+        before = {}
+        for state, mask in masks.items():
+            before[state] = state.free
+            state.version += 1
+            state.tenants[gang] = mask
+            state.held |= mask
+            state.free = state._open & ~state.held if state.plain else state._free()
+        return before
+
+    @staticmethod
+    def give_back(gang: str, masks: Mapping[NodeState, int]) -> dict[NodeState, int]:
+        """The opposite of `take`."""
+        before = {}
+        for state, mask in masks.items():
+            before[state] = state.free
+            state.version += 1
+            state.tenants.pop(gang, None)
+            state.held &= ~mask
+            state.free = state._open & ~state.held if state.plain else state._free()
+        return before
+
+    def use(self, resources: Mapping[str, float], sign: float) -> None:
+        """Gangs use so much more of these resources, or less where `sign` is negative."""
+        self.version += 1
+        used = self.used
+        for resource, amount in resources.items():
+            used[resource] = used.get(resource, 0.0) + sign * amount
+
+    def share(self, position: int, amount: int) -> None:
+        """So many thousandths more of a device are taken; less: a negative amount."""
+        shares = dict(self.sharing.shares)
+        shares[position] = shares.get(position, 0) + amount
+        if shares[position] <= 0:
+            del shares[position]
+        self.sharing = sharing_of(self.node, self.graph, shares)
+        self._reopen()
+
+    def close(self, members: int) -> None:
+        """A gang has the clique of these devices to itself."""
+        self._closed |= members
+        self._reopen()
+
+    def reopen(self, members: int) -> None:
+        self._closed &= ~members
+        self._reopen()
+
+    def join_imex(self, gang: str | None) -> None:
+        """The node is in the IMEX domain of this gang; None: of nobody."""
+        self.imex = gang
+
+    def enter(self, clique: InClique, clique_id: DomainId, bit: int) -> None:
+        """Its bit in a clique is this one now."""
+        membership = (clique, self.members[clique_id], bit)
+        if len(self.members) == 1:
+            self.memberships = (membership,)
+        else:
+            self.memberships = (*(m for m in self.memberships if m[0] is not clique), membership)
+
+    def _reopen(self) -> None:
+        """After any change but that of what gangs hold: devices that would be free if no gang held any, and `free`."""
+        self._open = self._healthy & ~(self.busy | self._closed) if self.node.ready else 0
+        self.plain = self.sharing.independent and not self.sharing.shares and len(self.members) == 1
+        self.version += 1
+        self.free = self._free()
+
+    def _free(self) -> int:
+        return self.sharing.free(self._open, self.held | self.busy)
+
+    # -- questions
 
     def granted(self, mask: int) -> tuple[Grant, ...]:
         """The grants for `mask`; one tuple for each mask ever asked for, so that `mask_of` knows it again."""
@@ -112,6 +210,8 @@ class NodeState:
         if found is None:
             grants = self.grants
             found = self.known[mask] = tuple([grants[i] for i in bits(mask)])
+            # By identity, since hashing the grants would cost more than a hold; `known` keeps them alive, so that their
+            # id is nobody else's; the sign tells these keys from masks.
             self.known[-id(found)] = mask
         return found
 
@@ -130,83 +230,78 @@ class NodeState:
                 mask |= 1 << position
         return mask
 
-    def reopen(self) -> None:
-        """Work out `open` and `closed` after any change but a hold of whole devices, which is the frequent one."""
-        found = self.healthy & ~self.busy if self.node.ready else 0
-        for position in self.shares:
-            found &= ~(1 << position)
-        closed = 0
-        for clique, members, _ in self.memberships:
-            if clique.owner is not None:
-                closed |= members
-        self.closed = closed
-        self.open = found & ~closed
-        self.odd = bool(self.counters or self.shares or self.shared_entries or len(self.memberships) > 1)
-
-    def free_now(self) -> int:
-        """Whole devices that can be held."""
-        free = self.open & ~self.held
-        if self.counters and free:
-            left = self.counters_left()
-            for i in bits(free):
-                if any(left.get(c, 0) < n for c, n in self.node.devices[i].consumes):
-                    free &= ~(1 << i)
-        return free
-
-    def counters_left(self) -> dict[Counter, int]:
-        """What the devices that somebody has leave of the shared counters."""
-        left = dict(self.node.counters)
-        taken = self.held | self.busy
-        for position in self.shares:
-            taken |= 1 << position  # charged once, however many share the device
-        for i in bits(taken):
-            for counter, amount in self.node.devices[i].consumes:
-                left[counter] = left.get(counter, 0) - amount
-        return left
-
     def left(self, resource: str) -> float:
         """How much of a resource is left: nothing, and not less, where others have more than the node offers."""
         total = self.node.resources.get(resource, 0.0)
         left = total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
         return left if left > 0.0 else 0.0
 
+    @property
+    def shares(self) -> Mapping[int, int]:
+        """Position -> thousandths of the device that are taken, where it is shared."""
+        return self.sharing.shares
+
     def shared_left(self) -> dict[int, int]:
         """Position -> thousandths left, of the healthy devices that are shared already and not another gang's alone."""
-        if not self.node.ready or not self.shares:
-            return {}
-        open_now = self.healthy & ~(self.held | self.busy | self.closed)
-        return {i: WHOLE - n for i, n in self.shares.items() if open_now >> i & 1 and n < WHOLE}
+        return self.sharing.left(self._open & ~self.held)
 
-    # -- devices for bundles
+    def in_use(self, members: int) -> bool:
+        """Whether somebody has one of these devices, or a share of one."""
+        return bool((self.busy | self.held) & members) or any(members >> at & 1 for at in self.sharing.shares)
 
     def how_many(self, mask: int, size: int, connect: Connect) -> int:
         """Most bundles of `size` devices that `mask` holds at once."""
-        if not self.counters:
-            return self.graph.how_many(mask, size, connect)
-        count = mask.bit_count() // size
-        while count and self.split(mask, (size,) * count, connect) is None:
-            count -= 1
-        return count
+        return self.sharing.how_many(mask, size, connect, self.held | self.busy)
 
     def split(self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None) -> Masks | None:
-        """`DeviceGraph.split` on this node's devices; shared counters are respected."""
-        if not self.counters:
-            return self.graph.split(mask, sizes, connect, allowed)
-        left = self.counters_left()
-        consumes = tuple(d.consumes for d in self.node.devices)
-        return self.graph.split_sharing(mask, sizes, connect, allowed, consumes, left)
+        """`DeviceGraph.split`, of devices that can be given out at once."""
+        return self.sharing.split(mask, sizes, connect, allowed, self.held | self.busy)
 
-    def together_in(self, members: int) -> bool:
-        """Whether every two of these devices are linked."""
-        return self.graph.linked or self.graph.all_linked(members)
+    def at_once(self, mask: int) -> int:
+        """As many devices of `mask` as can be given out beside each other."""
+        return self.sharing.at_once(mask, self.held | self.busy)
+
+    def overdrawn(self, mask: int) -> bool:
+        """Whether the devices of `mask` cannot all be given out at once."""
+        return self.sharing.overdrawn(mask, self.held | self.busy)
+
+    def profile(self, clique_id: DomainId) -> tuple[str, int]:
+        """(product, grade) of the devices in a clique; SEVERAL_PRODUCTS where they differ or do not say."""
+        found = self._profiles.get(clique_id)
+        if found is None:
+            members = self.members[clique_id]
+            linked = self.graph.linked or self.graph.all_linked(members)
+            grade = SHARING if not self.sharing.independent else REGULAR if linked else UNEVEN
+            found = self._profiles[clique_id] = (_product(self.node, members), grade)
+        return found
 
 
 def members_of(node: Node) -> dict[DomainId, int]:
-    """Domain -> mask of its devices on the node: the clique, that of the clique's spares, or the node's loose ones."""
+    """Clique id -> mask of its devices here: a clique, a clique's spare nodes, or the node's devices in no clique."""
     found: dict[DomainId, int] = {}
     for i, device in enumerate(node.devices):
-        clique = device.clique or LOOSE + node.name
+        clique_id = device.clique or LOOSE + node.name
         if node.spare:
-            clique += SPARE
-        found[clique] = found.get(clique, 0) | 1 << i
+            clique_id += SPARE
+        found[clique_id] = found.get(clique_id, 0) | 1 << i
     return found
+
+
+def _healthy(node: Node) -> int:
+    healthy = 0
+    for i, device in enumerate(node.devices):
+        if device.health is Health.OK:
+            healthy |= 1 << i
+    return healthy
+
+
+def _product(node: Node, members: int) -> str:
+    """The product that all these devices are; SEVERAL_PRODUCTS where they differ or do not say."""
+    found = None
+    for i, device in enumerate(node.devices):
+        if members >> i & 1:
+            product = device.product
+            if product is None or (found is not None and product != found):
+                return SEVERAL_PRODUCTS
+            found = product
+    return found or SEVERAL_PRODUCTS

@@ -11,11 +11,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from ray_dra.core.cluster.clique_state import SHARING, CliqueState
+from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueState
 from ray_dra.core.cluster.device_choice import bits
-from ray_dra.core.cluster.index import CLIQUE, LOOSE_NODE, SPARES
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import EPSILON, NodeState
+from ray_dra.core.cluster.node_state import EPSILON, SHARING, NodeState
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -176,7 +175,7 @@ def _roomiest_node(inventory: Inventory, folded: FoldedRequest) -> tuple[int, No
     """Most bundles that the devices of one clique on one node hold, among the nodes with most free, and where."""
     most: tuple[int, NodeState | None, CliqueState | None] = (0, None, None)
     for node_state, clique in islice(_freest_in_cliques(inventory), NODES_LOOKED_AT):
-        if clique.loose or clique.spare or (folded.request.locality.exclusive and not clique.idle):
+        if clique.kind != CLIQUE or (folded.request.locality.exclusive and not clique.idle):
             continue
         count = folded.capacity(node_state, node_state.members[clique.id])
         if most[1] is None or count > most[0]:
@@ -251,10 +250,10 @@ def _cliques(inventory: Inventory, folded: FoldedRequest) -> list[Shortfall]:
     if not inventory.clique_count:
         return [short(ShortfallKind.CLIQUE_UNKNOWN, CLUSTER, 1, 0, locality=locality, devices=inventory.devices)]
     scope = Scope((CLIQUE,), locality.cliques, locality.segment or 1, locality.exclusive)
-    if locality.exclusive and not any(d.idle for d in inventory.clique_states.values() if not (d.loose or d.spare)):
+    if locality.exclusive and not any(d.idle for d in inventory.clique_states.values() if d.kind == CLIQUE):
         return [short(ShortfallKind.EXCLUSIVE, CLUSTER, 1, 0)]
     if not folded.equal:
-        best = max((d for d in inventory.clique_states.values() if not d.loose), key=lambda d: (d.free, d.key))
+        best = max((d for d in inventory.clique_states.values() if d.kind != LOOSE_NODE), key=lambda d: (d.free, d.key))
         facts: dict[str, Any] = {"locality": locality, "free": best.free, "imex": best.imex.bit_count()}
         place, pattern = Place(PlaceKind.CLIQUE, best.name, Choice.MOST_FREE), _pattern(best)
         return [short(ShortfallKind.PACKING, place, _sizes(request), pattern, pattern=pattern, **facts)]

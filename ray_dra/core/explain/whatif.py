@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from heapq import nsmallest
 from itertools import combinations
 
+from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Connect, Locality
@@ -201,7 +202,7 @@ def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
     missing = request.whole_devices - inventory.free_devices
     whole = 0 if _roomy(inventory, request) else request.whole_devices
     owners = {clique.owner for clique in inventory.clique_states.values()}
-    as_granted = not any(state.counters for state in inventory.node_states.values())
+    as_granted = not any(not state.sharing.independent for state in inventory.node_states.values())
     for gang in sorted(sizes, key=lambda g: (sizes[g], g)):
         if sizes[gang][1] < missing and as_granted and gang not in owners:
             continue
@@ -224,7 +225,7 @@ def _roomy(inventory: Inventory, request: GangRequest) -> bool:
     if not (locality.required and locality.cliques == 1):
         return True
     wanted = request.whole_devices
-    return any(d.free >= wanted for d in inventory.clique_states.values() if not d.loose)
+    return any(d.free >= wanted for d in inventory.clique_states.values() if d.kind != LOOSE_NODE)
 
 
 def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
@@ -235,7 +236,7 @@ def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
     for grant in allocation.grants:
         state = inventory.node_states.get(grant.node)
         # A partition that is given back may free several that share counters with it.
-        freed = state.size if state is not None and state.counters else 1
+        freed = state.size if state is not None and not state.sharing.independent else 1
         gained[grant.clique] = gained.get(grant.clique, 0) + freed
     for (scope, what), _ in allocation.counters:
         if what == "exclusive" and scope in inventory.clique_states:  # nobody else has anything of it
@@ -258,7 +259,7 @@ def _groups(inventory: Inventory, request: GangRequest, sizes: Sizes) -> Iterato
         yield list(sizes)
         return
     wanted = request.whole_devices
-    cliques = (d for d in inventory.clique_states.values() if not (d.loose or d.spare) and d.size >= wanted)
+    cliques = (d for d in inventory.clique_states.values() if d.kind == CLIQUE and d.size >= wanted)
     for clique in nsmallest(CLIQUES_TRIED, cliques, key=lambda d: (-d.free, d.key)):
         gangs = {g for state in clique.node_states for g in state.tenants}
         yield [g for g in gangs if g in sizes]

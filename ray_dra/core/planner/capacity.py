@@ -12,9 +12,8 @@ from heapq import heappop, heappush, merge
 from itertools import islice
 
 from ray_dra.core.cluster.clique_order import CliqueOrder
-from ray_dra.core.cluster.clique_state import CliqueState, clique_capacity, decided_by_count
+from ray_dra.core.cluster.clique_state import LOOSE_NODE, CliqueState, clique_capacity
 from ray_dra.core.cluster.device_choice import bits
-from ray_dra.core.cluster.index import LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.planner.fold import FoldedRequest
@@ -42,9 +41,13 @@ class Capacities:
             self.cached = True
         else:
             cached = [c for c in self.orders if folded.cached_capacity_is_exact(c)]
-            self.by_count = [c for c in cached if decided_by_count(folded.shape, c.grade)]
+            self.by_count = [c for c in cached if folded.shape.decided_by_count(c.grade)]
             self.cached = len(cached) == len(self.orders)
         self._by_clique: dict[CliqueState, list[tuple[int, NodeState, int]]] = {}
+
+    def decided_by_count(self, clique: CliqueState) -> bool:
+        """Whether the number of free devices of a clique's nodes says what fits there."""
+        return self.folded.cached_capacity_is_exact(clique) and self.folded.shape.decided_by_count(clique.grade)
 
     # -- one node
 
@@ -156,8 +159,10 @@ class Capacities:
             for at in range(bisect_left(shared, (folded.share,)), len(shared)):
                 _, _, position, name = shared[at]
                 state = inventory.node_states[name]
-                clique = next(clique for clique, members, _ in state.memberships if members >> position & 1)
-                if clique.order in self.orders and self.offers(clique) and folded.capacity(state, 1 << position):
+                clique = next(
+                    inventory.clique_states[i] for i, members in state.members.items() if members >> position & 1
+                )
+                if clique.kind in self.scope.kinds and self.offers(clique) and folded.capacity(state, 1 << position):
                     return clique, state
         for clique, free in self.levels(self.orders, 1):
             for at in bits(clique.nodes_by_free[free]):
@@ -251,10 +256,10 @@ class Capacities:
         """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
         if self.cached and len(clique.node_states) == 1:
             state = clique.node_states[0]
-            return [(state, state.members[clique.id] if state.odd else -1, count)]
+            return [(state, -1 if state.plain else state.members[clique.id], count)]
         bound = clique.fabric and self.inventory.limits.compute_domains
         by_capacity: dict[tuple[int, int], int] = {}  # (capacity, free) -> nodes
-        if clique.order in self.by_count:
+        if self.decided_by_count(clique):
             size = self.folded.size
             for free in range(size, len(clique.nodes_by_free)):
                 if clique.nodes_by_free[free]:
@@ -294,7 +299,7 @@ class Capacities:
         node_states = clique.node_states
         clique_id = clique.id
         # All devices of a node that is in one clique are the clique's: nothing else of it need be looked at.
-        return [((state := node_states[at]), state.members[clique_id] if state.odd else -1, n) for at, n in chosen]
+        return [((state := node_states[at]), -1 if state.plain else state.members[clique_id], n) for at, n in chosen]
 
     def _most_anywhere(self) -> int:
         """A bound on the bundles that fit: by the free devices of each node, or by linked ones where it is known."""
@@ -303,7 +308,7 @@ class Capacities:
         most = sum(n * (free // size) for free, n in enumerate(inventory.by_free))
         if folded.shape.linked and not inventory.split:
             for order in inventory.orders.values():
-                if order.single and not decided_by_count(folded.shape, order.grade):
+                if order.single and not folded.shape.decided_by_count(order.grade):
                     by_count = sum(len(level) * (free // size) for free, level in enumerate(order.levels))
                     most -= by_count - order.buckets(folded.shape).segments(1)
         return most
@@ -347,7 +352,7 @@ def _worth(clique: CliqueState, state: NodeState) -> tuple[bool, int, int, str]:
     """Sort key of nodes, as in `Capacities.levels`."""
     free = state.free.bit_count()
     whole = free == state.size
-    return whole, (0 if clique.loose else clique.size) if whole else 0, free, clique.rank
+    return whole, (0 if clique.kind == LOOSE_NODE else clique.size) if whole else 0, free, clique.rank
 
 
 def _breaking(order: CliqueOrder) -> tuple[int, int, str]:

@@ -34,7 +34,7 @@ def place_equal(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> La
         if found is None:
             return NOTHING
         clique, state = found
-        return lay_out_equal(capacities, [(clique, [(state, state.members[clique.id] if state.odd else -1, total)])])
+        return lay_out_equal(capacities, [(clique, [(state, -1 if state.plain else state.members[clique.id], total)])])
     chosen = _choose(capacities, total, scope)
     if chosen is None:
         return NOTHING
@@ -88,7 +88,7 @@ def place_bundles(
     choosy = bool(share or folded.products)
     for state, members, count in node_counts:
         free = state.free & members
-        if choosy or state.odd:
+        if choosy or not state.plain:
             masks = _masks(folded, state, members, count)
         elif count == 1 and free.bit_count() == size:
             placed.append(make(Placed, (state.name, state.known.get(free) or state.granted(free), resources)))

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import combinations
 
+from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder
-from ray_dra.core.cluster.clique_state import MIXED_PRODUCT, BundleShape
+from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueState
 from ray_dra.core.cluster.device_choice import Masks, bits
-from ray_dra.core.cluster.index import CLIQUE, LOOSE_NODE, SPARES
-from ray_dra.core.cluster.node_state import EPSILON, NodeState
+from ray_dra.core.cluster.node_state import EPSILON, SEVERAL_PRODUCTS, NodeState
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE, Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -139,9 +139,9 @@ class FoldedRequest:
 
     # -- which cliques
 
-    def cached_capacity_is_exact(self, order: CliqueOrder) -> bool:
+    def cached_capacity_is_exact(self, of: CliqueOrder | CliqueState) -> bool:
         """Whether the capacity that the index caches for a clique is exact for this gang."""
-        return not (self.extra or (self.products and order.product == MIXED_PRODUCT))
+        return not (self.extra or (self.products and of.product == SEVERAL_PRODUCTS))
 
     # -- equal bundles
 
@@ -176,10 +176,7 @@ class FoldedRequest:
             shared = [(left, at) for left, at in shared if of_products(state, 1 << at, self.products)]
         shared.sort()
         free = of_products(state, state.free & members, self.products)
-        if state.counters:  # partitions exclude each other: the most that can be opened beside each other
-            count = state.how_many(free, 1, Connect.ANY)
-            free = sum(state.split(free, (1,) * count, Connect.ANY) or ())
-        return shared + [(WHOLE, at) for at in bits(free)]
+        return shared + [(WHOLE, at) for at in bits(state.at_once(free))]
 
     # -- bundles of several classes
 
@@ -206,10 +203,10 @@ class FoldedRequest:
             self.work.left -= len(self.classes)
             narrow = tuple(self.usable(state, anything, c) for c in range(len(self.classes)))
             alike = all(n == anything for n in narrow)
-        by_count = (not self.linked or state.graph.linked) and alike and not state.counters
+        by_count = (not self.linked or state.graph.linked) and alike and state.sharing.independent
         devices: object = mask.bit_count()
         if not by_count or shared:
-            devices = (state.graph.digest, mask, narrow, shared, state.name if state.counters else "")
+            devices = (state.graph.digest, mask, narrow, shared, "" if state.sharing.independent else state.name)
         node_class = (devices, matches, tuple(state.left(r) for r in self.resources))
         self._examples.setdefault(node_class, (state, members))
         return node_class
@@ -298,9 +295,9 @@ class FoldedRequest:
         taken = 0
         for mask in masks:
             taken |= mask
-        alike = not state.counters and all(usable & free == free for _, usable in shares)
+        alike = state.sharing.independent and all(usable & free == free for _, usable in shares)
         parts = None
-        if not state.counters:
+        if state.sharing.independent:
             parts = self._split_shares(left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
         if parts is None and not alike:
             whole = _Wholes(state, free, tuple(sizes), tuple(allowed), self.connect)

@@ -1,7 +1,7 @@
 """Cliques looked at together: where bundles of one node meet, though the cliques they are in are looked at one by one.
 
 The other ways of placing take clique after clique, and what a node has besides devices (CPUs, its place in an IMEX
-clique, that STRICT_SPREAD gives it one bundle) is counted in each. That is exact unless a node is in two of the
+domain, that STRICT_SPREAD gives it one bundle) is counted in each. That is exact unless a node is in two of the
 cliques, or bundles without devices, which lie anywhere, want the same nodes. `overdrawn` sees the first after the fact,
 which is rare; `place_jointly` decides both:
 
@@ -36,7 +36,7 @@ def torn(inventory: Inventory, kinds: tuple[str, ...]) -> set[str]:
     """Cliques of these node_classes that have a node in common with another such clique."""
     found: set[str] = set()
     for state in inventory.split.values():
-        here = [d.id for d, _, _ in state.memberships if d.order is not None and d.order.kind in kinds]
+        here = [i for i in state.members if inventory.clique_states[i].kind in kinds]
         if len(here) > 1:
             found.update(here)
     return found
@@ -60,13 +60,8 @@ def overdrawn(inventory: Inventory, folded: FoldedRequest, layout: Layout) -> bo
         for resource in folded.resources:
             if sum(p.resources.get(resource, 0.0) for p in placed) > state.left(resource) + EPSILON:
                 return True
-        if state.counters:
-            left = state.counters_left()
-            for grant in (g for p in placed for g in p.grants if g.amount is None):
-                for counter, amount in state.node.devices[grant.position].consumes:
-                    left[counter] = left.get(counter, 0) - amount
-            if any(amount < 0 for amount in left.values()):
-                return True
+        if state.overdrawn(sum(1 << g.position for p in placed for g in p.grants if g.amount is None)):
+            return True
     return False
 
 
@@ -326,7 +321,7 @@ class _Joint:
             if masks is None:
                 return None
             found[p] = masks
-        return self._sharing(state, parts, items, held) if state.counters and len(found) > 1 else found
+        return self._sharing(state, parts, items, held) if len(found) > 1 and not state.sharing.independent else found
 
     def _sharing(
         self, state: NodeState, parts: Sequence[Part], items: Sequence[Item], held: Contents

@@ -8,9 +8,9 @@ from itertools import groupby, repeat
 from operator import itemgetter
 from typing import NamedTuple
 
+from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder, Run
-from ray_dra.core.cluster.clique_state import BundleShape, CliqueState
-from ray_dra.core.cluster.index import CLIQUE
+from ray_dra.core.cluster.clique_state import CLIQUE, CliqueState
 
 
 class Scope(NamedTuple):

@@ -10,7 +10,8 @@ from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from ray_dra.core.cluster.clique_state import BundleShape, CliqueState
+from ray_dra.core.cluster.bundle_shape import BundleShape
+from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.device import Counter
