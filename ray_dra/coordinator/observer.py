@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
-from ray_dra.coordinator.gang_store import RuntimeNotes, groups_of
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Gang, Observed
+from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
@@ -45,9 +45,21 @@ class Observer:
             provisioned=notes.progress.ready,
             patience=self.backend.patience if notes.progress.joined else math.inf,  # until then: the workers' own
             own_workers=self.backend.own_workers,
+            placed_once=self._placed_once(gang),
+            undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
         )
 
-    def placed_once(self, gang: Gang) -> bool:
+    def placed_devices(self, records: Records) -> dict[str, float]:
+        """Node -> GPUs that Ray counts as taken for our gangs."""
+        found: dict[str, float] = {}
+        for gang, allocation in records.holders():
+            group = self.view.groups.get(gang.group or "")
+            if group is not None and group.state == "CREATED":
+                for placed in allocation.bundles:
+                    found[placed.node] = found.get(placed.node, 0.0) + len(placed.grants)
+        return found
+
+    def _placed_once(self, gang: Gang) -> bool:
         """Whether Ray has placed the gang's group, though it may have lost a part since."""
         group = self.view.groups.get(gang.group or "")
         return group is not None and group.state != "PENDING"
@@ -86,7 +98,7 @@ class Observer:
 
     def has_workers(self, gang: Gang) -> bool:
         """Whether workers of the gang still have GPU slots anywhere."""
-        groups = set(groups_of(gang))
+        groups = set(gang.groups)
         if gang.allocation is None or not groups:
             return False
         for node in dict.fromkeys(gang.allocation.nodes):
@@ -105,7 +117,7 @@ class Observer:
         """What of a gang's hardware is not as it was planned."""
         if gang.allocation is None:
             return
-        if self.placed_once(gang):
+        if self._placed_once(gang):
             yield from self.backend.lost(gang.allocation, self.joined())
         for placed in gang.allocation.bundles:
             node_state = self.inventory.node_states.get(placed.node)

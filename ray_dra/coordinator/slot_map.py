@@ -1,18 +1,20 @@
 """Which device each GPU slot of a worker means: those planned for its bundle, or one that no gang has.
 
-Neighbours: `foreign_work.py` remembers what was given to whom; `coordinator.py` plans a gang again whose device
-was taken.
+Neighbours: `foreign_work.py` remembers what was given to whom; the engine plans a gang again whose device was taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.foreign_work import ForeignWork
+from ray_dra.coordinator.observer import Observer
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import Observed, Phase, phase
+from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.translate.files.shared_records import map_to_bytes
 
@@ -29,8 +31,34 @@ class Seen(NamedTuple):
 class SlotMap:
     """See the module."""
 
-    def __init__(self, inventory: Inventory, nodes: Nodes, others: ForeignWork, backend: Backend) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        nodes: Nodes,
+        others: ForeignWork,
+        backend: Backend,
+        records: Records,
+        observer: Observer,
+    ) -> None:
         self._inventory, self._nodes, self._others, self._backend = inventory, nodes, others, backend
+        self._records, self._observer = records, observer
+
+    def devices(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
+        """The devices of a worker's GPU slots, in order; `group` is "" outside placement groups."""
+        owner = self._records.of_group(group)
+        if owner is not None and owner.allocation is not None:
+            return self._of_planned(self.by_bundle(owner.allocation)[bundle], raylet, group, bundle, slots)
+        if group in self._others.unclaimed:
+            return self._of_unclaimed(raylet, group, bundle, slots)
+        return self._of_foreign(raylet, slots, pid)
+
+    def displaced(self, taken: Iterable[Seen]) -> Iterator[tuple[str, Observed]]:
+        """Gangs that hold one of these devices, which work of others had to take, and what is observed of them."""
+        places = {(device.node, device.index) for device in taken}
+        for node in {node for node, _ in places}:
+            for gang, allocation, seen in self._on_node(node):
+                if any((g.node, g.position) in places for g in allocation.grants):
+                    yield gang, seen
 
     def by_bundle(self, allocation: Allocation) -> list[list[Seen]]:
         """Each bundle's devices as its raylet numbers them."""
@@ -47,13 +75,9 @@ class SlotMap:
         """What the worker hook reads: each bundle's GPUs in order, as (position, uuid, node, clique)."""
         return map_to_bytes([[(*device,) for device in bundle] for bundle in self.by_bundle(allocation)])
 
-    def of_bundle(
-        self, allocation: Allocation, raylet: str, group: str, bundle: int, slots: tuple[int, ...]
-    ) -> list[Seen]:
-        """For a worker in a gang's bundle."""
-        return self._of_planned(self.by_bundle(allocation)[bundle], raylet, group, bundle, slots)
+    # -- inside
 
-    def of_unclaimed(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[Seen]:
+    def _of_unclaimed(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[Seen]:
         """For a worker of a gang whose record cannot be read; its map can."""
         bundles = self._others.unclaimed[group]
         devices = [Seen(*device) for device in bundles[bundle]] if 0 <= bundle < len(bundles) else []
@@ -66,10 +90,29 @@ class SlotMap:
         positions = self._others.of_bundle(raylet, f"{group}/{bundle}", slots, tuple(planned))
         return [planned[position] for position in positions]
 
-    def of_foreign(self, raylet: str, slots: tuple[int, ...], pid: int, movable: Callable[[str], int]) -> list[Seen]:
-        """For any other worker. `movable`: node -> devices that may be taken where no others are left."""
+    def _of_foreign(self, raylet: str, slots: tuple[int, ...], pid: int) -> list[Seen]:
+        """For any other worker."""
         state = self._inventory.node_states.get(self._nodes.names.get(raylet, ""))
         if state is None:  # no agent has spoken for this node: Ray's own numbering is all there is
             return [Seen(slot, None, "", None) for slot in slots]
-        positions = self._others.of_foreign(raylet, state, slots, pid, movable(state.name))
+        positions = self._others.of_foreign(raylet, state, slots, pid, self._movable(state.name))
         return [Seen(p, state.grants[p].uuid, state.name, state.grants[p].clique) for p in positions]
+
+    def _movable(self, node: str) -> int:
+        """Devices of gangs whose placement group Ray has not placed yet: they can be planned again, and so may be taken
+        where no others are left."""
+        mask = 0
+        for gang, allocation, seen in self._on_node(node):
+            if phase(self._records.gangs[gang], seen) in (Phase.HELD, Phase.PLACING):
+                for grant in allocation.grants:
+                    if grant.node == node:
+                        mask |= 1 << grant.position
+        return mask
+
+    def _on_node(self, node: str) -> Iterator[tuple[str, Allocation, Observed]]:
+        """The gangs that have something on a node."""
+        state = self._inventory.node_states.get(node)
+        for gang_id in list(state.tenants) if state is not None else ():
+            gang = self._records.gangs.get(gang_id)
+            if gang is not None and gang.allocation is not None:
+                yield gang_id, gang.allocation, self._observer.observed(gang, self._records.notes[gang_id])

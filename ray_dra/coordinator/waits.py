@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ray_dra.coordinator.coordinator import Status
+from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError, UnsatisfiableError
 
@@ -75,7 +75,7 @@ class Waits:
 
     def tell(self, gang: str) -> None:
         """The gang may have changed."""
-        waiting = self._of.get(gang)
+        waiting = [wait for wait in self._of.get(gang, ()) if not wait.found.done()]
         if not waiting:
             return
         found: Status | RayDraError
@@ -84,7 +84,7 @@ class Waits:
         except RayDraError as error:
             found = error
         for wait in waiting:
-            if not wait.found.done() and (isinstance(found, RayDraError) or found.phase in wait.phases):
+            if isinstance(found, RayDraError) or found.phase in wait.phases:
                 wait.found.set_result(found)
 
     def forget(self, jobs: Collection[str]) -> None:

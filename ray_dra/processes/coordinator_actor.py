@@ -20,10 +20,11 @@ import ray
 
 from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id
 from ray_dra.coordinator.backends.raylets.nodes import only_visible
-from ray_dra.coordinator.coordinator import Coordinator, Status
+from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.jobs import Jobs
 from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.pace import LOOK_SECONDS, pause
+from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.allocation import Allocation
@@ -88,7 +89,7 @@ class CoordinatorActor:
         if self._retired:
             return False
         self._look()
-        return self._jobs.enter(job, self._core.watch.view)
+        return self._jobs.enter(job, self._core.observer.view)
 
     async def ready(self) -> tuple[str, ...]:
         """Raylets whose GPUs have not been read yet."""
@@ -194,7 +195,7 @@ class CoordinatorActor:
 
     async def ended(self, raylet: str, slots: tuple[int, ...], pid: int) -> None:
         """A task outside our gangs has ended."""
-        self._core.others.ended(raylet, slots, pid)
+        self._core.foreign_work.ended(raylet, slots, pid)
 
     # -- inside
 
@@ -207,7 +208,7 @@ class CoordinatorActor:
                 self._keep_agents()
                 if self._core.behind:
                     self._woken.set()
-                if self._core.idle and self._jobs.all_ended(self._core.watch.view):
+                if self._core.idle and self._jobs.all_ended(self._core.observer.view):
                     self._retire()
             except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
                 logger.exception("a look failed")
@@ -228,7 +229,7 @@ class CoordinatorActor:
         takes a tenth of a second. What is alive is set aside."""
         if time.monotonic() - self._settled > SETTLE_SECONDS:
             self._settled = time.monotonic()
-            self._waits.forget(self._core.watch.view.jobs)
+            self._waits.forget(self._core.observer.view.jobs)
             gc.collect()
             gc.freeze()
         else:
@@ -241,7 +242,7 @@ class CoordinatorActor:
             logger.warning("the coordinator cannot see Ray just now: %s", error)
         # What Ray does with a gang changes its phase, not its record.
         changed = [id for id in self._waits.gangs if (gang := self._core.gangs.get(id)) is None or gang.allocation]
-        self._core.books.changed.update(changed)
+        self._core.records.changed.update(changed)
         self._tell()
 
     def _wake(self) -> None:
@@ -251,17 +252,17 @@ class CoordinatorActor:
 
     def _tell(self) -> None:
         """Those who wait for gangs that have changed."""
-        changed = self._core.books.changed
+        changed = self._core.records.changed
         while changed:
             self._waits.tell(changed.pop())
 
     def _keep_agents(self) -> None:
         now = self._core.clock()  # in which nobody was silent while we were stopped
         nodes = self._core.nodes
-        for gone in self._agents.keys() - {n.id for n in self._core.watch.view.nodes if n.alive}:
+        for gone in self._agents.keys() - {n.id for n in self._core.observer.view.nodes if n.alive}:
             del self._agents[gone]
             nodes.heard.pop(gone, None)
-        for raylet in self._core.watch.view.nodes:
+        for raylet in self._core.observer.view.nodes:
             if not raylet.alive or raylet.total.get("GPU", 0) < 1:
                 continue
             spoke = max(nodes.heard.get(raylet.id, 0.0), self._agents.get(raylet.id, 0.0) + AGENT_SECONDS)

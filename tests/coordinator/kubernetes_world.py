@@ -131,6 +131,7 @@ class World:
             self.restart()
         assert self.kube.doubled or len(set(self.kube.claimed())) == len(self.kube.claimed())
         self._no_half_gang()
+        self.coordinator.engine.validate()
 
     def _pods(self) -> None:
         """The start hook in each pod that runs, and raylets that come and go with pods."""

@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.coordinator.orders import Order
+from ray_dra.core.gangs.events import WorkersProgressed
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError
+from ray_dra.translate.files.records import GANG_VERSION
 from ray_dra.translate.names import MAP_KEY
 from tests.core.machines import gang
 from tests.translate.test_records import WRONG, WRONG_REQUESTS, unchecked
@@ -162,12 +165,12 @@ def test_what_reads_back_as_another_is_not_written(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_was_given_up_is_told_for_a_while_and_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_dra.coordinator.gang_store.MOST_FAILURES", 3)
+    monkeypatch.setattr("ray_dra.core.gangs.records.MOST_FAILURES", 3)
     world = World()
     for number in range(10):
         status = world.submit(gang(1, name=f"g{number}"))
-        world.coordinator._give_up(world.coordinator.gangs[status.gang], "a test")
-    assert list(world.coordinator.books.failures) == ["g7", "g8", "g9"]
+        world.coordinator._decide(WorkersProgressed(status.gang, Progress(failed="a test", final=True)))
+    assert list(world.coordinator.records.failures) == ["g7", "g8", "g9"]
     with pytest.raises(UnsatisfiableError, match="given up: a test"):
         world.coordinator.status("g9")
     world.check_empty()
@@ -179,7 +182,7 @@ def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record
     assert world.drive(name) is Phase.READY
     claimed = world.kube.claimed()
     record = world.store.data[f"gang/{name}"]
-    world.store.data[f"gang/{name}"] = record.replace(b'"version":1', b'"version":2')
+    world.store.data[f"gang/{name}"] = record.replace(b'"version":%d' % GANG_VERSION, b'"version":99')
     world.restart()
     for _ in range(10):
         world.turn()
@@ -226,7 +229,7 @@ def test_the_very_devices_of_a_lost_record_are_nobody_elses(restarted: bool) -> 
         world.coordinator.observe()
         world.report("t0")
     else:
-        group = next(iter(world.coordinator.others.unclaimed))
+        group = next(iter(world.coordinator.foreign_work.unclaimed))
         seen = [
             world.coordinator.devices_for("t0-0", group, 0, (slot,), 7)[0] for slot in world.ray.groups[group].slots[0]
         ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.coordinator.foreign_work import LAG_SECONDS
-from ray_dra.coordinator.gang_store import RuntimeNotes
 from ray_dra.core.gangs.lifecycle import Gang, Observed
+from ray_dra.core.gangs.records import RuntimeNotes
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import GangGone, NameTaken, UnsatisfiableError
@@ -50,14 +50,14 @@ def test_a_fault_with_one_gang_does_not_hold_up_the_others(world: World, monkeyp
         world.ray.groups[world.place(name).group or ""].workers.add(0)
     for name in ("a", "b"):
         world.coordinator.release(name)
-    observed = world.coordinator.watch.observed
+    observed = world.coordinator.observer.observed
 
     def faulty(gang: Gang, notes: RuntimeNotes) -> Observed:
         if gang.id == "a":
             raise KeyError("a fault")
         return observed(gang, notes)
 
-    monkeypatch.setattr(world.coordinator.watch, "observed", faulty)
+    monkeypatch.setattr(world.coordinator.observer, "observed", faulty)
     with pytest.raises(KeyError, match="a fault"):
         world.pass_time()
     assert list(world.coordinator.gangs) == ["a"]
@@ -283,7 +283,7 @@ def test_running_tasks_never_share_a_device_while_a_gang_waits_for_ray() -> None
             slots, _ = running.pop(pid)
             del world.ray.tasks[pid]
             if turn % 2:
-                world.coordinator.others.ended("t0-0", slots, pid)
+                world.coordinator.foreign_work.ended("t0-0", slots, pid)
         task = world.ray.start_task("t0-0", 1)
         if task is not None:
             running[task[0]] = (task[1], positions(world.coordinator.devices_for("t0-0", "", -1, task[1], task[0])))

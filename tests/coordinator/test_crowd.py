@@ -8,10 +8,10 @@ from types import FrameType
 
 import pytest
 
-from ray_dra.coordinator import planning
 from ray_dra.coordinator.coordinator import BUSY_SECONDS
 from ray_dra.coordinator.orders import Order
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs import planning
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
@@ -150,7 +150,7 @@ def test_many_that_can_be_served_at_once_are_served_look_by_look_in_order() -> N
     before = world.clock.now
     world.coordinator.release("all")
     assert world.clock.now - before <= BUSY_SECONDS + 0.1
-    while world.coordinator.books.first is not None:
+    while world.coordinator.records.first is not None:
         assert look(world) <= 2 * BUSY_SECONDS + 0.1
         held = [int(name[1:]) for name, found in world.coordinator.gangs.items() if found.allocation is not None]
         assert held == list(range(len(held)))
@@ -181,12 +181,12 @@ def test_a_gang_that_is_hard_to_place_takes_a_small_share_of_the_time(monkeypatc
     world.pass_time(1)
     planned = []
 
-    def slowly(*arguments: object) -> Unsatisfiable:
+    def slowly(*arguments: object, **options: object) -> Unsatisfiable:
         planned.append(world.clock.now)
         world.clock.now += 0.4
         return Unsatisfiable("w2", (short(ShortfallKind.BOUND, CLUSTER, ((4, 2),), None, steps=9),), proven=False)
 
-    monkeypatch.setattr(world.coordinator.planning, "in_turn", slowly)
+    monkeypatch.setattr(world.coordinator.engine.planning, "plan", slowly)
     began = world.clock.now
     while world.clock.now < began + 40:
         world.coordinator.inventory.changes += 1  # something comes or goes all the time
@@ -220,7 +220,7 @@ def test_a_search_that_was_ended_is_no_proof(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_program_has_so_many_gangs_in_the_queue_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_dra.coordinator.gang_store.MOST_WAITING", 5)
+    monkeypatch.setattr("ray_dra.core.gangs.admission.MOST_WAITING", 5)
     world = crowded(5)
     with pytest.raises(UnsatisfiableError, match="at most 5 gangs in the queue") as caught:
         world.submit(gang(4, name="more"))

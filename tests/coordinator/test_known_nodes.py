@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.coordinator.backends.raylets.nodes import REMEMBER_SECONDS, SILENT_SECONDS
+from ray_dra.coordinator.backends.raylets.nodes import SILENT_SECONDS
+from ray_dra.core.cluster.known_nodes import REMEMBER_SECONDS
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.ports.nvml import NodeReading

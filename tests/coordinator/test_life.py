@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.core.gangs.lifecycle import ALLOWED
+from ray_dra.core.gangs.lifecycle import ARROWS
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
 from tests.core.machines import gang
@@ -198,7 +198,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def devices_of_lost_records_are_nobody_elses(self) -> None:
-        maps = self.world.coordinator.others.unclaimed.values()
+        maps = self.world.coordinator.foreign_work.unclaimed.values()
         theirs = {device[1] for bundles in maps for bundle in bundles for device in bundle}
         for held in self.world.coordinator.gangs.values():
             assert held.allocation is None or theirs.isdisjoint(g.uuid for g in held.allocation.grants)
@@ -208,14 +208,14 @@ class Life(RuleBasedStateMachine):
         now = {g: self.world.coordinator.status(g).phase for g in self.world.coordinator.gangs}
         for name, before in self.phases.items():
             after = now.get(name, Phase.GONE)
-            steps = {before} | ALLOWED[before]
-            reachable = steps | {p for s in steps for p in ALLOWED[s]}  # a rule may take two steps
+            steps = {before} | {to for was, to in ARROWS if was is before}
+            reachable = steps | {to for was, to in ARROWS if was in steps}  # a rule may take two steps
             assert after in reachable, f"{name}: {before} -> {after}"
         self.phases = now
 
     def teardown(self) -> None:
         self.world.ray.tasks.clear()
-        for group in self.world.coordinator.others.unclaimed:
+        for group in self.world.coordinator.foreign_work.unclaimed:
             self.world.ray.remove_group(group)
         for unread in self.world.coordinator.unread:
             self.world.coordinator.release(unread.key.removeprefix("gang/"))

@@ -14,9 +14,9 @@ import pytest
 import ray
 
 from ray_dra.coordinator import waits
-from ray_dra.coordinator.coordinator import Status
 from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.pace import LEAST_SECONDS
+from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import CoordinatorUnavailable, GangGone
@@ -142,7 +142,7 @@ def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
     agent = agents.AgentActor("raylet")
 
     async def test(actor: actors.CoordinatorActor) -> None:
-        await until(lambda: actor._core.watch.view.nodes)
+        await until(lambda: actor._core.observer.view.nodes)
         agent._send(reading_to_bytes(NodeReading(driver="580")))
         agent._send(None)
         await actor.report("raylet", sent[-1], None)

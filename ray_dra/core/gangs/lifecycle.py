@@ -1,4 +1,4 @@
-"""A gang's life: what is recorded of it, the phase read off that, and what to do next.
+"""A gang's life: what is recorded of it, which changes of that are allowed, the phase read off it, and the next step.
 
 No phase is stored. A coordinator that starts again reads the records and looks at Ray, and `phase` and
 `next_step` say the same as before: level-triggered, never edge-triggered.
@@ -11,6 +11,7 @@ No phase is stored. A coordinator that starts again reads the records and looks 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.core.model.allocation import Allocation
@@ -28,35 +29,64 @@ class Phase(enum.Enum):
     GONE = "gone"
 
 
-ALLOWED: dict[Phase, frozenset[Phase]] = {
-    Phase.QUEUED: frozenset({Phase.PROVISIONING, Phase.HELD, Phase.RELEASING, Phase.GONE}),
-    Phase.PROVISIONING: frozenset({Phase.HELD, Phase.QUEUED, Phase.DEGRADED, Phase.RELEASING, Phase.GONE}),
-    Phase.HELD: frozenset(
-        {
-            Phase.PLACING,
-            Phase.READY,
-            Phase.QUEUED,
-            Phase.PROVISIONING,
-            Phase.DEGRADED,
-            Phase.RELEASING,
-            Phase.GONE,
-        }
-    ),
-    Phase.PLACING: frozenset(
-        {Phase.READY, Phase.QUEUED, Phase.PROVISIONING, Phase.DEGRADED, Phase.RELEASING, Phase.GONE}
-    ),
-    Phase.READY: frozenset({Phase.DEGRADED, Phase.PLACING, Phase.RELEASING, Phase.GONE}),
-    Phase.DEGRADED: frozenset({Phase.READY, Phase.PLACING, Phase.QUEUED, Phase.RELEASING, Phase.GONE}),
-    Phase.RELEASING: frozenset({Phase.GONE}),
-    Phase.GONE: frozenset(),
+ARROWS: Mapping[tuple[Phase, Phase], str] = {
+    (Phase.QUEUED, Phase.PROVISIONING): "its turn: devices are held, its workers are made",
+    (Phase.QUEUED, Phase.HELD): "its turn: devices are held",
+    (Phase.QUEUED, Phase.RELEASING): "released, or its program has ended",
+    (Phase.QUEUED, Phase.GONE): "the same, with nothing made for it to undo",
+    (Phase.PROVISIONING, Phase.PROVISIONING): "planned again: its workers could not be made",
+    (Phase.PROVISIONING, Phase.HELD): "its workers are there",
+    (Phase.PROVISIONING, Phase.PLACING): "its placement group exists, which a coordinator before this one waited for",
+    (Phase.PROVISIONING, Phase.QUEUED): "planned again: its workers could not be made, and nothing else is free",
+    (Phase.PROVISIONING, Phase.DEGRADED): "its workers are there, and a part of it is lost",
+    (Phase.PROVISIONING, Phase.RELEASING): "released, given up, or its program has ended",
+    (Phase.PROVISIONING, Phase.GONE): "the same, before anything was made",
+    (Phase.HELD, Phase.HELD): "planned again: other work took a device",
+    (Phase.HELD, Phase.PROVISIONING): "its workers are made again, elsewhere or after a restart of the coordinator",
+    (Phase.HELD, Phase.PLACING): "its placement group exists",
+    (Phase.HELD, Phase.QUEUED): "planned again: other work took a device, and nothing else is free",
+    (Phase.HELD, Phase.DEGRADED): "a part of it is lost",
+    (Phase.HELD, Phase.RELEASING): "released, its program has ended, or nobody made its placement group in time",
+    (Phase.HELD, Phase.GONE): "the same, with nothing to end",
+    (Phase.PLACING, Phase.READY): "Ray has placed all its bundles",
+    (Phase.PLACING, Phase.HELD): "planned again: Ray did not place it in time",
+    (Phase.PLACING, Phase.PROVISIONING): "planned again: Ray did not place it in time, or its workers failed",
+    (Phase.PLACING, Phase.QUEUED): "planned again, and nothing else is free",
+    (Phase.PLACING, Phase.DEGRADED): "a part of it is lost",
+    (Phase.PLACING, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
+    (Phase.PLACING, Phase.GONE): "the same, with no workers to end",
+    (Phase.READY, Phase.PLACING): "Ray places a part of it again",
+    (Phase.READY, Phase.DEGRADED): "a part of it is lost",
+    (Phase.READY, Phase.RELEASING): "released, its program has ended, or its placement group was removed",
+    (Phase.READY, Phase.GONE): "the same, with no workers to end",
+    (Phase.DEGRADED, Phase.PROVISIONING): "planned again, or its workers are made again after a restart",
+    (Phase.DEGRADED, Phase.HELD): "what was lost is back, or planned again: Ray did not place it",
+    (Phase.DEGRADED, Phase.PLACING): "what was lost is back, or its placement group exists",
+    (Phase.DEGRADED, Phase.READY): "what was lost is back",
+    (Phase.DEGRADED, Phase.QUEUED): "planned again, and nothing else is free",
+    (Phase.DEGRADED, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
+    (Phase.DEGRADED, Phase.GONE): "the same, with no workers to end",
+    (Phase.RELEASING, Phase.GONE): "Ray has ended its workers, and nothing made for it is left",
 }
-"""Every change of phase that may happen."""
+"""Every change of phase that may happen, and why it does. Those that change a record are enforced by `check_change`."""
 
 
 HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
 WORKERS_SECONDS = 20.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
 MOST_MOVES = 5
+MOST_CHANGES = 20  # of a gang's history, the last ones
+MOST_WHY = 300  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of phase in a gang's history. `at`: seconds since 1970; `was`: None for the first."""
+
+    at: float
+    was: Phase | None
+    to: Phase
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +100,8 @@ class Gang:
         group: Ray's placement group id, once it exists; `attempt` tells the groups of one gang apart.
         releasing: asked to go; final.
         failed: why it was given up, for whoever waits for it; empty where it was not.
+        history: its last changes of phase, for people: nothing is decided by them. What was only observed is stored
+            with the next change of the rest.
     """
 
     request: GangRequest
@@ -84,10 +116,21 @@ class Gang:
     releasing: bool = False
     old_groups: tuple[str, ...] = field(default=())
     failed: str = ""
+    history: tuple[Change, ...] = ()
 
     @property
     def id(self) -> str:
         return self.request.gang
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Its placement groups: those that it has left behind, and its present one."""
+        return self.old_groups + ((self.group,) if self.group else ())
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is in the queue."""
+        return self.allocation is None and not self.releasing
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +146,8 @@ class Observed:
         provisioned: its workers are there; always so where nobody makes workers.
         patience: seconds for Ray to place the bundles before looking elsewhere.
         own_workers: the gang's workers were made for it, so that where others' work took them it has new ones made.
+        placed_once: Ray has placed its group, though it may have lost a part since.
+        undone: nothing is left of workers made for it.
     """
 
     group_state: str | None = None
@@ -113,6 +158,8 @@ class Observed:
     provisioned: bool = True
     patience: float = PLACE_SECONDS
     own_workers: bool = False
+    placed_once: bool = False
+    undone: bool = True
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -142,21 +189,75 @@ class Step(enum.Enum):
     GIVE_UP = "give up"  # it was planned again often enough
 
 
-def next_step(gang: Gang, seen: Observed) -> Step:
-    """The step that brings the gang nearer to where it should be."""
+def next_step(gang: Gang, seen: Observed) -> tuple[Step, str]:
+    """The step that brings the gang nearer to where it should be, and why."""
     removed = gang.group is None or seen.group_state in ("REMOVED", "ABSENT")
     if gang.releasing:
-        return Step.FORGET if removed and not seen.busy else Step.WAIT
+        if not removed and seen.group_state is not None:  # to remove it was interrupted
+            return Step.GIVE_BACK, ""
+        return (Step.FORGET if removed and not seen.busy else Step.WAIT), ""
     if not seen.owner_alive and not gang.detached:
-        return Step.GIVE_BACK
+        return Step.GIVE_BACK, "its program has ended"
     if gang.allocation is None:
-        return Step.WAIT
+        return Step.WAIT, ""
     if gang.group is None:
-        return Step.GIVE_BACK if seen.provisioned and seen.held_for > HOLD_SECONDS else Step.WAIT
+        late = seen.provisioned and seen.held_for > HOLD_SECONDS
+        return (Step.GIVE_BACK if late else Step.WAIT), f"no placement group within {HOLD_SECONDS:.0f} s"
     if removed and seen.group_state is not None:
-        return Step.GIVE_BACK
+        return Step.GIVE_BACK, "its placement group was removed"
     if seen.group_state == "PENDING" and seen.held_for > seen.patience:
+        why = f"Ray did not place it within {seen.patience:.0f} s"
         if gang.moves < MOST_MOVES:
-            return Step.PLAN_AGAIN
-        return Step.GIVE_UP if seen.own_workers else Step.WAIT
-    return Step.WAIT
+            return Step.PLAN_AGAIN, why
+        return (Step.GIVE_UP if seen.own_workers else Step.WAIT), why
+    return Step.WAIT, ""
+
+
+# -- where a record changes
+
+
+class ForbiddenChange(RuntimeError):
+    """A record was to change as no record may: a fault of ours."""
+
+
+_MAY_BE: Mapping[Phase, frozenset[Phase]] = {
+    Phase.HELD: frozenset({Phase.PROVISIONING, Phase.HELD, Phase.DEGRADED}),
+    Phase.PLACING: frozenset({Phase.PLACING, Phase.READY, Phase.DEGRADED}),
+}
+"""By the phase of a record alone: the phases that it may be in, as the world says."""
+
+
+def check_change(before: Gang | None, after: Gang | None) -> None:
+    """Raises ForbiddenChange where one record may not follow the other. None: there is no record."""
+    _check_arrow(before, after)
+    if before is None or after is None:
+        return
+    _check(_who(before) == _who(after), "it is another gang's", before, after)
+    _check(after.releasing or not before.releasing, "what is given back stays so", before, after)
+    _check(set(before.groups) <= set(after.groups), "a placement group was forgotten", before, after)
+    moved = after.moves > before.moves
+    _check(moved or after.moves == before.moves, "moves were taken back", before, after)
+    if not moved and before.allocation is not None:
+        _check(after.allocation == before.allocation, "its devices changed without a move", before, after)
+        _check(before.group in (None, after.group), "its placement group changed without a move", before, after)
+    if moved:
+        _check(after.group is None, "its placement group outlived a move", before, after)
+
+
+def _check_arrow(before: Gang | None, after: Gang | None) -> None:
+    was, to = phase(before, Observed()), phase(after, Observed())
+    if before is None:
+        _check(to in (Phase.QUEUED, Phase.HELD), "a gang begins queued or held", before, after)
+        return
+    pairs = [(a, b) for a in _MAY_BE.get(was, {was}) for b in _MAY_BE.get(to, {to})]
+    _check(was is to or any(pair in ARROWS for pair in pairs), f"no arrow leads from {was.value} to {to.value}", before)
+
+
+def _check(holds: bool, otherwise: str, before: Gang | None, after: Gang | None = None) -> None:
+    if not holds:
+        gang = before or after
+        raise ForbiddenChange(f"gang {gang.id if gang is not None else ''}: {otherwise}")
+
+
+def _who(gang: Gang) -> tuple[object, ...]:
+    return (gang.request, gang.sequence, gang.name, gang.namespace, gang.owner, gang.detached)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from ray_dra.coordinator.aside import Aside
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.known_nodes import REMEMBER_SECONDS
 from ray_dra.core.model.node import Node
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.nvml import NodeReading
@@ -24,7 +25,6 @@ from ray_dra.translate.names import NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABE
 
 SILENT_SECONDS = 4.0  # agents say something every half second
 LOST = "its raylet is lost"
-REMEMBER_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
 
 
 class Nodes:

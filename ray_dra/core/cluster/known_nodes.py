@@ -1,7 +1,7 @@
 """The cluster that a waiting gang may hope for: each node of the last minutes, at its best, with nobody on it.
 
 Silence, a drain or a fault takes a node out of planning at once, and most come back. "Never" is final for the program
-that asks, so it is judged on these. Neighbours: `planning.py` asks; `nodes.py` and `machines.py` write the inventory.
+that asks, so it is judged on these. Neighbours: `gangs/planning.py` asks; the backends write the inventory.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ray_dra.coordinator.backends.raylets.nodes import REMEMBER_SECONDS
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
-from ray_dra.ports.clock import Clock
+
+REMEMBER_SECONDS = 600.0  # how long a node that is gone still counts for what could ever be placed
 
 
 @dataclass(slots=True)
@@ -27,10 +27,12 @@ class _Known:
 
 
 class KnownNodes:
-    """See the module. `cluster` has the nodes, all ready and all free."""
+    """See the module. `cluster` has the nodes, all ready and all free; `unread`: some that are there have not been read
+    yet, so that nobody can say what it could never have."""
 
-    def __init__(self, inventory: Inventory, clock: Clock) -> None:
-        self._inventory, self._clock = inventory, clock
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self.unread = False
         self.cluster = Inventory(limits=inventory.limits)
         self._nodes: dict[str, _Known] = {}
 
@@ -39,17 +41,16 @@ class KnownNodes:
         state = self.cluster.node_states.get(name)
         return state.node if state is not None else None
 
-    def remember(self, nodes: Iterable[Node]) -> None:
+    def remember(self, nodes: Iterable[Node], now: float) -> None:
         """Nodes as they were before this coordinator; before its first look."""
         for node in nodes:
-            self._adopt(node, self._clock())
+            self._adopt(node, now)
 
-    def look(self) -> bool:
+    def look(self, now: float) -> bool:
         """Take over what the inventory has; True where that changes what the cluster could have."""
         changed = False
         for name in self._inventory.node_states:
-            changed |= self.see(name)
-        now = self._clock()
+            changed |= self.see(name, now)
         for name in self._nodes.keys() - self._inventory.node_states.keys():
             if now - self._nodes[name].at >= REMEMBER_SECONDS:
                 del self._nodes[name]
@@ -57,9 +58,9 @@ class KnownNodes:
                 changed = True
         return changed
 
-    def see(self, name: str) -> bool:
+    def see(self, name: str, now: float) -> bool:
         """The same for one node of the inventory."""
-        now, node, known = self._clock(), self._inventory.node_states[name].node, self._nodes.get(name)
+        node, known = self._inventory.node_states[name].node, self._nodes.get(name)
         if known is not None:
             if known.node is not node:
                 known.node, known.good = node, _healthy(node) >= known.healthy

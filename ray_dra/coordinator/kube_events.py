@@ -1,4 +1,4 @@
-"""What a gang has come to, as an event: a word and a sentence. Neighbour: `coordinator.py` tells each once."""
+"""What a gang has come to, as a Kubernetes event: a word and a sentence. Neighbour: `executor.py` tells each once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Told(NamedTuple):
 
 
 class Gang(GangStatus, Protocol):
-    """`coordinator.Status` is one."""
+    """`status.Status` is one."""
 
     @property
     def gang(self) -> str: ...

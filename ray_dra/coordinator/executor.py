@@ -1,0 +1,147 @@
+"""Does what the engine decided: the store first, then memory, then the world. Nobody else writes anything for a gang.
+
+Each action may be done again with the same result: a coordinator that was killed between two of them reads its records,
+looks at the world, and decides the rest anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ray_dra.coordinator.backends.base import Backend
+from ray_dra.coordinator.foreign_work import ForeignWork
+from ray_dra.coordinator.gang_store import GangStore
+from ray_dra.coordinator.kube_events import told_of
+from ray_dra.coordinator.observer import Observer
+from ray_dra.coordinator.slot_map import SlotMap
+from ray_dra.coordinator.status import Statuses
+from ray_dra.core.gangs.actions import (
+    Action,
+    DeleteMap,
+    Drop,
+    EndWorkers,
+    MakeWorkers,
+    Note,
+    Refuse,
+    RemoveGroup,
+    Save,
+    Tell,
+    WriteMap,
+)
+from ray_dra.core.gangs.engine import Engine
+from ray_dra.core.gangs.events import Event, Moment, WorkersLeft, WorkersProgressed
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.ports.ray import Ray, RayView
+from ray_dra.ports.store import Store
+from ray_dra.translate.names import MAP_KEY
+
+STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
+
+logger = logging.getLogger("ray_dra")
+
+
+class Executor:
+    """See the module."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: Store,
+        gang_store: GangStore,
+        ray: Ray,
+        backend: Backend,
+        observer: Observer,
+        statuses: Statuses,
+        slot_map: SlotMap,
+        foreign_work: ForeignWork,
+    ) -> None:
+        self._engine, self._records = engine, engine.records
+        self._store, self._gang_store, self._ray, self._backend = store, gang_store, ray, backend
+        self._observer, self._statuses, self._slot_map, self._foreign = observer, statuses, slot_map, foreign_work
+        self._told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it, and the move it was in
+
+    def do(self, action: Action, now: Moment) -> Event | None:
+        """One action; an event where it shows something that is to be decided on before the next."""
+        match action:
+            case Save():
+                self._gang_store.save(action.gang)
+                self._engine.saved(action, now)
+            case Drop():
+                self._drop(action)
+            case WriteMap():
+                self._store.put(MAP_KEY + action.group, self._slot_map.map_of(action.allocation))
+            case DeleteMap():
+                self._store.delete(MAP_KEY + action.group)
+            case RemoveGroup():
+                self._ray.remove_group(action.group)
+            case MakeWorkers():
+                return self._make_workers(self._records.gangs[action.gang], now)
+            case EndWorkers():
+                return self._end_workers(self._records.gangs[action.gang], action.why)
+            case Note():
+                _log(action)
+            case Tell():
+                self._tell(action)
+            case Refuse():
+                raise action.error
+        return None
+
+    def recover(self, view: RayView) -> None:
+        """After a start: undo what a kill left half done. Groups that a gang has left are removed; a map that is not
+        there, or does not say what its gang's record says, is written again."""
+        for gang in self._records.gangs.values():
+            for group in gang.old_groups:
+                self._ray.remove_group(group)
+        mapped = self._foreign.read_maps(view, self._records.groups)
+        for gang, allocation in self._records.holders():
+            planned = [[grant.uuid for grant in placed.grants] for placed in allocation.bundles]
+            if gang.group is not None and _uuids(mapped.get(gang.group, ())) != planned:
+                self.do(WriteMap(gang.group, allocation), Moment(0.0, 0.0))
+
+    # -- inside
+
+    def _drop(self, action: Drop) -> None:
+        gang = self._records.gangs[action.gang]
+        for group in gang.groups:
+            self._foreign.forget(group)
+        self._gang_store.drop(gang)
+        self._records.drop(gang.id)
+        self._told.pop(gang.id, None)
+        logger.info("gang %s is gone: %s", gang.name or gang.id, action.why)
+
+    def _make_workers(self, gang: Gang, now: Moment) -> WorkersProgressed | None:
+        if gang.allocation is None:
+            return None
+        grouped = gang.group is not None
+        progress = self._backend.make(gang.allocation, self._observer.joined(), grouped=grouped)
+        if progress.joined and grouped and now.lived - self._records.notes[gang.id].since > STRAY_SECONDS:
+            progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
+        return WorkersProgressed(gang.id, progress)
+
+    def _end_workers(self, gang: Gang, why: str) -> WorkersLeft:
+        """Ray tells the raylets of a removed group before it answers us, and they say how it is now."""
+        busy = gang.group is not None and self._observer.has_workers(gang)
+        return WorkersLeft(gang.id, busy, self._backend.gone(gang.id, gang.moves), why)
+
+    def _tell(self, action: Tell) -> None:
+        """Once for each thing that a gang has come to."""
+        gang = self._records.gangs.get(action.gang)
+        if gang is None or not self._backend.own_workers:
+            return
+        progress = self._records.notes[gang.id].progress
+        told = told_of(self._statuses.of(gang, action.seen), progress.stage, progress.joined)
+        if self._told.get(gang.id) != (told.reason, gang.moves):
+            self._told[gang.id] = (told.reason, gang.moves)
+            self._backend.tell(told.reason, told.message, warning=told.warning)
+
+
+def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]]) -> list[list[str | None]]:
+    return [[uuid for _, uuid, _, _ in bundle] for bundle in bundles]
+
+
+def _log(note: Note) -> None:
+    change = note.change
+    was = f"{change.was.value} -> " if change.was is not None else ""
+    logger.info("gang %s: %s%s: %s", note.name or note.gang, was, change.to.value, change.why)

@@ -1,0 +1,84 @@
+"""What the outside may know of a gang, and the error for one that is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray_dra.coordinator.backends.base import Backend
+from ray_dra.coordinator.gang_store import GangStore
+from ray_dra.coordinator.observer import Observer
+from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.records import Records
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import Shortfall
+from ray_dra.errors import GangGone, UnsatisfiableError
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A gang as it is now. `selectors` pin each bundle; `waits_for` says why it is queued."""
+
+    gang: str
+    phase: Phase
+    name: str
+    allocation: Allocation | None
+    selectors: tuple[Mapping[str, str], ...]
+    group: str | None
+    moves: int
+    lost: tuple[str, ...]
+    waits_for: tuple[Shortfall, ...]
+    said: str = ""  # what the making of its workers waits for
+    failed: str = ""  # why it was given up
+    history: tuple[Change, ...] = ()
+
+
+WAITS = Observed()  # of a gang without devices there is nothing to observe
+
+
+class Statuses:
+    """See the module."""
+
+    def __init__(self, records: Records, gang_store: GangStore, observer: Observer, backend: Backend) -> None:
+        self._records, self._gang_store, self._observer, self._backend = records, gang_store, observer, backend
+
+    def find(self, gang_id: str) -> Gang:
+        """Raises UnsatisfiableError for a gang that was given up, GangGone for one that is not there."""
+        gang = self._records.gangs.get(gang_id)
+        if gang is not None:
+            return gang
+        if gang_id in self._records.failures:
+            raise UnsatisfiableError(f"The gang was given up: {self._records.failures[gang_id]}", place=gang_id)
+        unread = self._gang_store.unread(gang_id)
+        if unread is not None:
+            raise GangGone(
+                "The gang's record cannot be read and was set aside. Its workers run on until its placement group is "
+                f"removed; `ray-dra release {gang_id}` lets the record go.",
+                place=gang_id,
+                available=unread.reason,
+            )
+        raise GangGone(
+            "The gang is not there any more: it was removed, its program ended, or its wait was over.",
+            place=gang_id,
+        )
+
+    def of(self, gang: Gang, seen: Observed | None = None) -> Status:
+        """`seen`: what was observed of it just now."""
+        notes, allocation = self._records.notes[gang.id], gang.allocation
+        if seen is None:
+            seen = WAITS if allocation is None else self._observer.observed(gang, notes)
+        selectors = () if allocation is None else tuple(self._backend.selector(allocation, n) for n in allocation.nodes)
+        return Status(
+            gang=gang.id,
+            phase=phase(gang, seen),
+            name=gang.name,
+            allocation=allocation,
+            selectors=selectors,
+            group=gang.group,
+            moves=gang.moves,
+            lost=seen.lost,
+            waits_for=notes.refused,
+            said=notes.progress.said or (self._backend.left_to_others if allocation is None else ""),
+            failed=gang.failed,
+            history=gang.history,
+        )

@@ -1,0 +1,97 @@
+"""What is to be done: the actions that `engine.Engine.handle` returns, in this order, and that the executor does.
+
+Each may be done again after a kill, with the same result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_dra.core.gangs.lifecycle import Change, Gang, Observed
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import Shortfall
+from ray_dra.errors import RayDraError
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A record as it is from here on: into the store, then into memory.
+
+    Attributes:
+        waits_for: why the gang waits, or why it was planned again.
+        could_start: since when it waits only for what it prefers.
+    """
+
+    gang: Gang
+    waits_for: tuple[Shortfall, ...] | None = None
+    could_start: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The end of a gang: maps and slots of its placement groups, then its record. `why`: for the log."""
+
+    gang: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteMap:
+    """The map from a placement group's bundles to devices, for the workers."""
+
+    group: str
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteMap:
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveGroup:
+    """Ray's placement group."""
+
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class MakeWorkers:
+    """One step further with a gang's workers; WorkersProgressed follows."""
+
+    gang: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndWorkers:
+    """See what is left of a gang's workers, now that they are to end; WorkersLeft follows. `why`: they are."""
+
+    gang: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line in the log: what was decided or seen of a gang."""
+
+    gang: str
+    name: str
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Say what a gang has come to, where people look at the cluster. `seen`: what was observed just now."""
+
+    gang: str
+    seen: Observed | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """What was asked is refused, and nothing is held for it."""
+
+    error: RayDraError
+
+
+Action = Save | Drop | WriteMap | DeleteMap | RemoveGroup | MakeWorkers | EndWorkers | Note | Tell | Refuse

@@ -1,0 +1,142 @@
+"""Who goes when: names, the limit on a program's gangs, the order of the queue, patience, and what is hopeless.
+
+Whether a gang starts, waits or is refused is answered here and nowhere else, with the reason. Preemption would be a
+fourth answer, Evict(victims); quotas and backfill would be reasons of these three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_dra.core.gangs.actions import Refuse
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.records import Records
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
+from ray_dra.errors import NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
+
+MOST_WAITING = 10_000
+"""Gangs of one program in the queue: far more than a program can mean, and so few that what they cost everybody (a few
+KB each, a write to the store when the program ends) stays small."""
+SPARED = 10  # times as long as a no took to find, the first in the queue is not planned again
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """It gets these devices now."""
+
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """It does not fit now, or others come first. `could_start`: since when it waits only for what it prefers."""
+
+    why: tuple[Shortfall, ...]
+    could_start: float | None = None
+
+
+Verdict = Start | Wait | Refuse
+
+
+class Admission:
+    """See the module."""
+
+    def __init__(self, records: Records, planning: Planning) -> None:
+        self.records, self.planning = records, planning
+        self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
+        self._timed = True  # how long that no took is known
+        self._not_before = 0.0  # when that gang is planned again at the earliest
+
+    def arrives(self, gang: Gang, now: float, *, wait: bool, looked: bool) -> Verdict:
+        """The answer to a new gang. `wait`: it would; `looked`: the world was looked at again after a first Wait."""
+        if self.records.named(gang.name, gang.namespace) is not None:
+            return Refuse(_name_taken(gang))
+        could_start = None
+        answer: Answer | None = self._turn_of(gang)
+        if answer is None and wait:
+            answer, could_start = self._patiently(gang, None, now)
+        elif answer is None:
+            answer = self.planning.plan(gang.request)
+        if isinstance(answer, Allocation):
+            return Start(answer)
+        assert answer is not None
+        refused = self._refused(gang, answer, now, wait=wait, looked=looked)
+        return Refuse(refused) if refused is not None else Wait(answer.shortfalls, could_start)
+
+    def next(self, now: float) -> tuple[Gang, Start | Wait] | None:
+        """The answer to the first in the queue, which holds up those behind it; None where nothing is new.
+
+        What was a no is none again until the inventory changes, nor sooner than a no that took long to find may cost: a
+        gang that is hard to place takes a small share of the time.
+        """
+        gang = self.records.first
+        if gang is None:
+            return None
+        asked = (gang.id, gang.moves, self.planning.inventory.changes)
+        if asked == self._no and not gang.request.locality.patience:
+            return None
+        if self._no is not None and asked[:2] == self._no[:2] and now < self._not_before:
+            return None
+        answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now)
+        if isinstance(answer, Allocation):
+            return gang, Start(answer)
+        self._no, self._timed = asked, False
+        return gang, Wait(answer.shortfalls, could_start)
+
+    def took(self, seconds: float, now: float) -> None:
+        """How long the last no to the first in the queue took to find."""
+        if not self._timed:
+            self._timed, self._not_before = True, now + SPARED * seconds
+
+    def _patiently(self, gang: Gang, since: float | None, now: float) -> tuple[Answer, float | None]:
+        def place(strict: bool) -> Answer:
+            return self.planning.plan(gang.request, gang.moves, strict=strict)
+
+        return in_turn(self.planning.inventory, gang.request, since, now, place)
+
+    def _turn_of(self, gang: Gang) -> Unsatisfiable | None:
+        """A no where others wait before the gang."""
+        ahead, first = self.records.ahead(gang), self.records.first
+        if not ahead or first is None:
+            return None
+        turn = short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
+        return Unsatisfiable(gang.id, (turn,))
+
+    def _refused(
+        self, gang: Gang, answer: Unsatisfiable, now: float, *, wait: bool, looked: bool
+    ) -> RayDraError | None:
+        """Why a gang that cannot start now may not wait either."""
+        if looked:
+            return refusal("The gang does not fit now.", answer)
+        waiting = len(self.records.waiting_of(gang.owner))
+        if wait and waiting >= MOST_WAITING:
+            return _crowd(waiting)
+        never = self.planning.never(gang.request, now)
+        if never is None:
+            return None
+        if not never.proven:
+            return refusal("No place was found within the bound of work, not even with nobody else here.", never)
+        return refusal("The gang would not fit even if nobody else were here.", never)
+
+
+def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
+    """A no as an error."""
+    return unsatisfiable(f"{reason} {answer}", answer.shortfalls)
+
+
+def _name_taken(gang: Gang) -> NameTaken:
+    return NameTaken(
+        f"A gang named {gang.name!r} exists already; choose another name or remove that one.",
+        place=f"namespace {gang.namespace}",
+        wanted=gang.name,
+    )
+
+
+def _crowd(waiting: int) -> UnsatisfiableError:
+    return unsatisfiable(
+        f"A program has at most {MOST_WAITING} gangs in the queue; wait for some of them, or remove some.",
+        (short(ShortfallKind.QUEUE, QUEUE, waiting + 1, MOST_WAITING),),
+    )

@@ -1,0 +1,319 @@
+"""Every decision about a gang: an event in, actions out. Pure and synchronous; the caller has the clock.
+
+`handle` changes no record: the executor stores what an action Save says, then calls `saved`, and so for Drop. What a
+restart may forget (how long a gang has waited, what was only seen of it) changes at once.
+
+Neighbours: `admission.py` says who starts, waits or is refused, `lifecycle.py` what a gang's next step is,
+`planning.py` where it goes; `coordinator/executor.py` acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.known_nodes import KnownNodes
+from ray_dra.core.gangs.actions import (
+    Action,
+    DeleteMap,
+    Drop,
+    EndWorkers,
+    MakeWorkers,
+    Note,
+    Refuse,
+    RemoveGroup,
+    Save,
+    Tell,
+    WriteMap,
+)
+from ray_dra.core.gangs.admission import Admission, Start, Wait
+from ray_dra.core.gangs.events import (
+    Committed,
+    DevicesTaken,
+    Event,
+    GangObserved,
+    JobsSeen,
+    Moment,
+    NextTurn,
+    ReleaseAsked,
+    Submitted,
+    TurnTook,
+    WorkersDue,
+    WorkersLeft,
+    WorkersProgressed,
+)
+from ray_dra.core.gangs.lifecycle import (
+    ARROWS,
+    MOST_CHANGES,
+    MOST_MOVES,
+    MOST_WHY,
+    Change,
+    Gang,
+    Observed,
+    Phase,
+    Step,
+    next_step,
+    phase,
+)
+from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
+from ray_dra.errors import GangGone
+
+
+class Engine:
+    """See the module. `records`: the gangs, and what is known of them."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        known: KnownNodes,
+        *,
+        begins: Progress,
+        own_workers: bool,
+        ready_made: Collection[str] = (),
+    ) -> None:
+        """What the backend says of itself: `begins`, the progress of a gang whose devices were just held;
+        `own_workers`, whether workers are made for each gang; `ready_made`, nodes that are tried before."""
+        self.records = Records(inventory, begins)
+        self.planning = Planning(inventory, known, ready_made)
+        self.admission = Admission(self.records, self.planning)
+        self.own_workers = own_workers
+
+    def handle(self, event: Event, now: Moment) -> list[Action]:
+        """What is to be done, in this order. An event about a gang that is not there is none."""
+        match event:
+            case Submitted():
+                return self._submitted(event, now)
+            case JobsSeen():
+                return self._jobs_seen(event, now)
+            case NextTurn():
+                return self._next_turn(now)
+            case TurnTook():
+                self.admission.took(event.seconds, now.lived)
+                return []
+        gang = self.records.gangs.get(event.gang)
+        if gang is None:
+            return []
+        match event:
+            case Committed():
+                return self._committed(gang, event, now)
+            case ReleaseAsked():
+                return self._give_back(gang, "released", now)
+            case WorkersDue():
+                return self._workers_due(gang, event.seen, now)
+            case WorkersProgressed():
+                return self._workers_progressed(gang, event.progress, now)
+            case GangObserved():
+                return self._observed(gang, event.seen, now)
+            case WorkersLeft():
+                return self._workers_left(gang, event, now)
+            case DevicesTaken():
+                gang, noted = self._see(gang, event.seen, now)
+                return noted + self._plan_again(gang, "other work took a device of it", now, stay=False)
+
+    def saved(self, save: Save, now: Moment) -> None:
+        """The store has it: so it is from here on. Raises ForbiddenChange for what no record may do."""
+        self.records.put(save.gang, now.lived)
+        notes = self.records.notes[save.gang.id]
+        if save.waits_for is not None:
+            notes.refused = save.waits_for
+        if save.could_start is not None:
+            notes.could_start = save.could_start
+
+    def validate(self) -> None:
+        """Raises AssertionError where an invariant of the records does not hold. For tests."""
+        self.records.validate()
+
+    # -- into the queue, and out of it
+
+    def _submitted(self, event: Submitted, now: Moment) -> list[Action]:
+        if event.request.gang in self.records.gangs:  # asked again after a restart swallowed the answer
+            return []
+        gang = Gang(
+            event.request,
+            self.records.next_sequence(),
+            event.name,
+            event.namespace,
+            event.owner,
+            event.detached,
+        )
+        verdict = self.admission.arrives(gang, now.lived, wait=event.wait, looked=event.looked)
+        if isinstance(verdict, Refuse):
+            return [verdict]
+        if isinstance(verdict, Start):
+            return self._save(replace(gang, allocation=verdict.allocation), "submitted; devices are held", now)
+        if not event.wait:
+            return []
+        why = f"submitted; waits for {_sentence(verdict.why)}"
+        return [*self._save(gang, why, now, verdict.why, verdict.could_start), Tell(gang.id)]
+
+    def _next_turn(self, now: Moment) -> list[Action]:
+        found = self.admission.next(now.lived)
+        if found is None:
+            return []
+        gang, verdict = found
+        if isinstance(verdict, Wait):
+            notes = self._notes(gang)
+            notes.refused, notes.could_start = verdict.why, verdict.could_start
+            return []
+        return self._save(replace(gang, allocation=verdict.allocation), "its turn: devices are held", now, ())
+
+    def _jobs_seen(self, event: JobsSeen, now: Moment) -> list[Action]:
+        """Gangs in the queue whose program has ended, all of them at once, are in it no more.
+
+        In memory alone: a coordinator that starts again finds the same. Their records go look by look.
+        """
+        for gang in self.records.orphans(event.jobs):
+            gone = _changed(replace(gang, releasing=True), Phase.RELEASING, "its program has ended", now)
+            self.records.put(gone, now.lived)
+        return []
+
+    def _committed(self, gang: Gang, event: Committed, now: Moment) -> list[Action]:
+        if gang.releasing:
+            return [Refuse(GangGone("The gang is being given back.", place=gang.id))]
+        if gang.allocation is None or gang.group is not None or gang.moves != event.moves:
+            return []
+        grouped = replace(gang, group=event.group)
+        return [WriteMap(event.group, gang.allocation), *self._save(grouped, "its placement group exists", now)]
+
+    # -- a gang's workers, and what the world says of it
+
+    def _workers_due(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """Until Ray has placed the gang for the first time; from then on what is missing of it is lost."""
+        gang, noted = self._see(gang, seen, now)
+        if not self.own_workers or gang.allocation is None or gang.releasing or seen.placed_once:
+            return noted
+        return [*noted, MakeWorkers(gang.id)]
+
+    def _workers_progressed(self, gang: Gang, progress: Progress, now: Moment) -> list[Action]:
+        """Planned again elsewhere where workers cannot be had, or given up."""
+        notes = self._notes(gang)
+        if (progress.ready, progress.joined) != (notes.progress.ready, notes.progress.joined):
+            notes.since = now.lived
+        notes.progress = progress
+        notes.gave_way += progress.gave_way
+        if not progress.failed:
+            return []
+        tries = gang.moves - notes.gave_way
+        if progress.final or (tries >= MOST_MOVES and not progress.gave_way):
+            return self._give_back(gang, progress.failed, now, failed=True)
+        return self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed, now)
+
+    def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        gang, noted = self._see(gang, seen, now)
+        step, why = next_step(gang, seen)
+        said = self._notes(gang).progress.said
+        actions: list[Action] = []
+        if step is Step.GIVE_BACK:
+            actions = self._give_back(gang, why, now)
+        elif step is Step.FORGET:
+            actions = self._end(gang, seen.undone, gang.history[-1].why if gang.history else "")
+        elif step is Step.PLAN_AGAIN and seen.own_workers:
+            actions = self._plan_elsewhere(gang, PlaceKind.RAY, said, now)
+        elif step is Step.PLAN_AGAIN:
+            actions = self._plan_again(gang, why, now, stay=True)
+        elif step is Step.GIVE_UP:
+            actions = self._give_back(gang, said or why, now, failed=True)
+        return [*noted, *actions, Tell(gang.id, None if actions else seen)]
+
+    # -- elsewhere
+
+    def _plan_elsewhere(self, gang: Gang, place: PlaceKind, reason: str, now: Moment) -> list[Action]:
+        """For want of workers: planned again, also where no other place is free now."""
+        workers = len(set(gang.allocation.nodes)) if gang.allocation is not None else 0
+        lacking = short(ShortfallKind.WORKERS, Place(place), workers, None, reason=reason)
+        return self._plan_again(gang, reason, now, stay=False, waits_for=(lacking,))
+
+    def _plan_again(
+        self, gang: Gang, why: str, now: Moment, *, stay: bool, waits_for: tuple[Shortfall, ...] | None = None
+    ) -> list[Action]:
+        """Another place for a gang that cannot go on where it is; `stay` where there is none."""
+        if gang.allocation is None or gang.releasing:
+            return []
+        answer = self.planning.elsewhere(gang.request, gang.allocation, gang.moves + 1)
+        found = answer if isinstance(answer, Allocation) else None
+        if stay and (found is None or found.grants == gang.allocation.grants):
+            self._notes(gang).since = now.lived
+            return []
+        if not isinstance(answer, Allocation):
+            waits_for = answer.shortfalls
+        moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups)
+        actions = self._save(moved, f"planned again: {why}", now, waits_for)
+        if gang.group is not None:
+            actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
+        return actions if found is not None else [*actions, Tell(gang.id)]
+
+    # -- the end
+
+    def _give_back(self, gang: Gang, why: str, now: Moment, *, failed: bool = False) -> list[Action]:
+        """Its placement group is removed; its devices are free once Ray has ended its workers. `failed`: nothing more
+        is tried for it, and whoever waits hears why."""
+        if not _made(gang):
+            return [Drop(gang.id, why)]
+        actions: list[Action] = []
+        # Without workers to undo, a placement group that is gone is record enough for a coordinator that starts again.
+        if failed or (not gang.releasing and (gang.group is None or self.own_workers)):
+            actions = self._save(replace(gang, releasing=True, failed=why if failed else gang.failed), why, now)
+        if gang.group is not None:
+            actions.append(RemoveGroup(gang.group))
+        return [*actions, EndWorkers(gang.id, why)]
+
+    def _workers_left(self, gang: Gang, event: WorkersLeft, now: Moment) -> list[Action]:
+        if not event.busy:
+            return self._end(gang, event.undone, event.why)
+        return [] if gang.releasing else self._save(replace(gang, releasing=True), event.why, now)
+
+    def _end(self, gang: Gang, undone: bool, why: str) -> list[Action]:
+        """Once the workers made for it are given back, look by look."""
+        self._notes(gang).ending = True
+        return [Drop(gang.id, why)] if undone or not _made(gang) else []
+
+    # -- records
+
+    def _save(
+        self,
+        gang: Gang,
+        why: str,
+        now: Moment,
+        waits_for: tuple[Shortfall, ...] | None = None,
+        could_start: float | None = None,
+    ) -> list[Action]:
+        """A record with this change in its history."""
+        before = self.records.gangs.get(gang.id)
+        begins = before is None or before.allocation is not gang.allocation
+        progress = self.records.begins if begins else self._notes(gang).progress
+        gang = _changed(gang, phase(gang, Observed(provisioned=progress.ready)), why, now)
+        return [Save(gang, waits_for, could_start), Note(gang.id, gang.name, gang.history[-1])]
+
+    def _see(self, gang: Gang, seen: Observed, now: Moment) -> tuple[Gang, list[Action]]:
+        """Take note of the phase that the world says a gang is in."""
+        to, was = phase(gang, seen), gang.history[-1].to if gang.history else None
+        if to is was:
+            return gang, []
+        why = "; ".join(seen.lost) if to is Phase.DEGRADED else ""
+        why = why or (ARROWS.get((was, to), "") if was is not None else "found in the store")
+        gang = _changed(gang, to, why, now)
+        self.records.put(gang, now.lived)
+        return gang, [Note(gang.id, gang.name, gang.history[-1])]
+
+    def _notes(self, gang: Gang) -> RuntimeNotes:
+        return self.records.notes[gang.id]
+
+
+def _made(gang: Gang) -> bool:
+    """Whether anything may have been made for a gang."""
+    return bool(gang.moves) or gang.allocation is not None
+
+
+def _changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:
+    was = gang.history[-1].to if gang.history else None
+    change = Change(now.wall, was, to, why if len(why) <= MOST_WHY else f"{why[: MOST_WHY - 3]}...")
+    return replace(gang, history=(*gang.history[1 - MOST_CHANGES :], change))
+
+
+def _sentence(shortfalls: tuple[Shortfall, ...]) -> str:
+    return "; ".join(map(str, shortfalls))

@@ -1,0 +1,72 @@
+"""Where a gang goes, on what there is: workers that are there, new ones on Kubernetes' nodes, or a no."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.known_nodes import KnownNodes
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
+from ray_dra.core.plan import plan
+
+Answer = Allocation | Unsatisfiable
+
+
+class Planning:
+    """See the module. Holds nothing. `ready_made`: nodes whose workers are there, tried before new ones are made."""
+
+    def __init__(self, inventory: Inventory, known: KnownNodes, ready_made: Collection[str]) -> None:
+        self.inventory, self.known, self.ready_made = inventory, known, ready_made
+
+    def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Answer:
+        """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
+        no = too_few(self.inventory, request)
+        if no is not None:
+            return no
+        there = self._on_raylets(request, epoch, strict=strict)
+        return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
+
+    def elsewhere(self, request: GangRequest, held: Allocation, epoch: int) -> Answer:
+        """The same for a gang that holds devices, as if it held none."""
+        self.inventory.release(held.gang)
+        try:
+            return self.plan(request, epoch)
+        finally:
+            self.inventory.hold(held)
+
+    def explained(self, request: GangRequest) -> Answer:
+        """The same; after a no also what is nearest to a yes."""
+        there = self._on_raylets(request, 0, strict=False)
+        return there if there is not None else plan_and_explain(self.inventory, request)
+
+    def never(self, request: GangRequest, now: float) -> Unsatisfiable | None:
+        """A no for all nodes known lately, with nobody there: to wait cannot help. None where some have not been read
+        yet."""
+        if self.known.unread:
+            return None
+        answer = self._ever(request)
+        if isinstance(answer, Unsatisfiable) and self.known.look(now):
+            answer = self._ever(request)  # something has come since the last look
+        return answer if isinstance(answer, Unsatisfiable) else None
+
+    def _ever(self, request: GangRequest) -> Answer:
+        return too_few(self.known.cluster, request) or plan(self.known.cluster, request)
+
+    def _on_raylets(self, request: GangRequest, epoch: int, *, strict: bool) -> Allocation | None:
+        """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""
+        if request.locality.exclusive:
+            return None
+        names = [name for name in self.ready_made if name in self.inventory.node_states]
+        answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
+        return answer if isinstance(answer, Allocation) else None
+
+
+def too_few(inventory: Inventory, request: GangRequest) -> Unsatisfiable | None:
+    """A no by the numbers of devices alone, before anything is searched for; None where they say nothing."""
+    wanted = sum(bundle.count for bundle in request.bundles if bundle.share is None)
+    if wanted <= inventory.devices:
+        return None
+    return Unsatisfiable(request.gang, (short(ShortfallKind.DEVICES, CLUSTER, wanted, inventory.devices),))

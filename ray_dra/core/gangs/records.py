@@ -1,0 +1,272 @@
+"""The gangs' records in memory, with all that is looked up of them: the queue, names, placement groups, what is held.
+
+Pure. The store has the same records, and is written first (`coordinator/executor.py`); only then a record changes here,
+and with it what its gang holds of the inventory. `lifecycle.check_change` refuses what no record may do.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import ARROWS, Gang, check_change
+from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import Shortfall
+
+MOST_FAILURES = 1_000  # the last ones; a program that waits asks each second
+
+Turn = tuple[int, int, str]
+"""A place in the queue: a higher priority first, then the earlier."""
+
+
+@dataclass
+class RuntimeNotes:
+    """What is known of a gang besides its record; a restart may forget it.
+
+    Attributes:
+        since: when it was last planned or came a step further, or was seen after a restart.
+        progress: how far its workers are.
+        refused: why it waits.
+        ending: its workers are being given back.
+        gave_way: how often it was planned again for another RayCluster's gang, which costs no try.
+        could_start: since when it waits only for what it prefers.
+    """
+
+    since: float
+    progress: Progress
+    refused: tuple[Shortfall, ...] = ()
+    ending: bool = False
+    gave_way: int = 0
+    could_start: float | None = None
+
+
+class Records:
+    """See the module.
+
+    Attributes:
+        gangs: by id, in order of arrival. notes: by id.
+        failures: why gangs were given up, the last ones.
+        changed: the gangs whose records have changed, until somebody takes note and clears it.
+        groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
+
+    Invariants: what is kept beside `gangs` is what a scan of them would give; the inventory holds the allocations of
+    the records, and no others. `validate` checks both.
+    """
+
+    def __init__(self, inventory: Inventory, begins: Progress) -> None:
+        """`begins`: the progress of a gang whose devices were just held."""
+        self.inventory, self.begins = inventory, begins
+        self.gangs: dict[str, Gang] = {}
+        self.notes: dict[str, RuntimeNotes] = {}
+        self.failures: dict[str, str] = {}
+        self.changed: set[str] = set()
+        self.groups: dict[str, str] = {}
+        self._queue: list[Turn] = []
+        self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue
+        self._past: dict[str, None] = {}  # gangs with an allocation, or that are given back
+        self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
+        self._last = 0
+
+    # -- changes
+
+    def put(self, gang: Gang, now: float) -> None:
+        """A record as it is from here on; what it holds is held.
+
+        Raises:
+            ForbiddenChange: no record may change so.
+            ValueError: it claims what another gang holds. Nothing is changed in either case.
+        """
+        check_change(self.gangs.get(gang.id), gang)
+        self._put(gang, now)
+
+    def restore(self, gang: Gang, now: float) -> None:
+        """A record of the store, after a start; in order of arrival. Raises ValueError as `put` does."""
+        self._put(gang, now)
+
+    def _put(self, gang: Gang, now: float) -> None:
+        before = self.gangs.get(gang.id)
+        held = before.allocation if before is not None else None
+        if gang.allocation is not held:
+            self._hold_instead(held, gang)
+        if before is not None:
+            self._unlist(before)
+        self.gangs[gang.id] = gang
+        self.changed.add(gang.id)
+        self._list(gang)
+        notes = self.notes.get(gang.id)
+        if notes is None:
+            self.notes[gang.id] = RuntimeNotes(now, self.begins)
+            return
+        if gang.allocation is not held:
+            notes.progress = self.begins
+        if before is None or gang.allocation is not held or gang.group != before.group:
+            notes.since = now  # its time counts anew
+
+    def drop(self, gang_id: str) -> None:
+        """The end of a gang; what it held is free."""
+        self.changed.add(gang_id)
+        gang = self.gangs.pop(gang_id, None)
+        if gang is None:
+            return
+        check_change(gang, None)
+        self._unlist(gang)
+        self.notes.pop(gang_id, None)
+        self.inventory.release(gang_id)
+        if gang.failed:
+            self.failures[gang_id] = gang.failed
+            if len(self.failures) > MOST_FAILURES:
+                del self.failures[next(iter(self.failures))]
+
+    # -- the queue
+
+    def next_sequence(self) -> int:
+        return self._last + 1
+
+    @property
+    def first(self) -> Gang | None:
+        """The gang whose turn it is."""
+        return self.gangs[self._queue[0][2]] if self._queue else None
+
+    def ahead(self, gang: Gang) -> int:
+        """How many gangs wait before this one."""
+        return bisect_left(self._queue, _turn(gang))
+
+    def waiting_of(self, owner: str) -> Collection[str]:
+        """A program's gangs in the queue."""
+        return self._owners.get(owner, {}).keys()
+
+    def orphans(self, jobs: Collection[str]) -> list[Gang]:
+        """Gangs in the queue whose program has ended."""
+        return [
+            gang
+            for owner, owned in self._owners.items()
+            if owner and owner not in jobs
+            for gang in map(self.gangs.__getitem__, owned)
+            if not gang.detached
+        ]
+
+    # -- those past it
+
+    def past_queue(self) -> list[Gang]:
+        """Gangs with an allocation, or that are given back; the earliest first."""
+        return sorted(self._past_queue(), key=lambda g: g.sequence)
+
+    def wanted(self) -> list[Allocation]:
+        """The allocations for which workers are to be there; what is made for any other is undone."""
+        return [
+            gang.allocation
+            for gang in self._past_queue()
+            if gang.allocation is not None and not self.notes[gang.id].ending
+        ]
+
+    def holders(self) -> Iterable[tuple[Gang, Allocation]]:
+        """The gangs that hold devices."""
+        return ((gang, gang.allocation) for gang in self._past_queue() if gang.allocation is not None)
+
+    # -- by name and group
+
+    def named(self, name: str, namespace: str) -> str | None:
+        """The live gang that has a name."""
+        return self._names.get((namespace, name)) if name else None
+
+    def of_group(self, group: str) -> Gang | None:
+        """The gang whose present placement group it is."""
+        gang = self.gangs.get(self.groups.get(group, ""))
+        return gang if gang is not None and gang.group == group else None
+
+    # -- inside
+
+    def _hold_instead(self, held: Allocation | None, gang: Gang) -> None:
+        self.inventory.release(gang.id)
+        try:
+            if gang.allocation is not None:
+                self.inventory.hold(gang.allocation)
+        except ValueError:
+            if held is not None:
+                self.inventory.hold(held)
+            raise
+
+    def _past_queue(self) -> list[Gang]:
+        return [self.gangs[gang_id] for gang_id in self._past]
+
+    def _list(self, gang: Gang) -> None:
+        self._last = max(self._last, gang.sequence)
+        if gang.waits:
+            insort(self._queue, _turn(gang))
+            self._owners.setdefault(gang.owner, {})[gang.id] = None
+        else:
+            self._past[gang.id] = None
+        if gang.name and not gang.releasing:
+            self._names[gang.namespace, gang.name] = gang.id
+        for group in gang.groups:
+            self.groups[group] = gang.id
+
+    def _unlist(self, gang: Gang) -> None:
+        if gang.waits:
+            del self._queue[bisect_left(self._queue, _turn(gang))]
+            owned = self._owners[gang.owner]
+            del owned[gang.id]
+            if not owned:
+                del self._owners[gang.owner]
+        self._past.pop(gang.id, None)
+        if self._names.get((gang.namespace, gang.name)) == gang.id:
+            del self._names[gang.namespace, gang.name]
+        for group in gang.groups:
+            self.groups.pop(group, None)
+
+    # -- invariants
+
+    def validate(self) -> None:
+        """Raises AssertionError where an invariant does not hold. Scans everything: for tests."""
+        gangs = list(self.gangs.values())
+        waiting = [g for g in gangs if g.waits]
+        _same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
+        _same("queue", self._queue, sorted(map(_turn, waiting)))
+        _same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(waiting))
+        _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
+        _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
+        _same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
+        _same("notes", self.notes.keys(), self.gangs.keys())
+        _same(
+            "what is held",
+            {gang: self.inventory.allocation(gang) for gang in self.inventory.gangs},
+            {g.id: g.allocation for g in gangs if g.allocation is not None},
+        )
+        given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
+        for gang in gangs:
+            _validate_gang(gang)
+            for grant in gang.allocation.grants if gang.allocation is not None else ():
+                other, whole = given.setdefault(grant.device, (gang.id, grant.amount is None))
+                if other != gang.id and (whole or grant.amount is None):
+                    raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
+
+
+def _validate_gang(gang: Gang) -> None:
+    if gang.allocation is not None:
+        counts = [len(placed.grants) for placed in gang.allocation.bundles]
+        _same(f"devices of gang {gang.id}", counts, [bundle.count for bundle in gang.request.bundles])
+    if not gang.history:
+        raise AssertionError(f"gang {gang.id} has no history")
+    for before, change in zip(gang.history, gang.history[1:], strict=False):
+        _same(f"history of gang {gang.id}", change.was, before.to)
+        if (before.to, change.to) not in ARROWS:
+            raise AssertionError(f"gang {gang.id}: no arrow leads from {before.to} to {change.to}: {change.why}")
+
+
+def _same(what: str, found: object, scanned: object) -> None:
+    if found != scanned:
+        raise AssertionError(f"{what}: {found} is kept, and {scanned} is so")
+
+
+def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for gang in waiting:
+        found.setdefault(gang.owner, set()).add(gang.id)
+    return found
+
+
+def _turn(gang: Gang) -> Turn:
+    return (-gang.request.priority, gang.sequence, gang.id)
