@@ -326,6 +326,7 @@ class Books(RuleBasedStateMachine):
                 assert found[0] is first[0]
                 assert found[1].free & found[1].members[found[0].id]
                 assert (found[1].free & found[1].members[found[0].id]).bit_count() == first[1] >= wanted
+        self._count_anew()
         devices = [g.device for a in self.held.values() for g in a.grants if g.amount is None]
         assert len(set(devices)) == len(devices)
         for device in devices[:1]:
@@ -335,6 +336,60 @@ class Books(RuleBasedStateMachine):
             state = self.inventory.node_states[name]
             sick = sum(1 << at for at, device in enumerate(there.devices) if device.health is not Health.OK)
             assert not state.free & sick, "a device that is not well is free for nobody"
+
+    def _count_anew(self) -> None:
+        """What the index keeps up is what its nodes, the holds and others' work say, counted from nothing."""
+        inventory = self.inventory
+        states = inventory.node_states
+        assert set(states) == set(self.nodes)
+        held = dict.fromkeys(self.nodes, 0)
+        shares: dict[tuple[str, int], int] = {}
+        used: dict[str, float] = dict.fromkeys(self.nodes, 0.0)
+        for allocation in self.held.values():
+            for placed in allocation.bundles:
+                if placed.node in self.nodes:
+                    used[placed.node] += placed.resources.get("CPU", 0.0)
+                for grant in placed.grants:
+                    if placed.node in self.nodes and grant.amount is None:
+                        held[placed.node] |= 1 << grant.position
+                    elif placed.node in self.nodes and grant.amount is not None:
+                        at = (placed.node, grant.position)
+                        shares[at] = shares.get(at, 0) + grant.amount
+        alone = {scope for a in self.held.values() for (scope, what), _ in a.counters if what == "exclusive"}
+        free, open_to_shares = {}, {}
+        for name, there in self.nodes.items():
+            well = sum(1 << at for at, device in enumerate(there.devices) if device.health is Health.OK)
+            busy = self.busy.get(name, 0)
+            shared = sum(1 << at for node_name, at in shares if node_name == name)
+            closed = sum(1 << at for at, device in enumerate(there.devices) if device.clique in alone)
+            open_to_shares[name] = well & ~busy & ~held[name] & ~closed
+            free[name] = open_to_shares[name] & ~shared
+            state = states[name]
+            assert (state.held, state.busy, state.free) == (held[name], busy, free[name])
+            assert state.shares == {at: amount for (node_name, at), amount in shares.items() if node_name == name}
+            assert state.used.get("CPU", 0.0) == used[name]
+        assert inventory.devices == sum(len(there.devices) for there in self.nodes.values())
+        assert inventory.free_devices == sum(mask.bit_count() for mask in free.values())
+        assert inventory.held_devices == sum(mask.bit_count() for mask in held.values())
+        assert inventory.busy_devices == sum(self.busy.get(name, 0).bit_count() for name in self.nodes)
+        counts = [mask.bit_count() for mask in free.values()]
+        assert {f: n for f, n in enumerate(inventory.by_free) if n} == {f: counts.count(f) for f in counts}
+        assert inventory.shared == sorted(
+            (1000 - amount, states[name].key, at, name)
+            for (name, at), amount in shares.items()
+            if amount < 1000 and open_to_shares[name] >> at & 1
+        )
+        for clique in inventory.clique_states.values():
+            members = {
+                name: sum(1 << at for at, d in enumerate(there.devices) if d.clique == clique.id)
+                for name, there in self.nodes.items()
+            }
+            if clique.kind != CLIQUE:
+                continue
+            inside = [name for name in members if members[name]]
+            assert sorted(state.name for state in clique.node_states) == sorted(inside)
+            assert clique.free == sum((free[name] & members[name]).bit_count() for name in inside)
+            assert clique.size == sum(members[name].bit_count() for name in inside)
 
 
 TestBooks = Books.TestCase
