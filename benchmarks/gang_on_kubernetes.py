@@ -23,8 +23,9 @@ from typing import Any
 from figures import parser, write
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from ray_dra.adapters.kube_watch import KubeAdapter, Mirror
+from ray_dra.adapters.kube_watch import KubeAdapter
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.adapters.mirror import Mirror
 from ray_dra.coordinator.aside import Aside
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
 from ray_dra.coordinator.backends.kubernetes.machines import Machines

@@ -1,8 +1,9 @@
 """The one place that talks to a Kubernetes API server: objects as plain dicts, by verb and kind.
 
 The official client does connections, credentials and TLS; its models are left aside, because objects here are
-translated (`ray_dra.translate`) or passed on, and a dict is what every server version agrees on. Errors are
-wrapped here, once (`ray_dra.errors.KubernetesError`). Synchronous, and safe to use from several threads.
+translated (`ray_dra.translate`) or passed on, and a dict is what every server version agrees on. Synchronous, and safe
+to use from several threads. Neighbours: `kube_kinds.py` has the kinds and their paths, `kube_answers.py` reads what
+comes back.
 """
 
 from __future__ import annotations
@@ -18,49 +19,10 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from ray_dra.errors import (
-    AlreadyThere,
-    ApiUnavailable,
-    Conflict,
-    KubernetesError,
-    NotAllowed,
-    NotFound,
-    Rejected,
-    WatchExpired,
-)
-from ray_dra.translate.names import COMPUTE_DOMAIN_API, KUBECONFIG_VARIABLE, RAY_API
-
-Object = dict[str, Any]
-
-# kind: (group and version, plural, namespaced)
-KINDS: dict[str, tuple[str, str, bool]] = {
-    "Namespace": ("v1", "namespaces", False),
-    "Node": ("v1", "nodes", False),
-    "Pod": ("v1", "pods", True),
-    "Service": ("v1", "services", True),
-    "ServiceAccount": ("v1", "serviceaccounts", True),
-    "ConfigMap": ("v1", "configmaps", True),
-    "Secret": ("v1", "secrets", True),
-    "Event": ("v1", "events", True),
-    "Endpoints": ("v1", "endpoints", True),
-    "DaemonSet": ("apps/v1", "daemonsets", True),
-    "Deployment": ("apps/v1", "deployments", True),
-    "Job": ("batch/v1", "jobs", True),
-    "Lease": ("coordination.k8s.io/v1", "leases", True),
-    "Role": ("rbac.authorization.k8s.io/v1", "roles", True),
-    "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings", True),
-    "ClusterRole": ("rbac.authorization.k8s.io/v1", "clusterroles", False),
-    "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
-    "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
-    "DeviceClass": ("resource.k8s.io/v1", "deviceclasses", False),
-    "ResourceSlice": ("resource.k8s.io/v1", "resourceslices", False),
-    "ResourceClaim": ("resource.k8s.io/v1", "resourceclaims", True),
-    "ResourceClaimTemplate": ("resource.k8s.io/v1", "resourceclaimtemplates", True),
-    "ComputeDomain": (COMPUTE_DOMAIN_API, "computedomains", True),
-    "RayCluster": (RAY_API, "rayclusters", True),
-    "RayJob": (RAY_API, "rayjobs", True),
-    "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
-}
+from ray_dra.adapters.kube_answers import Object, error_of, event_of, garbled, object_of, version_of
+from ray_dra.adapters.kube_kinds import KINDS, path_for, path_of, root_of
+from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound
+from ray_dra.translate.names import KUBECONFIG_VARIABLE
 
 # The server keeps the bytes of a driver's opaque parameters as they were sent, and compares them when it checks that a
 # spec did not change. A later patch sends them sorted and without blanks; so must we, or nothing can be patched.
@@ -146,7 +108,7 @@ class KubernetesApi:
             answer = self._ask("GET", place, query=query)
             found, meta = answer.get("items") or [], answer.get("metadata")
             if not isinstance(found, list) or not isinstance(meta, dict) or not isinstance(version_of(answer), str):
-                raise _garbled(place, f"a list of {kind}s", answer)
+                raise garbled(place, f"a list of {kind}s", answer)
             # What is no object becomes one without a name: whoever reads the list says so, and has the others.
             known = {"apiVersion": group, "kind": kind}
             yield [{**known, **item} if isinstance(item, dict) else known for item in found], meta["resourceVersion"]
@@ -154,7 +116,7 @@ class KubernetesApi:
             if not on:
                 return
             if not isinstance(on, str) or on == before:
-                raise _garbled(place, "the next page", meta)
+                raise garbled(place, "the next page", meta)
 
     def listed(
         self, kind: str, namespace: str | None = None, *, labels: str = "", fields: str = ""
@@ -207,9 +169,9 @@ class KubernetesApi:
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
                     if line:
-                        yield _event(_object(line, place), place)
+                        yield event_of(object_of(line, place), place)
                 if len(rest) > MOST_BYTES:
-                    raise _garbled(place, "an event", rest)
+                    raise garbled(place, "an event", rest)
         except HTTPError as error:
             raise ApiUnavailable("The watch broke.", place=place, available=str(error)) from error
         finally:
@@ -224,7 +186,7 @@ class KubernetesApi:
         """Whether the cluster has this kind, by discovery."""
         group, plural, _ = KINDS[kind]
         try:
-            found = self._ask("GET", _root(group))
+            found = self._ask("GET", root_of(group))
         except NotFound:
             return False
         return any(resource["name"] == plural for resource in found.get("resources", ()))
@@ -232,11 +194,11 @@ class KubernetesApi:
     # -- writing
 
     def create(self, thing: Mapping[str, Any], namespace: str | None = None, *, dry_run: bool = False) -> Object:
-        return self._ask("POST", _path_for(thing, namespace, named=False), thing, query=_dry(dry_run))
+        return self._ask("POST", path_for(thing, namespace, named=False), thing, query=_dry(dry_run))
 
     def replace(self, thing: Mapping[str, Any], *, subresource: str = "") -> Object:
         """Put the whole object; Conflict where its resourceVersion is not the newest."""
-        return self._ask("PUT", _path_for(thing, None) + (subresource and f"/{subresource}"), thing)
+        return self._ask("PUT", path_for(thing, None) + (subresource and f"/{subresource}"), thing)
 
     def patch(
         self,
@@ -256,7 +218,7 @@ class KubernetesApi:
     def apply(self, thing: Mapping[str, Any], *, owner: str = "ray-dra", namespace: str | None = None) -> Object:
         """Server-side apply: the named fields become these, and are ours."""
         query = {"fieldManager": owner, "force": "true"}
-        return self._ask("PATCH", _path_for(thing, namespace), thing, query=query, form="application/apply-patch+yaml")
+        return self._ask("PATCH", path_for(thing, namespace), thing, query=query, form="application/apply-patch+yaml")
 
     def delete(
         self,
@@ -303,7 +265,7 @@ class KubernetesApi:
         query: Mapping[str, str] | None = None,
         form: str = "application/json",
     ) -> Object:
-        return _object(self._send(verb, path, body, query=query, form=form).data, f"{verb} {path}")
+        return object_of(self._send(verb, path, body, query=query, form=form).data, f"{verb} {path}")
 
     def _send(
         self,
@@ -335,35 +297,14 @@ class KubernetesApi:
             response = self._client.call_api(method, url, headers, body, _request_timeout=timeout).response
             body = response.data if whole or response.status >= 400 else b""  # read here, where it may break
             if response.status >= 400:
-                raise _wrapped(response.status, body, f"{verb} {path}")
+                raise error_of(response.status, body, f"{verb} {path}")
             return response
         except ApiException as error:
-            raise _wrapped(error.status or 0, (error.body or "").encode(), f"{verb} {path}") from error
+            raise error_of(error.status or 0, (error.body or "").encode(), f"{verb} {path}") from error
         except (HTTPError, OSError) as error:
             raise ApiUnavailable(
                 "The Kubernetes API did not answer.", place=f"{verb} {self.server}{path}", available=str(error)
             ) from error
-
-
-def path_of(kind: str, namespace: str | None = None, name: str | None = None) -> str:
-    """The URL path of a kind's collection or of one object. KeyError for a kind that KINDS lacks."""
-    group, plural, namespaced = KINDS[kind]
-    parts = [_root(group)]
-    if namespaced and namespace is not None:
-        parts.append(f"namespaces/{namespace}")
-    parts.append(plural)
-    if name is not None:
-        parts.append(name)
-    return "/".join(parts)
-
-
-def _root(group: str) -> str:
-    return f"/apis/{group}" if "/" in group else f"/api/{group}"
-
-
-def _path_for(thing: Mapping[str, Any], namespace: str | None, *, named: bool = True) -> str:
-    meta = thing["metadata"]
-    return path_of(thing["kind"], namespace or meta.get("namespace") or "default", meta["name"] if named else None)
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:
@@ -374,79 +315,7 @@ def _dry(dry_run: bool) -> dict[str, str]:
     return {"dryRun": "All"} if dry_run else {}
 
 
-def version_of(thing: Mapping[str, Any]) -> Any:
-    """The version of an object or a list; None where it has none."""
-    meta = thing.get("metadata")
-    return meta.get("resourceVersion") if isinstance(meta, dict) else None
-
-
-def _object(data: bytes, place: str) -> Object:
-    """The JSON object that the server sent. Raises ApiUnavailable for anything else."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _garbled(place, "JSON", data) from error
-    if not isinstance(found, dict):
-        raise _garbled(place, "a JSON object", data)
-    return found
-
-
-def _garbled(place: str, wanted: str, said: object) -> ApiUnavailable:
-    text = said[:200].decode(errors="replace") if isinstance(said, bytes) else repr(said)[:200]
-    error = ApiUnavailable(
-        "The answer is none of Kubernetes': is a proxy in between?", place=place, wanted=wanted, available=text
-    )
-    error.status = 200
-    return error
-
-
-def _event(event: Object, place: str) -> tuple[str, Object]:
-    kind, thing = event.get("type"), event.get("object")
-    if not isinstance(thing, dict) or kind not in ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"):
-        raise _garbled(place, "an event", event)
-    if kind == "ERROR":
-        code = thing.get("code")
-        raise _wrapped(code if isinstance(code, int) else 500, json.dumps(thing).encode(), f"watch {place}")
-    if not isinstance(version_of(thing), str):
-        raise _garbled(place, "an object with a version", event)
-    return kind, thing
-
-
 def _end(response: Any) -> None:
     """Wakes whoever reads it. An older urllib3 has no `shutdown`; the reader then ends with the server's answer."""
     with suppress(Exception):
         response.shutdown()
-
-
-# The answer, with 422, when a JSON patch's `test` does not hold; an invalid object is named in its message.
-_TEST_FAILED = "the server rejected our request due to an error in our request"
-
-
-def _wrapped(status: int, body: bytes, place: str) -> KubernetesError:
-    """The typed error for an answer of the API server's."""
-    try:
-        said = json.loads(body)
-        message, reason = str(said.get("message", "")), str(said.get("reason", ""))
-    except (ValueError, RecursionError, AttributeError):  # the last: it is no object
-        message, reason = body.decode(errors="replace")[:500], ""
-    error: KubernetesError
-    if status == 404:
-        error = NotFound("There is no such object.", place=place, available=message)
-    elif status == 409 and reason == "AlreadyExists":
-        error = AlreadyThere("An object of this name exists.", place=place, available=message)
-    elif status == 409 or (status == 422 and message == _TEST_FAILED):
-        error = Conflict("The object changed in between; read it again.", place=place, available=message)
-    elif status == 410:
-        error = WatchExpired("The watch is too old to go on; list again.", place=place, available=message)
-    elif status == 403 and "violates PodSecurity" in message:
-        error = Rejected("Pod Security of the namespace refuses the pod.", place=place, available=message)
-    elif status in (401, 403):
-        error = NotAllowed("This identity may not do that; see the roles under kube/.", wanted=place, available=message)
-    elif status in (400, 422):
-        error = Rejected("The API server refuses the object.", place=place, available=message)
-    elif status == 429 or status >= 500 or status == 0:
-        error = ApiUnavailable("The Kubernetes API cannot answer now.", place=place, available=message)
-    else:
-        error = KubernetesError("The Kubernetes API said no.", place=place, available=message)
-    error.status = status
-    return error

@@ -165,6 +165,10 @@ class FakeKube:
                 found.append((pod, frozenset(published[device] or "" for device in claim.devices)))
         return found
 
+    def worker_groups(self) -> list[dict[str, Any]]:
+        """Of the RayCluster, as they stand there."""
+        return copy.deepcopy(self._raycluster["spec"]["workerGroupSpecs"])
+
     def orphans(self) -> list[str]:
         """Pods whose group the RayCluster does not have, so that nobody will end them."""
         groups = {group["groupName"] for group in self._raycluster["spec"]["workerGroupSpecs"]}

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
-from ray_dra.adapters.kubernetes import KubernetesApi, Object
+from ray_dra.adapters.kube_answers import Object
+from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError
 from ray_dra.simulated.dra.devices import domain_pool, gpu_pool, node_labels, slices
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_dra.adapters.kubernetes import KINDS, KubernetesApi
+from ray_dra.adapters.kube_kinds import KINDS
+from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import (
     AlreadyThere,
     ApiUnavailable,

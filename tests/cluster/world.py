@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_dra.adapters.kubernetes import KubernetesApi, Object
+from ray_dra.adapters.kube_answers import Object
+from ray_dra.adapters.kubernetes import KubernetesApi
 from tests.cluster.cluster import Cluster
 from tests.cluster.image import image_name
 

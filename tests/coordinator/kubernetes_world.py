@@ -21,7 +21,7 @@ from ray_dra.translate.kube.slots import slot_label
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, VERIFIED_KEY
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.world import Clock, Crash
-from tests.translate.test_kubernetes import cluster
+from tests.translate.kube.objects import cluster
 
 
 class CrashingKube(FakeKube):

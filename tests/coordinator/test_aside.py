@@ -20,7 +20,7 @@ from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableE
 from ray_dra.translate.files.records import GANG_VERSION
 from ray_dra.translate.names import MAP_KEY
 from tests.core.machines import gang
-from tests.translate.test_records import WRONG, WRONG_REQUESTS, unchecked
+from tests.translate.files.test_records import WRONG, WRONG_REQUESTS, unchecked
 
 from . import kubernetes_world
 from .world import Phase, World, positions

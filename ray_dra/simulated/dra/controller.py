@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ray_dra.adapters.kubernetes import KubernetesApi, Object
+from ray_dra.adapters.kube_answers import Object
+from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import AlreadyThere, Conflict, KubernetesError, NotFound
 from ray_dra.simulated.dra import DOMAIN_LABEL
 from ray_dra.simulated.dra.domains import FINALIZER, channel_template, status_of

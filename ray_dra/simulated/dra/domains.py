@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ray_dra.adapters.kubernetes import KubernetesApi, Object
+from ray_dra.adapters.kube_answers import Object
+from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.simulated.dra import DOMAIN_DRIVER, DOMAIN_LABEL
 from ray_dra.simulated.dra.prepare import PrepareError
 from ray_dra.translate.names import CLIQUE_LABEL, COMPUTE_DOMAIN_API

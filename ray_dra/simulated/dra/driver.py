@@ -17,7 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ray_dra.adapters.kubernetes import KubernetesApi, Object
+from ray_dra.adapters.kube_answers import Object
+from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError, NotFound, SimulationError
 from ray_dra.simulated.dra import DOMAIN_DRIVER
 from ray_dra.simulated.dra.devices import GATES, Pool, domain_pool, gpu_pool, node_labels, slices, twin

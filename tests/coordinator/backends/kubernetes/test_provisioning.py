@@ -19,7 +19,7 @@ from ray_dra.simulated.fakes import FakeRay
 from ray_dra.translate.names import OPEN_KEY
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Clock, Crash, tray
-from tests.translate.test_kubernetes import cluster
+from tests.translate.kube.objects import cluster
 
 
 def test_a_gang_gets_its_workers_and_gives_them_back() -> None:

@@ -24,7 +24,7 @@ from ray_dra.translate.files import records, shared_records
 from tests.core.machines import gang
 
 HOUSE = Path(ray_dra.__file__).parent
-GOLDEN = Path(__file__).parent / "golden" / "records"
+GOLDEN = Path(__file__).parent.parent / "golden" / "records"
 
 
 class Form(NamedTuple):

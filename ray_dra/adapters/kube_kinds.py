@@ -1,0 +1,59 @@
+"""The kinds of Kubernetes objects that are used, and their URL paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray_dra.translate.names import COMPUTE_DOMAIN_API, RAY_API
+
+# kind: (group and version, plural, namespaced)
+KINDS: dict[str, tuple[str, str, bool]] = {
+    "Namespace": ("v1", "namespaces", False),
+    "Node": ("v1", "nodes", False),
+    "Pod": ("v1", "pods", True),
+    "Service": ("v1", "services", True),
+    "ServiceAccount": ("v1", "serviceaccounts", True),
+    "ConfigMap": ("v1", "configmaps", True),
+    "Secret": ("v1", "secrets", True),
+    "Event": ("v1", "events", True),
+    "Endpoints": ("v1", "endpoints", True),
+    "DaemonSet": ("apps/v1", "daemonsets", True),
+    "Deployment": ("apps/v1", "deployments", True),
+    "Job": ("batch/v1", "jobs", True),
+    "Lease": ("coordination.k8s.io/v1", "leases", True),
+    "Role": ("rbac.authorization.k8s.io/v1", "roles", True),
+    "RoleBinding": ("rbac.authorization.k8s.io/v1", "rolebindings", True),
+    "ClusterRole": ("rbac.authorization.k8s.io/v1", "clusterroles", False),
+    "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
+    "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
+    "DeviceClass": ("resource.k8s.io/v1", "deviceclasses", False),
+    "ResourceSlice": ("resource.k8s.io/v1", "resourceslices", False),
+    "ResourceClaim": ("resource.k8s.io/v1", "resourceclaims", True),
+    "ResourceClaimTemplate": ("resource.k8s.io/v1", "resourceclaimtemplates", True),
+    "ComputeDomain": (COMPUTE_DOMAIN_API, "computedomains", True),
+    "RayCluster": (RAY_API, "rayclusters", True),
+    "RayJob": (RAY_API, "rayjobs", True),
+    "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
+}
+
+
+def path_of(kind: str, namespace: str | None = None, name: str | None = None) -> str:
+    """The URL path of a kind's collection or of one object. KeyError for a kind that KINDS lacks."""
+    group, plural, namespaced = KINDS[kind]
+    parts = [root_of(group)]
+    if namespaced and namespace is not None:
+        parts.append(f"namespaces/{namespace}")
+    parts.append(plural)
+    if name is not None:
+        parts.append(name)
+    return "/".join(parts)
+
+
+def root_of(group: str) -> str:
+    return f"/apis/{group}" if "/" in group else f"/api/{group}"
+
+
+def path_for(thing: Mapping[str, Any], namespace: str | None, *, named: bool = True) -> str:
+    meta = thing["metadata"]
+    return path_of(thing["kind"], namespace or meta.get("namespace") or "default", meta["name"] if named else None)

@@ -1,0 +1,117 @@
+"""The port `Kube` over a server that is old, hangs or comes back, and its writes while the lease lapses."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_dra.adapters import kubernetes, lease
+from ray_dra.adapters.kube_watch import WRITERS, KubeAdapter, side_by_side
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound, NotLeading
+from tests.adapters.kubeconfig import kubeconfig
+from tests.adapters.memory_api import Api
+from tests.adapters.servers import ConfigMapServer, thing, until
+
+
+@pytest.fixture
+def server() -> Iterator[ConfigMapServer]:
+    made = ConfigMapServer()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.fixture
+def api(server: ConfigMapServer, tmp_path: Path) -> KubernetesApi:
+    return KubernetesApi(kubeconfig(server.http, tmp_path))
+
+
+def test_a_server_that_hangs_holds_nobody_up_for_long(
+    server: ConfigMapServer, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write is tried once, and those that have not begun when the first is given up are not tried at all."""
+    monkeypatch.setattr(kubernetes, "WRITE_SECONDS", 0.3)
+    with pytest.raises(ApiUnavailable, match="did not answer"):
+        api.delete("ConfigMap", "a", "n")
+    assert server.asked == ["DELETE a"]
+    with ThreadPoolExecutor(4) as writers, pytest.raises(ApiUnavailable, match="did not answer"):
+        side_by_side(
+            writers, [partial(api.create, thing(f"t{at}", 1) | {"kind": "ConfigMap"}, "n") for at in range(64)]
+        )
+    assert 1 <= server.asked.count("POST configmaps") <= 4
+
+
+def test_a_coordinator_that_was_restarted_waits_for_the_server(
+    server: ConfigMapServer, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.kuberay = False
+    server.away = 3
+    with pytest.raises(ApiUnavailable, match="cannot answer now"):
+        KubeAdapter(api, "n", "gangs", patience=-1)
+    with pytest.raises(NotFound, match="KubeRay"):  # it was asked until it answered
+        KubeAdapter(api, "n", "gangs", patience=math.inf)
+    assert server.away == 0
+
+
+@pytest.mark.parametrize(("missing", "said"), [("new", r"Kubernetes 1\.34"), ("kuberay", "KubeRay")])
+def test_an_old_server_and_one_without_kuberay_are_told_apart(
+    server: ConfigMapServer, api: KubernetesApi, missing: str, said: str
+) -> None:
+    setattr(server, missing, False)
+    with pytest.raises(NotFound, match=said):
+        KubeAdapter(api, "n", "gangs")
+
+
+def test_no_write_begins_after_the_lease_has_lapsed() -> None:
+    """It lapses in the middle of a thousand writes; those that have begun end, and no other begins."""
+    api: Any = Api()
+    adapter = KubeAdapter(api, "n", "gangs", holder="me")
+    begun, after = [0], [0]
+    lapsed = threading.Event()
+
+    def create(thing: Any, namespace: str, dry_run: bool = False) -> None:
+        after[0] += lapsed.is_set()
+        begun[0] += 1
+        if begun[0] == 300:
+            adapter._lease.stop()
+            adapter._lease.thread.join(10)
+            clock = adapter._lease._clock
+            adapter._lease._clock = lambda: clock() + lease.SAFE_SECONDS
+            lapsed.set()
+        time.sleep(0.0005)
+
+    api.create = create
+    thing = {"kind": "Pod", "metadata": {"name": "p"}}
+    try:
+        with pytest.raises(NotLeading):
+            adapter.together([partial(adapter.create, thing)] * 1000)
+        assert after[0] < WRITERS  # between the question and the write
+        for write in (adapter.create, partial(adapter.patch, "Pod", "p"), partial(adapter.delete, "Pod")):
+            with pytest.raises(NotLeading):
+                write({} if write is not adapter.create else thing)
+    finally:
+        adapter.close()
+    for mirror in adapter._mirrors.values():
+        mirror.thread.join(10)
+        assert not mirror.thread.is_alive()
+
+
+def test_an_adapter_that_cannot_begin_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(Api):
+        def pages(self, *arguments: Any, **more: Any) -> Iterator[Any]:
+            raise KubernetesError("no")
+
+    before = set(threading.enumerate())
+    api: Any = Refusing()
+    with pytest.raises(KubernetesError, match="no"):
+        KubeAdapter(api, "n", "gangs", holder="me")
+    until(lambda: not {t for t in threading.enumerate() if t not in before and t.is_alive()})

@@ -1,0 +1,71 @@
+"""What a gang's claim names is read back as it was written, and nothing is read of any other claim."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_dra.translate.kube.claims import claim_of, expression_for, read_claim
+from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, DRIVER
+
+POD = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": True}
+
+
+def claim(expression: str, count: Any = 2, **more: Any) -> dict[str, Any]:
+    exactly = {"count": count, "selectors": [{"cel": {"expression": expression}}]}
+    meta = {
+        "name": "c",
+        "namespace": "n",
+        "uid": "u-1",
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "labels": {ATTEMPT_LABEL: "rd-0-0", CLUSTER_LABEL: "gangs"},
+        "ownerReferences": [POD],
+    }
+    spec = {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}}
+    return {"metadata": {**meta, **more}, "spec": spec, "status": {}}
+
+
+@given(st.lists(st.text(max_size=20), max_size=5))
+def test_the_devices_are_read_as_they_were_written(uuids: list[str]) -> None:
+    found = read_claim(claim(expression_for(uuids)))
+    assert (found.named, found.count) == (tuple(uuids), 2)
+    assert claim_of(found) == ("n", "gangs", "rd-0-0")
+    assert (found.age, found.allocated, found.devices) == (("2026-01-01T00:00:00Z", "u-1"), False, ())
+
+
+@pytest.mark.parametrize(
+    "expression", ["", "true", 'device.attributes["x"].uuid in [', 'device.attributes["x"].uuid in "a"', "a in [1] in"]
+)
+def test_an_expression_of_another_form_names_nothing(expression: str) -> None:
+    assert read_claim(claim(expression)).named == ()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"labels": {}},
+        {"labels": {ATTEMPT_LABEL: "rd-0-0"}},
+        {"ownerReferences": []},
+        {"ownerReferences": [{**POD, "kind": "Job"}]},
+        {"ownerReferences": [{**POD, "controller": False}]},
+    ],
+)
+def test_a_claim_that_no_pod_of_a_gang_owns_is_no_gangs(more: dict[str, Any]) -> None:
+    """Labels can be made up; an owner that is not there gets a claim deleted."""
+    assert claim_of(read_claim(claim(expression_for(["GPU-0"]), **more))) is None
+
+
+def test_what_a_claim_has_is_of_our_driver_and_takes_something() -> None:
+    results = [
+        {"driver": DRIVER, "pool": "n1", "device": "gpu-0"},
+        {"driver": DRIVER, "pool": "n1", "device": "gpu-1", "adminAccess": True},
+        {"driver": "another.driver", "pool": "n1", "device": "nic-0"},
+        {"driver": DRIVER, "pool": "n2", "device": "gpu-0-mig-1g10gb-19-0"},
+    ]
+    raw = claim(expression_for(["GPU-0"])) | {"status": {"allocation": {"devices": {"results": results}}}}
+    found = read_claim(raw)
+    assert found.allocated
+    assert found.devices == (("n1", "gpu-0"), ("n2", "gpu-0-mig-1g10gb-19-0"))

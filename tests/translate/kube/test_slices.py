@@ -1,0 +1,85 @@
+"""Nodes out of ResourceSlices, and quantities."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from ray_dra.core.model.device import Health
+from ray_dra.ports.kube_objects import KubeNode, Toleration
+from ray_dra.simulated.dra.devices import gpu_pool, slices
+from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
+from tests.translate.kube.objects import node, read
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"ready": False}, "not ready"),
+        ({"unschedulable": True}, "cordoned"),
+        ({"device_plugin": True}, "device plugin"),
+        ({"taints": (("gpu", "", "NoSchedule"),)}, "taint gpu=:NoSchedule"),
+    ],
+)
+def test_nodes_that_cannot_be_used_say_why(change: dict[str, Any], reason: str) -> None:
+    made = node(simulated_nodes("hgx-h100")[0], **change)
+    assert not made.ready
+    assert reason in made.reason
+    assert len(made.devices) == 8
+
+
+def test_a_pool_counts_only_when_its_newest_generation_is_complete() -> None:
+    simulated = simulated_nodes("hgx-h100")[0]
+    old, new = (slices(gpu_pool(simulated, {}), simulated.name, generation)[0] for generation in (1, 2))
+    new["metadata"]["name"] = "other"
+    new["spec"]["pool"]["resourceSliceCount"] = 2
+    made = node_from_slices(KubeNode(simulated.name), read([old, new]))
+    assert (made.ready, made.reason) == (False, "its pool is being published (1 of 2 slices)")
+    assert node_from_slices(KubeNode("n"), []).reason == "no ResourceSlice is published"
+
+
+def test_health_tolerations_and_quantities() -> None:
+    simulated = simulated_nodes("hgx-h100")[0]
+    faults = {"xids": [[1, 3, 79]]}
+    published = slices(gpu_pool(simulated, faults, frozenset({"NVMLDeviceHealthCheck"})), simulated.name, 1)
+    taints = (("gpu", "a", "NoSchedule"), ("soft", "", "PreferNoSchedule"))
+    made = node_from_slices(
+        KubeNode(simulated.name, taints=taints), read(published), [Toleration("gpu", value="a", effect="NoSchedule")]
+    )
+    assert made.ready
+    assert [d.health for d in made.devices].count(Health.TAINTED) == 1
+    assert made.devices[3].health_reason == "gpu.nvidia.com/xid=79"
+    status = {
+        "allocatable": {"cpu": "3500m", "memory": "2Gi", "nvidia.com/gpu": "8"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    seen = read_node({"metadata": {"name": "n"}, "status": status})
+    assert (seen.cpus, seen.memory, seen.device_plugin, seen.ready) == (3.5, 2 << 30, True, True)
+
+
+def test_every_suffix_of_a_quantity_is_read_and_garbage_is_refused() -> None:
+    assert [quantity(text) for text in ("2", "500m", "1Ki", "1k", "1.5Gi")] == [2, 0.5, 1024, 1000, 1.5 * (1 << 30)]
+    decimal = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+    binary = {f"{suffix}i": 10 * at for at, suffix in enumerate("KMGTPE", 1)}
+    for text, number in (("100", 100.0), ("1.5", 1.5), (".5", 0.5), ("3.", 3.0), ("+7", 7.0), ("0", 0.0)):
+        for suffix, power in decimal.items():
+            assert quantity(text + suffix) == pytest.approx(number * 10.0**power, rel=1e-12)
+        for suffix, power in binary.items():
+            assert quantity(text + suffix) == number * 2**power
+        for exponent in ("e3", "E3", "e-3", "E+2"):
+            assert quantity(text + exponent) == pytest.approx(float(text + exponent), rel=1e-12)
+    wrong = ["", " 1", "1 ", "1e", "1Ee3", "1kk", "1K", "i", "m", ".", "0x1", "1_0", "nan", "inf", "-1", "-5m", "1e999"]
+    others: list[Any] = ["9" * 400, "1\n", "\u0661", None, True, [], {}, math.nan, math.inf, -1, 10**400]
+    for garbage in (*wrong, *others):
+        with pytest.raises(ValueError, match=r"no quantity|no amount"):
+            quantity(garbage)
+
+
+@pytest.mark.parametrize(("profile", "clique"), [("hgx-h100", "box.h100-0"), ("l40s-pcie", None)])
+def test_a_box_is_a_clique_where_its_gpus_are_all_joined(profile: str, clique: str | None) -> None:
+    made = node(simulated_nodes(profile)[0])
+    assert made.clique == clique
+    assert bool(made.links) is (clique is not None)
