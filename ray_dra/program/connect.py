@@ -11,7 +11,7 @@ import ray
 from ray_dra.adapters.ray import check_ray
 from ray_dra.adapters.ray_token import connection_token, forget_token
 from ray_dra.adapters.reach import await_cluster
-from ray_dra.errors import CoordinatorUnavailable
+from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable
 from ray_dra.processes.address import Embedded, Kubernetes, parse_address
 from ray_dra.processes.calls import ask
 from ray_dra.processes.start_coordinator import start_coordinator
@@ -91,13 +91,27 @@ class ClientBuilder:
             arguments["_node_ip_address"] = HEAD_ADDRESS
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
-            context = ray.init(address=address, **arguments)
+            context = _connect(address, arguments)
             _greet(kubernetes)
         except BaseException:
             ray.shutdown()
             raise
         _at_disconnect(end)
         return context
+
+
+def _connect(address: str, arguments: dict[str, Any]) -> Any:
+    """`ray.init`, with one type of error where the cluster fails meanwhile: Ray has no type of its own for it."""
+    try:
+        return ray.init(address=address, **arguments)
+    except ray.exceptions.AuthenticationError:
+        raise
+    except (AssertionError, ConnectionError, ray.exceptions.RayError) as error:
+        raise ClusterUnavailable(
+            "The Ray cluster failed while this program connected to it; try again.",
+            place=address,
+            available=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def with_worker_hook(runtime_env: Any) -> dict[str, Any]:

@@ -100,7 +100,7 @@ try:
     now("leaving")
     ray.shutdown()
 except ray_dra.RayDraError as error:
-    say(refused=type(error).__name__, step=step, text=str(error)[:1000])
+    say(refused=type(error).__name__, step=step, waited=time.monotonic() - since, text=str(error)[:1000])
 except BaseException as error:
     say(untyped=type(error).__name__, step=step, text=str(error)[:1000])
     raise
@@ -161,6 +161,7 @@ class Soak:
         self.over = threading.Event()
         self.killed: dict[str, float] = {}  # when this kind of process, or this program, was killed last
         self.loaded = False
+        self.loaded_until = 0.0
         self.running: dict[int, subprocess.Popen[str]] = {}
 
     def run(self, seconds: float) -> Found:
@@ -215,19 +216,26 @@ class Soak:
                 found.wrong["devices other than planned"].append(said)
             if said.get("twice"):
                 found.wrong["devices twice"].append(said)
-        elif said.get("refused") == "CoordinatorUnavailable" and (reason := self._reason()):
-            found.ended[f"CoordinatorUnavailable while {said['step']}, {reason}"] += 1
+        elif "refused" in said and (reason := self._reason(str(said["refused"]), float(str(said["waited"])))):
+            found.ended[f"{said['refused']} while {said['step']}, {reason}"] += 1
         elif "refused" in said:  # every gang fits the whole cluster, and waits longer than anything is away
-            found.wrong[f"refused by {said['refused']} while {said['step']}"].append(said["text"])
+            when = {
+                kind: f"{time.monotonic() - at:.0f} s ago" for kind, at in self.killed.items() if not kind.isdigit()
+            }
+            found.wrong[f"refused by {said['refused']} while {said['step']}"].append({**said, "killed": when})
         else:
             found.wrong[f"{said.get('untyped', 'hung')} while {said.get('step', said.get('hung'))}"].append(said)
 
-    def _reason(self) -> str:
-        """Why the coordinator may truly be away just now; "" where it may not."""
-        last = max(self.killed.get("head", 0.0), self.killed.get("coordinator", 0.0))
-        if time.monotonic() - last < RECOVERY:
-            return "after a kill"
-        return "under load" if self.loaded else ""
+    def _reason(self, error: str, waited: float) -> str:
+        """The true reason of a refusal after so many seconds of waiting; "" where there is none."""
+        since = time.monotonic() - waited - RECOVERY
+        if error in ("CoordinatorUnavailable", "ClusterUnavailable"):
+            if max(self.killed.get("head", 0.0), self.killed.get("coordinator", 0.0)) > since:
+                return "after a kill"
+            return "under load" if self.loaded or self.loaded_until > since else ""
+        if error == "GangGone" and self.killed.get("head", 0.0) > time.monotonic() - RECOVERY:
+            return "as Ray ends the jobs of a raylet that was killed"  # the program ends, too, a moment later
+        return ""
 
     def _ended(self, process: subprocess.Popen[str], began: float) -> None:
         """A program without a last word: killed by us, or by Ray, which ends a program whose raylet is gone."""
@@ -265,7 +273,7 @@ class Soak:
         finally:
             for process in busy:
                 process.kill()
-            self.loaded = False
+            self.loaded, self.loaded_until = False, time.monotonic()
             for process in busy:
                 process.wait()
 

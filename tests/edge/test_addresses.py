@@ -165,6 +165,20 @@ def test_ray_init_gives_up(silent: int, monkeypatch: pytest.MonkeyPatch) -> None
         ClientBuilder(5).connect()  # type: ignore[arg-type]
 
 
+def test_a_cluster_that_fails_while_ray_connects_is_a_typed_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray 2.60 asserts what it reads from a control store; of one that just starts or ends it may read nothing."""
+
+    def fail(**_: object) -> None:
+        raise AssertionError("Expected str or bytes, got <class 'NoneType'>")
+
+    monkeypatch.setattr("ray_dra.program.connect.await_cluster", lambda address: None)
+    monkeypatch.setattr("ray.init", fail)
+    with pytest.raises(ClusterUnavailable) as told:
+        ClientBuilder("127.0.0.1:6379").connect()
+    assert isinstance(told.value.__cause__, AssertionError)
+    assert "127.0.0.1:6379" in str(told.value)
+
+
 def test_a_command_gives_up(silent: int) -> None:
     """Of all that connect, the first; the others connect by the same function."""
     done = subprocess.run(
