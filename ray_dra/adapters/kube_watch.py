@@ -45,7 +45,7 @@ class KubeAdapter:
         raycluster: str,
         *,
         holder: str = "",
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[], object] = lambda: None,
         patience: float = SYNC_SECONDS,
     ) -> None:
         """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait.

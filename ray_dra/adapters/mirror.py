@@ -38,7 +38,7 @@ class Mirror:
         labels: str = "",
         fields: str = "",
         keep: Callable[[Any], Any] = lambda thing: thing,
-        changed: Callable[[], None] = lambda: None,
+        changed: Callable[[], object] = lambda: None,
     ) -> None:
         self._api, self._kind, self._namespace = api, kind, namespace
         self._select = {"labels": labels, "fields": fields}

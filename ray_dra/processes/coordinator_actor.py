@@ -1,29 +1,21 @@
-"""The coordinator's actor: a thin layer around `coordinator.coordinator`.
+"""The coordinator's actor: the calls of agents, drivers and workers, passed on to `coordinator.coordinator`.
 
-It starts the agents, replaces those that fall silent, and retires with everything it made when no program that uses
-ray-dra is left. Neighbours: `node_agent.py` has the actor of each node, `start_coordinator.py` starts the coordinator,
+It retires with everything it made when no program that uses ray-dra is left. Neighbours: `wiring.py` puts together what
+it is made of, `look_loop.py` calls its looks, `agents.py` keeps the agents; `start_coordinator.py` starts the actor,
 `calls.py` asks it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import logging
-import math
 import os
-import time
-from collections.abc import Callable
 
 import ray
 
-from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id
 from ray_dra.coordinator.backends.raylets.nodes import only_visible
-from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.jobs import Jobs
 from ray_dra.coordinator.orders import Order
-from ray_dra.coordinator.pace import LOOK_SECONDS, pause
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
@@ -32,14 +24,14 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
 from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
-from ray_dra.ports.kubernetes import Kube
 from ray_dra.processes.address import Kubernetes
-from ray_dra.processes.node_agent import HEARTBEAT_SECONDS, ask_again, start_agent, stop_agent
+from ray_dra.processes.agents import Agents
+from ray_dra.processes.look_loop import LookLoop
+from ray_dra.processes.node_agent import ask_again
+from ray_dra.processes.wiring import coordinator_on, store_here
 from ray_dra.translate.files.records import reading_from_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 
-AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
-SETTLE_SECONDS = 60.0
 MOST_RELEASED = 50_000
 logger = logging.getLogger("ray_dra")
 
@@ -48,24 +40,16 @@ class CoordinatorActor:
     """The coordinator behind Ray's calls. Calls change state only on the event loop: one at a time."""
 
     def __init__(self, kubernetes: Kubernetes | None = None) -> None:
-        self._store = KvStore()
-        self._woken = asyncio.Event()  # Kubernetes or a gang has changed: look at once
+        self._store = store_here()
         loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            loop.call_soon_threadsafe(self._woken.set)
-
-        kube = _kube(kubernetes, wake)
-        self._core = Coordinator(self._store, RayAdapter(), time.monotonic, kube)
+        # From any thread, and at the earliest when this is done, as it runs in the loop.
+        self._core = coordinator_on(self._store, kubernetes, lambda: loop.call_soon_threadsafe(self._look_soon))
         self._retired = False
         self._jobs = Jobs(self._store, ray.get_runtime_context().get_job_id())
         self._waits = Waits(self._core.status)
         self._released: dict[str, None] = {}  # the latest; see submit
-        self._ending = 0  # calls that wait for the end of a gang's workers
-        self._agents: dict[str, float] = {}
-        self._settled = time.monotonic()
-        gc.disable()  # see _collect
-        self._loop = asyncio.get_running_loop().create_task(self._look_for_ever())
+        self._agents = Agents(self._core.nodes)
+        self._loop = LookLoop(self._turn, lambda: self._waits.forget(self._core.observer.view.jobs))
 
     # -- from agents
 
@@ -124,14 +108,14 @@ class CoordinatorActor:
         self._tell()
         if gone:
             return True
-        self._ending += 1
-        self._woken.set()
+        self._loop.polled += 1
+        self._loop.wake()
         try:
             await self._waits.until(gang, (), timeout)
         except (GangGone, UnsatisfiableError):
             return True
         finally:
-            self._ending -= 1
+            self._loop.polled -= 1
         return False
 
     async def status(self, gang: str) -> Status:
@@ -155,7 +139,7 @@ class CoordinatorActor:
 
     async def look(self) -> None:
         """Look at Ray soon rather than at the next turn."""
-        self._woken.set()
+        self._loop.wake()
 
     async def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         await _still_wanted()
@@ -199,41 +183,14 @@ class CoordinatorActor:
 
     # -- inside
 
-    async def _look_for_ever(self) -> None:
-        while not self._retired:
-            self._woken.clear()
-            began, worked = time.monotonic(), time.thread_time()
-            try:
-                self._look()
-                self._keep_agents()
-                if self._core.behind:
-                    self._woken.set()
-                if self._core.idle and self._jobs.all_ended(self._core.observer.view):
-                    self._retire()
-            except Exception:  # a fault of ours must not end the looking: the next look begins anew from what is there
-                logger.exception("a look failed")
-            least = pause(time.monotonic() - began, time.thread_time() - worked)
-            self._collect()
-            await self._rest(least)
-
-    async def _rest(self, least: float) -> None:
-        """Until the next turn, or, after `least` seconds, until something changes."""
-        await asyncio.sleep(least)
-        if self._ending:
-            return  # Ray does not tell when workers have ended
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - least)
-
-    def _collect(self) -> None:
-        """The cyclic collector's work, between calls instead of in the middle of one: with 100,000 GPUs a full round
-        takes a tenth of a second. What is alive is set aside."""
-        if time.monotonic() - self._settled > SETTLE_SECONDS:
-            self._settled = time.monotonic()
-            self._waits.forget(self._core.observer.view.jobs)
-            gc.collect()
-            gc.freeze()
-        else:
-            gc.collect(1)
+    def _turn(self) -> None:
+        """One turn of the loop."""
+        self._look()
+        self._agents.keep(self._core.observer.view, self._core.clock())
+        if self._core.behind:
+            self._loop.wake()
+        if self._core.idle and self._jobs.all_ended(self._core.observer.view):
+            self._retire()
 
     def _look(self) -> None:
         try:
@@ -245,10 +202,13 @@ class CoordinatorActor:
         self._core.records.changed.update(changed)
         self._tell()
 
+    def _look_soon(self) -> None:
+        self._loop.wake()
+
     def _wake(self) -> None:
         """Workers are made from look to look; where there are none to make, the next turn is early enough."""
         if self._core.backend.own_workers:
-            self._woken.set()
+            self._loop.wake()
 
     def _tell(self) -> None:
         """Those who wait for gangs that have changed."""
@@ -256,30 +216,15 @@ class CoordinatorActor:
         while changed:
             self._waits.tell(changed.pop())
 
-    def _keep_agents(self) -> None:
-        now = self._core.clock()  # in which nobody was silent while we were stopped
-        nodes = self._core.nodes
-        for gone in self._agents.keys() - {n.id for n in self._core.observer.view.nodes if n.alive}:
-            del self._agents[gone]
-            nodes.heard.pop(gone, None)
-        for raylet in self._core.observer.view.nodes:
-            if not raylet.alive or raylet.total.get("GPU", 0) < 1:
-                continue
-            spoke = max(nodes.heard.get(raylet.id, 0.0), self._agents.get(raylet.id, 0.0) + AGENT_SECONDS)
-            if raylet.id in self._agents and now - spoke < HEARTBEAT_SECONDS * 3:
-                continue
-            self._agents[raylet.id] = now
-            start_agent(raylet.id)
-
     def _retire(self) -> None:
         """Nobody uses ray-dra any more: leave no actor and no key behind.
 
         Ended by its own hand: `exit_actor` only takes effect with the next call, which would be the next program's.
         """
         self._retired = True
+        self._loop.end()
         try:
-            for raylet in self._agents:
-                stop_agent(raylet)
+            self._agents.stop()
             for key in self._store.keys(""):
                 self._store.delete(key)
         finally:
@@ -290,18 +235,3 @@ async def _still_wanted() -> None:
     """Before work of any length: Ray cancels the calls of those who gave up, here where they came to wait in the loop
     behind others."""
     await asyncio.sleep(0)
-
-
-def _kube(target: Kubernetes | None, changed: Callable[[], None]) -> Kube | None:
-    """The Kubernetes adapter, or None without Kubernetes; imported only when needed."""
-    if target is None:
-        return None
-    from ray_dra.adapters.kube_watch import SYNC_SECONDS, KubeAdapter
-    from ray_dra.adapters.kubernetes import KubernetesApi
-
-    holder = f"ray-{cluster_id()}"  # the same when Ray starts the coordinator again
-    # Ray gives up an actor whose start fails. The first program is told why; a restarted coordinator has gangs.
-    again = ray.get_runtime_context().was_current_actor_reconstructed
-    patience = math.inf if again else SYNC_SECONDS
-    api = KubernetesApi()
-    return KubeAdapter(api, target.namespace, target.raycluster, holder=holder, changed=changed, patience=patience)

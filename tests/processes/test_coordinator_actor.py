@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 
@@ -22,8 +21,8 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import CoordinatorUnavailable, GangGone
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode
+from ray_dra.processes import agents, look_loop, node_agent, wiring
 from ray_dra.processes import coordinator_actor as actors
-from ray_dra.processes import node_agent as agents
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.translate.files.records import reading_to_bytes
 from ray_dra.translate.ray.bundles import bundle_from_resources
@@ -43,9 +42,11 @@ class Outside:
 def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
     made = Outside()
     context = SimpleNamespace(get_job_id=lambda: "starter", current_actor="itself")
-    monkeypatch.setattr(actors, "KvStore", lambda: made.store)
-    monkeypatch.setattr(actors, "RayAdapter", lambda: made.ray)
-    monkeypatch.setattr(actors, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(actors, "store_here", lambda: made.store)
+    monkeypatch.setattr(agents, "start_agent", lambda raylet: None)
+    monkeypatch.setattr(agents, "stop_agent", lambda raylet: None)
+    monkeypatch.setattr(wiring, "RayAdapter", lambda: made.ray)
+    monkeypatch.setattr(look_loop, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray, "kill", made.killed.append)
     yield made
@@ -60,7 +61,7 @@ def run(test: Callable[[actors.CoordinatorActor], Awaitable[None]]) -> None:
         try:
             await test(actor)
         finally:
-            actor._loop.cancel()
+            actor._loop.task.cancel()
 
     asyncio.run(both())
 
@@ -107,8 +108,8 @@ def test_what_drivers_say_is_looked_at_at_once(outside: Outside, monkeypatch: py
     """Not half a second later: the making of a gang's workers begins with a look, and its barrier opens in one."""
     world = World()
     outside.ray.jobs.add("job")
-    monkeypatch.setattr(actors, "_kube", lambda target, changed: world.kube)
-    monkeypatch.setattr(actors, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
+    monkeypatch.setattr(look_loop, "LOOK_SECONDS", 3600.0)
 
     async def test(actor: actors.CoordinatorActor) -> None:
         looks = counting(monkeypatch, actor, lambda look: None)
@@ -133,13 +134,12 @@ def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
     outside.store.put("node/raylet", b"?")
     asked: list[str] = []
     sent: list[bytes | None] = []
-    monkeypatch.setattr(actors, "start_agent", lambda raylet: None)
     monkeypatch.setattr(actors, "ask_again", asked.append)
     coordinator = SimpleNamespace(report=SimpleNamespace(remote=lambda raylet, reading, visible: sent.append(reading)))
     monkeypatch.setattr(ray, "get_actor", lambda name, namespace: coordinator)
-    monkeypatch.setattr(agents.AgentActor, "_run", lambda agent: None)
-    monkeypatch.setattr(agents, "HEARTBEAT_SECONDS", 0.0)
-    agent = agents.AgentActor("raylet")
+    monkeypatch.setattr(node_agent.AgentActor, "_run", lambda agent: None)
+    monkeypatch.setattr(node_agent, "HEARTBEAT_SECONDS", 0.0)
+    agent = node_agent.AgentActor("raylet")
 
     async def test(actor: actors.CoordinatorActor) -> None:
         await until(lambda: actor._core.observer.view.nodes)
@@ -174,7 +174,7 @@ def test_it_ends_with_the_last_program_and_whoever_comes_then_asks_again(outside
         outside.ray.jobs.add("third")
         assert not await actor.hello("third")
         await actor.report("raylet", reading_to_bytes(NodeReading()), None)
-        await asyncio.wait_for(actor._loop, 30)
+        await asyncio.wait_for(actor._loop.task, 30)
 
     run(test)
     assert outside.killed == ["itself"]
@@ -227,7 +227,6 @@ def order(gang: str) -> Order:
 
 async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
     """A raylet with four GPUs that has been read."""
-    actor._agents["n1"] = time.monotonic()  # its agent is this test
     outside.ray.add_node("n1", gpus=4)
     actor._look()
     await actor.report("n1", reading_to_bytes(tray("n1")), None)
@@ -280,7 +279,7 @@ def test_a_change_is_told_to_those_alone_who_wait_for_that_gang(
 def test_too_many_waits_are_refused(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
     """And those of programs that have ended do not count."""
     monkeypatch.setattr(waits, "MOST_WAITS", 3)
-    monkeypatch.setattr(actors, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(look_loop, "SETTLE_SECONDS", 0.0)
     outside.ray.jobs.add("other")
 
     async def test(actor: actors.CoordinatorActor) -> None:
@@ -348,7 +347,7 @@ def test_an_end_that_takes_time_is_looked_for_by_the_one_loop(
     outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many wait for one: each looking on its own would be more looks than the loop has time for."""
-    monkeypatch.setattr(actors, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(look_loop, "LOOK_SECONDS", 3600.0)
 
     async def test(actor: actors.CoordinatorActor) -> None:
         await one_node(outside, actor)

@@ -1,0 +1,39 @@
+"""The agents of all raylets with GPUs: started by the coordinator, and started again where they fall silent.
+
+Neighbour: `node_agent.py` has the actor of each.
+"""
+
+from __future__ import annotations
+
+from ray_dra.coordinator.backends.raylets.nodes import Nodes
+from ray_dra.ports.ray import RayView
+from ray_dra.processes.node_agent import HEARTBEAT_SECONDS, start_agent, stop_agent
+
+AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
+
+
+class Agents:
+    """See the module. `nodes` know when each agent last spoke."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._started: dict[str, float] = {}  # raylet -> when its agent was last started
+
+    def keep(self, view: RayView, now: float) -> None:
+        """One that speaks on every living raylet with GPUs. `now`: by a clock in which nobody was silent while we were
+        stopped."""
+        for gone in self._started.keys() - {n.id for n in view.nodes if n.alive}:
+            del self._started[gone]
+            self._nodes.heard.pop(gone, None)
+        for raylet in view.nodes:
+            if not raylet.alive or raylet.total.get("GPU", 0) < 1:
+                continue
+            spoke = max(self._nodes.heard.get(raylet.id, 0.0), self._started.get(raylet.id, 0.0) + AGENT_SECONDS)
+            if raylet.id in self._started and now - spoke < HEARTBEAT_SECONDS * 3:
+                continue
+            self._started[raylet.id] = now
+            start_agent(raylet.id)
+
+    def stop(self) -> None:
+        for raylet in self._started:
+            stop_agent(raylet)
