@@ -13,6 +13,7 @@ from ray_dra.core.plan import plan
 from tests.core.machines import gang, node
 
 TRAY = 4
+LINKED = tuple(tuple(18 * (i != j) for j in range(4)) for i in range(4))
 
 
 def inventory_of(racks: list[list[int]]) -> Inventory:
@@ -101,20 +102,46 @@ def test_in_a_clique_the_fewest_nodes_the_last_the_tightest(trays: list[int], si
     assert {n: answer.nodes.count(n) for n in answer.nodes} == chosen
 
 
-@given(racks=st.lists(TRAYS, min_size=1, max_size=4), size=st.integers(1, TRAY))
-@settings(max_examples=200, deadline=None)
-def test_of_single_nodes_one_in_use_and_left_with_least(racks: list[list[int]], size: int) -> None:
-    """In the fullest clique; where a whole node has to be broken into, one of the smallest clique."""
-    answer = plan(inventory_of(racks), gang(size))
-    found = [
-        ((1, len(trays), sum(trays)) if free == TRAY else (0, free, sum(trays)), r, t)
-        for r, trays in enumerate(racks)
-        for t, free in enumerate(trays)
-        if free >= size
+@st.composite
+def mixed_racks(draw: st.DrawFn) -> list[tuple[int, list[int]]]:
+    """(GPUs of a tray, free ones of each tray)."""
+    racks = []
+    for _ in range(draw(st.integers(1, 4))):
+        tray = draw(st.sampled_from([2, 4, 4, 8]))
+        racks.append((tray, draw(st.lists(st.integers(0, tray), min_size=1, max_size=4))))
+    return racks
+
+
+@given(racks=mixed_racks(), loose=st.lists(st.integers(0, 4), max_size=2), size=st.integers(1, 8), cpus=st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_of_single_nodes_one_in_use_and_left_with_least(
+    racks: list[tuple[int, list[int]]], loose: list[int], size: int, cpus: bool
+) -> None:
+    """In the fullest clique. Where a whole node has to be broken into, one of the smallest kind of clique: none, a box,
+    a rack; of that kind in the fullest. The same whether numbers of free GPUs tell all, or nodes are looked at for
+    their CPUs, too."""
+    nodes = [
+        node(f"r{r}-t{t}", tray, clique=f"r{r}", order=t) for r, (tray, f) in enumerate(racks) for t in range(len(f))
     ]
-    if not found:
+    inventory = Inventory([*nodes, *(node(f"x{x}", 4, links=LINKED) for x in range(len(loose)))])
+    used: list[tuple[tuple[int, int, str, int], str]] = []
+    whole: dict[
+        tuple[bool, bool, int], list[tuple[tuple[int, str], int, str]]
+    ] = {}  # kind of clique -> (rank, its GPUs, node)
+    cliques = [(f"r{r}", tray, trays, tray * len(trays)) for r, (tray, trays) in enumerate(racks)]
+    for name, tray, trays, gpus in [*cliques, *((f"#loose/x{x}", 4, [free], 0) for x, free in enumerate(loose))]:
+        for t, free in enumerate(trays):
+            place = f"{name}-t{t}" if gpus else name.removeprefix("#loose/")
+            inventory.set_others(place, (1 << tray) - (1 << free), {})
+            rank = (sum(trays), name)
+            if free == tray >= size:
+                whole.setdefault((not gpus, len(trays) > 1, tray), []).append((rank, gpus, place))
+            elif free >= size:
+                used.append(((free, *rank, t), place))
+    answer = plan(inventory, gang(size, resources={"CPU": 1.0} if cpus else {}))
+    heads = [(min(alike)[1], most, *min(alike)) for (_, _, most), alike in whole.items()]
+    if used or heads:
+        assert isinstance(answer, Allocation)
+        assert answer.nodes == (min(used)[1] if used else min(heads)[-1],)
+    else:
         assert isinstance(answer, Unsatisfiable)
-        return
-    assert isinstance(answer, Allocation)
-    _, r, t = min(found)
-    assert answer.nodes == (f"r{r}-t{t}",)
