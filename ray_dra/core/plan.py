@@ -115,7 +115,7 @@ def _linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
     if folded.equal:
         return place_linked(inventory, folded)
     request = folded.request
-    if folded.total >= len(inventory.by_free) or any(bundle.share for bundle in folded.classes):
+    if folded.total >= len(inventory.by_free) or any(bundle.count > bundle.whole_devices for bundle in folded.classes):
         return NOTHING
     resources = {
         name: sum(
@@ -143,12 +143,12 @@ def _linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
 def _too_few(inventory: Inventory, folded: FoldedRequest) -> bool:
     """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
     if folded.equal:
-        return not folded.share and folded.total > inventory.free_devices
-    wanted = sum(b.count * n for b, n in zip(folded.classes, folded.counts, strict=True) if b.share is None)
+        return folded.whole and folded.total > inventory.free_devices
+    wanted = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
     if wanted > inventory.free_devices:
         return True
     for bundle, count in zip(folded.classes, folded.counts, strict=True):
-        size = bundle.count if bundle.share is None else 0
+        size = bundle.whole_devices
         if size and sum(n * (f // size) for f, n in enumerate(inventory.by_free)) < count:
             return True
     return False

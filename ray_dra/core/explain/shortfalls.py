@@ -19,9 +19,11 @@ from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
 from ray_dra.core.model.shortfall import CLUSTER, Choice, Place, PlaceKind, Shortfall, ShortfallKind, short
+from ray_dra.core.planner.bundle_devices import ShareBundles
 from ray_dra.core.planner.capacity import Capacities
 from ray_dra.core.planner.equal import place_equal
-from ray_dra.core.planner.fold import FoldedRequest, of_products
+from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.matching import of_products
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.planner.work import MOST_CLASSES, STEPS
 
@@ -85,8 +87,8 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
             return [short(ShortfallKind.PRODUCT, where, products, known)]
     found = []
     if bundle.share:
-        alone = FoldedRequest(replace(folded.request, bundles=(bundle,), locality=Locality(), strategy=Strategy.PACK))
-        left = max((n for s in labelled for n, _ in alone.open_to_shares(s)), default=0)
+        bundles = ShareBundles(bundle.share, products, folded.connect)
+        left = max((n for s in labelled for n, _ in bundles.open_to(s)), default=0)
         if left < bundle.share:
             found.append(short(ShortfallKind.NODE_SIZE, CLUSTER, bundle.share, left, products=products))
     elif bundle.count:

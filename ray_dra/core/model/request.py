@@ -131,6 +131,11 @@ class Bundle:
         return sum(d.count for d in self.devices)
 
     @property
+    def whole_devices(self) -> int:
+        """Devices it must have to itself; a share may lie on a device that is shared already."""
+        return self.count if self.share is None else 0
+
+    @property
     def share(self) -> int | None:
         """Thousandths of its one device; None where it has whole ones."""
         return self.devices[0].share if self.devices else None
@@ -169,11 +174,11 @@ class GangRequest:
 
     @property
     def whole_devices(self) -> int:
-        """Devices that it must have to itself; shares may lie on devices that are shared already."""
+        """Devices that its bundles must have to themselves."""
         first = self.bundles[0]
         if self.bundles.count(first) == len(self.bundles):
-            return first.count * len(self.bundles) if first.share is None else 0
-        return sum(b.count for b in self.bundles if b.share is None)
+            return first.whole_devices * len(self.bundles)
+        return sum(b.whole_devices for b in self.bundles)
 
 
 def check_request(request: object) -> GangRequest:

@@ -56,7 +56,7 @@ class Capacities:
         folded = self.folded
         if folded.spread and count > 1:
             return None
-        if folded.share:
+        if not folded.whole:
             return self._one_shared(count)
         wanted = folded.size * count
         # Where some devices of a node have no link, its number of free ones says little: the buckets know more.
@@ -324,13 +324,13 @@ class Capacities:
             return []
         else:
             node_states = inventory.node_states.values()
-            if not folded.share and self._most_anywhere() < count:
+            if folded.whole and self._most_anywhere() < count:
                 return []
         by_capacity: dict[tuple[int, int], list[NodeState]] = {}
         total = most = 0
         folded.charge_looks(len(node_states))
         for state in node_states:
-            if (not state.free and folded.size and not folded.share) or (
+            if (not state.free and folded.size and folded.whole) or (
                 state.node.spare and not folded.request.preemptible
             ):
                 continue

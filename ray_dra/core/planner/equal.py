@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ray_dra.core.cluster.clique_state import CliqueState
-from ray_dra.core.cluster.device_choice import Masks
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.allocation import Placed, make
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
-from ray_dra.core.planner.fold import FoldedRequest, kinds_for, of_products
-from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, granted, imex
+from ray_dra.core.planner.fold import FoldedRequest, kinds_for
+from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, imex
 from ray_dra.core.planner.scope import Scope
 
 
@@ -51,7 +50,7 @@ def place_linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
     request, bundle, count = folded.request, folded.classes[0], folded.counts[0]
     if folded.spread and count > 1:
         return NOTHING
-    if folded.share or len(bundle.devices) != 1 or folded.total >= len(inventory.by_free):
+    if not folded.whole or len(bundle.devices) != 1 or folded.total >= len(inventory.by_free):
         return NOTHING
     devices = (DeviceRequest(folded.total, bundle.devices[0].device_class, folded.products),)
     resources = {name: amount * count for name, amount in bundle.resources.items()}
@@ -76,20 +75,19 @@ def lay_out_equal(capacities: Capacities, parts: Sequence[tuple[CliqueState, Nod
     counters = exclusively(capacities.scope, (clique for clique, _ in parts)) if capacities.scope.exclusive else ()
     if limits.compute_domains and len(node_counts) > len(parts):  # some part has several nodes
         counters += tuple(c for clique, part in parts for c in imex(clique, [state for state, _, _ in part], limits))
-    return make(Layout, (tuple(placed), counters, True, None if folded.share else masks))
+    return make(Layout, (tuple(placed), counters, True, masks if folded.whole else None))
 
 
 def place_bundles(
     folded: FoldedRequest, node_counts: NodeCounts, placed: list[Placed], held: dict[NodeState, int]
 ) -> None:
     """Give the bundles on these nodes their devices; `held` gathers the whole devices of each."""
-    size, share, connect = folded.size, folded.share, folded.connect
+    size, connect, choosy = folded.size, folded.connect, folded.choosy
     resources = folded.classes[0].resources
-    choosy = bool(share or folded.products)
     for state, members, count in node_counts:
         free = state.free & members
         if choosy or not state.plain:
-            masks = _masks(folded, state, members, count)
+            masks = folded.devices.choose(state, members, count)
         elif count == 1 and free.bit_count() == size:
             placed.append(make(Placed, (state.name, state.known.get(free) or state.granted(free), resources)))
             held[state] = free
@@ -99,26 +97,10 @@ def place_bundles(
         assert len(masks) == count, "the planner chose a node without room"
         union = held.get(state, 0)  # a node in several cliques comes once for each
         for mask in masks:
-            grants = granted(state, mask, share) if share else state.known.get(mask) or state.granted(mask)
+            grants = folded.devices.granted(state, mask) if choosy else state.known.get(mask) or state.granted(mask)
             placed.append(make(Placed, (state.name, grants, resources)))
             union |= mask
         held[state] = union
-
-
-def _masks(folded: FoldedRequest, state: NodeState, members: int, count: int) -> Masks:
-    """Devices for each bundle where not every free device is like the others; () where there are none."""
-    if folded.share:
-        return _shares(folded, state, members, count)
-    usable = of_products(state, state.free & members, folded.products)
-    return state.split(usable, (folded.size,) * count, folded.connect) or ()
-
-
-def _shares(folded: FoldedRequest, state: NodeState, members: int, count: int) -> tuple[int, ...]:
-    """A device for each equal share: those with least left first, so that whole devices stay whole."""
-    found: list[int] = []
-    for left, position in folded.open_to_shares(state, members):
-        found += [1 << position] * min(left // folded.share, count - len(found))
-    return tuple(found)
 
 
 def _anywhere(capacities: Capacities, total: int) -> Layout:

@@ -19,7 +19,8 @@ from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, NodeState
 from ray_dra.core.model.allocation import Placed
-from ray_dra.core.planner.fold import FoldedRequest, NodeClass
+from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.node_class import NodeClass
 from ray_dra.core.planner.packing import Bins, BinType, Contents, Packing, pack
 from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, lay_out
 from ray_dra.core.planner.scope import Scope
@@ -86,7 +87,7 @@ class _Joint:
             n if not bundle.devices else 0 for bundle, n in zip(folded.classes, folded.counts, strict=True)
         )
         self.node_states = [s for s in inventory.node_states.values() if folded.request.preemptible or not s.node.spare]
-        self.rest = {s: folded.node_class(s, 0) for s in self.node_states} if folded.bare else {}
+        self.rest = {s: folded.node_classes.of(s, 0) for s in self.node_states} if folded.bare else {}
         self.proven = True
 
     def place(self) -> Layout:
@@ -217,7 +218,7 @@ class _Joint:
                 )
                 if sum(amounts) > left[at] + EPSILON:
                     return False
-            return folded.fits(rest, held)
+            return folded.node_classes.fits(rest, held)
 
         packing = pack(self.bare, types, fits, folded.work)
         if packing.bins is None:
@@ -289,7 +290,7 @@ class _Joint:
         mine: dict[NodeState, list[tuple[int, NodeClass | None]]] = {}
         for p, (clique, _) in enumerate(parts):
             for state in clique.node_states:
-                mine.setdefault(state, []).append((p, self.folded.node_class(state, state.members[clique.id])))
+                mine.setdefault(state, []).append((p, self.folded.node_classes.of(state, state.members[clique.id])))
         found: dict[_Node, list[NodeState]] = {}
         for state in sorted({**dict.fromkeys(mine), **dict.fromkeys(self.rest)}, key=lambda s: s.key):
             node_class = _Node(tuple(mine.get(state, ())), self.rest.get(state), state.imex is not None)
@@ -314,10 +315,10 @@ class _Joint:
         for p in sorted({p for (_, p), n in zip(items, held, strict=True) if n}):
             contents = _of_part(p, items, held, len(folded.classes))
             members = state.members.get(parts[p][0].id, 0) if p >= 0 else 0
-            node_class = folded.node_class(state, members)
-            if node_class is None or not folded.fits(node_class, contents):
+            node_class = folded.node_classes.of(state, members)
+            if node_class is None or not folded.node_classes.fits(node_class, contents):
                 return None
-            masks = folded.split(state, members, contents)
+            masks = folded.node_classes.split(state, members, contents)
             if masks is None:
                 return None
             found[p] = masks
@@ -332,7 +333,7 @@ class _Joint:
             (p, c) for (c, p), n in sorted(zip(items, held, strict=True), key=lambda i: i[0][::-1]) for _ in range(n)
         ]
         of = [
-            folded.usable(state, state.free & state.members[parts[p][0].id], c) if p >= 0 else state.free
+            folded.node_classes.usable(state, state.free & state.members[parts[p][0].id], c) if p >= 0 else state.free
             for p, c in order
         ]
         chosen = state.split(state.free, tuple(folded.classes[c].count for _, c in order), folded.connect, tuple(of))

@@ -56,7 +56,7 @@ def lay_out(folded: FoldedRequest, groups: Sequence[tuple[Sequence[int], Sequenc
         for index in reversed(indices):
             waiting[class_of[index]].append(index)
         for state, members, contents, chosen in sorted(node_shares, key=lambda node_share: node_share.state.key):
-            masks = chosen if chosen is not None else folded.split(state, members, contents)
+            masks = chosen if chosen is not None else folded.node_classes.split(state, members, contents)
             assert masks is not None, "the planner chose a node without room"
             at = 0
             for c, n in enumerate(contents):

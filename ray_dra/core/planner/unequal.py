@@ -16,7 +16,8 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.device import Counter
 from ray_dra.core.model.imex import Limits
-from ray_dra.core.planner.fold import FoldedRequest, NodeClass
+from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.node_class import NodeClass
 from ray_dra.core.planner.packing import BinType, Contents, Packing, pack
 from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, imex, lay_out
 from ray_dra.core.planner.scope import Scope, tightest_first
@@ -53,10 +54,10 @@ def _anywhere(inventory: Inventory, folded: FoldedRequest, search: Search) -> La
 def candidates(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> list[CliqueState]:
     """Cliques that may hold something of the gang, those with the fewest free devices first."""
     orders = [c for c in inventory.orders.values() if c.kind in scope.kinds and c.cliques]
-    whole = sum(b.count for b in folded.request.bundles if b.share is None)
+    whole = folded.request.whole_devices
     least = max(whole, 1) if scope.cliques == 1 or scope.one_node else 1
     found = [clique for _, clique in tightest_first(orders, BundleShape(1), least)] if orders else []
-    if (least == 1 or not whole) and any(b.count == 0 or b.share for b in folded.classes):
+    if (least == 1 or not whole) and any(not b.whole_devices for b in folded.classes):
         # Bundles without devices lie anywhere, and a clique without a free device may have parts of some.
         full = (d for c in orders for d in c.cliques.values() if not d.free)
         found = sorted(full, key=lambda d: d.key) + found
@@ -179,7 +180,7 @@ class Search:
     def clique_class(self, node_states: Sequence[tuple[NodeState, int]]) -> CliqueClass:
         counts: Tally[NodeClass] = Tally()
         for state, members in node_states:
-            node_class = self.folded.node_class(state, members)
+            node_class = self.folded.node_classes.of(state, members)
             if node_class is not None:
                 counts[node_class] += 1
             if self.folded.work.spent:
@@ -200,14 +201,18 @@ class Search:
             if self.folded.work.spent:
                 return Packing(None, proven=False)
             for node_class, count in node_classes:
-                capacity += count * self.folded.capacity_of_class(node_class, c) if capacity < n else 0
+                capacity += count * self.folded.node_classes.capacity(node_class, c) if capacity < n else 0
             if capacity < n:
                 return Packing(None)  # this class alone does not fit
         types = [
             BinType(node_class, count, (_free(node_class), i)) for i, (node_class, count) in enumerate(node_classes)
         ]
         return pack(
-            contents, types, lambda t, held: self.folded.fits(node_classes[t][0], held), self.folded.work, max_bins=most
+            contents,
+            types,
+            lambda t, held: self.folded.node_classes.fits(node_classes[t][0], held),
+            self.folded.work,
+            max_bins=most,
         )
 
     def node_shares(
@@ -217,7 +222,7 @@ class Search:
         assert packing.bins is not None
         alike: dict[NodeClass, list[tuple[NodeState, int]]] = {}
         for state, members in sorted(node_states, key=lambda s: s[0].key, reverse=True):
-            node_class = self.folded.node_class(state, members)
+            node_class = self.folded.node_classes.of(state, members)
             if node_class is not None:
                 alike.setdefault(node_class, []).append((state, members))
         node_shares = []

@@ -49,6 +49,4 @@ class Policy:
 
 def tightest_share(state: NodeState, folded: FoldedRequest) -> int | None:
     """The device with least left that the share may lie on; None for whole devices, or where there is none."""
-    if not folded.share:
-        return None
-    return next((at for left, at in folded.open_to_shares(state) if left >= folded.share), None)
+    return folded.devices.tightest(state)

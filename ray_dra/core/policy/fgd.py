@@ -16,7 +16,8 @@ from typing import NamedTuple
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.request import WHOLE
-from ray_dra.core.planner.fold import FoldedRequest, of_products
+from ray_dra.core.planner.bundle_devices import ShareBundles
+from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.policy.base import Choice, Policy
 
 
@@ -95,17 +96,17 @@ class Mix:
         resources_left = tuple(state.left(n) - taken * resources.get(n, 0.0) for n in self.names)
         after = tuple(s - resources.get(n, 0.0) for n, s in zip(self.names, resources_left, strict=True))
         left = state.shared_left() | dict.fromkeys(bits(state.free), WHOLE)
-        if not folded.share:
-            usable = of_products(state, state.free, folded.products)
-            masks = state.split(usable, (folded.size,) * (taken + 1), folded.connect) or () if folded.size else ()
+        bundles = folded.devices
+        if not isinstance(bundles, ShareBundles):
+            masks = bundles.choose(state, -1, taken + 1) if folded.size else ()
             left |= {at: 0 for mask in masks[:-1] for at in bits(mask)}
             now = left | {at: 0 for mask in masks[-1:] for at in bits(mask)}
             return [self._way(state, left, now, resources_left, after, None)]
         found: dict[tuple[str | None, int], Way] = {}  # devices that are alike are one way
-        for amount, at in folded.open_to_shares(state):
+        for amount, at in bundles.open_to(state):
             alike = (state.node.devices[at].product, amount)
-            if amount >= folded.share and alike not in found:
-                now = left | {at: amount - folded.share}
+            if amount >= bundles.share and alike not in found:
+                now = left | {at: amount - bundles.share}
                 found[alike] = self._way(state, left, now, resources_left, after, at)
         return list(found.values())
 
@@ -161,7 +162,7 @@ class FragmentationGradient(Policy):
         self.particular = Mix(d for d in demands if fine and d.products)
 
     def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
-        points = POINTS if folded.share else self.points
+        points = self.points if folded.whole else POINTS
         ways = self.mix.ways(state, folded, taken)
         scores: list[float] = [-_steps(way.before - way.after, points) for way in ways]
         if self.particular.demands:

@@ -12,7 +12,7 @@ from ray_dra.core.model.allocation import Placed
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.equal import lay_out_equal, place_bundles
 from ray_dra.core.planner.fold import FoldedRequest
-from ray_dra.core.planner.placement import NOTHING, Layout, granted
+from ray_dra.core.planner.placement import NOTHING, Layout
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.policy.base import Policy, Score
 
@@ -115,10 +115,10 @@ def _one_by_one(inventory: Inventory, folded: FoldedRequest, policy: Policy, tot
         devices.setdefault(state, []).append(device)
     placed: list[Placed] = []
     for state in sorted(used, key=lambda s: s.key):
-        if folded.share and devices[state][0] is not None and total == 1:
+        if devices[state][0] is not None and total == 1:
             chosen = devices[state][0]
             assert chosen is not None
-            grants = granted(state, 1 << chosen, folded.share)
+            grants = folded.devices.granted(state, 1 << chosen)
             placed.append(Placed(state.name, grants, folded.classes[0].resources))
         else:
             place_bundles(folded, [(state, -1, used[state])], placed, {})
