@@ -74,9 +74,12 @@ def plan(
 
 def place(inventory: Inventory, folded: FoldedRequest, policy: Policy | None = None, *, strict: bool = False) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
-    if _too_few(inventory, folded):
-        return Layout(None)
-    if not folded.equal and (len(folded.classes) > MOST_CLASSES or folded.work.spent):
+    if folded.equal:
+        if folded.whole and folded.total > inventory.free_devices:
+            return NOTHING
+    elif _too_few(inventory, folded):
+        return NOTHING
+    elif len(folded.classes) > MOST_CLASSES or folded.work.spent:
         return Layout(None, proven=False)
     proven = True
     once = policy is not None or (folded.demanding and folded.request.strategy is not Strategy.SPREAD)
@@ -141,9 +144,7 @@ def _linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
 
 
 def _too_few(inventory: Inventory, folded: FoldedRequest) -> bool:
-    """Whether the numbers of free devices alone say no, so that there is nothing to search for."""
-    if folded.equal:
-        return folded.whole and folded.total > inventory.free_devices
+    """Whether the numbers of free devices alone say no to bundles of several classes: nothing is searched for then."""
     wanted = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
     if wanted > inventory.free_devices:
         return True

@@ -87,8 +87,8 @@ class Capacities:
     def levels(self, orders: Sequence[CliqueOrder], least: int) -> Iterator[tuple[CliqueState, int]]:
         """(clique, free devices of some of its nodes), in the order in which single nodes are taken.
 
-        Nodes in use first, the least free, in the fullest clique; then whole ones, of the smallest clique: a rack is
-        not broken into where a box will do, nor a box where there is a node without a clique.
+        Nodes in use first, the least free, in the fullest clique; then whole ones: a rack is not broken
+        into where a box will do, nor a box where there is a node without a clique; of racks the fullest.
         """
         present = 0
         for order in orders:

@@ -87,7 +87,7 @@ class _Joint:
             n if not bundle.devices else 0 for bundle, n in zip(folded.classes, folded.counts, strict=True)
         )
         self.node_states = [s for s in inventory.node_states.values() if folded.request.preemptible or not s.node.spare]
-        self.rest = {s: folded.node_classes.of(s, 0) for s in self.node_states} if folded.bare else {}
+        self.rest = {s: self.search.classes.of(s, 0) for s in self.node_states} if folded.bare else {}
         self.proven = True
 
     def place(self) -> Layout:
@@ -218,7 +218,7 @@ class _Joint:
                 )
                 if sum(amounts) > left[at] + EPSILON:
                     return False
-            return folded.node_classes.fits(rest, held)
+            return self.search.classes.fits(rest, held)
 
         packing = pack(self.bare, types, fits, folded.work)
         if packing.bins is None:
@@ -290,7 +290,7 @@ class _Joint:
         mine: dict[NodeState, list[tuple[int, NodeClass | None]]] = {}
         for p, (clique, _) in enumerate(parts):
             for state in clique.node_states:
-                mine.setdefault(state, []).append((p, self.folded.node_classes.of(state, state.members[clique.id])))
+                mine.setdefault(state, []).append((p, self.search.classes.of(state, state.members[clique.id])))
         found: dict[_Node, list[NodeState]] = {}
         for state in sorted({**dict.fromkeys(mine), **dict.fromkeys(self.rest)}, key=lambda s: s.key):
             node_class = _Node(tuple(mine.get(state, ())), self.rest.get(state), state.imex is not None)
@@ -315,10 +315,10 @@ class _Joint:
         for p in sorted({p for (_, p), n in zip(items, held, strict=True) if n}):
             contents = _of_part(p, items, held, len(folded.classes))
             members = state.members.get(parts[p][0].id, 0) if p >= 0 else 0
-            node_class = folded.node_classes.of(state, members)
-            if node_class is None or not folded.node_classes.fits(node_class, contents):
+            node_class = self.search.classes.of(state, members)
+            if node_class is None or not self.search.classes.fits(node_class, contents):
                 return None
-            masks = folded.node_classes.split(state, members, contents)
+            masks = self.search.classes.split(state, members, contents)
             if masks is None:
                 return None
             found[p] = masks
@@ -333,7 +333,7 @@ class _Joint:
             (p, c) for (c, p), n in sorted(zip(items, held, strict=True), key=lambda i: i[0][::-1]) for _ in range(n)
         ]
         of = [
-            folded.node_classes.usable(state, state.free & state.members[parts[p][0].id], c) if p >= 0 else state.free
+            self.search.classes.usable(state, state.free & state.members[parts[p][0].id], c) if p >= 0 else state.free
             for p, c in order
         ]
         chosen = state.split(state.free, tuple(folded.classes[c].count for _, c in order), folded.connect, tuple(of))

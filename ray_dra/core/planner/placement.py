@@ -50,13 +50,14 @@ def lay_out(folded: FoldedRequest, groups: Sequence[tuple[Sequence[int], Sequenc
         groups: (bundle indices ascending, node shares that hold exactly these); one a clique, or one for all.
     """
     placed: dict[int, Placed] = {}
+    split = folded.node_classes.split
     class_of = folded.class_of
     for indices, node_shares in groups:
         waiting: list[list[int]] = [[] for _ in folded.classes]
         for index in reversed(indices):
             waiting[class_of[index]].append(index)
         for state, members, contents, chosen in sorted(node_shares, key=lambda node_share: node_share.state.key):
-            masks = chosen if chosen is not None else folded.node_classes.split(state, members, contents)
+            masks = chosen if chosen is not None else split(state, members, contents)
             assert masks is not None, "the planner chose a node without room"
             at = 0
             for c, n in enumerate(contents):

@@ -142,6 +142,7 @@ class Search:
         self.folded = folded
         self.limits = limits
         self.class_of = folded.class_of
+        self.classes = folded.node_classes
         self.most_nodes = 1 if scope.one_node else None
         self._packings: dict[tuple[CliqueClass, Contents, int | None], Packing] = {}
 
@@ -180,7 +181,7 @@ class Search:
     def clique_class(self, node_states: Sequence[tuple[NodeState, int]]) -> CliqueClass:
         counts: Tally[NodeClass] = Tally()
         for state, members in node_states:
-            node_class = self.folded.node_classes.of(state, members)
+            node_class = self.classes.of(state, members)
             if node_class is not None:
                 counts[node_class] += 1
             if self.folded.work.spent:
@@ -201,7 +202,7 @@ class Search:
             if self.folded.work.spent:
                 return Packing(None, proven=False)
             for node_class, count in node_classes:
-                capacity += count * self.folded.node_classes.capacity(node_class, c) if capacity < n else 0
+                capacity += count * self.classes.capacity(node_class, c) if capacity < n else 0
             if capacity < n:
                 return Packing(None)  # this class alone does not fit
         types = [
@@ -210,7 +211,7 @@ class Search:
         return pack(
             contents,
             types,
-            lambda t, held: self.folded.node_classes.fits(node_classes[t][0], held),
+            lambda t, held: self.classes.fits(node_classes[t][0], held),
             self.folded.work,
             max_bins=most,
         )
@@ -222,7 +223,7 @@ class Search:
         assert packing.bins is not None
         alike: dict[NodeClass, list[tuple[NodeState, int]]] = {}
         for state, members in sorted(node_states, key=lambda s: s[0].key, reverse=True):
-            node_class = self.folded.node_classes.of(state, members)
+            node_class = self.classes.of(state, members)
             if node_class is not None:
                 alike.setdefault(node_class, []).append((state, members))
         node_shares = []
