@@ -26,7 +26,8 @@ def node_labels(node: Node, *, accelerator_type: str | None = None) -> dict[str,
 
 
 _VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-_KEY = re.compile(rf"(?:[A-Za-z0-9._-]{{0,253}}/)?{_VALUE}")
+_DNS_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_VALUE}")
 _TERM = re.compile(rf"(?:!?{_VALUE}|!?(?:in)?\({_VALUE}(?:, ?{_VALUE})*\))?")
 
 

@@ -1,0 +1,89 @@
+"""The rules by which NVML's answers become cliques and health, each combination of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from ray_dra.core.model.clique import box_clique, fabric_clique
+from ray_dra.core.model.device import Health
+from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
+from ray_dra.translate.nvml.reading import (
+    APPLICATION_XIDS,
+    FABRIC_COMPLETED,
+    HEALTH_UNHEALTHY,
+    RECOVERY_NAMES,
+    ZERO_UUID,
+    clique_of,
+    node_from_reading,
+)
+
+RACK = "9c6f5af3-53bf-49b5-a436-b66766c413c0"
+GPU = GpuReading(0, "GPU-0", "NVIDIA GB200", "00000000:10:00.0", memory=192 << 30)
+
+
+def test_a_clique_is_one_only_where_the_fabric_is_complete_well_and_has_a_name() -> None:
+    """Every combination of state, status, name, health summary and route health, on a box and not."""
+    for state, status, uuid, summary, route, in_box in product(
+        range(4), (0, 1), (RACK, ZERO_UUID), range(3), range(4), (False, True)
+    ):
+        fabric = FabricReading(state, status, uuid, 7, health_mask=route << 4, health_summary=summary)
+        box = box_clique("n") if in_box else None
+        if state == 0:  # the GPU has no fabric
+            wanted = box
+        elif state != FABRIC_COMPLETED or status or summary == HEALTH_UNHEALTHY or route == 1:
+            wanted = None  # unknown is no clique, and not the box either
+        else:
+            wanted = box if uuid == ZERO_UUID else fabric_clique(RACK, 7)
+        assert clique_of("n", fabric, in_box) == wanted, fabric
+    assert clique_of("n", None, True) == box_clique("n")
+    assert clique_of("n", None, False) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "health", "said"),
+    [
+        ({}, Health.OK, ""),
+        ({"lost": True}, Health.GONE, "lost"),
+        ({"xids": (79,)}, Health.TAINTED, "XID 79"),
+        ({"xids": (31, 79, 48)}, Health.TAINTED, "XID 79, 48"),
+        ({"xids": tuple(sorted(APPLICATION_XIDS))}, Health.OK, ""),
+        ({"remap_failed": True}, Health.TAINTED, "row remapping"),
+        ({"mig": True}, Health.TAINTED, "MIG mode"),
+        ({"recovery": 0}, Health.OK, ""),
+        ({"recovery": 9}, Health.TAINTED, "recovery action 9"),
+        *(({"recovery": at}, Health.TAINTED, name) for at, name in RECOVERY_NAMES.items()),
+    ],
+)
+def test_a_gpu_is_well_unless_its_hardware_says_otherwise(change: dict[str, object], health: Health, said: str) -> None:
+    (device,) = node_from_reading("n", NodeReading(gpus=(replace(GPU, **change),))).devices  # type: ignore[arg-type]
+    assert device.health is health
+    assert said in device.health_reason
+    assert bool(device.health_reason) is (health is not Health.OK)
+
+
+def test_a_lost_gpu_is_in_no_clique() -> None:
+    fabric = FabricReading(FABRIC_COMPLETED, 0, RACK, 7)
+    gpus = (replace(GPU, fabric=fabric), replace(GPU, index=1, uuid="GPU-1", fabric=fabric, lost=True))
+    assert [d.clique for d in node_from_reading("n", NodeReading(gpus=gpus)).devices] == [fabric_clique(RACK, 7), None]
+
+
+def test_what_nvml_does_not_say_is_not_made_up() -> None:
+    (device,) = node_from_reading("n", NodeReading(gpus=(GpuReading(3, None),))).devices
+    assert (device.uuid, dict(device.attributes), dict(device.capacity), device.clique) == (None, {}, {}, None)
+    assert (device.id.device, device.index) == ("gpu-3", 3)
+
+
+def test_a_reading_that_failed_is_a_node_that_is_not_ready_and_says_why() -> None:
+    node = node_from_reading("n", NodeReading(gpus=(GPU,), error="the driver hangs"), labels={"a": "b"})
+    assert (node.devices, node.ready, node.reason, node.labels) == ((), False, "the driver hangs", {"a": "b"})
+
+
+@pytest.mark.parametrize(("trays", "order"), [((3, 3), 3), ((3, 4), None), ((None, 3), 3), ((None, None), None)])
+def test_a_nodes_place_in_its_rack_is_the_one_that_its_gpus_agree_on(
+    trays: tuple[int | None, int | None], order: int | None
+) -> None:
+    gpus = tuple(replace(GPU, index=at, uuid=f"GPU-{at}", tray=tray) for at, tray in enumerate(trays))
+    assert node_from_reading("n", NodeReading(gpus=gpus)).order == order
