@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from ray_dra.errors import InvalidSnapshot, RayDraError
 from ray_dra.translate.names import CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE, GANG_KEY
+
+if TYPE_CHECKING:
+    from ray_dra.coordinator.status import Status
 
 
 def _speak() -> None:
@@ -160,24 +163,52 @@ def topology(address: Address = "") -> None:
 
 
 @app.command()
-def gangs(address: Address = "") -> None:
+def gangs(
+    gang: Annotated[
+        str, typer.Argument(help="Name or id of one gang: also its history, what it came to and why.")
+    ] = "",
+    address: Address = "",
+) -> None:
     """Every gang: its phase, where it lies, what it waits for. And records that cannot be read and were set aside."""
     from ray_dra.processes.calls import ask, coordinator
 
     _connect(address)
     found = ask(coordinator().gangs.remote())
+    if gang:
+        _show_histories([s for s in found if gang in (s.name, s.gang)], gang)
+        return
     for problem in ask(coordinator().unseen.remote()):
         console.print(f"Kubernetes: {problem}", markup=False, soft_wrap=True, style="red")
     for status in found:
-        nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
-        why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
-        console.print(
-            f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}", markup=False, soft_wrap=True
-        )
+        _show_gang(status)
     if not found:
         console.print("no gangs")
     for key, why in ask(coordinator().unread.remote()):
         console.print(f"{key:<34} {'set aside':<12} {why}", markup=False, soft_wrap=True)
+
+
+def _show_gang(status: Status) -> None:
+    nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
+    why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
+    console.print(
+        f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}", markup=False, soft_wrap=True
+    )
+
+
+def _show_histories(chosen: list[Status], gang: str) -> None:
+    from ray_dra.translate.text import explain_history
+
+    if not chosen:
+        _no_such_gang(gang)
+    for status in chosen:
+        _show_gang(status)
+        for line in explain_history(status.history):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def _no_such_gang(gang: str) -> NoReturn:
+    console.print(f"there is no gang {gang!r}; `ray-dra gangs` lists them", markup=False)
+    raise typer.Exit(1)
 
 
 @app.command()
@@ -217,8 +248,7 @@ def release(gang: Annotated[str, typer.Argument(help="Name or id of the gang.")]
         console.print(f"let go the record of {gang}", markup=False)
         return
     if not chosen:
-        console.print(f"there is no gang {gang!r}; `ray-dra gangs` lists them", markup=False)
-        raise typer.Exit(1)
+        _no_such_gang(gang)
     for status in chosen:
         ask(actor.release.remote(status.gang, 30.0), timeout=60)
         console.print(f"gave back {status.name or status.gang}", markup=False)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 import ray_dra
 from ray_dra.cli import app
+from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
@@ -62,3 +65,27 @@ def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
     assert isinstance(refused, Unsatisfiable)
     assert refused.counterfactual is not None
     assert refused.counterfactual.instead[0].change == "3 of the 4 bundles"
+
+
+def test_gangs_name_tells_what_the_gang_came_to_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = (
+        Change(0.0, None, Phase.QUEUED, "submitted; waits for room"),
+        Change(61.5, Phase.QUEUED, Phase.HELD, "its turn: devices are held"),
+    )
+    told = [Status(f"id-{n}", Phase.HELD, n, None, (), None, 0, (), (), history=history) for n in ("train", "other")]
+    asked: SimpleNamespace = SimpleNamespace(remote=lambda: told)
+    monkeypatch.setattr("ray_dra.cli._connect", lambda address: None)
+    monkeypatch.setattr("ray_dra.processes.calls.coordinator", lambda: SimpleNamespace(gangs=asked))
+    monkeypatch.setattr("ray_dra.processes.calls.ask", lambda answer: answer)
+    for name in ("train", "id-train"):
+        done = CliRunner().invoke(app, ["gangs", name])
+        assert done.exit_code == 0, done.output
+        first, *lines = done.stdout.splitlines()
+        assert first.split()[:2] == ["train", "held"]
+        assert lines == [
+            "  1970-01-01 00:00:00  queued                     submitted; waits for room",
+            "  1970-01-01 00:01:01  queued -> held             its turn: devices are held",
+        ]
+    missing = CliRunner().invoke(app, ["gangs", "none"])
+    assert missing.exit_code == 1
+    assert "there is no gang 'none'" in missing.output

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -137,6 +138,12 @@ class RayAdapter:
 def cluster_id() -> str:
     """Of the control store's life: another after the head was lost without fault tolerance."""
     return str(_gcs().cluster_id.hex())
+
+
+def log_folder() -> Path | None:
+    """Where Ray keeps this node's logs; None outside a Ray process."""
+    node = ray._private.worker._global_node
+    return Path(node.get_logs_dir_path()) if node is not None else None
 
 
 def _gcs() -> Any:

@@ -109,7 +109,7 @@ class Executor:
         self._gang_store.drop(gang)
         self._records.drop(gang.id)
         self._told.pop(gang.id, None)
-        logger.info("gang %s is gone: %s", gang.name or gang.id, action.why)
+        logger.info("gang %s: gone: %s", _line(gang.name or gang.id), _line(action.why))
 
     def _make_workers(self, gang: Gang, now: Moment) -> WorkersProgressed | None:
         if gang.allocation is None:
@@ -144,4 +144,9 @@ def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]])
 def _log(note: Note) -> None:
     change = note.change
     was = f"{change.was.value} -> " if change.was is not None else ""
-    logger.info("gang %s: %s%s: %s", note.name or note.gang, was, change.to.value, change.why)
+    logger.info("gang %s: %s%s: %s", _line(note.name or note.gang), was, change.to.value, _line(change.why))
+
+
+def _line(text: str) -> str:
+    """On one line, whatever a program calls its gang."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)

@@ -28,7 +28,7 @@ from ray_dra.processes.address import Kubernetes
 from ray_dra.processes.agents import Agents
 from ray_dra.processes.look_loop import LookLoop
 from ray_dra.processes.node_agent import ask_again
-from ray_dra.processes.wiring import coordinator_on, store_here
+from ray_dra.processes.wiring import coordinator_on, log_decisions, store_here
 from ray_dra.translate.files.records import reading_from_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 
@@ -40,6 +40,7 @@ class CoordinatorActor:
     """The coordinator behind Ray's calls. Calls change state only on the event loop: one at a time."""
 
     def __init__(self, kubernetes: Kubernetes | None = None) -> None:
+        log_decisions()
         self._store = store_here()
         loop = asyncio.get_running_loop()
         # From any thread, and at the earliest when this is done, as it runs in the loop.

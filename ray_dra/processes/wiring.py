@@ -1,18 +1,23 @@
-"""What the coordinator's process is made of: the store and the adapters of Ray and Kubernetes, put together here."""
+"""What the coordinator's process is made of: the store, the adapters of Ray and Kubernetes, and its log."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
 
 import ray
 
-from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id
+from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id, log_folder
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
+
+LOG_NAME, LOG_BYTES = "ray-dra-coordinator.log", 10 << 20
+logger = logging.getLogger("ray_dra")
 
 
 def store_here() -> Store:
@@ -38,3 +43,21 @@ def kube_of(target: Kubernetes | None, changed: Callable[[], object]) -> Kube | 
     patience = math.inf if again else SYNC_SECONDS
     api = KubernetesApi()
     return KubeAdapter(api, target.namespace, target.raycluster, holder=holder, changed=changed, patience=patience)
+
+
+def log_decisions() -> None:
+    """Each decision, one a line, beside Ray's own logs (`ray logs ray-dra-coordinator.log`). Programs see warnings."""
+    folder = log_folder()
+    if folder is None:
+        return
+    try:
+        log = RotatingFileHandler(folder / LOG_NAME, maxBytes=LOG_BYTES, backupCount=1)
+    except OSError as error:
+        logger.warning("decisions are not logged: %s", error)
+        return
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)
+    logger.handlers = [log, warnings]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)

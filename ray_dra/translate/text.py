@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId, Health
 from ray_dra.core.model.locality import Locality
@@ -45,6 +47,16 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
     else:
         lines += explain_allocation(status.allocation)
     return "\n".join(lines)
+
+
+def explain_history(history: Iterable[Change]) -> list[str]:
+    """One line a change: when (UTC), from what to what, and why."""
+    lines = []
+    for change in history:
+        at = datetime.fromtimestamp(change.at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+        was = f"{change.was.value} -> " if change.was is not None else ""
+        lines.append(f"{at}  {was + change.to.value:<26} {change.why}")
+    return lines
 
 
 def explain_allocation(allocation: Allocation) -> list[str]:

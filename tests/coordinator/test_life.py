@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ray_dra.core.gangs.lifecycle import ARROWS
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
+from ray_dra.simulated.fakes import FakeRay
+from tests.coordinator import kubernetes_world
 from tests.core.machines import gang
 
 from .world import Crash, CrashingStore, Phase, World, positions
@@ -65,6 +67,65 @@ def test_killed_at_every_write_nothing_is_lost_or_given_twice(after: bool) -> No
             world.pass_time(40)
         world.check_empty()
         assert world.coordinator.inventory.free_devices >= 15
+
+
+class MortalRay(FakeRay):
+    """The coordinator is killed when it is about to remove a placement group, or just has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = self.after = False
+
+    def remove_group(self, group: str) -> None:
+        if self.before:
+            self.before = False
+            raise Crash
+        super().remove_group(group)
+        if self.after:
+            self.after = False
+            raise Crash
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("backend", ["raylets", "kubernetes"])
+def test_killed_at_the_end_of_a_group_the_coordinator_goes_on_with_it(backend: str, when: str) -> None:
+    """Between its record, which says that the gang is given back, and Ray; nobody asks again on Kubernetes."""
+    world = World() if backend == "raylets" else kubernetes_world.World()
+    world.ray.__class__ = MortalRay
+    world.ray.__dict__ |= {"before": False, "after": False}
+    if isinstance(world, World):
+        name = world.submit(gang(4, name="g")).gang
+        world.place(name)
+    else:
+        name = world.coordinator.submit(world.order()).gang
+        assert world.drive(name) is Phase.READY
+    setattr(world.ray, when, True)
+    with pytest.raises(Crash):
+        world.coordinator.release(name)
+    world.restart()
+    if isinstance(world, World):
+        if when == "before":
+            assert world.coordinator.status(name).phase is Phase.READY, "nothing had been said yet"
+            world.coordinator.release(name)
+        world.pass_time(3)
+        world.check_empty()
+    else:
+        world.settle()
+
+
+def test_a_history_outlives_the_coordinator() -> None:
+    world = World()
+    world.submit(gang(4, 4, name="g"))
+    world.place("g")
+    world.report("t0", xids=(79,))
+    world.pass_time(1)
+    before = [change.to for change in world.coordinator.status("g").history]
+    assert before == [Phase.HELD, Phase.PLACING, Phase.READY, Phase.DEGRADED]
+    world.restart()
+    after = [change.to for change in world.coordinator.status("g").history]
+    assert after[:2] == before[:2], "what was only seen is stored with the next decision"
+    assert after[-1] is Phase.DEGRADED, "and seen again"
+    world.check()
 
 
 LOCALITIES = [

@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -221,8 +222,8 @@ def test_it_ends_though_its_keys_cannot_be_deleted(outside: Outside, monkeypatch
     run(test)
 
 
-def order(gang: str) -> Order:
-    return Order(GangRequest(gang, (bundle_from_resources({"GPU": 4}, index=0),)), owner="starter")
+def order(gang: str, name: str = "") -> Order:
+    return Order(GangRequest(gang, (bundle_from_resources({"GPU": 4}, index=0),)), name=name, owner="starter")
 
 
 async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
@@ -363,3 +364,28 @@ def test_an_end_that_takes_time_is_looked_for_by_the_one_loop(
         assert all(await asyncio.gather(*ends))
 
     run(test)
+
+
+def test_each_decision_is_one_line_in_the_log(
+    outside: Outside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a program calls its gang."""
+    monkeypatch.setattr(wiring, "log_folder", lambda: tmp_path)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        await actor.submit(order("g", name="a\nb"))
+        await actor.release("g", 0.0)
+
+    try:
+        run(test)
+        lines = [line.split(" INFO ")[1] for line in (tmp_path / wiring.LOG_NAME).read_text().splitlines()]
+    finally:
+        for handler in wiring.logger.handlers:
+            handler.close()
+        wiring.logger.handlers, wiring.logger.propagate = [], True
+    assert lines == [
+        "gang a b: held: submitted; devices are held",
+        "gang a b: held -> releasing: released",
+        "gang a b: gone: released",
+    ]

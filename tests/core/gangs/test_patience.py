@@ -19,9 +19,8 @@ from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
 from ray_dra.core.planner.work import STEPS, Work
 from ray_dra.errors import InvalidRequest
-
-from .checks import check
-from .machines import DGX1, gang, node, one_clique, rack
+from tests.core.checks import check
+from tests.core.machines import DGX1, gang, node, one_clique, rack
 
 
 @given(
