@@ -13,9 +13,8 @@ from itertools import count, islice
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import REGULAR
+from ray_dra.core.cluster.node_state import REGULAR, CliqueKey
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
@@ -24,7 +23,7 @@ from ray_dra.core.policy.base import Policy, Score
 PLACES = 8  # others than the product's that are tried
 AHEAD = 60  # gangs that are played forward from each
 
-Parts = dict[DomainId, int]
+Parts = dict[CliqueKey, int]
 Next = tuple[float, GangRequest, float]
 """When a gang comes, what it asks for, and how long it runs; seconds."""
 
@@ -32,7 +31,7 @@ Next = tuple[float, GangRequest, float]
 class Prefer(Policy):
     """Best fit, but one clique before all others, or after them; parts of gangs go to the roomiest, or the tightest."""
 
-    def __init__(self, preferred: DomainId, *, last: bool = False, tightest: bool = False) -> None:
+    def __init__(self, preferred: CliqueKey, *, last: bool = False, tightest: bool = False) -> None:
         super().__init__()
         self.preferred, self.last = preferred, last
         self.sign = 1 if tightest else -1

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import zlib
 
-from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.clique_state import LOOSE_NODE, CliqueState
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.policy.base import Choice, Policy, Score, tightest_share
@@ -38,14 +38,19 @@ class FirstFit(Policy):
         return (), tightest_share(state, folded)
 
 
+def _any(clique: CliqueState) -> int:
+    """A number that says nothing about the clique, and is the same in every run."""
+    return zlib.crc32(f"{'#loose/' * (clique.kind == LOOSE_NODE)}{clique.name}".encode())
+
+
 class Ray(Policy):
     name = "ray"
 
     def clique(self, clique: CliqueState, room: int, bundles: int) -> Score:
-        return (zlib.crc32(clique.id.encode()),)
+        return (_any(clique),)
 
     def part(self, clique: CliqueState, room: int, bundles: int) -> Score:
-        return (zlib.crc32(clique.id.encode()),)
+        return (_any(clique),)
 
     def node(self, state: NodeState, folded: FoldedRequest, taken: int) -> Choice:
         left = state.free.bit_count() - taken * folded.size

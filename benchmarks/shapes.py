@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
-from ray_dra.core.model.device import Attribute, Device, DeviceId
+from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.topology import Topology
 
@@ -36,6 +36,7 @@ def machine(
 ) -> Node:
     """One node; the first half of its GPUs is on NUMA node 0."""
     kinds: list[dict[str, Attribute]] = [{"product": product, "numa": n} for n in (0, 1)]
+    kind = FabricKind.BOX if clique == box_clique(name) else FabricKind.MULTI_NODE
     devices = tuple(
         Device(
             id=DeviceId("gpu.nvidia.com", name, f"gpu-{i}"),
@@ -43,6 +44,7 @@ def machine(
             uuid=f"GPU-{name}-{i}",
             attributes=kinds[2 * i >= gpus],
             domains=() if clique is None else (clique,),
+            fabric_kind=kind,
         )
         for i in range(gpus)
     )

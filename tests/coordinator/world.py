@@ -9,6 +9,7 @@ from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.slot_map import Seen
 from ray_dra.coordinator.status import Status
+from ray_dra.core.cluster.node_state import exclusive_key
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, NodeReading
@@ -156,7 +157,7 @@ class World:
         inventory = self.coordinator.inventory
         holding = {g.id: g.allocation for g in self.coordinator.gangs.values() if g.allocation is not None}
         assert set(inventory.gangs) == set(holding)
-        alone = {scope: g for g, held in holding.items() for (scope, what), _ in held.counters if what == "exclusive"}
+        alone = {exclusive_key(c): g for g, held in holding.items() for c, _ in held.counters}
         for clique in inventory.clique_states.values():
             assert clique.owner == alone.get(clique.id), "a clique for one gang alone"
         for state in inventory.node_states.values():

@@ -15,7 +15,8 @@ from itertools import combinations
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
-from ray_dra.core.model.device import Device, DeviceId
+from ray_dra.core.model.clique import box_clique
+from ray_dra.core.model.device import Device, DeviceId, FabricKind
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Node
@@ -261,7 +262,7 @@ def random_world(dice: random.Random, *, nodes: int = 4, gpus: int = 4, gangs: i
     made = []
     for at in range(dice.randint(2, nodes)):
         size = dice.randint(2, gpus)
-        mine = dice.choice(("a", "a", "a", "b", f"box.n{at}", None))
+        mine = dice.choice(("a", "a", "a", "b", box_clique(f"n{at}"), None))
         other = dice.choice((None, None, "b", "c"))
         torn = dice.random() < 0.5
         cliques = [other if torn and dice.random() < 0.4 else mine for _ in range(size)]
@@ -276,6 +277,7 @@ def random_world(dice: random.Random, *, nodes: int = 4, gpus: int = 4, gangs: i
                 f"GPU-n{at}-{i}",
                 attributes={"product": product if dice.random() < 0.85 else "B", "numa": i // 2},
                 domains=(clique,) if clique else (),
+                fabric_kind=FabricKind.BOX if clique == box_clique(f"n{at}") else FabricKind.MULTI_NODE,
             )
             for i, clique in enumerate(cliques)
         )

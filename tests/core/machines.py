@@ -8,7 +8,7 @@ from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import Buckets
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.clique import box_clique
-from ray_dra.core.model.device import Device, DeviceId, Health
+from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
@@ -51,6 +51,7 @@ def node(
             attributes={"product": product, "numa": numa[i] if numa else (0 if i < gpus / 2 else 1)},
             domains=(clique,) if clique is not None and i not in loose else (),
             health=Health.TAINTED if i in sick else Health.OK,
+            fabric_kind=FabricKind.BOX if box else FabricKind.MULTI_NODE,
         )
         for i in range(gpus)
     )
@@ -132,7 +133,7 @@ def picture(inventory: Inventory) -> dict[str, object]:
                 d.grade,
                 d.product,
             )
-            for d in sorted(inventory.clique_states.values(), key=lambda d: d.id)
+            for d in sorted(inventory.clique_states.values(), key=lambda d: d.key)
         },
         "orders": dict(sorted(orders.items())),
         "shared": inventory.shared,

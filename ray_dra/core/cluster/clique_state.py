@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
-from ray_dra.core.cluster.node_state import LOOSE, REGULAR, SEVERAL_PRODUCTS, SPARE, NodeState
-from ray_dra.core.model.clique import BOX_PREFIX
-from ray_dra.core.model.device import DomainId
+from ray_dra.core.cluster.node_state import REGULAR, SEVERAL_PRODUCTS, Apart, CliqueKey, NodeState
+from ray_dra.core.model.device import FabricKind
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.node import natural
 
@@ -66,13 +65,13 @@ class CliqueState:
         "size",
     )
 
-    def __init__(self, clique_id: DomainId, owner: str | None = None) -> None:
-        loose = clique_id.startswith(LOOSE)
+    def __init__(self, clique_id: CliqueKey, owner: str | None = None) -> None:
         self.id = clique_id
-        self.key = natural(clique_id)
-        self.name = clique_id.removesuffix(SPARE)
-        self.kind: CliqueKind = SPARES if clique_id.endswith(SPARE) else LOOSE_NODE if loose else CLIQUE
-        self.fabric = not loose and not clique_id.startswith(BOX_PREFIX)
+        self.name, loose, spare = clique_id if isinstance(clique_id, Apart) else (clique_id, False, False)
+        self.kind: CliqueKind = SPARES if spare else LOOSE_NODE if loose else CLIQUE
+        # Loose devices come first; the end tells apart what has the same name.
+        self.key = f"{'#' * loose}{natural(self.name)}\x00{loose:d}{spare:d}"
+        self.fabric = False  # until a node of it says so
         self.owner = owner
         self.listing: Listing | None = None
         self.relist: Callable[[], None] = _not_listed
@@ -114,6 +113,8 @@ class CliqueState:
         product, grade = state.profile(self.id)
         if bit == 1:
             self.product, self.grade = product, grade
+            first = state.node.devices[(members & -members).bit_length() - 1]
+            self.fabric = first.clique is not None and first.fabric_kind is FabricKind.MULTI_NODE
         else:
             self.grade = max(self.grade, grade)
             if product != self.product:

@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 from ray_dra.core.cluster.clique_order import CliqueOrder
 from ray_dra.core.cluster.clique_state import LOOSE_NODE, CliqueKind, CliqueState
-from ray_dra.core.cluster.node_state import REGULAR, SEVERAL_PRODUCTS, SHARING, InClique, NodeState
-from ray_dra.core.model.device import DomainId
+from ray_dra.core.cluster.node_state import REGULAR, SEVERAL_PRODUCTS, SHARING, CliqueKey, InClique, NodeState
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.topology import Topology
@@ -50,7 +49,7 @@ class Index:
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
         self.limits = limits
         self.node_states: dict[str, NodeState] = {}
-        self.clique_states: dict[DomainId, CliqueState] = {}
+        self.clique_states: dict[CliqueKey, CliqueState] = {}
         self.orders: dict[tuple[CliqueKind, str, int, int, bool], CliqueOrder] = {}
         self._shared_of: dict[NodeState, list[tuple[int, str, int, str]]] = {}  # entries of `shared`, by node
         self.split: dict[str, NodeState] = {}
@@ -157,7 +156,7 @@ class Index:
         for clique in moved:
             clique.relist()
 
-    def _insert(self, state: NodeState, owner_of: Mapping[DomainId, str]) -> None:
+    def _insert(self, state: NodeState, owner_of: Mapping[CliqueKey, str]) -> None:
         """A node joins its cliques; what is held of it is known. `owner_of`: exclusive owners of cliques."""
         self.changes += 1
         for clique_id, members in state.members.items():

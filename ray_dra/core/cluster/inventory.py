@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.index import Index
-from ray_dra.core.cluster.node_state import InClique, NodeState, members_of
+from ray_dra.core.cluster.node_state import CliqueKey, InClique, NodeState, exclusive_key, members_of
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.device import DeviceId, DomainId
+from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.node import Node, node_order
 from ray_dra.core.model.request import WHOLE
@@ -36,7 +36,7 @@ class _Hold:
     allocation: Allocation
     masks: dict[NodeState, int]
     imex: tuple[NodeState, ...]
-    exclusive: tuple[DomainId, ...]
+    exclusive: tuple[CliqueKey, ...]
     resources: bool
     shares: bool
 
@@ -50,7 +50,7 @@ class Inventory(Index):
 
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
         self._holds: dict[str, _Hold] = {}
-        self._exclusive: dict[DomainId, str] = {}
+        self._exclusive: dict[CliqueKey, str] = {}
         self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
         self._emptied: Inventory | None = None
         self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
@@ -186,7 +186,7 @@ class Inventory(Index):
 
     def _check_counters(
         self, allocation: Allocation, masks: Mapping[NodeState, int]
-    ) -> tuple[tuple[NodeState, ...], tuple[DomainId, ...]]:
+    ) -> tuple[tuple[NodeState, ...], tuple[CliqueKey, ...]]:
         """Nodes that join the gang's IMEX domains, and cliques it has exclusively; ValueError for what is another's."""
         if len(allocation.counters) == len(masks):  # as `plan` makes them: one a node, in the same order
             same = [
@@ -200,20 +200,19 @@ class Inventory(Index):
         used = []
         exclusive = []
         for counter, _ in allocation.counters:
-            scope, what = counter
-            if what == "imex":
+            if counter[1] == "imex":
                 state = by_counter.get(counter)
                 if state is not None:
                     if state.imex is not None:
                         raise ValueError(f"node {state.name} is in the IMEX domain of another gang")
                     used.append(state)
-            elif what == "exclusive":
+            elif (clique_id := exclusive_key(counter)) is not None:
                 # Work of others may have come in since it was planned, or a lost node may be back with a gang that has
                 # something there; neither undoes this gang's claim. Nor does it matter whether a node of the clique is
                 # there yet: gangs of records are held before the first look.
-                if scope in self._exclusive:
-                    raise ValueError(f"clique {scope} is another gang's alone")
-                exclusive.append(scope)
+                if clique_id in self._exclusive:
+                    raise ValueError(f"clique {counter[0]} is another gang's alone")
+                exclusive.append(clique_id)
         return tuple(used), tuple(exclusive)
 
     def _own(self, clique: CliqueState, gang: str | None, before: dict[NodeState, int]) -> None:

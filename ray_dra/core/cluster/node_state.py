@@ -7,7 +7,7 @@ calls `Index.refresh` after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
 from ray_dra.core.cluster.sharing import sharing_of
@@ -16,11 +16,34 @@ from ray_dra.core.model.device import Counter, DomainId, Health
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Node, node_order
 
-SPARE = "#spare"
-"""Ends the id of the CliqueState that a clique's spare nodes form."""
 
-LOOSE = "#loose/"
-"""Begins the id of the CliqueState of a node's devices that are in no clique."""
+class Apart(NamedTuple):
+    """Devices that are indexed apart from the cliques that all may use.
+
+    Attributes:
+        name: of the clique, or of the node whose devices are in none (`loose`).
+        spare: on nodes that are kept as spares.
+    """
+
+    name: str
+    loose: bool
+    spare: bool
+
+
+CliqueKey = DomainId | Apart
+"""A clique is known by its id, which hashes faster than a tuple; what is no clique as such is an Apart."""
+
+EXCLUSIVE, EXCLUSIVE_SPARES = "exclusive", "exclusive spares"
+"""Names of the counters of a gang that has a clique, or its spare nodes, to itself; their scope is the clique."""
+
+
+def exclusive_key(counter: Counter) -> CliqueKey | None:
+    """What a counter says a gang has to itself; None for another counter."""
+    scope, name = counter
+    if name == EXCLUSIVE:
+        return scope
+    return Apart(scope, False, True) if name == EXCLUSIVE_SPARES else None
+
 
 EPSILON = 1e-6  # Ray counts resources in 1/10,000
 
@@ -109,7 +132,7 @@ class NodeState:
         self.known: dict[int, Any] = {}
         self.version = 0
         self.memberships: tuple[Membership, ...] = ()
-        self._profiles: dict[DomainId, tuple[str, int]] = {}
+        self._profiles: dict[CliqueKey, tuple[str, int]] = {}
         self._closed = 0  # devices of cliques that a gang has exclusively; nothing more is given there, shares included
         self._healthy = _healthy(node)
         self._reopen()
@@ -184,7 +207,7 @@ class NodeState:
         """The node is in the IMEX domain of this gang; None: of nobody."""
         self.imex = gang
 
-    def enter(self, clique: InClique, clique_id: DomainId, bit: int) -> None:
+    def enter(self, clique: InClique, clique_id: CliqueKey, bit: int) -> None:
         """Its bit in a clique is this one now."""
         membership = (clique, self.members[clique_id], bit)
         if len(self.members) == 1:
@@ -265,7 +288,7 @@ class NodeState:
         """Whether the devices of `mask` cannot all be given out at once."""
         return self.sharing.overdrawn(mask, self.held | self.busy)
 
-    def profile(self, clique_id: DomainId) -> tuple[str, int]:
+    def profile(self, clique_id: CliqueKey) -> tuple[str, int]:
         """(product, grade) of the devices in a clique; SEVERAL_PRODUCTS where they differ or do not say."""
         found = self._profiles.get(clique_id)
         if found is None:
@@ -276,14 +299,14 @@ class NodeState:
         return found
 
 
-def members_of(node: Node) -> dict[DomainId, int]:
-    """Clique id -> mask of its devices here: a clique, a clique's spare nodes, or the node's devices in no clique."""
-    found: dict[DomainId, int] = {}
+def members_of(node: Node) -> dict[CliqueKey, int]:
+    """Key -> mask of its devices here: a clique, a clique's spare nodes, or the node's devices in no clique."""
+    found: dict[CliqueKey, int] = {}
     for i, device in enumerate(node.devices):
-        clique_id = device.clique or LOOSE + node.name
-        if node.spare:
-            clique_id += SPARE
-        found[clique_id] = found.get(clique_id, 0) | 1 << i
+        key: CliqueKey | None = device.clique
+        if key is None or node.spare:
+            key = Apart(device.clique or node.name, device.clique is None, node.spare)
+        found[key] = found.get(key, 0) | 1 << i
     return found
 
 

@@ -13,6 +13,7 @@ from itertools import combinations
 
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import CliqueKey, exclusive_key
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import MAX_BUNDLES, Bundle, GangRequest, Strategy
@@ -228,23 +229,24 @@ def _roomy(inventory: Inventory, request: GangRequest) -> bool:
     return any(d.free >= wanted for d in inventory.clique_states.values() if d.kind != LOOSE_NODE)
 
 
-def _could_free(inventory: Inventory, gang: str) -> dict[str | None, int]:
+def _could_free(inventory: Inventory, gang: str) -> dict[CliqueKey | None, int]:
     """Clique -> devices there that could be free without the gang, at most; None: those in no clique."""
     allocation = inventory.allocation(gang)
     assert allocation is not None
-    gained: dict[str | None, int] = {}
+    gained: dict[CliqueKey | None, int] = {}
     for grant in allocation.grants:
         state = inventory.node_states.get(grant.node)
         # A partition that is given back may free several that share counters with it.
         freed = state.size if state is not None and not state.sharing.independent else 1
         gained[grant.clique] = gained.get(grant.clique, 0) + freed
-    for (scope, what), _ in allocation.counters:
-        if what == "exclusive" and scope in inventory.clique_states:  # nobody else has anything of it
-            gained[scope] = gained.get(scope, 0) + inventory.clique_states[scope].size
+    for counter, _ in allocation.counters:
+        key = exclusive_key(counter)
+        if key is not None and key in inventory.clique_states:  # nobody else has anything of it
+            gained[key] = gained.get(key, 0) + inventory.clique_states[key].size
     return gained
 
 
-def _could_hold(inventory: Inventory, gained: dict[str | None, int], devices: int) -> bool:
+def _could_hold(inventory: Inventory, gained: dict[CliqueKey | None, int], devices: int) -> bool:
     """Whether a clique could have so many free devices with what is gained there."""
     return any(
         clique in inventory.clique_states and inventory.clique_states[clique].free + n >= devices

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-from ray_dra.core.model.device import DomainId
+from ray_dra.core.model.device import DomainId, FabricKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,21 +16,19 @@ class Clique:
     id: DomainId
     nodes: tuple[str, ...]
     devices: int
+    fabric_kind: FabricKind = FabricKind.MULTI_NODE
 
     @property
     def multi_node(self) -> bool:
-        return not self.id.startswith(BOX_PREFIX)
-
-
-BOX_PREFIX = "box."
+        return self.fabric_kind is FabricKind.MULTI_NODE
 
 
 LABEL_LIMIT = 63  # Kubernetes' and Ray's limit for a label value
 
 
 def box_clique(node: str) -> DomainId:
-    """The clique of a single NVSwitch box, known by its node."""
-    return BOX_PREFIX + node
+    """The id of a single NVSwitch box, known by its node. Its devices say that it is one: `Device.fabric_kind`."""
+    return "box." + node
 
 
 def fabric_clique(cluster_uuid: str, clique_id: int) -> DomainId:

@@ -33,6 +33,17 @@ class DeviceId(NamedTuple):
         return f"{self.pool}/{self.device}"
 
 
+class FabricKind(enum.Enum):
+    """What joins the devices of a clique.
+
+    MULTI_NODE: a multi-node fabric; a gang over several of its nodes needs an IMEX domain.
+    BOX: the NVSwitches of one node.
+    """
+
+    MULTI_NODE = "multi-node"
+    BOX = "box"
+
+
 class Health(enum.Enum):
     """`TAINTED` devices stay with the gang that has them and are given to nobody else."""
 
@@ -52,6 +63,7 @@ class Device:
         consumes: shared counters (`Node.counters`) the device uses up when it is held: two MIG partitions
             over the same memory slice cannot both be had.
         domains: innermost first; empty where the clique is unknown or there is none.
+        fabric_kind: of the clique; says nothing where there is none.
     """
 
     id: DeviceId
@@ -64,6 +76,7 @@ class Device:
     domains: tuple[DomainId, ...] = ()
     health: Health = Health.OK
     health_reason: str = ""
+    fabric_kind: FabricKind = FabricKind.MULTI_NODE
 
     @property
     def clique(self) -> DomainId | None:

@@ -8,7 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from ray_dra.core.model.clique import Clique
-from ray_dra.core.model.device import DomainId
+from ray_dra.core.model.device import DomainId, FabricKind
 from ray_dra.core.model.node import Node, node_order
 
 
@@ -25,13 +25,18 @@ class Topology:
     @cached_property
     def cliques(self) -> Mapping[DomainId, Clique]:
         members: dict[DomainId, dict[str, int]] = {}
+        kinds: dict[DomainId, FabricKind] = {}
         for node in self.nodes.values():
             for device in node.devices:
                 if device.clique is not None:
                     count = members.setdefault(device.clique, {})
+                    kinds.setdefault(device.clique, device.fabric_kind)
                     count[node.name] = count.get(node.name, 0) + 1
         return MappingProxyType(
-            {clique: Clique(clique, tuple(counts), sum(counts.values())) for clique, counts in sorted(members.items())}
+            {
+                clique: Clique(clique, tuple(counts), sum(counts.values()), kinds[clique])
+                for clique, counts in sorted(members.items())
+            }
         )
 
     @property

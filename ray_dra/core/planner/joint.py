@@ -17,7 +17,7 @@ from typing import NamedTuple, cast
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import EPSILON, NodeState
+from ray_dra.core.cluster.node_state import EPSILON, CliqueKey, NodeState
 from ray_dra.core.model.allocation import Placed
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.node_class import NodeClass
@@ -33,9 +33,9 @@ Item = tuple[int, int]
 """A class, and which part it is in; -1 for a class without devices."""
 
 
-def torn(inventory: Inventory, kinds: tuple[str, ...]) -> set[str]:
+def torn(inventory: Inventory, kinds: tuple[str, ...]) -> set[CliqueKey]:
     """Cliques of these node_classes that have a node in common with another such clique."""
-    found: set[str] = set()
+    found: set[CliqueKey] = set()
     for state in inventory.split.values():
         here = [i for i in state.members if inventory.clique_states[i].kind in kinds]
         if len(here) > 1:
@@ -103,7 +103,7 @@ class _Joint:
         contents = sorted(segments, key=lambda c: (-sum(n * folded.classes[i].count for i, n in enumerate(c)), c))
         together = gathering(contents)
         apart = torn(self.inventory, scope.kinds)
-        cliques: dict[tuple[SearchKey, str], list[CliqueState]] = {}
+        cliques: dict[tuple[SearchKey, CliqueKey], list[CliqueState]] = {}
         for clique in candidates(self.inventory, folded, scope._replace(one_node=False)):  # one may hold a part
             if folded.work.spent:
                 return Layout(None, proven=False)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.clique_state import SPARES, CliqueState
 from ray_dra.core.cluster.device_choice import Masks
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import EXCLUSIVE, EXCLUSIVE_SPARES, NodeState
 from ray_dra.core.model.allocation import Grant, Placed
 from ray_dra.core.model.device import Counter
 from ray_dra.core.model.imex import Limits
@@ -78,7 +78,10 @@ def granted(state: NodeState, mask: int, share: int | None) -> tuple[Grant, ...]
 
 def exclusively(scope: Scope, cliques: Iterable[CliqueState]) -> tuple[tuple[Counter, int], ...]:
     """The counters of a gang that has its cliques to itself."""
-    return tuple(((d, "exclusive"), 1) for d in sorted(d.id for d in cliques)) if scope.exclusive else ()
+    if not scope.exclusive:
+        return ()
+    found = sorted((d.name, EXCLUSIVE_SPARES if d.kind == SPARES else EXCLUSIVE) for d in cliques)
+    return tuple((counter, 1) for counter in found)
 
 
 def imex(clique: CliqueState, node_states: Sequence[NodeState], limits: Limits) -> tuple[tuple[Counter, int], ...]:

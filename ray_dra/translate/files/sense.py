@@ -13,7 +13,7 @@ from typing import Any
 
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.checked import MAX_NAME
-from ray_dra.core.model.device import Device, DeviceId, Health
+from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_AMOUNT, MAX_BUNDLES, MAX_DEVICES_PER_BUNDLE, MAX_PRIORITY, WHOLE
@@ -129,6 +129,7 @@ def _check_device(device: Device, at: str) -> None:
     _text(device.kind, at)
     _text(device.health_reason, at, empty=True, most=MAX_NUMBER)
     _is(Health, device.health, at)
+    _is(FabricKind, device.fabric_kind, at)
     _is(tuple, device.domains, at)
     for domain in device.domains:
         _text(domain, at)

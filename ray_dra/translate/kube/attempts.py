@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.clique import BOX_PREFIX
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import expression_for
 from ray_dra.translate.kube.slots import Slot, attempt_name, slots_of, uuids_of
@@ -55,8 +54,8 @@ def attempt_of(allocation: Allocation, raycluster: RayCluster, *, imex: bool) ->
     name = attempt_name(allocation.gang, allocation.epoch)
     slots = slots_of(allocation)
     maker = Maker(allocation, name, raycluster)
-    cliques = list(dict.fromkeys(s.clique for s in slots.values() if s.clique and not s.clique.startswith(BOX_PREFIX)))
-    joined = [c for c in cliques if sum(s.clique == c for s in slots.values()) > 1] if imex else []
+    in_domains = {scope for (scope, what), _ in allocation.counters if what == "imex"} if imex else set()
+    joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and f"node/{s.node}" in in_domains)
     channels = {clique: f"{name}-d{at}" for at, clique in enumerate(joined)}
     templates, groups, pods = [], [], []
     for at, members in enumerate(_alike(slots)):

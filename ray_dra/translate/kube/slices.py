@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from ray_dra.core.model.clique import box_clique
-from ray_dra.core.model.device import Attribute, Device, DeviceId, Health
+from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.node import Links, Node
 from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
@@ -113,8 +113,10 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], toleration
     full = sorted((d for d in published if d.text("type") == "gpu"), key=_number)
     products = {device.text("productName") for device in full}
     switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
-    clique = node.labels.get(CLIQUE_LABEL) or (box_clique(node.name) if switched else None)
-    devices = tuple(_device(node.name, device, clique) for device in full)
+    fabric = node.labels.get(CLIQUE_LABEL)
+    clique = fabric or (box_clique(node.name) if switched else None)
+    kind = FabricKind.MULTI_NODE if fabric else FabricKind.BOX
+    devices = tuple(_device(node.name, device, clique, kind) for device in full)
     linked = switched or CLIQUE_LABEL in node.labels
     return Node(
         name=node.name,
@@ -128,7 +130,7 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], toleration
     )
 
 
-def _device(node: str, device: PublishedDevice, clique: str | None) -> Device:
+def _device(node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
     attributes: dict[str, Attribute] = {}
     for key, name in (
         ("product", "productName"),
@@ -145,6 +147,7 @@ def _device(node: str, device: PublishedDevice, clique: str | None) -> Device:
         attributes=attributes,
         capacity={} if memory is None else {"memory": int(quantity(memory))},
         domains=() if clique is None else (clique,),
+        fabric_kind=kind,
         health=Health.TAINTED if device.taints else Health.OK,
         health_reason=", ".join(device.taints),
     )

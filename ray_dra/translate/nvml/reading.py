@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
-from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, Health
+from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, FabricKind, Health
 from ray_dra.core.model.node import Node
 from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
 from ray_dra.translate.names import DRIVER
@@ -82,6 +82,7 @@ def _device(node: str, gpu: GpuReading, in_box: bool) -> Device:
         domains=() if clique is None else (clique,),
         health=health,
         health_reason=reason,
+        fabric_kind=FabricKind.BOX if clique == box_clique(node) else FabricKind.MULTI_NODE,
     )
 
 
