@@ -1,0 +1,8 @@
+"""No property has a deadline: on a busy machine an example of a millisecond takes half a second now and then."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
