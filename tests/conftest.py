@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+if settings().deadline is not None:  # tests.mutation has a profile of its own
+    settings.register_profile("no deadline", deadline=None)
+    settings.load_profile("no deadline")
