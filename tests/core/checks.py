@@ -5,8 +5,7 @@ from __future__ import annotations
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest, Strategy
-
-from .machines import picture
+from tests.core.machines import picture
 
 
 def check(allocation: Allocation, inventory: Inventory, request: GangRequest) -> None:

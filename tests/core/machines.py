@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import Buckets
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.clique import box_clique
-from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
+from ray_dra.core.model.device import Counter, Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
+from ray_dra.core.plan import plan
 
 # facts: rows of a DGX-1 V100, links between each two GPUs
 DGX1: Links = tuple(
@@ -141,3 +143,40 @@ def picture(inventory: Inventory) -> dict[str, object]:
         "by_free": [n for n in inventory.by_free if n],
         "counts": (inventory.devices, inventory.free_devices, inventory.held_devices, inventory.busy_devices),
     }
+
+
+def held(inventory: Inventory, request: GangRequest) -> Allocation:
+    answer = plan(inventory, request)
+    assert isinstance(answer, Allocation), answer
+    inventory.hold(answer)
+    return answer
+
+
+def shares(*amounts: int, name: str = "s") -> GangRequest:
+    return GangRequest(name, tuple(Bundle((DeviceRequest(1, share=a),)) for a in amounts))
+
+
+def mig_node(name: str) -> Node:
+    """One GPU with 8 memory slices: partitions of 1, 2 and 4 slices at their legal starts (MIG's 1g, 2g, 4g)."""
+    slices = [(1, i) for i in range(7)] + [(2, 0), (2, 2), (2, 4), (4, 0)]
+    devices = []
+    for size, start in slices:
+        consumes: tuple[tuple[Counter, int], ...] = tuple(
+            (("gpu/" + name, f"memory-slice-{i}"), 1) for i in range(start, start + size)
+        )
+        devices.append(
+            Device(
+                DeviceId("gpu.nvidia.com", name, f"gpu-0-mig-{size}g-{start}"),
+                None,
+                None,
+                kind="mig",
+                attributes={"product": f"H100 MIG {size}g"},
+                consumes=consumes,
+            )
+        )
+    counters: tuple[tuple[Counter, int], ...] = tuple((("gpu/" + name, f"memory-slice-{i}"), 1) for i in range(8))
+    return Node(name, tuple(devices), counters=counters)
+
+
+def partitions(*profiles: str, name: str = "m") -> GangRequest:
+    return GangRequest(name, tuple(Bundle((DeviceRequest(1, products=(f"H100 MIG {p}",)),)) for p in profiles))

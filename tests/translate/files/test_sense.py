@@ -33,8 +33,7 @@ from ray_dra.translate.files.snapshot import (
     read_snapshot,
     snapshot_of,
 )
-from tests.core.machines import DGX1, gang, node, rack
-from tests.core.test_model import mig_node
+from tests.core.machines import DGX1, gang, mig_node, node, rack
 from tests.edge.hostile import EXTREMES, answers_or_refuses, hostile
 
 ASKED = [gang(2), gang(4, 4, locality=Locality(cliques=1)), gang(1, 1, 1, locality=Locality(segment=1))]

@@ -26,8 +26,7 @@ from ray_dra.translate.files.snapshot import (
     load_snapshot,
     snapshot_of,
 )
-from tests.core.machines import DGX1, gang, node, one_clique, picture, rack
-from tests.core.test_model import mig_node, partitions
+from tests.core.machines import DGX1, gang, mig_node, node, one_clique, partitions, picture, rack
 
 
 @given(

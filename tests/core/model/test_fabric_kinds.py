@@ -16,8 +16,7 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
 from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot, load_snapshot
-
-from .machines import gang, node, one_clique, picture, rack
+from tests.core.machines import gang, node, one_clique, picture, rack
 
 ODD_NAMES = ("box.a-t0", "box.", "#loose/a-t0", "a#spare", "#")
 

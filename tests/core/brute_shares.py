@@ -1,6 +1,6 @@
-"""Shares, products and cliques that a gang has for itself: random clusters against brute force.
+"""Exhaustive search over shares, products and cliques that a gang has for itself, on random clusters.
 
-The brute force knows devices, who has how much of each, and what a request says; nothing of the planner's.
+Knows devices, who has how much of each, and what a request says; nothing of the planner's.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import pytest
-
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import counterfactual
 from ray_dra.core.model.allocation import Allocation, Placed
@@ -19,11 +17,7 @@ from ray_dra.core.model.device import Counter, Device, DeviceId
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
-from ray_dra.core.plan import plan
-from ray_dra.core.policy.base import Policy
-from ray_dra.core.policy.fgd import Demand, FragmentationGradient
-
-from .machines import picture
+from tests.core.machines import picture
 
 At = tuple[str, int]
 """A device: its node and position."""
@@ -272,76 +266,5 @@ def check_counterfactual(cluster: Cluster, inventory: Inventory, request: GangRe
         assert cost(cluster, leaving.gangs) == min(cost(cluster, s) for s in enough)
 
 
-POLICIES = (Policy, lambda: FragmentationGradient([Demand(0.5, 1), Demand(0.3, 1, 400), Demand(0.2, 1, 300, ("A",))]))
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_clusters_against_brute_force(seed: int) -> None:
-    """Every yes is valid and every no true, without and with a policy; what would fit instead, and who had to leave."""
-    dice = random.Random(seed)
-    answers = {True: 0, False: 0}
-    for _ in range(400):
-        cluster, request = random_cluster(dice), random_request(dice)
-        inventory = cluster.inventory()
-        before = picture(inventory)
-        truth = possible(cluster, request)
-        for policy in (None, *(make() for make in POLICIES)):
-            answer = plan(inventory, request, policy=policy)
-            assert isinstance(answer, Allocation) is truth, (policy, cluster, request, answer)
-            if isinstance(answer, Allocation):
-                assert valid(cluster, request, answer)
-                inventory.hold(answer)
-                inventory.release("new")
-                assert picture(inventory) == before
-            else:
-                assert answer.proven
-                assert answer.shortfalls
-        if not truth:
-            check_counterfactual(cluster, inventory, request)
-        answers[truth] += 1
-    assert min(answers.values()) > 80, answers
-
-
 def share(amount: int, *products: str) -> Bundle:
     return Bundle((DeviceRequest(1, products=products, share=amount),))
-
-
-def test_nodes_whose_shared_devices_are_of_other_products_are_not_alike() -> None:
-    devices = {("n0", 0): ("A", None), ("n1", 0): ("B", None)}
-    cluster = Cluster(devices, {"gang": {("n0", 0): 500, ("n1", 0): 500}}, {}, {"gang": 0})
-    for first, second in (("A", "B"), ("B", "A")):
-        request = GangRequest("new", (share(400, first), share(300, second)))
-        answer = plan(cluster.inventory(), request)
-        assert isinstance(answer, Allocation)
-        assert valid(cluster, request, answer)
-
-
-def test_a_partition_that_is_shared_uses_up_its_counters_once() -> None:
-    """Two halves of a GPU, or the whole of it: a share of a half leaves the other half, and no whole."""
-    slices: tuple[tuple[Counter, int], ...] = ((("gpu/0", "slice-0"), 1), (("gpu/0", "slice-1"), 1))
-    parts = (slices[:1], slices[1:], slices)
-    devices = tuple(
-        Device(
-            DeviceId("gpu.nvidia.com", "n", f"part-{i}"), None, None, attributes={"product": "AAB"[i]}, consumes=part
-        )
-        for i, part in enumerate(parts)
-    )
-    inventory = Inventory([Node("n", devices, counters=slices)])
-    half = plan(inventory, GangRequest("half", (share(500, "A"),)))
-    assert isinstance(half, Allocation)
-    inventory.hold(half)
-    for bundles, fits in (
-        ((share(500, "A"),) * 3, True),  # the other half of the half, and the whole other half
-        ((share(500, "A"),) * 4, False),
-        ((share(500, "A"), share(400, "A"), share(600, "A")), True),
-        ((share(300, "B"),), False),
-        ((Bundle((DeviceRequest(1),)), share(500)), True),
-        ((Bundle((DeviceRequest(1),)), share(500), share(400)), False),
-    ):
-        assert isinstance(plan(inventory, GangRequest("new", bundles)), Allocation) is fits, bundles
-    inventory.release("half")
-    assert inventory.free_devices == 3
-    assert isinstance(plan(inventory, GangRequest("new", (share(300, "B"), share(700)))), Allocation)
-    assert not isinstance(plan(inventory, GangRequest("new", (share(300, "B"), share(701)))), Allocation)
-    assert isinstance(plan(inventory, GangRequest("new", (share(501, "A"),) * 2)), Allocation)
-    assert not isinstance(plan(inventory, GangRequest("new", (share(501),) * 3)), Allocation)

@@ -15,9 +15,8 @@ from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
 from ray_dra.core.planner.work import MOST_CLASSES, Work
-
-from .checks import check
-from .machines import gang, node, one_clique, rack
+from tests.core.checks import check
+from tests.core.machines import gang, node, one_clique, rack
 
 SECONDS = 5.0
 """Of CPU, for a plan and its counterfactual; they take well under one, and took 50 before there were steps."""

@@ -15,9 +15,8 @@ from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-
-from .checks import check
-from .machines import DGX1, gang, node, one_clique, picture, rack
+from tests.core.checks import check
+from tests.core.machines import DGX1, gang, node, one_clique, picture, rack
 
 
 def fits_without(inventory: Inventory, request: GangRequest, gangs: tuple[str, ...]) -> bool:

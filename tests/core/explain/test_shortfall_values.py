@@ -19,9 +19,8 @@ from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.core.model.shortfall import QUEUE, Place, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
 from ray_dra.errors import UnsatisfiableError, unsatisfiable
-
-from .brute import Brute, World, random_request, random_world
-from .machines import gang, node, one_clique, rack
+from tests.core.brute import Brute, World, random_request, random_world
+from tests.core.machines import gang, node, one_clique, rack
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -7,7 +7,7 @@ most so many nodes in one) and knows nothing of how the planner looks for it.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -19,11 +19,8 @@ from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.core.plan import plan
-from ray_dra.core.policy.base import Policy
-from ray_dra.core.policy.fgd import Demand, FragmentationGradient
-
-from .checks import check
-from .machines import gang, node
+from tests.core.checks import check
+from tests.core.machines import gang, node
 
 Cliques = Sequence[str | None]
 
@@ -143,18 +140,3 @@ def test_random_clusters_against_cp_sat(seed: int) -> None:
         assert isinstance(answer, Allocation) is possible, (free, cliques, busy, request, limits, answer)
         answers[possible] += 1
     assert min(answers.values()) > 75, "both answers have to be common for this to say anything"
-
-
-@pytest.mark.parametrize(
-    "make", [Policy, lambda: FragmentationGradient([Demand(0.5, 1), Demand(0.5, 4)])], ids=["best-fit", "gradient"]
-)
-def test_a_no_stays_true_under_a_policy(make: Callable[[], Policy]) -> None:
-    """A policy chooses among places; whether there is one does not depend on it."""
-    dice = random.Random(99)
-    for _ in range(400):
-        inventory, *_, request, _ = random_case(dice)
-        without = plan(inventory, request)
-        answer = plan(inventory, request, policy=make())
-        assert type(answer) is type(without), (request, answer)
-        if isinstance(answer, Allocation):
-            check(answer, inventory, request)
