@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
+import shutil
+import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=ROOMS, help="folders or modules that are changed")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds of tests for one change")
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--log", type=Path, help="where pytest's own output goes")
     given = parser.parse_args()
     with forked.copied() as folder:
@@ -115,20 +120,41 @@ def mutants(folder: Path, given: argparse.Namespace) -> None:
     every = [c for path in modules(folder, rooms) for c in changes(path, (folder / path).read_bytes())]
     chosen = sorted(random.Random(given.seed).sample(every, min(given.count, len(every))))
     print(f"{len(chosen)} of {len(every)} changes", flush=True)
-    survived = []
     began = time.monotonic()
-    for number, change in enumerate(chosen, 1):
-        noticed = _noticed(folder, change, ran, given)
-        if not noticed:
-            survived.append(change)
-        print(f"{'killed  ' if noticed else 'SURVIVED'} {change}   {noticed}", flush=True)
-        if number % 20 == 0:
-            print(f"... {number - len(survived)} of {number} in {time.monotonic() - began:.0f} s", flush=True)
-    print(
-        f"{len(chosen) - len(survived)} of {len(chosen)} changes were noticed ({1 - len(survived) / len(chosen):.1%})"
-    )
-    for change in survived:
+    readers = [_worker(folder, chosen[at :: given.jobs], ran, given) for at in range(given.jobs)]
+    survived = [chosen[at] for reader in readers for at in _numbers(reader, given.jobs, readers.index(reader))]
+    took = time.monotonic() - began
+    noticed = len(chosen) - len(survived)
+    print(f"{noticed} of {len(chosen)} changes were noticed ({noticed / len(chosen):.1%}), in {took:.0f} s")
+    for change in sorted(survived):
         print(f"SURVIVED {change}")
+
+
+def _worker(folder: Path, chosen: Sequence[Change], ran: Ran, given: argparse.Namespace) -> int:
+    """A process with a copy of its own; the number of each change that no test notices comes out of the pipe."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        return reading
+    try:
+        with tempfile.TemporaryDirectory(prefix="ray-dra-mutants-") as own:
+            copy = Path(shutil.copytree(folder, Path(own) / "copy"))
+            forked.use(copy)
+            for number, change in enumerate(chosen):
+                noticed = _noticed(copy, change, ran, given)
+                print(f"{'killed  ' if noticed else 'SURVIVED'} {change}   {noticed}", flush=True)
+                if not noticed:
+                    os.write(writing, f"{number}\n".encode())
+    except BaseException:
+        traceback.print_exc()
+        os.write(writing, b"broken\n")
+    finally:
+        os._exit(0)
+
+
+def _numbers(reader: int, jobs: int, at: int) -> list[int]:
+    with os.fdopen(reader) as told:
+        return [int(line) * jobs + at for line in told]
 
 
 def _noticed(folder: Path, change: Change, ran: Ran, given: argparse.Namespace) -> str:

@@ -121,9 +121,15 @@ def load_libraries(folder: Path) -> None:
     """Once, for all children; none of the package."""
     for library in LIBRARIES:
         importlib.import_module(library)
+    use(folder)
+
+
+def use(folder: Path) -> None:
+    """From here on the package and its tests are those of this folder, in all children."""
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
-    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
+    copies = tempfile.gettempdir() + "/ray-dra-mutants-"
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT and not p.startswith(copies))]
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "ray_dra")]:
         del sys.modules[name]  # these are the checkout's
 
