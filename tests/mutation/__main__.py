@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=ROOMS, help="folders or modules that are changed")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds of tests for one change")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--kept", type=Path, help="file that keeps which test runs what, while nothing changes")
+    parser.add_argument("--done", type=Path, help="what an earlier run printed: not tried again")
     parser.add_argument("--log", type=Path, help="where pytest's own output goes")
     given = parser.parse_args()
     with forked.copied() as folder:
@@ -62,14 +64,16 @@ def modules(folder: Path, rooms: Sequence[str]) -> list[str]:
 class Ran:
     """What each test runs, found by running all of them once."""
 
-    def __init__(self, folder: Path, rooms: Sequence[str], tests: Sequence[str], log: Path | None) -> None:
+    def __init__(
+        self, folder: Path, rooms: Sequence[str], tests: Sequence[str], log: Path | None, kept: Path | None = None
+    ) -> None:
         self.places: list[probes.Probe] = []
         began = time.monotonic()
         with contextlib.ExitStack() as probed:
             for path in modules(folder, rooms):
                 source = probes.probed(path, (folder / path).read_bytes(), self.places)
                 probed.enter_context(forked.changed(folder / path, source))
-            self.outcome = forked.run(tests, marks=probes.install(), every=True, log=log)
+            self.outcome = forked.run(tests, marks=probes.install(), every=True, log=log, kept=kept)
         forked.compile_all(folder)
         self.seconds = self.outcome.seconds
         failed = self.outcome.failed
@@ -116,16 +120,21 @@ def lines(folder: Path, log: Path | None) -> None:
 def mutants(folder: Path, given: argparse.Namespace) -> None:
     rooms = given.only
     tests = dict.fromkeys(test for room in rooms for test in TESTS.get(room, ALL_TESTS))
-    ran = Ran(folder, rooms, list(tests), given.log)
+    ran = Ran(folder, rooms, list(tests), given.log, given.kept)
     every = [c for path in modules(folder, rooms) for c in changes(path, (folder / path).read_bytes())]
     chosen = sorted(random.Random(given.seed).sample(every, min(given.count, len(every))))
     print(f"{len(chosen)} of {len(every)} changes", flush=True)
+    done = given.done.read_text().splitlines() if given.done else []
+    killed = {line[9:].split("   ")[0] for line in done if line.startswith("killed  ")}
+    before = [change for change in chosen if str(change) in killed]
+    chosen = [change for change in chosen if str(change) not in killed]
     began = time.monotonic()
     readers = [_worker(folder, chosen[at :: given.jobs], ran, given) for at in range(given.jobs)]
     survived = [chosen[at] for reader in readers for at in _numbers(reader, given.jobs, readers.index(reader))]
     took = time.monotonic() - began
-    noticed = len(chosen) - len(survived)
-    print(f"{noticed} of {len(chosen)} changes were noticed ({noticed / len(chosen):.1%}), in {took:.0f} s")
+    tried = len(chosen) + len(before)
+    noticed = tried - len(survived)
+    print(f"{noticed} of {tried} changes were noticed ({noticed / tried:.1%}), {len(chosen)} tried in {took:.0f} s")
     for change in sorted(survived):
         print(f"SURVIVED {change}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import os
 import pickle
@@ -142,9 +143,25 @@ def run(
     marks: bytearray | None = None,
     every: bool = False,
     log: Path | None = None,
+    kept: Path | None = None,
 ) -> Outcome:
-    """pytest on `arguments` in a child; `every`: goes on after a test that fails."""
-    return in_child(lambda: _tests(arguments, chosen, limits or {}, marks, every), log)
+    """pytest on `arguments` in a child; `every`: goes on after a test that fails. `kept`: the outcome is kept there,
+    and read there while the files are the same."""
+    key = _digest() if kept is not None else b""
+    if kept is not None and kept.exists():
+        found, outcome = pickle.loads(kept.read_bytes())
+        if found == key:
+            return Outcome(*outcome)
+    done = in_child(lambda: _tests(arguments, chosen, limits or {}, marks, every), log)
+    if kept is not None and done.seconds:
+        kept.write_bytes(pickle.dumps((key, tuple(done))))
+    return done
+
+
+def _digest() -> bytes:
+    """Of all sources of the package and of the tests."""
+    paths = sorted(path for room in ("ray_dra", "tests") for path in Path(room).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).digest()
 
 
 def in_child(work: Callable[[], Outcome], log: Path | None) -> Outcome:
