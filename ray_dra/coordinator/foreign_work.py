@@ -64,7 +64,7 @@ class ForeignWork:
         self._aside = aside
         for raylet, slots in aside.read(SLOTS_KEY, lambda key, data: (key, slots_from_bytes(data))):
             self.slots[raylet] = slots.bundles
-            self.foreign[raylet] = slots.strangers
+            self.foreign[raylet] = slots.foreign
         self._recent: dict[str, RecentUsage] = {}  # by raylet
 
     def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[MappedDevice]]]:

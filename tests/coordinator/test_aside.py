@@ -243,7 +243,7 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[Any], object]]] = {
     "a row of links too few": ("node/t0-0", lambda record: record["node"]["links"].pop()),
     "a device twice": ("node/t0-0", lambda record: record["best"]["devices"].append(record["best"]["devices"][0])),
     "no amount": ("node/t0-0", lambda record: record["node"]["resources"].update(CPU=-1)),
-    "a slot of no GPU": ("slots/t3-0", lambda record: record["strangers"].update({"0": [10**12, 1]})),
+    "a slot of no GPU": ("slots/t3-0", lambda record: record["foreign"].update({"0": [10**12, 1]})),
     "a slot before the first": ("slots/t0-0", lambda record: _first(record["bundles"]).update({"0": -1})),
     "a GPU too few": ("gang/a", lambda record: _grants(record).pop()),
     "a GPU twice": ("gang/a", lambda record: _grants(record).__setitem__(0, _grants(record)[1])),

@@ -19,11 +19,11 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.nvml import NodeReading
-from ray_dra.translate.files.sense import check_nodes
+from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
 GANG_VERSION = 2
-NODE_VERSION = SLOTS_VERSION = 1
+NODE_VERSION = SLOTS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Slots:
     """What is stored of a raylet's slots: "<group>/<bundle>" -> slot -> position, and slot -> (position, pid)."""
 
     bundles: dict[str, dict[int, int]] = field(default_factory=dict)
-    strangers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    foreign: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,6 @@ class Traces:
 _HEAD = TypeAdapter(_Head)
 _GANG = TypeAdapter(Gang)
 _READING = TypeAdapter(NodeReading)
-_NODE = TypeAdapter(Node)
 _KNOWN = TypeAdapter(KnownNode)
 _SLOTS = TypeAdapter(Slots)
 _UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -141,17 +140,19 @@ def known_from_bytes(data: bytes) -> KnownNode:
 
 
 def _known_from_bytes(data: bytes) -> KnownNode:
-    if b"\n" not in data:
-        known: KnownNode = _read(_KNOWN, data, "node", NODE_VERSION)
-        return known
-    try:  # 0.1.0: name, reading and node, a line each
-        name, reading, node = data.split(b"\n")
-        head = from_json(name)
-        if not isinstance(head, str):
-            raise TypeError(f"a name is text, not {type(head).__name__}")
-        return KnownNode(head, reading_from_bytes(reading), node_from_bytes(node) if node else None)
+    try:
+        if b"\n" in data:  # 0: name, reading and node, a line each
+            name, reading, node = map(from_json, (line or b"null" for line in data.split(b"\n")))
+            told = {"version": 0, "name": name, "reading": reading, "node": node}
+        else:
+            told = from_json(data)
+        if isinstance(told, dict) and _version_of(told) in (0, 1):  # which kind of clique it is was not said
+            name_boxes((told.get("node"), told.get("best")))
+            return _KNOWN.validate_python(told)
     except _UNREADABLE as error:
         raise unreadable("node", _said(error)) from error
+    known: KnownNode = _read(_KNOWN, data, "node", NODE_VERSION)
+    return known
 
 
 def slots_to_bytes(slots: Slots) -> bytes:
@@ -162,7 +163,7 @@ def slots_from_bytes(data: bytes) -> Slots:
     """Raises RayDraError for what are no stored slots of a version that we know, or of no GPU that a node can have."""
     found = _slots_from_bytes(data)
     positions = [at for given in found.bundles.values() for at in given.values()]
-    positions += [at for at, _ in found.strangers.values()]
+    positions += [at for at, _ in found.foreign.values()]
     if any(not 0 <= at < MAX_DEVICES_PER_BUNDLE for at in positions):
         raise RayDraError(
             "A stored raylet's slots name a GPU that no node has.",
@@ -172,14 +173,17 @@ def slots_from_bytes(data: bytes) -> Slots:
 
 
 def _slots_from_bytes(data: bytes) -> Slots:
-    if not data.startswith(b"["):
-        found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
-        return found
-    try:  # 0.1.0: the two, in a list
-        bundles, strangers = from_json(data)
-        return _SLOTS.validate_python({"bundles": bundles, "strangers": strangers})
+    try:
+        told = from_json(data)
+        if isinstance(told, list):  # 0: the two, in a list
+            bundles, foreign = told
+            return _SLOTS.validate_python({"bundles": bundles, "foreign": foreign})
+        if isinstance(told, dict) and _version_of(told) == 1:  # another name
+            return _SLOTS.validate_python({"bundles": told["bundles"], "foreign": told["strangers"]})
     except _UNREADABLE as error:
         raise unreadable("raylet's slots", _said(error)) from error
+    found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
+    return found
 
 
 def reading_to_bytes(reading: NodeReading) -> bytes:
@@ -194,12 +198,9 @@ def reading_from_bytes(data: bytes) -> NodeReading:
         raise RayDraError("What the probe said is no reading.", available=repr(data[:200])) from error
 
 
-def node_from_bytes(data: bytes) -> Node:
-    """Raises RayDraError for what is no node."""
-    try:
-        return _NODE.validate_json(data)
-    except ValidationError as error:
-        raise RayDraError("A stored node cannot be read; was it written by another version?") from error
+def _version_of(told: Mapping[str, Any]) -> int | None:
+    version = told.get("version")
+    return version if type(version) is int else None  # not True, which is 1
 
 
 def _versioned(version: int, data: bytes) -> bytes:

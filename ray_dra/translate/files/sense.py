@@ -13,6 +13,7 @@ from typing import Any
 
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.checked import MAX_NAME
+from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.node import Node
@@ -287,3 +288,13 @@ def _is(kind: type, value: object, at: str) -> None:
 def _bad(why: str, place: str, found: object, wanted: str) -> InvalidSnapshot:
     """`found` is what the snapshot wants to be taken, `wanted` what may stand there."""
     return InvalidSnapshot(f"{why}.", place=place, wanted=shown(found), available=wanted)
+
+
+def name_boxes(nodes: Iterable[Any]) -> None:
+    """Nodes of files and records of before 0.2.0, as they were read: their devices do not say what kind of clique they
+    are in, and a box is known by its id."""
+    for node in nodes:
+        for device in (node.get("devices") or ()) if isinstance(node, dict) else ():
+            domains = device.get("domains")
+            if isinstance(domains, list | tuple) and domains[:1] == [box_clique(str(node.get("name")))]:
+                device.setdefault("fabric_kind", FabricKind.BOX.value)

@@ -18,8 +18,6 @@ from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import whole
-from ray_dra.core.model.clique import box_clique
-from ray_dra.core.model.device import FabricKind
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Node
@@ -34,6 +32,7 @@ from ray_dra.translate.files.sense import (
     check_positions,
     known_fields,
     listed,
+    name_boxes,
     refuse_unknown,
 )
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -154,7 +153,7 @@ def load_snapshot(text: str | bytes) -> Snapshot:
             available=str(VERSION),
         )
     refuse_unknown(values, Snapshot, Others)
-    _name_boxes(values["nodes"])
+    name_boxes(values["nodes"])
     try:
         return _SNAPSHOT.validate_python(values)
     except ValidationError as error:
@@ -163,15 +162,6 @@ def load_snapshot(text: str | bytes) -> Snapshot:
         raise InvalidSnapshot(
             f"This is not a cluster snapshot: {first['msg']}.", place=place, wanted=shown(first["input"])
         ) from error
-
-
-def _name_boxes(nodes: list[dict[str, Any]]) -> None:
-    """Files of before 0.2.0 have no kind of clique: a box is known by its id."""
-    for node in nodes:
-        for device in node.get("devices") or ():
-            domains = device.get("domains")
-            if isinstance(domains, list | tuple) and domains[:1] == [box_clique(str(node.get("name")))]:
-                device.setdefault("fabric_kind", FabricKind.BOX.value)
 
 
 def load_request(text: str | bytes) -> GangRequest:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.model.device import FabricKind
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.translate import names
@@ -80,6 +81,15 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert records.gang_from_bytes(data) == replace(records.gang_from_bytes(now), history=())
         else:
             assert form.read(data) == form.read(now)
+
+
+def test_a_box_in_a_record_that_does_not_say_so_is_known_by_its_id() -> None:
+    for data in golden(names.NODE_KEY)[:2]:
+        rack, box = (data, data.replace(b"9c6f5af3-53bf-49b5-a436-b66766c413c0.1", b"box.t0"))
+        for there, kind in ((rack, FabricKind.MULTI_NODE), (box, FabricKind.BOX)):
+            node = records.known_from_bytes(there).node
+            assert node is not None
+            assert {device.fabric_kind for device in node.devices} == {kind}
 
 
 def newer(key: str) -> bytes:
