@@ -29,7 +29,7 @@ EXCEPTIONS = {
     "simulated/dra": "stands for NVIDIA's driver and controller: what only they write is spelled there, so that a wrong"
     " name of ours is noticed",
     "core/model/request.py": "the device class that a request has when it names none; core knows no partner's names",
-    "core/cluster/node_state.py": "'node/' is the scope of a counter, no key of the store",
+    "core/model/imex.py": "'node/' is the scope of a counter, no key of the store",
 }
 
 

@@ -13,6 +13,7 @@ from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_o
 from ray_dra.core.cluster.sharing import sharing_of
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.device import Counter, DomainId, Health
+from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Node, node_order
 
@@ -127,7 +128,7 @@ class NodeState:
         self.used: dict[str, float] = {}
         self.used_by_others: Mapping[str, float] = {}
         self.imex: str | None = None
-        self.imex_counter: tuple[Counter, int] = (("node/" + node.name, "imex"), 1)
+        self.imex_counter: tuple[Counter, int] = (imex_counter(node.name), 1)
         self.grants = tuple([Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)])
         self.known: dict[int, Any] = {}
         self.version = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_dra.core.model.device import Counter
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -20,6 +22,11 @@ class Limits:
     compute_domains: bool = False
     domain_nodes: int = 18
     one_per_clique: bool = False
+
+
+def imex_counter(node: str) -> Counter:
+    """What a gang that has an IMEX domain on a node uses up there: a node is in one at a time."""
+    return f"node/{node}", "imex"
 
 
 NO_LIMITS = Limits()

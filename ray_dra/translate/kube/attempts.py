@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import imex_counter
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import expression_for
 from ray_dra.translate.kube.slots import Slot, attempt_name, slots_of, uuids_of
@@ -54,8 +55,8 @@ def attempt_of(allocation: Allocation, raycluster: RayCluster, *, imex: bool) ->
     name = attempt_name(allocation.gang, allocation.epoch)
     slots = slots_of(allocation)
     maker = Maker(allocation, name, raycluster)
-    in_domains = {scope for (scope, what), _ in allocation.counters if what == "imex"} if imex else set()
-    joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and f"node/{s.node}" in in_domains)
+    used = {counter for counter, _ in allocation.counters} if imex else set()
+    joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and imex_counter(s.node) in used)
     channels = {clique: f"{name}-d{at}" for at, clique in enumerate(joined)}
     templates, groups, pods = [], [], []
     for at, members in enumerate(_alike(slots)):
