@@ -48,6 +48,9 @@ def exclusive_key(counter: Counter) -> CliqueKey | None:
 
 EPSILON = 1e-6  # Ray counts resources in 1/10,000
 
+ALL_DEVICES = -1
+"""A mask with every bit set: of a node whose devices all count, so that its members need not be looked up."""
+
 REGULAR, UNEVEN, SHARING = range(3)
 """Grades of devices: every two of a node linked; some not; they share counters (MIG)."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ray_dra.core.cluster.device_choice import Masks, bits
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE
@@ -62,7 +62,7 @@ class ShareBundles(WholeBundles):
         """The device with least left that the share may lie on."""
         return next((at for left, at in self.open_to(state) if left >= self.share), None)
 
-    def open_to(self, state: NodeState, members: int = -1) -> list[tuple[int, int]]:
+    def open_to(self, state: NodeState, members: int = ALL_DEVICES) -> list[tuple[int, int]]:
         """(thousandths left, position) of devices on which these bundles may lie at once, least left first.
 
         The only place that says so: whatever chooses a device for a share chooses among these.

@@ -15,7 +15,7 @@ from ray_dra.core.cluster.clique_order import CliqueOrder
 from ray_dra.core.cluster.clique_state import LOOSE_NODE, CliqueState, clique_capacity
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.scope import Scope, roomiest_first, tightest_first
 
@@ -256,7 +256,7 @@ class Capacities:
         """The nodes of a clique for `count` bundles: one if one will do, else the fewest, the last the tightest."""
         if self.cached and len(clique.node_states) == 1:
             state = clique.node_states[0]
-            return [(state, -1 if state.plain else state.members[clique.id], count)]
+            return [(state, ALL_DEVICES if state.plain else state.members[clique.id], count)]
         bound = clique.fabric and self.inventory.limits.compute_domains
         by_capacity: dict[tuple[int, int], int] = {}  # (capacity, free) -> nodes
         if self.decided_by_count(clique):
@@ -299,7 +299,10 @@ class Capacities:
         node_states = clique.node_states
         clique_id = clique.id
         # All devices of a node that is in one clique are the clique's: nothing else of it need be looked at.
-        return [((state := node_states[at]), -1 if state.plain else state.members[clique_id], n) for at, n in chosen]
+        return [
+            ((state := node_states[at]), ALL_DEVICES if state.plain else state.members[clique_id], n)
+            for at, n in chosen
+        ]
 
     def _most_anywhere(self) -> int:
         """A bound on the bundles that fit: by the free devices of each node, or by linked ones where it is known."""
@@ -334,7 +337,7 @@ class Capacities:
                 state.node.spare and not folded.request.preemptible
             ):
                 continue
-            capacity = folded.capacity(state, -1)
+            capacity = folded.capacity(state, ALL_DEVICES)
             if capacity:
                 by_capacity.setdefault((capacity, state.free.bit_count()), []).append(state)
                 total += capacity
@@ -343,7 +346,7 @@ class Capacities:
             return []
         for alike in by_capacity.values():
             alike.sort(key=lambda state: state.key)
-        node_counts = [(state, -1, n) for state, n in _fewest(by_capacity, count)]
+        node_counts = [(state, ALL_DEVICES, n) for state, n in _fewest(by_capacity, count)]
         node_counts.sort(key=lambda f: f[0].key)
         return node_counts
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.allocation import Placed, make
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
@@ -33,7 +33,9 @@ def place_equal(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> La
         if found is None:
             return NOTHING
         clique, state = found
-        return lay_out_equal(capacities, [(clique, [(state, -1 if state.plain else state.members[clique.id], total)])])
+        return lay_out_equal(
+            capacities, [(clique, [(state, ALL_DEVICES if state.plain else state.members[clique.id], total)])]
+        )
     chosen = _choose(capacities, total, scope)
     if chosen is None:
         return NOTHING

@@ -34,7 +34,7 @@ Item = tuple[int, int]
 
 
 def torn(inventory: Inventory, kinds: tuple[str, ...]) -> set[CliqueKey]:
-    """Cliques of these node_classes that have a node in common with another such clique."""
+    """Cliques of these kinds that have a node in common with another such clique."""
     found: set[CliqueKey] = set()
     for state in inventory.split.values():
         here = [i for i in state.members if inventory.clique_states[i].kind in kinds]

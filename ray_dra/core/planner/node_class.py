@@ -64,7 +64,7 @@ class NodeClasses:
         """What makes this node differ from others for this request; None where nothing of it can lie.
 
         Args:
-            members: the devices that count, free or not: those of one clique, -1 for all.
+            members: the devices that count, free or not: those of one clique, or ALL_DEVICES.
         """
         if not state.node.ready or state.name in self.exclude:
             return None

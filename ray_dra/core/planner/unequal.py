@@ -13,7 +13,7 @@ from functools import cache
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.device import Counter
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.planner.fold import FoldedRequest
@@ -42,7 +42,7 @@ def place_unequal(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> 
 
 def _anywhere(inventory: Inventory, folded: FoldedRequest, search: Search) -> Layout:
     spares = folded.request.preemptible
-    node_states = [(state, -1) for state in inventory.node_states.values() if spares or not state.node.spare]
+    node_states = [(state, ALL_DEVICES) for state in inventory.node_states.values() if spares or not state.node.spare]
     node_classes = search.clique_class(node_states)
     packing = search.nodes(node_classes, folded.counts, search.most_nodes)
     if packing.bins is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ray_dra.core.cluster.device_choice import bits
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.request import WHOLE
 from ray_dra.core.planner.bundle_devices import ShareBundles
 from ray_dra.core.planner.fold import FoldedRequest
@@ -98,7 +98,7 @@ class Mix:
         left = state.shared_left() | dict.fromkeys(bits(state.free), WHOLE)
         bundles = folded.devices
         if not isinstance(bundles, ShareBundles):
-            masks = bundles.choose(state, -1, taken + 1) if folded.size else ()
+            masks = bundles.choose(state, ALL_DEVICES, taken + 1) if folded.size else ()
             left |= {at: 0 for mask in masks[:-1] for at in bits(mask)}
             now = left | {at: 0 for mask in masks[-1:] for at in bits(mask)}
             return [self._way(state, left, now, resources_left, after, None)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.allocation import Placed
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.equal import lay_out_equal, place_bundles
@@ -101,7 +101,7 @@ def _one_by_one(inventory: Inventory, folded: FoldedRequest, policy: Policy, tot
             taken = used.get(state, 0)
             known = memory.get(state) if not taken else None
             if known is None or known[0] != state.version:
-                capacity = folded.capacity(state, -1) - taken
+                capacity = folded.capacity(state, ALL_DEVICES) - taken
                 score = policy.node(state, folded, taken) if capacity > 0 else None
                 known = (state.version, score)
                 if not taken:
@@ -121,5 +121,5 @@ def _one_by_one(inventory: Inventory, folded: FoldedRequest, policy: Policy, tot
             grants = folded.devices.granted(state, 1 << chosen)
             placed.append(Placed(state.name, grants, folded.classes[0].resources))
         else:
-            place_bundles(folded, [(state, -1, used[state])], placed, {})
+            place_bundles(folded, [(state, ALL_DEVICES, used[state])], placed, {})
     return Layout(tuple(placed))
