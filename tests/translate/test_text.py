@@ -1,0 +1,140 @@
+"""Answers and topologies as people read them, whole; and the same for programs, which have the values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
+from ray_dra.core.model.topology import Topology
+from ray_dra.translate.text import answer_as_json, draw_topology, explain_answer, explain_gang
+from tests.core.machines import gang, node, one_clique, rack
+
+NODES = [*rack("r", 2), node("box", 4, box=True, sick=[1])]
+SMALL, LARGE = gang(4, 2, name="small", locality=one_clique()), gang(4, 4, locality=one_clique())
+
+
+def answers() -> tuple[Allocation, Unsatisfiable]:
+    """A yes, and the no to the next one."""
+    inventory = Inventory(NODES)
+    yes = plan_and_explain(inventory, SMALL)
+    assert isinstance(yes, Allocation)
+    inventory.hold(yes)
+    no = plan_and_explain(inventory, LARGE)
+    assert isinstance(no, Unsatisfiable)
+    return yes, no
+
+
+YES, NO = answers()
+
+
+def test_a_yes_names_each_bundles_gpus_under_its_clique() -> None:
+    assert explain_answer(YES, SMALL).splitlines() == [
+        "fits: 2 bundles, 6 GPUs, one clique",
+        "  clique r",
+        "    bundle 0 on r-t1: GPU 0 (GPU-r-t1-0), 1 (GPU-r-t1-1), 2 (GPU-r-t1-2), 3 (GPU-r-t1-3)",
+        "    bundle 1 on r-t0: GPU 0 (GPU-r-t0-0), 1 (GPU-r-t0-1)",
+    ]
+    told = json.loads(answer_as_json(YES))
+    assert told["fits"] is True
+    assert [(b["node"], b["clique"], [g["index"] for g in b["gpus"]]) for b in told["bundles"]] == [
+        ("r-t1", "r", [0, 1, 2, 3]),
+        ("r-t0", "r", [0, 1]),
+    ]
+    assert [[g["uuid"] for g in b["gpus"]] for b in told["bundles"]] == [
+        [g.uuid for g in placed.grants] for placed in YES.bundles
+    ]
+
+
+def test_a_no_says_what_is_missing_and_who_would_have_to_leave() -> None:
+    first, *rest, last = explain_answer(NO, LARGE).splitlines()
+    assert first == "does not fit: 2 bundles, 8 GPUs, one clique"
+    assert rest == [f"  {shortfall}" for shortfall in NO.shortfalls]
+    assert last == "  would fit without: small (6 GPUs; the smallest set)"
+    told = json.loads(answer_as_json(NO))
+    assert (told["fits"], told["proven"], told["instead"]) == (False, True, [])
+    assert told["leaving"] == {"gangs": ["small"], "gpus": 6, "smallest": True}
+    for plain, shortfall in zip(told["shortfalls"], NO.shortfalls, strict=True):
+        assert plain["text"] == str(shortfall)
+        assert (plain["kind"], plain["wanted"], plain["available"]) == (
+            shortfall.kind.value,
+            shortfall.wanted,
+            shortfall.available,
+        )
+        assert plain["place"] == {"kind": shortfall.place.kind.value, "id": shortfall.place.id}
+
+
+def test_a_no_says_what_would_fit_instead_and_where() -> None:
+    inventory = Inventory(rack("r", 2) + rack("s", 2))
+    request = gang(4, 4, 4, locality=one_clique())
+    no = plan_and_explain(inventory, request)
+    assert isinstance(no, Unsatisfiable)
+    assert no.counterfactual is not None
+    assert explain_answer(no, request).splitlines()[-2:] == [
+        "  would fit now: 2 of the 3 bundles (on 2 nodes, 1 clique)",
+        "  would fit now: on 2 cliques (on 3 nodes, 2 cliques)",
+    ]
+    told = json.loads(answer_as_json(no))
+    assert [each["change"] for each in told["instead"]] == [each.change for each in no.counterfactual.instead]
+
+
+def test_a_no_within_the_bound_of_work_says_that_it_is_none_for_sure() -> None:
+    unsure = replace(NO, proven=False)
+    assert explain_answer(unsure, LARGE).startswith("does not fit (not found within the bound): ")
+    assert json.loads(answer_as_json(unsure))["proven"] is False
+
+
+def test_one_of_a_thing_is_not_said_to_be_many() -> None:
+    one = gang(1)
+    found = plan_and_explain(Inventory([node("n", 1)]), one)
+    assert explain_answer(found, one).splitlines() == [
+        f"fits: 1 bundle, 1 GPU, {Locality()}",
+        "  in no clique",
+        "    bundle 0 on n: GPU 0 (GPU-n-0)",
+    ]
+
+
+def test_a_bundle_without_gpus_has_none() -> None:
+    found = plan_and_explain(Inventory(NODES), gang(0, 1, resources={"CPU": 1.0}))
+    assert isinstance(found, Allocation)
+    assert sum("GPU no GPU" in line for line in explain_answer(found, gang(0, 1)).splitlines()) == 1
+
+
+@dataclass
+class Status:
+    phase: Phase
+    allocation: Allocation | None = None
+    moves: int = 0
+    lost: tuple[str, ...] = ()
+    waits_for: tuple[Shortfall, ...] = ()
+    said: str = ""
+
+
+def test_a_gang_is_told_by_its_phase() -> None:
+    head = "2 bundles, 6 GPUs, one clique"
+    queued = explain_gang(Status(Phase.QUEUED, waits_for=NO.shortfalls, said="unsaid"), SMALL).splitlines()
+    assert queued == [f"queued: {head}", *(f"  waits for {shortfall}" for shortfall in NO.shortfalls)]
+    made = explain_gang(Status(Phase.PROVISIONING, YES, said="pods: 1 of 2"), SMALL).splitlines()
+    assert made == [f"provisioning: {head}", "  pods: 1 of 2", *explain_answer(YES, SMALL).splitlines()[1:]]
+    moved = explain_gang(Status(Phase.DEGRADED, YES, moves=2, lost=("r-t0 is gone",), said="unsaid"), SMALL)
+    assert moved.splitlines()[:2] == [f"degraded: {head}, planned again 2 times", "  lost: r-t0 is gone"]
+    assert "unsaid" not in moved
+
+
+def test_a_topology_is_drawn_by_clique_with_what_is_held_and_what_is_not_well() -> None:
+    lost = replace(node("lost", 2), ready=False, reason="its raylet is lost")
+    held = {grant.uuid or "": "a" for grant in YES.grants}
+    assert draw_topology(Topology.of([*NODES, lost]), held=held).splitlines() == [
+        "clique box.box",
+        "  box              [ 0 x | 2 3 ]",
+        "clique r",
+        "  r-t0             [ a a | 2 3 ]",
+        "  r-t1             [ a a | a a ]",
+        "in no clique",
+        "  lost             [ 0 | 1 ]  (its raylet is lost)",
+    ]
