@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=ROOMS, help="folders or modules that are changed")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds of tests for one change")
-    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes side by side")
     parser.add_argument("--kept", type=Path, help="file that keeps which test runs what, while nothing changes")
     parser.add_argument("--done", type=Path, help="what an earlier run printed: not tried again")
     parser.add_argument("--log", type=Path, help="where pytest's own output goes")

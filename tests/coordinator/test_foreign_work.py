@@ -1,0 +1,95 @@
+"""Work outside gangs: which devices it has, and that it never shares one with a gang."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_dra.coordinator.foreign_work import LAG_SECONDS
+from tests.coordinator.world import World, positions
+from tests.core.machines import gang
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_what_others_seem_to_have_counts_once_it_lasts(world: World) -> None:
+    """Ray's view shows a gang's GPUs as in use for a moment after it is gone, and looks can be near to each other."""
+    world.pass_time()
+    world.ray.start_task("t0-0", 3)
+    free = []
+    for _ in range(70):
+        world.pass_time(0.01)
+        free.append(world.coordinator.inventory.free_devices)
+    assert set(free) == {16, 13}
+    assert LAG_SECONDS <= free.index(13) * 0.01 <= 2 * LAG_SECONDS + 0.02
+    world.ray.tasks.clear()
+    world.pass_time(0.01)
+    assert world.coordinator.inventory.free_devices == 16, "what has ended is free at once"
+
+
+def test_work_of_others_and_gangs_never_share_a_device(world: World) -> None:
+    """A plain task has slot 0; the gang planned next to it takes other devices, and so do later tasks."""
+    pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
+    assert positions(world.coordinator.devices_for("t0-0", "", -1, slots, pid)) == [0]
+    status = world.submit(gang(3, name="g"))
+    assert status.allocation is not None
+    planned = {g.position for g in status.allocation.grants if g.node == "t0"}
+    assert 0 not in planned or status.allocation.nodes != ("t0",)
+    world.submit(gang(2, name="h"))
+    world.place("g")
+    world.place("h")
+    world.check()
+
+
+def test_tasks_that_come_after_a_gang_are_moved_off_its_devices() -> None:
+    world = World(nodes=1)
+    world.submit(gang(2, name="g"))
+    world.place("g")  # Ray gives it slots 0 and 1; the plan says devices 0 and 1
+    allocation = world.coordinator.status("g").allocation
+    assert allocation is not None
+    held = {g.position for g in allocation.grants}
+    given: set[int] = set()
+    for _ in range(2):
+        pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
+        devices = set(positions(world.coordinator.devices_for("t0-0", "", -1, slots, pid)))
+        assert not devices & (held | given)
+        given |= devices
+    world.check()
+
+
+def test_running_tasks_never_share_a_device_while_a_gang_waits_for_ray() -> None:
+    """A gang is planned onto half of a node that Ray still gives to tasks; tasks come and go."""
+    world = World(nodes=1)
+    world.submit(gang(2, name="g"))
+    running: dict[int, tuple[tuple[int, ...], list[int]]] = {}
+    for turn in range(40):
+        if len(running) == 4 or (turn % 3 == 2 and running):
+            pid = sorted(running)[turn % len(running)]
+            slots, _ = running.pop(pid)
+            del world.ray.tasks[pid]
+            if turn % 2:
+                world.coordinator.foreign_work.ended("t0-0", slots, pid)
+        task = world.ray.start_task("t0-0", 1)
+        if task is not None:
+            running[task[0]] = (task[1], positions(world.coordinator.devices_for("t0-0", "", -1, task[1], task[0])))
+        if turn % 5 == 0:
+            world.coordinator.observe()
+        devices = [d for _, found in running.values() for d in found]
+        assert len(set(devices)) == len(devices)
+        world.check()
+
+
+def test_a_task_that_was_quicker_moves_an_unplaced_gang(world: World) -> None:
+    """Ray gave the GPUs away between the plan and the placement group: the gang is planned again."""
+    world.submit(gang(4, name="g"))
+    node = (world.coordinator.status("g").allocation or pytest.fail("no allocation")).nodes[0]
+    raylet = world.raylet(node)
+    pid, slots = world.ray.start_task(raylet, 4) or (0, ())
+    world.coordinator.devices_for(raylet, "", -1, slots, pid)
+    status = world.coordinator.status("g")
+    assert status.moves >= 1
+    assert status.allocation is not None
+    assert status.allocation.nodes[0] != node
+    world.check()
