@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.model.allocation import Allocation
@@ -148,7 +148,7 @@ def _known_from_bytes(data: bytes) -> KnownNode:
             told = from_json(data)
         if isinstance(told, dict) and _version_of(told) in (0, 1):  # which kind of clique it is was not said
             name_boxes((told.get("node"), told.get("best")))
-            return _KNOWN.validate_python(told)
+            return _KNOWN.validate_json(to_json(told), strict=True)
     except _UNREADABLE as error:
         raise unreadable("node", _said(error)) from error
     known: KnownNode = _read(_KNOWN, data, "node", NODE_VERSION)
@@ -177,9 +177,10 @@ def _slots_from_bytes(data: bytes) -> Slots:
         told = from_json(data)
         if isinstance(told, list):  # 0: the two, in a list
             bundles, foreign = told
-            return _SLOTS.validate_python({"bundles": bundles, "foreign": foreign})
+            return _SLOTS.validate_json(to_json({"bundles": bundles, "foreign": foreign}), strict=True)
         if isinstance(told, dict) and _version_of(told) == 1:  # another name
-            return _SLOTS.validate_python({"bundles": told["bundles"], "foreign": told["strangers"]})
+            now = {"bundles": told["bundles"], "foreign": told["strangers"]}
+            return _SLOTS.validate_json(to_json(now), strict=True)
     except _UNREADABLE as error:
         raise unreadable("raylet's slots", _said(error)) from error
     found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
@@ -209,8 +210,8 @@ def _versioned(version: int, data: bytes) -> bytes:
 
 def _read(form: TypeAdapter[Any], data: bytes, what: str, newest: int) -> Any:
     try:
-        refuse_newer(what, _HEAD.validate_json(data).version, newest)
-        return form.validate_json(data)
+        refuse_newer(what, _HEAD.validate_json(data, strict=True).version, newest)
+        return form.validate_json(data, strict=True)
     except _UNREADABLE as error:
         raise unreadable(what, _said(error)) from error
 

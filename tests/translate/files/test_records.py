@@ -128,11 +128,20 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.OPEN_KEY, b'{"version":true,"pods":[]}'),
         (names.OPEN_KEY, b"[1]"),
         (names.GANG_KEY, b'{"version":1}'),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"sequence":1', b'"sequence":"1"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"detached":false', b'"detached":0')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"moves":0', b'"moves":0.0')),
+        (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"name":"t0"', b'"name":0')),
+        (names.NODE_KEY, golden(names.NODE_KEY)[1].replace(b'"ready":true', b'"ready":"yes"')),
+        (names.SLOTS_KEY, golden(names.SLOTS_KEY)[-1].replace(b":0", b':"0"')),
+        (names.SLOTS_KEY, golden(names.SLOTS_KEY)[0].replace(b": 0", b': "0"')),
+        (names.SLOTS_KEY, golden(names.SLOTS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.SLOTS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),
     ],
 )
 def test_what_is_no_such_record_is_refused(key: str, data: bytes) -> None:
+    assert data not in golden(key)
     with pytest.raises(RayDraError):
         FORMS[key].read(data)
 
