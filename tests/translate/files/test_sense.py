@@ -109,6 +109,11 @@ def test_a_snapshot_with_anything_anywhere(path: tuple[Any, ...], value: Any, as
     judge(answers_or_refuses(lambda: used(("# yaml\n" if as_yaml else "") + text)))
 
 
+def test_a_bundle_that_is_empty_is_refused() -> None:
+    with pytest.raises(InvalidSnapshot):
+        used(json.dumps(changed(PLAIN, ("gangs", 0, 1, 0), [])))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
