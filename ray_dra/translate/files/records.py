@@ -140,17 +140,18 @@ def known_from_bytes(data: bytes) -> KnownNode:
 
 
 def _known_from_bytes(data: bytes) -> KnownNode:
-    try:
-        if b"\n" in data:  # 0: name, reading and node, a line each
-            name, reading, node = map(from_json, (line or b"null" for line in data.split(b"\n")))
-            told = {"version": 0, "name": name, "reading": reading, "node": node}
-        else:
-            told = from_json(data)
-        if isinstance(told, dict) and _version_of(told) in (0, 1):  # which kind of clique it is was not said
-            name_boxes((told.get("node"), told.get("best")))
-            return _KNOWN.validate_json(to_json(told), strict=True)
-    except _UNREADABLE as error:
-        raise unreadable("node", _said(error)) from error
+    if not _is_of(NODE_VERSION, data):  # asked first: a coordinator that starts reads thousands
+        try:
+            if b"\n" in data:  # 0: name, reading and node, a line each
+                name, reading, node = map(from_json, (line or b"null" for line in data.split(b"\n")))
+                told = {"version": 0, "name": name, "reading": reading, "node": node}
+            else:
+                told = from_json(data)
+            if isinstance(told, dict) and _version_of(told) in (0, 1):  # which kind of clique it is was not said
+                name_boxes((told.get("node"), told.get("best")))
+                return _KNOWN.validate_json(to_json(told), strict=True)
+        except _UNREADABLE as error:
+            raise unreadable("node", _said(error)) from error
     known: KnownNode = _read(_KNOWN, data, "node", NODE_VERSION)
     return known
 
@@ -173,16 +174,17 @@ def slots_from_bytes(data: bytes) -> Slots:
 
 
 def _slots_from_bytes(data: bytes) -> Slots:
-    try:
-        told = from_json(data)
-        if isinstance(told, list):  # 0: the two, in a list
-            bundles, foreign = told
-            return _SLOTS.validate_json(to_json({"bundles": bundles, "foreign": foreign}), strict=True)
-        if isinstance(told, dict) and _version_of(told) == 1:  # another name
-            now = {"bundles": told["bundles"], "foreign": told["strangers"]}
-            return _SLOTS.validate_json(to_json(now), strict=True)
-    except _UNREADABLE as error:
-        raise unreadable("raylet's slots", _said(error)) from error
+    if not _is_of(SLOTS_VERSION, data):
+        try:
+            told = from_json(data)
+            if isinstance(told, list):  # 0: the two, in a list
+                bundles, foreign = told
+                return _SLOTS.validate_json(to_json({"bundles": bundles, "foreign": foreign}), strict=True)
+            if isinstance(told, dict) and _version_of(told) == 1:  # another name
+                now = {"bundles": told["bundles"], "foreign": told["strangers"]}
+                return _SLOTS.validate_json(to_json(now), strict=True)
+        except _UNREADABLE as error:
+            raise unreadable("raylet's slots", _said(error)) from error
     found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
     return found
 
@@ -204,8 +206,17 @@ def _version_of(told: Mapping[str, Any]) -> int | None:
     return version if type(version) is int else None  # not True, which is 1
 
 
+def _head_of(version: int) -> bytes:
+    return b'{"version":%d,' % version
+
+
+def _is_of(version: int, data: bytes) -> bool:
+    """Whether we wrote it by this version. One that says so in other bytes is read all the same."""
+    return data.startswith(_head_of(version))
+
+
 def _versioned(version: int, data: bytes) -> bytes:
-    return b'{"version":%d,' % version + data[1:]
+    return _head_of(version) + data[1:]
 
 
 def _read(form: TypeAdapter[Any], data: bytes, what: str, newest: int) -> Any:

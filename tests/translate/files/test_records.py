@@ -3,6 +3,7 @@ before it is written."""
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import ray_dra
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.model.device import FabricKind
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.translate import names
 from ray_dra.translate.files import records, shared_records
@@ -233,3 +235,60 @@ def refused(bad: Gang) -> None:
     with pytest.raises(InvalidRequest) as caught:
         records.gang_to_bytes(bad)
     str(caught.value).encode()
+
+
+def change(at: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
+    """Sets what lies at a path of a gang's record."""
+
+    def make(record: dict[str, Any]) -> None:
+        *before, last = at
+        place: Any = record
+        for key in before:
+            place = place[key]
+        place[last] = value
+
+    return make
+
+
+BUNDLES = ["allocation", 1]
+GRANTS = [*BUNDLES, 0, 1]
+NOT_ITS_OWN = {
+    "another gang's": change(["allocation", 0], "h"),
+    "a bundle less": lambda record: record["allocation"][1].pop(),
+    "a device less": lambda record: record["allocation"][1][0][1].pop(),
+    "a device of another node": change([*GRANTS, 0, 0], "t1"),
+    "a position before the first": change([*GRANTS, 0, 1], -1),
+    "a position that no node has": change([*GRANTS, 0, 1], MAX_DEVICES_PER_BUNDLE),
+    "a share of a device that was asked for whole": change([*GRANTS, 0, 6], 500),
+    "a device twice": lambda record: record["allocation"][1][0][1].__setitem__(0, record["allocation"][1][0][1][1]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_ITS_OWN)
+def test_an_allocation_that_is_not_for_its_gang_is_refused(name: str) -> None:
+    record = json.loads(golden(names.GANG_KEY)[-1])
+    last = change([*GRANTS, 0, 1], MAX_DEVICES_PER_BUNDLE - 1)
+    last(record)
+    assert records.gang_from_bytes(json.dumps(record).encode()).allocation is not None
+    record = json.loads(golden(names.GANG_KEY)[-1])
+    NOT_ITS_OWN[name](record)
+    with pytest.raises(RayDraError, match="not for this gang"):
+        records.gang_from_bytes(json.dumps(record).encode())
+
+
+@pytest.mark.parametrize(
+    ("record", "traces"),
+    [
+        ({"owner": "job", "detached": False, "group": "aa", "moves": 0}, ("job", "aa", 0)),
+        ({"owner": "job", "detached": False, "group": "aa", "moves": 9999, "more": []}, ("job", "aa", 9999)),
+        ({"owner": "job", "detached": True, "group": 5, "moves": 10_000}, (None, None, None)),
+        ({"owner": "job", "group": None, "moves": -1}, (None, None, None)),
+        ({"owner": 5, "detached": False, "moves": True}, (None, None, None)),
+        ({"owner": "job", "detached": 0, "moves": 1.0}, (None, None, None)),
+        ([], (None, None, None)),
+        ("owner", (None, None, None)),
+    ],
+)
+def test_of_an_unreadable_gang_what_can_be_told_is_told(record: Any, traces: tuple[Any, ...]) -> None:
+    found = records.traces_of(json.dumps(record).encode())
+    assert (found.owner, found.group, found.moves) == traces

@@ -43,6 +43,24 @@ def test_an_expression_of_another_form_names_nothing(expression: str) -> None:
     assert read_claim(claim(expression)).named == ()
 
 
+def test_a_claim_of_another_form_names_nothing() -> None:
+    good = claim(expression_for(["GPU-0"]))
+    exactly = good["spec"]["devices"]["requests"][0]["exactly"]
+    selector = exactly["selectors"][0]
+    for requests in (
+        [],
+        [{"name": "gpus"}],
+        [{"name": "gpus", "exactly": {**exactly, "selectors": []}}],
+        [{"name": "gpus", "exactly": {**exactly, "selectors": [selector, selector]}}],
+        [{"name": "gpus", "exactly": {**exactly, "count": "2"}}],
+        [{"name": "gpus", "exactly": exactly}] * 2,
+    ):
+        found = read_claim({**good, "spec": {"devices": {"requests": requests}}})
+        assert (found.named, found.count) == ((), 0)
+    del exactly["count"]
+    assert (read_claim(good).named, read_claim(good).count) == (("GPU-0",), 1)
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -16,3 +16,22 @@ def test_an_events_message_is_cut_in_bytes_between_characters(text: str) -> None
     assert 1020 < len(data) <= 1024
     assert (text + "\u00e9\U0001f600" * 400).startswith(event["message"])
     assert event_about(CLUSTER, "GangQueued", "\ud800 bare")["message"] == "? bare"
+
+
+def test_an_event_is_about_the_raycluster_and_of_ours() -> None:
+    for warning, kind in ((False, "Normal"), (True, "Warning")):
+        event = event_about(CLUSTER, "GangQueued", "waits", warning=warning)
+        about = event["involvedObject"]
+        assert about == {
+            "apiVersion": "ray.io/v1",
+            "kind": "RayCluster",
+            "name": "c",
+            "namespace": "team",
+            "uid": "u-1",
+        }
+        assert (event["type"], event["reason"], event["message"], event["count"]) == (kind, "GangQueued", "waits", 1)
+        assert event["metadata"]["namespace"] == "team"
+        assert event["source"] == {"component": event["reportingComponent"]}
+        assert event["firstTimestamp"] == event["lastTimestamp"]
+    names = {event_about(CLUSTER, "A", "b")["metadata"]["name"] for _ in range(9)}
+    assert len(names) == 9, "each is an event of its own"

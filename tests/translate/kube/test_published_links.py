@@ -43,4 +43,7 @@ def test_links_that_an_agent_publishes_are_read_in_the_order_of_the_slices() -> 
             assert linked.links[i][j] == full.links[a.index][b.index]
     other = replace(full, devices=(replace(full.devices[0], uuid="GPU-other"),), links=())
     assert with_links(other, published) is other
+    more = replace(full, devices=(*full.devices[:1], replace(full.devices[1], uuid="GPU-other")), links=())
+    assert with_links(more, published) is more, "where one GPU is another, none of the links is taken"
+    assert with_links(full, None) is full
     assert topology_map("dgx1", "n", replace(reading, error="hung"), {}) is None

@@ -24,7 +24,7 @@ from ray_dra.translate.kube.raycluster import (
     refuse_unfit,
     worker_template,
 )
-from ray_dra.translate.kube.shapes import UNREADABLE, read_domain, read_template
+from ray_dra.translate.kube.shapes import UNREADABLE, read_domain, read_template, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from tests.adapters.garbage import anything
 
@@ -91,3 +91,8 @@ def test_whatever_a_reader_stumbles_over_is_unreadable(thing: Any) -> None:
             assert reader(each) == made
             has_its_types(made)
             use(made)
+
+
+def test_why_an_object_cannot_be_read_is_said_in_short() -> None:
+    assert why_unreadable(ValueError("much")) == "ValueError: much"
+    assert len(why_unreadable(KeyError("x" * 999))) == 200

@@ -58,6 +58,8 @@ def test_health_tolerations_and_quantities() -> None:
     }
     seen = read_node({"metadata": {"name": "n"}, "status": status})
     assert (seen.cpus, seen.memory, seen.device_plugin, seen.ready) == (3.5, 2 << 30, True, True)
+    bare = read_node({"metadata": {"name": "n"}})
+    assert bare == KubeNode("n", ready=False), "what a node does not say it has, it has not"
 
 
 def test_every_suffix_of_a_quantity_is_read_and_garbage_is_refused() -> None:
