@@ -252,7 +252,7 @@ def change(at: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
 
 BUNDLES = ["allocation", 1]
 GRANTS = [*BUNDLES, 0, 1]
-NOT_ITS_OWN = {
+NOT_ITS_OWN: dict[str, Callable[[dict[str, Any]], object]] = {
     "another gang's": change(["allocation", 0], "h"),
     "a bundle less": lambda record: record["allocation"][1].pop(),
     "a device less": lambda record: record["allocation"][1][0][1].pop(),

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.model.device import Health
-from ray_dra.ports.kube_objects import KubeNode, Toleration
+from ray_dra.core.model.device import FabricKind, Health
+from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
+from ray_dra.translate.names import BUS_ATTRIBUTE, DRIVER, NUMA_ATTRIBUTE
 from tests.translate.kube.objects import node, read
 
 
@@ -85,3 +86,45 @@ def test_a_box_is_a_clique_where_its_gpus_are_all_joined(profile: str, clique: s
     made = node(simulated_nodes(profile)[0])
     assert made.clique == clique
     assert bool(made.links) is (clique is not None)
+
+
+@pytest.mark.parametrize(("profile", "kind"), [("gb200-nvl72", FabricKind.MULTI_NODE), ("hgx-h100", FabricKind.BOX)])
+def test_a_device_is_as_it_was_published(profile: str, kind: FabricKind) -> None:
+    simulated = simulated_nodes(profile, nodes=1)[0]
+    made = node(simulated)
+    raw = slices(gpu_pool(simulated, {}), simulated.name, 1)[0]["spec"]["devices"]
+    published = {device["name"]: device for device in raw}
+    for at, device in enumerate(made.devices):
+        told = published[f"gpu-{at}"]["attributes"]
+        assert (device.index, device.uuid) == (at, told["uuid"]["string"])
+        assert device.attributes["product"] == told["productName"]["string"]
+        assert device.attributes["pciBusID"] == told[BUS_ATTRIBUTE]["string"]
+        assert device.attributes.get("numa") == (told.get(NUMA_ATTRIBUTE) or {}).get("int")
+        assert device.capacity["memory"] == quantity(published[f"gpu-{at}"]["capacity"]["memory"]["value"])
+        assert device.fabric_kind is kind
+    bare = ResourceSlice("s", "1", DRIVER, "n", 1, 1, (PublishedDevice("gpu-0", {"type": "gpu"}),))
+    (device,) = node_from_slices(KubeNode("n"), [bare]).devices
+    assert (device.uuid, dict(device.attributes), dict(device.capacity)) == (None, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("toleration", "tolerates"),
+    [
+        (Toleration(), False),
+        (Toleration(exists=True), True),
+        (Toleration("gpu", exists=True), True),
+        (Toleration("other", exists=True), False),
+        (Toleration("gpu", value="a"), True),
+        (Toleration("gpu", value="b"), False),
+        (Toleration("gpu"), False),
+        (Toleration("gpu", value="a", effect="NoSchedule"), True),
+        (Toleration("gpu", value="a", effect="NoExecute"), False),
+        (Toleration(exists=True, effect="NoExecute"), False),
+    ],
+)
+def test_taints_are_tolerated_by_kubernetes_rule(toleration: Toleration, tolerates: bool) -> None:
+    simulated = simulated_nodes("hgx-h100", nodes=1)[0]
+    tainted = KubeNode(simulated.name, taints=(("gpu", "a", "NoSchedule"),))
+    published = read(slices(gpu_pool(simulated, {}), simulated.name, 1))
+    assert node_from_slices(tainted, published, [toleration]).ready is tolerates
+    assert node_from_slices(tainted, published, [Toleration("x"), toleration]).ready is tolerates

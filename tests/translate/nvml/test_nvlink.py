@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -70,6 +71,15 @@ def test_hidden_ends_join_peers_with_the_smaller_of_their_counts(count: int, pee
     for i, j in combinations(range(count), 2):
         assert matrix[i][j] == (min(i, j) + 1 if peers else 0)
     assert switched(graph) == (frozenset(range(count)) if peers and count > 2 else frozenset())
+
+
+def test_hidden_ends_of_gpus_that_are_not_all_peers_are_no_switch() -> None:
+    """A ring of four in a virtual machine: each has two peers."""
+    links: list[list[LinkReading | None]] = [[LinkReading(True)] * 4] * 4
+    ring = replace(reading(links), p2p=tuple(tuple((i - j) % 4 in (1, 3) for j in range(4)) for i in range(4)))
+    graph = nvlink_graph(ring)
+    assert link_matrix(graph, 4) == ((0, 4, 0, 4), (4, 0, 4, 0), (0, 4, 0, 4), (4, 0, 4, 0))
+    assert switched(graph) == frozenset()
 
 
 def test_links_that_are_down_unknown_or_lead_elsewhere_are_none() -> None:

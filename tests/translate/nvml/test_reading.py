@@ -14,7 +14,6 @@ from ray_dra.translate.nvml.reading import (
     APPLICATION_XIDS,
     FABRIC_COMPLETED,
     HEALTH_UNHEALTHY,
-    RECOVERY_NAMES,
     ZERO_UUID,
     clique_of,
     node_from_reading,
@@ -54,7 +53,10 @@ def test_a_clique_is_one_only_where_the_fabric_is_complete_well_and_has_a_name()
         ({"mig": True}, Health.TAINTED, "MIG mode"),
         ({"recovery": 0}, Health.OK, ""),
         ({"recovery": 9}, Health.TAINTED, "recovery action 9"),
-        *(({"recovery": at}, Health.TAINTED, name) for at, name in RECOVERY_NAMES.items()),
+        *(
+            ({"recovery": at}, Health.TAINTED, said)  # facts: nvmlGpuRecoveryAction
+            for at, said in enumerate(("GPU reset", "node reboot", "drain needed", "drain and reset", "IMEX domain"), 1)
+        ),
     ],
 )
 def test_a_gpu_is_well_unless_its_hardware_says_otherwise(change: dict[str, object], health: Health, said: str) -> None:
