@@ -93,3 +93,19 @@ def test_no_two_names_are_one_by_accident() -> None:
     assert twice == {"GANG_LABEL", "GATE", "DRIVER", "GPU_CLASS"}
     for key in KEYS:
         assert not any(other != key and other.startswith(key) for other in KEYS)
+
+
+def test_names_of_ours_in_docs_manifests_and_examples_are_there() -> None:
+    """A label that is renamed is renamed there, too."""
+    root = HOUSE.parent
+    ours = re.compile(r"ray-dra\.io/[a-z][a-z-]*[a-z]|RAY_DRA_[A-Z_]*[A-Z]")
+    files = [path for folder in ("docs", "kube", "examples") for path in sorted((root / folder).rglob("*"))]
+    spelled = {
+        name: str(path.relative_to(root))
+        for path in [root / "README.md", *files]
+        if path.suffix in (".md", ".yaml", ".py", ".sh") or path.name == "Dockerfile"
+        for name in ours.findall(path.read_text())
+    }
+    assert len(spelled) >= 5
+    testbed = {name for path in (root / "tests" / "cluster").glob("*.py") for name in ours.findall(path.read_text())}
+    assert {name: place for name, place in spelled.items() if name not in SHARED | testbed} == {}

@@ -40,6 +40,11 @@ def test_a_value_that_is_taken_ray_takes(value: str) -> None:
     assert not taken("zone", value) or not value or validate_label_selector_value(value) is None
 
 
+def test_a_selector_without_a_value_is_taken() -> None:
+    """Ray's own: a label that is there with no value."""
+    assert taken("zone", "")
+
+
 @pytest.mark.parametrize("value", ["a", "!a", "in(a,b)", "!in(a, b)", "x" * 63])
 @pytest.mark.parametrize("key", ["zone", "ray.io/zone", "a.b-c.d/e_f.g", "x" * 63 + "/" + "y" * 63])
 def test_each_form_of_rays_selectors_is_taken(key: str, value: str) -> None:
