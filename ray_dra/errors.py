@@ -96,8 +96,8 @@ _SHORT.maxlong = 60
 _SHORT.maxlevel = 4
 
 
-def _rebuild(kind: type[RayDraError], reason: str, state: dict[str, Any]) -> RayDraError:
-    error = kind.__new__(kind)
+def _rebuild(error_type: type[RayDraError], reason: str, state: dict[str, Any]) -> RayDraError:
+    error = error_type.__new__(error_type)
     Exception.__init__(error, reason)
     error.__dict__.update(state)
     return error

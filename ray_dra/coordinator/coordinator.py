@@ -180,14 +180,14 @@ class Coordinator:
         ours that one of them met."""
         if not gangs:
             return True, None
-        kind = gangs[0].allocation is not None
-        start = bisect_left(gangs, self._resume[kind], key=lambda g: g.sequence)
+        holds = gangs[0].allocation is not None
+        start = bisect_left(gangs, self._resume[holds], key=lambda g: g.sequence)
         until = self.clock() + seconds
-        self._resume[kind] = 0
+        self._resume[holds] = 0
         fault: Exception | None = None
         for gang in gangs[start:] + gangs[:start]:
             if self.clock() > until:
-                self._resume[kind] = gang.sequence
+                self._resume[holds] = gang.sequence
                 break
             try:
                 self._advance(gang.id)
@@ -195,7 +195,7 @@ class Coordinator:
                 raise  # the world does not answer, to no gang
             except Exception as error:  # a fault of ours; those behind it get on all the same
                 fault = fault or error
-        return not self._resume[kind], fault
+        return not self._resume[holds], fault
 
     def _advance(self, gang_id: str) -> None:
         gang = self.gangs.get(gang_id)

@@ -57,8 +57,8 @@ def labels_of(node: Node | None) -> dict[str, str]:
 
     if node is None:
         return {}
-    kind = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(node.devices[0].product)
-    return node_labels(node, accelerator_type=kind)
+    accelerator = NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(node.devices[0].product)
+    return node_labels(node, accelerator_type=accelerator)
 
 
 def node_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> Node | None:

@@ -176,8 +176,8 @@ class Machine:
                 yield f"platform {gpu} {rack:010d} {self.node.tray + 1} {self.node.tray} 1 {gpu + 1}"
             elif profile.fabric == "box":  # as an H200 answers with driver 580: the call succeeds, and says nothing
                 yield f"platform {gpu} - 0 0 0 {gpu + 1}"
-            for link, (kind, bus) in enumerate(self._links(gpu)):
-                yield f"link {gpu} {link} {int((gpu, link) not in down)} {kind} {_address(bus)}"
+            for link, (remote, bus) in enumerate(self._links(gpu)):
+                yield f"link {gpu} {link} {int((gpu, link) not in down)} {remote} {_address(bus)}"
             for other in range(profile.gpus):
                 yield f"ancestor {gpu} {other} {self._ancestor(gpu, other)}"
             for k in range(faults.get("mig", {}).get(str(gpu), 0)):

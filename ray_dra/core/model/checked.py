@@ -81,14 +81,14 @@ def number(value: object, place: str, *, least: float, most: float) -> float:
     return found
 
 
-def one_of(kind: type[enum.Enum], value: object, place: str) -> None:
+def one_of(enumeration: type[enum.Enum], value: object, place: str) -> None:
     """A member of the enum."""
-    if not isinstance(value, kind):
+    if not isinstance(value, enumeration):
         raise InvalidRequest(
             f"{place} is not known.",
             place=place,
             wanted=shown(value),
-            available=", ".join(f"{kind.__name__}.{name}" for name in kind.__members__),
+            available=", ".join(f"{enumeration.__name__}.{name}" for name in enumeration.__members__),
         )
 
 

@@ -115,27 +115,27 @@ class _Builder:
         documents: list[Any] = []
         count = 0
         for event in self.events:
-            kind = type(event)
-            if kind is yaml.ScalarEvent:
+            event_type = type(event)
+            if event_type is yaml.ScalarEvent:
                 value = self._scalar(event)
                 count += 1
                 if event.anchor is not None:
                     self.anchors[event.anchor] = value, 1
-            elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
-                _check_tag(event, "map" if kind is yaml.MappingStartEvent else "seq")
+            elif event_type is yaml.MappingStartEvent or event_type is yaml.SequenceStartEvent:
+                _check_tag(event, "map" if event_type is yaml.MappingStartEvent else "seq")
                 if len(stack) >= MAX_DEPTH:
                     raise InvalidSnapshot(
                         "This is nested too deep.", place=_line(event), available=f"at most {MAX_DEPTH} levels"
                     )
-                stack.append(([], kind is yaml.MappingStartEvent, event.anchor, count))
+                stack.append(([], event_type is yaml.MappingStartEvent, event.anchor, count))
                 count += 1
                 continue
-            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
+            elif event_type is yaml.MappingEndEvent or event_type is yaml.SequenceEndEvent:
                 values, mapping, anchor, before = stack.pop()
                 value = _mapping(values, event) if mapping else values
                 if anchor is not None:
                     self.anchors[anchor] = value, count - before
-            elif kind is yaml.AliasEvent:
+            elif event_type is yaml.AliasEvent:
                 value, inside = self._aliased(event)
                 count += inside
             else:  # of the stream and the document
@@ -185,16 +185,16 @@ class _Builder:
 _BOOLS = {"yes": True, "no": False, "true": True, "false": False, "on": True, "off": False}
 
 
-def _read(text: str, kind: str) -> Any:
+def _read(text: str, tag: str) -> Any:
     """As PyYAML reads it, but for dates and numbers to the base 60, which stay text."""
-    if kind == "null":
+    if tag == "null":
         return None
-    if kind == "bool":
+    if tag == "bool":
         return _BOOLS.get(text.lower(), text)
-    if kind not in ("int", "float") or ":" in text:
+    if tag not in ("int", "float") or ":" in text:
         return text
     digits = text.replace("_", "").lower()
-    if kind == "int":
+    if tag == "int":
         sign, bare = (digits[0], digits[1:]) if digits[:1] in ("-", "+") else ("", digits)
         base = 10 if bare == "0" or not bare.startswith("0") else {"b": 2, "x": 16}.get(bare[1:2], 8)
         return int(sign + bare, base)

@@ -25,9 +25,9 @@ MAX_DEVICES = 1_000_000
 MAX_NUMBER = 1 << 62
 
 
-def known_fields(value: object, kind: type, place: str, *, more: Iterable[str] = ()) -> Mapping[str, Any]:
-    """`value`, a dict with no other keys than the fields of `kind`, a dataclass. Raises InvalidSnapshot."""
-    fields = [field.name for field in dataclasses.fields(kind)] + [*more]
+def known_fields(value: object, wanted_type: type, place: str, *, more: Iterable[str] = ()) -> Mapping[str, Any]:
+    """`value`, a dict with no other keys than the fields of `wanted_type`, a dataclass. Raises InvalidSnapshot."""
+    fields = [field.name for field in dataclasses.fields(wanted_type)] + [*more]
     if not isinstance(value, Mapping):
         raise _bad("A mapping was expected", place, value, ", ".join(fields))
     for name in value:
@@ -279,10 +279,10 @@ def _encodes(text: str) -> bool:
     return True
 
 
-def _is(kind: type, value: object, at: str) -> None:
-    if not isinstance(value, kind):
-        wanted = ", ".join(m.value for m in kind) if issubclass(kind, enum.Enum) else kind.__name__
-        raise _bad(f"A {kind.__name__} was expected", at, value, wanted)
+def _is(wanted_type: type, value: object, at: str) -> None:
+    if not isinstance(value, wanted_type):
+        wanted = ", ".join(m.value for m in wanted_type) if issubclass(wanted_type, enum.Enum) else wanted_type.__name__
+        raise _bad(f"A {wanted_type.__name__} was expected", at, value, wanted)
 
 
 def _bad(why: str, place: str, found: object, wanted: str) -> InvalidSnapshot:

@@ -69,8 +69,8 @@ def switched(graph: Graph) -> frozenset[int]:
     """
     groups = []
     for component in nx.connected_components(graph):
-        gpus = frozenset(int(name) for kind, name in component if kind == "gpu")
-        by_switch = any(kind == "switch" for kind, _ in component)
+        gpus = frozenset(int(name) for role, name in component if role == "gpu")
+        by_switch = any(role == "switch" for role, _ in component)
         by_hidden = len(gpus) > 1 and all(
             graph.has_edge(("gpu", str(a)), ("gpu", str(b))) and graph[("gpu", str(a))][("gpu", str(b))].get("hidden")
             for a, b in combinations(sorted(gpus), 2)

@@ -54,8 +54,8 @@ def request_from_bundles(
     if topology_strategy is not None:
         strategy, asked = _topology_strategy(topology_strategy)
         chosen = chosen & asked if asked is not None else chosen
-    kind = _strategy(strategy, "strategy")
-    _check_soft_node(soft_node, kind)
+    meant = _strategy(strategy, "strategy")
+    _check_soft_node(soft_node, meant)
     labels = None if selectors is None else many(selectors, "bundle_label_selector", most=MAX_BUNDLES)
     if labels is not None and len(labels) != len(asked_for):
         raise InvalidRequest(
@@ -65,7 +65,7 @@ def request_from_bundles(
             available=str(len(labels)),
         )
     made = _bundles(asked_for, labels, _products(product))
-    return check_request(GangRequest(uuid.uuid4().hex, made, chosen, kind, priority=priority))
+    return check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
 
 
 def ray_bundles(request: GangRequest) -> list[dict[str, float]]:
