@@ -17,7 +17,6 @@ from itertools import chain
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_state import CliqueKind, CliqueState
-from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.node_state import REGULAR
 from ray_dra.core.model.imex import Limits
 
@@ -138,7 +137,6 @@ class CliqueOrder:
         "_asked",
         "by_shape",
         "cliques",
-        "entries",
         "grade",
         "kind",
         "levels",
@@ -161,7 +159,6 @@ class CliqueOrder:
         self.whole = 1  # the bit of whole nodes
         self.by_shape: dict[BundleShape, Buckets] = {}
         self._asked: dict[BundleShape, Buckets | Leveled] = {}
-        self.entries: dict[CliqueState, Entry] = {}
 
     def at(self, rank: str) -> CliqueState:
         return self.cliques[rank[1:]]
@@ -191,14 +188,13 @@ class CliqueOrder:
             oldest = next(iter(self.by_shape))
             gone = self.by_shape.pop(oldest)
             self._asked = {m: b for m, b in self._asked.items() if b is not gone}
-            for entry in self.entries.values():
-                entry.capacities.pop(oldest, None)
+            for clique in self.cliques.values():
+                clique.forget(oldest)
         made = Buckets(least=shape.least_free(), by_count=shape.decided_by_count(self.grade))
         self.by_shape[shape] = made
-        for clique, entry in self.entries.items():
-            capacity = entry.capacities[shape] = clique.capacity(shape, self.limits)
-            if capacity:
-                made.lists.setdefault(capacity, []).append(entry.rank)
+        for clique in self.cliques.values():
+            if capacity := clique.learn(shape, self.limits):
+                made.lists.setdefault(capacity, []).append(clique.rank)
         for capacity, bucket in made.lists.items():
             bucket.sort()
             made.present |= 1 << capacity
@@ -209,90 +205,33 @@ class CliqueOrder:
         while len(self.levels) < len(clique.nodes_by_free):
             self.levels.append([])
         self.whole = 1 << (len(self.levels) - 1)
-        entry = self.entries[clique] = Entry(self, clique)
-        clique.put_on(entry)
-        entry.refresh()
+        clique.enter_order(self)
 
-
-class Entry:
-    """A clique in an order: under which rank, on which levels (a mask), with which capacity for each shape."""
-
-    __slots__ = ("capacities", "clique", "levels", "order", "rank")
-
-    def __init__(self, order: CliqueOrder, clique: CliqueState) -> None:
-        self.order = order
-        self.clique = clique
-        self.rank = ""
-        self.levels = 0
-        self.capacities = dict.fromkeys(order.by_shape, 0)
-
-    def remove(self) -> None:
-        order = self.order
-        for free in bits(self.levels):
-            level = order.levels[free]
-            del level[bisect_left(level, self.rank)]
-            if not level:
-                order.present ^= 1 << free
-        for shape, capacity in self.capacities.items():
+    def remove(self, clique: CliqueState) -> None:
+        self.move(clique.rank, clique.levels, "", 0)
+        for shape, capacity in clique.capacities.items():
             if capacity:
-                order.by_shape[shape].remove(capacity, self.rank)
-        del order.cliques[self.clique.key]
-        del order.entries[self.clique]
+                self.by_shape[shape].remove(capacity, clique.rank)
+        del self.cliques[clique.key]
 
-    def refresh(self) -> None:
-        """Bring the order's lists up to date after a change in the clique."""
-        order, clique = self.order, self.clique
-        old = self.rank
-        free = clique.free
-        rank = self.rank = chr(free) + clique.key  # `clique.rank`, a call less
-        moved = rank != old
-        before = self.levels
-        if order.single:
-            levels_now = 1 << free if free else 0
-        else:
-            levels_now = 0
-            bit = 1
-            for mask in clique.nodes_by_free:
-                if mask:
-                    levels_now |= bit
-                bit <<= 1
-            levels_now &= ~1
-        if moved or levels_now != before:
-            levels = order.levels
-            gone = before if moved else before & ~levels_now
-            while gone:
-                low = gone & -gone
-                gone ^= low
-                level = levels[low.bit_length() - 1]
-                if len(level) == 1:
-                    level.clear()
-                    order.present ^= low
-                else:
-                    del level[bisect_left(level, old)]
-            new = levels_now if moved else levels_now & ~before
-            while new:
-                low = new & -new
-                new ^= low
-                level = levels[low.bit_length() - 1]
-                if level:
-                    insort(level, rank)
-                else:
-                    level.append(rank)
-                    order.present |= low
-            self.levels = levels_now
-        capacities = self.capacities
-        limits = order.limits
-        for shape, buckets in order.by_shape.items():
-            had = capacities[shape]
-            if free < buckets.least:
-                capacity = 0
-            elif buckets.by_count:
-                capacity = clique.capacity_by_count(shape[0], shape[2], limits)  # by position: quicker than by name
+    def move(self, old: str, gone: int, rank: str, new: int) -> None:
+        """A clique goes from some levels, where its rank was `old`, to others; both as masks."""
+        levels = self.levels
+        while gone:
+            low = gone & -gone
+            gone ^= low
+            level = levels[low.bit_length() - 1]
+            if len(level) == 1:
+                level.clear()
+                self.present ^= low
             else:
-                capacity = clique.capacity(shape, limits)
-            if had != capacity or moved:
-                if had:
-                    buckets.remove(had, old)
-                if capacity:
-                    buckets.add(capacity, rank)
-                capacities[shape] = capacity
+                del level[bisect_left(level, old)]
+        while new:
+            low = new & -new
+            new ^= low
+            level = levels[low.bit_length() - 1]
+            if level:
+                insort(level, rank)
+            else:
+                level.append(rank)
+                self.present |= low

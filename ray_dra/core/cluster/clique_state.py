@@ -6,7 +6,7 @@ masks, by how many of their devices are free. Only its own methods change it. `c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
@@ -24,11 +24,34 @@ SPARES: CliqueKind = "spare"
 
 
 class Listing(Protocol):
-    """A clique's entry in its `CliqueOrder`."""
+    """The `Buckets` in which an order lists cliques by capacity for one shape of bundle."""
 
-    def refresh(self) -> None: ...
+    @property
+    def least(self) -> int: ...
 
-    def remove(self) -> None: ...
+    @property
+    def by_count(self) -> bool: ...
+
+    def remove(self, capacity: int, rank: str) -> None: ...
+
+    def add(self, capacity: int, rank: str) -> None: ...
+
+
+class Order(Protocol):
+    """The `CliqueOrder` that lists a clique."""
+
+    @property
+    def single(self) -> bool: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def by_shape(self) -> Mapping[BundleShape, Listing]: ...
+
+    def move(self, old: str, gone: int, rank: str, new: int) -> None: ...
+
+    def remove(self, clique: CliqueState) -> None: ...
 
 
 class CliqueState:
@@ -41,13 +64,14 @@ class CliqueState:
         node_states: in topology order; a node's bit in the masks is 1 << its place here.
         nodes_by_free: nodes_by_free[f]: mask of the nodes with exactly f free devices.
         imex: mask of the nodes that a gang's IMEX domain has.
-        listing: its entry in its order, while it has one; relist: brings that up to date, called after each change.
+        order: that lists it; levels: on which of its levels, as a mask; capacities: by shape, as it lists them.
         size: devices, whatever their state; free: those that are free.
         owner: the gang that has the clique exclusively.
         product: of all its devices, or SEVERAL_PRODUCTS; grade: of the worst node, see `NodeState.profile`.
     """
 
     __slots__ = (
+        "capacities",
         "fabric",
         "free",
         "grade",
@@ -55,13 +79,14 @@ class CliqueState:
         "imex",
         "key",
         "kind",
-        "listing",
+        "levels",
         "name",
         "node_states",
         "nodes_by_free",
+        "order",
         "owner",
         "product",
-        "relist",
+        "rank",
         "size",
     )
 
@@ -73,8 +98,10 @@ class CliqueState:
         self.key = f"{'#' * loose}{natural(self.name)}\x00{loose:d}{spare:d}"
         self.fabric = False  # until a node of it says so
         self.owner = owner
-        self.listing: Listing | None = None
-        self.relist: Callable[[], None] = _not_listed
+        self.order: Order | None = None
+        self.rank = ""
+        self.levels = 0
+        self.capacities: dict[BundleShape, int] = {}
         self._empty()
 
     def _empty(self) -> None:
@@ -83,11 +110,6 @@ class CliqueState:
         self.imex = self.size = self.free = 0
         self.product = SEVERAL_PRODUCTS
         self.grade = REGULAR
-
-    @property
-    def rank(self) -> str:
-        # One character in front of the key sorts by number and name in a single comparison of strings.
-        return chr(self.free) + self.key
 
     @property
     def idle(self) -> bool:
@@ -142,16 +164,69 @@ class CliqueState:
         """A gang has the clique to itself; None: nobody."""
         self.owner = gang
 
-    def put_on(self, listing: Listing) -> None:
-        """It has this entry in an order now."""
-        self.listing = listing
-        self.relist = listing.refresh
+    def enter_order(self, order: Order) -> None:
+        """This order lists it from now on."""
+        self.order = order
+        self.rank = ""
+        self.levels = 0
+        self.capacities = dict.fromkeys(order.by_shape, 0)
+        self.relist()
 
-    def take_off(self) -> None:
+    def leave_order(self) -> None:
         """Off its order, before its nodes change."""
-        if self.listing is not None:
-            self.listing.remove()
-            self.listing, self.relist = None, _not_listed
+        if self.order is not None:
+            self.order.remove(self)
+            self.order = None
+
+    def relist(self) -> None:
+        """Bring its order's lists up to date, after any change."""
+        order = self.order
+        if order is None:
+            return
+        old = self.rank
+        free = self.free
+        # One character in front of the key sorts by number and name in a single comparison of strings.
+        rank = self.rank = chr(free) + self.key
+        moved = rank != old
+        before = self.levels
+        if order.single:
+            levels = 1 << free if free else 0
+        else:
+            levels = 0
+            bit = 1
+            for mask in self.nodes_by_free:
+                if mask:
+                    levels |= bit
+                bit <<= 1
+            levels &= ~1
+        if moved:
+            order.move(old, before, rank, levels)
+        elif levels != before:
+            order.move(old, before & ~levels, rank, levels & ~before)
+        self.levels = levels
+        capacities = self.capacities
+        for shape, listing in order.by_shape.items():
+            had = capacities[shape]
+            if free < listing.least:
+                capacity = 0
+            elif listing.by_count:
+                capacity = self.capacity_by_count(shape[0], shape[2], order.limits)  # by position: quicker than by name
+            else:
+                capacity = self.capacity(shape, order.limits)
+            if had != capacity or moved:
+                if had:
+                    listing.remove(had, old)
+                if capacity:
+                    listing.add(capacity, rank)
+                capacities[shape] = capacity
+
+    def learn(self, shape: BundleShape, limits: Limits) -> int:
+        """Its capacity for a shape that its order lists from now on."""
+        found = self.capacities[shape] = self.capacity(shape, limits)
+        return found
+
+    def forget(self, shape: BundleShape) -> None:
+        self.capacities.pop(shape, None)
 
     # -- what fits
 
@@ -188,10 +263,6 @@ class CliqueState:
                 total += nodes * each_node
                 nodes_left -= nodes
         return total if total > single else single
-
-
-def _not_listed() -> None:
-    """A clique that is in no order, between two changes of its nodes, has nothing to bring up to date."""
 
 
 def clique_capacity(clique: CliqueState, capacities: list[tuple[int, NodeState, int]], limits: Limits) -> int:

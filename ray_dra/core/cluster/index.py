@@ -168,7 +168,7 @@ class Index:
             clique = self.clique_states.get(clique_id)
             if clique is None:
                 clique = self.clique_states[clique_id] = CliqueState(clique_id, owner_of.get(clique_id))
-            clique.take_off()
+            clique.leave_order()
             if not clique.node_states or clique.node_states[-1].key < state.key:
                 clique.append(state)
             else:
@@ -183,7 +183,7 @@ class Index:
         self._unlist_shares(state)
         for clique_id in state.members:
             clique = self.clique_states[clique_id]
-            clique.take_off()
+            clique.leave_order()
             node_states = [s for s in clique.node_states if s is not state]
             if node_states:
                 clique.rebuild(node_states)

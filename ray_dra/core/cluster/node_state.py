@@ -6,7 +6,7 @@ calls `Index.refresh` after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
@@ -64,8 +64,7 @@ class InClique(Protocol):
 
     def flip_imex(self, bit: int) -> None: ...
 
-    @property
-    def relist(self) -> Callable[[], None]: ...
+    def relist(self) -> None: ...
 
 
 Membership = tuple[InClique, int, int]
