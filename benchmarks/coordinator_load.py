@@ -127,7 +127,7 @@ def main() -> None:
     if options.waits:
         rows.append(waiting(options.waits))
     if options.gangs:
-        rows.append(growth(options.gangs, 4))
+        rows.append(growth(options.gangs, max(options.clients)))
     ray.shutdown()
     write(options.json, rows)
 
