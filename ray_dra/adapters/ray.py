@@ -61,7 +61,8 @@ class RayAdapter:
     """Ray as the coordinator sees it."""
 
     def __init__(self) -> None:
-        self._groups: dict[bytes, RayGroup] = {}  # by the record: Ray keeps those of removed groups, however many
+        self._groups: dict[bytes, RayGroup] = {}  # by the record
+        self._removed: set[bytes] = set()  # ids of removed groups: Ray keeps their records, however many
         self._where: dict[str, tuple[str, int]] = {}  # living raylet -> address and port
         self._channels: dict[tuple[str, int], Any] = {}  # to those
 
@@ -83,8 +84,7 @@ class RayAdapter:
             )
             jobs = _gcs().get_all_job_info(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
             running = frozenset(job.hex() for job, info in jobs.items() if not info.is_dead)
-            table = ray._private.state.state._connect_and_get_accessor().get_placement_group_table()
-            self._groups = {data: self._groups.get(data) or _group(data) for data in table}
+            self._look_at_groups(ray._private.state.state._connect_and_get_accessor().get_placement_group_table())
             return RayView(nodes, {group.id: group for group in self._groups.values()}, running)
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise RayDraError("Ray's control store did not answer.", available=str(error)) from error
@@ -109,6 +109,19 @@ class RayAdapter:
             in_order = {group: tuple(sorted(used)) for group, used in slots.items()}
             found.append(Worker(worker.pid, in_order, worker.job_id.hex()))
         return tuple(found)
+
+    def _look_at_groups(self, table: list[bytes]) -> None:
+        """Each record is parsed once, and of removed groups only the id stays: it is the record's first field."""
+        living, removed = {}, set()
+        for data in table:
+            key = data[: 2 + _ID_BYTES]
+            if key in self._removed:
+                removed.add(key)
+            elif (group := self._groups.get(data) or _group(data)).state != "REMOVED":
+                living[data] = group
+            elif key.startswith(_ID_FIELD):
+                removed.add(key)
+        self._groups, self._removed = living, removed
 
     def _look_up(self) -> list[dict[str, Any]]:
         """Ray's nodes."""
@@ -148,6 +161,10 @@ def log_folder() -> Path | None:
 
 def _gcs() -> Any:
     return ray._private.worker.global_worker.gcs_client
+
+
+_ID_BYTES = 18
+_ID_FIELD = bytes((1 << 3 | 2, _ID_BYTES))  # protobuf: field 1, a string of bytes, so many
 
 
 def _group(data: bytes) -> RayGroup:

@@ -76,7 +76,7 @@ class ForeignWork:
         for group, mapped in self._aside.read(MAP_KEY, lambda key, data: (key, map_from_bytes(data))):
             if group in ours:
                 found[group] = mapped
-            elif _lives(view, group):
+            elif group in view.groups:
                 self.unclaimed[group] = mapped
             else:
                 self.store.delete(MAP_KEY + group)
@@ -265,7 +265,7 @@ class ForeignWork:
         for group in list(self.unclaimed):
             if group in groups:  # its commit had been half done
                 del self.unclaimed[group]
-            elif not _lives(view, group):
+            elif group not in view.groups:
                 self.store.delete(MAP_KEY + group)
                 del self.unclaimed[group]
         for raylet in view.nodes:
@@ -278,8 +278,3 @@ class ForeignWork:
     def _persist(self, raylet: str) -> None:
         record = Slots(self.slots.get(raylet, {}), self.foreign.get(raylet, {}))
         self.store.put(SLOTS_KEY + raylet, slots_to_bytes(record))
-
-
-def _lives(view: RayView, group: str) -> bool:
-    found = view.groups.get(group)
-    return found is not None and found.state != "REMOVED"

@@ -54,8 +54,7 @@ class GangStore:
         found = []
         for key, unread in self.aside.records.items():
             traces = self.traces(unread)
-            group = view.groups.get(traces.group or "")
-            ended = traces.group is not None and (group is None or group.state == "REMOVED")
+            ended = traces.group is not None and traces.group not in view.groups
             orphaned = traces.owner is not None and traces.owner not in view.jobs
             if key.startswith(GANG_KEY) and not ended and not orphaned:
                 epochs = range(1 + (MOST_MOVES if traces.moves is None else traces.moves))

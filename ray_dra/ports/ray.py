@@ -22,7 +22,7 @@ class RayNode:
 
 @dataclass(frozen=True, slots=True)
 class RayGroup:
-    """A Ray placement group: its state, and the Ray node of each bundle (None: not placed)."""
+    """A Ray placement group that is not removed: its state, and the Ray node of each bundle (None: not placed)."""
 
     id: str
     state: str

@@ -60,6 +60,7 @@ class FakeRay:
         groups = {
             name: RayGroup(name, g.state, tuple(g.nodes) or (None,) * len(g.bundles), tuple(g.bundles))
             for name, g in self.groups.items()
+            if g.state != "REMOVED"
         }
         return RayView(nodes, groups, frozenset(self.jobs))
 

@@ -191,7 +191,7 @@ class Step(enum.Enum):
 
 def next_step(gang: Gang, seen: Observed) -> tuple[Step, str]:
     """The step that brings the gang nearer to where it should be, and why."""
-    removed = gang.group is None or seen.group_state in ("REMOVED", "ABSENT")
+    removed = gang.group is None or seen.group_state == "ABSENT"
     if gang.releasing:
         if not removed and seen.group_state is not None:  # to remove it was interrupted
             return Step.GIVE_BACK, ""

@@ -251,7 +251,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.world.gangs)
     @rule(
         data=st.data(),
-        state=st.sampled_from([None, "PENDING", "CREATED", "REMOVED", "ABSENT"]),
+        state=st.sampled_from([None, "PENDING", "CREATED", "ABSENT"]),
         lost=st.booleans(),
         alive=st.booleans(),
         late=st.booleans(),

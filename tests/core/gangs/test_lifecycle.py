@@ -94,8 +94,8 @@ def test_what_a_record_may_not_do_is_refused(before: Gang | None, after: Gang | 
 def test_a_group_that_was_to_be_removed_and_is_there_is_removed_again(state: str) -> None:
     """The coordinator was killed between the record and the placement group."""
     assert next_step(RELEASING, Observed(group_state=state))[0] is Step.GIVE_BACK
-    assert next_step(RELEASING, Observed(group_state="REMOVED"))[0] is Step.FORGET
-    assert next_step(RELEASING, Observed(group_state="REMOVED", busy=True))[0] is Step.WAIT
+    assert next_step(RELEASING, Observed(group_state="ABSENT"))[0] is Step.FORGET
+    assert next_step(RELEASING, Observed(group_state="ABSENT", busy=True))[0] is Step.WAIT
 
 
 def test_the_phase_is_read_off_record_and_world() -> None:
