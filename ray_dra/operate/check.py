@@ -121,6 +121,15 @@ def may_not(api: KubernetesApi, right: Right, namespace: str, raycluster: str) -
 
 def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
     found = api.get("RayCluster", raycluster, namespace)
+    try:
+        yield from _of_found(found, what)
+    except RayDraError:
+        raise  # some are ValueErrors, too
+    except UNREADABLE as error:
+        yield Finding(False, what, f"left out, it cannot be read: {why_unreadable(error)}")
+
+
+def _of_found(found: Object, what: str) -> Iterator[Finding]:
     read = read_raycluster(found)
     refuse_unfit(read)
     template = worker_template(read)

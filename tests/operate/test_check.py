@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
+import ray
 
 from ray_dra.adapters import lease
 from ray_dra.adapters.lease import Lease
 from ray_dra.operate import check
+from ray_dra.translate.names import START_HOOK_VARIABLE
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import end, node, until
+from tests.translate.kube.objects import cluster
 
 
 def test_check_tells_what_cannot_be_read_and_what_the_coordinator_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +46,43 @@ def test_check_tells_what_cannot_be_read_and_what_the_coordinator_says(monkeypat
         assert [finding.ok for finding in check._of_view(api, "n", "c", "view")] == [True]
     finally:
         end(made)
+
+
+def raycluster() -> dict[str, Any]:
+    made = cluster(rayVersion=ray.__version__)
+    head = {"containers": [{"name": "head", "env": [{"name": START_HOOK_VARIABLE, "value": "ray_dra.hooks.start"}]}]}
+    made["spec"] |= {"headGroupSpec": {"template": {"spec": head}}, "authOptions": {"mode": "token"}}
+    return made
+
+
+def findings(found: dict[str, Any]) -> list[check.Finding]:
+    class One(Api):
+        def get(self, *arguments: Any) -> Any:
+            return found
+
+    api: Any = One()
+    return [*check._asked("RayCluster", partial(check._of_cluster, api, "team", "c"))]
+
+
+def test_a_raycluster_that_is_as_it_should_be_passes_each_check() -> None:
+    told = findings(raycluster())
+    assert [finding.ok for finding in told] == [True] * 4
+    assert "the group ray-dra, image mine:1" in told[0].said
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"workerGroupSpecs": [{"groupName": 5, "template": {}}]}, "cannot be read"),
+        ({"workerGroupSpecs": 5}, "cannot be read"),
+        ({"headGroupSpec": {}}, "cannot be read"),
+        ({"workerGroupSpecs": []}, "no worker group to copy"),
+        ({"upgradeStrategy": {"type": "Recreate"}}, "deletes every pod"),
+    ],
+)
+def test_a_raycluster_that_cannot_be_used_is_a_finding_and_not_a_traceback(change: dict[str, Any], said: str) -> None:
+    made = raycluster()
+    made["spec"] |= change
+    *_, last = findings(made)
+    assert last.ok is False
+    assert said in last.said
