@@ -202,8 +202,10 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
         side.kube.patch("Pod", pod.name, gate_opened(pod))
     side.until(lambda: all(pod.node for pod in pods()))
     assert {pod.node for pod in pods()} == set(attempt.slots)
-    allocated = {device for claim in side.kube.view().claims for device in claim.devices}
-    assert allocated == {(machine.name, f"gpu-{gpu}") for machine in MACHINES for gpu in range(4)}
+    gpus = {(machine.name, f"gpu-{gpu}") for machine in MACHINES for gpu in range(4)}
+    # Claims are watched apart from pods, and may be seen later.
+    side.until(lambda: {device for claim in side.kube.view().claims for device in claim.devices} == gpus)
+    assert all(claim.allocated for claim in side.kube.view().claims)
     side.change(*groups_stopped(side.cluster(), {name: [pod.name for pod in pods()]}))
     side.until(lambda: not side.kube.view().pods or not pods())
     side.until(lambda: not side.kube.view().claims)
