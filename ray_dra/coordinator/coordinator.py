@@ -4,57 +4,31 @@ A synchronous class, one call at a time; the actor around it brings the calls, t
 the world, hands what it saw and was asked to the engine as events, and lets the executor do what that decides. Every
 change is in the store before it is answered, one record in one step, so that a coordinator killed anywhere comes back
 to what it had said.
+
+Neighbours: `parts.py` puts together what it is made of, `turns.py` takes gangs on within the time of a look.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Mapping
 from functools import partial
 
-from ray_dra.coordinator.aside import Aside, Unread
-from ray_dra.coordinator.backends.base import Backend
-from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
-from ray_dra.coordinator.backends.kubernetes.machines import Machines
-from ray_dra.coordinator.backends.raylets.backend import RayletsBackend
-from ray_dra.coordinator.backends.raylets.nodes import Nodes
-from ray_dra.coordinator.executor import Executor
-from ray_dra.coordinator.foreign_work import ForeignWork
-from ray_dra.coordinator.gang_store import GangStore
-from ray_dra.coordinator.observer import Observer
+from ray_dra.coordinator.aside import Unread
 from ray_dra.coordinator.orders import Order, check_order
-from ray_dra.coordinator.pace import OwnTime
-from ray_dra.coordinator.slot_map import Seen, SlotMap
-from ray_dra.coordinator.status import Status, Statuses
-from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.engine import Engine
-from ray_dra.core.gangs.events import (
-    Committed,
-    DevicesTaken,
-    Event,
-    GangObserved,
-    JobsSeen,
-    Moment,
-    NextTurn,
-    ReleaseAsked,
-    Submitted,
-    TurnTook,
-    WorkersDue,
-)
+from ray_dra.coordinator.parts import Parts
+from ray_dra.coordinator.slot_map import Seen
+from ray_dra.coordinator.status import Status
+from ray_dra.coordinator.turns import Turns
+from ray_dra.core.gangs.events import Committed, DevicesTaken, Event, JobsSeen, Moment, ReleaseAsked, Submitted
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.planning import Answer
-from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS
 from ray_dra.core.model.request import GangRequest, check_request
-from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
-
-BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue; what is left is the next look's
 
 
 class Coordinator:
@@ -64,59 +38,18 @@ class Coordinator:
     """
 
     def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None = None, wall: Clock = time.time) -> None:
-        self.ray, self.clock, self._wall = ray, OwnTime(clock), wall
+        parts = Parts(store, ray, clock, kube)
+        self.ray, self._wall = ray, wall
+        self.clock, self.aside, self.inventory, self.known = parts.clock, parts.aside, parts.inventory, parts.known
+        self.nodes, self.backend, self.observer = parts.nodes, parts.backend, parts.observer
+        self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
+        self.gang_store, self.foreign_work, self.slot_map = parts.gang_store, parts.foreign_work, parts.slot_map
+        self._statuses = parts.statuses
+        self._turns = Turns(self.records, self.observer, self.clock, self._decide)
         self.behind = False
-        self._resume = {True: 0, False: 0}  # whether it has devices -> the gang with which the next look begins
-        self.aside = Aside(store)
-        self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
-        self.known = KnownNodes(self.inventory)
-        machines = Machines(self.inventory, self.clock)
-        self.nodes = Nodes(store, self.inventory, self.clock, self.aside, reserved=machines.has, best=self.known.best)
-        self.known.remember(self.nodes.remembered(), self.clock())
-        self.backend: Backend = (
-            RayletsBackend(self.nodes)
-            if kube is None
-            else KubernetesBackend(kube, store, self.inventory, self.clock, machines, self.nodes)
-        )
-        self.engine = Engine(
-            self.inventory,
-            self.known,
-            begins=self.backend.begins,
-            own_workers=self.backend.own_workers,
-            ready_made=self.backend.ready_made,
-        )
-        self.records = self.engine.records
-        self.foreign_work = ForeignWork(store, self.inventory, ray, self.clock, self.aside)
-        self.observer = Observer(self.inventory, self.nodes, ray, self.backend, self.clock)
-        self.gang_store = GangStore(store, self.aside)
-        self.slot_map = SlotMap(
-            self.inventory, self.nodes, self.foreign_work, self.backend, self.records, self.observer
-        )
-        self._statuses = Statuses(self.records, self.gang_store, self.observer, self.backend)
-        self.executor = Executor(
-            self.engine,
-            store,
-            self.gang_store,
-            ray,
-            self.backend,
-            self.observer,
-            self._statuses,
-            self.slot_map,
-            self.foreign_work,
-        )
-        self._restore()
+        parts.restore()
         self.executor.recover(ray.view())
         self.observe()
-
-    def _restore(self) -> None:
-        """The gangs of the store, and what they hold."""
-        found = self.gang_store.load()
-        self.backend.look([gang.allocation for gang in found if gang.allocation is not None])
-        for gang in found:
-            try:
-                self.records.restore(gang, self.clock())
-            except ValueError as error:  # e.g. two records that claim one clique for their gang alone
-                self.gang_store.set_aside(gang.id, f"The record claims what another gang has: {error}")
 
     @property
     def gangs(self) -> Mapping[str, Gang]:
@@ -147,22 +80,20 @@ class Coordinator:
             if name in self.inventory.node_states:
                 self.known.see(name, self.clock())
                 self.foreign_work.keep_mapped(name)
-            self._serve()
+            self._turns.serve()
 
     def observe(self) -> None:
         """Look at the world, and take every gang one step further. Called every half second, and after a release."""
         self.clock.look()
         self._look()
         self._decide(JobsSeen(self.observer.view.jobs))
-        past = self.records.past_queue()
-        done, fault = self._advance_some([gang for gang in past if gang.allocation is not None], BUSY_SECONDS)
-        all_left, late_fault = self._advance_some([g for g in past if g.allocation is None], BUSY_SECONDS / 2)
+        done, fault = self._turns.advance()
         self.nodes.drop_unused({node for _, allocation in self.records.holders() for node in allocation.nodes})
         self.known.look(self.clock())
-        served = self._serve()
-        self.behind = not (done and all_left and served)
-        if fault or late_fault:
-            raise fault or late_fault  # type: ignore[misc]
+        served = self._turns.serve()
+        self.behind = not (done and served)
+        if fault is not None:
+            raise fault
 
     def _look(self) -> None:
         """What there is, into the inventory; workers that no gang wants are taken a step back."""
@@ -174,51 +105,6 @@ class Coordinator:
         self.backend.undo([*wanted, *self.gang_store.spared(view)])
         placed = self.observer.placed_devices(self.records)
         self.foreign_work.look(view, self.nodes.names, placed, self.records.groups)
-
-    def _advance_some(self, gangs: list[Gang], seconds: float) -> tuple[bool, Exception | None]:
-        """One step for each, in turns over the looks where the time does not suffice: whether it did, and a fault of
-        ours that one of them met."""
-        if not gangs:
-            return True, None
-        holds = gangs[0].allocation is not None
-        start = bisect_left(gangs, self._resume[holds], key=lambda g: g.sequence)
-        until = self.clock() + seconds
-        self._resume[holds] = 0
-        fault: Exception | None = None
-        for gang in gangs[start:] + gangs[:start]:
-            if self.clock() > until:
-                self._resume[holds] = gang.sequence
-                break
-            try:
-                self._advance(gang.id)
-            except RayDraError:
-                raise  # the world does not answer, to no gang
-            except Exception as error:  # a fault of ours; those behind it get on all the same
-                fault = fault or error
-        return not self._resume[holds], fault
-
-    def _advance(self, gang_id: str) -> None:
-        gang = self.gangs.get(gang_id)
-        if gang is None:
-            return
-        seen = self.observer.observed(gang, self.records.notes[gang_id])
-        acted = self._decide(WorkersDue(gang_id, seen))
-        gang = self.gangs.get(gang_id)
-        if gang is not None:
-            seen = self.observer.observed(gang, self.records.notes[gang_id]) if acted else seen
-            self._decide(GangObserved(gang_id, seen))
-
-    def _serve(self) -> bool:
-        """Plan the queue, in order; the first that does not fit holds up those behind it. False where the time was over
-        before that."""
-        until = self.clock() + BUSY_SECONDS
-        while (first := self.records.first) is not None and self.clock() <= until:
-            began = self.clock()
-            if not self._decide(NextTurn()):
-                self._decide(TurnTook(self.clock() - began))
-                return True
-            assert self.records.first is not first
-        return first is None
 
     def _decide(self, event: Event) -> bool:
         """The engine decides, the executor acts; what comes of an action is decided on before the next. True where
@@ -283,7 +169,7 @@ class Coordinator:
             return True
         gone = gang_id not in self.gangs
         if gone:
-            self._serve()
+            self._turns.serve()
         return gone
 
     def status(self, gang_id: str) -> Status:

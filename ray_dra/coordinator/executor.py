@@ -77,9 +77,9 @@ class Executor:
             case RemoveGroup():
                 self._ray.remove_group(action.group)
             case MakeWorkers():
-                return self._make_workers(self._records.gangs[action.gang], now)
+                return self._make_workers(self._records.gangs.get(action.gang), now)
             case EndWorkers():
-                return self._end_workers(self._records.gangs[action.gang], action.why)
+                return self._end_workers(self._records.gangs.get(action.gang), action.why)
             case Note():
                 _log(action)
             case Tell():
@@ -103,7 +103,9 @@ class Executor:
     # -- inside
 
     def _drop(self, action: Drop) -> None:
-        gang = self._records.gangs[action.gang]
+        gang = self._records.gangs.get(action.gang)
+        if gang is None:
+            return
         for group in gang.groups:
             self._foreign.forget(group)
         self._gang_store.drop(gang)
@@ -111,8 +113,8 @@ class Executor:
         self._told.pop(gang.id, None)
         logger.info("gang %s: gone: %s", _line(gang.name or gang.id), _line(action.why))
 
-    def _make_workers(self, gang: Gang, now: Moment) -> WorkersProgressed | None:
-        if gang.allocation is None:
+    def _make_workers(self, gang: Gang | None, now: Moment) -> WorkersProgressed | None:
+        if gang is None or gang.allocation is None:
             return None
         grouped = gang.group is not None
         progress = self._backend.make(gang.allocation, self._observer.joined(), grouped=grouped)
@@ -120,8 +122,10 @@ class Executor:
             progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
         return WorkersProgressed(gang.id, progress)
 
-    def _end_workers(self, gang: Gang, why: str) -> WorkersLeft:
+    def _end_workers(self, gang: Gang | None, why: str) -> WorkersLeft | None:
         """Ray tells the raylets of a removed group before it answers us, and they say how it is now."""
+        if gang is None:
+            return None
         busy = gang.group is not None and self._observer.has_workers(gang)
         return WorkersLeft(gang.id, busy, self._backend.gone(gang.id, gang.moves), why)
 

@@ -8,8 +8,8 @@ from types import FrameType
 
 import pytest
 
-from ray_dra.coordinator.coordinator import BUSY_SECONDS
 from ray_dra.coordinator.orders import Order
+from ray_dra.coordinator.turns import BUSY_SECONDS
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs import planning
 from ray_dra.core.model.allocation import Allocation

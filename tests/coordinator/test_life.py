@@ -7,6 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ray_dra.core.gangs.actions import Action
+from ray_dra.core.gangs.events import Event, Moment
 from ray_dra.core.gangs.lifecycle import ARROWS
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
@@ -111,6 +113,53 @@ def test_killed_at_the_end_of_a_group_the_coordinator_goes_on_with_it(backend: s
         world.check_empty()
     else:
         world.settle()
+
+
+def done_twice(world: World | kubernetes_world.World, times: int) -> None:
+    """Each action of the executor is done so often."""
+    executor = world.coordinator.executor
+    do = executor.do
+
+    def repeated(action: Action, now: Moment) -> Event | None:
+        for _ in range(times - 1):
+            do(action, now)
+        return do(action, now)
+
+    executor.do = repeated  # type: ignore[method-assign]
+
+
+def test_an_action_that_is_repeated_changes_nothing_more() -> None:
+    found = []
+    for times in (1, 2):
+        world = World()
+        world.coordinator._wall = lambda: 0.0
+        done_twice(world, times)
+        for name, sizes in (("a", (4, 4)), ("b", (2,)), ("c", (4, 4, 4)), ("d", (4,))):
+            world.submit(gang(*sizes, name=name))
+        world.place("a")
+        world.ray.start_task("t2-0", 4)
+        world.place("b")
+        world.pass_time(10)
+        world.coordinator.release("a")
+        world.pass_time(5)
+        world.check()
+        states = {group.id: group.state for group in world.ray.view().groups.values()}
+        found.append((dict(world.store.data), states, [world.coordinator.status(n) for n in world.coordinator.gangs]))
+        assert len(states) > 1
+    assert found[0] == found[1]
+
+
+def test_an_action_that_is_repeated_on_kubernetes_changes_nothing_more() -> None:
+    left = []
+    for times in (1, 2):
+        world = kubernetes_world.World()
+        done_twice(world, times)
+        name = world.coordinator.submit(world.order()).gang
+        assert world.drive(name) is Phase.READY
+        left.append((len(world.left()), world.coordinator.status(name).moves, sorted(world.kube.claimed())))
+        world.coordinator.release(name)
+        world.settle()
+    assert left[0] == left[1]
 
 
 def test_a_history_outlives_the_coordinator() -> None:

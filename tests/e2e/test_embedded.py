@@ -122,6 +122,21 @@ def test_the_command_line_connects_beside_the_program(free: LocalCluster) -> Non
     assert all(node.name in done.stdout for node in free.nodes)
 
 
+def test_the_command_line_tells_a_gangs_history_and_the_log_has_it(free: LocalCluster) -> None:
+    with ray_dra.placement_group([{"GPU": 4}], name="told") as gang:
+        assert gang.wait(30)
+        command = [sys.executable, "-m", "ray_dra.cli", "gangs", "told", "--address", free.address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        first, *history = done.stdout.splitlines()
+        assert first.split()[:2] == ["told", "ready"]
+        assert [line.split("  ")[2].split(" -> ")[-1] for line in history] == ["held", "placing", "ready"]
+    (log,) = {path.resolve() for path in free.folder.rglob("ray-dra-coordinator.log")}
+    decisions = [line.split(" INFO ")[1] for line in log.read_text().splitlines() if "gang told: " in line]
+    assert decisions[0] == "gang told: held: submitted; devices are held"
+    assert decisions[-1].startswith("gang told: gone: ")
+
+
 def test_a_worker_sees_its_own_machine_by_nvml(free: LocalCluster) -> None:
     def names() -> list[str]:
         import pynvml

@@ -1,0 +1,77 @@
+"""Gangs' turns within a look: a step for each that has devices or leaves the queue, and the queue, each in its time.
+
+What is left over when the time is up is the next look's, which begins there.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from ray_dra.coordinator.observer import Observer
+from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, TurnTook, WorkersDue
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.records import Records
+from ray_dra.errors import RayDraError
+from ray_dra.ports.clock import Clock
+
+BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue
+
+
+class Turns:
+    """See the module. `decide`: an event is decided on, and that done; whether there was anything to do."""
+
+    def __init__(self, records: Records, observer: Observer, clock: Clock, decide: Callable[[Event], bool]) -> None:
+        self._records, self._observer, self._clock, self._decide = records, observer, clock, decide
+        self._resume = {True: 0, False: 0}  # whether it has devices -> the gang with which the next look begins
+
+    def advance(self) -> tuple[bool, Exception | None]:
+        """One step for every gang that is past the queue: whether the time sufficed, and a fault of ours."""
+        past = self._records.past_queue()
+        done, fault = self._advance_some([gang for gang in past if gang.allocation is not None], BUSY_SECONDS)
+        all_left, late_fault = self._advance_some([g for g in past if g.allocation is None], BUSY_SECONDS / 2)
+        return done and all_left, fault or late_fault
+
+    def serve(self) -> bool:
+        """Plan the queue, in order; the first that does not fit holds up those behind it. False where the time was over
+        before that."""
+        until = self._clock() + BUSY_SECONDS
+        while (first := self._records.first) is not None and self._clock() <= until:
+            began = self._clock()
+            if not self._decide(NextTurn()):
+                self._decide(TurnTook(self._clock() - began))
+                return True
+        return first is None
+
+    def _advance_some(self, gangs: list[Gang], seconds: float) -> tuple[bool, Exception | None]:
+        """One step for each, in turns over the looks where the time does not suffice: whether it did, and a fault of
+        ours that one of them met."""
+        if not gangs:
+            return True, None
+        holds = gangs[0].allocation is not None
+        start = bisect_left(gangs, self._resume[holds], key=lambda g: g.sequence)
+        until = self._clock() + seconds
+        self._resume[holds] = 0
+        fault: Exception | None = None
+        for gang in gangs[start:] + gangs[:start]:
+            if self._clock() > until:
+                self._resume[holds] = gang.sequence
+                break
+            try:
+                self._advance(gang.id)
+            except RayDraError:
+                raise  # the world does not answer, to no gang
+            except Exception as error:  # a fault of ours; those behind it get on all the same
+                fault = fault or error
+        return not self._resume[holds], fault
+
+    def _advance(self, gang_id: str) -> None:
+        gang = self._records.gangs.get(gang_id)
+        if gang is None:
+            return
+        seen = self._observer.observed(gang, self._records.notes[gang_id])
+        acted = self._decide(WorkersDue(gang_id, seen))
+        gang = self._records.gangs.get(gang_id)
+        if gang is not None:
+            seen = self._observer.observed(gang, self._records.notes[gang_id]) if acted else seen
+            self._decide(GangObserved(gang_id, seen))
