@@ -180,6 +180,7 @@ def memory(gangs: int, nodes: int) -> float:
             world.coordinator.release(f"g{number}")
             world.ray.groups.clear()
             world.coordinator.observe()
+            world.coordinator.records.changed.clear()  # as the actor does, which tells those who wait
 
     tracemalloc.start()
     some(0, gangs)
