@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 
-from ray_dra.core.cluster.clique_state import LOOSE_NODE, SPARES
+from ray_dra.core.cluster.clique_state import LOOSE_NODE, SPARES, CliqueKind
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import UNEVEN
 from ray_dra.core.explain.shortfalls import shortfalls
@@ -193,7 +193,7 @@ def _rounds(inventory: Inventory, folded: FoldedRequest, strict: bool) -> Iterat
 
 
 @cache  # the first scope of nearly every gang, and one of eight
-def _on_one_node(kinds: tuple[str, ...], exclusive: bool) -> Scope:
+def _on_one_node(kinds: tuple[CliqueKind, ...], exclusive: bool) -> Scope:
     return Scope(kinds, 1, 1, exclusive, True)
 
 

@@ -61,7 +61,7 @@ class Index:
         self.busy_devices = 0
         self.changes = 0
         self._largest: dict[str, NodeState | None] = {}
-        self._orders_for: dict[tuple[tuple[str, ...], tuple[str, ...]], CliqueOrders] = {}
+        self._orders_for: dict[tuple[tuple[CliqueKind, ...], tuple[str, ...]], CliqueOrders] = {}
         self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
 
     def _build(self, nodes: Iterable[Node]) -> None:
@@ -83,7 +83,7 @@ class Index:
         """How many NVLink cliques are known."""
         return sum(len(c.cliques) for c in self.orders.values() if c.kind != LOOSE_NODE)
 
-    def orders_for(self, kinds: tuple[str, ...], products: tuple[str, ...]) -> CliqueOrders:
+    def orders_for(self, kinds: tuple[CliqueKind, ...], products: tuple[str, ...]) -> CliqueOrders:
         """The orders of these kinds, by the products asked for; remembered until a node comes or goes."""
         found = self._orders_for.get((kinds, products))
         if found is None:

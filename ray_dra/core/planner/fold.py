@@ -6,7 +6,7 @@ from functools import cached_property
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder
-from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueState
+from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueKind, CliqueState
 from ray_dra.core.cluster.node_state import EPSILON, SEVERAL_PRODUCTS, NodeState
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
@@ -175,12 +175,12 @@ class FoldedRequest:
         return min(capacity, 1) if self.spread else max(capacity, 0)
 
 
-def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[str, ...], ...]:
+def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[CliqueKind, ...], ...]:
     """Kinds of clique order to look in, the preferred first; `cliques`: only in NVLink cliques."""
     return _KINDS[cliques, request.preemptible]
 
 
-_KINDS: dict[tuple[bool, bool], tuple[tuple[str, ...], ...]] = {
+_KINDS: dict[tuple[bool, bool], tuple[tuple[CliqueKind, ...], ...]] = {
     (cliques, preemptible): (*(((SPARES,),) if preemptible else ()), (CLIQUE,) if cliques else (CLIQUE, LOOSE_NODE))
     for cliques in (True, False)
     for preemptible in (True, False)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple, cast
 
-from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.clique_state import CliqueKind, CliqueState
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, CliqueKey, NodeState
 from ray_dra.core.model.allocation import Placed
@@ -33,7 +33,7 @@ Item = tuple[int, int]
 """A class, and which part it is in; -1 for a class without devices."""
 
 
-def torn(inventory: Inventory, kinds: tuple[str, ...]) -> set[CliqueKey]:
+def torn(inventory: Inventory, kinds: tuple[CliqueKind, ...]) -> set[CliqueKey]:
     """Cliques of these kinds that have a node in common with another such clique."""
     found: set[CliqueKey] = set()
     for state in inventory.split.values():

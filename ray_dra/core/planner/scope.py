@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder, Run
-from ray_dra.core.cluster.clique_state import CLIQUE, CliqueState
+from ray_dra.core.cluster.clique_state import CLIQUE, CliqueKind, CliqueState
 
 
 class Scope(NamedTuple):
@@ -26,7 +26,7 @@ class Scope(NamedTuple):
         jointly: all cliques at once, and bundles without devices anywhere: `joint.py`.
     """
 
-    kinds: tuple[str, ...] = (CLIQUE,)
+    kinds: tuple[CliqueKind, ...] = (CLIQUE,)
     cliques: int | None = None
     segment: int = 1
     exclusive: bool = False
