@@ -176,7 +176,7 @@ class FoldedRequest:
 
 
 def kinds_for(request: GangRequest, *, cliques: bool) -> tuple[tuple[CliqueKind, ...], ...]:
-    """Kinds of clique order to look in, the preferred first; `cliques`: only in NVLink cliques."""
+    """Kinds of cliques to look in, the preferred first; `cliques`: only in NVLink cliques."""
     return _KINDS[cliques, request.preemptible]
 
 
