@@ -20,7 +20,7 @@ from ray_dra.core.plan import plan
 from ray_dra.ports.kube_objects import KubeNode
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
-from ray_dra.translate.kube.attempts import CEL_BYTES, attempt_of
+from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.slices import node_from_slices
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, node, read
 
@@ -84,7 +84,7 @@ def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
         t["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]["expression"]
         for t in made.templates
     ]
-    assert all(len(expression) <= CEL_BYTES for expression in expressions)
+    assert all(len(expression) <= 10_240 for expression in expressions)  # facts: Kubernetes' limit
     assert sum(group["replicas"] for group in made.groups) == 200
     evil = SimulatedNode(name="n", profile=load_profile("hgx-h100"))
     published = slices(gpu_pool(evil, {}), "n", 1)
@@ -93,3 +93,16 @@ def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
     made = attempt_of(allocate([odd], gang([{"GPU": 8}]), imex=False), CLUSTER, imex=False)
     expression = made.templates[0]["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]
     assert 'x\\"] || true || [\\"' in expression["expression"]
+
+
+def test_what_is_missing_of_an_attempt_comes_in_the_order_of_making() -> None:
+    """A claim template may name a ComputeDomain's channel, so domains are first."""
+    made = attempt_of(allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), CLUSTER, imex=True)
+    (domain,), (template,), (group,) = made.domains, made.templates, made.groups
+    names = [thing["metadata"]["name"] for thing in (domain, template)]
+    assert made.missing(()) == [domain, template]
+    assert made.missing(names[:1]) == [template]
+    assert made.missing(names[1:]) == [domain]
+    assert made.missing(names) == []
+    assert made.missing_groups({"others"}) == [group]
+    assert made.missing_groups({group["groupName"]}) == []

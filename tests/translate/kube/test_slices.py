@@ -12,7 +12,7 @@ from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice,
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
-from ray_dra.translate.names import BUS_ATTRIBUTE, DRIVER, NUMA_ATTRIBUTE
+from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE
 from tests.translate.kube.objects import node, read
 
 
@@ -128,3 +128,19 @@ def test_taints_are_tolerated_by_kubernetes_rule(toleration: Toleration, tolerat
     published = read(slices(gpu_pool(simulated, {}), simulated.name, 1))
     assert node_from_slices(tainted, published, [toleration]).ready is tolerates
     assert node_from_slices(tainted, published, [Toleration("x"), toleration]).ready is tolerates
+
+
+def test_a_box_with_a_card_beside_its_switched_gpus_is_no_clique() -> None:
+    simulated = simulated_nodes("hgx-h100", nodes=1)[0]
+    raw = slices(gpu_pool(simulated, {}), simulated.name, 1)
+    raw[0]["spec"]["devices"][7]["attributes"]["productName"]["string"] = "NVIDIA L40S"
+    made = node_from_slices(KubeNode(simulated.name), read(raw))
+    assert (made.clique, made.links) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "labelled", "tray"), [("r0-t07", True, 7), ("r0-t07", False, None), ("r", True, None)]
+)
+def test_a_tray_is_the_number_at_the_end_of_a_name_in_a_rack(name: str, labelled: bool, tray: int | None) -> None:
+    labels = {CLIQUE_LABEL: "9c6f5af3-53bf-49b5-a436-b66766c413c0.1"} if labelled else {}
+    assert node_from_slices(KubeNode(name, labels=labels), []).order == tray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -31,6 +32,15 @@ def test_no_resource_says_anything_to_a_shell(name: str) -> None:
     asked = GangRequest("g", (Bundle((DeviceRequest(1),), {name: 1.0}),))
     with pytest.raises(InvalidRequest, match="shell"):
         attempt_of(allocate([machine], asked, imex=False), CLUSTER, imex=False)
+
+
+def test_what_a_worker_offers_is_written_the_same_whatever_order_it_was_asked_in() -> None:
+    machine = replace(BOXES[0], resources={"CPU": 8.0, "b": 4.0, "a": 4.0})
+    said = set()
+    for resources in ({"a": 1.0, "b": 2.0}, {"b": 2.0, "a": 1.0}):
+        attempt = attempt_of(allocate([machine], gang([{"GPU": 1, **resources}]), imex=False), CLUSTER, imex=False)
+        said.add(attempt.groups[0]["rayStartParams"]["resources"])
+    assert [json.loads(json.loads(text)) for text in said] == [{"a": 1.0, "b": 2.0}]
 
 
 def test_the_users_affinity_is_kept_with_each_node() -> None:
