@@ -96,13 +96,12 @@ class Coordinator:
             raise fault
 
     def _look(self) -> None:
-        """What there is, into the inventory; workers that no gang wants are taken a step back."""
+        """What there is, into the inventory."""
         view = self.observer.view = self.ray.view()
         self.nodes.see(view)
         self.known.unread = bool(self.nodes.waiting)
-        wanted = self.records.wanted()
-        self.backend.look(wanted)
-        self.backend.undo([*wanted, *self.gang_store.spared(view)])
+        self.backend.look(self.records.wanted())
+        self.executor.undo(view)
         placed = self.observer.placed_devices(self.records)
         self.foreign_work.look(view, self.nodes.names, placed, self.records.groups)
 
@@ -161,10 +160,7 @@ class Coordinator:
         """
         unread = None if gang_id in self.gangs else self.gang_store.unread(gang_id)
         if unread is not None:
-            group = self.gang_store.traces(unread).group
-            if group is not None:
-                self.ray.remove_group(group)
-            self.aside.let_go(unread.key)
+            self.executor.let_go(unread)
         if not self._decide(ReleaseAsked(gang_id)):
             return True
         gone = gang_id not in self.gangs

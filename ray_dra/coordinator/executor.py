@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
+from ray_dra.coordinator.aside import Unread
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
@@ -99,6 +100,17 @@ class Executor:
             planned = [[grant.uuid for grant in placed.grants] for placed in allocation.bundles]
             if gang.group is not None and _uuids(mapped.get(gang.group, ())) != planned:
                 self.do(WriteMap(gang.group, allocation), Moment(0.0, 0.0))
+
+    def undo(self, view: RayView) -> None:
+        """One step back for workers that no gang wants any more, nor may want whose record lies aside."""
+        self._backend.undo([*self._records.wanted(), *self._gang_store.spared(view)])
+
+    def let_go(self, unread: Unread) -> None:
+        """A record that lies aside, and its placement group, as far as that is known."""
+        group = self._gang_store.traces(unread).group
+        if group is not None:
+            self._ray.remove_group(group)
+        self._gang_store.aside.let_go(unread.key)
 
     # -- inside
 
