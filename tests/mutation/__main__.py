@@ -34,7 +34,11 @@ LINE_TESTS = (
     "tests/adapters",
     "tests/test_cli.py",
 )
-TESTS = {"ray_dra/core/planner": ("tests/core",), "ray_dra/core/cluster": ("tests/core",)}
+TESTS = {
+    "ray_dra/core/planner": ("tests/core",),
+    "ray_dra/core/cluster": ("tests/core",),
+    "ray_dra/translate": ("tests/translate", "tests/edge/test_parameters.py"),
+}
 """Of a room that has tests of its own, these alone; of the others those of the coordinator, too."""
 ALL_TESTS = ("tests/core", "tests/coordinator")
 FIRST_FILES = 2
