@@ -143,7 +143,7 @@ def test_an_action_that_is_repeated_changes_nothing_more() -> None:
         world.coordinator.release("a")
         world.pass_time(5)
         world.check()
-        states = {group.id: group.state for group in world.ray.view().groups.values()}
+        states = {name: group.state for name, group in world.ray.groups.items()}
         found.append((dict(world.store.data), states, [world.coordinator.status(n) for n in world.coordinator.gangs]))
         assert len(states) > 1
     assert found[0] == found[1]

@@ -183,9 +183,12 @@ class Engine:
     # -- a gang's workers, and what the world says of it
 
     def _workers_due(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
-        """Until Ray has placed the gang for the first time; from then on what is missing of it is lost."""
+        """Until Ray has placed the gang for the first time; from then on what is missing of it is lost. Nor for a gang
+        whose placement group was removed: it is given back next."""
         gang, noted = self._see(gang, seen, now)
-        if not self.own_workers or gang.allocation is None or gang.releasing or seen.placed_once:
+        if not self.own_workers or gang.allocation is None or gang.releasing:
+            return noted
+        if seen.placed_once or seen.group_state == "ABSENT":
             return noted
         return [*noted, MakeWorkers(gang.id)]
 

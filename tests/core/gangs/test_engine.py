@@ -171,6 +171,20 @@ def test_a_gang_that_gets_no_workers_is_tried_so_often_and_then_given_up() -> No
     assert world.engine.records.failures == {"g": "the last node is lost"}
 
 
+def test_workers_are_made_until_ray_has_placed_the_gang_and_not_for_one_that_ends() -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g")
+    world.act(Committed("g", "group", 0))
+    for seen, made in (
+        (Observed(group_state="PENDING"), True),
+        (Observed(group_state=None), True),
+        (Observed(group_state="CREATED", placed_once=True), False),
+        (Observed(group_state="RESCHEDULING", placed_once=True), False),
+        (Observed(group_state="ABSENT"), False),
+    ):
+        assert (MakeWorkers("g") in world.act(WorkersDue("g", seen))) == made, seen
+
+
 def test_a_history_says_when_what_and_why() -> None:
     world = World()
     world.submit(4, 4, name="all")
