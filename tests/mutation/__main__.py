@@ -135,7 +135,7 @@ def mutants(folder: Path, given: argparse.Namespace) -> None:
     tests = dict.fromkeys(test for room in rooms for test in TESTS.get(room, ALL_TESTS))
     ran = Ran(folder, rooms, list(tests), given.log, given.kept)
     every = [c for path in modules(folder, rooms) for c in changes(path, (folder / path).read_bytes())]
-    chosen = sorted(random.Random(given.seed).sample(every, min(given.count, len(every))))
+    chosen = random.Random(given.seed).sample(every, min(given.count, len(every)))  # a part of it is a sample, too
     print(f"{len(chosen)} of {len(every)} changes", flush=True)
     done = given.done.read_text().splitlines() if given.done else []
     killed = {line[9:].split("   ")[0] for line in done if line.startswith("killed  ")}
