@@ -134,24 +134,21 @@ class Index:
         shared_of = self._shared_of
         for state, was in before.items():
             free = state.free
-            if not state.plain or (shared_of and state in shared_of):
-                for clique, _, _ in state.memberships:  # what is left of shared devices may have changed
-                    moved[clique] = None
-                self._list_shares(state)
-            if free == was:
-                continue
             old = was.bit_count()
             new = free.bit_count()
             by_free[old] -= 1
             by_free[new] += 1
             gained += new - old
-            for clique, members, bit in state.memberships:
-                if not state.plain:
-                    old = (was & members).bit_count()
-                    new = (free & members).bit_count()
-                if old != new:
+            if state.plain and not (shared_of and state in shared_of):
+                if free != was:
+                    clique, _, bit = state.memberships[0]
                     clique.move(bit, old, new)
                     moved[clique] = None
+                continue
+            for clique, members, bit in state.memberships:
+                clique.move(bit, (was & members).bit_count(), (free & members).bit_count())
+                moved[clique] = None  # what is left of shared devices may have changed, though as many are free
+            self._list_shares(state)
         self.free_devices += gained
         for clique in moved:
             clique.relist()

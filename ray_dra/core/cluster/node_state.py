@@ -269,7 +269,7 @@ class NodeState:
 
     def shared_left(self) -> dict[int, int]:
         """Position -> thousandths left, of the healthy devices that are shared already and not another gang's alone."""
-        return self.sharing.left(self._open & ~self.held)
+        return {} if self.plain else self.sharing.left(self._open & ~self.held)
 
     def in_use(self, members: int) -> bool:
         """Whether somebody has one of these devices, or a share of one."""

@@ -133,7 +133,7 @@ class Bundle:
     @property
     def whole_devices(self) -> int:
         """Devices it must have to itself; a share may lie on a device that is shared already."""
-        return self.count if self.share is None else 0
+        return self.count if not self.devices or self.devices[0].share is None else 0
 
     @property
     def share(self) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import attrgetter
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_state import CliqueState
@@ -54,14 +55,14 @@ def _anywhere(inventory: Inventory, folded: FoldedRequest, search: Search) -> La
 def candidates(inventory: Inventory, folded: FoldedRequest, scope: Scope) -> list[CliqueState]:
     """Cliques that may hold something of the gang, those with the fewest free devices first."""
     orders = [c for c in inventory.orders.values() if c.kind in scope.kinds and c.cliques]
-    whole = folded.request.whole_devices
+    whole = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
     least = max(whole, 1) if scope.cliques == 1 or scope.one_node else 1
     found = [clique for _, clique in tightest_first(orders, BundleShape(1), least)] if orders else []
     if (least == 1 or not whole) and any(not b.whole_devices for b in folded.classes):
         # Bundles without devices lie anywhere, and a clique without a free device may have parts of some.
-        full = (d for c in orders for d in c.cliques.values() if not d.free)
-        found = sorted(full, key=lambda d: d.key) + found
-    return [d for d in found if not scope.exclusive or d.idle]
+        full = (clique for order in orders for clique in order.cliques.values() if not clique.free)
+        found = sorted(full, key=attrgetter("key")) + found
+    return [clique for clique in found if clique.idle] if scope.exclusive else found
 
 
 def _one_clique(inventory: Inventory, folded: FoldedRequest, scope: Scope, search: Search) -> Layout:

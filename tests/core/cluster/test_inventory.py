@@ -22,7 +22,7 @@ from ray_dra.core.plan import plan
 from ray_dra.core.planner.capacity import Capacities
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.scope import Scope
-from tests.core.machines import gang, held, node, one_clique, picture, rack, shares
+from tests.core.machines import DGX1, gang, held, node, one_clique, picture, rack, shares
 
 
 def test_what_plan_found_is_looked_up_again_once_anything_has_changed() -> None:
@@ -257,3 +257,12 @@ TestHoldsAndReleases = HoldsAndReleases.TestCase
 
 
 TestHoldsAndReleases.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+
+
+def test_as_many_free_devices_that_are_others_count_anew_where_links_differ() -> None:
+    """GPU 3 of a DGX-1 fails as GPU 4 recovers: five are free as before, and hold other linked sets."""
+    before, after = (node("d", 8, links=DGX1, sick=sick) for sick in ((4, 5, 6), (3, 5, 6)))
+    inventory = Inventory([before])
+    picture(inventory)  # the capacities are asked for, and so kept up from now on
+    inventory.put_node(after)
+    assert picture(inventory) == picture(Inventory([after]))
