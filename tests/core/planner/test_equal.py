@@ -80,10 +80,14 @@ def test_a_clique_that_holds_no_more_segments_is_left_to_others() -> None:
     assert answer.cliques == ("r0",) * 8 + ("r1",) * 16
 
 
-@given(trays=TRAYS, size=st.integers(1, TRAY), count=st.integers(1, 12))
-@settings(max_examples=200, deadline=None)
-def test_in_a_clique_the_fewest_nodes_the_last_the_tightest(trays: list[int], size: int, count: int) -> None:
-    answer = plan(inventory_of([trays]), gang(*[size] * count, locality=Locality(cliques=1)))
+@given(trays=TRAYS, size=st.integers(1, TRAY), count=st.integers(1, 12), cpus=st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_in_a_clique_the_fewest_nodes_the_last_the_tightest(
+    trays: list[int], size: int, count: int, cpus: bool
+) -> None:
+    """The same whether numbers of free GPUs tell all, or nodes are looked at for their CPUs, too."""
+    resources = {"CPU": 1.0} if cpus else {}
+    answer = plan(inventory_of([trays]), gang(*[size] * count, locality=Locality(cliques=1), resources=resources))
     rooms = sorted((free // size, free, t) for t, free in enumerate(trays) if free >= size)
     if sum(room for room, _, _ in rooms) < count:
         assert isinstance(answer, Unsatisfiable)
