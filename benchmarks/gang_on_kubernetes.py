@@ -154,7 +154,7 @@ class Bench:
             self.changed.clear()
             began, worked = time.monotonic(), time.thread_time()
             workers.look([answer])
-            progress = workers.make(answer, set(), grouped=True)
+            progress = workers.make(request, answer, set(), grouped=True)
             assert not progress.failed, progress.failed
             if self.bound(workers.view.pods):
                 break

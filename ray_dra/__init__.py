@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
+    from ray_dra.translate.ray.devices import gpu
     from ray_dra.translate.text import draw_topology
 
 __version__ = "0.1.0"
@@ -74,6 +75,7 @@ _HOMES = {
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
+    "ray_dra.translate.ray.devices": ("gpu",),
     "ray_dra.translate.text": ("draw_topology",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -101,6 +103,7 @@ __all__ = [
     "embedded_cluster",
     "get_devices",
     "get_job_submission_client_cluster_info",
+    "gpu",
     "linked_devices",
     "placement_group",
     "plan",

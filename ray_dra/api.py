@@ -12,6 +12,7 @@ from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
@@ -72,6 +73,7 @@ def placement_group(
     *,
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
+    devices: DeviceCriteria | None = None,
     priority: int = 0,
     wait: bool = True,
 ) -> GangPlacementGroup:
@@ -85,7 +87,9 @@ def placement_group(
             characters together, each name at most 253.
         name: at most 253 characters.
         locality: where the bundles lie in relation to each other; combine two with `&`.
-        product: GPU product name or names that will do, matched whole ("NVIDIA H100 80GB HBM3"). At most 64.
+        devices: which GPUs will do, as `ray_dra.gpu(memory=">=80G", compute_capability=">=9.0")` says.
+        product: shorthand for `gpu(product=...)`: product name or names that will do, matched whole ("NVIDIA H100 80GB
+            HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
         wait: True queues a gang that does not fit now; False refuses it at once.
 
@@ -101,6 +105,7 @@ def placement_group(
         topology_strategy=topology_strategy,
         locality=locality,
         product=product,
+        devices=devices,
         priority=priority,
         soft_node=_soft_target_node_id,
     )
@@ -127,6 +132,7 @@ def plan(
     *,
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
+    devices: DeviceCriteria | None = None,
     priority: int = 0,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
@@ -151,6 +157,7 @@ def plan(
         topology_strategy=topology_strategy,
         locality=locality,
         product=product,
+        devices=devices,
         priority=priority,
     )
     if cluster is None:

@@ -102,6 +102,9 @@ def plan(
     exclusive: Annotated[bool, typer.Option("--exclusive", help="Cliques to itself.")] = False,
     linked: Annotated[bool, typer.Option("--linked", help="The GPUs of a bundle linked to each other.")] = False,
     product: Annotated[list[str] | None, typer.Option(help="GPU product that will do; may be repeated.")] = None,
+    memory: Annotated[str | None, typer.Option(help='Of a GPU, e.g. ">=80G".')] = None,
+    compute_capability: Annotated[str | None, typer.Option(help='Of a GPU, e.g. ">=9.0".')] = None,
+    driver_version: Annotated[str | None, typer.Option(help='NVIDIA\'s, e.g. ">=580".')] = None,
     strategy: Annotated[str, typer.Option(help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")] = "PACK",
     priority: Annotated[int, typer.Option(help="Only gangs of at most this priority may have to leave.")] = 0,
     address: Address = "",
@@ -117,6 +120,7 @@ def plan(
     from ray_dra.core.model.request import MAX_BUNDLES
     from ray_dra.translate.files.snapshot import inventory_of, read_request, read_snapshot
     from ray_dra.translate.ray.bundles import request_from_bundles
+    from ray_dra.translate.ray.devices import gpu
     from ray_dra.translate.text import answer_as_json, explain_answer
 
     if request is not None:
@@ -131,7 +135,9 @@ def plan(
                 exclusive=exclusive,
                 connect=Connect.REQUIRED if linked else Connect.PREFERRED,
             ),
-            product=product,
+            devices=gpu(
+                memory=memory, compute_capability=compute_capability, driver_version=driver_version, product=product
+            ),
             priority=priority,
         )
     if cluster is not None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from ray_dra.cli import app
+
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
@@ -54,3 +59,22 @@ def test_every_room_is_told() -> None:
         for p in (package / room).glob("*/__init__.py")
     ):
         assert re.search(rf"`(core/)?{folder.name}/`", told), folder
+
+
+def test_the_example_of_devices_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "ray_dra.gpu(" in block
+    )
+    monkeypatch.chdir(tmp_path)
+    made = CliRunner().invoke(app, ["snapshot", "rack.yaml", "--profile", "gb200-nvl72", "--nodes", "2"])
+    assert made.exit_code == 0, made.output
+    exec(example, {})
+    fits, refused = capsys.readouterr().out.splitlines()[:2]
+    assert fits.startswith("Allocation(")
+    assert refused.startswith(
+        "device attribute in gb200-r0-t00 (the nearest to it): wanted memory >= 200G, available 186Gi"
+    )

@@ -121,7 +121,13 @@ def _gpu(index: int, handle: Any) -> GpuReading:
         tray=platform[2] if platform else None,
         remap_failed=bool(rows and rows[3]),
         recovery=_recovery(handle),
+        compute_capability=_capability(handle),
     )
+
+
+def _capability(handle: Any) -> str | None:
+    found = _maybe(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
+    return None if found is None else f"{found[0]}.{found[1]}"
 
 
 def _bus(pci: Any) -> str | None:

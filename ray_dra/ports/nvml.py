@@ -56,6 +56,7 @@ class GpuReading:
     remap_failed: bool = False
     lost: bool = False
     xids: tuple[int, ...] = ()
+    compute_capability: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,7 @@ class Machine:
                 f"gpu {gpu} {uuid} {_address(_bus(gpu))} {profile.pci_device_id:x} {numa} {memory} 0 {lost} {recovery}"
             )
             yield f"name {gpu} {profile.product}"
+            yield f"capability {gpu} {profile.compute_capability}"
             yield f"rows {gpu} 0 0 0 0"
             if profile.fabric != "none":
                 yield self._fabric_line(gpu, faults)

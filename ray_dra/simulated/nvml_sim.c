@@ -23,6 +23,7 @@ typedef struct {
     int index, lost, numa, mig_mode, mig_count, links;
     unsigned domain, bus, device, pci_id, recovery;
     unsigned long long memory, used;
+    int major, minor;
     char uuid[96], name[96], serial[20];
     int fabric; /* 0: not supported */
     unsigned state, status, clique, health_mask, health_summary;
@@ -69,6 +70,8 @@ static void parse(FILE *file, Machine *m) {
                        &g->pci_id, &g->numa, &g->memory, &g->used, &g->lost, &g->recovery);
             } else if (!strcmp(word, "name")) {
                 sscanf(rest, "%*d %95[^\n]", g->name);
+            } else if (!strcmp(word, "capability")) {
+                sscanf(rest, "%*d %d.%d", &g->major, &g->minor);
             } else if (!strcmp(word, "fabric")) {
                 char hex[33] = "";
                 g->fabric = 1;
@@ -237,6 +240,7 @@ static void pci(Pci *to, unsigned domain, unsigned bus, unsigned device, unsigne
 }
 int nvmlDeviceGetPciInfo_v3(void *h, Pci *to) { DEVICE(g, h); pci(to, g->domain, g->bus, g->device, g->pci_id); return OK; }
 typedef struct { unsigned long long total, free, used; } Memory;
+int nvmlDeviceGetCudaComputeCapability(void *h, int *major, int *minor) { DEVICE(g, h); *major = g->major, *minor = g->minor; return OK; }
 int nvmlDeviceGetMemoryInfo(void *h, Memory *to) { DEVICE(g, h); to->total = g->memory; to->used = g->used; to->free = g->memory - g->used; return OK; }
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } MemoryV2;
 int nvmlDeviceGetMemoryInfo_v2(void *h, MemoryV2 *to) { DEVICE(g, h); to->total = g->memory; to->reserved = 0; to->used = g->used; to->free = g->memory - g->used; return OK; }

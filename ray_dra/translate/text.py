@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId, Health
+from ray_dra.core.model.device_selector import DeviceCriteria, Selector
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
@@ -115,7 +116,10 @@ def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
 def _shortfall(found: Shortfall) -> dict[str, Any]:
     """The values, and the sentence."""
     place = {"kind": found.place.kind.value, "id": found.place.id}
-    facts = {name: str(value) if isinstance(value, Locality) else value for name, value in found.detail}
+    facts = {
+        name: str(value) if isinstance(value, Locality | Selector | DeviceCriteria) else value
+        for name, value in found.detail
+    }
     wanted, available = found.wanted, found.available
     return {
         "kind": found.kind.value,

@@ -29,6 +29,7 @@ from ray_dra.translate.kube.raycluster import groups_added, groups_removed, grou
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import PROBLEMS_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.devices import gpu
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
@@ -75,11 +76,14 @@ class Side:
 
     def attempt(self, gang: str) -> Attempt:
         nodes = [node_from_slices(read_node(paper_node(m)), read(m)) for m in MACHINES]
-        request = request_from_bundles([{"GPU": 4}] * 2, locality=Locality(cliques=1))
+        asked = gpu(
+            memory=">=80G", compute_capability=">=10.0", driver_version=[">=580", "<1000"], product="NVIDIA GB200"
+        )
+        request = request_from_bundles([{"GPU": 4}] * 2, locality=Locality(cliques=1), devices=asked)
         answer = plan(Inventory(nodes), request)
         assert isinstance(answer, Allocation)
         named = Allocation(gang, answer.bundles, answer.epoch, answer.priority, answer.counters)
-        return attempt_of(named, self.cluster(), imex=False)
+        return attempt_of(named, self.cluster(), imex=False, asked=request.bundles)
 
     def cluster(self) -> RayCluster:
         found = self.kube.view().raycluster

@@ -13,6 +13,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from ray_dra.core.model.device import Health
+from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, value_of
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.topology import Topology
 from ray_dra.ports.nvml import NodeReading
@@ -60,6 +61,9 @@ def contract(reading: NodeReading) -> Node:
     assert all(u and u.startswith("GPU-") for u in uuids)
     assert all(d.capacity["memory"] > 1 << 30 for d in node.devices)
     assert all(d.product for d in node.devices)
+    for device in node.devices:
+        assert value_of(device, COMPUTE_CAPABILITY) >= (7, 0, 0)  # type: ignore[operator]  # nor None
+        assert value_of(device, DRIVER_VERSION) is not None
     assert len(node.links) == size
     for i, j in combinations(range(size), 2):
         assert node.links[i][j] == node.links[j][i] >= 0

@@ -28,7 +28,7 @@ EXCEPTIONS = {
     "translate/names.py": "the file itself",
     "simulated/dra": "stands for NVIDIA's driver and controller: what only they write is spelled there, so that a wrong"
     " name of ours is noticed",
-    "core/model/request.py": "the device class that a request has when it names none; core knows no partner's names",
+    "core/model/device_selector.py": "the device classes that a request may name; core knows no partner's names",
     "core/model/imex.py": "'node/' is the scope of a counter, no key of the store",
 }
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import NodeReading
 
 
@@ -70,7 +71,7 @@ class Backend(Protocol):
 
     # a gang's workers
 
-    def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+    def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further. `joined`: slot labels of the raylets that live; `grouped`: the placement group is there."""
 
     def undo(self, wanted: Iterable[Allocation]) -> None:

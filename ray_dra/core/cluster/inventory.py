@@ -355,7 +355,8 @@ def _same_place(state: NodeState, node: Node) -> bool:
         and before.ancestors == node.ancestors
         and before.counters == node.counters
         and all(
-            (a.id, a.uuid, a.index, a.product, a.numa) == (b.id, b.uuid, b.index, b.product, b.numa)
+            (a.id, a.uuid, a.index, a.kind, a.fabric_kind) == (b.id, b.uuid, b.index, b.kind, b.fabric_kind)
+            and (a.attributes, a.capacity) == (b.attributes, b.capacity)
             for a, b in zip(before.devices, node.devices, strict=True)
         )
         and state.members == members_of(node)

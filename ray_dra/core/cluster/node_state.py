@@ -13,6 +13,7 @@ from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_o
 from ray_dra.core.cluster.sharing import sharing_of
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.device import Counter, DomainId, Health
+from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Node, node_order
@@ -54,6 +55,9 @@ ALL_DEVICES = -1
 REGULAR, UNEVEN, SHARING = range(3)
 """Grades of devices: every two of a node linked; some not; they share counters (MIG)."""
 
+MOST_CRITERIA = 8
+"""Of them a node remembers which devices they accept; they are the users' text."""
+
 SEVERAL_PRODUCTS = "#several"
 
 
@@ -90,6 +94,7 @@ class NodeState:
     """
 
     __slots__ = (
+        "_accepting",
         "_closed",
         "_healthy",
         "_open",
@@ -136,6 +141,7 @@ class NodeState:
         self.version = 0
         self.memberships: tuple[Membership, ...] = ()
         self._profiles: dict[CliqueKey, tuple[str, int]] = {}
+        self._accepting: dict[DeviceCriteria, int] | None = None  # most nodes are never asked
         self._closed = 0  # devices of cliques that a gang has exclusively; nothing more is given there, shares included
         self._healthy = _healthy(node)
         self._reopen()
@@ -290,6 +296,18 @@ class NodeState:
     def overdrawn(self, mask: int) -> bool:
         """Whether the devices of `mask` cannot all be given out at once."""
         return self.sharing.overdrawn(mask, self.held | self.busy)
+
+    def accepted(self, mask: int, criteria: DeviceCriteria | None) -> int:
+        """The devices of `mask` that will do; all of them where nothing is said of devices."""
+        if criteria is None:
+            return mask
+        if self._accepting is None or len(self._accepting) >= MOST_CRITERIA:
+            self._accepting = {}
+        found = self._accepting.get(criteria)
+        if found is None:
+            accepts = criteria.accepts
+            found = self._accepting[criteria] = sum(1 << i for i, d in enumerate(self.node.devices) if accepts(d))
+        return mask & found
 
     def profile(self, clique_id: CliqueKey) -> tuple[str, int]:
         """(product, grade) of the devices in a clique; SEVERAL_PRODUCTS where they differ or do not say."""

@@ -15,6 +15,7 @@ from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, Clique
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, SHARING, NodeState
+from ray_dra.core.explain.criteria import totals_that_will_do, unmet
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -23,7 +24,6 @@ from ray_dra.core.planner.bundle_devices import ShareBundles
 from ray_dra.core.planner.capacity import Capacities
 from ray_dra.core.planner.equal import place_equal
 from ray_dra.core.planner.fold import FoldedRequest
-from ray_dra.core.planner.matching import of_products
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.planner.work import MOST_CLASSES, STEPS
 
@@ -41,6 +41,7 @@ def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = Tr
     for bundle in folded.classes[:CLASSES_TOLD]:
         found += _one_bundle(inventory, folded, bundle)
     found += _totals(inventory, request)
+    found += totals_that_will_do(folded, _open(inventory, request))
     if folded.demanding and folded.total:
         found += _cliques(inventory, folded)
     if not found:
@@ -56,8 +57,8 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
     """Why no node holds even one bundle of this class; empty when one does."""
     if _some_node_holds(inventory, folded, bundle):
         return []
-    products = tuple(p for d in bundle.devices for p in d.products)
-    if not (bundle.labels or products or bundle.share or folded.request.exclude) and bundle.count:
+    criteria = bundle.criteria
+    if not (bundle.labels or criteria or bundle.share or folded.request.exclude) and bundle.count:
         # Where devices alone say no, which is most often, no node need be asked what else it has left.
         freest = list(islice(_freest(inventory), NODES_LOOKED_AT))
         # A node in several cliques is listed by what is free in one of them.
@@ -70,7 +71,7 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
             and folded.connect is Connect.REQUIRED
             and not (bundle.resources and _some_node_holds(inventory, folded, replace(bundle, resources={})))
         ):
-            return [_unlinked(freest, bundle, ()), *_more_than_any(inventory, bundle)]
+            return [_unlinked(freest, bundle), *_more_than_any(inventory, bundle)]
     node_states = list(inventory.node_states.values())
     where = Place(PlaceKind.BUNDLE, folded.request.bundles.index(bundle))
     open_nodes = list(_open(inventory, folded.request))
@@ -81,23 +82,21 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
     if not labelled:
         labels = tuple(sorted(bundle.labels.items()))
         return [short(ShortfallKind.LABELS, where, labels, (), nodes=len(open_nodes))]
-    if products:
-        known = tuple(sorted({p for s in node_states for p in s.node.products}))
-        if not set(products) & set(known):
-            return [short(ShortfallKind.PRODUCT, where, products, known)]
+    if criteria is not None and (unknown := unmet(labelled, criteria, where)):
+        return unknown
     found = []
     if bundle.share:
-        bundles = ShareBundles(bundle.share, products, folded.connect)
+        bundles = ShareBundles(bundle.share, criteria, folded.connect)
         left = max((n for s in labelled for n, _ in bundles.open_to(s)), default=0)
         if left < bundle.share:
-            found.append(short(ShortfallKind.NODE_SIZE, CLUSTER, bundle.share, left, products=products))
+            found.append(short(ShortfallKind.NODE_SIZE, CLUSTER, bundle.share, left, criteria=criteria))
     elif bundle.count:
-        best = max(labelled, key=lambda s: (of_products(s, s.free, products).bit_count(), -s.size))
-        free = of_products(best, best.free, products).bit_count()
+        best = max(labelled, key=lambda s: (s.accepted(s.free, criteria).bit_count(), -s.size))
+        free = best.accepted(best.free, criteria).bit_count()
         if free < bundle.count:
             found.append(_node_size(best, bundle, free, max(s.size for s in labelled)))
         elif folded.connect is Connect.REQUIRED:
-            unlinked = _unlinked(labelled, bundle, products)
+            unlinked = _unlinked(labelled, bundle)
             found += [unlinked] if unlinked.available < bundle.count else []
     for resource, amount in bundle.resources.items():
         roomiest = max(labelled, key=lambda s: s.left(resource))
@@ -118,7 +117,7 @@ def _some_node_holds(inventory: Inventory, folded: FoldedRequest, bundle: Bundle
         return False  # no node has so many free devices, whatever else is asked of it
     linked = folded.connect is Connect.REQUIRED and bundle.count > 1
     more = bundle.share or bundle.resources or bundle.labels or folded.request.exclude or linked
-    if not more and not any(d.products for d in bundle.devices):
+    if not more and bundle.criteria is None:
         orders = [c for c in inventory.orders.values() if c.cliques]
         if not any(c.kind == SPARES or c.grade == SHARING for c in orders):
             return True  # a number of free devices is all that is asked, and some node has it
@@ -142,7 +141,7 @@ def _open(inventory: Inventory, request: GangRequest) -> Iterator[NodeState]:
 
 def _node_size(best: NodeState, bundle: Bundle, free: int, largest: int) -> Shortfall:
     place = Place(PlaceKind.NODE, best.name, Choice.MOST_FREE)
-    return short(ShortfallKind.NODE_SIZE, place, bundle.count, free, largest=largest)
+    return short(ShortfallKind.NODE_SIZE, place, bundle.count, free, largest=largest, criteria=bundle.criteria)
 
 
 def _node_resource(roomiest: NodeState, resource: str, amount: float, has: float) -> Shortfall:
@@ -185,10 +184,11 @@ def _roomiest_node(inventory: Inventory, folded: FoldedRequest) -> tuple[int, No
     return most
 
 
-def _unlinked(node_states: list[NodeState], bundle: Bundle, products: tuple[str, ...]) -> Shortfall:
+def _unlinked(node_states: list[NodeState], bundle: Bundle) -> Shortfall:
+    criteria = bundle.criteria
     best, most = node_states[0], 0
     for state in node_states:
-        mask = of_products(state, state.free, products)
+        mask = state.accepted(state.free, criteria)
         size = min(bundle.count, mask.bit_count())
         while size > most and not state.how_many(mask, size, Connect.REQUIRED):
             size -= 1

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ray_dra.core.model.checked import MAX_NAME, flag, many, number, one_of, table, text, whole
+from ray_dra.core.model.device_selector import GPU_CLASS, DeviceCriteria, Selector
 from ray_dra.core.model.locality import ANYWHERE, Locality, no_locality
 from ray_dra.errors import InvalidRequest, shown
 
@@ -71,24 +72,33 @@ class Strategy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """`count` devices of a class, of one of `products` when any are named (matched whole).
+    """`count` devices of a class, of one of `products` when any are named (matched whole), that `selectors` accept.
 
-    `share`: thousandths of one device, which others may share; None for whole devices.
+    `share`: thousandths of one device, which others may share; None for whole devices. The usual class takes devices
+    of every kind.
     """
 
     count: int
-    device_class: str = "gpu.nvidia.com"
+    device_class: str = GPU_CLASS
     products: tuple[str, ...] = ()
     share: int | None = None
+    selectors: tuple[Selector, ...] = ()
 
-    def check(self) -> None:
-        """Raises InvalidRequest for a field of another type or out of range."""
+    def check(self) -> int:
+        """The characters of its products. Raises InvalidRequest for a field of another type or out of range."""
         whole(self.count, "bundles.devices.count", least=1, most=MAX_DEVICES_PER_BUNDLE)
-        text(self.device_class, "bundles.devices.device_class")
-        for product in many(self.products, "product", most=MAX_ENTRIES):
-            text(product, "product")
+        text(self.device_class, "device_class")
         if self.share is not None:
             whole(self.share, "bundles.devices.share", least=1, most=WHOLE - 1)
+        return DeviceCriteria(self.device_class, self.products, self.selectors).check()
+
+    @property
+    def criteria(self) -> DeviceCriteria | None:
+        """Which devices will do; None for any."""
+        if self.device_class == GPU_CLASS and not self.products and not self.selectors:
+            return None
+        named = "" if self.device_class == GPU_CLASS else self.device_class
+        return DeviceCriteria(named, self.products, self.selectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +125,7 @@ class Bundle:
         for device in many(self.devices, "bundles.devices", most=MAX_ENTRIES):
             if not isinstance(device, DeviceRequest):
                 raise InvalidRequest("A bundle's devices are DeviceRequests.", place="bundles", wanted=shown(device))
-            device.check()
-            length += sum(map(len, device.products))
+            length += device.check()
         for name, amount in table(self.resources, "bundles.resources", most=MAX_ENTRIES).items():
             length += len(text(name, "bundles.resources"))
             number(amount, f"bundles.resources[{shown(name)}]", least=0.0, most=MAX_AMOUNT)
@@ -134,6 +143,21 @@ class Bundle:
     def whole_devices(self) -> int:
         """Devices it must have to itself; a share may lie on a device that is shared already."""
         return self.count if not self.devices or self.devices[0].share is None else 0
+
+    @property
+    def criteria(self) -> DeviceCriteria | None:
+        """Which devices will do; None for any. Of several requests for devices, the products of one of them will do,
+        and all selectors hold."""
+        if len(self.devices) == 1:
+            return self.devices[0].criteria
+        each = [c for d in self.devices if (c := d.criteria) is not None]
+        if not each:
+            return None
+        return DeviceCriteria(
+            max(c.device_class for c in each),
+            tuple(p for c in each for p in c.products),
+            tuple(dict.fromkeys(s for c in each for s in c.selectors)),
+        )
 
     @property
     def share(self) -> int | None:

@@ -40,7 +40,7 @@ CLUSTER = Place(PlaceKind.CLUSTER)
 QUEUE = Place(PlaceKind.QUEUE)
 
 Value = Any
-"""int, float, str, None, a Locality, or a tuple of such."""
+"""int, float, str, None, a Locality, a Selector, a DeviceCriteria, or a tuple of such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Shortfall:
     """One typed reason for a no: what, where, wanted, available. Values; `str()` makes the sentence.
 
     Attributes:
-        wanted, available: two numbers of the same unit, available the smaller; or ids, or tuples of both, where a
-            number says nothing.
+        wanted, available: two numbers of the same unit, available the smaller (but for a Selector that asks for less);
+            or ids, or tuples of both, where a number says nothing.
         detail: named facts beside them; see `facts`.
     """
 

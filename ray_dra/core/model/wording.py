@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ray_dra.core.model.device_selector import value_text
 from ray_dra.core.model.reason import Choice, PlaceKind, ShortfallKind
 
 Pairs = Iterable[tuple[Any, Any]]
@@ -22,6 +23,7 @@ def place(kind: PlaceKind, name: str | int | None, choice: Choice | None, of: st
             Choice.MOST_FREE: "the node with most free",
             Choice.MOST: "the node with most",
             Choice.BEST_LINKED: "the best-linked node",
+            Choice.BEST: "the nearest to it",
             Choice.ROOMIEST: f"the roomiest node of clique {of}",
         }
         return f"{name} ({why[choice]})" if choice else str(name)
@@ -62,11 +64,29 @@ def _devices(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Tex
 
 def _node_size(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
     if where is PlaceKind.CLUSTER:  # thousandths of one device
-        products = " or ".join(facts["products"])
-        return f"{wanted / 1000:g} of a GPU" + (
-            f" ({products})" if products else ""
-        ), f"{available / 1000:g} of one at most"
-    return f"{wanted} GPUs in one bundle", f"{available} free; the largest node has {facts['largest']}"
+        return f"{wanted / 1000:g} of a GPU{_that(facts)}", f"{available / 1000:g} of one at most"
+    return f"{wanted} GPUs in one bundle{_that(facts)}", f"{available} free; the largest node has {facts['largest']}"
+
+
+def _device_class(where: PlaceKind, wanted: str, available: tuple[str, ...], facts: Facts) -> Texts:
+    return wanted, ", ".join(available) or "no device"
+
+
+def _attribute(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts:
+    selector = facts["selector"]
+    return str(selector), value_text(selector.name, available)
+
+
+def _matching(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
+    if where is PlaceKind.BUNDLE:
+        return f"a GPU{_that(facts)}", "each on some GPU, not all on one"
+    return f"{wanted} GPUs{_that(facts)}", f"{available} free"
+
+
+def _that(facts: Facts) -> str:
+    """Which devices will do, where not all."""
+    criteria = facts.get("criteria")
+    return "" if criteria is None else f" ({criteria})"
 
 
 def _product(where: PlaceKind, wanted: tuple[str, ...], available: tuple[str, ...], facts: Facts) -> Texts:
@@ -153,6 +173,9 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.DEVICES: _devices,
     ShortfallKind.NODE_SIZE: _node_size,
     ShortfallKind.PRODUCT: _product,
+    ShortfallKind.DEVICE_CLASS: _device_class,
+    ShortfallKind.ATTRIBUTE: _attribute,
+    ShortfallKind.MATCHING: _matching,
     ShortfallKind.LABELS: _labels,
     ShortfallKind.RESOURCES: _resources,
     ShortfallKind.CLIQUE: _clique,

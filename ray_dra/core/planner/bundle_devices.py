@@ -5,28 +5,28 @@ from __future__ import annotations
 from ray_dra.core.cluster.device_choice import Masks, bits
 from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.allocation import Grant
+from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE
-from ray_dra.core.planner.matching import of_products
 
 
 class WholeBundles:
     """Bundles of `size` whole devices each."""
 
-    def __init__(self, size: int, products: tuple[str, ...], connect: Connect) -> None:
+    def __init__(self, size: int, criteria: DeviceCriteria | None, connect: Connect) -> None:
         self.size = size
-        self.products = products
+        self.criteria = criteria
         self.connect = connect
 
     def capacity(self, state: NodeState, members: int) -> int:
         """Bundles that the devices in `members` hold at once. Exact."""
         linked = self.connect is Connect.REQUIRED and self.size > 1
-        mask = of_products(state, state.free & members, self.products)
+        mask = state.accepted(state.free & members, self.criteria)
         return state.how_many(mask, self.size, Connect.REQUIRED if linked else Connect.ANY)
 
     def choose(self, state: NodeState, members: int, count: int) -> Masks:
         """Devices for each of `count` bundles; () where there are none."""
-        usable = of_products(state, state.free & members, self.products)
+        usable = state.accepted(state.free & members, self.criteria)
         return state.split(usable, (self.size,) * count, self.connect) or ()
 
     def granted(self, state: NodeState, mask: int) -> tuple[Grant, ...]:
@@ -41,8 +41,8 @@ class WholeBundles:
 class ShareBundles(WholeBundles):
     """Bundles of so many thousandths of one device each."""
 
-    def __init__(self, share: int, products: tuple[str, ...], connect: Connect) -> None:
-        super().__init__(1, products, connect)
+    def __init__(self, share: int, criteria: DeviceCriteria | None, connect: Connect) -> None:
+        super().__init__(1, criteria, connect)
         self.share = share
 
     def capacity(self, state: NodeState, members: int) -> int:
@@ -68,8 +68,8 @@ class ShareBundles(WholeBundles):
         The only place that says so: whatever chooses a device for a share chooses among these.
         """
         shared = [(left, at) for at, left in state.shared_left().items() if members >> at & 1]
-        if self.products:
-            shared = [(left, at) for left, at in shared if of_products(state, 1 << at, self.products)]
+        if self.criteria is not None:
+            shared = [(left, at) for left, at in shared if state.accepted(1 << at, self.criteria)]
         shared.sort()
-        free = of_products(state, state.free & members, self.products)
+        free = state.accepted(state.free & members, self.criteria)
         return shared + [(WHOLE, at) for at in bits(state.at_once(free))]

@@ -10,12 +10,13 @@ exact. Largest first needs the fewest cliques; the last one is the tightest that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.allocation import Placed, make
-from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
+from ray_dra.core.model.request import Bundle, GangRequest
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.fold import FoldedRequest, kinds_for
 from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, imex
@@ -54,7 +55,7 @@ def place_linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
         return NOTHING
     if not folded.whole or len(bundle.devices) != 1 or folded.total >= len(inventory.by_free):
         return NOTHING
-    devices = (DeviceRequest(folded.total, bundle.devices[0].device_class, folded.products),)
+    devices = (replace(bundle.devices[0], count=folded.total),)
     resources = {name: amount * count for name, amount in bundle.resources.items()}
     one = Bundle(devices, resources, bundle.labels)
     whole = GangRequest(request.gang, (one,), exclude=request.exclude, preemptible=request.preemptible)

@@ -8,11 +8,11 @@ from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueKind, CliqueState
 from ray_dra.core.cluster.node_state import EPSILON, SEVERAL_PRODUCTS, NodeState
+from ray_dra.core.model.device_selector import GPU_CLASS
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
 from ray_dra.core.planner.bundle_devices import ShareBundles, WholeBundles
-from ray_dra.core.planner.matching import products_of
 from ray_dra.core.planner.node_class import NodeClasses
 from ray_dra.core.planner.packing import Contents
 from ray_dra.core.planner.work import LOOK, MOST_CLASSES, Work
@@ -29,7 +29,7 @@ class FoldedRequest:
         spread: at most one bundle on a node.
         together: every two devices that the gang has on a node are linked, whichever bundles they are of.
         demanding: cliques are required, not only preferred.
-        products: of the first class; () for any.
+        criteria: which devices the first class accepts; None for any. products: of these; () for any.
         shape: how the first class is counted on a node.
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
         whole: bundles of the first class have whole devices, or none.
@@ -75,17 +75,20 @@ class FoldedRequest:
         if len(devices) == 1:
             device = devices[0]
             self.size = device.count
-            self.products = device.products
+            some = device.products or device.selectors or device.device_class != GPU_CLASS
+            self.criteria = device.criteria if some else None  # a call less for most gangs
             if device.share:
                 self.share = device.share
         else:
             self.size = first.count
-            self.products = products_of(first)
+            self.criteria = first.criteria
         self.total = self.size * len(bundles) if self.equal else request.device_count
         self.bare = not (self.equal or self.classes[-1].devices)  # those without devices are the smallest
-        self.extra = bool(first.resources or first.labels or request.exclude)
+        self.products = self.criteria.products if self.criteria is not None else ()
+        selective = self.criteria is not None and bool(self.criteria.selectors or self.criteria.device_class)
+        self.extra = bool(first.resources or first.labels or request.exclude or selective)
         self.whole = not self.share
-        self.choosy = bool(self.share or self.products)
+        self.choosy = bool(self.share or self.criteria)
         self.simple = not (self.extra or self.choosy)
 
     @property
@@ -148,8 +151,8 @@ class FoldedRequest:
     def devices(self) -> WholeBundles:
         """How bundles of the one class take devices."""
         if self.share:
-            return ShareBundles(self.share, self.products, self.connect)
-        return WholeBundles(self.size, self.products, self.connect)
+            return ShareBundles(self.share, self.criteria, self.connect)
+        return WholeBundles(self.size, self.criteria, self.connect)
 
     # -- which cliques
 
@@ -195,5 +198,5 @@ def _size(bundle: Bundle) -> tuple[object, ...]:
         bool(bundle.labels),
         sorted((r, a) for r, a in bundle.resources.items()),
         sorted(bundle.labels.items()),
-        [(d.device_class, d.count, d.products) for d in bundle.devices],
+        [(d.device_class, d.count, d.products, [str(s) for s in d.selectors]) for d in bundle.devices],
     )

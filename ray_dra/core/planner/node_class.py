@@ -15,7 +15,6 @@ from ray_dra.core.cluster.node_state import EPSILON, NodeState
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE, Bundle
 from ray_dra.core.model.selector import labels_match
-from ray_dra.core.planner.matching import of_products, products_of
 from ray_dra.core.planner.packing import Contents
 from ray_dra.core.planner.share_packing import OutOfWork, WholesBeside, pack_shares
 from ray_dra.core.planner.work import Work
@@ -57,6 +56,7 @@ class NodeClasses:
         self.spread = spread
         self.together = together
         self.proven = True
+        self._criteria = [bundle.criteria for bundle in classes]
         self._known_fits: dict[tuple[NodeClass, Contents], bool] = {}
         self._examples: dict[NodeClass, tuple[NodeState, int]] = {}  # a node of each class, and its devices that count
 
@@ -97,7 +97,7 @@ class NodeClasses:
 
     @cached_property
     def _choosy(self) -> bool:
-        return any(d.products for b in self.classes for d in b.devices)
+        return any(self._criteria)
 
     @cached_property
     def _labelled(self) -> bool:
@@ -109,7 +109,7 @@ class NodeClasses:
 
     def usable(self, state: NodeState, mask: int, c: int) -> int:
         """The devices of `mask` that class `c` accepts."""
-        return of_products(state, mask, products_of(self.classes[c]))
+        return state.accepted(mask, self._criteria[c])
 
     def fits(self, node_class: NodeClass, contents: Contents) -> bool:
         """Whether a node of this class holds so many bundles of each class at once. Exact."""

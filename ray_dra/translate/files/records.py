@@ -22,8 +22,8 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION = 2
-NODE_VERSION = SLOTS_VERSION = 2
+GANG_VERSION = NODE_VERSION = 3
+SLOTS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

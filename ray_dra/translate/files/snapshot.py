@@ -6,6 +6,7 @@ same answers as the inventory did.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import whole
+from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Node
@@ -36,6 +38,7 @@ from ray_dra.translate.files.sense import (
     refuse_unknown,
 )
 from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.devices import gpu
 
 VERSION = 1
 
@@ -60,7 +63,8 @@ class Snapshot:
 
 
 _SNAPSHOT = TypeAdapter(Snapshot)
-REQUEST = ("bundles", "count", "strategy", "locality", "product", "priority", "preemptible")
+GPU = inspect.signature(gpu).parameters
+REQUEST = ("bundles", "count", "strategy", "locality", "product", "devices", "priority", "preemptible")
 """What a gang's file may say: as `placement_group` has it; `count`: the bundles, so many times over."""
 
 
@@ -189,9 +193,21 @@ def load_request(text: str | bytes) -> GangRequest:
         strategy=given.get("strategy"),
         locality=Locality(**where),
         product=given.get("product"),
+        devices=_devices(given.get("devices")),
         priority=given.get("priority", 0),
     )
     return replace(request, preemptible=given.get("preemptible", False))
+
+
+def _devices(given: object) -> DeviceCriteria | None:
+    """The arguments of `ray_dra.gpu`, by name."""
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not given.keys() <= GPU.keys():
+        raise InvalidSnapshot(
+            "devices is what ray_dra.gpu takes.", place="devices", wanted=shown(given), available=", ".join(GPU)
+        )
+    return gpu(**given)
 
 
 def read_snapshot(path: Path | str) -> Snapshot:

@@ -1,19 +1,21 @@
 """From an Allocation to one attempt at it: the slots, and every Kubernetes object to make, by worker groups.
 
-Pure. One worker group for all nodes of a gang that are alike (clique, number of devices, bundles' resources): its claim
-template names the devices chosen on all of them by UUID, and its pods are bound to these nodes by affinity. Since each
-node has exactly as many chosen devices as a claim counts, every pod gets its own node with exactly what was planned.
-Kubernetes' scheduler allocates; these objects leave it no other choice. Neighbour: `workers.py` writes the objects.
+Pure. One worker group for all nodes of a gang that are alike (clique, devices and what is asked of them, bundles'
+resources): its claim template names the devices chosen on all of them by UUID, and its pods are bound to these nodes by
+affinity. Since each node has exactly as many chosen devices as a claim counts, every pod gets its own node with exactly
+what was planned. Kubernetes' scheduler allocates; these objects leave it no other choice. Neighbour: `workers.py`
+writes the objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import imex_counter
+from ray_dra.core.model.request import Bundle
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import expression_for
 from ray_dra.translate.kube.slots import Slot, attempt_name, slots_of, uuids_of
@@ -46,14 +48,15 @@ class Attempt:
         return [group for group in self.groups if group["groupName"] not in there]
 
 
-def attempt_of(allocation: Allocation, raycluster: RayCluster, *, imex: bool) -> Attempt:
+def attempt_of(allocation: Allocation, raycluster: RayCluster, *, imex: bool, asked: Sequence[Bundle] = ()) -> Attempt:
     """Every object for this allocation.
 
     Args:
         imex: the cluster serves ComputeDomains: a gang over several nodes of a multi-node clique gets one there.
+        asked: the request's bundles, in the allocation's order; the claims say what they say of their devices.
     """
     name = attempt_name(allocation.gang, allocation.epoch)
-    slots = slots_of(allocation)
+    slots = slots_of(allocation, asked)
     maker = Maker(allocation, name, raycluster)
     used = {counter for counter, _ in allocation.counters} if imex else set()
     joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and imex_counter(s.node) in used)
@@ -75,7 +78,7 @@ def _alike(slots: Mapping[str, Slot]) -> list[list[Slot]]:
     """Slots that one worker group can serve, split where one CEL expression would be too long."""
     kinds: dict[Any, list[Slot]] = {}
     for slot in slots.values():
-        key = (slot.clique, len(slot.uuids), tuple(sorted(slot.resources.items())))
+        key = (slot.clique, len(slot.uuids), slot.criteria, tuple(sorted(slot.resources.items())))
         kinds.setdefault(key, []).append(slot)
     found = []
     for members in kinds.values():

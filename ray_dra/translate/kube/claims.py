@@ -1,6 +1,7 @@
 """ResourceClaims: what they have, whose they are, and the devices that a gang's claim is for. Pure.
 
-A gang's claim names its devices in one CEL expression, which this file writes and reads.
+A gang's claim names its devices in one CEL expression, which this file writes and reads; what the request says of
+their attributes and capacities are others, after it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 
+from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
 from ray_dra.translate.names import DRIVER, GPU_CLASS
@@ -43,17 +45,36 @@ def expression_for(uuids: Sequence[str]) -> str:
     return f'device.attributes["{GPU_CLASS}"].uuid in {json.dumps(list(uuids), separators=(",", ":"))}'
 
 
+def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
+    """What a request says of its devices, in CEL: beside their names, so that the cluster holds to it as well."""
+    found = []
+    if criteria.products:
+        names = json.dumps(list(criteria.products), separators=(",", ":"))
+        found.append(f'device.attributes["{GPU_CLASS}"].productName in {names}')
+    for selector in criteria.selectors:
+        if isinstance(selector.value, int):
+            has, value = "capacity", f'quantity("{selector.value}")'
+        else:
+            has, value = "attributes", f'semver("{".".join(map(str, selector.value))}")'
+        compared = f'device.{has}["{GPU_CLASS}"].{selector.name}.compareTo({value})'
+        found.append(f"{compared} {selector.operator.value} 0")
+    return tuple(found)
+
+
 def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
-    """The devices that a gang's claim names, and how many of them it counts; none for a claim of another form."""
+    """The devices that a gang's claim names (its first selector), and how many it counts; none for another's form."""
     requests: Sequence[Raw] = ((thing.get("spec") or {}).get("devices") or {}).get("requests") or ()
     if len(requests) != 1:
         return (), 0
     exactly = requests[0].get("exactly") or {}
     selectors: Sequence[Raw] = exactly.get("selectors") or ()
     count = exactly.get("count", 1)
-    if len(selectors) != 1 or not isinstance(count, int):
+    if not selectors or not isinstance(count, int):
         return (), 0
-    return _names_in(selectors[0]["cel"]["expression"]), count
+    first, *others = (selector["cel"]["expression"] for selector in selectors)
+    if any(_names_in(other) for other in others):
+        return (), 0
+    return _names_in(first), count
 
 
 @functools.lru_cache(maxsize=1024)  # a group's claims all carry the same kilobytes, and share what is read of them

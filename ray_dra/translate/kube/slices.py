@@ -6,38 +6,21 @@ box without one is a clique of its own where its product is always on NVSwitches
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
+from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, MEMORY
 from ray_dra.core.model.node import Links, Node
 from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
+from ray_dra.translate.quantity import quantity
 
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
 # links are unknown here.
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
-
-_DECIMAL = {"n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0} | {s: 1e3**at for at, s in enumerate("kMGTPE", 1)}
-_FACTORS = _DECIMAL | {f"{s}i": 1024.0**at for at, s in enumerate("KMGTPE", 1)}
-# As Kubernetes' parser has it: one suffix or one exponent, so that 1E is an exa and 1E3 a thousand.
-_QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([KMGTPE]i|[numkMGTPE]?)|([eE][+-]?[0-9]+))")
-
-
-def quantity(told: str | int | float) -> float:
-    """A Kubernetes quantity as a number. ValueError for what is none, is negative, or has no end."""
-    known = isinstance(told, str | int | float) and not isinstance(told, bool)
-    found = _QUANTITY.fullmatch(str(told)) if known else None
-    if found is None:
-        raise ValueError(f"{told!r:.100} is no quantity of Kubernetes")
-    number, suffix, exponent = found.groups()
-    value = float(number + (exponent or "")) * _FACTORS[suffix or ""]
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{told!r:.100} is no amount that a node can have")
-    return value
 
 
 def read_node(thing: Raw) -> KubeNode:
@@ -136,16 +119,18 @@ def _device(node: str, device: PublishedDevice, clique: str | None, kind: Fabric
         ("product", "productName"),
         ("numa", NUMA_ATTRIBUTE),
         ("pciBusID", BUS_ATTRIBUTE),
+        (COMPUTE_CAPABILITY, COMPUTE_CAPABILITY),
+        (DRIVER_VERSION, DRIVER_VERSION),
     ):
         if name in device.attributes:
             attributes[key] = device.attributes[name]
-    memory = device.capacity.get("memory")
+    memory = device.capacity.get(MEMORY)
     return Device(
         id=DeviceId(DRIVER, node, device.name),
         index=_number(device),
         uuid=device.text("uuid"),
         attributes=attributes,
-        capacity={} if memory is None else {"memory": int(quantity(memory))},
+        capacity={} if memory is None else {MEMORY: int(quantity(memory))},
         domains=() if clique is None else (clique,),
         fabric_kind=kind,
         health=Health.TAINTED if device.taints else Health.OK,

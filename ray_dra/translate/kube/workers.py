@@ -16,7 +16,7 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.clique import label_value
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster
-from ray_dra.translate.kube.claims import expression_for
+from ray_dra.translate.kube.claims import demands_on, expression_for
 from ray_dra.translate.kube.raycluster import worker_template
 from ray_dra.translate.kube.slots import Slot, uuids_of
 from ray_dra.translate.names import (
@@ -73,11 +73,13 @@ class Maker:
         }
 
     def claim_template(self, name: str, members: Sequence[Slot]) -> dict[str, Any]:
+        criteria = members[0].criteria
+        expressions = (expression_for(uuids_of(members)), *demands_on(criteria))
         exactly = {
-            "deviceClassName": GPU_CLASS,
+            "deviceClassName": criteria.device_class or GPU_CLASS,
             "allocationMode": "ExactCount",
             "count": len(members[0].uuids),
-            "selectors": [{"cel": {"expression": expression_for(uuids_of(members))}}],
+            "selectors": [{"cel": {"expression": expression}} for expression in expressions],
         }
         return {
             "apiVersion": "resource.k8s.io/v1",

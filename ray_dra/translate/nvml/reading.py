@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, FabricKind, Health
+from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, MEMORY
 from ray_dra.core.model.node import Node
 from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
 from ray_dra.translate.names import DRIVER
@@ -52,7 +53,7 @@ def node_from_reading(
         )
     graph = nvlink_graph(reading)
     together = switched(graph)
-    devices = tuple(_device(name, gpu, at in together) for at, gpu in enumerate(reading.gpus))
+    devices = tuple(_device(name, gpu, reading.driver, at in together) for at, gpu in enumerate(reading.gpus))
     trays = {gpu.tray for gpu in reading.gpus if gpu.tray is not None}
     return Node(
         name=name,
@@ -66,11 +67,18 @@ def node_from_reading(
     )
 
 
-def _device(node: str, gpu: GpuReading, in_box: bool) -> Device:
+def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Device:
     clique = None if gpu.lost else clique_of(node, gpu.fabric, in_box)
     health, reason = _health(gpu)
     attributes: dict[str, Attribute] = {}
-    for key, value in (("product", gpu.name), ("numa", gpu.numa), ("pciBusID", gpu.bus), ("slot", gpu.slot)):
+    for key, value in (
+        ("product", gpu.name),
+        ("numa", gpu.numa),
+        ("pciBusID", gpu.bus),
+        ("slot", gpu.slot),
+        (COMPUTE_CAPABILITY, gpu.compute_capability),
+        (DRIVER_VERSION, driver),
+    ):
         if value is not None:
             attributes[key] = value
     return Device(
@@ -78,7 +86,7 @@ def _device(node: str, gpu: GpuReading, in_box: bool) -> Device:
         index=gpu.index,
         uuid=gpu.uuid,
         attributes=attributes,
-        capacity={} if gpu.memory is None else {"memory": gpu.memory},
+        capacity={} if gpu.memory is None else {MEMORY: gpu.memory},
         domains=() if clique is None else (clique,),
         health=health,
         health_reason=reason,

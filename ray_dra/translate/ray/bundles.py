@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_dra.core.model.checked import many, number, table, text
+from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
 from ray_dra.core.model.locality import ANYWHERE, Locality, no_locality
 from ray_dra.core.model.request import (
     MAX_AMOUNT,
@@ -16,7 +17,6 @@ from ray_dra.core.model.request import (
     MAX_ENTRIES,
     MIN_AMOUNT,
     Bundle,
-    DeviceRequest,
     GangRequest,
     Strategy,
     check_request,
@@ -24,6 +24,7 @@ from ray_dra.core.model.request import (
 )
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.names import GPU_DOMAIN, RAY_NODE_ID
+from ray_dra.translate.ray.devices import criteria_from, request_for
 from ray_dra.translate.ray.labels import check_selector
 
 NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
@@ -37,6 +38,7 @@ def request_from_bundles(
     topology_strategy: Mapping[str, str] | None = None,
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
+    devices: DeviceCriteria | None = None,
     priority: int = 0,
     soft_node: str | None = None,
 ) -> GangRequest:
@@ -64,7 +66,7 @@ def request_from_bundles(
             wanted=str(len(asked_for)),
             available=str(len(labels)),
         )
-    made = _bundles(asked_for, labels, _products(product))
+    made = _bundles(asked_for, labels, criteria_from(devices, product))
     return check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
 
 
@@ -89,7 +91,7 @@ def _check_soft_node(node: object, strategy: Strategy) -> None:
         )
 
 
-def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, products: tuple[str, ...]) -> tuple[Bundle, ...]:
+def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, criteria: DeviceCriteria) -> tuple[Bundle, ...]:
     """Equal bundles are one object: the planner folds them quickly."""
     made: dict[Any, Bundle] = {}
     same: dict[tuple[int, int], Bundle] = {}  # the very same dicts, as [{"GPU": 1}] * 1000 has them
@@ -104,7 +106,7 @@ def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, products: 
             bundle = bundle_from_resources(
                 resources,
                 index=i,
-                products=products,
+                criteria=criteria,
                 labels=check_selector(table(labels, place, most=MAX_ENTRIES), place),
             )
             key = (bundle.devices, tuple(sorted(bundle.resources.items())), tuple(sorted(bundle.labels.items())))
@@ -114,13 +116,6 @@ def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, products: 
             bundle = same[both] = made[key]
         found.append(bundle)
     return tuple(found)
-
-
-def _products(product: object) -> tuple[str, ...]:
-    if product is None:
-        return ()
-    names = (product,) if isinstance(product, str) else many(product, "product", most=MAX_ENTRIES)
-    return tuple(text(name, "product") for name in names)
 
 
 def _strategy(given: object, place: str) -> Strategy:
@@ -149,7 +144,11 @@ def _topology_strategy(given: object) -> tuple[str, Locality | None]:
 
 
 def bundle_from_resources(
-    resources: Mapping[str, float], *, index: int, products: Sequence[str] = (), labels: Mapping[str, str] | None = None
+    resources: Mapping[str, float],
+    *,
+    index: int,
+    criteria: DeviceCriteria = ANY_DEVICE,
+    labels: Mapping[str, str] | None = None,
 ) -> Bundle:
     """A Bundle from Ray's dict, e.g. {"GPU": 4, "CPU": 8}; `index` is for the message.
 
@@ -176,7 +175,7 @@ def bundle_from_resources(
             )
         elif amount > 0:
             rest[name] = amount
-    devices = (DeviceRequest(count, products=tuple(products)),) if count else ()
+    devices = (request_for(count, criteria),) if count else ()
     return Bundle(devices, rest, dict(labels or {}))
 
 

@@ -21,7 +21,9 @@ from ray_dra.ports.kube_objects import KubeNode
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
 from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.ray.devices import gpu
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, node, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -47,6 +49,36 @@ def test_objects_are_as_reviewed(
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
     assert content == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_a_claim_says_what_the_request_says_of_its_devices() -> None:
+    """Beside the names: the class and each demand; and the names are still read back from it."""
+    memory = [">=80G", "<200Gi"]
+    wanted = gpu(memory=memory, compute_capability=">=10.0", driver_version=">=580", product="NVIDIA GB200")
+    request = gang([{"GPU": 4}] * 2, locality=Locality(segment=1), devices=wanted)
+    made = attempt_of(allocate(RACKS, request), CLUSTER, imex=True, asked=request.bundles)
+    golden = GOLDEN / "rack-selectors.yaml"
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(made.templates)), sort_keys=False, width=120))
+    assert list(made.templates) == list(yaml.safe_load_all(golden.read_text()))
+    for template in made.templates:
+        claim = {**template["spec"], "metadata": {**template["spec"]["metadata"], "name": "x", "uid": "u"}}
+        read_back = read_claim(claim)
+        assert len(read_back.named) == 8
+        assert read_back.count == 4
+
+
+def test_a_claim_for_bundles_that_ask_for_different_things_says_what_all_do() -> None:
+    both = [
+        *gang([{"GPU": 2}], devices=gpu(memory=">=80G", product="NVIDIA GB200")).bundles,
+        *gang([{"GPU": 2}], devices=gpu(memory=">=80G", driver_version=">=580")).bundles,
+    ]
+    request = replace(gang([{"GPU": 4}]), bundles=tuple(both), locality=Locality(cliques=1))
+    made = attempt_of(allocate(RACKS, request), CLUSTER, imex=False, asked=request.bundles)
+    (exactly,) = (t["spec"]["spec"]["devices"]["requests"][0]["exactly"] for t in made.templates)
+    assert [s["cel"]["expression"] for s in exactly["selectors"]][1:] == [
+        'device.capacity["gpu.nvidia.com"].memory.compareTo(quantity("80000000000")) >= 0'
+    ]
 
 
 @given(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=12))

@@ -11,8 +11,9 @@ from ray_dra.core.model.device import FabricKind, Health
 from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.kube.slices import node_from_slices, quantity, read_node
+from ray_dra.translate.kube.slices import node_from_slices, read_node
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE
+from ray_dra.translate.quantity import quantity
 from tests.translate.kube.objects import node, read
 
 

@@ -15,9 +15,9 @@ from ray_dra.errors import InvalidRequest
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.raycluster import read_raycluster
-from ray_dra.translate.kube.slices import quantity
 from ray_dra.translate.kube.workers import DROPPED
 from ray_dra.translate.names import GATE, START_HOOK_VARIABLE
+from ray_dra.translate.quantity import quantity
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, cluster, gang, node
 
 

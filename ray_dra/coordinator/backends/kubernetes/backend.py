@@ -20,6 +20,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, OfGang, RayCluster, Toleration
@@ -121,7 +122,7 @@ class KubernetesBackend:
 
     # -- provisioning
 
-    def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+    def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further for a gang's workers. Arguments as of `Provisioning.step`; errors become progress."""
         name = attempt_name(allocation.gang, allocation.epoch)
         other = self.kube.lead()
@@ -130,7 +131,7 @@ class KubernetesBackend:
         try:
             attempt = self._attempts.get(name)
             if attempt is None:
-                attempt = self._attempts[name] = self._begin(allocation)
+                attempt = self._attempts[name] = self._begin(request, allocation)
             return attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
         except InvalidRequest as error:
             return Progress(failed=str(error), final=True)
@@ -141,11 +142,13 @@ class KubernetesBackend:
         except KubernetesError as error:
             return Progress(said=str(error).splitlines()[0])
 
-    def _begin(self, allocation: Allocation) -> Provisioning:
+    def _begin(self, request: GangRequest, allocation: Allocation) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
-        kept = tuple(placed for placed in allocation.bundles if self._has_own(placed.node))
+        both = zip(allocation.bundles, request.bundles, strict=True)
+        own = [(placed, bundle) for placed, bundle in both if self._has_own(placed.node)]
+        kept, asked = tuple(placed for placed, _ in own), [bundle for _, bundle in own]
         here = Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
-        attempt = attempt_of(here, self._raycluster(), imex=self.inventory.limits.compute_domains)
+        attempt = attempt_of(here, self._raycluster(), imex=self.inventory.limits.compute_domains, asked=asked)
         return Provisioning(attempt, allocation.epoch, self.kube, self.store, self.inventory, self.machines, self.clock)
 
     # -- what the coordinator and the workers ask

@@ -8,6 +8,7 @@ from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.core.gangs.lifecycle import PLACE_SECONDS
 from ray_dra.core.gangs.progress import THERE, Progress
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import NodeReading
 
 
@@ -36,7 +37,7 @@ class RayletsBackend:
     def hear(self, node: str, reading: NodeReading) -> None:
         """No gang has an agent of its own."""
 
-    def make(self, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+    def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
         return THERE
 
     def undo(self, wanted: Iterable[Allocation]) -> None:

@@ -1,0 +1,134 @@
+"""`ray_dra.gpu(...)`: what users write of devices, as core's criteria.
+
+A demand is a comparison with a value: ">=80Gi", "< 9.0", "==580.95.05"; a value alone is ==. Capacities are Kubernetes'
+quantities (80G is 80 x 10^9 bytes, 80Gi is 80 x 2^30), versions one to three numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ray_dra.core.model.checked import MAX_NAME, many, text
+from ray_dra.core.model.device_selector import (
+    CLASSES,
+    COMPUTE_CAPABILITY,
+    DRIVER_VERSION,
+    GPU_CLASS,
+    MAX_SELECTORS,
+    MAX_VALUE,
+    MEMORY,
+    DeviceCriteria,
+    Operator,
+    Selector,
+    Value,
+    version_of,
+)
+from ray_dra.core.model.request import DeviceRequest
+from ray_dra.errors import InvalidRequest, shown
+from ray_dra.translate.quantity import quantity
+
+_DEMAND = re.compile(r"\s*(>=|<=|==|!=|>|<)?\s*(\S+)\s*")
+
+
+def gpu(
+    *,
+    memory: str | int | Sequence[str] | None = None,
+    compute_capability: str | Sequence[str] | None = None,
+    driver_version: str | Sequence[str] | None = None,
+    product: str | Sequence[str] | None = None,
+    device_class: str | None = None,
+) -> DeviceCriteria:
+    """Which GPUs will do, for `placement_group(..., devices=...)`. All that is named must hold.
+
+    Args:
+        memory: of the whole GPU, e.g. ">=80G", or a number of bytes that it must have at least; several demands as a
+            list: [">=40G", "<100G"]. An "80 GB" GPU has a little less than 80Gi: ask for 80G.
+        compute_capability: e.g. ">=9.0".
+        driver_version: of the NVIDIA driver, e.g. ">=580".
+        product: name or names that will do, matched whole.
+        device_class: "gpu.nvidia.com" (the default) or "mig.nvidia.com"; other DeviceClasses are not planned.
+
+    Raises:
+        InvalidRequest: no demand that can be read.
+    """
+    selectors = [
+        *_selectors(MEMORY, f">={memory}" if type(memory) is int else memory, "memory"),
+        *_selectors(COMPUTE_CAPABILITY, compute_capability, "compute_capability"),
+        *_selectors(DRIVER_VERSION, driver_version, "driver_version"),
+    ]
+    if len(selectors) > MAX_SELECTORS:
+        raise InvalidRequest(
+            "There are too many demands.", place="gpu", wanted=str(len(selectors)), available=f"at most {MAX_SELECTORS}"
+        )
+    if device_class is not None and not (isinstance(device_class, str) and device_class in CLASSES):
+        raise InvalidRequest(
+            "This device class is not planned.",
+            place="device_class",
+            wanted=shown(device_class),
+            available=", ".join(CLASSES),
+        )
+    criteria = DeviceCriteria(
+        device_class if device_class is not None and device_class != GPU_CLASS else "",
+        product_names(product),
+        tuple(selectors),
+    )
+    criteria.check()
+    return criteria
+
+
+def product_names(product: object) -> tuple[str, ...]:
+    """The products of a request: one name, several, or none."""
+    if product is None:
+        return ()
+    names = (product,) if isinstance(product, str) else many(product, "product", most=64)
+    return tuple(text(name, "product") for name in names)
+
+
+def criteria_from(devices: object, product: object) -> DeviceCriteria:
+    """What `devices=` and its shorthand `product=` say together."""
+    names = product_names(product)
+    if devices is None:
+        return DeviceCriteria(products=names)
+    if not isinstance(devices, DeviceCriteria):
+        raise InvalidRequest(
+            "devices is what ray_dra.gpu(...) returns.", place="devices", wanted=shown(devices), available="gpu(...)"
+        )
+    devices.check()
+    if names and devices.products:
+        raise InvalidRequest("The product is given twice.", place="product", wanted=shown(product), available="once")
+    return DeviceCriteria(devices.device_class, names or devices.products, devices.selectors)
+
+
+def request_for(count: int, criteria: DeviceCriteria) -> DeviceRequest:
+    return DeviceRequest(count, criteria.device_class or GPU_CLASS, criteria.products, selectors=criteria.selectors)
+
+
+def _selectors(name: str, demands: object, place: str) -> list[Selector]:
+    if demands is None:
+        return []
+    each = (demands,) if isinstance(demands, str) else many(demands, place, most=MAX_SELECTORS)
+    return [_selector(name, demand, place) for demand in each]
+
+
+def _selector(name: str, demand: object, place: str) -> Selector:
+    found = _DEMAND.fullmatch(text(demand, place, most=MAX_NAME))
+    value = None if found is None else _value(name, found[2])
+    if found is None or value is None:
+        raise InvalidRequest(
+            f"{place} is a comparison.",
+            place=place,
+            wanted=shown(demand),
+            available='">=80G", "<80Gi"' if name == MEMORY else '">=9.0", "==580.95.05"',
+        )
+    return Selector(name, Operator(found[1] or "=="), value)
+
+
+def _value(name: str, said: str) -> Value | None:
+    if name != MEMORY:
+        return version_of(said)
+    try:
+        found = quantity(said)
+    except ValueError:
+        return None
+    return int(found) if found <= MAX_VALUE else None
