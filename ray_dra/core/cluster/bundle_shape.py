@@ -36,5 +36,7 @@ class BundleShape(NamedTuple):
             count = state.how_many(mask, 1, Connect.ANY) * (WHOLE // self.share)
             count += sum(left // self.share for at, left in state.shared_left().items() if members >> at & 1)
         else:
-            count = state.how_many(mask, self.size, Connect.REQUIRED if self.linked else Connect.ANY)
+            connect = Connect.REQUIRED if self.linked else Connect.ANY
+            # The node's strategy at once, a call less: this is asked at every change of a partly connected node.
+            count = state.sharing.how_many(mask, self.size, connect, state.held | state.busy)
         return 1 if self.spread and count else count

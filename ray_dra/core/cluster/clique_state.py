@@ -233,8 +233,10 @@ class CliqueState:
     def capacity(self, shape: BundleShape, limits: Limits) -> int:
         """Bundles that one gang can have here at once: on one node, or on several within the limits of IMEX."""
         if not shape.decided_by_count(self.grade):
+            if len(self.node_states) == 1:
+                return shape.on_node(self.node_states[0], self.node_states[0].members[self.id])
             each = [(shape.on_node(s, s.members[self.id]), s, 1 << i) for i, s in enumerate(self.node_states)]
-            return each[0][0] if len(each) == 1 else clique_capacity(self, each, limits)
+            return clique_capacity(self, each, limits)
         return self.capacity_by_count(shape.size, shape.spread, limits)
 
     def capacity_by_count(self, size: int, spread: bool, limits: Limits) -> int:
