@@ -123,6 +123,7 @@ def test_a_bundle_that_is_empty_is_refused() -> None:
         (lambda p: p["limits"].update(compute_domain=True), "limits"),
         (lambda p: p["nodes"].append(p["nodes"][0]), "node {0!r}"),
         (lambda p: p["nodes"][1]["devices"].__setitem__(0, p["nodes"][0]["devices"][0]), "node {1!r}"),
+        (lambda p: p["nodes"][1]["devices"][0].update(uuid=p["nodes"][0]["devices"][0]["uuid"]), "node {1!r}"),
         (lambda p: p["nodes"][0]["resources"].update(CPU=-1), "node {0!r}.resources"),
         (lambda p: p["nodes"][0]["resources"].update(CPU=float("nan")), "node {0!r}.resources"),
         (lambda p: p["nodes"][0]["links"][0].__setitem__(1, 17), "node {0!r}.links"),
@@ -150,6 +151,14 @@ def test_what_no_cluster_can_be(change: Any, named: str) -> None:
         used(json.dumps(made))
     assert caught.value.place == named.format(*(n["name"] for n in PLAIN["nodes"]))
     assert caught.value.available or caught.value.__cause__
+
+
+def test_devices_without_a_uuid_are_not_one_device() -> None:
+    made = copy.deepcopy(PLAIN)
+    for device in made["nodes"][0]["devices"]:
+        device["uuid"] = None
+    made["gangs"] = []
+    assert {d.uuid for d in used(json.dumps(made)).nodes[0].devices} == {None}
 
 
 def test_a_position_twice_is_that_position() -> None:
