@@ -34,13 +34,7 @@ LINE_TESTS = (
     "tests/adapters",
     "tests/test_cli.py",
 )
-TESTS = {
-    "ray_dra/core/planner": ("tests/core",),
-    "ray_dra/core/cluster": ("tests/core",),
-    "ray_dra/translate": ("tests/translate", "tests/edge/test_parameters.py"),
-}
-"""Of a room that has tests of its own, these alone; of the others those of the coordinator, too."""
-ALL_TESTS = ("tests/core", "tests/coordinator")
+TESTS = ("tests/core", "tests/coordinator")
 FIRST_FILES = 2
 SLACK, LEAST_SECONDS = 8.0, 10.0  # a test hangs if it takes so many times its CPU, and so many seconds
 
@@ -109,8 +103,7 @@ class Ran:
             for other, tests in self.by_place.items():
                 if other[0] == change.path:
                     chosen |= tests
-        allowed = next((tests for room, tests in TESTS.items() if change.path.startswith(room)), ALL_TESTS)
-        return sorted((test for test in chosen if test.startswith(allowed)), key=lambda test: self.seconds[test])
+        return sorted(chosen, key=lambda test: self.seconds[test])
 
 
 def lines(folder: Path, log: Path | None) -> None:
@@ -132,8 +125,7 @@ def lines(folder: Path, log: Path | None) -> None:
 
 def mutants(folder: Path, given: argparse.Namespace) -> None:
     rooms = given.only
-    tests = dict.fromkeys(test for room in rooms for test in TESTS.get(room, ALL_TESTS))
-    ran = Ran(folder, rooms, list(tests), given.log, given.kept)
+    ran = Ran(folder, rooms, TESTS, given.log, given.kept)
     every = [c for path in modules(folder, rooms) for c in changes(path, (folder / path).read_bytes())]
     chosen = random.Random(given.seed).sample(every, min(given.count, len(every)))  # a part of it is a sample, too
     print(f"{len(chosen)} of {len(every)} changes", flush=True)
