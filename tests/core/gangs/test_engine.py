@@ -185,6 +185,44 @@ def test_workers_are_made_until_ray_has_placed_the_gang_and_not_for_one_that_end
         assert (MakeWorkers("g") in world.act(WorkersDue("g", seen))) == made, seen
 
 
+def test_a_gang_that_ray_does_not_place_stays_where_nothing_else_is_free() -> None:
+    world = World(nodes=1)
+    world.submit(4, name="g")
+    world.act(Committed("g", "group", 0))
+    before, world.now = world.gangs["g"], 10.0
+    late = Observed(group_state="PENDING", held_for=10.0)
+    assert not any(isinstance(action, Save) for action in world.act(GangObserved("g", late)))
+    assert world.gangs["g"] == before
+    assert world.engine.records.notes["g"].since == 10.0, "and Ray has as much time again"
+
+
+def test_a_step_of_the_workers_starts_their_time_anew_and_a_move_everything() -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g")
+    notes = world.engine.records.notes["g"]
+    for now, progress, since in (
+        (1.0, STARTS, 0.0),
+        (2.0, Progress(ready=True), 2.0),
+        (3.0, Progress(ready=True), 2.0),
+    ):
+        world.now = now
+        world.act(WorkersProgressed("g", progress))
+        assert (notes.progress, notes.since) == (progress, since)
+    world.now = 4.0
+    world.act(WorkersProgressed("g", Progress(ready=True, failed="a node is lost")))
+    assert world.gangs["g"].moves == 1
+    assert (notes.progress, notes.since) == (STARTS, 4.0)
+
+
+def test_what_is_given_back_is_not_planned_again() -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g")
+    world.busy.add("g")
+    world.act(ReleaseAsked("g"))
+    assert world.gangs["g"].releasing
+    assert world.decide(DevicesTaken("g", Observed())) == []
+
+
 def test_a_history_says_when_what_and_why() -> None:
     world = World()
     world.submit(4, 4, name="all")
