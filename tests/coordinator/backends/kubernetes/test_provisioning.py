@@ -206,7 +206,9 @@ def test_events_tell_a_gangs_way() -> None:
     assert world.drive(gang) is Phase.READY
     world.coordinator.release(gang)
     world.settle()
-    reasons = list(dict.fromkeys(reason for reason, _ in world.kube.told))
+    reasons = [reason for reason, _ in world.kube.told]
+    assert len(reasons) == len(set(reasons)), "each once"
+    assert world.coordinator.executor._told == {}, "what was told of a gang is forgotten with it"
     order = ["GangPlanned", "GangApplied", "GangLetIn", "GangBound", "GangStarted", "GangVerified", "GangReady"]
     assert [reason for reason in reasons if reason in order] == [reason for reason in order if reason in reasons]
     assert {"GangPlanned", "GangVerified", "GangReady", "GangReleasing"} <= set(reasons)
