@@ -9,12 +9,9 @@ from .soak import Soak
 pytestmark = pytest.mark.ray
 
 
-ALWAYS = ("devices twice", "devices other than planned", "leaks at the end")
-
-
 @pytest.mark.timeout(1200)  # only a hang: what waits inside gives up before
 def test_two_minutes_of_random_kills() -> None:
     found = Soak(seed=1).run(120)
     print(found)
     assert found.ready
-    assert not [what for what in ALWAYS if what in found.wrong], str(found)
+    assert not found.wrong, str(found)
