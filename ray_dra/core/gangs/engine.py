@@ -46,13 +46,13 @@ from ray_dra.core.gangs.events import (
 from ray_dra.core.gangs.lifecycle import (
     ARROWS,
     MOST_CHANGES,
-    MOST_MOVES,
     MOST_WHY,
     Change,
     Gang,
     Observed,
     Phase,
     Step,
+    may_move,
     next_step,
     phase,
 )
@@ -201,15 +201,15 @@ class Engine:
         notes.gave_way += progress.gave_way
         if not progress.failed:
             return []
-        tries = gang.moves - notes.gave_way
-        if progress.final or (tries >= MOST_MOVES and not progress.gave_way):
+        if progress.final or not (progress.gave_way or may_move(gang, notes.gave_way)):
             return self._give_back(gang, progress.failed, now, failed=True)
         return self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed, now)
 
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self._see(gang, seen, now)
-        step, why = next_step(gang, seen)
-        said = self._notes(gang).progress.said
+        notes = self._notes(gang)
+        step, why = next_step(gang, seen, notes.gave_way)
+        said = notes.progress.said
         actions: list[Action] = []
         if step is Step.GIVE_BACK:
             actions = self._give_back(gang, why, now)

@@ -74,7 +74,7 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
 HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
 WORKERS_SECONDS = 20.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
-MOST_MOVES = 5
+MOST_MOVES = 5  # but for those for another RayCluster's gang; see `may_move`
 MOST_CHANGES = 20  # of a gang's history, the last ones
 MOST_WHY = 300  # characters
 
@@ -189,8 +189,13 @@ class Step(enum.Enum):
     GIVE_UP = "give up"  # it was planned again often enough
 
 
-def next_step(gang: Gang, seen: Observed) -> tuple[Step, str]:
-    """The step that brings the gang nearer to where it should be, and why."""
+def may_move(gang: Gang, gave_way: int) -> bool:
+    """Whether it has a try left. `gave_way`: its moves for other RayClusters' gangs, which cost none."""
+    return gang.moves - gave_way < MOST_MOVES
+
+
+def next_step(gang: Gang, seen: Observed, gave_way: int = 0) -> tuple[Step, str]:
+    """The step that brings the gang nearer to where it should be, and why. `gave_way`: see `may_move`."""
     removed = gang.group is None or seen.group_state == "ABSENT"
     if gang.releasing:
         if not removed and seen.group_state is not None:  # to remove it was interrupted
@@ -207,7 +212,7 @@ def next_step(gang: Gang, seen: Observed) -> tuple[Step, str]:
         return Step.GIVE_BACK, "its placement group was removed"
     if seen.group_state == "PENDING" and seen.held_for > seen.patience:
         why = f"Ray did not place it within {seen.patience:.0f} s"
-        if gang.moves < MOST_MOVES:
+        if may_move(gang, gave_way):
             return Step.PLAN_AGAIN, why
         return (Step.GIVE_UP if seen.own_workers else Step.WAIT), why
     return Step.WAIT, ""

@@ -171,6 +171,21 @@ def test_a_gang_that_gets_no_workers_is_tried_so_often_and_then_given_up() -> No
     assert world.engine.records.failures == {"g": "the last node is lost"}
 
 
+def test_to_give_way_costs_no_try_where_ray_does_not_place_the_gang_either() -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g")
+    late = Observed(group_state="PENDING", held_for=30.0, own_workers=True)
+    for _ in range(MOST_MOVES):
+        world.act(WorkersProgressed("g", Progress(failed="another gang came first", gave_way=True)))
+    for moves in range(MOST_MOVES, 2 * MOST_MOVES):
+        assert world.gangs["g"].moves == moves
+        world.act(Committed("g", f"group-{moves}", moves))
+        world.act(GangObserved("g", late))
+    world.act(Committed("g", "last", 2 * MOST_MOVES))
+    world.act(GangObserved("g", late))
+    assert "g" not in world.gangs, "its own tries are used up"
+
+
 def test_workers_are_made_until_ray_has_placed_the_gang_and_not_for_one_that_ends() -> None:
     world = World(own_workers=True)
     world.submit(4, name="g")
