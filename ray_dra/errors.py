@@ -12,7 +12,6 @@
     +-- CoordinatorUnavailable             the coordinator actor did not answer
     +-- NvmlError                          the driver library
     |   +-- NvmlMissing                    it is not there, or refuses to start
-    |   +-- NvmlHung                       it did not answer in time
     |   +-- NvmlInconsistent               its answers contradict each other
     +-- KubernetesError                    the Kubernetes API; carries its status code and message
     |   +-- NotFound                       no such object, or the cluster does not serve this kind
@@ -161,10 +160,6 @@ class NvmlError(RayDraError):
 
 class NvmlMissing(NvmlError):
     """libnvidia-ml.so.1 is not there, or refuses to start."""
-
-
-class NvmlHung(NvmlError):
-    """A driver call did not come back within its deadline; the probe was killed."""
 
 
 class NvmlInconsistent(NvmlError):

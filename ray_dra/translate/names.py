@@ -33,8 +33,7 @@ CLIQUE_LABEL = "nvidia.com/gpu.clique"  # NVIDIA's, of Nodes: <ClusterUUID>.<Cli
 
 # -- devices
 
-DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs, and the DeviceClass of whole ones
-GPU_CLASS = "gpu.nvidia.com"
+DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs, which prefixes its attributes
 PLUGIN_RESOURCE = "nvidia.com/gpu"  # what NVIDIA's device plugin counts GPUs as, behind the scheduler's back
 BUS_ATTRIBUTE = "resource.kubernetes.io/pciBusID"
 NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"

@@ -169,6 +169,18 @@ class Brute:
         return not self.within or imex_is_kept(self.world, [(node.name, clique) for node, clique in self.at])
 
 
+def linked_by_hand(links: Sequence[Sequence[int]], free: set[int], sizes: Sequence[int]) -> bool:
+    """Whether the free devices hold disjoint sets of these sizes, every two devices of a set linked."""
+    if not sizes:
+        return True
+    for chosen in combinations(sorted(free), sizes[0]):
+        if all(links[i][j] for i, j in combinations(chosen, 2)) and linked_by_hand(
+            links, free - set(chosen), sizes[1:]
+        ):
+            return True
+    return False
+
+
 def imex_is_kept(world: World, at: Sequence[tuple[str, str | None]]) -> bool:
     """Whether the parts in cliques can have their IMEX domains."""
     if not world.limits.compute_domains:

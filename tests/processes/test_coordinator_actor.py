@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,10 +27,14 @@ from ray_dra.ports.ray import RayNode
 from ray_dra.processes import agents, look_loop, node_agent, wiring
 from ray_dra.processes import coordinator_actor as actors
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
-from ray_dra.translate.files.records import reading_to_bytes
 from ray_dra.translate.ray.bundles import bundle_from_resources
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
+
+
+def said(reading: NodeReading) -> bytes:
+    """A reading as the probe writes it."""
+    return json.dumps(asdict(reading)).encode()
 
 
 class Outside:
@@ -144,7 +150,7 @@ def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
 
     async def test(actor: actors.CoordinatorActor) -> None:
         await until(lambda: actor._core.observer.view.nodes)
-        agent._send(reading_to_bytes(NodeReading(driver="580")))
+        agent._send(said(NodeReading(driver="580")))
         agent._send(None)
         await actor.report("raylet", sent[-1], None)
         assert asked == ["raylet"]
@@ -174,7 +180,7 @@ def test_it_ends_with_the_last_program_and_whoever_comes_then_asks_again(outside
         await until(lambda: outside.killed)
         outside.ray.jobs.add("third")
         assert not await actor.hello("third")
-        await actor.report("raylet", reading_to_bytes(NodeReading()), None)
+        await actor.report("raylet", said(NodeReading()), None)
         await asyncio.wait_for(actor._loop.task, 30)
 
     run(test)
@@ -230,7 +236,7 @@ async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
     """A raylet with four GPUs that has been read."""
     outside.ray.add_node("n1", gpus=4)
     actor._look()
-    await actor.report("n1", reading_to_bytes(tray("n1")), None)
+    await actor.report("n1", said(tray("n1")), None)
 
 
 async def placed(outside: Outside, actor: actors.CoordinatorActor, gang: str) -> str:

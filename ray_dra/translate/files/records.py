@@ -189,10 +189,6 @@ def _slots_from_bytes(data: bytes) -> Slots:
     return found
 
 
-def reading_to_bytes(reading: NodeReading) -> bytes:
-    return _READING.dump_json(reading)
-
-
 def reading_from_bytes(data: bytes) -> NodeReading:
     """Raises RayDraError for what is no reading."""
     try:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
-from ray_dra.translate.names import DRIVER, GPU_CLASS
+from ray_dra.translate.names import DRIVER
 
 
 def read_claim(thing: Raw) -> Claim:
@@ -42,7 +42,7 @@ def claim_of(claim: Claim) -> tuple[str, str, str] | None:
 
 def expression_for(uuids: Sequence[str]) -> str:
     """The devices by their UUIDs. JSON's string literals are CEL's, too, so that no UUID can become code."""
-    return f'device.attributes["{GPU_CLASS}"].uuid in {json.dumps(list(uuids), separators=(",", ":"))}'
+    return f'device.attributes["{DRIVER}"].uuid in {json.dumps(list(uuids), separators=(",", ":"))}'
 
 
 def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
@@ -50,13 +50,13 @@ def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
     found = []
     if criteria.products:
         names = json.dumps(list(criteria.products), separators=(",", ":"))
-        found.append(f'device.attributes["{GPU_CLASS}"].productName in {names}')
+        found.append(f'device.attributes["{DRIVER}"].productName in {names}')
     for selector in criteria.selectors:
         if isinstance(selector.value, int):
             has, value = "capacity", f'quantity("{selector.value}")'
         else:
             has, value = "attributes", f'semver("{".".join(map(str, selector.value))}")'
-        compared = f'device.{has}["{GPU_CLASS}"].{selector.name}.compareTo({value})'
+        compared = f'device.{has}["{DRIVER}"].{selector.name}.compareTo({value})'
         found.append(f"{compared} {selector.operator.value} 0")
     return tuple(found)
 

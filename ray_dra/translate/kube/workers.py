@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.clique import label_value
+from ray_dra.core.model.device_selector import GPU_CLASS
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import demands_on, expression_for
@@ -26,7 +27,6 @@ from ray_dra.translate.names import (
     COMPUTE_DOMAIN_API,
     GANG_LABEL,
     GATE,
-    GPU_CLASS,
     GPU_DOMAIN,
     NODE_VARIABLE,
     RAY_API,

@@ -9,18 +9,8 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.plan import plan
+from tests.core.brute import linked_by_hand
 from tests.core.machines import DGX1, gang, node
-
-
-def linked_by_hand(links: Sequence[Sequence[int]], free: set[int], sizes: Sequence[int]) -> bool:
-    if not sizes:
-        return True
-    for chosen in combinations(sorted(free), sizes[0]):
-        if all(links[i][j] for i, j in combinations(chosen, 2)) and linked_by_hand(
-            links, free - set(chosen), sizes[1:]
-        ):
-            return True
-    return False
 
 
 def test_linked_devices_on_every_state_of_a_dgx1() -> None:

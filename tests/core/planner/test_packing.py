@@ -21,6 +21,7 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
+from tests.core.brute import linked_by_hand
 from tests.core.checks import check
 from tests.core.machines import gang, node
 
@@ -119,17 +120,6 @@ def test_any_mix_against_brute_force(
     assert isinstance(answer, Allocation) is fits_by_hand(free, cliques, sizes, locality, strategy), answer
     if isinstance(answer, Allocation):
         check(answer, inventory, request)
-
-
-def linked_by_hand(links: Sequence[Sequence[int]], free: set[int], sizes: Sequence[int]) -> bool:
-    if not sizes:
-        return True
-    for chosen in combinations(sorted(free), sizes[0]):
-        if all(links[i][j] for i, j in combinations(chosen, 2)) and linked_by_hand(
-            links, free - set(chosen), sizes[1:]
-        ):
-            return True
-    return False
 
 
 @st.composite
