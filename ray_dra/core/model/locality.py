@@ -112,10 +112,10 @@ class Locality:
         if self.exclusive:
             parts.append("whole cliques exclusively")
         if parts and not self.required:
-            parts.append(f"(preferred, waited for {self.patience:g} s)" if self.patience else "(preferred)")
+            parts[-1] += f" (preferred, waited for {self.patience:g} s)" if self.patience else " (preferred)"
         if self.connect is not Connect.PREFERRED:
             parts.append({"any": "any devices", "required": "linked devices"}[self.connect.value])
-        return " ".join(parts) or "anywhere"
+        return ", ".join(parts) or "anywhere"
 
 
 ANYWHERE = Locality()
