@@ -1,7 +1,7 @@
 """Records that cannot be read: set aside in the store, so that one of them never keeps the coordinator from starting.
 
-Neighbours: `gang_store.py`, `nodes.py` and `foreign_work.py` read their records through here; `ray-dra gangs` names
-what lies aside, and `ray-dra release` lets it go.
+Neighbours: `gang_store.py`, `backends/raylets/nodes.py` and `foreign_work.py` read their records through here;
+`ray-dra gangs` names what lies aside, and `ray-dra release` lets it go.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Kubernetes objects as types: of each kind what the coordinator needs, made once where an object arrives.
 
-Only `translate.kube` makes them from what an API server sends, and only it knows that form; the coordinator's rooms and
-the mirrors of `adapters.kube_watch` have these. A name, label or state that nobody asks for is not kept.
+Only `translate.kube` makes them from what an API server sends, and only it knows that form; the coordinator, its
+backends and the mirrors of `adapters.mirror` have these. A name, label or state that nobody asks for is not kept.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ray_dra.core.model.topology import Topology
 
 
 class GangStatus(Protocol):
-    """The facts of a gang that people are told; `coordinator.coordinator.Status` has them."""
+    """The facts of a gang that people are told; `coordinator.status.Status` has them."""
 
     @property
     def phase(self) -> Phase: ...

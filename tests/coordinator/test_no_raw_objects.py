@@ -1,4 +1,4 @@
-"""Kubernetes objects are types in the coordinator's rooms: none of its files reads a field of a dict by its name."""
+"""Kubernetes objects are types in the coordinator: none of its files reads a field of a dict by its name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What is free: the incremental index that the planner reads.
+"""Who holds what: the planner reads an `Inventory`, which is the index with the holds of all gangs.
 
 A `NodeState` is a node as the planner sees it, a `CliqueState` a clique, a `CliqueOrder` sorted lists of cliques, the
-`Index` all of them; this adds who holds what. Every change (a hold, a release, a node that joins, a device that turns
-unhealthy) touches only the nodes it names and their cliques; nothing is rebuilt and no request scans all devices.
+`Index` (`index.py`) all of them. Every change (a hold, a release, a node that joins, a device that turns unhealthy)
+touches only the nodes it names and their cliques; nothing is rebuilt and no request scans all devices.
 Single-threaded; its owner is the coordinator.
 """
 

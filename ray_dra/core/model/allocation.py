@@ -26,7 +26,7 @@ make = tuple.__new__
 
 
 class Grant(NamedTuple):
-    """One device, given whole (`amount` None) or in part (later).
+    """One device, given whole (`amount` None) or in part (`amount` thousandths of it).
 
     `position` is the device's place on its node (the bit in the planner's masks), `index` NVML's
     number, `uuid` the stable key.
@@ -60,7 +60,7 @@ class Allocation(NamedTuple):
 
     Attributes:
         bundles: one Placed a bundle, by bundle index.
-        epoch: counts the attempts and moves of a gang; the difference of two epochs is a move.
+        epoch: counts the gang's allocations, from 0; each move adds one.
         counters: what the gang uses besides devices, e.g. a clique exclusively.
     """
 

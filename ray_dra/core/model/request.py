@@ -171,7 +171,7 @@ class GangRequest:
 
     Attributes:
         gang: unique id of this request, chosen by the caller.
-        exclude: nodes the shell does not want now (back-off after a failed attempt).
+        exclude: nodes that must not be used, e.g. for a while after an attempt failed there.
         preemptible: may be given up for others at any time; such gangs alone are lent a clique's spare nodes.
     """
 

@@ -1,7 +1,7 @@
 """Placing bundles of several sizes: exact search, bundles into nodes and segments into cliques.
 
-Both levels use `packing.pack`. Cliques that key alike (the same node_classes of nodes, as often) are one
-type, and what a clique can hold is worked out once for each content.
+Both levels use `packing.pack`. Cliques with as many nodes of each class (`CliqueClass`) are one type, and what
+a clique of a type can hold is worked out once for each content.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class Search:
         return tuple(sorted(counts.items(), key=repr))
 
     def nodes(self, node_classes: CliqueClass, contents: Contents, most: int | None) -> Packing:
-        """The bundles on at most so many nodes of these node_classes."""
+        """The bundles on at most so many nodes of these classes."""
         key = (node_classes, contents, most)
         found = self._packings.get(key)
         if found is None:
@@ -220,7 +220,7 @@ class Search:
     def node_shares(
         self, node_states: Sequence[tuple[NodeState, int]], node_classes: CliqueClass, packing: Packing
     ) -> list[NodeShare]:
-        """The packing found for nodes of these node_classes, on the nodes themselves, in topology order."""
+        """The packing found for nodes of these classes, on the nodes themselves, in topology order."""
         assert packing.bins is not None
         alike: dict[NodeClass, list[tuple[NodeState, int]]] = {}
         for state, members in sorted(node_states, key=lambda s: s[0].key, reverse=True):

@@ -1,4 +1,4 @@
-"""The coordinator's own records, and agents' readings, to bytes and back.
+"""The coordinator's own records to bytes and back, and agents' readings from the bytes that the probe writes.
 
 Neighbour: `shared_records.py`, which says what form all records have, and has those that other processes read. No other
 file knows a stored form.

@@ -1,4 +1,4 @@
-"""A node's links as a ConfigMap, and back: what `topology_agent` writes and the coordinator reads."""
+"""A node's links as a ConfigMap, and back: what `processes.topology_daemon` writes and the coordinator reads."""
 
 from __future__ import annotations
 

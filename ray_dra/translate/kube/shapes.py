@@ -2,7 +2,7 @@
 
 The API server holds objects to their kinds, but not to what they mean: a quantity may be out of range, a driver may
 publish what nobody expects, and a proxy in between may send anything. So each object becomes a type once, where it
-arrives (`adapters.kube_watch.Mirror`), and whatever a user of it would stumble over later, in the middle of a look at
+arrives (`adapters.mirror.Mirror`), and whatever a user of it would stumble over later, in the middle of a look at
 the whole cluster, is met here, where only the one object is left out.
 
 The other kinds are read beside what is done with them: `pods`, `claims`, `slices` (and Nodes), `raycluster`,

@@ -3,7 +3,7 @@
 Level-triggered: every look reads what is there and takes each attempt one step further, or, where no gang wants it any
 more, one step back. No phase is stored; it is read off the labelled objects, so a coordinator that was killed anywhere
 goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `translate.kube.workers` makes the objects,
-`translate.kube.slices` reads the nodes, `coordinator.py` decides which allocation is wanted.
+`translate.kube.slices` reads the nodes; which allocations are wanted, `core.gangs.records` says.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which machines Kubernetes has: nodes with published GPUs into the inventory, and what of them is taken.
 
-The counterpart of `nodes.py`, which does the same for raylets. Neighbour: `backend.py` looks and decides.
+The counterpart of `backends/raylets/nodes.py`, which does the same for raylets. Neighbour: `backend.py` looks and
+decides.
 """
 
 from __future__ import annotations

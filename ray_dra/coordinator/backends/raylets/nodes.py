@@ -23,7 +23,7 @@ from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import KnownNode, known_from_bytes, known_to_bytes
 from ray_dra.translate.names import NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
 
-SILENT_SECONDS = 4.0  # agents say something every half second
+SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
 LOST = "its raylet is lost"
 
 
@@ -210,7 +210,7 @@ class Nodes:
         if node.ready and other is not None:
             node = replace(node, ready=False, reason=f"its GPUs are those of {other}; has Ray not seen that it ended?")
         if not node.ready and not node.devices:
-            # Keep the devices on the books while NVML does not answer: gangs may be running on them.
+            # Keep the devices in the inventory while NVML does not answer: gangs may be running on them.
             before = self.inventory.node_states.get(name)
             whole = before.node if before is not None else self._stored.get(raylet_id)
             if whole is not None:
