@@ -61,6 +61,14 @@ def test_every_room_is_told() -> None:
         assert re.search(rf"`(core/)?{folder.name}/`", told), folder
 
 
+def test_every_module_is_told() -> None:
+    told = section("Rooms")
+    package = ROOT / "ray_dra"
+    files = [file for file in package.rglob("*.py") if file.name != "__init__.py" and "proto" not in file.parts]
+    assert len(files) > 100
+    assert [str(f.relative_to(package)) for f in files if not re.search(rf"`(\w+/)*{f.name}`", told)] == []
+
+
 def test_the_example_of_devices_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,14 +19,15 @@ BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue
 
 
 class Turns:
-    """See the module. `decide`: an event is decided on, and that done; whether there was anything to do."""
+    """See the module. `decide` has the engine decide on an event and the executor act, and returns whether there was
+    anything to do."""
 
     def __init__(self, records: Records, observer: Observer, clock: Clock, decide: Callable[[Event], bool]) -> None:
         self._records, self._observer, self._clock, self._decide = records, observer, clock, decide
         self._resume = {True: 0, False: 0}  # whether it has devices -> the gang with which the next look begins
 
     def advance(self) -> tuple[bool, Exception | None]:
-        """One step for every gang that is past the queue: whether the time sufficed, and a fault of ours."""
+        """Take each gang past the queue one step on. Returns whether the time sufficed, and a fault of ours."""
         past = self._records.past_queue()
         done, fault = self._advance_some([gang for gang in past if gang.allocation is not None], BUSY_SECONDS)
         all_left, late_fault = self._advance_some([g for g in past if g.allocation is None], BUSY_SECONDS / 2)
@@ -44,8 +45,8 @@ class Turns:
         return first is None
 
     def _advance_some(self, gangs: list[Gang], seconds: float) -> tuple[bool, Exception | None]:
-        """One step for each, in turns over the looks where the time does not suffice: whether it did, and a fault of
-        ours that one of them met."""
+        """Take each one step on; where the time does not suffice, the next look goes on with the rest. Returns whether
+        it sufficed, and a fault of ours that one of them met."""
         if not gangs:
             return True, None
         holds = gangs[0].allocation is not None

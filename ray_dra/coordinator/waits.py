@@ -1,5 +1,5 @@
 """Which calls wait for which phase of a gang. Waits are found by the gang, so that a change costs nothing to all those
-who wait for other gangs; and there are only so many, as each costs its caller's process and the coordinator's 50 KB.
+who wait for other gangs. Their number is limited, as each costs its caller's process, and the coordinator's some 57 KB.
 
 Neighbours: `processes/coordinator_actor.py` says which gangs have changed.
 """

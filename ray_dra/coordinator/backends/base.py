@@ -24,7 +24,7 @@ class GivenRaylets(Protocol):
         """The names of their nodes."""
 
     def knows(self, name: str) -> bool:
-        """Whether it is a raylet's node, that is here or has gone."""
+        """Whether a raylet is, or was, on the node."""
 
     def selector(self, name: str) -> dict[str, str]:
         """The label selector that pins a bundle to the node."""
@@ -59,7 +59,7 @@ class Backend(Protocol):
         """Why the inventory may differ from what is there."""
 
     def hear(self, node: str, reading: NodeReading) -> None:
-        """What an agent in a gang's own worker says of its devices."""
+        """Take note of what an agent in a gang's own worker says of its devices."""
 
     @property
     def ready_made(self) -> Collection[str]:
@@ -72,10 +72,11 @@ class Backend(Protocol):
     # a gang's workers
 
     def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
-        """One step further. `joined`: slot labels of the raylets that live; `grouped`: the placement group is there."""
+        """Make the gang's workers one step further. `joined`: slot labels of the raylets that live; `grouped`: the
+        placement group is there."""
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
-        """One step back for all workers that none of these allocations wants."""
+        """Take all workers that none of these allocations wants one step back."""
 
     def gone(self, gang: str, moves: int) -> bool:
         """Whether nothing is left of any workers made for a gang."""

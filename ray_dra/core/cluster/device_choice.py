@@ -214,7 +214,7 @@ class DeviceGraph:
 
 
 MOST_RANKED_BY_REST = 10
-"""Devices among which it is worked out what every choice leaves to others; with more, that takes too long."""
+"""With more devices than this, a choice is not ranked by what it leaves to others: that takes too long."""
 
 
 @lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.topology import Topology
 
 MOST_REMEMBERED = 100
-"""Lists of clique orders that are remembered; what products are asked for is the users' text."""
+"""How many lists of clique orders are remembered. Users write which products they ask for, so there is a bound."""
 
 
 class CliqueOrders(NamedTuple):

@@ -27,8 +27,8 @@ class _Known:
 
 
 class KnownNodes:
-    """See the module. `cluster` has the nodes, all ready and all free; `unread`: some that are there have not been read
-    yet, so that nobody can say what it could never have."""
+    """See the module. `cluster` has the nodes, all ready and all free. `unread`: some nodes that are there have not
+    been read yet, so no gang can be told "never"."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory

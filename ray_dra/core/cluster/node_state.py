@@ -50,13 +50,13 @@ def exclusive_key(counter: Counter) -> CliqueKey | None:
 EPSILON = 1e-6  # Ray counts resources in 1/10,000
 
 ALL_DEVICES = -1
-"""A mask with every bit set: of a node whose devices all count, so that its members need not be looked up."""
+"""A mask with every bit set. It stands for all devices of a node, so that nobody has to look up which these are."""
 
 REGULAR, UNEVEN, SHARING = range(3)
 """Grades of devices: every two of a node linked; some not; they share counters (MIG)."""
 
 MOST_CRITERIA = 8
-"""Of them a node remembers which devices they accept; they are the users' text."""
+"""For how many criteria a node remembers the devices that they accept. Users write criteria, so there is a bound."""
 
 SEVERAL_PRODUCTS = "#several"
 

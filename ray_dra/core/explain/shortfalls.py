@@ -28,10 +28,10 @@ from ray_dra.core.planner.scope import Scope
 from ray_dra.core.planner.work import MOST_CLASSES, STEPS
 
 CLASSES_TOLD = 8
-"""Kinds of bundles, the largest first, of which it is told why no node holds one."""
+"""For how many kinds of bundles, the largest first, a no says why no node holds one."""
 
 NODES_LOOKED_AT = 64
-"""Nodes, those with most free devices, among which the best-linked one is looked for."""
+"""Among how many nodes, those with most free devices first, the best-linked one is looked for."""
 
 
 def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = True) -> tuple[Shortfall, ...]:

@@ -24,7 +24,7 @@ from ray_dra.core.planner.placement import Layout
 from ray_dra.core.planner.work import STEPS, Work
 
 CLIQUES_TRIED = 12
-"""Cliques, those with most free devices, in which leaving gangs are looked for."""
+"""In how many cliques, those with most free devices first, gangs that could leave are looked for."""
 
 ALL_SETS_OF = 10
 """Up to so many gangs every set of them is tried; what is found is then proven to be the smallest."""

@@ -57,14 +57,14 @@ class RemoveGroup:
 
 @dataclass(frozen=True, slots=True)
 class MakeWorkers:
-    """One step further with a gang's workers; WorkersProgressed follows."""
+    """Make a gang's workers one step further; WorkersProgressed follows."""
 
     gang: str
 
 
 @dataclass(frozen=True, slots=True)
 class EndWorkers:
-    """See what is left of a gang's workers, now that they are to end; WorkersLeft follows. `why`: they are."""
+    """See what is left of the workers of a gang that ends; WorkersLeft follows. `why`: the reason for its end."""
 
     gang: str
     why: str

@@ -1,4 +1,4 @@
-"""Who goes when: names, the limit on a program's gangs, the order of the queue, patience, and what is hopeless.
+"""Who goes when: names, the limit on a program's gangs, whose turn it is, patience, and what is hopeless.
 
 Whether a gang starts, waits or is refused is answered here and nowhere else, with the reason. Preemption would be a
 fourth answer, Evict(victims); quotas and backfill would be reasons of these three.
@@ -51,7 +51,8 @@ class Admission:
         self._not_before = 0.0  # when that gang is planned again at the earliest
 
     def arrives(self, gang: Gang, now: float, *, wait: bool, looked: bool) -> Verdict:
-        """The answer to a new gang. `wait`: it would; `looked`: the world was looked at again after a first Wait."""
+        """The answer to a new gang. `wait`: it may wait in the queue; `looked`: this is asked again, after another look
+        at the world, because the first answer was Wait."""
         if self.records.named(gang.name, gang.namespace) is not None:
             return Refuse(_name_taken(gang))
         could_start = None

@@ -62,7 +62,7 @@ class JobsSeen:
 
 @dataclass(frozen=True, slots=True)
 class WorkersDue:
-    """A look has come to a gang: its workers are made a step further, where it has any to make."""
+    """It is a gang's turn within a look: if workers are made for it, they are made one step further."""
 
     gang: str
     seen: Observed
@@ -70,7 +70,7 @@ class WorkersDue:
 
 @dataclass(frozen=True, slots=True)
 class WorkersProgressed:
-    """What has come of it. Follows the action MakeWorkers."""
+    """How far a gang's workers have come. Follows the action MakeWorkers."""
 
     gang: str
     progress: Progress
@@ -91,7 +91,7 @@ class WorkersLeft:
     Attributes:
         busy: workers of its placement groups still have GPU slots.
         undone: nothing is left of workers made for it.
-        why: it is given back.
+        why: the reason for giving it back.
     """
 
     gang: str
@@ -115,7 +115,7 @@ class NextTurn:
 
 @dataclass(frozen=True, slots=True)
 class TurnTook:
-    """How many seconds the last answer to the first gang took to find, where that was a no."""
+    """The last answer to the first gang was a no, and took so many seconds to find."""
 
     seconds: float
 

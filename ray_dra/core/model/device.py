@@ -12,12 +12,8 @@ Counter = tuple[str, str]
 
 """(scope, name) of something shared that devices or gangs use up, e.g. ("node/n1", "imex")."""
 
-
 DomainId = str
-
-
 """A topology domain; the innermost is the clique."""
-
 
 Attribute = str | int | bool
 

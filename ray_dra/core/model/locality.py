@@ -9,10 +9,7 @@ from ray_dra.core.model.checked import flag, number, one_of, whole
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_CLIQUES = 1_000_000
-
-
-"""Of `at_most_cliques`, and of bundles in a segment."""
-
+"""Most cliques in `at_most_cliques`, and most bundles in a segment."""
 
 MAX_PATIENCE = 365 * 86400.0
 

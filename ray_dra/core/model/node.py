@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from ray_dra.core.model.device import Counter, Device, DomainId
 
 Links = tuple[tuple[int, ...], ...]
-
-
 """Symmetric matrix over a node's devices, by position: active NVLinks between two (0: none)."""
 
 

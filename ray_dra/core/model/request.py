@@ -18,46 +18,26 @@ from ray_dra.errors import InvalidRequest, shown
 
 MAX_BUNDLES = 100_000
 
-
 MAX_DEVICES_PER_BUNDLE = 1024
 
-
 MAX_PRIORITY = 1_000_000_000
-
-
 """Priorities go from minus this to this, as those of Kubernetes' users do."""
 
-
 MAX_AMOUNT = 9e14
-
-
 """Ray counts a resource in ten-thousandths, in 64 bits."""
-
 
 MIN_AMOUNT = 1e-4
 
-
 MAX_ENTRIES = 64
-
-
-"""Of resources in a bundle, of labels in a selector, and of products."""
-
+"""Most resources in a bundle, labels in a selector, and products."""
 
 MAX_SELECTOR = 1024
-
-
-"""Characters of one label's term, e.g. in(a,b)."""
-
+"""Most characters of one label's term, e.g. in(a,b)."""
 
 MAX_TEXT = 65536
-
-
-"""Characters of all resources, labels and products of a request; bundles that are equal count once."""
-
+"""Most characters of all resources, labels and products of a request; bundles that are equal count once."""
 
 WHOLE = 1000
-
-
 """Shares of a device are counted in thousandths."""
 
 

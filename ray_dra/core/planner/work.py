@@ -13,7 +13,7 @@ LOOK = 2
 """Steps of a look at one node's CPUs and labels. Counting goes on without any left; a search does not."""
 
 MOST_CLASSES = 1_000
-"""Classes of bundles that one gang is searched a place for; with more, the answer is a no that is not proven."""
+"""A gang with more classes of bundles is not searched a place for: the answer is a no that is not proven."""
 
 
 class Work:

@@ -54,7 +54,7 @@ class _Claims:
 
 @dataclass
 class _Account:
-    """A namespace's: for how long its claims have kept devices from us, and until when they are not believed."""
+    """For how long a namespace's claims have kept devices from us, and until when they are not believed."""
 
     spent: float = 0.0
     until: float = float("-inf")
@@ -76,7 +76,7 @@ class Neighbours:
         self._told: tuple[object, frozenset[Attempt]] = (None, frozenset())  # what the three below were made from
         self.believed: frozenset[Attempt] = frozenset()
         self.named: frozenset[str] = frozenset()  # UUIDs that are left to neighbours
-        self.said = ""  # whom what is left to neighbours is left to; "" where nothing is
+        self.said = ""  # to whom devices are left; "" where to nobody
 
     def look(
         self,
@@ -115,7 +115,10 @@ class Neighbours:
             self.said = self._say()
 
     def before(self, uuids: Collection[str], age: tuple[str, str] | None) -> Attempt | None:
-        """Whose gang wants one of these devices and came first. `age`: of our oldest claim, None where we have none."""
+        """The attempt of another gang that wants one of these devices and came first; None where there is none.
+
+        `age` is that of our oldest claim, None where we have none.
+        """
         for attempt in sorted(self.believed):
             told = self._attempts[attempt]
             if not told.own and (age is None or told.age < age) and not told.names.isdisjoint(uuids):
@@ -123,7 +126,7 @@ class Neighbours:
         return None
 
     def gave_way(self, to: Attempt) -> None:
-        """It counts, lest a gang give way again and again for nothing."""
+        """Charge the namespace for it, lest a gang give way again and again for nothing."""
         self._accounts.setdefault(to.namespace, _Account()).spent += GIVE_WAY_SECONDS
 
     def _say(self) -> str:
