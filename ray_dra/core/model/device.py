@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Counter = tuple[str, str]
-
-
 """(scope, name) of something shared that devices or gangs use up, e.g. ("node/n1", "imex")."""
 
 DomainId = str
