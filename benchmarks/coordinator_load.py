@@ -97,21 +97,25 @@ def waiting(count: int) -> dict[str, float]:
 
 
 def growth(gangs: int, clients: int) -> dict[str, float]:
-    """The coordinator's memory over so many gangs, after as many more to warm up as a fifth of them."""
+    """The coordinator's memory over so many gangs, after as many more to warm up as a fifth of them; and over as many
+    of Ray's own groups, with which the coordinator has nothing to do but to read Ray's table of groups at each look:
+    Ray keeps the removed ones in it."""
     made = [ray.remote(Client).options(num_cpus=0).remote() for _ in range(clients)]
 
-    def make(wanted: int) -> float:
-        began, done = time.monotonic(), 0
+    def make(whose: str, wanted: int) -> tuple[float, float]:
+        """KB of memory for each, and how many a second."""
+        began, done, before = time.monotonic(), 0, memory()
         while done < wanted:
-            done += sum(ray.get([client.load.remote("ours", 2.0) for client in made]))
-        return done / (time.monotonic() - began)
+            done += sum(ray.get([client.load.remote(whose, 2.0) for client in made]))
+        return (memory() - before) * 1000 / done, done / (time.monotonic() - began)
 
-    first = make(gangs // 5)
-    before = memory()
-    last = make(gangs)
-    row = {"gangs": gangs, "before_mb": before, "after_mb": memory(), "first_per_s": first, "then_per_s": last}
-    print(f"{gangs} gangs: {before:.0f} -> {row['after_mb']:.0f} MB; {first:.0f} gangs/s at first, then {last:.0f}")
-    return row
+    make("ours", gangs // 5)
+    each, rate_of_ours = make("ours", gangs)
+    each_of_rays, _ = make("ray", gangs // 2)
+    print(
+        f"{gangs} gangs, {rate_of_ours:.0f} a second: {each:.2f} KB each; Ray's own groups {each_of_rays:.2f} KB each"
+    )
+    return {"gangs": gangs, "kb_each": each, "kb_each_of_rays": each_of_rays, "per_s": rate_of_ours}
 
 
 def main() -> None:
