@@ -101,6 +101,7 @@ class Coordinator:
         self.nodes.see(view)
         self.known.unread = bool(self.nodes.waiting)
         self.backend.look(self.records.wanted())
+        self.executor.settle()
         self.executor.undo(view)
         placed = self.observer.placed_devices(self.records)
         self.foreign_work.look(view, self.nodes.names, placed, self.records.groups)

@@ -61,17 +61,20 @@ class Executor:
         self._engine, self._records = engine, engine.records
         self._store, self._gang_store, self._ray, self._backend = store, gang_store, ray, backend
         self._observer, self._statuses, self._slot_map, self._foreign = observer, statuses, slot_map, foreign_work
+        self._mapped: dict[str, None] = {}  # placement groups whose map was written since the last look
         self._told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it, and the move it was in
 
     def do(self, action: Action, now: Moment) -> Event | None:
         """One action; an event where it shows something that is to be decided on before the next."""
         match action:
             case Save():
+                self._gang_store.settle(self._records.gangs)
                 self._gang_store.save(action.gang)
                 self._engine.saved(action, now)
             case Drop():
                 self._drop(action)
             case WriteMap():
+                self._mapped[action.group] = None
                 self._store.put(MAP_KEY + action.group, self._slot_map.map_of(action.allocation))
             case DeleteMap():
                 self._store.delete(MAP_KEY + action.group)
@@ -100,6 +103,14 @@ class Executor:
             planned = [[grant.uuid for grant in placed.grants] for placed in allocation.bundles]
             if gang.group is not None and _uuids(mapped.get(gang.group, ())) != planned:
                 self.do(WriteMap(gang.group, allocation), Moment(0.0, 0.0))
+
+    def settle(self) -> None:
+        """What a store that failed in the middle of an action left: records, and maps of groups that are no gang's."""
+        self._gang_store.settle(self._records.gangs)
+        for group in list(self._mapped):
+            if group not in self._records.groups:
+                self._store.delete(MAP_KEY + group)
+            del self._mapped[group]
 
     def undo(self, view: RayView) -> None:
         """One step back for workers that no gang wants any more, nor may want whose record lies aside."""

@@ -5,6 +5,8 @@ Neighbours: `core/gangs/records.py` has the same in memory; `aside.py` keeps tho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ray_dra.coordinator.aside import Aside, Unread
 from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang
 from ray_dra.core.model.allocation import Allocation, Grant
@@ -21,6 +23,7 @@ class GangStore:
     def __init__(self, store: Store, aside: Aside) -> None:
         self.store, self.aside = store, aside
         self._traces: dict[str, Traces] = {}  # by the key of a record that lies aside
+        self._unsure: dict[str, None] = {}  # gangs whose last write raised: nobody knows which record the store has
 
     def load(self) -> list[Gang]:
         """The gangs in order of arrival; what cannot be read is set aside."""
@@ -30,17 +33,36 @@ class GangStore:
 
     def save(self, gang: Gang) -> None:
         """Raises InvalidRequest for a gang that could not be read back; nothing is changed then."""
-        self.store.put(GANG_KEY + gang.id, gang_to_bytes(gang))
+        data = gang_to_bytes(gang)
+        self._unsure[gang.id] = None
+        self.store.put(GANG_KEY + gang.id, data)
+        del self._unsure[gang.id]
 
     def drop(self, gang: Gang) -> None:
         """The record goes last, so that a kill before it only repeats the rest."""
         for group in gang.groups:
             self.store.delete(MAP_KEY + group)
-        self.store.delete(GANG_KEY + gang.id)
+        self._delete(gang.id)
+
+    def settle(self, gangs: Mapping[str, Gang]) -> None:
+        """A write that raised may have been done all the same. Its record is made what memory says before any other is
+        written: else the devices of a gang that was refused are given to the next one, and after a start the store has
+        both. Raises as the store does while it still fails."""
+        for gang_id in list(self._unsure):
+            gang = gangs.get(gang_id)
+            if gang is None:
+                self._delete(gang_id)
+            else:
+                self.save(gang)
 
     def set_aside(self, gang_id: str, reason: str) -> None:
         """A gang whose record reads well and cannot be true."""
         self.aside.put(GANG_KEY + gang_id, self.store.get(GANG_KEY + gang_id) or b"", reason)
+
+    def _delete(self, gang_id: str) -> None:
+        self._unsure[gang_id] = None
+        self.store.delete(GANG_KEY + gang_id)
+        del self._unsure[gang_id]
 
     # -- those aside
 

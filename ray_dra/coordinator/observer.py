@@ -47,6 +47,7 @@ class Observer:
             own_workers=self.backend.own_workers,
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
+            left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),
         )
 
     def placed_devices(self, records: Records) -> dict[str, float]:

@@ -71,6 +71,100 @@ def test_killed_at_every_write_nothing_is_lost_or_given_twice(after: bool) -> No
         assert world.coordinator.inventory.free_devices >= 15
 
 
+class Broken(RuntimeError):
+    """As Ray's store fails: what was asked may have been done."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_where_a_write_fails_store_and_memory_say_the_same_from_the_next_look_on(after: bool) -> None:
+    count = writes_of_the_script()
+    for at in range(count):
+        world = World()
+        assert isinstance(world.store, CrashingStore)
+        world.store.left, world.store.after, world.store.error = at, after, Broken
+        for _ in range(3):
+            try:
+                script(world)
+                break
+            except Broken:
+                world.coordinator.observe()
+                world.check()
+            except GangGone:
+                pass  # the step before was done already
+        before = {name: gang.allocation for name, gang in world.coordinator.gangs.items()}
+        world.restart()
+        assert not world.coordinator.unread
+        assert {name: gang.allocation for name, gang in world.coordinator.gangs.items()} == before
+        for name in ("a", "b", "c"):
+            world.coordinator.release(name)
+        for _ in range(3):
+            world.pass_time(40)
+        world.check_empty()
+
+
+@pytest.mark.parametrize("look", [False, True])
+def test_a_gang_that_was_refused_by_a_failing_store_takes_nothing_from_the_next(look: bool) -> None:
+    world = World()
+    assert isinstance(world.store, CrashingStore)
+    world.store.left, world.store.after, world.store.error = 0, True, Broken
+    with pytest.raises(Broken):
+        world.submit(gang(4, 4, name="a"))
+    assert world.store.get("gang/a") is not None
+    if look:
+        world.coordinator.observe()
+    world.submit(gang(4, 4, 4, 4, name="b"))
+    assert world.place("b").phase is Phase.READY
+    world.restart()
+    assert [*world.coordinator.gangs] == ["b"]
+    assert world.coordinator.status("b").phase is Phase.READY
+    world.check()
+
+
+def test_a_map_whose_commit_failed_does_not_stay() -> None:
+    world = World()
+    assert isinstance(world.store, CrashingStore)
+    world.submit(gang(4, name="g"))
+    world.store.left, world.store.error = 1, Broken  # the map is written, the record is not
+    with pytest.raises(Broken):
+        world.place("g")
+    assert world.store.keys("map/")
+    world.coordinator.observe()
+    assert not world.store.keys("map/")
+    assert world.place("g").phase is Phase.READY
+    assert len(world.store.keys("map/")) == 1
+
+
+class DeafRay(FakeRay):
+    """Does not answer when it is first asked to remove a placement group."""
+
+    deaf = True
+
+    def remove_group(self, group: str) -> None:
+        if self.deaf:
+            self.deaf = False
+            raise RayDraError("Ray's control store did not answer.")
+        super().remove_group(group)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_group_that_a_gang_has_left_is_removed_when_ray_answers_again(released: bool) -> None:
+    world = World()
+    world.ray.__class__ = DeafRay
+    status = world.submit(gang(4, name="g"))
+    assert status.allocation is not None
+    world.ray.start_task(world.raylet(status.allocation.bundles[0].node), 4)
+    assert world.place("g").phase is Phase.PLACING
+    with pytest.raises(RayDraError):
+        world.pass_time(5)
+    assert world.coordinator.status("g").moves == 1
+    assert [group.state for group in world.ray.groups.values()] == ["PENDING"]
+    if released:
+        assert world.coordinator.release("g")
+    else:
+        world.pass_time(1)
+    assert [group.state for group in world.ray.groups.values()] == ["REMOVED"]
+
+
 class MortalRay(FakeRay):
     """The coordinator is killed when it is about to remove a placement group, or just has."""
 

@@ -33,11 +33,12 @@ class Crash(BaseException):
 
 
 class CrashingStore(MemoryStore):
-    """Dies before or after the n-th write."""
+    """Dies before or after the n-th write, or raises another `error` there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.left: int | None = None
+        self.error: type[BaseException] = Crash
         self.after = False
         self.writes = 0
 
@@ -49,7 +50,7 @@ class CrashingStore(MemoryStore):
                 self.left = None
                 if self.after:
                     do()
-                raise Crash
+                raise self.error
         do()
 
     def put(self, key: str, value: bytes) -> None:

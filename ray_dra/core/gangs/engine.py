@@ -221,7 +221,8 @@ class Engine:
             actions = self._plan_again(gang, why, now, stay=True)
         elif step is Step.GIVE_UP:
             actions = self._give_back(gang, said or why, now, failed=True)
-        return [*noted, *actions, Tell(gang.id, None if actions else seen)]
+        left = map(RemoveGroup, seen.left_groups)  # Ray did not answer when it was planned again
+        return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
 
     # -- elsewhere
 
@@ -261,9 +262,7 @@ class Engine:
         # Without workers to undo, a placement group that is gone is record enough for a coordinator that starts again.
         if failed or (not gang.releasing and (gang.group is None or self.own_workers)):
             actions = self._save(replace(gang, releasing=True, failed=why if failed else gang.failed), why, now)
-        if gang.group is not None:
-            actions.append(RemoveGroup(gang.group))
-        return [*actions, EndWorkers(gang.id, why)]
+        return [*actions, *map(RemoveGroup, gang.groups), EndWorkers(gang.id, why)]
 
     def _workers_left(self, gang: Gang, event: WorkersLeft, now: Moment) -> list[Action]:
         if not event.busy:

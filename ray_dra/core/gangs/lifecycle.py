@@ -148,6 +148,7 @@ class Observed:
         own_workers: the gang's workers were made for it, so that where others' work took them it has new ones made.
         placed_once: Ray has placed its group, though it may have lost a part since.
         undone: nothing is left of workers made for it.
+        left_groups: placement groups that it has left, and that Ray has all the same.
     """
 
     group_state: str | None = None
@@ -160,6 +161,7 @@ class Observed:
     own_workers: bool = False
     placed_once: bool = False
     undone: bool = True
+    left_groups: tuple[str, ...] = ()
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
