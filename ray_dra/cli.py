@@ -194,10 +194,14 @@ def gangs(
 
 
 def _show_gang(status: Status) -> None:
+    from ray_dra.translate.text import on_one_line
+
     nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
     why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
     console.print(
-        f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}", markup=False, soft_wrap=True
+        on_one_line(f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}"),
+        markup=False,
+        soft_wrap=True,
     )
 
 

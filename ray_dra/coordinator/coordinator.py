@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from ray_dra.coordinator.aside import Unread
-from ray_dra.coordinator.orders import Order, check_order
+from ray_dra.coordinator.orders import Order, check_group, check_order
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.slot_map import Seen
 from ray_dra.coordinator.status import Status
@@ -148,9 +148,10 @@ class Coordinator:
 
         Raises:
             GangGone: the gang was given back meanwhile; the driver removes its group.
+            InvalidRequest: this is no placement group's id, or another gang has the group.
         """
         self._statuses.find(gang_id)
-        self._decide(Committed(gang_id, group, moves))
+        self._decide(Committed(gang_id, check_group(group), moves))
         return self.status(gang_id)
 
     def release(self, gang_id: str) -> bool:

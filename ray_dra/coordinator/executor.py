@@ -37,6 +37,7 @@ from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.names import MAP_KEY
+from ray_dra.translate.text import on_one_line
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
 
@@ -134,7 +135,7 @@ class Executor:
         self._gang_store.drop(gang)
         self._records.drop(gang.id)
         self._told.pop(gang.id, None)
-        logger.info("gang %s: gone: %s", _line(gang.name or gang.id), _line(action.why))
+        logger.info("gang %s: gone: %s", on_one_line(gang.name or gang.id), on_one_line(action.why))
 
     def _make_workers(self, gang: Gang | None, now: Moment) -> WorkersProgressed | None:
         if gang is None or gang.allocation is None:
@@ -171,9 +172,4 @@ def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]])
 def _log(note: Note) -> None:
     change = note.change
     was = f"{change.was.value} -> " if change.was is not None else ""
-    logger.info("gang %s: %s%s: %s", _line(note.name or note.gang), was, change.to.value, _line(change.why))
-
-
-def _line(text: str) -> str:
-    """On one line, whatever a program calls its gang."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+    logger.info("gang %s: %s%s: %s", on_one_line(note.name or note.gang), was, change.to.value, on_one_line(change.why))

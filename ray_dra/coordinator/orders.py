@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_dra.core.gangs.lifecycle import is_group
 from ray_dra.core.model.checked import flag, text
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -38,6 +39,15 @@ def check_order(order: object) -> Order:
     except AttributeError as error:  # a field that is not even there
         raise InvalidRequest("This is no whole order.", place="order") from error
     return order
+
+
+def check_group(group: object) -> str:
+    """The same id of a placement group. Raises InvalidRequest for what Ray could not remove again."""
+    if not is_group(group):
+        raise InvalidRequest(
+            "This is no id of a placement group.", place="group", wanted=shown(group), available="36 hex digits"
+        )
+    return str(group)
 
 
 def _check_fields(order: Order) -> None:

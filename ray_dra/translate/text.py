@@ -56,8 +56,13 @@ def explain_history(history: Iterable[Change]) -> list[str]:
     for change in history:
         at = datetime.fromtimestamp(change.at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
         was = f"{change.was.value} -> " if change.was is not None else ""
-        lines.append(f"{at}  {was + change.to.value:<26} {change.why}")
+        lines.append(f"{at}  {was + change.to.value:<26} {on_one_line(change.why)}")
     return lines
+
+
+def on_one_line(text: str) -> str:
+    """For a line of a log or a terminal, whatever a program calls its gang."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def explain_allocation(allocation: Allocation) -> list[str]:

@@ -8,7 +8,7 @@ from ray_dra.core.gangs.lifecycle import Gang, Observed
 from ray_dra.core.gangs.records import RuntimeNotes
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
-from ray_dra.errors import GangGone, NameTaken, UnsatisfiableError
+from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError
 from tests.coordinator.world import Phase, World
 from tests.core.machines import gang
 
@@ -180,6 +180,35 @@ def test_commit_of_an_old_plan_is_not_taken(world: World) -> None:
     world.coordinator.release("g")
     with pytest.raises(GangGone):
         world.coordinator.commit("g", old, 0)
+
+
+@pytest.mark.parametrize(
+    "group", ["", "x", "zz" * 18, "00" * 17, "A" * 36, "0" * 36 + "\n", "\ud800", None, 5, b"x", []]
+)
+def test_what_is_no_placement_group_is_not_committed(world: World, group: object) -> None:
+    """Ray could not remove it, and the gang never be given back."""
+    world.submit(gang(4, name="g"))
+    with pytest.raises(InvalidRequest):
+        world.coordinator.commit("g", group, 0)  # type: ignore[arg-type]
+    assert not world.store.keys("map/")
+    world.pass_time(1)
+    assert world.place("g").phase is Phase.READY
+    world.check()
+
+
+def test_a_placement_group_is_of_one_gang(world: World) -> None:
+    world.submit(gang(4, name="a"))
+    world.submit(gang(2, name="b"))
+    group = world.place("a").group
+    assert group is not None
+    mapped = world.store.get(f"map/{group}")
+    with pytest.raises(InvalidRequest, match="another gang's"):
+        world.coordinator.commit("b", group, 0)
+    assert world.store.get(f"map/{group}") == mapped
+    world.coordinator.release("b")
+    assert world.coordinator.status("a").phase is Phase.READY
+    assert world.ray.groups[group].state == "CREATED"
+    world.check()
 
 
 def test_plan_holds_nothing(world: World) -> None:

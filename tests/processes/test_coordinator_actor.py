@@ -125,7 +125,7 @@ def test_what_drivers_say_is_looked_at_at_once(outside: Outside, monkeypatch: py
         assert len(looks) == 1, "nothing has changed"
         gang = await actor.submit(world.order())
         await until(lambda: len(looks) == 2)
-        await actor.commit(gang.gang, "a-group", gang.moves)
+        await actor.commit(gang.gang, "a" * 36, gang.moves)
         await until(lambda: len(looks) == 3)
         assert world.kube.writes, "the making of its workers has begun"
 

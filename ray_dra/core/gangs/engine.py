@@ -61,7 +61,7 @@ from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
-from ray_dra.errors import GangGone
+from ray_dra.errors import GangGone, InvalidRequest
 
 
 class Engine:
@@ -177,6 +177,9 @@ class Engine:
             return [Refuse(GangGone("The gang is being given back.", place=gang.id))]
         if gang.allocation is None or gang.group is not None or gang.moves != event.moves:
             return []
+        if event.group in self.records.groups:
+            taken = "The placement group is another gang's, or one that this gang has left."
+            return [Refuse(InvalidRequest(taken, place=gang.id, wanted=event.group))]
         grouped = replace(gang, group=event.group)
         return [WriteMap(event.group, gang.allocation), *self._save(grouped, "its placement group exists", now)]
 

@@ -11,6 +11,8 @@ No phase is stored. A coordinator that starts again reads the records and looks 
 from __future__ import annotations
 
 import enum
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -179,6 +181,30 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
     if gang.group is None:
         return Phase.HELD
     return Phase.READY if seen.group_state == "CREATED" else Phase.PLACING
+
+
+def is_group(text: object) -> bool:
+    """Whether it can be the id of one of Ray's placement groups: 18 bytes in hex."""
+    return isinstance(text, str) and _GROUP.fullmatch(text) is not None
+
+
+def sense_of(gang: Gang) -> str:
+    """What of a record that reads well can be no gang's; "" where nothing is. Such a gang could not be given back: its
+    group cannot be removed, or its next record not be written."""
+    if not all(map(is_group, gang.old_groups)) or not (gang.group is None or is_group(gang.group)):
+        return "it names a placement group that Ray cannot have"
+    if not all(_FIRST_TIME <= change.at <= _LAST_TIME for change in gang.history):
+        return "its history has a time that is none"
+    placed = gang.allocation.bundles if gang.allocation is not None else ()
+    if not all(
+        math.isfinite(amount) for part in (*gang.request.bundles, *placed) for amount in part.resources.values()
+    ):
+        return "it has an amount that is no number"
+    return ""
+
+
+_GROUP = re.compile("[0-9a-f]{36}")
+_FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_799.0  # the years 1 to 9999
 
 
 class Step(enum.Enum):

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.lifecycle import Gang, is_group, sense_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
@@ -90,6 +90,9 @@ def gang_from_bytes(data: bytes) -> Gang:
         raise RayDraError(
             "A stored gang's allocation is not for this gang.", wanted=gang.id, available=gang.allocation.gang
         )
+    wrong = sense_of(gang)
+    if wrong:
+        raise RayDraError("A stored gang makes no sense.", wanted=gang.id, available=wrong)
     return gang
 
 
@@ -121,7 +124,7 @@ def traces_of(data: bytes) -> Traces:
     owner, group, moves = (found.get(name) for name in ("owner", "group", "moves"))
     return Traces(
         owner if isinstance(owner, str) and found.get("detached") is False else None,
-        group if isinstance(group, str) else None,
+        group if is_group(group) else None,
         moves if type(moves) is int and 0 <= moves < 10_000 else None,
     )
 

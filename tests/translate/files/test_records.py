@@ -290,13 +290,40 @@ def test_an_allocation_that_is_not_for_its_gang_is_refused(name: str) -> None:
         records.gang_from_bytes(json.dumps(record).encode())
 
 
+NO_SENSE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
+    "no hex": (change(["group"], "zz" * 18), "placement group"),
+    "short": (change(["group"], "00"), "placement group"),
+    "empty": (change(["group"], ""), "placement group"),
+    "left": (change(["old_groups"], ["a/b"]), "placement group"),
+    "no time": (change(["history", 0, "at"], math.nan), "time"),
+    "no end of time": (change(["history", 0, "at"], math.inf), "time"),
+    "late": (change(["history", 0, "at"], 1e12), "time"),
+    "early": (change(["history", 0, "at"], -1e12), "time"),
+    "amount": (change(["request", "bundles", 0, "resources"], {"CPU": math.nan}), "amount"),
+    "held amount": (change([*BUNDLES, 0, 2], {"CPU": math.inf}), "amount"),
+}
+
+
+@pytest.mark.parametrize("name", NO_SENSE)
+def test_a_gang_that_could_not_be_given_back_is_refused(name: str) -> None:
+    """Its group could not be removed, or no further record of it be written."""
+    make, why = NO_SENSE[name]
+    record = json.loads(golden(names.GANG_KEY)[-1])
+    record["history"] = [{"at": 0.0, "was": None, "to": "held", "why": "submitted"}]
+    assert records.gang_from_bytes(json.dumps(record).encode()).history
+    make(record)
+    with pytest.raises(RayDraError, match=why):
+        records.gang_from_bytes(json.dumps(record).encode())
+
+
 @pytest.mark.parametrize(
     ("record", "traces"),
     [
-        ({"owner": "job", "detached": False, "group": "aa", "moves": 0}, ("job", "aa", 0)),
-        ({"owner": "job", "detached": False, "group": "aa", "moves": 9999, "more": []}, ("job", "aa", 9999)),
+        ({"owner": "job", "detached": False, "group": "aa" * 18, "moves": 0}, ("job", "aa" * 18, 0)),
+        ({"owner": "job", "detached": False, "group": "aa" * 18, "moves": 9999, "more": []}, ("job", "aa" * 18, 9999)),
         ({"owner": "job", "detached": True, "group": 5, "moves": 10_000}, (None, None, None)),
         ({"owner": "job", "group": None, "moves": -1}, (None, None, None)),
+        ({"group": "zz" * 18}, (None, None, None)),
         ({"owner": 5, "detached": False, "moves": True}, (None, None, None)),
         ({"owner": "job", "detached": 0, "moves": 1.0}, (None, None, None)),
         ([], (None, None, None)),
