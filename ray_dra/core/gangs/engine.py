@@ -113,6 +113,8 @@ class Engine:
                 return self._workers_left(gang, event, now)
             case DevicesTaken():
                 gang, noted = self._see(gang, event.seen, now)
+                if phase(gang, event.seen) is Phase.READY:  # by work whose record says that it has it, too
+                    return noted
                 return noted + self._plan_again(gang, "other work took a device of it", now, stay=False)
 
     def saved(self, save: Save, now: Moment) -> None:

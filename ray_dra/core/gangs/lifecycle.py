@@ -195,10 +195,9 @@ def sense_of(gang: Gang) -> str:
         return "it names a placement group that Ray cannot have"
     if not all(_FIRST_TIME <= change.at <= _LAST_TIME for change in gang.history):
         return "its history has a time that is none"
-    placed = gang.allocation.bundles if gang.allocation is not None else ()
-    if not all(
-        math.isfinite(amount) for part in (*gang.request.bundles, *placed) for amount in part.resources.values()
-    ):
+    amounts = [bundle.resources for bundle in gang.request.bundles]
+    amounts += [placed.resources for placed in (gang.allocation.bundles if gang.allocation is not None else ())]
+    if not all(math.isfinite(amount) for resources in amounts for amount in resources.values()):
         return "it has an amount that is no number"
     return ""
 
