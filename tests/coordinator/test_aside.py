@@ -292,3 +292,21 @@ def test_two_gangs_that_both_claim_a_clique_for_themselves_are_not_both_believed
     assert list(world.coordinator.gangs) == ["a"]
     assert "gang/b" in world.coordinator.aside.records
     world.check()
+
+
+def test_a_record_that_claims_what_a_running_gang_has_does_not_end_that_gang() -> None:
+    """Not when its workers ask for their devices either, which its map names."""
+    world = World()
+    for name in ("a", "b"):
+        world.submit(gang(2, name=name))
+        world.place(name)
+    (of_a, a), (of_b, b) = ((g.group or "", world.store.data[f"gang/{g.id}"]) for g in world.coordinator.gangs.values())
+    claims = a.replace(b'"gang":"a"', b'"gang":"b"').replace(b'["a",', b'["b",').replace(of_a.encode(), of_b.encode())
+    assert claims not in (a, b)
+    world.store.data["gang/b"], world.store.data[MAP_KEY + of_b] = claims, world.store.data[MAP_KEY + of_a]
+    world.restart()
+    assert [unread.key for unread in world.coordinator.unread] == ["gang/b"]
+    assert positions(world.coordinator.devices_for("t0-0", of_b, 0, (2,), 7)) == [0]
+    assert world.coordinator.status("a").phase is Phase.READY
+    assert world.ray.groups[of_a].state == "CREATED"
+    world.coordinator.engine.validate()

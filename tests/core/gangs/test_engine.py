@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, MakeWorkers, Refuse, RemoveGroup, Save, WriteMap
+from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, MakeWorkers, Note, Refuse, RemoveGroup, Save, WriteMap
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import (
     Committed,
@@ -198,6 +199,19 @@ def test_workers_are_made_until_ray_has_placed_the_gang_and_not_for_one_that_end
         (Observed(group_state="ABSENT"), False),
     ):
         assert (MakeWorkers("g") in world.act(WorkersDue("g", seen))) == made, seen
+
+
+@pytest.mark.parametrize("own_workers", [False, True])
+def test_a_gang_that_runs_is_not_planned_again_whoever_says_that_he_has_a_device_of_it(own_workers: bool) -> None:
+    world = World(own_workers=own_workers)
+    world.submit(4, name="g")
+    world.act(Committed("g", "group", 0))
+    before = world.gangs["g"]
+    running = Observed(group_state="CREATED", placed_once=True, own_workers=own_workers)
+    assert kinds(world.act(DevicesTaken("g", running))) == [Note]
+    assert replace(world.gangs["g"], history=()) == replace(before, history=())
+    world.act(DevicesTaken("g", replace(running, group_state="RESCHEDULING")))
+    assert world.gangs["g"].moves == 1
 
 
 def test_a_gang_that_ray_does_not_place_stays_where_nothing_else_is_free() -> None:
