@@ -25,7 +25,7 @@ def _speak() -> None:
 
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, callback=_speak)
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)  # :100: is a part of a name, no picture
 Address = Annotated[str, typer.Option(help="A running Ray cluster, HOST:PORT; by default the one on this machine.")]
 
 
@@ -177,6 +177,7 @@ def gangs(
 ) -> None:
     """Every gang: its phase, where it lies, what it waits for. And records that cannot be read and were set aside."""
     from ray_dra.processes.calls import ask, coordinator
+    from ray_dra.translate.text import on_one_line
 
     _connect(address)
     found = ask(coordinator().gangs.remote())
@@ -184,13 +185,13 @@ def gangs(
         _show_histories([s for s in found if gang in (s.name, s.gang)], gang)
         return
     for problem in ask(coordinator().unseen.remote()):
-        console.print(f"Kubernetes: {problem}", markup=False, soft_wrap=True, style="red")
+        console.print(on_one_line(f"Kubernetes: {problem}"), markup=False, soft_wrap=True, style="red")
     for status in found:
         _show_gang(status)
     if not found:
         console.print("no gangs")
     for key, why in ask(coordinator().unread.remote()):
-        console.print(f"{key:<34} {'set aside':<12} {why}", markup=False, soft_wrap=True)
+        console.print(on_one_line(f"{key:<34} {'set aside':<12} {why}"), markup=False, soft_wrap=True)
 
 
 def _show_gang(status: Status) -> None:

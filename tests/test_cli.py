@@ -87,10 +87,11 @@ def test_gangs_name_tells_what_the_gang_came_to_and_why(monkeypatch: pytest.Monk
             "  1970-01-01 00:01:01  queued -> held             its turn: devices are held",
         ]
     odd = Change(0.0, None, Phase.QUEUED, "waits\nfor \x1b[2Jroom\u2028here")
-    told[:] = [Status("id", Phase.QUEUED, "a\n\x1b[31mb", None, (), None, 0, (), (), said="a\rb", history=(odd,))]
+    told[:] = [Status("id", Phase.QUEUED, "a\n\x1b[31mb", None, (), None, 0, (), (), said="a\rb:100:c", history=(odd,))]
     done = CliRunner().invoke(app, ["gangs", "id"])
     assert all(letter.isprintable() for line in done.stdout.split("\n") for letter in line)
     assert len(done.stdout.split("\n")) == 3
+    assert "a b:100:c" in done.stdout
     missing = CliRunner().invoke(app, ["gangs", "none"])
     assert missing.exit_code == 1
     assert "there is no gang 'none'" in missing.output
