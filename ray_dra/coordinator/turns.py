@@ -12,7 +12,7 @@ from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, TurnTook, WorkersDue
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.records import Records
-from ray_dra.errors import RayDraError
+from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
 
 BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue
@@ -60,6 +60,8 @@ class Turns:
                 break
             try:
                 self._advance(gang.id)
+            except InvalidRequest as error:  # it cannot be recorded, say
+                fault = fault or error
             except RayDraError:
                 raise  # the world does not answer, to no gang
             except Exception as error:  # a fault of ours; those behind it get on all the same
