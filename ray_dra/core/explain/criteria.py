@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ray_dra.core.cluster.node_state import NodeState
-from ray_dra.core.model.device_selector import CLASSES, DeviceCriteria, Operator, Selector, value_of
+from ray_dra.core.model.device_selector import (
+    CLASSES,
+    MAX_PART,
+    DeviceCriteria,
+    Operator,
+    Selector,
+    Value,
+    value_of,
+)
 from ray_dra.core.model.shortfall import CLUSTER, Choice, Place, PlaceKind, Shortfall, ShortfallKind, short
 from ray_dra.core.planner.fold import FoldedRequest
 
@@ -64,6 +72,22 @@ def _attribute(node_states: Sequence[NodeState], selector: Selector) -> Shortfal
     ]
     if not has:
         return short(ShortfallKind.ATTRIBUTE, CLUSTER, selector.value, None, selector=selector)
-    best = (min if selector.operator in SMALLER_IS_BETTER else max)(has, key=lambda each: each[0])
+    if selector.operator is Operator.EQUAL:
+        best = min(has, key=lambda each: (_distance(each[0], selector.value), each[0]))
+    else:
+        best = (min if selector.operator in SMALLER_IS_BETTER else max)(has, key=lambda each: each[0])
     place = Place(PlaceKind.NODE, best[1], Choice.BEST)
     return short(ShortfallKind.ATTRIBUTE, place, selector.value, best[0], selector=selector)
+
+
+def _distance(has: Value, wanted: Value) -> int:
+    """How far two values of one kind are apart; of versions the first number that differs counts most."""
+    return abs(_on_a_line(has) - _on_a_line(wanted))
+
+
+def _on_a_line(value: Value) -> int:
+    """A version as one number: each of its parts is under MAX_PART."""
+    if isinstance(value, int):
+        return value
+    major, minor, patch = value
+    return (major * MAX_PART + minor) * MAX_PART + patch

@@ -60,9 +60,11 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
     criteria = bundle.criteria
     if not (bundle.labels or criteria or bundle.share or folded.request.exclude) and bundle.count:
         # Where devices alone say no, which is most often, no node need be asked what else it has left.
-        freest = list(islice(_freest(inventory), NODES_LOOKED_AT))
+        spares = folded.request.preemptible  # lent to it; nobody else has a place there
+        freest = list(islice((s for s in _freest(inventory) if spares or not s.node.spare), NODES_LOOKED_AT))
         # A node in several cliques is listed by what is free in one of them.
-        best = max((*freest[:1], *inventory.split.values()), key=lambda s: s.free.bit_count(), default=None)
+        split = (s for s in inventory.split.values() if spares or not s.node.spare)
+        best = max((*freest[:1], *split), key=lambda s: s.free.bit_count(), default=None)
         if best is not None and (free := best.free.bit_count()) < bundle.count:
             too_small = _node_size(best, bundle, free, len(inventory.by_free) - 1)
             return [too_small, *_more_than_any(inventory, bundle)]
@@ -204,7 +206,8 @@ def _totals(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
     nodes = len(inventory.node_states)
     if request.exclude:
         away = [s for s in map(inventory.node_states.get, request.exclude) if s is not None]
-        free -= sum(s.free.bit_count() for s in away)
+        # Of spares that are kept, those of all nodes are taken off already.
+        free -= sum(s.free.bit_count() for s in away if request.preemptible or not s.node.spare)
         nodes -= len(away)
     if free < wanted:
         found.append(short(ShortfallKind.DEVICES, CLUSTER, wanted, free, **_elsewhere(inventory, request)))

@@ -33,6 +33,9 @@ VERSIONS = (COMPUTE_CAPABILITY, DRIVER_VERSION)
 
 MAX_SELECTORS = 8
 MAX_VALUE = 1 << 62
+MAX_PART = 1_000_000_000
+"""Each number of a version is under it."""
+
 _VERSION = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?(?:\.([0-9]{1,9}))?")
 
 
@@ -76,7 +79,7 @@ class Selector:
             good = type(value) is int and 0 <= value <= MAX_VALUE
         elif self.name in VERSIONS:
             good = isinstance(value, tuple) and len(value) == 3
-            good = good and all(type(part) is int and 0 <= part < 1_000_000_000 for part in self.value)  # type: ignore[union-attr]
+            good = good and all(type(part) is int and 0 <= part < MAX_PART for part in self.value)  # type: ignore[union-attr]
         else:
             raise InvalidRequest(
                 "This attribute of devices is not known.",
