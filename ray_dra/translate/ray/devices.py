@@ -6,10 +6,11 @@ quantities (80G is 80 x 10^9 bytes, 80Gi is 80 x 2^30), versions one to three nu
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Sequence
 
-from ray_dra.core.model.checked import MAX_NAME, many, text
+from ray_dra.core.model.checked import MAX_NAME, many, text, whole
 from ray_dra.core.model.device_selector import (
     CLASSES,
     COMPUTE_CAPABILITY,
@@ -53,7 +54,7 @@ def gpu(
         InvalidRequest: no demand that can be read.
     """
     selectors = [
-        *_selectors(MEMORY, f">={memory}" if type(memory) is int else memory, "memory"),
+        *_selectors(MEMORY, memory, "memory"),
         *_selectors(COMPUTE_CAPABILITY, compute_capability, "compute_capability"),
         *_selectors(DRIVER_VERSION, driver_version, "driver_version"),
     ]
@@ -97,7 +98,7 @@ def criteria_from(devices: object, product: object) -> DeviceCriteria:
     devices.check()
     if names and devices.products:
         raise InvalidRequest("The product is given twice.", place="product", wanted=shown(product), available="once")
-    return DeviceCriteria(devices.device_class, names or devices.products, devices.selectors)
+    return DeviceCriteria(devices.device_class, names or tuple(devices.products), tuple(devices.selectors))
 
 
 def request_for(count: int, criteria: DeviceCriteria) -> DeviceRequest:
@@ -107,12 +108,15 @@ def request_for(count: int, criteria: DeviceCriteria) -> DeviceRequest:
 def _selectors(name: str, demands: object, place: str) -> list[Selector]:
     if demands is None:
         return []
-    each = (demands,) if isinstance(demands, str) else many(demands, place, most=MAX_SELECTORS)
-    return [_selector(name, demand, place) for demand in each]
+    if name == MEMORY and isinstance(demands, numbers.Integral) and not isinstance(demands, bool):
+        return [Selector(name, Operator.AT_LEAST, whole(demands, place, least=0, most=MAX_VALUE))]
+    if isinstance(demands, str) or not isinstance(demands, Sequence):  # YAML reads 9.0 as a number
+        return [_selector(name, demands, place)]
+    return [_selector(name, demand, place) for demand in many(demands, place, most=MAX_SELECTORS)]
 
 
 def _selector(name: str, demand: object, place: str) -> Selector:
-    found = _DEMAND.fullmatch(text(demand, place, most=MAX_NAME))
+    found = _DEMAND.fullmatch(text(demand, place, most=MAX_NAME)) if isinstance(demand, str) else None
     value = None if found is None else _value(name, found[2])
     if found is None or value is None:
         raise InvalidRequest(
@@ -131,4 +135,5 @@ def _value(name: str, said: str) -> Value | None:
         found = quantity(said)
     except ValueError:
         return None
-    return int(found) if found <= MAX_VALUE else None
+    part = 0 < found < 1  # of a byte: 80m are 80 thousandths, and would be met by every GPU
+    return int(found) if found <= MAX_VALUE and not part else None

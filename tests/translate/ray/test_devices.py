@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,9 @@ from ray_dra.translate.ray.devices import gpu
     [
         ({"memory": ">=80Gi"}, "memory >= 80Gi"),
         ({"memory": 80 * 10**9}, "memory >= 80G"),
+        ({"memory": np.int64(80 * 10**9)}, "memory >= 80G"),
+        ({"memory": 2**62 - 1}, f"memory >= {2**62 - 1}"),
+        ({"memory": ">=1.5k"}, "memory >= 1500"),
         ({"memory": [">=40G", " < 80Gi "]}, "memory >= 40G, memory < 80Gi"),
         ({"memory": "80Gi"}, "memory == 80Gi"),
         ({"compute_capability": ">=9.0"}, "cudaComputeCapability >= 9.0.0"),
@@ -50,6 +54,9 @@ def test_each_demand(asked: dict[str, Any], meant: str) -> None:
         {"memory": True},
         {"memory": -5},
         {"memory": ">=1e30"},
+        pytest.param({"memory": 10**5000}, id="5001 digits"),
+        {"memory": ">=80m"},  # thousandths of a byte, which every GPU has
+        {"memory": "<0.5"},
         {"memory": [">=1G"] * 9},
         {"compute_capability": 9.0},
         {"compute_capability": ">=9.0.0.0"},
@@ -73,6 +80,19 @@ def test_anything_is_read_or_refused(value: Any) -> None:
             assert isinstance(gpu(**{name: value}), DeviceCriteria)
         except InvalidRequest:
             pass
+
+
+def test_a_number_where_a_comparison_was_meant_is_told_so() -> None:
+    """YAML reads 9.0 as a number."""
+    with pytest.raises(InvalidRequest, match="compute_capability is a comparison") as caught:
+        gpu(compute_capability=9.0)  # type: ignore[arg-type]
+    assert caught.value.available == '">=9.0", "==580.95.05"'
+
+
+def test_criteria_made_by_hand_of_lists_are_taken() -> None:
+    by_hand = DeviceCriteria(products=["A"], selectors=list(gpu(memory=">=1G").selectors))  # type: ignore[arg-type]
+    request = request_from_bundles([{"GPU": 1}], devices=by_hand)
+    assert request.bundles[0].criteria == gpu(product="A", memory=">=1G")
 
 
 def test_the_shorthand_and_what_it_is_short_for() -> None:
