@@ -11,7 +11,13 @@ from collections.abc import Iterable, Sequence
 
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
-from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, MEMORY
+from ray_dra.core.model.device_selector import (
+    COMPUTE_CAPABILITY,
+    DRIVER_VERSION,
+    MAX_VALUE,
+    MEMORY,
+    VERSIONS,
+)
 from ray_dra.core.model.node import Links, Node
 from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
@@ -60,7 +66,8 @@ def _read_device(device: Raw) -> PublishedDevice:
     attributes: dict[str, Attribute] = {}
     for name, attribute in mapping(device.get("attributes") or {}).items():
         value = next((v for v in attribute.values() if isinstance(v, str | int | bool)), None)
-        if value is not None:
+        # A claim compares versions by CEL's semver, which is an error on anything else and ends the whole allocation.
+        if value is not None and (name not in VERSIONS or "version" in attribute):
             attributes[name] = value
     return PublishedDevice(
         name=text(device["name"]),
@@ -130,7 +137,7 @@ def _device(node: str, device: PublishedDevice, clique: str | None, kind: Fabric
         index=_number(device),
         uuid=device.text("uuid"),
         attributes=attributes,
-        capacity={} if memory is None else {MEMORY: int(quantity(memory))},
+        capacity={} if memory is None else {MEMORY: min(int(quantity(memory)), MAX_VALUE)},
         domains=() if clique is None else (clique,),
         fabric_kind=kind,
         health=Health.TAINTED if device.taints else Health.OK,

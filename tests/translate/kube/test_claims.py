@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_dra.translate.kube.claims import claim_of, expression_for, read_claim
+from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.translate.kube.claims import claim_of, demands_on, expression_for, read_claim
 from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, DRIVER
 
 POD = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": True}
@@ -34,6 +37,16 @@ def test_the_devices_are_read_as_they_were_written(uuids: list[str]) -> None:
     assert (found.named, found.count) == (tuple(uuids), 2)
     assert claim_of(found) == ("n", "gangs", "rd-0-0")
     assert (found.age, found.allocated, found.devices) == (("2026-01-01T00:00:00Z", "u-1"), False, ())
+
+
+def test_a_products_name_is_text_whatever_it_is() -> None:
+    """And no pair of surrogates, which are no characters to CEL."""
+    names = ('"] || true || device.driver in ["', "\\", "\n\r\x00", "\U0001f600", "a in b.uuid in [1]")
+    (expression,) = demands_on(DeviceCriteria(products=names))
+    head, _, listed = expression.partition(" in ")
+    assert head == 'device.attributes["gpu.nvidia.com"].productName'
+    assert tuple(json.loads(listed)) == names
+    assert not re.search(r"\\ud[89a-f]|[\n\r\x00]", listed)
 
 
 @pytest.mark.parametrize(

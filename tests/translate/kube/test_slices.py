@@ -11,9 +11,11 @@ from ray_dra.core.model.device import FabricKind, Health
 from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.files.sense import check_nodes
 from ray_dra.translate.kube.slices import node_from_slices, read_node
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE
 from ray_dra.translate.quantity import quantity
+from ray_dra.translate.ray.devices import gpu
 from tests.translate.kube.objects import node, read
 
 
@@ -106,6 +108,22 @@ def test_a_device_is_as_it_was_published(profile: str, kind: FabricKind) -> None
     bare = ResourceSlice("s", "1", DRIVER, "n", 1, 1, (PublishedDevice("gpu-0", {"type": "gpu"}),))
     (device,) = node_from_slices(KubeNode("n"), [bare]).devices
     assert (device.uuid, dict(device.attributes), dict(device.capacity)) == (None, {}, {})
+
+
+def test_what_no_claim_could_compare_is_not_known() -> None:
+    """CEL's semver of a text is an error, and the claim of a gang that was planned there got nothing."""
+    simulated = simulated_nodes("hgx-h100", nodes=1)[0]
+    raw = slices(gpu_pool(simulated, {}), simulated.name, 1)
+    odd, plain = raw[0]["spec"]["devices"][:2]
+    odd["attributes"]["cudaComputeCapability"] = {"string": "9.0"}
+    odd["attributes"]["driverVersion"] = {"int": 580}
+    odd["capacity"]["memory"]["value"] = "9223372036854775807"
+    made = node_from_slices(KubeNode(simulated.name), read(raw))
+    by_name = {device.id.device: device for device in made.devices}
+    wanted = gpu(memory=">=80G", compute_capability=">=9.0", driver_version=">=1")
+    assert [s.accepts(by_name[odd["name"]]) for s in wanted.selectors] == [True, False, False]
+    assert wanted.accepts(by_name[plain["name"]])
+    check_nodes([made])  # as large a number as a snapshot of it takes
 
 
 @pytest.mark.parametrize(
