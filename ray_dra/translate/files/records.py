@@ -86,6 +86,11 @@ def gang_to_bytes(gang: Gang) -> bytes:
 def gang_from_bytes(data: bytes) -> Gang:
     """Raises RayDraError for a record that this version cannot read."""
     gang: Gang = _read(_GANG, data, "gang", GANG_VERSION)
+    try:  # the planner would compare what cannot be, and the claim would say it
+        for device in {device for bundle in gang.request.bundles for device in bundle.devices}:
+            device.check()
+    except RayDraError as error:
+        raise unreadable("gang", one_line(error)) from error
     if gang.allocation is not None and not _is_for(gang.allocation, gang):
         raise RayDraError(
             "A stored gang's allocation is not for this gang.", wanted=gang.id, available=gang.allocation.gang

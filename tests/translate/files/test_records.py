@@ -96,6 +96,27 @@ def test_what_a_gang_asks_of_devices_is_kept() -> None:
     assert again.request.bundles[0].criteria == asked
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        (b'"value":80000000000', b'"value":[8,0,0]'),
+        (b'"value":80000000000', b'"value":-1'),
+        (b'"value":[9,0,0]', b'"value":9'),
+        (b'"value":[9,0,0]', b'"value":[-9,0,0]'),
+        (b'"name":"memory"', b'"name":"uuid) || (x"'),
+        (b'"count":2', b'"count":-1'),
+        (b'"count":2', b'"count":0'),
+    ],
+)
+def test_what_no_gang_can_ask_of_devices_is_refused(was: bytes, now: bytes) -> None:
+    """Such a record ended each plan in a TypeError, or asked the cluster for what was never checked."""
+    asked = gpu(memory=">=80G", compute_capability=">=9.0")
+    data = records.gang_to_bytes(Gang(request_from_bundles([{"GPU": 2}], devices=asked), 1))
+    assert was in data
+    with pytest.raises(RayDraError, match="cannot be read"):
+        records.gang_from_bytes(data.replace(was, now))
+
+
 def test_a_box_in_a_record_that_does_not_say_so_is_known_by_its_id() -> None:
     for data in golden(names.NODE_KEY)[:2]:
         rack, box = (data, data.replace(b"9c6f5af3-53bf-49b5-a436-b66766c413c0.1", b"box.t0"))
