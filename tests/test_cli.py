@@ -54,6 +54,14 @@ def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
     assert isinstance(missing.exception, InvalidSnapshot)
 
 
+def test_a_name_is_printed_as_it_is(file: Path) -> None:
+    """A name between colons is no picture, least of all for programs."""
+    for extra in ([], ["--json"]):
+        said = CliRunner().invoke(app, ["plan", str(file), "--product", "a:on:b [red] :smile:", *extra]).stdout
+        assert "a:on:b [red] :smile:" in said
+    assert json.loads(said)["shortfalls"][0]["wanted"] == ["a:on:b [red] :smile:"]
+
+
 def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "rack.yaml"
     done = CliRunner().invoke(app, ["snapshot", str(path), "--profile", "gb200-nvl72", "--nodes", "3"])
