@@ -73,6 +73,7 @@ class Selector:
 
     def check(self, place: str) -> None:
         """Raises InvalidRequest for a field of another type, an unknown name, or a value that is not its kind's."""
+        text(self.name, f"{place}.name")
         one_of(Operator, self.operator, f"{place}.operator")
         value: object = self.value
         if self.name in CAPACITIES:

@@ -6,6 +6,7 @@ import operator
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -235,6 +236,8 @@ def replace_class(name: str) -> GangRequest:
         Selector(DRIVER_VERSION, Operator.EQUAL, 580),
         Selector(DRIVER_VERSION, Operator.EQUAL, (580, 0)),  # type: ignore[arg-type]
         Selector(DRIVER_VERSION, "==", (580, 0, 0)),  # type: ignore[arg-type]
+        Selector(np.array(["memory", "x"]), Operator.EQUAL, 1),  # type: ignore[arg-type]
+        Selector("\ud800", Operator.EQUAL, 1),
         ">=80G",
     ],
     ids=repr,
