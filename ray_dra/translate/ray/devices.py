@@ -42,6 +42,9 @@ def gpu(
 ) -> DeviceCriteria:
     """Which GPUs will do, for `placement_group(..., devices=...)`. All that is named must hold.
 
+    A text without a comparison means ==, and a version's missing numbers are 0: "80G" is no GPU with more, "580" is
+    580.0.0 alone.
+
     Args:
         memory: of the whole GPU, e.g. ">=80G", or a number of bytes that it must have at least; several demands as a
             list: [">=40G", "<100G"]. An "80 GB" GPU has a little less than 80Gi: ask for 80G.
