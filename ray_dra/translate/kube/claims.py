@@ -49,7 +49,7 @@ def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
     """What a request says of its devices, in CEL: beside their names, so that the cluster holds to it as well."""
     found = []
     if criteria.products:
-        # As UTF-8: JSON writes what is beyond \uffff as a pair of surrogates, which CEL refuses.
+        # As UTF-8: JSON writes what is beyond \uffff as a pair of surrogates, to CEL two other characters.
         names = json.dumps(list(criteria.products), separators=(",", ":"), ensure_ascii=False)
         found.append(f'device.attributes["{DRIVER}"].productName in {names}')
     for selector in criteria.selectors:

@@ -40,7 +40,7 @@ def test_the_devices_are_read_as_they_were_written(uuids: list[str]) -> None:
 
 
 def test_a_products_name_is_text_whatever_it_is() -> None:
-    """And no pair of surrogates, which are no characters to CEL."""
+    """And no pair of surrogates, which CEL does not join."""
     names = ('"] || true || device.driver in ["', "\\", "\n\r\x00", "\U0001f600", "a in b.uuid in [1]")
     (expression,) = demands_on(DeviceCriteria(products=names))
     head, _, listed = expression.partition(" in ")
