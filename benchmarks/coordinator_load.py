@@ -17,6 +17,7 @@ from figures import parser, percentile, write
 
 import ray_dra
 from ray_dra.processes.calls import ask, coordinator
+from ray_dra.translate.names import NODE_LABEL
 
 BUNDLES = [{"GPU": 1}]
 ADDRESS = "ray_dra://embedded?profile=gb200-nvl72&nodes=4"
@@ -29,7 +30,12 @@ class Client:
         """How many."""
         made, end = 0, time.monotonic() + seconds
         while time.monotonic() < end:
-            group = (ray_dra if whose == "ours" else ray.util).placement_group(BUNDLES)
+            if whose == "ours":
+                group = ray_dra.placement_group(BUNDLES)
+            elif whose == "ray":
+                group = ray.util.placement_group(BUNDLES)
+            else:  # on this one node, as a planned gang is
+                group = ray.util.placement_group(BUNDLES, bundle_label_selector=[{NODE_LABEL: whose}])
             group.wait(60)
             if whose == "ours":
                 group.remove()
@@ -53,18 +59,22 @@ def memory() -> float:
 
 def loads(counts: list[int], seconds: float, rounds: int) -> list[dict[str, Any]]:
     rows = []
-    print("clients  ours/s  ray/s  ratio")
+    node = next(n["Labels"][NODE_LABEL] for n in ray.nodes() if n["Resources"].get("GPU"))
+    print("clients  ours/s  ray/s  ratio  ray on one node/s  ratio")
     for count in counts:
         clients = [ray.remote(Client).options(num_cpus=0).remote() for _ in range(count)]
         ray.get([client.load.remote(whose, 0.5) for client in clients for whose in ("ours", "ray")])
-        ours, rays = [], []
+        ours, rays, pinned = [], [], []
         for _ in range(rounds):
             ours.append(rate(clients, "ours", seconds))
             rays.append(rate(clients, "ray", seconds))
-        our, rays_own = percentile(ours, 50), percentile(rays, 50)
-        ratio = our / rays_own
-        rows.append({"clients": count, "ours": our, "ray": rays_own, "ratio": ratio})
-        print(f"{count:>7}{our:>8.1f}{rays_own:>7.1f}{ratio:>7.2f}", flush=True)
+            pinned.append(rate(clients, node, seconds))
+        our, rays_own, one_node = (percentile(each, 50) for each in (ours, rays, pinned))
+        rows.append({"clients": count, "ours": our, "ray": rays_own, "ray_on_one_node": one_node})
+        print(
+            f"{count:>7}{our:>8.1f}{rays_own:>7.1f}{our / rays_own:>7.2f}{one_node:>19.1f}{our / one_node:>7.2f}",
+            flush=True,
+        )
         for client in clients:
             ray.kill(client)
     return rows
