@@ -39,7 +39,7 @@ class Coordinator:
 
     def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None = None, wall: Clock = time.time) -> None:
         parts = Parts(store, ray, clock, kube)
-        self.ray, self._wall = ray, wall
+        self._wall = wall
         self.clock, self.aside, self.inventory, self.known = parts.clock, parts.aside, parts.inventory, parts.known
         self.nodes, self.backend, self.observer = parts.nodes, parts.backend, parts.observer
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
@@ -97,7 +97,7 @@ class Coordinator:
 
     def _look(self) -> None:
         """What there is, into the inventory."""
-        view = self.observer.view = self.ray.view()
+        view = self.observer.look()
         self.nodes.see(view)
         self.known.unread = bool(self.nodes.waiting)
         self.backend.look(self.records.wanted())

@@ -34,6 +34,7 @@ from ray_dra.core.gangs.actions import (
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import Event, Moment, WorkersLeft, WorkersProgressed
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.model.allocation import Allocation
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.names import MAP_KEY
@@ -75,8 +76,7 @@ class Executor:
             case Drop():
                 self._drop(action)
             case WriteMap():
-                self._mapped[action.group] = None
-                self._store.put(MAP_KEY + action.group, self._slot_map.map_of(action.allocation))
+                self._write_map(action.group, action.allocation)
             case DeleteMap():
                 self._store.delete(MAP_KEY + action.group)
             case RemoveGroup():
@@ -103,7 +103,7 @@ class Executor:
         for gang, allocation in self._records.holders():
             planned = [[grant.uuid for grant in placed.grants] for placed in allocation.bundles]
             if gang.group is not None and _uuids(mapped.get(gang.group, ())) != planned:
-                self.do(WriteMap(gang.group, allocation), Moment(0.0, 0.0))
+                self._write_map(gang.group, allocation)
 
     def settle(self) -> None:
         """What a store that failed in the middle of an action left: records, and maps of groups that are no gang's."""
@@ -126,6 +126,10 @@ class Executor:
 
     # -- inside
 
+    def _write_map(self, group: str, allocation: Allocation) -> None:
+        self._mapped[group] = None
+        self._store.put(MAP_KEY + group, self._slot_map.map_of(allocation))
+
     def _drop(self, action: Drop) -> None:
         gang = self._records.gangs.get(action.gang)
         if gang is None:
@@ -141,7 +145,7 @@ class Executor:
         if gang is None or gang.allocation is None:
             return None
         grouped = gang.group is not None
-        progress = self._backend.make(gang.request, gang.allocation, self._observer.joined(), grouped=grouped)
+        progress = self._backend.make(gang.request, gang.allocation, self._observer.joined, grouped=grouped)
         if progress.joined and grouped and now.lived - self._records.notes[gang.id].since > STRAY_SECONDS:
             progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
         return WorkersProgressed(gang.id, progress)

@@ -22,11 +22,17 @@ YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
 
 
 class Observer:
-    """See the module. `view` is what Ray said at the last look."""
+    """See the module. `view` is what Ray said at the last look, `joined` the slots whose raylet lived then."""
 
     def __init__(self, inventory: Inventory, nodes: Nodes, ray: Ray, backend: Backend, clock: Clock) -> None:
         self.inventory, self.nodes, self.ray, self.backend, self.clock = inventory, nodes, ray, backend, clock
-        self.view = RayView()
+        self.view, self.joined = RayView(), frozenset[str]()
+
+    def look(self) -> RayView:
+        """Ask Ray anew. What all gangs are asked about is worked out here, once a look."""
+        self.view = self.ray.view()
+        self.joined = frozenset(n.labels[SLOT_LABEL] for n in self.view.nodes if n.alive and SLOT_LABEL in n.labels)
+        return self.view
 
     def observed(self, gang: Gang, notes: RuntimeNotes) -> Observed:
         """What the life cycle goes by."""
@@ -64,10 +70,6 @@ class Observer:
         """Whether Ray has placed the gang's group, though it may have lost a part since."""
         group = self.view.groups.get(gang.group or "")
         return group is not None and group.state != "PENDING"
-
-    def joined(self) -> set[str]:
-        """The slots whose raylet lives."""
-        return {n.labels[SLOT_LABEL] for n in self.view.nodes if n.alive and SLOT_LABEL in n.labels}
 
     def slot_on(self, raylet: str, wanted: list[Allocation]) -> str | None:
         """The node of a worker that was made for a gang."""
@@ -119,7 +121,7 @@ class Observer:
         if gang.allocation is None:
             return
         if self._placed_once(gang):
-            yield from self.backend.lost(gang.allocation, self.joined())
+            yield from self.backend.lost(gang.allocation, self.joined)
         for placed in gang.allocation.bundles:
             node_state = self.inventory.node_states.get(placed.node)
             if node_state is None:

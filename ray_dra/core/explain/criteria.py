@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.device_selector import (
     CLASSES,
     MAX_PART,
@@ -59,7 +59,7 @@ def totals_that_will_do(folded: FoldedRequest, node_states: Iterable[NodeState])
 
 
 def _some(node_states: Sequence[NodeState], criteria: DeviceCriteria) -> bool:
-    return any(state.accepted(-1, criteria) for state in node_states)
+    return any(state.accepted(ALL_DEVICES, criteria) for state in node_states)
 
 
 def _attribute(node_states: Sequence[NodeState], selector: Selector) -> Shortfall:
