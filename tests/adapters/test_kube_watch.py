@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,22 +16,8 @@ from ray_dra.adapters import kubernetes, lease
 from ray_dra.adapters.kube_watch import WRITERS, KubeAdapter, side_by_side
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound, NotLeading
-from tests.adapters.kubeconfig import kubeconfig
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import ConfigMapServer, thing, until
-
-
-@pytest.fixture
-def server() -> Iterator[ConfigMapServer]:
-    made = ConfigMapServer()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-
-
-@pytest.fixture
-def api(server: ConfigMapServer, tmp_path: Path) -> KubernetesApi:
-    return KubernetesApi(kubeconfig(server.http, tmp_path))
 
 
 def test_a_server_that_hangs_holds_nobody_up_for_long(

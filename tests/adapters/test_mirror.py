@@ -4,29 +4,13 @@ pages that expire. What is mirrored is right in the end, whatever came in betwee
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.mirror import Mirror
-from tests.adapters.kubeconfig import kubeconfig
 from tests.adapters.servers import ConfigMapServer, until
-
-
-@pytest.fixture
-def server() -> Iterator[ConfigMapServer]:
-    made = ConfigMapServer()
-    yield made
-    made.http.shutdown()
-    made.http.server_close()
-
-
-@pytest.fixture
-def api(server: ConfigMapServer, tmp_path: Path) -> KubernetesApi:
-    return KubernetesApi(kubeconfig(server.http, tmp_path))
 
 
 def same(mirror: Mirror, server: ConfigMapServer) -> bool:

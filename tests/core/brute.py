@@ -352,3 +352,13 @@ def random_bundle(dice: random.Random) -> Bundle:
     of = dice.choice(((), (), (), (), ("A",), ("B",)))
     cpus = float(dice.choice((0, 0, 1, 1, 2))) if size else float(dice.choice((1, 1, 2, 4)))
     return Bundle((DeviceRequest(size, products=of),) if size else (), {"CPU": cpus} if cpus else {})
+
+
+def told(world: World, request: GangRequest) -> str:
+    """A case for a person who looks at why it failed."""
+    lines = [
+        f"{n.name}: {[(d.clique, d.product) for d in n.devices]} {n.links} free {sorted(world.free(n))}, CPU"
+        f" {world.left(n, 'CPU')}, imex {world.in_imex(n)}, ready {n.ready}"
+        for n in world.nodes
+    ]
+    return "\n".join([*lines, str(world.limits), str(world.gangs), str(request)])

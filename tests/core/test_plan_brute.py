@@ -9,18 +9,8 @@ from itertools import combinations
 import pytest
 
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
-from tests.core.brute import Brute, World, broken, out_of_cliques, random_request, random_world
-
-
-def told(world: World, request: GangRequest) -> str:
-    lines = [
-        f"{n.name}: {[(d.clique, d.product) for d in n.devices]} {n.links} free {sorted(world.free(n))}, CPU"
-        f" {world.left(n, 'CPU')}, imex {world.in_imex(n)}, ready {n.ready}"
-        for n in world.nodes
-    ]
-    return "\n".join([*lines, str(world.limits), str(world.gangs), str(request)])
+from tests.core.brute import Brute, World, broken, out_of_cliques, random_request, random_world, told
 
 
 @pytest.mark.parametrize("seed", range(4))

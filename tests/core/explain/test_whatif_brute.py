@@ -17,17 +17,8 @@ from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Counterfactual
 from ray_dra.core.plan import plan
-from tests.core.brute import Brute, World, broken, random_request, random_world
+from tests.core.brute import Brute, World, broken, random_request, random_world, told
 from tests.core.machines import gang, node, one_clique, picture
-
-
-def told(world: World, request: GangRequest) -> str:
-    lines = [
-        f"{n.name}: {[(d.clique, d.product) for d in n.devices]} {n.links} free {sorted(world.free(n))}, CPU"
-        f" {world.left(n, 'CPU')}, imex {world.in_imex(n)}, ready {n.ready}"
-        for n in world.nodes
-    ]
-    return "\n".join([*lines, str(world.limits), str(world.gangs), str(request)])
 
 
 @pytest.mark.parametrize("seed", range(3))
