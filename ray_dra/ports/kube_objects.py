@@ -168,6 +168,39 @@ class WorkerGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class RayAuth:
+    """How Ray's processes prove who they are. `secret`: the Secret that has the token, "" for the one that KubeRay
+    makes; `by_kubernetes`: the token is the pod's service account's."""
+
+    secret: str = ""
+    by_kubernetes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a RayCluster says of all its workers, whatever their group.
+
+    Attributes:
+        head_service: the Service of the head; "" for the one named after the RayCluster. head_port: of its GCS.
+        ray_version: as the user gives it.
+        auth: Ray's authentication; None: there is none.
+        fault_tolerant: the GCS outlives the head.
+        own_command: KubeRay adds no command to the containers.
+        serving: a RayService made the RayCluster.
+        never_restarted: containers are not restarted, because Ray's autoscaler v2 makes new pods.
+    """
+
+    head_service: str = ""
+    head_port: str = "6379"
+    ray_version: str = ""
+    auth: RayAuth | None = None
+    fault_tolerant: bool = False
+    own_command: bool = False
+    serving: bool = False
+    never_restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RayCluster:
     """KubeRay's cluster, to which gangs' worker groups are added.
 
@@ -177,6 +210,7 @@ class RayCluster:
         template: the name of the group that gangs' workers are copies of; tolerations: of its pods.
         strategy: of upgrades; service: the RayService that owns the cluster, "" for none.
         autoscaled: Ray's autoscaler runs, with which the operator refuses suspended groups.
+        workers: what holds for all workers.
     """
 
     name: str
@@ -189,6 +223,7 @@ class RayCluster:
     strategy: str = ""
     service: str = ""
     autoscaled: bool = False
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,22 @@ PROBLEMS_ANNOTATION = "ray-dra.io/problems"  # ours, of the lease: what its hold
 GROUP_LABEL = "ray.io/group"  # KubeRay's, of its pods: their worker group
 KUBERAY_CLUSTER_LABEL = "ray.io/cluster"  # KubeRay's, of its pods: their RayCluster
 KUBERAY_NODE_TYPE_LABEL = "ray.io/node-type"  # KubeRay's, of its pods: head or worker
+KUBERAY_NODE_LABEL = "ray.io/is-ray-node"  # KubeRay's, of its pods
+KUBERAY_IDENTIFIER_LABEL = "ray.io/identifier"  # KubeRay's, of its pods: their RayCluster and type
+KUBERAY_REPLICA_LABEL = "ray.io/worker-group-replica-index"  # KubeRay's, of its workers
+KUBERAY_SERVING_LABEL = "ray.io/serve"  # KubeRay's, of its pods: traffic of a RayService may go there
+KUBERAY_ORIGIN_LABEL = "ray.io/originated-from-crd"  # KubeRay's, of RayClusters: the kind that made them
+APPLICATION_LABEL = "app.kubernetes.io/name"
+CREATED_BY_LABEL = "app.kubernetes.io/created-by"
+FAULT_TOLERANCE_ANNOTATION = "ray.io/ft-enabled"  # the user's, of the RayCluster
+OWN_COMMAND_ANNOTATION = "ray.io/overwrite-container-cmd"  # the user's: KubeRay leaves the containers' command
 CLIQUE_LABEL = "nvidia.com/gpu.clique"  # NVIDIA's, of Nodes: <ClusterUUID>.<CliqueId>
 
 # -- devices
 
 DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs, which prefixes its attributes
 PLUGIN_RESOURCE = "nvidia.com/gpu"  # what NVIDIA's device plugin counts GPUs as, behind the scheduler's back
+PLUGIN_MIG_RESOURCE = r"nvidia\.com/mig-\d+g\.\d+gb$"  # and partitions
 BUS_ATTRIBUTE = "resource.kubernetes.io/pciBusID"
 NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
 
@@ -62,6 +72,19 @@ CLUSTER_NAME_VARIABLE = "RAY_CLUSTER_NAME"  # KubeRay's, in its pods
 CLUSTER_NAMESPACE_VARIABLE = "RAY_CLUSTER_NAMESPACE"  # KubeRay's, in its pods
 HEAD_HOST_VARIABLES = ("FQ_RAY_IP", "RAY_IP")  # KubeRay's, in its pods; the first that is set
 HEAD_PORT_VARIABLE = "RAY_PORT"  # KubeRay's, in its pods
+INSTANCE_VARIABLE = "RAY_CLOUD_INSTANCE_ID"  # KubeRay's, in its pods, for Ray's autoscaler, as the next
+NODE_TYPE_VARIABLE = "RAY_NODE_TYPE_NAME"
+START_COMMAND_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"  # KubeRay's, in its pods
+USAGE_VARIABLE = "RAY_USAGE_STATS_KUBERAY_IN_USE"  # Ray's, set by KubeRay, as the next
+DISK_USAGE_VARIABLE = "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"
+GCS_RECONNECT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # Ray's, set by KubeRay
+KUBERNETES_TOKEN_VARIABLE = "RAY_ENABLE_K8S_TOKEN_AUTH"  # Ray's, set by KubeRay
+KUBERAY_TOKEN_FOLDER = "/var/run/secrets/ray.io/serviceaccount"  # KubeRay's, in its pods
+SERVE_VARIABLES = (  # Ray's, set by KubeRay in pods of a RayService
+    ("RAY_timeout_ms_task_wait_for_death_info", "0"),
+    ("RAY_gcs_server_request_timeout_seconds", "5"),
+    ("RAY_SERVE_KV_TIMEOUT_S", "5"),
+)
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's
 DEVICE_ORDER_VARIABLE = "CUDA_DEVICE_ORDER"  # CUDA's
 KUBECONFIG_VARIABLE = "KUBECONFIG"  # Kubernetes' clients'

@@ -12,9 +12,17 @@ from contextlib import suppress
 from typing import Any
 
 from ray_dra.errors import InvalidRequest
-from ray_dra.ports.kube_objects import RayCluster, Toleration, WorkerGroup
+from ray_dra.ports.kube_objects import RayAuth, RayCluster, Toleration, WorkerGroup, WorkerSettings
 from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, texts
-from ray_dra.translate.names import ATTEMPT_LABEL, DEFAULT_TEMPLATE, PLUGIN_RESOURCE, TEMPLATE_ANNOTATION
+from ray_dra.translate.names import (
+    ATTEMPT_LABEL,
+    DEFAULT_TEMPLATE,
+    FAULT_TOLERANCE_ANNOTATION,
+    KUBERAY_ORIGIN_LABEL,
+    OWN_COMMAND_ANNOTATION,
+    PLUGIN_RESOURCE,
+    TEMPLATE_ANNOTATION,
+)
 
 GROUPS = "/spec/workerGroupSpecs"
 
@@ -36,10 +44,34 @@ def read_raycluster(thing: Raw) -> RayCluster:
         strategy=text((spec.get("upgradeStrategy") or {}).get("type") or ""),
         service=text(owners[0]) if owners else "",
         autoscaled=bool(spec.get("enableInTreeAutoscaling")),
+        workers=_worker_settings(meta, spec),
     )
     with suppress(InvalidRequest):  # said to whoever asks for a gang
         worker_template(found)
     return found
+
+
+def _worker_settings(meta: Raw, spec: Raw) -> WorkerSettings:
+    annotations, labels = texts(meta.get("annotations") or {}), texts(meta.get("labels") or {})
+    head = mapping(spec.get("headGroupSpec") or {})
+    service = mapping((head.get("headService") or {}).get("metadata") or {})
+    auth = mapping(spec.get("authOptions") or {})
+    tolerant = annotations.get(FAULT_TOLERANCE_ANNOTATION, "").lower() == "true"
+    scaler = mapping(spec.get("autoscalerOptions") or {})
+    return WorkerSettings(
+        head_service=text(service.get("name") or ""),
+        head_port=text((head.get("rayStartParams") or {}).get("port") or "6379"),
+        ray_version=text(spec.get("rayVersion") or ""),
+        auth=_auth(auth) if auth.get("mode") == "token" else None,
+        fault_tolerant=tolerant or spec.get("gcsFaultToleranceOptions") is not None,
+        own_command=annotations.get(OWN_COMMAND_ANNOTATION, "").lower() == "true",
+        serving=labels.get(KUBERAY_ORIGIN_LABEL) == "RayService",
+        never_restarted=bool(spec.get("enableInTreeAutoscaling")) and scaler.get("version") == "v2",
+    )
+
+
+def _auth(told: Raw) -> RayAuth:
+    return RayAuth(secret=text(told.get("secretName") or ""), by_kubernetes=bool(told.get("enableK8sTokenAuth")))
 
 
 def _read_group(group: Raw) -> WorkerGroup:
