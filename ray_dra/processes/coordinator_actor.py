@@ -29,7 +29,7 @@ from ray_dra.processes.agents import Agents
 from ray_dra.processes.look_loop import LookLoop
 from ray_dra.processes.node_agent import ask_again
 from ray_dra.processes.wiring import coordinator_on, log_decisions, store_here
-from ray_dra.translate.files.records import reading_from_bytes
+from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 
 MOST_RELEASED = 50_000

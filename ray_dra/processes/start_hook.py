@@ -62,16 +62,21 @@ def labels_of(node: Node | None) -> dict[str, str]:
 
 
 def node_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> Node | None:
-    """This node by NVML, read in a child process that may be killed; None without GPUs."""
-    from ray_dra.translate.files.records import reading_from_bytes
-    from ray_dra.translate.nvml.reading import node_from_reading
-
+    """This node by NVML, read in a child process that may be killed; None without GPUs. Its links are left out."""
     command = [sys.executable, "-m", "ray_dra.adapters.nvml", "once"]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=timeout, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        # Imported while the child reads.
+        from ray_dra.translate.files.readings import reading_from_bytes
+        from ray_dra.translate.nvml.reading import node_from_reading
+
+        try:
+            printed, _ = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return None
+    if child.returncode:
         return None
-    reading = reading_from_bytes(done.stdout)
+    reading = reading_from_bytes(printed)
     if reading.error is not None or not reading.gpus:
         return None
-    return node_from_reading(name, reading)
+    return node_from_reading(name, reading, with_links=False)

@@ -16,7 +16,7 @@ import threading
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError
 from ray_dra.processes.probe_loop import run_agent
-from ray_dra.translate.files.records import reading_from_bytes
+from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.kube.published_links import topology_map
 from ray_dra.translate.names import POD_NAME_VARIABLE, POD_NAMESPACE_VARIABLE, POD_NODE_VARIABLE, POD_UID_VARIABLE
 

@@ -14,7 +14,7 @@ from ray_dra.errors import SimulationError
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
-from ray_dra.translate.files.records import reading_from_bytes
+from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.nvml.reading import node_from_reading
 
 PROBE_SECONDS = 30.0

@@ -1,4 +1,4 @@
-"""The coordinator's own records to bytes and back, and agents' readings from the bytes that the probe writes.
+"""The coordinator's own records to bytes and back.
 
 Neighbour: `shared_records.py`, which says what form all records have, and has those that other processes read. No other
 file knows a stored form.
@@ -65,7 +65,6 @@ class Traces:
 
 _HEAD = TypeAdapter(_Head)
 _GANG = TypeAdapter(Gang)
-_READING = TypeAdapter(NodeReading)
 _KNOWN = TypeAdapter(KnownNode)
 _SLOTS = TypeAdapter(Slots)
 _UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
@@ -195,14 +194,6 @@ def _slots_from_bytes(data: bytes) -> Slots:
             raise unreadable("raylet's slots", _said(error)) from error
     found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
     return found
-
-
-def reading_from_bytes(data: bytes) -> NodeReading:
-    """Raises RayDraError for what is no reading."""
-    try:
-        return _READING.validate_json(data)
-    except ValidationError as error:
-        raise RayDraError("What the probe said is no reading.", available=repr(data[:200])) from error
 
 
 def _version_of(told: Mapping[str, Any]) -> int | None:

@@ -1,19 +1,21 @@
 """A node's NVLink graph, in networkx: which GPUs hang together, and how well.
 
 GPUs are ("gpu", position in the reading), switches ("switch", PCI address). Not on the planner's hot path: the
-inventory gets the finished matrix.
+inventory gets the finished matrix. networkx is imported when a graph is made: it is slow to load, and a gang's worker
+starts without one where the fabric names the clique.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
-from typing import TypeAlias
-
-import networkx as nx
+from typing import TYPE_CHECKING, TypeAlias
 
 from ray_dra.core.model.node import Links
 from ray_dra.ports.nvml import NodeReading
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Vertex = tuple[str, str]
 Graph: TypeAlias = "nx.Graph[Vertex]"
@@ -26,6 +28,8 @@ def nvlink_graph(reading: NodeReading) -> Graph:
     far ends (virtual machines), GPUs that NVML calls NVLink peers are joined with the smaller of
     their link counts.
     """
+    import networkx as nx
+
     graph: Graph = nx.Graph()
     by_bus = {gpu.bus: at for at, gpu in enumerate(reading.gpus) if gpu.bus is not None}
     hidden: dict[int, int] = {}
@@ -67,6 +71,8 @@ def switched(graph: Graph) -> frozenset[int]:
     Only such a group is a clique of its own: on a DGX-1 or on bridged pairs, GPUs are linked one by
     one and connectivity is a request on devices.
     """
+    import networkx as nx
+
     groups = []
     for component in nx.connected_components(graph):
         gpus = frozenset(int(name) for role, name in component if role == "gpu")

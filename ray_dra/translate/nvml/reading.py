@@ -39,8 +39,14 @@ def node_from_reading(
     ray_node_id: str | None = None,
     resources: Mapping[str, float] | None = None,
     labels: Mapping[str, str] | None = None,
+    with_links: bool = True,
 ) -> Node:
-    """The node as the planner will see it. A reading with an error gives a node without devices, not ready."""
+    """The node as the planner will see it. A reading with an error gives a node without devices, not ready.
+
+    Args:
+        with_links: False: nobody will ask which GPUs are linked. The graph of links is then made only where the clique
+            cannot be told without it.
+    """
     common = dict(resources or {})
     if reading.error is not None:
         return Node(
@@ -51,15 +57,15 @@ def node_from_reading(
             ready=False,
             reason=reading.error,
         )
-    graph = nvlink_graph(reading)
-    together = switched(graph)
+    graph = nvlink_graph(reading) if with_links or not all(map(_names_clique, reading.gpus)) else None
+    together = switched(graph) if graph is not None else frozenset()
     devices = tuple(_device(name, gpu, reading.driver, at in together) for at, gpu in enumerate(reading.gpus))
     trays = {gpu.tray for gpu in reading.gpus if gpu.tray is not None}
     return Node(
         name=name,
         devices=devices,
         ray_node_id=ray_node_id,
-        links=link_matrix(graph, len(reading.gpus)),
+        links=link_matrix(graph, len(reading.gpus)) if graph is not None and with_links else (),
         ancestors=reading.ancestors,
         resources=common,
         labels=dict(labels or {}),
@@ -92,6 +98,11 @@ def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Dev
         health_reason=reason,
         fabric_kind=FabricKind.BOX if clique == box_clique(node) else FabricKind.MULTI_NODE,
     )
+
+
+def _names_clique(gpu: GpuReading) -> bool:
+    """Whether the fabric alone tells the GPU's clique, or that it is in none."""
+    return gpu.lost or clique_of("", gpu.fabric, True) != box_clique("")
 
 
 def clique_of(node: str, fabric: FabricReading | None, in_box: bool) -> DomainId | None:

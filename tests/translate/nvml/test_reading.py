@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
 from ray_dra.core.model.device import Health
-from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
+from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, NodeReading
 from ray_dra.translate.nvml.reading import (
     APPLICATION_XIDS,
     FABRIC_COMPLETED,
@@ -89,3 +93,40 @@ def test_a_nodes_place_in_its_rack_is_the_one_that_its_gpus_agree_on(
 ) -> None:
     gpus = tuple(replace(GPU, index=at, uuid=f"GPU-{at}", tray=tray) for at, tray in enumerate(trays))
     assert node_from_reading("n", NodeReading(gpus=gpus)).order == order
+
+
+FABRICS = st.none() | st.builds(
+    FabricReading,
+    state=st.sampled_from([0, 2, FABRIC_COMPLETED]),
+    status=st.integers(0, 1),
+    cluster_uuid=st.sampled_from([RACK, ZERO_UUID]),
+    clique_id=st.integers(1, 2),
+    health_summary=st.integers(0, HEALTH_UNHEALTHY),
+)
+LINKS = st.lists(st.sampled_from([None, LinkReading(True, "switch", "s"), LinkReading(True)]), max_size=3).map(tuple)
+
+
+@given(st.lists(st.tuples(FABRICS, LINKS, st.booleans()), max_size=4), st.booleans())
+def test_without_links_a_node_has_the_same_devices(
+    seen: list[tuple[FabricReading | None, tuple[LinkReading | None, ...], bool]], peers: bool
+) -> None:
+    gpus = tuple(
+        replace(GPU, index=at, uuid=f"GPU-{at}", fabric=fabric, links=links, lost=lost)
+        for at, (fabric, links, lost) in enumerate(seen)
+    )
+    reading = NodeReading(gpus=gpus, p2p=((peers,) * len(gpus),) * len(gpus))
+    whole = node_from_reading("n", reading)
+    assert node_from_reading("n", reading, with_links=False) == replace(whole, links=())
+
+
+def test_a_worker_whose_fabric_names_its_clique_starts_without_networkx() -> None:
+    """It is a sixth of a second of each worker's start."""
+    code = (
+        "import sys; from ray_dra.processes.start_hook import *; from ray_dra.translate.files.readings import *;"
+        "from ray_dra.translate.nvml.reading import *; from ray_dra.ports.nvml import *;"
+        f"fabric = FabricReading(FABRIC_COMPLETED, 0, {RACK!r}, 7); gpu = GpuReading(0, 'GPU-0', fabric=fabric);"
+        "node = node_from_reading('n', NodeReading(gpus=(gpu,)), with_links=False);"
+        "print(node.clique, 'networkx' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [fabric_clique(RACK, 7), "False"]

@@ -24,6 +24,7 @@ from ray_dra.translate.kube.published_links import with_links
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
 from ray_dra.translate.names import DRIVER
+from ray_dra.translate.nvml.reading import node_from_reading
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,6 @@ class Machines:
 
     def hear(self, node: str, reading: NodeReading) -> None:
         """What NVML says in a gang's worker of the GPUs that it has; Kubernetes may hear of a fault late or never."""
-        # Imported here: networkx is slow to load.
-        from ray_dra.translate.nvml.reading import node_from_reading
-
         state = self._inventory.node_states.get(node)
         if state is None or reading.error is not None:
             return

@@ -22,6 +22,7 @@ from ray_dra.ports.ray import RayNode, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import KnownNode, known_from_bytes, known_to_bytes
 from ray_dra.translate.names import NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
+from ray_dra.translate.nvml.reading import node_from_reading
 
 SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
 LOST = "its raylet is lost"
@@ -222,9 +223,6 @@ class Nodes:
     def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
         node = self.translated.get(raylet.id)
         if node is None or node.name != name:
-            # Imported here: networkx is slow to load, and a restarted coordinator has its nodes in the store.
-            from ray_dra.translate.nvml.reading import node_from_reading
-
             node = self.translated[raylet.id] = node_from_reading(name, _offered(reading, raylet))
         return node
 
