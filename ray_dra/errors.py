@@ -18,6 +18,7 @@
     |   +-- AlreadyThere                   an object of this name exists
     |   +-- Conflict                       somebody wrote in between; read again
     |   +-- Rejected                       the object is invalid, or admission refused it
+    |   +-- OverQuota                      a ResourceQuota of the namespace has no room for it now
     |   +-- NotAllowed                     this identity may not do that
     |   +-- WatchExpired                   the watch is too old to go on; list again
     |   +-- ApiUnavailable                 no connection, overload, or an error of the server's
@@ -186,6 +187,10 @@ class Conflict(KubernetesError):
 
 class Rejected(KubernetesError):
     """The object is invalid, or admission refused it."""
+
+
+class OverQuota(KubernetesError):
+    """A ResourceQuota of the namespace has no room for the object; it may have later."""
 
 
 class NotAllowed(KubernetesError):

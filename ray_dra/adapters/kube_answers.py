@@ -13,6 +13,7 @@ from ray_dra.errors import (
     KubernetesError,
     NotAllowed,
     NotFound,
+    OverQuota,
     Rejected,
     WatchExpired,
 )
@@ -62,6 +63,23 @@ def event_of(event: Object, place: str) -> tuple[str, Object]:
 _TEST_FAILED = "the server rejected our request due to an error in our request"
 
 
+# A 403 is mostly a missing role. Of what else is forbidden, the words of the server say what it was.
+_FORBIDDEN: tuple[tuple[str, type[KubernetesError], str], ...] = (
+    ("violates PodSecurity", Rejected, "Pod Security of the namespace refuses the pod."),
+    ("exceeded quota: ", OverQuota, "A ResourceQuota of the namespace has no room for it."),
+    (" usage per ", Rejected, "A LimitRange of the namespace refuses it."),
+    ("limit to request ratio per ", Rejected, "A LimitRange of the namespace refuses it."),
+    ("admission webhook ", Rejected, "An admission webhook refuses it."),
+)
+
+
+def _forbidden(message: str, place: str) -> KubernetesError:
+    for words, kind, said in _FORBIDDEN:
+        if words in message:
+            return kind(said, place=place, available=message)
+    return NotAllowed("This identity may not do that; see the roles under kube/.", wanted=place, available=message)
+
+
 def error_of(status: int, body: bytes, place: str) -> KubernetesError:
     """The typed error for an answer of the API server's."""
     try:
@@ -78,10 +96,8 @@ def error_of(status: int, body: bytes, place: str) -> KubernetesError:
         error = Conflict("The object changed in between; read it again.", place=place, available=message)
     elif status == 410:
         error = WatchExpired("The watch is too old to go on; list again.", place=place, available=message)
-    elif status == 403 and "violates PodSecurity" in message:
-        error = Rejected("Pod Security of the namespace refuses the pod.", place=place, available=message)
     elif status in (401, 403):
-        error = NotAllowed("This identity may not do that; see the roles under kube/.", wanted=place, available=message)
+        error = _forbidden(message, place)
     elif status in (400, 422):
         error = Rejected("The API server refuses the object.", place=place, available=message)
     elif status == 429 or status >= 500 or status == 0:

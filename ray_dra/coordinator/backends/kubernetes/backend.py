@@ -21,7 +21,7 @@ from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
-from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, Rejected
+from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, OverQuota, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, OfGang, RayCluster, Toleration
 from ray_dra.ports.kubernetes import Kube, KubeView
@@ -137,6 +137,8 @@ class KubernetesBackend:
             return Progress(failed=str(error), final=True)
         except Rejected as error:
             return Progress(failed=f"Kubernetes refuses the workers: {error.available}", final=True)
+        except OverQuota as error:  # what was made of it is given back; there may be room later
+            return Progress(failed=f"Kubernetes refuses the workers for now: {error.available}")
         except (Conflict, NotFound):
             return Progress(said="the RayCluster changed in between")
         except KubernetesError as error:
