@@ -68,9 +68,9 @@ class Rank:
         }
 
     async def put(self, key: tuple[str, int], value: Array) -> None:
-        self._slot(key).set_result(value)
+        self._future(key).set_result(value)
 
-    def _slot(self, key: tuple[str, int]) -> asyncio.Future[Array]:
+    def _future(self, key: tuple[str, int]) -> asyncio.Future[Array]:
         return self.mail.setdefault(key, asyncio.get_running_loop().create_future())
 
     async def _all_reduce(self, group: Group, value: Array) -> Array:
@@ -80,7 +80,7 @@ class Rank:
             key = (group.name, self.sent.get(group.name, 0))
             self.sent[group.name] = key[1] + 1
             group.next.put.remote(key, passing)
-            passing = await self._slot(key)
+            passing = await self._future(key)
             del self.mail[key]
             total = total + passing
         return total

@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ray_dra"
+KEPT = "Words that keep to their files"
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -22,8 +23,15 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
-def forbidden() -> set[str]:
-    return {name for row in rows("Names that do not come back") for name in re.findall(r"`(\w+)`", row[0])}
+def forbidden() -> tuple[set[str], set[str]]:
+    """Words, and names that are forbidden as a whole only."""
+    cells = [row[0] for row in rows("Names that do not come back")]
+    alone = {name for cell in cells for name in re.findall(r"`(\w+)` alone", cell)}
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} - alone, alone
+
+
+def kept_to_files() -> list[tuple[set[str], list[str]]]:
+    return [({*re.findall(r"`(\w+)`", row[0])}, re.findall(r"`([\w/.]+)`", row[1])) for row in rows(KEPT)]
 
 
 def allowed() -> set[tuple[str, str]]:
@@ -33,6 +41,15 @@ def allowed() -> set[tuple[str, str]]:
 def words(name: str) -> list[str]:
     """CamelCase and snake_case, taken apart."""
     return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+def named() -> Iterator[tuple[str, str]]:
+    """Every file of the package, with each name in it."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "proto" not in path.parts:
+            own = path.stem if path.stem != "__init__" else path.parent.name
+            for name in sorted({*names(ast.parse(path.read_text())), own} - {"__slots__"}):
+                yield str(path.relative_to(PACKAGE)), name
 
 
 def names(tree: ast.Module) -> Iterator[str]:
@@ -55,22 +72,24 @@ def breaks(name: str, words_or_names: set[str]) -> bool:
 
 
 def test_no_name_is_a_forbidden_word() -> None:
-    banned, excepted = forbidden(), allowed()
+    (banned, alone), kept, excepted = forbidden(), kept_to_files(), allowed()
     assert len(banned) > 15
-    wrong, used = [], set()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if "proto" in path.parts:
-            continue
-        place = str(path.relative_to(PACKAGE))
-        parts = {path.stem} if path.stem != "__init__" else {path.parent.name}
-        for name in sorted({*names(ast.parse(path.read_text())), *parts}):
-            if breaks(name, banned):
-                if (name, place) in excepted:
-                    used.add((name, place))
-                else:
-                    wrong.append(f"{place}: {name}")
+    assert alone
+    wrong, used, needed = [], set(), set()
+    for place, name in named():
+        bad = breaks(name, banned) or name in alone
+        for at, (some, places) in enumerate(kept):
+            if breaks(name, some):
+                there = {p for p in places if place == p or place.startswith(f"{p}/")}
+                needed |= {(at, p) for p in there}
+                bad = bad or not there
+        if bad and (name, place) in excepted:
+            used.add((name, place))
+        elif bad:
+            wrong.append(f"{place}: {name}")
     assert not wrong, "see docs/glossary.md for the word that stands instead"
     assert used == excepted, "exceptions that nothing needs"
+    assert needed == {(at, p) for at, (_, places) in enumerate(kept) for p in places}, "places that have no such name"
 
 
 @pytest.mark.parametrize(

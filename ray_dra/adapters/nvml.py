@@ -117,7 +117,7 @@ def _gpu(index: int, handle: Any) -> GpuReading:
         mig=enabled,
         migs=_migs(handle) if enabled else (),
         chassis=platform[0] if platform else None,
-        slot=platform[1] if platform else None,
+        chassis_slot=platform[1] if platform else None,
         tray=platform[2] if platform else None,
         remap_failed=bool(rows and rows[3]),
         recovery=_recovery(handle),
@@ -171,7 +171,7 @@ def _fabric(handle: Any) -> FabricReading | None:
 
 
 def _platform(handle: Any) -> tuple[str, int, int] | None:
-    """(chassis, slot, tray); None outside a rack, where a driver may answer, with a chassis of no name and zeros."""
+    """(chassis, its slot, tray); None outside a rack, where some drivers answer a nameless chassis and zeros."""
     info = pynvml.c_nvmlPlatformInfo_v2_t()
     if _maybe(pynvml.nvmlDeviceGetPlatformInfo, handle, ctypes.byref(info)) is None:
         return None

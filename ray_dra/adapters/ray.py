@@ -101,12 +101,12 @@ class RayAdapter:
             raise RayDraError("A raylet did not say what its workers do.", place=node_id) from error
         found = []
         for worker in stats.core_workers_stats:
-            slots: dict[str, set[int]] = {}
+            gpu_ids: dict[str, set[int]] = {}
             for name, allocations in worker.used_resources.items():
                 group = group_of(name)
                 if group is not None:
-                    slots.setdefault(group, set()).update(int(s.slot) for s in allocations.resource_slots)
-            in_order = {group: tuple(sorted(used)) for group, used in slots.items()}
+                    gpu_ids.setdefault(group, set()).update(int(s.slot) for s in allocations.resource_slots)
+            in_order = {group: tuple(sorted(used)) for group, used in gpu_ids.items()}
             found.append(Worker(worker.pid, in_order, worker.job_id.hex()))
         return tuple(found)
 
@@ -185,7 +185,7 @@ def group_of(resource: str) -> str | None:
     """The placement group whose GPUs a resource id names: "" for plain GPUs, None for no GPUs or a bundle's own.
 
     Ray names a bundle's GPUs twice, `GPU_group_<bundle>_<group>` and `GPU_group_<group>`; both carry the
-    same slots.
+    same GPU ids.
     """
     if resource == "GPU":
         return ""

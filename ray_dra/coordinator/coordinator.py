@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from ray_dra.coordinator.aside import Unread
+from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.orders import Order, check_group, check_order
 from ray_dra.coordinator.parts import Parts
-from ray_dra.coordinator.slot_map import Seen
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.events import Committed, DevicesTaken, Event, JobsSeen, Moment, ReleaseAsked, Submitted
@@ -43,7 +43,7 @@ class Coordinator:
         self.clock, self.aside, self.inventory, self.known = parts.clock, parts.aside, parts.inventory, parts.known
         self.nodes, self.backend, self.observer = parts.nodes, parts.backend, parts.observer
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
-        self.gang_store, self.foreign_work, self.slot_map = parts.gang_store, parts.foreign_work, parts.slot_map
+        self.gang_store, self.foreign_work, self.gpu_id_map = parts.gang_store, parts.foreign_work, parts.gpu_id_map
         self._statuses = parts.statuses
         self._turns = Turns(self.records, self.observer, self.clock, self._decide)
         self.behind = False
@@ -178,11 +178,11 @@ class Coordinator:
         """Of all gangs."""
         return [self._statuses.of(gang) for gang in self.gangs.values()]
 
-    def devices_for(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
-        """The devices of a worker's GPU slots, in order; `group` is "" outside placement groups. Gangs from which work
+    def devices_for(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
+        """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups. Gangs from which work
         of others had to take one are planned again."""
-        found = self.slot_map.devices(raylet, group, bundle, slots, pid)
+        found = self.gpu_id_map.devices(raylet, group, bundle, gpu_ids, pid)
         if self.records.of_group(group) is None:
-            for gang_id, seen in list(self.slot_map.displaced(found)):
+            for gang_id, seen in list(self.gpu_id_map.displaced(found)):
                 self._decide(DevicesTaken(gang_id, seen))
         return found

@@ -14,9 +14,9 @@ from ray_dra.coordinator.aside import Unread
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
+from ray_dra.coordinator.gpu_id_map import GpuIdMap
 from ray_dra.coordinator.kube_events import told_of
 from ray_dra.coordinator.observer import Observer
-from ray_dra.coordinator.slot_map import SlotMap
 from ray_dra.coordinator.status import Statuses
 from ray_dra.core.gangs.actions import (
     Action,
@@ -57,12 +57,12 @@ class Executor:
         backend: Backend,
         observer: Observer,
         statuses: Statuses,
-        slot_map: SlotMap,
+        gpu_id_map: GpuIdMap,
         foreign_work: ForeignWork,
     ) -> None:
         self._engine, self._records = engine, engine.records
         self._store, self._gang_store, self._ray, self._backend = store, gang_store, ray, backend
-        self._observer, self._statuses, self._slot_map, self._foreign = observer, statuses, slot_map, foreign_work
+        self._observer, self._statuses, self._gpu_id_map, self._foreign = observer, statuses, gpu_id_map, foreign_work
         self._mapped: dict[str, None] = {}  # placement groups whose map was written since the last look
         self._told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it, and the move it was in
 
@@ -115,7 +115,7 @@ class Executor:
 
     def undo(self, view: RayView) -> None:
         """One step back for workers that no gang wants any more, nor may want whose record lies aside."""
-        self._backend.undo([*self._records.wanted(), *self._gang_store.spared(view)])
+        self._backend.undo([*self._records.wanted(), *self._gang_store.left_alone(view)])
 
     def let_go(self, unread: Unread) -> None:
         """A record that lies aside, and its placement group, as far as that is known."""
@@ -128,7 +128,7 @@ class Executor:
 
     def _write_map(self, group: str, allocation: Allocation) -> None:
         self._mapped[group] = None
-        self._store.put(MAP_KEY + group, self._slot_map.map_of(allocation))
+        self._store.put(MAP_KEY + group, self._gpu_id_map.map_of(allocation))
 
     def _drop(self, action: Drop) -> None:
         gang = self._records.gangs.get(action.gang)

@@ -1,8 +1,8 @@
 """Work that is not ours: Ray's own GPU tasks and placement groups, and which devices they sit on.
 
-Ray counts GPUs in slots and gives slot 3 to a task as "GPU 3". A gang's devices are chosen, so slots and
-devices must be kept apart: workers ask here for the devices of their slots. Slots of a gang's bundle map
-to the planned devices; other slots map to devices that no gang has, the slot's own where that is free.
+Ray numbers a raylet's GPUs and gives a task the GPU id 3. A gang's devices are chosen, so GPU ids and devices
+must be kept apart: workers ask here for the devices of their GPU ids. The GPU ids of a gang's bundle map to
+the planned devices; others map to devices that no gang has, the device at that position where it is free.
 Whoever has our worker hook asks before it uses a device and says when it ends; a process that dies says nothing
 and is found missing. Actors of programs without the hook are found by looking at the raylets' workers; of their
 plain tasks Ray tells only how many GPUs they have.
@@ -20,9 +20,9 @@ from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
-from ray_dra.translate.files.records import Slots, slots_from_bytes, slots_to_bytes
+from ray_dra.translate.files.records import GpuIds, gpu_ids_from_bytes, gpu_ids_to_bytes
 from ray_dra.translate.files.shared_records import MappedDevice, map_from_bytes
-from ray_dra.translate.names import MAP_KEY, SLOTS_KEY
+from ray_dra.translate.names import GPU_IDS_KEY, MAP_KEY
 
 GPU = "GPU"
 LAG_SECONDS = 0.3  # Ray's raylets report every 0.1 s, its view of them is spread as often, and what ends takes a moment
@@ -45,10 +45,10 @@ class RecentUsage:
 
 
 class ForeignWork:
-    """Which device each slot means.
+    """Which device each GPU id means.
 
-    `slots`: raylet -> "<group>/<bundle>" -> slot -> position, for parts of a gang's bundle.
-    `foreign`: raylet -> slot -> (position, pid), for all other work.
+    `bundles`: raylet -> "<group>/<bundle>" -> GPU id -> position, for parts of a gang's bundle.
+    `foreign`: raylet -> GPU id -> (position, pid), for all other work.
     `unclaimed`: placement group -> its bundles' devices, for groups with a map and no gang: the gang's record cannot be
     read. They live on as others' work, on their own devices.
     """
@@ -58,13 +58,13 @@ class ForeignWork:
         self.inventory = inventory
         self.ray = ray
         self.clock = clock
-        self.slots: dict[str, dict[str, dict[int, int]]] = {}
+        self.bundles: dict[str, dict[str, dict[int, int]]] = {}
         self.foreign: dict[str, dict[int, tuple[int, int]]] = {}
         self.unclaimed: dict[str, list[list[MappedDevice]]] = {}
         self._aside = aside
-        for raylet, slots in aside.read(SLOTS_KEY, lambda key, data: (key, slots_from_bytes(data))):
-            self.slots[raylet] = slots.bundles
-            self.foreign[raylet] = slots.foreign
+        for raylet, gpu_ids in aside.read(GPU_IDS_KEY, lambda key, data: (key, gpu_ids_from_bytes(data))):
+            self.bundles[raylet] = gpu_ids.bundles
+            self.foreign[raylet] = gpu_ids.foreign
         self._recent: dict[str, RecentUsage] = {}  # by raylet
 
     def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[MappedDevice]]]:
@@ -82,33 +82,35 @@ class ForeignWork:
                 self.store.delete(MAP_KEY + group)
         return found
 
-    def of_bundle(self, raylet: str, owner: str, slots: Iterable[int], planned: tuple[int, ...]) -> list[int]:
-        """Positions for part of a gang's bundle: each slot keeps the device it was given first."""
-        known = self.slots.setdefault(raylet, {}).setdefault(owner, {})
-        for slot in slots:
-            if slot not in known:
+    def of_bundle(self, raylet: str, owner: str, gpu_ids: Iterable[int], planned: tuple[int, ...]) -> list[int]:
+        """Positions for part of a gang's bundle: each GPU id keeps the device it was given first."""
+        known = self.bundles.setdefault(raylet, {}).setdefault(owner, {})
+        for gpu_id in gpu_ids:
+            if gpu_id not in known:
                 free = [p for p in planned if p not in known.values()]
                 if not free:
                     raise RayDraError(
-                        "Ray gave a bundle more GPU slots than were planned for it.",
+                        "Ray gave a bundle more GPU ids than were planned for it.",
                         place=owner,
                         available=f"{len(planned)} GPUs",
                     )
-                known[slot] = free[0]
+                known[gpu_id] = free[0]
         self._persist(raylet)
-        taken = {known[slot] for slot in slots}
+        taken = {known[gpu_id] for gpu_id in gpu_ids}
         return [p for p in planned if p in taken]
 
-    def of_foreign(self, raylet: str, node_state: NodeState, slots: Iterable[int], pid: int, movable: int) -> list[int]:
-        """Positions for slots outside our gangs; none that a gang has, except (at last) out of `movable`."""
+    def of_foreign(
+        self, raylet: str, node_state: NodeState, gpu_ids: Iterable[int], pid: int, movable: int
+    ) -> list[int]:
+        """Positions for GPU ids outside our gangs; none that a gang has, except (at last) out of `movable`."""
         known = self.foreign.setdefault(raylet, {})
         found = []
-        for slot in slots:
-            before = known.pop(slot, None)  # whoever had the slot has ended: Ray gives it to one at a time
+        for gpu_id in gpu_ids:
+            before = known.pop(gpu_id, None)  # whoever had the GPU id has ended: Ray gives it to one at a time
             at = before[0] if before is not None and before[1] == pid else None
             if at is None or node_state.held >> at & 1:
-                at = self._choose(raylet, node_state, slot, known, movable)
-            known[slot] = (at, pid)
+                at = self._choose(raylet, node_state, gpu_id, known, movable)
+            known[gpu_id] = (at, pid)
             found.append(at)
         self._persist(raylet)
         self._mark(node_state, known)
@@ -120,42 +122,42 @@ class ForeignWork:
         if self.unclaimed and node_state is not None:
             self.inventory.set_others(node, node_state.busy | self._mapped(node_state), node_state.used_by_others)
 
-    def ended(self, raylet: str, slots: Iterable[int], pid: int) -> None:
+    def ended(self, raylet: str, gpu_ids: Iterable[int], pid: int) -> None:
         """A task outside our gangs has ended."""
         known = self.foreign.get(raylet, {})
-        for slot in slots:
-            if slot in known and known[slot][1] == pid:
-                del known[slot]
+        for gpu_id in gpu_ids:
+            if gpu_id in known and known[gpu_id][1] == pid:
+                del known[gpu_id]
         self._persist(raylet)
 
     def _choose(
-        self, raylet: str, node_state: NodeState, slot: int, known: dict[int, tuple[int, int]], movable: int
+        self, raylet: str, node_state: NodeState, gpu_id: int, known: dict[int, tuple[int, int]], movable: int
     ) -> int:
-        """The slot's own device if it can be, else the first that nobody has."""
+        """The device at the GPU id's own position if it can be, else the first that nobody has."""
         size = len(node_state.grants)
         for again in (False, True):
             if again:
                 self._drop_dead(raylet, known)
             taken = {at for at, _ in known.values()}
             free = [at for at in range(size) if not node_state.held >> at & 1 and at not in taken]
-            if slot in free:
-                return slot
+            if gpu_id in free:
+                return gpu_id
             if free:
                 return free[0]
         free = [at for at in bits(movable) if at not in taken]
         if not free:
             raise RayDraError(
-                "Ray gave out a GPU slot, but every GPU of the node is taken.",
+                "Ray gave out a GPU id, but every GPU of the node is taken.",
                 place=node_state.name,
-                wanted=f"slot {slot}",
+                wanted=f"GPU id {gpu_id}",
             )
         return free[0]
 
     def _drop_dead(self, raylet: str, known: dict[int, tuple[int, int]]) -> None:
         living = {worker.pid for worker in self.ray.workers(raylet)}
-        dead = [slot for slot, (_, pid) in known.items() if pid not in living]
-        for slot in dead:
-            del known[slot]
+        dead = [gpu_id for gpu_id, (_, pid) in known.items() if pid not in living]
+        for gpu_id in dead:
+            del known[gpu_id]
         if dead:
             self._persist(raylet)
 
@@ -167,8 +169,8 @@ class ForeignWork:
         self.inventory.set_others(node_state.name, mask, node_state.used_by_others)
 
     def forget(self, group: str) -> None:
-        """A gang's group is gone: its slots mean nothing any more."""
-        for raylet, owners in self.slots.items():
+        """A gang's group is gone: its GPU ids mean nothing any more."""
+        for raylet, owners in self.bundles.items():
             gone = [o for o in owners if o.partition("/")[0] == group]
             for owner in gone:
                 del owners[owner]
@@ -234,12 +236,12 @@ class ForeignWork:
         announced = {pid for _, pid in known.values()}
         located |= self._mapped(node_state)
         for worker in workers:
-            for group, slots in worker.slots.items():
-                if group in self.unclaimed:  # its devices are not its slots
+            for group, gpu_ids in worker.gpu_ids.items():
+                if group in self.unclaimed:  # its devices are not its GPU ids
                     continue
                 if group not in groups and worker.pid not in announced:
-                    for slot in slots:
-                        located |= 1 << slot if slot < len(node_state.grants) else 0
+                    for gpu_id in gpu_ids:
+                        located |= 1 << gpu_id if gpu_id < len(node_state.grants) else 0
         # Reserved by a placement group of others, or by tasks that nobody sees: some devices are theirs.
         # Free ones first; then held ones, which matters only to a gang that has to be planned again.
         missing = round(used) - located.bit_count()
@@ -271,10 +273,10 @@ class ForeignWork:
         for raylet in view.nodes:
             if not raylet.alive:
                 self._recent.pop(raylet.id, None)
-                slots, foreign = self.slots.pop(raylet.id, None), self.foreign.pop(raylet.id, None)
-                if slots is not None or foreign is not None:
-                    self.store.delete(SLOTS_KEY + raylet.id)
+                gpu_ids, foreign = self.bundles.pop(raylet.id, None), self.foreign.pop(raylet.id, None)
+                if gpu_ids is not None or foreign is not None:
+                    self.store.delete(GPU_IDS_KEY + raylet.id)
 
     def _persist(self, raylet: str) -> None:
-        record = Slots(self.slots.get(raylet, {}), self.foreign.get(raylet, {}))
-        self.store.put(SLOTS_KEY + raylet, slots_to_bytes(record))
+        record = GpuIds(self.bundles.get(raylet, {}), self.foreign.get(raylet, {}))
+        self.store.put(GPU_IDS_KEY + raylet, gpu_ids_to_bytes(record))

@@ -70,7 +70,7 @@ class GangStore:
         """The record of a gang, or of a key, that lies aside."""
         return self.aside.records.get(GANG_KEY + gang_id) or self.aside.records.get(gang_id)
 
-    def spared(self, view: RayView) -> list[Allocation]:
+    def left_alone(self, view: RayView) -> list[Allocation]:
         """For gangs whose record lies aside, every attempt at workers that they may have: these are left alone, until
         the gang's program or placement group is known to be gone, or somebody lets the record go."""
         found = []

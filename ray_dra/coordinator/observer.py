@@ -100,7 +100,7 @@ class Observer:
         return "; ".join(found) or "Ray does not place the bundles"
 
     def has_workers(self, gang: Gang) -> bool:
-        """Whether workers of the gang still have GPU slots anywhere."""
+        """Whether workers of the gang still have GPU ids anywhere."""
         groups = set(gang.groups)
         if gang.allocation is None or not groups:
             return False
@@ -112,7 +112,7 @@ class Observer:
                 workers = self.ray.workers(raylet.id)
             except RayDraError:
                 return True  # asked again at the next look
-            if any(groups & worker.slots.keys() for worker in workers):
+            if any(groups & worker.gpu_ids.keys() for worker in workers):
                 return True
         return False
 

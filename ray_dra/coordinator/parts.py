@@ -11,9 +11,9 @@ from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.executor import Executor
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
+from ray_dra.coordinator.gpu_id_map import GpuIdMap
 from ray_dra.coordinator.observer import Observer
 from ray_dra.coordinator.pace import OwnTime
-from ray_dra.coordinator.slot_map import SlotMap
 from ray_dra.coordinator.status import Statuses
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
@@ -52,7 +52,7 @@ class Parts:
         self.foreign_work = ForeignWork(store, self.inventory, ray, clock, self.aside)
         self.observer = Observer(self.inventory, self.nodes, ray, self.backend, clock)
         self.gang_store = GangStore(store, self.aside)
-        self.slot_map = SlotMap(self.inventory, self.nodes, self.foreign_work, self.backend, records, self.observer)
+        self.gpu_id_map = GpuIdMap(self.inventory, self.nodes, self.foreign_work, self.backend, records, self.observer)
         self.statuses = Statuses(records, self.gang_store, self.observer, self.backend)
         self.executor = Executor(
             self.engine,
@@ -62,7 +62,7 @@ class Parts:
             self.backend,
             self.observer,
             self.statuses,
-            self.slot_map,
+            self.gpu_id_map,
             self.foreign_work,
         )
 

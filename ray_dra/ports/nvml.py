@@ -50,7 +50,7 @@ class GpuReading:
     mig: bool = False
     migs: tuple[MigReading, ...] = ()
     chassis: str | None = None
-    slot: int | None = None
+    chassis_slot: int | None = None
     tray: int | None = None
     recovery: int | None = None
     remap_failed: bool = False

@@ -41,11 +41,11 @@ class RayView:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A living worker process. `slots`: the GPU slots that its actor has, by placement group ("" for none);
-    Ray does not say which slots plain tasks have. `job`: the id of the job that it works for."""
+    """A living worker process. `gpu_ids`: the GPU ids that its actor has, by placement group ("" for none);
+    Ray does not say which GPU ids plain tasks have. `job`: the id of the job that it works for."""
 
     pid: int
-    slots: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    gpu_ids: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     job: str = ""
 
 

@@ -172,15 +172,15 @@ class CoordinatorActor:
     # -- from workers
 
     async def devices_for(
-        self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int
+        self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int
     ) -> list[tuple[int, str | None, str, str | None]]:
-        """(position, uuid, node, clique) for a worker's GPU slots, in order."""
-        found = self._core.devices_for(raylet, group, bundle, slots, pid)
+        """(position, uuid, node, clique) for a worker's GPU ids, in order."""
+        found = self._core.devices_for(raylet, group, bundle, gpu_ids, pid)
         return [(seen.index, seen.uuid, seen.node, seen.clique) for seen in found]
 
-    async def ended(self, raylet: str, slots: tuple[int, ...], pid: int) -> None:
+    async def ended(self, raylet: str, gpu_ids: tuple[int, ...], pid: int) -> None:
         """A task outside our gangs has ended."""
-        self._core.foreign_work.ended(raylet, slots, pid)
+        self._core.foreign_work.ended(raylet, gpu_ids, pid)
 
     # -- inside
 

@@ -44,13 +44,13 @@ def install_worker() -> None:
 
 
 def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:
-    """Runs after a task, when Ray resets the environment; tells the coordinator which slots became free."""
+    """Runs after a task, when Ray resets the environment; tells the coordinator which GPU ids became free."""
 
     def reset(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
         if ray.get_runtime_context().get_actor_id() is None:
-            for coordinator, node, slots in _to_end:
-                coordinator.ended.remote(node, slots, os.getpid())
+            for coordinator, node, gpu_ids in _to_end:
+                coordinator.ended.remote(node, gpu_ids, os.getpid())
             _to_end.clear()
 
     return reset
@@ -75,27 +75,27 @@ _to_end: list[tuple[Any, str, tuple[int, ...]]] = []  # what to say when the run
 
 
 def seen_devices(worker: Any) -> list[SeenDevice] | None:
-    """The devices behind this worker's GPU slots, in order; None if it has none, or if no coordinator runs."""
+    """The devices behind this worker's GPU ids, in order; None if it has none, or if no coordinator runs."""
     group, bundles = "", set()
-    slots: set[int] = set()
+    gpu_ids: set[int] = set()
     for name, assigned in worker.core_worker.resource_ids().items():
         owner = group_of(name)
         if owner is None:
             continue
-        slots.update(slot for slot, _ in assigned)
+        gpu_ids.update(gpu_id for gpu_id, _ in assigned)
         group = group or owner
         place = bundle_of(name)
         if place is not None:
             bundles.add(place[1])
-    if not slots:
+    if not gpu_ids:
         return None
     if group and len(bundles) == 1:
         planned = _map(group)
         if planned is not None:
             devices = planned[next(iter(bundles))]
-            if len(slots) == len(devices):
+            if len(gpu_ids) == len(devices):
                 return devices
-    return _ask(worker, group, min(bundles, default=-1), tuple(sorted(slots)))
+    return _ask(worker, group, min(bundles, default=-1), tuple(sorted(gpu_ids)))
 
 
 def _map(group: str) -> list[list[SeenDevice]] | None:
@@ -108,14 +108,14 @@ def _map(group: str) -> list[list[SeenDevice]] | None:
     return _maps[group]
 
 
-def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[SeenDevice] | None:
+def _ask(worker: Any, group: str, bundle: int, gpu_ids: tuple[int, ...]) -> list[SeenDevice] | None:
     """Ask the coordinator, once a task or once an actor's life."""
     from ray_dra.processes.calls import ask
     from ray_dra.processes.node_agent import NAME, NAMESPACE
 
     context = ray.get_runtime_context()
     who = context.get_actor_id() or context.get_task_id()
-    key = (who, group, bundle, slots)
+    key = (who, group, bundle, gpu_ids)
     if key not in _answers:
         try:
             coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
@@ -124,8 +124,8 @@ def _ask(worker: Any, group: str, bundle: int, slots: tuple[int, ...]) -> list[S
         if len(_answers) > 64:
             _answers.clear()
         node = context.get_node_id()
-        call = coordinator.devices_for.remote(node, group, bundle, slots, os.getpid())
+        call = coordinator.devices_for.remote(node, group, bundle, gpu_ids, os.getpid())
         _answers[key] = [SeenDevice(*d) for d in ask(call, timeout=ASK_SECONDS)]
         if _map(group) is None:
-            _to_end.append((coordinator, node, slots))
+            _to_end.append((coordinator, node, gpu_ids))
     return _answers[key]

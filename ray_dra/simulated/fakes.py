@@ -38,18 +38,18 @@ class _Group:
     job: str
     state: str = "PENDING"
     nodes: list[str | None] = field(default_factory=list)
-    slots: list[tuple[int, ...]] = field(default_factory=list)
+    gpu_ids: list[tuple[int, ...]] = field(default_factory=list)
     workers: set[int] = field(default_factory=set)  # bundles in which a worker runs
 
 
 class FakeRay:
-    """Raylets, placement groups and workers, with Ray's habits: slots lowest first, a killed node takes its
+    """Raylets, placement groups and workers, with Ray's habits: GPU ids lowest first, a killed node takes its
     bundles along, a removed group's workers end a moment later (`settle`)."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, RayNode] = {}
         self.groups: dict[str, _Group] = {}
-        self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, slots
+        self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, GPU ids
         self.jobs: set[str] = set()
         self._next = 0
 
@@ -68,8 +68,8 @@ class FakeRay:
         found = [Worker(pid, job="other") for pid, (raylet, _) in self.tasks.items() if raylet == node_id]
         for name, group in self.groups.items():
             for bundle in group.workers:
-                if group.nodes[bundle] == node_id and group.slots[bundle]:
-                    found.append(Worker(1_000_000 + bundle, {name: group.slots[bundle]}))
+                if group.nodes[bundle] == node_id and group.gpu_ids[bundle]:
+                    found.append(Worker(1_000_000 + bundle, {name: group.gpu_ids[bundle]}))
         return tuple(found)
 
     def remove_group(self, group: str) -> None:
@@ -99,7 +99,7 @@ class FakeRay:
     ) -> str:
         self._next += 1
         name = f"{self._next:036x}"
-        self.groups[name] = _Group(bundles, selectors, job, nodes=[None] * len(bundles), slots=[()] * len(bundles))
+        self.groups[name] = _Group(bundles, selectors, job, nodes=[None] * len(bundles), gpu_ids=[()] * len(bundles))
         self.place()
         return name
 
@@ -108,7 +108,7 @@ class FakeRay:
         for group in self.groups.values():
             if group.state not in ("PENDING", "RESCHEDULING"):
                 continue
-            before = (list(group.nodes), list(group.slots))
+            before = (list(group.nodes), list(group.gpu_ids))
             for i, bundle in enumerate(group.bundles):
                 if group.nodes[i] is not None:
                     continue
@@ -116,23 +116,23 @@ class FakeRay:
                     labels = {**node.labels, RAY_NODE_ID: node.id}
                     fits = all(self._available(node).get(r, 0) >= n for r, n in bundle.items())
                     if node.alive and fits and all(labels.get(k) == v for k, v in group.selectors[i].items()):
-                        group.slots[i] = self._free_slots(node)[: int(bundle.get("GPU", 0))]
+                        group.gpu_ids[i] = self._free_gpu_ids(node)[: int(bundle.get("GPU", 0))]
                         group.nodes[i] = node.id
                         break
                 else:
-                    group.nodes, group.slots = before
+                    group.nodes, group.gpu_ids = before
                     break
             else:
                 group.state = "CREATED"
 
     def start_task(self, raylet: str, gpus: int) -> tuple[int, tuple[int, ...]] | None:
-        """A plain GPU task; (pid, slots), or None where it does not fit."""
-        slots = self._free_slots(self.nodes[raylet])[:gpus]
-        if len(slots) < gpus:
+        """A plain GPU task; (pid, GPU ids), or None where it does not fit."""
+        gpu_ids = self._free_gpu_ids(self.nodes[raylet])[:gpus]
+        if len(gpu_ids) < gpus:
             return None
         self._next += 1
-        self.tasks[self._next] = (raylet, slots)
-        return self._next, slots
+        self.tasks[self._next] = (raylet, gpu_ids)
+        return self._next, gpu_ids
 
     def settle(self) -> None:
         """Workers of removed groups end, and jobs' groups with their jobs."""
@@ -145,12 +145,12 @@ class FakeRay:
 
     def _holders(self, raylet: str) -> list[tuple[Mapping[str, float], tuple[int, ...]]]:
         found: list[tuple[Mapping[str, float], tuple[int, ...]]] = [
-            ({"GPU": float(len(slots))}, slots) for node, slots in self.tasks.values() if node == raylet
+            ({"GPU": float(len(gpu_ids))}, gpu_ids) for node, gpu_ids in self.tasks.values() if node == raylet
         ]
         for group in self.groups.values():
             for i, node in enumerate(group.nodes):
                 if node == raylet and (group.state != "REMOVED" or i in group.workers):
-                    found.append((group.bundles[i], group.slots[i]))
+                    found.append((group.bundles[i], group.gpu_ids[i]))
         return found
 
     def _available(self, node: RayNode) -> dict[str, float]:
@@ -160,6 +160,6 @@ class FakeRay:
                 left[resource] = left.get(resource, 0.0) - amount
         return left
 
-    def _free_slots(self, node: RayNode) -> tuple[int, ...]:
-        taken = {slot for _, slots in self._holders(node.id) for slot in slots}
+    def _free_gpu_ids(self, node: RayNode) -> tuple[int, ...]:
+        taken = {gpu_id for _, gpu_ids in self._holders(node.id) for gpu_id in gpu_ids}
         return tuple(s for s in range(int(node.total["GPU"])) if s not in taken)

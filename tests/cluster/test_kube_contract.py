@@ -83,7 +83,7 @@ class Side:
         answer = plan(Inventory(nodes), request)
         assert isinstance(answer, Allocation)
         named = Allocation(gang, answer.bundles, answer.epoch, answer.priority, answer.counters)
-        return attempt_of(named, self.cluster(), imex=False, asked=request.bundles)
+        return attempt_of(named, self.cluster(), compute_domains=False, asked=request.bundles)
 
     def cluster(self) -> RayCluster:
         found = self.kube.view().raycluster

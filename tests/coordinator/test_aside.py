@@ -38,8 +38,8 @@ def full_world() -> World:
     group = world.coordinator.gangs["a"].group or ""
     world.ray.groups[group].workers.add(0)
     world.coordinator.devices_for("t0-0", group, 0, (0, 1), 7)
-    pid, slots = world.ray.start_task("t3-0", 1) or (0, ())
-    world.coordinator.devices_for("t3-0", "", -1, slots, pid)
+    pid, gpu_ids = world.ray.start_task("t3-0", 1) or (0, ())
+    world.coordinator.devices_for("t3-0", "", -1, gpu_ids, pid)
     world.submit(gang(4, 4, name="d"))
     return world
 
@@ -51,7 +51,7 @@ KEYS = sorted(full_world().store.data)
 @given(
     bad=st.dictionaries(st.sampled_from(KEYS), st.one_of(st.sampled_from(SCRAPS), st.binary(max_size=40)), min_size=1),
     cut=st.lists(st.sampled_from(KEYS), max_size=3),
-    strange=st.lists(st.sampled_from(["gang/x", "gang/", "node/x", "node/", "slots/x", "map/x", "map/"]), max_size=3),
+    strange=st.lists(st.sampled_from(["gang/x", "gang/", "node/x", "node/", "gpu_ids/x", "map/x", "map/"]), max_size=3),
 )
 def test_the_coordinator_starts_whatever_the_store_holds(
     bad: dict[str, bytes], cut: list[str], strange: list[str]
@@ -194,7 +194,7 @@ def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record
 
 
 def lost_beside_another() -> tuple[World, set[str | None]]:
-    """A gang on some devices of a node, in other slots than they have; its record is lost. Returns its devices."""
+    """A gang on some devices of a node, under other GPU ids; its record is lost. Returns its devices."""
     world = World()
     world.submit(gang(1, name="before"))
     world.submit(gang(2, name="lost"))
@@ -204,7 +204,7 @@ def lost_beside_another() -> tuple[World, set[str | None]]:
     group.workers.add(0)
     allocation = world.coordinator.gangs["lost"].allocation
     assert allocation is not None
-    assert {g.position for g in allocation.grants} not in ({*group.slots[0]}, {2, 3}), "no guess would find them"
+    assert {g.position for g in allocation.grants} not in ({*group.gpu_ids[0]}, {2, 3}), "no guess would find them"
     world.store.data["gang/lost"] = b"?"
     world.restart()
     return world, {g.uuid for g in allocation.grants}
@@ -231,9 +231,10 @@ def test_the_very_devices_of_a_lost_record_are_nobody_elses(restarted: bool) -> 
     else:
         group = next(iter(world.coordinator.foreign_work.unclaimed))
         seen = [
-            world.coordinator.devices_for("t0-0", group, 0, (slot,), 7)[0] for slot in world.ray.groups[group].slots[0]
+            world.coordinator.devices_for("t0-0", group, 0, (gpu_id,), 7)[0]
+            for gpu_id in world.ray.groups[group].gpu_ids[0]
         ]
-        assert {device.uuid for device in seen} == theirs, "a worker that starts in a slot sees its device"
+        assert {device.uuid for device in seen} == theirs, "a worker that gets a GPU id sees its device"
     given_out = fill(world)
     assert len(given_out) == 14
     assert theirs.isdisjoint(given_out)
@@ -243,8 +244,11 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[Any], object]]] = {
     "a row of links too few": ("node/t0-0", lambda record: record["node"]["links"].pop()),
     "a device twice": ("node/t0-0", lambda record: record["best"]["devices"].append(record["best"]["devices"][0])),
     "no amount": ("node/t0-0", lambda record: record["node"]["resources"].update(CPU=-1)),
-    "a slot of no GPU": ("slots/t3-0", lambda record: record["foreign"].update({"0": [10**12, 1]})),
-    "a slot before the first": ("slots/t0-0", lambda record: _first(record["bundles"]).update({"0": -1})),
+    "a GPU id of no position": ("gpu_ids/t3-0", lambda record: record["foreign"].update({"0": [10**12, 1]})),
+    "a GPU id of a position before the first": (
+        "gpu_ids/t0-0",
+        lambda record: _first(record["bundles"]).update({"0": -1}),
+    ),
     "a GPU too few": ("gang/a", lambda record: _grants(record).pop()),
     "a GPU twice": ("gang/a", lambda record: _grants(record).__setitem__(0, _grants(record)[1])),
     "a position that no node has": ("gang/c", lambda record: _grants(record)[0].__setitem__(1, 2**63)),

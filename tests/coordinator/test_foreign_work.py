@@ -30,9 +30,9 @@ def test_what_others_seem_to_have_counts_once_it_lasts(world: World) -> None:
 
 
 def test_work_of_others_and_gangs_never_share_a_device(world: World) -> None:
-    """A plain task has slot 0; the gang planned next to it takes other devices, and so do later tasks."""
-    pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
-    assert positions(world.coordinator.devices_for("t0-0", "", -1, slots, pid)) == [0]
+    """A plain task has GPU id 0; the gang planned next to it takes other devices, and so do later tasks."""
+    pid, gpu_ids = world.ray.start_task("t0-0", 1) or (0, ())
+    assert positions(world.coordinator.devices_for("t0-0", "", -1, gpu_ids, pid)) == [0]
     status = world.submit(gang(3, name="g"))
     assert status.allocation is not None
     planned = {g.position for g in status.allocation.grants if g.node == "t0"}
@@ -46,14 +46,14 @@ def test_work_of_others_and_gangs_never_share_a_device(world: World) -> None:
 def test_tasks_that_come_after_a_gang_are_moved_off_its_devices() -> None:
     world = World(nodes=1)
     world.submit(gang(2, name="g"))
-    world.place("g")  # Ray gives it slots 0 and 1; the plan says devices 0 and 1
+    world.place("g")  # Ray gives it GPU ids 0 and 1; the plan says devices 0 and 1
     allocation = world.coordinator.status("g").allocation
     assert allocation is not None
     held = {g.position for g in allocation.grants}
     given: set[int] = set()
     for _ in range(2):
-        pid, slots = world.ray.start_task("t0-0", 1) or (0, ())
-        devices = set(positions(world.coordinator.devices_for("t0-0", "", -1, slots, pid)))
+        pid, gpu_ids = world.ray.start_task("t0-0", 1) or (0, ())
+        devices = set(positions(world.coordinator.devices_for("t0-0", "", -1, gpu_ids, pid)))
         assert not devices & (held | given)
         given |= devices
     world.check()
@@ -67,10 +67,10 @@ def test_running_tasks_never_share_a_device_while_a_gang_waits_for_ray() -> None
     for turn in range(40):
         if len(running) == 4 or (turn % 3 == 2 and running):
             pid = sorted(running)[turn % len(running)]
-            slots, _ = running.pop(pid)
+            gpu_ids, _ = running.pop(pid)
             del world.ray.tasks[pid]
             if turn % 2:
-                world.coordinator.foreign_work.ended("t0-0", slots, pid)
+                world.coordinator.foreign_work.ended("t0-0", gpu_ids, pid)
         task = world.ray.start_task("t0-0", 1)
         if task is not None:
             running[task[0]] = (task[1], positions(world.coordinator.devices_for("t0-0", "", -1, task[1], task[0])))
@@ -86,8 +86,8 @@ def test_a_task_that_was_quicker_moves_an_unplaced_gang(world: World) -> None:
     world.submit(gang(4, name="g"))
     node = (world.coordinator.status("g").allocation or pytest.fail("no allocation")).nodes[0]
     raylet = world.raylet(node)
-    pid, slots = world.ray.start_task(raylet, 4) or (0, ())
-    world.coordinator.devices_for(raylet, "", -1, slots, pid)
+    pid, gpu_ids = world.ray.start_task(raylet, 4) or (0, ())
+    world.coordinator.devices_for(raylet, "", -1, gpu_ids, pid)
     status = world.coordinator.status("g")
     assert status.moves >= 1
     assert status.allocation is not None

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ray_dra.coordinator.coordinator import Coordinator
+from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.orders import Order
-from ray_dra.coordinator.slot_map import Seen
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.node_state import exclusive_key
 from ray_dra.core.gangs.lifecycle import Phase

@@ -37,7 +37,7 @@ def check(allocation: Allocation, inventory: Inventory, request: GangRequest) ->
             if len(nodes) > 1:
                 assert len(nodes) <= inventory.limits.domain_nodes
                 assert {"node/" + n for n in nodes} <= in_imex
-                assert all(inventory.node_states[n].imex is None for n in nodes)
+                assert all(inventory.node_states[n].imex_gang is None for n in nodes)
     before = picture(inventory)
     inventory.hold(allocation)
     inventory.release(allocation.gang)

@@ -118,7 +118,7 @@ def picture(inventory: Inventory) -> dict[str, object]:
                 s.held,
                 s.busy,
                 s.shares,
-                s.imex,
+                s.imex_gang,
                 s.tenants,
                 {r: round(n, 6) for r, n in s.used.items() if n},
             )
@@ -129,7 +129,7 @@ def picture(inventory: Inventory) -> dict[str, object]:
                 d.free,
                 d.size,
                 d.owner,
-                d.imex,
+                d.imex_nodes,
                 [s.name for s in d.node_states],
                 [m for m in d.nodes_by_free if m],
                 d.grade,

@@ -125,8 +125,8 @@ def test_ray_is_seen_as_it_is(world: Faked | Real) -> None:
     assert view.groups[too_big].state == "PENDING"
     assert view.groups[too_big].nodes == (None,)
     world.start_actor(group)
-    slots = [w.slots[group] for w in port.workers(node.id) if group in w.slots]
-    assert slots == [(0, 1)], "Ray gives the lowest slots first"
+    gpu_ids = [w.gpu_ids[group] for w in port.workers(node.id) if group in w.gpu_ids]
+    assert gpu_ids == [(0, 1)], "Ray gives the lowest GPU ids first"
     port.remove_group(group)
     port.remove_group(group)
     port.remove_group(too_big)
@@ -134,7 +134,7 @@ def test_ray_is_seen_as_it_is(world: Faked | Real) -> None:
     view = port.view()
     assert not view.groups, "removed ones are not looked at any more, though Ray keeps them"
     assert not port.view().groups
-    assert not [w for w in port.workers(node.id) if group in w.slots]
+    assert not [w for w in port.workers(node.id) if group in w.gpu_ids]
     assert port.workers("no such node") == ()
 
 

@@ -74,7 +74,7 @@ def contract(reading: NodeReading) -> Node:
     assert len(cliques) <= 1
     for gpu in reading.gpus:  # a place in a rack is one only where the rack has a name
         assert gpu.chassis != ""
-        assert (gpu.chassis is None) is (gpu.slot is None) is (gpu.tray is None)
+        assert (gpu.chassis is None) is (gpu.chassis_slot is None) is (gpu.tray is None)
     members = [i for i, d in enumerate(node.devices) if d.clique is not None]
     assert all(node.links[i][j] > 0 for i, j in combinations(members, 2))
     assert Topology.of([node]).device_count == size

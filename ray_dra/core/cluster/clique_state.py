@@ -63,7 +63,7 @@ class CliqueState:
         kind: see `CliqueKind`; fabric: it may be over many nodes, so that a gang's part in it may need an IMEX domain.
         node_states: in topology order; a node's bit in the masks is 1 << its place here.
         nodes_by_free: nodes_by_free[f]: mask of the nodes with exactly f free devices.
-        imex: mask of the nodes that a gang's IMEX domain has.
+        imex_nodes: mask of the nodes that a gang's IMEX domain has.
         order: that lists it; levels: on which of its levels, as a mask; capacities: by shape, as it lists them.
         size: devices, whatever their state; free: those that are free.
         owner: the gang that has the clique exclusively.
@@ -76,7 +76,7 @@ class CliqueState:
         "free",
         "grade",
         "id",
-        "imex",
+        "imex_nodes",
         "key",
         "kind",
         "levels",
@@ -107,7 +107,7 @@ class CliqueState:
     def _empty(self) -> None:
         self.node_states: list[NodeState] = []
         self.nodes_by_free: list[int] = [0]
-        self.imex = self.size = self.free = 0
+        self.imex_nodes = self.size = self.free = 0
         self.product = SEVERAL_PRODUCTS
         self.grade = REGULAR
 
@@ -130,8 +130,8 @@ class CliqueState:
         self.nodes_by_free[free] |= bit
         self.size += count
         self.free += free
-        if state.imex is not None:
-            self.imex |= bit
+        if state.imex_gang is not None:
+            self.imex_nodes |= bit
         product, grade = state.profile(self.id)
         if bit == 1:
             self.product, self.grade = product, grade
@@ -158,7 +158,7 @@ class CliqueState:
 
     def flip_imex(self, bit: int) -> None:
         """A node has joined a gang's IMEX domain, or left it."""
-        self.imex ^= bit
+        self.imex_nodes ^= bit
 
     def own(self, gang: str | None) -> None:
         """A gang has the clique to itself; None: nobody."""
@@ -251,8 +251,8 @@ class CliqueState:
                 if mask:
                     total += mask.bit_count() * (1 if spread else free // size)
             return total
-        nodes_left = 0 if limits.one_per_clique and self.imex else limits.domain_nodes
-        open_nodes = ~self.imex
+        nodes_left = 0 if limits.one_per_clique and self.imex_nodes else limits.domain_nodes
+        open_nodes = ~self.imex_nodes
         for free in range(len(nodes_by_free) - 1, size - 1, -1):
             mask = nodes_by_free[free]
             if mask:
@@ -272,7 +272,7 @@ def clique_capacity(clique: CliqueState, capacities: list[tuple[int, NodeState, 
     if not (clique.fabric and limits.compute_domains):
         return sum(capacity for capacity, _, _ in capacities)
     single = max((capacity for capacity, _, _ in capacities), default=0)
-    if limits.one_per_clique and clique.imex:
+    if limits.one_per_clique and clique.imex_nodes:
         return single
-    several = sorted((capacity for capacity, _, bit in capacities if not clique.imex & bit), reverse=True)
+    several = sorted((capacity for capacity, _, bit in capacities if not clique.imex_nodes & bit), reverse=True)
     return max(single, sum(several[: limits.domain_nodes]))

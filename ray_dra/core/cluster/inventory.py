@@ -28,14 +28,14 @@ class _Hold:
 
     Attributes:
         masks: of whole devices, by node.
-        imex: nodes in its IMEX domains.
+        imex_nodes: nodes in its IMEX domains.
         exclusive: cliques it has to itself.
         resources, shares: whether it has any, on some node, there or away.
     """
 
     allocation: Allocation
     masks: dict[NodeState, int]
-    imex: tuple[NodeState, ...]
+    imex_nodes: tuple[NodeState, ...]
     exclusive: tuple[CliqueKey, ...]
     resources: bool
     shares: bool
@@ -176,8 +176,8 @@ class Inventory(Index):
         if self._away:
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
-        if hold.imex:
-            self._set_imex(hold.imex, None, moved)
+        if hold.imex_nodes:
+            self._set_imex(hold.imex_nodes, None, moved)
         for clique_id in hold.exclusive:
             self._exclusive.pop(clique_id, None)
             if clique_id in self.clique_states and self.clique_states[clique_id].owner == gang:
@@ -194,7 +194,7 @@ class Inventory(Index):
                 for state, counter in zip(masks, allocation.counters, strict=True)
                 if counter is state.imex_counter
             ]
-            if len(same) == len(masks) and all(state.imex is None for state in same):
+            if len(same) == len(masks) and all(state.imex_gang is None for state in same):
                 return tuple(same), ()
         by_counter = {state.imex_counter[0]: state for state in masks}
         used = []
@@ -203,7 +203,7 @@ class Inventory(Index):
             if counter[1] == "imex":
                 state = by_counter.get(counter)
                 if state is not None:
-                    if state.imex is not None:
+                    if state.imex_gang is not None:
                         raise ValueError(f"node {state.name} is in the IMEX domain of another gang")
                     used.append(state)
             elif (clique_id := exclusive_key(counter)) is not None:
@@ -317,13 +317,13 @@ class Inventory(Index):
             hold.masks[state] = mask
             if any(c == state.imex_counter for c in hold.allocation.counters):
                 state.join_imex(gang)
-                hold.imex = (*hold.imex, state)
+                hold.imex_nodes = (*hold.imex_nodes, state)
 
     def _leave(self, state: NodeState) -> None:
         for gang, mask in state.tenants.items():
             hold = self._holds[gang]
             del hold.masks[state]
-            hold.imex = tuple(s for s in hold.imex if s is not state)
+            hold.imex_nodes = tuple(s for s in hold.imex_nodes if s is not state)
             self._away.setdefault(state.name, {})[gang] = None
             self.held_devices -= mask.bit_count()
         self._remove(state)

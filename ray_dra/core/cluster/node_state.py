@@ -88,7 +88,7 @@ class NodeState:
         plain: its devices are in one clique and are given out whole, so that `free` says all about them.
         tenants: gang -> mask of what it has here.
         used: resource -> amount that gangs have; used_by_others: that others have.
-        imex: the gang whose IMEX domain has the node.
+        imex_gang: the gang whose IMEX domain has the node.
         version: counts changes, for those who remember what they worked out for a node.
         known: mask -> its grants, and -id of these -> mask; see `granted` and `mask_of`.
     """
@@ -104,8 +104,8 @@ class NodeState:
         "grants",
         "graph",
         "held",
-        "imex",
         "imex_counter",
+        "imex_gang",
         "key",
         "known",
         "members",
@@ -134,7 +134,7 @@ class NodeState:
         self.tenants: dict[str, int] = {}
         self.used: dict[str, float] = {}
         self.used_by_others: Mapping[str, float] = {}
-        self.imex: str | None = None
+        self.imex_gang: str | None = None
         self.imex_counter: tuple[Counter, int] = (imex_counter(node.name), 1)
         self.grants = tuple([Grant(node.name, i, d.id, d.uuid, d.index, d.clique) for i, d in enumerate(node.devices)])
         self.known: dict[int, Any] = {}
@@ -214,7 +214,7 @@ class NodeState:
 
     def join_imex(self, gang: str | None) -> None:
         """The node is in the IMEX domain of this gang; None: of nobody."""
-        self.imex = gang
+        self.imex_gang = gang
 
     def enter(self, clique: InClique, clique_id: CliqueKey, bit: int) -> None:
         """Its bit in a clique is this one now."""

@@ -228,13 +228,13 @@ def _resources(inventory: Inventory, request: GangRequest) -> list[Shortfall]:
     found = []
     for resource in sorted({r for b in request.bundles for r in b.resources}):
         wanted = sum(b.resources.get(resource, 0.0) for b in request.bundles)
-        spare = 0.0
+        left = 0.0
         for state in _open(inventory, request):
-            spare += state.left(resource)
-            if spare + EPSILON >= wanted:
+            left += state.left(resource)
+            if left + EPSILON >= wanted:
                 break
         else:
-            found.append(short(ShortfallKind.RESOURCES, CLUSTER, wanted, spare, resource=resource))
+            found.append(short(ShortfallKind.RESOURCES, CLUSTER, wanted, left, resource=resource))
     return found
 
 
@@ -259,7 +259,7 @@ def _cliques(inventory: Inventory, folded: FoldedRequest) -> list[Shortfall]:
         return [short(ShortfallKind.EXCLUSIVE, CLUSTER, 1, 0)]
     if not folded.equal:
         best = max((d for d in inventory.clique_states.values() if d.kind != LOOSE_NODE), key=lambda d: (d.free, d.key))
-        facts: dict[str, Any] = {"locality": locality, "free": best.free, "imex": best.imex.bit_count()}
+        facts: dict[str, Any] = {"locality": locality, "free": best.free, "imex_nodes": best.imex_nodes.bit_count()}
         place, pattern = Place(PlaceKind.CLIQUE, best.name, Choice.MOST_FREE), _pattern(best)
         return [short(ShortfallKind.PACKING, place, _sizes(request), pattern, pattern=pattern, **facts)]
     capacities = Capacities(inventory, folded, scope)
@@ -271,12 +271,12 @@ def _cliques(inventory: Inventory, folded: FoldedRequest) -> list[Shortfall]:
     facts = {"size": size}
     if first is not None:
         where = Place(PlaceKind.CLIQUE, first.name, Choice.ROOMIEST, inventory.clique_count)
-        facts |= {"pattern": _pattern(first), "imex": first.imex.bit_count()}
+        facts |= {"pattern": _pattern(first), "imex_nodes": first.imex_nodes.bit_count()}
     if request.strategy is Strategy.STRICT_PACK:
         most, node_state, clique = _roomiest_node(inventory, folded)
         if node_state is not None and clique is not None:
             where = Place(PlaceKind.NODE, node_state.name, Choice.ROOMIEST, clique.name)
-            facts |= {"pattern": _pattern(clique), "imex": clique.imex.bit_count()}
+            facts |= {"pattern": _pattern(clique), "imex_nodes": clique.imex_nodes.bit_count()}
         return [short(ShortfallKind.CLIQUE, where, total, most, **facts)]
     if locality.segment is not None and locality.segment < total:
         segments = total // locality.segment

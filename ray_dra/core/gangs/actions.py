@@ -29,7 +29,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The end of a gang: maps and slots of its placement groups, then its record. `why`: for the log."""
+    """The end of a gang: the maps of its placement groups, then its record. `why`: for the log."""
 
     gang: str
     why: str

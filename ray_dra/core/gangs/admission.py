@@ -20,7 +20,7 @@ from ray_dra.errors import NameTaken, RayDraError, UnsatisfiableError, unsatisfi
 MOST_WAITING = 10_000
 """Gangs of one program in the queue: far more than a program can mean, and so few that what they cost everybody (a few
 KB each, a write to the store when the program ends) stays small."""
-SPARED = 10  # times as long as a no took to find, the first in the queue is not planned again
+REST_FACTOR = 10  # how many times as long as a no took to find the queue rests before its first is planned again
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Admission:
     def took(self, seconds: float, now: float) -> None:
         """How long the last no to the first in the queue took to find."""
         if not self._timed:
-            self._timed, self._not_before = True, now + SPARED * seconds
+            self._timed, self._not_before = True, now + REST_FACTOR * seconds
 
     def _patiently(self, gang: Gang, since: float | None, now: float) -> tuple[Answer, float | None]:
         def place(strict: bool) -> Answer:

@@ -89,7 +89,7 @@ class WorkersLeft:
     """What is left of a gang that is given back. Follows the action EndWorkers.
 
     Attributes:
-        busy: workers of its placement groups still have GPU slots.
+        busy: workers of its placement groups still have GPU ids.
         undone: nothing is left of workers made for it.
         why: the reason for giving it back.
     """

@@ -142,7 +142,7 @@ class Observed:
     Attributes:
         group_state: Ray's state of its placement group; None while Ray has not been asked.
         owner_alive: whether the job that owns it runs.
-        busy: whether workers of its groups still have GPU slots.
+        busy: whether workers of its groups still have GPU ids.
         lost: what of it is missing, e.g. "node n1 is lost".
         held_for: seconds since it was planned, or since its workers were there.
         provisioned: its workers are there; always so where nobody makes workers.

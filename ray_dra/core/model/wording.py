@@ -198,8 +198,8 @@ def _lying(facts: Facts) -> str:
     if "pattern" not in facts:
         return ""
     parts = [f"{free} on {_count(n, 'node')}" for free, n in facts["pattern"]]
-    if parts and facts["imex"]:
-        parts.append(f"{facts['imex']} of its nodes in IMEX domains of others")
+    if parts and facts["imex_nodes"]:
+        parts.append(f"{facts['imex_nodes']} of its nodes in IMEX domains of others")
     return f": {', '.join(parts) or 'nothing free'}"
 
 

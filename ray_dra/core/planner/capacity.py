@@ -75,7 +75,7 @@ class Capacities:
             for clique, free in self.levels(orders, folded.size * count):
                 if self.offers(clique):
                     mask = clique.nodes_by_free[free]
-                    for at in (*bits(mask & clique.imex), *bits(mask & ~clique.imex)):
+                    for at in (*bits(mask & clique.imex_nodes), *bits(mask & ~clique.imex_nodes)):
                         state = clique.node_states[at]
                         looked += 1
                         if folded.capacity(state, state.members[clique.id]) >= count:
@@ -126,8 +126,8 @@ class Capacities:
             best = at.levels[least][0]
         clique = at.cliques[best[1:]]
         mask = clique.nodes_by_free[least]
-        if clique.imex:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
-            mask = mask & clique.imex or mask
+        if clique.imex_nodes:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
+            mask = mask & clique.imex_nodes or mask
         return clique, clique.node_states[(mask & -mask).bit_length() - 1]
 
     def _one_linked(
@@ -274,11 +274,11 @@ class Capacities:
         if one is not None:
             mask = by_capacity[one]
             if bound:  # a node in another gang's IMEX domain can take no part of a larger gang: use it up first
-                mask = mask & clique.imex or mask
+                mask = mask & clique.imex_nodes or mask
             chosen.append(((mask & -mask).bit_length() - 1, count))
             count = 0
-        elif bound and clique.imex:
-            by_capacity = {mark: mask for mark in marks if (mask := by_capacity[mark] & ~clique.imex)}
+        elif bound and clique.imex_nodes:
+            by_capacity = {mark: mask for mark in marks if (mask := by_capacity[mark] & ~clique.imex_nodes)}
             marks = sorted(by_capacity)
         while count:
             mark = marks[-1]

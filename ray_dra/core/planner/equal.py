@@ -19,7 +19,7 @@ from ray_dra.core.model.allocation import Placed, make
 from ray_dra.core.model.request import Bundle, GangRequest
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.fold import FoldedRequest, kinds_for
-from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, imex
+from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, imex_counters
 from ray_dra.core.planner.scope import Scope
 
 
@@ -77,7 +77,9 @@ def lay_out_equal(capacities: Capacities, parts: Sequence[tuple[CliqueState, Nod
     place_bundles(folded, node_counts, placed, masks)
     counters = exclusively(capacities.scope, (clique for clique, _ in parts)) if capacities.scope.exclusive else ()
     if limits.compute_domains and len(node_counts) > len(parts):  # some part has several nodes
-        counters += tuple(c for clique, part in parts for c in imex(clique, [state for state, _, _ in part], limits))
+        counters += tuple(
+            c for clique, part in parts for c in imex_counters(clique, [state for state, _, _ in part], limits)
+        )
     return make(Layout, (tuple(placed), counters, True, masks if folded.whole else None))
 
 

@@ -24,7 +24,7 @@ from ray_dra.core.planner.node_class import NodeClass
 from ray_dra.core.planner.packing import Bins, BinType, Contents, Packing, pack
 from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, lay_out
 from ray_dra.core.planner.scope import Scope
-from ray_dra.core.planner.unequal import Search, SearchKey, candidates, gathering, imex_of
+from ray_dra.core.planner.unequal import Search, SearchKey, candidates, gathering, imex_counters_of
 
 Part = tuple[CliqueState, Contents]
 """A clique and the bundles with devices that lie in it."""
@@ -76,7 +76,7 @@ class _Node(NamedTuple):
 
     parts: tuple[tuple[int, NodeClass | None], ...]
     rest: NodeClass | None
-    imex: bool
+    in_imex: bool
 
 
 class _Joint:
@@ -138,7 +138,7 @@ class _Joint:
         for (clique, held), here in zip(kept, node_shares, strict=False):
             parts = [next(waiting[c]) for c, n in zip(contents, held, strict=True) for _ in range(n)]
             groups.append((sorted(i for part in parts for i in part), here))
-            counters += imex_of(folded, clique, here, self.inventory.limits)
+            counters += imex_counters_of(folded, clique, here, self.inventory.limits)
         if any(self.bare):
             without = [i for i, bundle in enumerate(folded.request.bundles) if not bundle.devices]
             groups.append((without, node_shares[-1]))
@@ -250,7 +250,7 @@ class _Joint:
             if key not in known:
                 state = firsts[bin_type]
                 wide = {p for (_, p), n in zip(items, held, strict=True) if n and p >= 0 and most[p] > 1}
-                known[key] = (not wide or (len(wide) == 1 and state.imex is None)) and (
+                known[key] = (not wide or (len(wide) == 1 and state.imex_gang is None)) and (
                     self._masks(state, parts, items, held) is not None
                 )
             return known[key]
@@ -293,7 +293,7 @@ class _Joint:
                 mine.setdefault(state, []).append((p, self.search.classes.of(state, state.members[clique.id])))
         found: dict[_Node, list[NodeState]] = {}
         for state in sorted({**dict.fromkeys(mine), **dict.fromkeys(self.rest)}, key=lambda s: s.key):
-            node_class = _Node(tuple(mine.get(state, ())), self.rest.get(state), state.imex is not None)
+            node_class = _Node(tuple(mine.get(state, ())), self.rest.get(state), state.imex_gang is not None)
             if node_class.rest is not None or any(k is not None for _, k in node_class.parts):
                 found.setdefault(node_class, []).append(state)
         return found

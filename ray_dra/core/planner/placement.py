@@ -84,7 +84,9 @@ def exclusively(scope: Scope, cliques: Iterable[CliqueState]) -> tuple[tuple[Cou
     return tuple((counter, 1) for counter in found)
 
 
-def imex(clique: CliqueState, node_states: Sequence[NodeState], limits: Limits) -> tuple[tuple[Counter, int], ...]:
+def imex_counters(
+    clique: CliqueState, node_states: Sequence[NodeState], limits: Limits
+) -> tuple[tuple[Counter, int], ...]:
     """The counters of a gang's part in one clique: its IMEX domain has the nodes, where there are several."""
     if not limits.compute_domains or not clique.fabric or len(node_states) < 2:
         return ()

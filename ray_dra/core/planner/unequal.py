@@ -20,7 +20,7 @@ from ray_dra.core.model.imex import Limits
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.node_class import NodeClass
 from ray_dra.core.planner.packing import BinType, Contents, Packing, pack
-from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, imex, lay_out
+from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, imex_counters, lay_out
 from ray_dra.core.planner.scope import Scope, tightest_first
 
 CliqueClass = tuple[tuple[NodeClass, int], ...]
@@ -77,7 +77,7 @@ def _one_clique(inventory: Inventory, folded: FoldedRequest, scope: Scope, searc
                 search.node_states(clique, several), key[1] if several else key[0], packing
             )
             everything = range(len(folded.request.bundles))
-            counters = exclusively(scope, [clique]) + imex_of(folded, clique, node_shares, inventory.limits)
+            counters = exclusively(scope, [clique]) + imex_counters_of(folded, clique, node_shares, inventory.limits)
             return Layout(lay_out(folded, [(everything, node_shares)]), counters)
         proven = proven and packing.proven
     return Layout(None, proven=proven)
@@ -121,19 +121,19 @@ def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, 
         parts = [next(waiting[c]) for c, n in zip(contents, held, strict=True) for _ in range(n)]
         found, several = search.clique(key, together(held))
         node_shares = search.node_shares(search.node_states(clique, several), key[1] if several else key[0], found)
-        counters += imex_of(folded, clique, node_shares, inventory.limits)
+        counters += imex_counters_of(folded, clique, node_shares, inventory.limits)
         groups.append((sorted(i for part in parts for i in part), node_shares))
     return Layout(lay_out(folded, groups), counters)
 
 
-def imex_of(
+def imex_counters_of(
     folded: FoldedRequest, clique: CliqueState, node_shares: Sequence[NodeShare], limits: Limits
 ) -> tuple[tuple[Counter, int], ...]:
     """The IMEX domain of a part: of its nodes with devices, where there are several."""
     node_states = {
         p.state for p in node_shares if any(n and b.devices for n, b in zip(p.contents, folded.classes, strict=True))
     }
-    return imex(clique, sorted(node_states, key=lambda s: s.key), limits)
+    return imex_counters(clique, sorted(node_states, key=lambda s: s.key), limits)
 
 
 class Search:
@@ -152,9 +152,13 @@ class Search:
         everything = self.clique_class(self.node_states(clique, False))
         if not bound:
             return (everything, everything, False)
-        if self.limits.one_per_clique and clique.imex:
+        if self.limits.one_per_clique and clique.imex_nodes:
             return (everything, (), True)
-        return (everything, self.clique_class(self.node_states(clique, True)) if clique.imex else everything, True)
+        return (
+            everything,
+            self.clique_class(self.node_states(clique, True)) if clique.imex_nodes else everything,
+            True,
+        )
 
     def clique(self, key: SearchKey, contents: Contents) -> tuple[Packing, bool]:
         """A packing into one clique, and whether it is over nodes that may get an IMEX domain."""
@@ -168,7 +172,7 @@ class Search:
 
     def node_states(self, clique: CliqueState, several: bool) -> list[tuple[NodeState, int]]:
         """(node, its devices here); `several`: those that a part over several nodes may use."""
-        closed = clique.imex if several else 0
+        closed = clique.imex_nodes if several else 0
         return [
             (state, state.members[clique.id])
             for at, state in enumerate(clique.node_states)

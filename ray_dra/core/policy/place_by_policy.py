@@ -74,7 +74,7 @@ def _choose(capacities: Capacities, total: int, scope: Scope, policy: Policy) ->
 def _fill(capacities: Capacities, clique: CliqueState, count: int, policy: Policy) -> NodeCounts:
     """Bundles onto the nodes of a clique, one after another where the score is lowest."""
     folded = capacities.folded
-    usable = [s for at, s in enumerate(clique.node_states) if not clique.imex >> at & 1 or count == 1]
+    usable = [s for at, s in enumerate(clique.node_states) if not clique.imex_nodes >> at & 1 or count == 1]
     capacity = {s: n for s in usable if (n := folded.capacity(s, s.members[clique.id]))}
     if sum(capacity.values()) < count:  # only a node in another gang's IMEX domain holds them all
         return capacities.fill(clique, count)

@@ -22,8 +22,9 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION = NODE_VERSION = 3
-SLOTS_VERSION = 2
+GANG_VERSION = 3
+NODE_VERSION = 4
+GPU_IDS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class KnownNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
-    """What is stored of a raylet's slots: "<group>/<bundle>" -> slot -> position, and slot -> (position, pid)."""
+class GpuIds:
+    """What is stored of a raylet's GPU ids: "<group>/<bundle>" -> GPU id -> position, and GPU id -> (position, pid)."""
 
     bundles: dict[str, dict[int, int]] = field(default_factory=dict)
     foreign: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Traces:
 _HEAD = TypeAdapter(_Head)
 _GANG = TypeAdapter(Gang)
 _KNOWN = TypeAdapter(KnownNode)
-_SLOTS = TypeAdapter(Slots)
+_GPU_IDS = TypeAdapter(GpuIds)
 _UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
@@ -163,36 +164,36 @@ def _known_from_bytes(data: bytes) -> KnownNode:
     return known
 
 
-def slots_to_bytes(slots: Slots) -> bytes:
-    return _versioned(SLOTS_VERSION, _SLOTS.dump_json(slots))
+def gpu_ids_to_bytes(gpu_ids: GpuIds) -> bytes:
+    return _versioned(GPU_IDS_VERSION, _GPU_IDS.dump_json(gpu_ids))
 
 
-def slots_from_bytes(data: bytes) -> Slots:
-    """Raises RayDraError for what are no stored slots of a version that we know, or of no GPU that a node can have."""
-    found = _slots_from_bytes(data)
+def gpu_ids_from_bytes(data: bytes) -> GpuIds:
+    """Raises RayDraError for what no version stored as GPU ids, and for positions that no node can have."""
+    found = _gpu_ids_from_bytes(data)
     positions = [at for given in found.bundles.values() for at in given.values()]
     positions += [at for at, _ in found.foreign.values()]
     if any(not 0 <= at < MAX_DEVICES_PER_BUNDLE for at in positions):
         raise RayDraError(
-            "A stored raylet's slots name a GPU that no node has.",
+            "A stored raylet's GPU ids name a GPU that no node has.",
             available=f"positions under {MAX_DEVICES_PER_BUNDLE}",
         )
     return found
 
 
-def _slots_from_bytes(data: bytes) -> Slots:
-    if not _is_of(SLOTS_VERSION, data):
+def _gpu_ids_from_bytes(data: bytes) -> GpuIds:
+    if not _is_of(GPU_IDS_VERSION, data):
         try:
             told = from_json(data)
             if isinstance(told, list):  # 0: the two, in a list
                 bundles, foreign = told
-                return _SLOTS.validate_json(to_json({"bundles": bundles, "foreign": foreign}), strict=True)
+                return _GPU_IDS.validate_json(to_json({"bundles": bundles, "foreign": foreign}), strict=True)
             if isinstance(told, dict) and _version_of(told) == 1:  # another name
                 now = {"bundles": told["bundles"], "foreign": told["strangers"]}
-                return _SLOTS.validate_json(to_json(now), strict=True)
+                return _GPU_IDS.validate_json(to_json(now), strict=True)
         except _UNREADABLE as error:
-            raise unreadable("raylet's slots", _said(error)) from error
-    found: Slots = _read(_SLOTS, data, "raylet's slots", SLOTS_VERSION)
+            raise unreadable("raylet's GPU ids", _said(error)) from error
+    found: GpuIds = _read(_GPU_IDS, data, "raylet's GPU ids", GPU_IDS_VERSION)
     return found
 
 

@@ -48,17 +48,19 @@ class Attempt:
         return [group for group in self.groups if group["groupName"] not in there]
 
 
-def attempt_of(allocation: Allocation, raycluster: RayCluster, *, imex: bool, asked: Sequence[Bundle] = ()) -> Attempt:
+def attempt_of(
+    allocation: Allocation, raycluster: RayCluster, *, compute_domains: bool, asked: Sequence[Bundle] = ()
+) -> Attempt:
     """Every object for this allocation.
 
     Args:
-        imex: the cluster serves ComputeDomains: a gang over several nodes of a multi-node clique gets one there.
+        compute_domains: the cluster serves ComputeDomains: a gang over several nodes of one multi-node clique gets one.
         asked: the request's bundles, in the allocation's order; the claims say what they say of their devices.
     """
     name = attempt_name(allocation.gang, allocation.epoch)
     slots = slots_of(allocation, asked)
     maker = Maker(allocation, name, raycluster)
-    used = {counter for counter, _ in allocation.counters} if imex else set()
+    used = {counter for counter, _ in allocation.counters} if compute_domains else set()
     joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and imex_counter(s.node) in used)
     channels = {clique: f"{name}-d{at}" for at, clique in enumerate(joined)}
     templates, groups, pods = [], [], []

@@ -81,7 +81,7 @@ def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Dev
         ("product", gpu.name),
         ("numa", gpu.numa),
         ("pciBusID", gpu.bus),
-        ("slot", gpu.slot),
+        ("chassisSlot", gpu.chassis_slot),
         (COMPUTE_CAPABILITY, gpu.compute_capability),
         (DRIVER_VERSION, driver),
     ):

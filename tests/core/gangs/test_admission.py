@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.core.gangs import admission
-from ray_dra.core.gangs.admission import SPARED
+from ray_dra.core.gangs.admission import REST_FACTOR
 from ray_dra.core.gangs.events import NextTurn, ReleaseAsked, Submitted, TurnTook
 from ray_dra.core.model.shortfall import ShortfallKind
 from ray_dra.errors import UnsatisfiableError
@@ -74,7 +74,7 @@ def test_a_no_that_took_long_is_not_asked_again_soon() -> None:
     assert asked == 1
     assert world.act(NextTurn()) == []
     assert asked == 1, "nothing has changed"
-    for seconds, times in ((1.0, 1), (2 * SPARED - 1.5, 1), (0.5, 2)):
+    for seconds, times in ((1.0, 1), (2 * REST_FACTOR - 1.5, 1), (0.5, 2)):
         world.now += seconds
         world.inventory.changes += 1
         world.act(NextTurn())

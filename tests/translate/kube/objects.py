@@ -48,8 +48,8 @@ def gang(bundles: list[dict[str, float]], **more: Any) -> GangRequest:
     return GangRequest(**{**{f: getattr(request, f) for f in request.__dataclass_fields__}, "gang": "g"})
 
 
-def allocate(nodes: list[Node], request: GangRequest, *, imex: bool = True) -> Allocation:
-    answer = plan(Inventory(nodes, limits=IMEX_LIMITS if imex else NO_LIMITS), request)
+def allocate(nodes: list[Node], request: GangRequest, *, compute_domains: bool = True) -> Allocation:
+    answer = plan(Inventory(nodes, limits=IMEX_LIMITS if compute_domains else NO_LIMITS), request)
     assert isinstance(answer, Allocation), answer
     return answer
 

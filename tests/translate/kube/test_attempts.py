@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 @pytest.mark.parametrize(
-    ("file", "nodes", "bundles", "locality", "imex"),
+    ("file", "nodes", "bundles", "locality", "compute_domains"),
     [
         ("rack-segments.yaml", RACKS, [{"GPU": 4, "CPU": 8}] * 4, Locality(segment=2), True),
         ("rack-one-node.yaml", RACKS, [{"GPU": 2}, {"GPU": 2}], Locality(cliques=1), True),
@@ -39,11 +39,15 @@ GOLDEN = Path(__file__).parent.parent / "golden"
     ],
 )
 def test_objects_are_as_reviewed(
-    file: str, nodes: list[Node], bundles: list[dict[str, float]], locality: Locality, imex: bool
+    file: str, nodes: list[Node], bundles: list[dict[str, float]], locality: Locality, compute_domains: bool
 ) -> None:
     if any("x" in bundle for bundle in bundles):
         nodes = [replace(n, resources={**n.resources, "x": 4.0}) for n in nodes]
-    made = attempt_of(allocate(nodes, gang(bundles, locality=locality), imex=imex), CLUSTER, imex=imex)
+    made = attempt_of(
+        allocate(nodes, gang(bundles, locality=locality), compute_domains=compute_domains),
+        CLUSTER,
+        compute_domains=compute_domains,
+    )
     content = [*made.domains, *made.templates, *made.groups]
     golden = GOLDEN / file
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
@@ -56,7 +60,7 @@ def test_a_claim_says_what_the_request_says_of_its_devices() -> None:
     memory = [">=80G", "<200Gi"]
     wanted = gpu(memory=memory, compute_capability=">=10.0", driver_version=">=580", product="NVIDIA GB200")
     request = gang([{"GPU": 4}] * 2, locality=Locality(segment=1), devices=wanted)
-    made = attempt_of(allocate(RACKS, request), CLUSTER, imex=True, asked=request.bundles)
+    made = attempt_of(allocate(RACKS, request), CLUSTER, compute_domains=True, asked=request.bundles)
     golden = GOLDEN / "rack-selectors.yaml"
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(made.templates)), sort_keys=False, width=120))
@@ -74,7 +78,7 @@ def test_a_claim_for_bundles_that_ask_for_different_things_says_what_all_do() ->
         *gang([{"GPU": 2}], devices=gpu(memory=">=80G", driver_version=">=580")).bundles,
     ]
     request = replace(gang([{"GPU": 4}]), bundles=tuple(both), locality=Locality(cliques=1))
-    made = attempt_of(allocate(RACKS, request), CLUSTER, imex=False, asked=request.bundles)
+    made = attempt_of(allocate(RACKS, request), CLUSTER, compute_domains=False, asked=request.bundles)
     (exactly,) = (t["spec"]["spec"]["devices"]["requests"][0]["exactly"] for t in made.templates)
     assert [s["cel"]["expression"] for s in exactly["selectors"]][1:] == [
         'device.capacity["gpu.nvidia.com"].memory.compareTo(quantity("80000000000")) >= 0'
@@ -88,7 +92,7 @@ def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) 
     answer = plan(Inventory(RACKS), request)
     if not isinstance(answer, Allocation):
         return
-    made = attempt_of(answer, CLUSTER, imex=False)
+    made = attempt_of(answer, CLUSTER, compute_domains=False)
     chosen: dict[str, set[str]] = {}
     for grant in answer.grants:
         chosen.setdefault(grant.node, set()).add(grant.uuid or "")
@@ -110,8 +114,10 @@ def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) 
 
 def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
     machines = simulated_nodes("gb200-nvl72", nodes=200)
-    answer = allocate([node(m) for m in machines], gang([{"GPU": 4}] * 200, locality=Locality(segment=1)), imex=False)
-    made = attempt_of(answer, CLUSTER, imex=False)
+    answer = allocate(
+        [node(m) for m in machines], gang([{"GPU": 4}] * 200, locality=Locality(segment=1)), compute_domains=False
+    )
+    made = attempt_of(answer, CLUSTER, compute_domains=False)
     expressions = [
         t["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]["expression"]
         for t in made.templates
@@ -122,14 +128,16 @@ def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
     published = slices(gpu_pool(evil, {}), "n", 1)
     published[0]["spec"]["devices"][0]["attributes"]["uuid"]["string"] = 'x"] || true || ["'
     odd = node_from_slices(KubeNode("n", cpus=8, memory=1 << 36), read(published))
-    made = attempt_of(allocate([odd], gang([{"GPU": 8}]), imex=False), CLUSTER, imex=False)
+    made = attempt_of(allocate([odd], gang([{"GPU": 8}]), compute_domains=False), CLUSTER, compute_domains=False)
     expression = made.templates[0]["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]
     assert 'x\\"] || true || [\\"' in expression["expression"]
 
 
 def test_what_is_missing_of_an_attempt_comes_in_the_order_of_making() -> None:
     """A claim template may name a ComputeDomain's channel, so domains are first."""
-    made = attempt_of(allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), CLUSTER, imex=True)
+    made = attempt_of(
+        allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), CLUSTER, compute_domains=True
+    )
     (domain,), (template,), (group,) = made.domains, made.templates, made.groups
     names = [thing["metadata"]["name"] for thing in (domain, template)]
     assert made.missing(()) == [domain, template]

@@ -27,18 +27,20 @@ def test_no_resource_says_anything_to_a_shell(name: str) -> None:
     machine = replace(
         node(simulated_nodes("hgx-h100", nodes=1)[0]), resources={"CPU": 8.0, name: 4.0, "ok.x/y-1:_z": 1.0}
     )
-    fine = allocate([machine], gang([{"GPU": 1, "ok.x/y-1:_z": 1}]), imex=False)
-    assert "ok.x/y-1:_z" in attempt_of(fine, CLUSTER, imex=False).groups[0]["rayStartParams"]["resources"]
+    fine = allocate([machine], gang([{"GPU": 1, "ok.x/y-1:_z": 1}]), compute_domains=False)
+    assert "ok.x/y-1:_z" in attempt_of(fine, CLUSTER, compute_domains=False).groups[0]["rayStartParams"]["resources"]
     asked = GangRequest("g", (Bundle((DeviceRequest(1),), {name: 1.0}),))
     with pytest.raises(InvalidRequest, match="shell"):
-        attempt_of(allocate([machine], asked, imex=False), CLUSTER, imex=False)
+        attempt_of(allocate([machine], asked, compute_domains=False), CLUSTER, compute_domains=False)
 
 
 def test_what_a_worker_offers_is_written_the_same_whatever_order_it_was_asked_in() -> None:
     machine = replace(BOXES[0], resources={"CPU": 8.0, "b": 4.0, "a": 4.0})
     said = set()
     for resources in ({"a": 1.0, "b": 2.0}, {"b": 2.0, "a": 1.0}):
-        attempt = attempt_of(allocate([machine], gang([{"GPU": 1, **resources}]), imex=False), CLUSTER, imex=False)
+        attempt = attempt_of(
+            allocate([machine], gang([{"GPU": 1, **resources}]), compute_domains=False), CLUSTER, compute_domains=False
+        )
         said.add(attempt.groups[0]["rayStartParams"]["resources"])
     assert [json.loads(json.loads(text)) for text in said] == [{"a": 1.0, "b": 2.0}]
 
@@ -58,7 +60,9 @@ def test_the_users_affinity_is_kept_with_each_node() -> None:
     raycluster = cluster()
     raycluster["spec"]["workerGroupSpecs"][0]["template"]["spec"]["affinity"] = theirs
     made = attempt_of(
-        allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), read_raycluster(raycluster), imex=False
+        allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))),
+        read_raycluster(raycluster),
+        compute_domains=False,
     )
     required = made.groups[0]["template"]["spec"]["affinity"]["nodeAffinity"]
     terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
@@ -71,7 +75,7 @@ def test_bundles_of_fractional_cpus_fit_the_worker_made_for_them(cpus: list[floa
     """`ray start --num-cpus` takes whole numbers; the pod asks for exactly what the bundles and the raylet need."""
     bundles = [{"GPU": 1.0, "CPU": cpus[0], "memory": 1000.5}, *({"CPU": n} for n in cpus[1:])]
     wide = [replace(BOXES[0], resources={"CPU": 64.0, "memory": float(1 << 40)})]
-    attempt = attempt_of(allocate(wide, gang(bundles), imex=False), CLUSTER, imex=False)
+    attempt = attempt_of(allocate(wide, gang(bundles), compute_domains=False), CLUSTER, compute_domains=False)
     (group,) = attempt.groups
     offered, wanted = group["rayStartParams"], sum(cpus)
     assert wanted - 1e-9 <= int(offered["num-cpus"]) < wanted + 1
@@ -83,7 +87,9 @@ def test_bundles_of_fractional_cpus_fit_the_worker_made_for_them(cpus: list[floa
 
 @pytest.mark.parametrize(("cpus", "offered", "asked"), [(0.5, "1", "750m"), (1.5, "2", "1750m"), (2.5, "3", "2750m")])
 def test_half_a_cpu_is_offered_as_a_whole_one(cpus: float, offered: str, asked: str) -> None:
-    attempt = attempt_of(allocate(BOXES, gang([{"GPU": 1, "CPU": cpus}]), imex=False), CLUSTER, imex=False)
+    attempt = attempt_of(
+        allocate(BOXES, gang([{"GPU": 1, "CPU": cpus}]), compute_domains=False), CLUSTER, compute_domains=False
+    )
     (group,) = attempt.groups
     assert group["rayStartParams"]["num-cpus"] == offered
     assert group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == asked
@@ -102,7 +108,9 @@ def test_each_field_that_is_not_copied_is_named_here() -> None:
     raw = cluster()
     group = raw["spec"]["workerGroupSpecs"][0]
     group |= {**theirs, **kept}
-    (made,) = attempt_of(allocate(BOXES, gang([{"GPU": 1}]), imex=False), read_raycluster(raw), imex=False).groups
+    (made,) = attempt_of(
+        allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
+    ).groups
     assert group.keys() - made.keys() == theirs.keys() == {*DROPPED}
     assert made.keys() - group.keys() <= ours
     assert {name: made[name] for name in kept.keys() - ours} == {"topologySpread": {"any": "thing"}}
@@ -128,7 +136,9 @@ def test_of_the_users_pod_everything_is_kept_but_what_binds_it() -> None:
     container |= {"env": [{"name": "MINE", "value": "1"}, {"name": START_HOOK_VARIABLE, "value": "my.hook"}]}
     sidecar = {"name": "sidecar", "image": "other", "resources": {"limits": {"cpu": "1"}}}
     template["spec"]["containers"].append(sidecar)
-    (made,) = attempt_of(allocate(BOXES, gang([{"GPU": 1}]), imex=False), read_raycluster(raw), imex=False).groups
+    (made,) = attempt_of(
+        allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
+    ).groups
     pod, metadata = made["template"]["spec"], made["template"]["metadata"]
     changed = {name for name in {*pod, *template["spec"]} if pod.get(name) != template["spec"].get(name)}
     assert changed == {"restartPolicy", "schedulingGates", "affinity", "resourceClaims", "containers"}

@@ -150,7 +150,9 @@ class KubernetesBackend:
         own = [(placed, bundle) for placed, bundle in both if self._has_own(placed.node)]
         kept, asked = tuple(placed for placed, _ in own), [bundle for _, bundle in own]
         here = Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
-        attempt = attempt_of(here, self._raycluster(), imex=self.inventory.limits.compute_domains, asked=asked)
+        attempt = attempt_of(
+            here, self._raycluster(), compute_domains=self.inventory.limits.compute_domains, asked=asked
+        )
         return Provisioning(attempt, allocation.epoch, self.kube, self.store, self.inventory, self.machines, self.clock)
 
     # -- what the coordinator and the workers ask

@@ -1,4 +1,4 @@
-"""Which device a worker's slot means."""
+"""Which device a worker's GPU id means."""
 
 from __future__ import annotations
 

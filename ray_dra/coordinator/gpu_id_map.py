@@ -1,4 +1,4 @@
-"""Which device each GPU slot of a worker means: those planned for its bundle, or one that no gang has.
+"""Which device each GPU id of a worker means: those planned for its bundle, or one that no gang has.
 
 Neighbours: `foreign_work.py` remembers what was given to whom; the engine plans a gang again whose device was taken.
 """
@@ -28,7 +28,7 @@ class Seen(NamedTuple):
     clique: str | None
 
 
-class SlotMap:
+class GpuIdMap:
     """See the module."""
 
     def __init__(
@@ -43,14 +43,14 @@ class SlotMap:
         self._inventory, self._nodes, self._others, self._backend = inventory, nodes, others, backend
         self._records, self._observer = records, observer
 
-    def devices(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...], pid: int) -> list[Seen]:
-        """The devices of a worker's GPU slots, in order; `group` is "" outside placement groups."""
+    def devices(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
+        """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups."""
         owner = self._records.of_group(group)
         if owner is not None and owner.allocation is not None:
-            return self._of_planned(self.by_bundle(owner.allocation)[bundle], raylet, group, bundle, slots)
+            return self._of_planned(self.by_bundle(owner.allocation)[bundle], raylet, group, bundle, gpu_ids)
         if group in self._others.unclaimed:
-            return self._of_unclaimed(raylet, group, bundle, slots)
-        return self._of_foreign(raylet, slots, pid)
+            return self._of_unclaimed(raylet, group, bundle, gpu_ids)
+        return self._of_foreign(raylet, gpu_ids, pid)
 
     def displaced(self, taken: Iterable[Seen]) -> Iterator[tuple[str, Observed]]:
         """Gangs that hold one of these devices, which work of others had to take, and what is observed of them."""
@@ -77,25 +77,25 @@ class SlotMap:
 
     # -- inside
 
-    def _of_unclaimed(self, raylet: str, group: str, bundle: int, slots: tuple[int, ...]) -> list[Seen]:
+    def _of_unclaimed(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...]) -> list[Seen]:
         """For a worker of a gang whose record cannot be read; its map can."""
         bundles = self._others.unclaimed[group]
         devices = [Seen(*device) for device in bundles[bundle]] if 0 <= bundle < len(bundles) else []
-        return self._of_planned(devices, raylet, group, bundle, slots)
+        return self._of_planned(devices, raylet, group, bundle, gpu_ids)
 
     def _of_planned(
-        self, devices: list[Seen], raylet: str, group: str, bundle: int, slots: tuple[int, ...]
+        self, devices: list[Seen], raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...]
     ) -> list[Seen]:
         planned = {device.index: device for device in devices}
-        positions = self._others.of_bundle(raylet, f"{group}/{bundle}", slots, tuple(planned))
+        positions = self._others.of_bundle(raylet, f"{group}/{bundle}", gpu_ids, tuple(planned))
         return [planned[position] for position in positions]
 
-    def _of_foreign(self, raylet: str, slots: tuple[int, ...], pid: int) -> list[Seen]:
+    def _of_foreign(self, raylet: str, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
         """For any other worker."""
         state = self._inventory.node_states.get(self._nodes.names.get(raylet, ""))
         if state is None:  # no agent has spoken for this node: Ray's own numbering is all there is
-            return [Seen(slot, None, "", None) for slot in slots]
-        positions = self._others.of_foreign(raylet, state, slots, pid, self._movable(state.name))
+            return [Seen(gpu_id, None, "", None) for gpu_id in gpu_ids]
+        positions = self._others.of_foreign(raylet, state, gpu_ids, pid, self._movable(state.name))
         return [Seen(p, state.grants[p].uuid, state.name, state.grants[p].clique) for p in positions]
 
     def _movable(self, node: str) -> int:
