@@ -15,7 +15,7 @@ from typing import Any
 
 import figures
 
-from ray_dra.coordinator.orders import Order
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.errors import RayDraError

@@ -8,9 +8,9 @@ from typing import Any
 
 import ray
 
-from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.locality import Connect, Locality

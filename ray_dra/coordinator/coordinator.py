@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
 
 from ray_dra.coordinator.aside import Unread
 from ray_dra.coordinator.gpu_id_map import Seen
-from ray_dra.coordinator.orders import Order, check_group, check_order
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.events import Committed, DevicesTaken, Event, JobsSeen, Moment, ReleaseAsked, Submitted
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.ports.clock import Clock
@@ -130,11 +129,10 @@ class Coordinator:
         """
         request = check_order(order).request
         self.backend.check()
-        submitted = partial(Submitted, request, order.name, order.namespace, order.owner, order.detached, order.wait)
-        self._decide(submitted())
+        self._decide(Submitted(order))
         if request.gang not in self.gangs:
             self.observe()  # what looked taken may have ended since
-            self._decide(submitted(looked=True))
+            self._decide(Submitted(order, looked=True))
         return self.status(request.gang)
 
     def plan(self, request: GangRequest) -> Answer:
@@ -151,7 +149,7 @@ class Coordinator:
             InvalidRequest: this is no placement group's id, or another gang has the group.
         """
         self._statuses.find(gang_id)
-        self._decide(Committed(gang_id, check_group(group), moves))
+        self._decide(Committed(gang_id, group, moves))
         return self.status(gang_id)
 
     def release(self, gang_id: str) -> bool:

@@ -50,7 +50,6 @@ class Observer:
             held_for=held_for,
             provisioned=notes.progress.ready,
             patience=self.backend.patience if notes.progress.joined else math.inf,  # until then: the workers' own
-            own_workers=self.backend.own_workers,
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),

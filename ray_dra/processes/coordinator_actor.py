@@ -15,10 +15,10 @@ import ray
 
 from ray_dra.coordinator.backends.raylets.nodes import only_visible
 from ray_dra.coordinator.jobs import Jobs
-from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable

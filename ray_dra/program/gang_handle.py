@@ -11,10 +11,10 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import why_gone
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import GangGone, GangTimeout, RayDraError
 from ray_dra.processes.calls import ask, coordinator

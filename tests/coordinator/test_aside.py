@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_dra.coordinator.orders import Order
 from ray_dra.core.gangs.events import WorkersProgressed
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError

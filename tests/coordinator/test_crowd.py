@@ -8,10 +8,10 @@ from types import FrameType
 
 import pytest
 
-from ray_dra.coordinator.orders import Order
 from ray_dra.coordinator.turns import BUSY_SECONDS
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs import planning
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short

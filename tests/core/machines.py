@@ -22,6 +22,11 @@ DGX1: Links = tuple(
 )
 
 
+def group_id(name: str) -> str:
+    """The id of a placement group as Ray gives one; of at most 18 characters."""
+    return name.encode().hex().zfill(36)
+
+
 def node(
     name: str,
     gpus: int,

@@ -14,8 +14,8 @@ import ray
 
 import ray_dra
 from ray_dra import api
-from ray_dra.coordinator.orders import Order
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.device import Health
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from ray_dra import errors
-from ray_dra.coordinator.orders import Order, check_order
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, check_request
 from ray_dra.core.plan import plan

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra import api
-from ray_dra.coordinator.orders import Order, check_order
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy
 from ray_dra.core.model.shortfall import Unsatisfiable

@@ -37,7 +37,7 @@ class Listing(Protocol):
     def add(self, capacity: int, rank: str) -> None: ...
 
 
-class Order(Protocol):
+class CliqueListing(Protocol):
     """The `CliqueOrder` that lists a clique."""
 
     @property
@@ -98,7 +98,7 @@ class CliqueState:
         self.key = f"{'#' * loose}{natural(self.name)}\x00{loose:d}{spare:d}"
         self.fabric = False  # until a node of it says so
         self.owner = owner
-        self.order: Order | None = None
+        self.order: CliqueListing | None = None
         self.rank = ""
         self.levels = 0
         self.capacities: dict[BundleShape, int] = {}
@@ -164,7 +164,7 @@ class CliqueState:
         """A gang has the clique to itself; None: nobody."""
         self.owner = gang
 
-    def enter_order(self, order: Order) -> None:
+    def enter_order(self, order: CliqueListing) -> None:
         """This order lists it from now on."""
         self.order = order
         self.rank = ""

@@ -52,6 +52,7 @@ from ray_dra.core.gangs.lifecycle import (
     Observed,
     Phase,
     Step,
+    is_group,
     may_move,
     next_step,
     phase,
@@ -61,7 +62,7 @@ from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
-from ray_dra.errors import GangGone, InvalidRequest
+from ray_dra.errors import GangGone, InvalidRequest, shown
 
 
 class Engine:
@@ -133,22 +134,17 @@ class Engine:
     # -- into the queue, and out of it
 
     def _submitted(self, event: Submitted, now: Moment) -> list[Action]:
-        if event.request.gang in self.records.gangs:  # asked again after a restart swallowed the answer
+        order = event.order
+        if order.request.gang in self.records.gangs:  # asked again after a restart swallowed the answer
             return []
-        gang = Gang(
-            event.request,
-            self.records.next_sequence(),
-            event.name,
-            event.namespace,
-            event.owner,
-            event.detached,
-        )
-        verdict = self.admission.arrives(gang, now.lived, wait=event.wait, looked=event.looked)
+        sequence = self.records.next_sequence()
+        gang = Gang(order.request, sequence, order.name, order.namespace, order.owner, order.detached)
+        verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
         if isinstance(verdict, Start):
             return self._save(replace(gang, allocation=verdict.allocation), "submitted; devices are held", now)
-        if not event.wait:
+        if not order.wait:
             return []
         why = f"submitted; waits for {_sentence(verdict.why)}"
         return [*self._save(gang, why, now, verdict.why, verdict.could_start), Tell(gang.id)]
@@ -175,6 +171,9 @@ class Engine:
         return []
 
     def _committed(self, gang: Gang, event: Committed, now: Moment) -> list[Action]:
+        if not is_group(event.group):  # Ray could not remove it again
+            said = "This is no id of a placement group."
+            return [Refuse(InvalidRequest(said, place="group", wanted=shown(event.group), available="36 hex digits"))]
         if gang.releasing:
             return [Refuse(GangGone("The gang is being given back.", place=gang.id))]
         if gang.allocation is None or gang.group is not None or gang.moves != event.moves:
@@ -213,14 +212,14 @@ class Engine:
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self._see(gang, seen, now)
         notes = self._notes(gang)
-        step, why = next_step(gang, seen, notes.gave_way)
+        step, why = next_step(gang, seen, notes.gave_way, own_workers=self.own_workers)
         said = notes.progress.said
         actions: list[Action] = []
         if step is Step.GIVE_BACK:
             actions = self._give_back(gang, why, now)
         elif step is Step.FORGET:
             actions = self._end(gang, seen.undone, gang.history[-1].why if gang.history else "")
-        elif step is Step.PLAN_AGAIN and seen.own_workers:
+        elif step is Step.PLAN_AGAIN and self.own_workers:
             actions = self._plan_elsewhere(gang, PlaceKind.RAY, said, now)
         elif step is Step.PLAN_AGAIN:
             actions = self._plan_again(gang, why, now, stay=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ray_dra.core.gangs.lifecycle import Observed
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
-from ray_dra.core.model.request import GangRequest
 
 
 class Moment(NamedTuple):
@@ -21,19 +21,9 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A program asks for a gang.
+    """A program asks for a gang. `looked`: the world was looked at again after a first no, which is now an answer."""
 
-    Attributes:
-        wait: False: refuse at once what cannot be met now.
-        looked: the world was looked at again after a first no, which is now an answer.
-    """
-
-    request: GangRequest
-    name: str = ""
-    namespace: str = ""
-    owner: str = ""
-    detached: bool = False
-    wait: bool = True
+    order: Order
     looked: bool = False
 
 

@@ -147,7 +147,6 @@ class Observed:
         held_for: seconds since it was planned, or since its workers were there.
         provisioned: its workers are there; always so where nobody makes workers.
         patience: seconds for Ray to place the bundles before looking elsewhere.
-        own_workers: the gang's workers were made for it, so that where others' work took them it has new ones made.
         placed_once: Ray has placed its group, though it may have lost a part since.
         undone: nothing is left of workers made for it.
         left_groups: placement groups that it has left, and that Ray has all the same.
@@ -160,7 +159,6 @@ class Observed:
     held_for: float = 0.0
     provisioned: bool = True
     patience: float = PLACE_SECONDS
-    own_workers: bool = False
     placed_once: bool = False
     undone: bool = True
     left_groups: tuple[str, ...] = ()
@@ -221,8 +219,9 @@ def may_move(gang: Gang, gave_way: int) -> bool:
     return gang.moves - gave_way < MOST_MOVES
 
 
-def next_step(gang: Gang, seen: Observed, gave_way: int = 0) -> tuple[Step, str]:
-    """The step that brings the gang nearer to where it should be, and why. `gave_way`: see `may_move`."""
+def next_step(gang: Gang, seen: Observed, gave_way: int = 0, *, own_workers: bool = False) -> tuple[Step, str]:
+    """The step that brings the gang nearer to where it should be, and why. `gave_way`: see `may_move`; `own_workers`:
+    workers are made for each gang, so that another try gets it new ones."""
     removed = gang.group is None or seen.group_state == "ABSENT"
     if gang.releasing:
         if not removed and seen.group_state is not None:  # to remove it was interrupted
@@ -241,7 +240,7 @@ def next_step(gang: Gang, seen: Observed, gave_way: int = 0) -> tuple[Step, str]
         why = f"Ray did not place it within {seen.patience:.0f} s"
         if may_move(gang, gave_way):
             return Step.PLAN_AGAIN, why
-        return (Step.GIVE_UP if seen.own_workers else Step.WAIT), why
+        return (Step.GIVE_UP if own_workers else Step.WAIT), why
     return Step.WAIT, ""
 
 

@@ -7,6 +7,7 @@ import pytest
 from ray_dra.core.gangs import admission
 from ray_dra.core.gangs.admission import REST_FACTOR
 from ray_dra.core.gangs.events import NextTurn, ReleaseAsked, Submitted, TurnTook
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.shortfall import ShortfallKind
 from ray_dra.errors import UnsatisfiableError
 from tests.core.gangs.test_engine import World
@@ -15,7 +16,7 @@ from tests.core.machines import gang
 
 def ask(world: World, *sizes: int, name: str, priority: int = 0, owner: str = "", wait: bool = True) -> bool:
     """Submit; whether the gang holds devices now."""
-    world.act(Submitted(gang(*sizes, name=name, priority=priority), owner=owner, wait=wait))
+    world.act(Submitted(Order(gang(*sizes, name=name, priority=priority), owner=owner, wait=wait)))
     return name in world.gangs and world.gangs[name].allocation is not None
 
 

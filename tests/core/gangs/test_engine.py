@@ -30,9 +30,10 @@ from ray_dra.core.gangs.events import (
     WorkersProgressed,
 )
 from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, MOST_CHANGES, MOST_MOVES, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
-from ray_dra.errors import NameTaken, UnsatisfiableError
-from tests.core.machines import gang, rack
+from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError
+from tests.core.machines import gang, group_id, rack
 
 
 class World:
@@ -75,7 +76,7 @@ class World:
             self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
 
     def submit(self, *sizes: int, name: str, **more: Any) -> Gang:
-        self.act(Submitted(gang(*sizes, name=name), **more))
+        self.act(Submitted(Order(gang(*sizes, name=name), **more)))
         return self.gangs[name]
 
 
@@ -89,9 +90,9 @@ def test_a_decision_changes_no_record() -> None:
     world.submit(4, name="held")
     before, free = dict(world.gangs), world.inventory.free_devices
     events: Sequence[Event] = [
-        Submitted(gang(4, name="new")),
-        Submitted(gang(4, 4, name="waits")),
-        Committed("held", "group", 0),
+        Submitted(Order(gang(4, name="new"))),
+        Submitted(Order(gang(4, 4, name="waits"))),
+        Committed("held", group_id("group"), 0),
         ReleaseAsked("held"),
         DevicesTaken("held", Observed()),
         WorkersProgressed("held", Progress(failed="no node")),
@@ -108,7 +109,7 @@ def test_a_decision_changes_no_record() -> None:
 def test_the_store_comes_before_the_world() -> None:
     world = World(own_workers=True)
     world.submit(4, name="g")
-    committed = world.act(Committed("g", "group", 0))
+    committed = world.act(Committed("g", group_id("group"), 0))
     assert kinds(committed)[:2] == [WriteMap, Save], "workers find the map as soon as there is a record of the group"
     actions = world.decide(ReleaseAsked("g"))
     assert kinds(actions).index(Save) < kinds(actions).index(RemoveGroup) < kinds(actions).index(EndWorkers)
@@ -119,7 +120,7 @@ def test_the_store_comes_before_the_world() -> None:
 @pytest.mark.parametrize(
     "event",
     [
-        Committed("none", "group", 0),
+        Committed("none", group_id("group"), 0),
         ReleaseAsked("none"),
         WorkersDue("none", Observed()),
         WorkersProgressed("none", THERE),
@@ -134,14 +135,24 @@ def test_what_is_said_of_a_gang_that_is_not_there_is_nothing(event: Event) -> No
     assert World().decide(event) == []
 
 
+@pytest.mark.parametrize("group", ["", "group", group_id("g")[1:], group_id("jkl").upper(), 7, None])
+def test_what_is_no_id_of_a_placement_group_is_refused(group: Any) -> None:
+    """Ray could not remove it again."""
+    world = World()
+    world.submit(4, name="g")
+    with pytest.raises(InvalidRequest, match="no id of a placement group"):
+        world.act(Committed("g", group, 0))
+    assert world.gangs["g"].group is None
+
+
 def test_the_same_said_twice_is_decided_once() -> None:
     world = World()
-    assert world.act(Submitted(gang(4, name="g")))
-    assert world.act(Submitted(gang(4, name="g"))) == []
-    assert world.act(Committed("g", "group", 0))
-    assert world.act(Committed("g", "group", 0)) == []
-    assert world.act(Committed("g", "other", 0)) == []
-    assert world.gangs["g"].group == "group"
+    assert world.act(Submitted(Order(gang(4, name="g"))))
+    assert world.act(Submitted(Order(gang(4, name="g")))) == []
+    assert world.act(Committed("g", group_id("group"), 0))
+    assert world.act(Committed("g", group_id("group"), 0)) == []
+    assert world.act(Committed("g", group_id("other"), 0)) == []
+    assert world.gangs["g"].group == group_id("group")
 
 
 def test_admission_refuses_with_the_reason_and_holds_nothing() -> None:
@@ -149,12 +160,12 @@ def test_admission_refuses_with_the_reason_and_holds_nothing() -> None:
     world.submit(4, name="a", namespace="x", wait=True)
     with pytest.raises(UnsatisfiableError, match="even if nobody else"):
         world.submit(4, 4, 4, name="large")
-    world.act(Submitted(gang(1, name="b"), name="train"))
+    world.act(Submitted(Order(gang(1, name="b"), name="train")))
     with pytest.raises(NameTaken):
-        world.act(Submitted(gang(1, name="c"), name="train"))
-    assert world.act(Submitted(gang(4, 4, name="now"), wait=False)) == [], "the world is looked at again first"
+        world.act(Submitted(Order(gang(1, name="c"), name="train")))
+    assert world.act(Submitted(Order(gang(4, 4, name="now"), wait=False))) == [], "the world is looked at again first"
     with pytest.raises(UnsatisfiableError, match="does not fit now"):
-        world.act(Submitted(gang(4, 4, name="now"), wait=False, looked=True))
+        world.act(Submitted(Order(gang(4, 4, name="now"), wait=False), looked=True))
     assert set(world.gangs) == {"a", "b"}
 
 
@@ -175,14 +186,14 @@ def test_a_gang_that_gets_no_workers_is_tried_so_often_and_then_given_up() -> No
 def test_to_give_way_costs_no_try_where_ray_does_not_place_the_gang_either() -> None:
     world = World(own_workers=True)
     world.submit(4, name="g")
-    late = Observed(group_state="PENDING", held_for=30.0, own_workers=True)
+    late = Observed(group_state="PENDING", held_for=30.0)
     for _ in range(MOST_MOVES):
         world.act(WorkersProgressed("g", Progress(failed="another gang came first", gave_way=True)))
     for moves in range(MOST_MOVES, 2 * MOST_MOVES):
         assert world.gangs["g"].moves == moves
-        world.act(Committed("g", f"group-{moves}", moves))
+        world.act(Committed("g", group_id(f"group-{moves}"), moves))
         world.act(GangObserved("g", late))
-    world.act(Committed("g", "last", 2 * MOST_MOVES))
+    world.act(Committed("g", group_id("last"), 2 * MOST_MOVES))
     world.act(GangObserved("g", late))
     assert "g" not in world.gangs, "its own tries are used up"
 
@@ -190,7 +201,7 @@ def test_to_give_way_costs_no_try_where_ray_does_not_place_the_gang_either() -> 
 def test_workers_are_made_until_ray_has_placed_the_gang_and_not_for_one_that_ends() -> None:
     world = World(own_workers=True)
     world.submit(4, name="g")
-    world.act(Committed("g", "group", 0))
+    world.act(Committed("g", group_id("group"), 0))
     for seen, made in (
         (Observed(group_state="PENDING"), True),
         (Observed(group_state=None), True),
@@ -205,9 +216,9 @@ def test_workers_are_made_until_ray_has_placed_the_gang_and_not_for_one_that_end
 def test_a_gang_that_runs_is_not_planned_again_whoever_says_that_he_has_a_device_of_it(own_workers: bool) -> None:
     world = World(own_workers=own_workers)
     world.submit(4, name="g")
-    world.act(Committed("g", "group", 0))
+    world.act(Committed("g", group_id("group"), 0))
     before = world.gangs["g"]
-    running = Observed(group_state="CREATED", placed_once=True, own_workers=own_workers)
+    running = Observed(group_state="CREATED", placed_once=True)
     assert kinds(world.act(DevicesTaken("g", running))) == [Note]
     assert replace(world.gangs["g"], history=()) == replace(before, history=())
     world.act(DevicesTaken("g", replace(running, group_state="RESCHEDULING")))
@@ -217,7 +228,7 @@ def test_a_gang_that_runs_is_not_planned_again_whoever_says_that_he_has_a_device
 def test_a_gang_that_ray_does_not_place_stays_where_nothing_else_is_free() -> None:
     world = World(nodes=1)
     world.submit(4, name="g")
-    world.act(Committed("g", "group", 0))
+    world.act(Committed("g", group_id("group"), 0))
     before, world.now = world.gangs["g"], 10.0
     late = Observed(group_state="PENDING", held_for=10.0)
     assert not any(isinstance(action, Save) for action in world.act(GangObserved("g", late)))
@@ -260,7 +271,7 @@ def test_a_history_says_when_what_and_why() -> None:
     world.now = 2.0
     world.act(ReleaseAsked("all"))
     world.act(NextTurn())
-    world.act(Committed("g", "group", 0))
+    world.act(Committed("g", group_id("group"), 0))
     world.now = 3.0
     world.act(GangObserved("g", Observed(group_state="CREATED")))
     world.act(GangObserved("g", Observed(group_state="CREATED", lost=("node a-t0 is gone",))))
@@ -284,7 +295,7 @@ def test_a_history_says_when_what_and_why() -> None:
 def test_a_history_stays_short() -> None:
     world = World()
     world.submit(4, name="g")
-    world.act(Committed("g", "group", 0))
+    world.act(Committed("g", group_id("group"), 0))
     for turn in range(100):
         lost = ("x" * 10_000,) if turn % 2 else ()
         world.act(GangObserved("g", Observed(group_state="CREATED", lost=lost)))
@@ -311,7 +322,7 @@ class Life(RuleBasedStateMachine):
     def submit(self, sizes: list[int], priority: int, wait: bool) -> None:
         self.count += 1
         request = gang(*sizes, name=f"g{self.count}", priority=priority)
-        self.world.act(Submitted(request, owner=f"job{self.count % 2}", wait=wait))
+        self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait)))
 
     @precondition(lambda self: self.world.gangs)
     @rule(data=st.data())
@@ -319,7 +330,7 @@ class Life(RuleBasedStateMachine):
         name = self.drawn(data)
         if not self.world.gangs[name].releasing:
             self.count += 1
-            self.world.act(Committed(name, f"group{self.count}", self.world.gangs[name].moves))
+            self.world.act(Committed(name, group_id(f"group{self.count}"), self.world.gangs[name].moves))
 
     @precondition(lambda self: self.world.gangs)
     @rule(data=st.data(), busy=st.booleans())
@@ -348,7 +359,6 @@ class Life(RuleBasedStateMachine):
             lost=("a node",) if lost else (),
             held_for=2 * HOLD_SECONDS if late else 0.0,
             provisioned=self.world.engine.records.notes[name].progress.ready,
-            own_workers=self.own_workers,
             placed_once=state not in (None, "PENDING"),
         )
         self.world.act(WorkersDue(name, seen))

@@ -1,10 +1,9 @@
-"""What a program asks of the coordinator: a gang, and for whom."""
+"""What a program asks of the coordinator: a gang, and for whom. It travels from process to process as it is here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import is_group
 from ray_dra.core.model.checked import flag, text
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -12,7 +11,12 @@ from ray_dra.errors import InvalidRequest, shown
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request with who asks. `wait` False: refuse at once what cannot be met now."""
+    """A request, with who asks and how long the gang lives.
+
+    Attributes:
+        owner: Ray's job id; the gang is given back when the job ends, unless `detached`.
+        wait: False: refuse at once what cannot be met now.
+    """
 
     request: GangRequest
     name: str = ""
@@ -39,15 +43,6 @@ def check_order(order: object) -> Order:
     except AttributeError as error:  # a field that is not even there
         raise InvalidRequest("This is no whole order.", place="order") from error
     return order
-
-
-def check_group(group: object) -> str:
-    """The same id of a placement group. Raises InvalidRequest for what Ray could not remove again."""
-    if not is_group(group):
-        raise InvalidRequest(
-            "This is no id of a placement group.", place="group", wanted=shown(group), available="36 hex digits"
-        )
-    return str(group)
 
 
 def _check_fields(order: Order) -> None:
