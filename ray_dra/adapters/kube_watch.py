@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
@@ -17,12 +18,19 @@ from ray_dra.errors import AlreadyThere, ApiUnavailable, NotFound, NotLeading
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.events import event_about
+from ray_dra.translate.kube.kuberay_operator import problems_of, read_kuberay
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.published_links import read_topology
 from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_node, read_slice
-from ray_dra.translate.names import CLUSTER_LABEL, DRIVER, TOPOLOGY_LABEL
+from ray_dra.translate.names import (
+    CLUSTER_LABEL,
+    DRIVER,
+    KUBERAY_CLUSTER_LABEL,
+    KUBERAY_NODE_TYPE_LABEL,
+    TOPOLOGY_LABEL,
+)
 
 logger = logging.getLogger("ray_dra")
 
@@ -70,6 +78,13 @@ class KubeAdapter:
             "topologies": Mirror(
                 api, "ConfigMap", namespace, labels=f"{TOPOLOGY_LABEL}=true", keep=read_topology, changed=changed
             ),
+            "heads": Mirror(
+                api,
+                "Pod",
+                namespace,
+                labels=f"{KUBERAY_CLUSTER_LABEL}={raycluster},{KUBERAY_NODE_TYPE_LABEL}=head",
+                keep=read_kuberay,
+            ),
             "templates": Mirror(api, "ResourceClaimTemplate", namespace, keep=read_template, changed=changed),
         }
         if self.compute_domains:
@@ -96,9 +111,11 @@ class KubeAdapter:
     def view(self) -> KubeView:
         self._log_problems()
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
-        clusters = found["raycluster"]
+        cluster = next(iter(found["raycluster"]), None)
+        if cluster is not None and found["heads"]:
+            cluster = replace(cluster, kuberay=found["heads"][-1])
         return KubeView(
-            raycluster=clusters[0] if clusters else None,
+            raycluster=cluster,
             nodes={node.name: node for node in found["nodes"]},
             slices=found["slices"],
             claims=found["claims"],
@@ -111,6 +128,7 @@ class KubeAdapter:
 
     def problems(self) -> tuple[str, ...]:
         found = [problem for mirror in self._mirrors.values() for problem in mirror.problems()]
+        found += [problem for head in self._mirrors["heads"].items() for problem in problems_of(head)]
         more = len(found) - MOST_PROBLEMS
         return (*found[:MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else ()))
 

@@ -188,6 +188,7 @@ class WorkerSettings:
         own_command: KubeRay adds no command to the containers.
         serving: a RayService made the RayCluster.
         never_restarted: containers are not restarted, because Ray's autoscaler v2 makes new pods.
+        head_env: names of the environment that the user gives the head's Ray container.
     """
 
     head_service: str = ""
@@ -198,6 +199,28 @@ class WorkerSettings:
     own_command: bool = False
     serving: bool = False
     never_restarted: bool = False
+    head_env: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KubeRay:
+    """KubeRay's operator, as the pod that it made for the head shows it.
+
+    Attributes:
+        version: such as v1.6.2; "" where it is not known.
+        shell: the command that `ray start` is given to.
+        probes: it gives pods probes.
+        env: the head's environment before what every pod is given.
+        tls: it makes the certificates for Ray.
+        differences: in which pods are not as we know them.
+    """
+
+    version: str = ""
+    shell: tuple[str, ...] = ("/bin/bash", "-c", "--")
+    probes: bool = True
+    env: tuple[Mapping[str, Any], ...] = ()
+    tls: bool = False
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +234,7 @@ class RayCluster:
         strategy: of upgrades; service: the RayService that owns the cluster, "" for none.
         autoscaled: Ray's autoscaler runs, with which the operator refuses suspended groups.
         workers: what holds for all workers.
+        kuberay: the operator that runs here.
     """
 
     name: str
@@ -224,6 +248,7 @@ class RayCluster:
     service: str = ""
     autoscaled: bool = False
     workers: WorkerSettings = field(default_factory=WorkerSettings)
+    kuberay: KubeRay = field(default_factory=KubeRay)
 
 
 @dataclass(frozen=True, slots=True)

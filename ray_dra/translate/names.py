@@ -34,6 +34,7 @@ KUBERAY_IDENTIFIER_LABEL = "ray.io/identifier"  # KubeRay's, of its pods: their 
 KUBERAY_REPLICA_LABEL = "ray.io/worker-group-replica-index"  # KubeRay's, of its workers
 KUBERAY_SERVING_LABEL = "ray.io/serve"  # KubeRay's, of its pods: traffic of a RayService may go there
 KUBERAY_ORIGIN_LABEL = "ray.io/originated-from-crd"  # KubeRay's, of RayClusters: the kind that made them
+KUBERAY_VERSION_ANNOTATION = "ray.io/kuberay-version"  # KubeRay's, of heads' pods
 APPLICATION_LABEL = "app.kubernetes.io/name"
 CREATED_BY_LABEL = "app.kubernetes.io/created-by"
 FAULT_TOLERANCE_ANNOTATION = "ray.io/ft-enabled"  # the user's, of the RayCluster
@@ -77,6 +78,8 @@ NODE_TYPE_VARIABLE = "RAY_NODE_TYPE_NAME"
 START_COMMAND_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"  # KubeRay's, in its pods
 USAGE_VARIABLE = "RAY_USAGE_STATS_KUBERAY_IN_USE"  # Ray's, set by KubeRay, as the next
 DISK_USAGE_VARIABLE = "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"
+USAGE_TAGS_VARIABLE = "RAY_USAGE_STATS_EXTRA_TAGS"  # Ray's, set by KubeRay to its version
+OPEN_FILES_VARIABLE = "RAY_START_ULIMIT_OPEN_FILES"  # KubeRay's, since 1.7
 GCS_RECONNECT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"  # Ray's, set by KubeRay
 KUBERNETES_TOKEN_VARIABLE = "RAY_ENABLE_K8S_TOKEN_AUTH"  # Ray's, set by KubeRay
 KUBERAY_TOKEN_FOLDER = "/var/run/secrets/ray.io/serviceaccount"  # KubeRay's, in its pods
@@ -85,6 +88,29 @@ SERVE_VARIABLES = (  # Ray's, set by KubeRay in pods of a RayService
     ("RAY_gcs_server_request_timeout_seconds", "5"),
     ("RAY_SERVE_KV_TIMEOUT_S", "5"),
 )
+TLS_VARIABLES = (  # Ray's, set by KubeRay where it makes the certificates
+    (USE_TLS_VARIABLE, "1"),
+    ("RAY_TLS_SERVER_CERT", "/etc/ray/tls/tls.crt"),
+    ("RAY_TLS_SERVER_KEY", "/etc/ray/tls/tls.key"),
+    ("RAY_TLS_CA_CERT", "/etc/ray/tls/ca.crt"),
+)
+KUBERAY_TLS_VOLUME = "ray-tls"  # KubeRay's, of its pods, since 1.7
+HEADS_VARIABLES = frozenset(  # KubeRay's, in its pods before the ones that all have, by what the RayCluster asks for
+    {
+        AUTH_MODE_VARIABLE,
+        AUTH_TOKEN_VARIABLE,
+        KUBERNETES_TOKEN_VARIABLE,
+        *dict(TLS_VARIABLES),
+        "RAY_external_storage_namespace",
+        "RAY_REDIS_ADDRESS",
+        "REDIS_USERNAME",
+        "REDIS_PASSWORD",
+        "RAY_gcs_storage",
+        "RAY_gcs_storage_path",
+        "RAY_enable_autoscaler_v2",
+    }
+)
+RAY_VARIABLES = r"(?:FQ_)?RAY_|KUBERAY_"  # how Ray's and KubeRay's begin
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's
 DEVICE_ORDER_VARIABLE = "CUDA_DEVICE_ORDER"  # CUDA's
 KUBECONFIG_VARIABLE = "KUBECONFIG"  # Kubernetes' clients'
@@ -92,6 +118,7 @@ POD_NODE_VARIABLE = "NODE_NAME"  # ours, of the topology daemon by the downward 
 POD_NAMESPACE_VARIABLE = "POD_NAMESPACE"
 POD_NAME_VARIABLE = "POD_NAME"
 POD_UID_VARIABLE = "POD_UID"
+POD_ADDRESS_VARIABLE = "POD_IP"  # KubeRay's, of an init container
 
 # -- what makes a machine a simulated one
 

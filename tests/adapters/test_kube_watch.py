@@ -18,6 +18,8 @@ from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound, NotLeading
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import ConfigMapServer, thing, until
+from tests.translate.kube.objects import cluster as raycluster
+from tests.translate.kube.test_kuberay_operator import head
 
 
 def test_a_server_that_hangs_holds_nobody_up_for_long(
@@ -88,6 +90,27 @@ def test_no_write_begins_after_the_lease_has_lapsed() -> None:
     for mirror in adapter._mirrors.values():
         mirror.thread.join(10)
         assert not mirror.thread.is_alive()
+
+
+def test_what_the_heads_pod_says_of_kuberay_is_seen_and_told() -> None:
+    class Headed(Api):
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[Any]:
+            items = {
+                "RayCluster": [raycluster()],
+                "Pod": [head("v1.9.0")] if more["labels"] == "ray.io/cluster=gangs,ray.io/node-type=head" else [],
+            }
+            yield items.get(kind, []), "1"
+
+    api: Any = Headed()
+    adapter = KubeAdapter(api, "n", "gangs", holder="me")
+    try:
+        cluster = adapter.view().raycluster
+        assert cluster is not None
+        assert cluster.kuberay.version == "v1.9.0"
+        (problem,) = adapter.problems()
+        assert "KubeRay makes pods differently" in problem
+    finally:
+        adapter.close()
 
 
 def test_an_adapter_that_cannot_begin_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,35 +1,30 @@
 """A worker's pod as KubeRay's operator builds it from a worker group, built by us. Pure.
 
 The coordinator makes the pods of gangs itself, beside the operator's. To Ray and to KubeRay they are workers like any
-others, so what the operator adds to a pod template is added here in the same way and order: KubeRay 1.6.2's, held to
-its pods field by field on the real operator (tests/cluster/test_kuberay_pod.py). One thing differs on purpose: what
-the init container runs (see `_wait_for_gcs`).
+others, so what the operator adds to a pod template is added here in the same way and order, held to the pods of
+KubeRay 1.6.2 and 1.7.0 field by field on the real operator (tests/cluster/test_kuberay_pod.py). One thing differs on
+purpose: what the init containers run (see `_wait_for_gcs`). Neighbours: `kuberay_start` writes the `ray start` line;
+`kuberay_operator` reads the operator's version and settings off the head's pod.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import math
 import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
-from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate import names
+from ray_dra.translate.kube.kuberay_operator import open_files, settings_env
+from ray_dra.translate.kube.kuberay_start import AGENT_PORT, METRICS_PORT, start_command, start_options
 from ray_dra.translate.kube.shapes import Raw
-from ray_dra.translate.quantity import quantity
 
 _DOMAIN = "cluster.local"
-_METRICS_PORT, _AGENT_PORT, _SERVE_PORT = 8080, 52365, 8000
+_SERVE_PORT = 8000
 _SHARED_MEMORY = "shared-mem"
+_TLS_FOLDER = "/etc/ray/tls"
 _TOKEN_VOLUME, _TOKEN_FOLDER = "ray-token", names.KUBERAY_TOKEN_FOLDER
-_SHELL = ["/bin/bash", "-c", "--"]
-_FLAGS_WITH_A_VALUE = ("log-color", "include-dashboard")  # of `ray start`; other options of true and false have none
-_ACCELERATORS = {"aws.amazon.com/neuroncore": "neuron_cores", "google.com/tpu": "TPU"}  # Ray's names of them
-_MIG = re.compile(names.PLUGIN_MIG_RESOURCE)
 _ONE_HEALTH_PAGE = (2, 53)  # since this version of Ray one page of the agent says whether a node is healthy
 _LABEL_LENGTH, _SECRET_NAME_LENGTH = 63, 50
 
@@ -39,8 +34,8 @@ def worker_pod(cluster: RayCluster, group: Raw, name: str) -> dict[str, Any]:
     template = copy.deepcopy(dict(group["template"]))
     meta, spec = template.get("metadata") or {}, template["spec"]
     ray = spec["containers"][0]  # KubeRay takes the first container for Ray's
-    params = _params(cluster, group)
-    start = f"ray start {_options(_with_resources(params, ray.get('resources') or {}))}"
+    options = start_options(group, _head(cluster))
+    start = start_command(options, cluster.kuberay)
 
     # The operator copies the user's container into its init container before it adds to it.
     spec["initContainers"] = [*(spec.get("initContainers") or ()), _wait_for_gcs(cluster, ray)]
@@ -49,17 +44,20 @@ def worker_pod(cluster: RayCluster, group: Raw, name: str) -> dict[str, Any]:
         _set(env, names.GCS_RECONNECT_VARIABLE, "600")
     ports = ray["ports"] = list(ray.get("ports") or ())
     if not any(port.get("name") == "metrics" for port in ports):
-        ports.append({"name": "metrics", "containerPort": _METRICS_PORT})
+        ports.append({"name": "metrics", "containerPort": METRICS_PORT})
     if cluster.workers.never_restarted:
         spec["restartPolicy"] = "Never"
     _let_in(cluster, spec)
-    if "plasma-directory" not in params:
+    if cluster.kuberay.tls:
+        _certify(cluster, spec)
+    if "plasma-directory" not in options:
         _share_memory(spec, ray)
     _command(cluster, ray, meta, start)
     for container in spec["initContainers"]:
         container["env"] = [*(container.get("env") or ()), *_head_address(cluster)]
     _environment(cluster, env, start)
-    _probes(cluster, ray, params)
+    if cluster.kuberay.probes:
+        _probes(cluster, ray, options)
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -127,118 +125,7 @@ def _head(cluster: RayCluster) -> str:
     return f"{_host(cluster)}:{cluster.workers.head_port}"
 
 
-# -- `ray start`
-
-
-def _params(cluster: RayCluster, group: Raw) -> dict[str, str]:
-    """The options of `ray start`: the user's, those of the group's own fields, and KubeRay's where the user has
-    none."""
-    params = {str(key): str(value) for key, value in (group.get("rayStartParams") or {}).items()}
-    custom: dict[str, float] = {}
-    for name, told in (group.get("resources") or {}).items():
-        try:
-            amount = quantity(told)
-        except ValueError:  # the operator goes on without it
-            continue
-        known = name.lower()
-        if known in ("cpu", "memory"):
-            params["num-cpus" if known == "cpu" else "memory"] = str(_whole(amount))
-        elif _is_gpu(known):
-            params["num-gpus"] = str(_whole(amount))
-        else:
-            custom[name] = amount
-    if custom:
-        params["resources"] = f"'{_json(custom)}'"
-    if labels := group.get("labels"):
-        params["labels"] = ",".join(f"{key}={labels[key]}" for key in sorted(labels))
-    return {
-        "address": _head(cluster),
-        "metrics-export-port": str(_METRICS_PORT),
-        "dashboard-agent-listen-port": str(_AGENT_PORT),
-        **params,
-        "block": "true",
-    }
-
-
-def _with_resources(params: Mapping[str, str], resources: Raw) -> dict[str, str]:
-    """And what the container's own resources say, where the options do not."""
-    made = dict(params)
-    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
-    cpus = next((whole for asked in (limits, requests) if (whole := _whole(_amount(asked.get("cpu", 0))))), 0)
-    if cpus:
-        made.setdefault("num-cpus", str(cpus))
-    if memory := _whole(_amount(limits.get("memory", 0))):
-        made.setdefault("memory", str(memory))
-    custom = _custom_resources(made)
-    if custom is None:
-        return made
-    counted = any(name in custom for name in _ACCELERATORS.values())
-    for name in sorted(limits):
-        amount = _amount(limits[name])
-        if not amount:
-            continue
-        if _is_gpu(name):
-            made.setdefault("num-gpus", str(_whole(amount)))
-        if name in _ACCELERATORS and not counted:
-            made["resources"] = f"'{_json({**custom, _ACCELERATORS[name]: amount})}'"
-            counted = True
-    return made
-
-
-def _custom_resources(params: Mapping[str, str]) -> dict[str, float] | None:
-    """None: of a form that the operator cannot read, for which it counts no accelerators."""
-    if "resources" not in params:
-        return {}
-    try:
-        read = json.loads(params["resources"].strip("'\"` "))
-        return {str(name): float(amount or 0) for name, amount in (read or {}).items()}
-    except (ValueError, TypeError, AttributeError):
-        return None
-
-
-def _amount(told: str | int | float) -> float:
-    try:
-        return quantity(told)
-    except ValueError as error:
-        raise InvalidRequest(
-            "The worker group to copy has a container that asks for no amount.", place="resources", wanted=shown(told)
-        ) from error
-
-
-def _is_gpu(name: str) -> bool:
-    return name.endswith("gpu") or _MIG.search(name) is not None
-
-
-def _whole(amount: float) -> int:
-    """Rounded up, as Kubernetes does; the decimals are those of a sum of floats."""
-    return math.ceil(round(amount, 9))
-
-
-def _json(amounts: Mapping[str, float]) -> str:
-    """As Go writes it: sorted, no spaces, whole numbers without a point, and nothing that HTML would read."""
-    entries = ",".join(f"{json.dumps(key, ensure_ascii=False)}:{_number(amounts[key])}" for key in sorted(amounts))
-    for sign in "<>&\u2028\u2029":
-        entries = entries.replace(sign, f"\\u{ord(sign):04x}")
-    return f"{{{entries}}}"
-
-
-def _number(value: float) -> str:
-    if value and not 1e-6 <= abs(value) < 1e21:
-        mantissa, exponent = f"{value!r}".split("e")
-        return f"{mantissa.removesuffix('.0')}e{exponent[0]}{exponent[1:].lstrip('0')}"
-    return format(Decimal(repr(value)).normalize(), "f")
-
-
-def _options(params: Mapping[str, str]) -> str:
-    """Nothing is quoted: a value goes into the shell as it is."""
-    made = ""
-    for option in sorted(params):
-        value = params[option]
-        if value.lower() not in ("true", "false") or option in _FLAGS_WITH_A_VALUE:
-            made += f" --{option}={value} "
-        elif value.lower() == "true":
-            made += f" --{option} "
-    return made
+# -- containers
 
 
 def _command(cluster: RayCluster, ray: dict[str, Any], meta: Raw, start: str) -> None:
@@ -247,11 +134,8 @@ def _command(cluster: RayCluster, ray: dict[str, Any], meta: Raw, start: str) ->
     theirs = "".join(f" {part} " for part in (*(ray.get("command") or ()), *(ray.get("args") or ())))
     if cluster.workers.own_command or told.lower() == "true" or "ray start" in theirs:
         return
-    start = f"ulimit -n 65536; {start}"
-    ray |= {"command": list(_SHELL), "args": [f"{theirs} && {start}" if theirs else start]}
-
-
-# -- containers
+    start = f"{open_files(cluster.kuberay)}; {start}"
+    ray |= {"command": list(cluster.kuberay.shell), "args": [f"{theirs} && {start}" if theirs else start]}
 
 
 def _wait_for_gcs(cluster: RayCluster, ray: Raw) -> dict[str, Any]:
@@ -270,14 +154,12 @@ def _wait_for_gcs(cluster: RayCluster, ray: Raw) -> dict[str, Any]:
     amounts = {"cpu": "200m", "memory": "256Mi"}
     made: dict[str, Any] = {
         "name": "wait-gcs-ready",
-        "command": list(_SHELL),
+        "command": list(cluster.kuberay.shell),
         "args": [script],
         "env": list(ray.get("env") or ()),
         "resources": {"limits": amounts, "requests": dict(amounts)},
     }
-    for field in ("image", "imagePullPolicy", "securityContext", "volumeMounts"):
-        if ray.get(field):
-            made[field] = copy.deepcopy(ray[field])
+    _copy(ray, made, "image", "imagePullPolicy", "securityContext", "volumeMounts")
     return made
 
 
@@ -291,8 +173,7 @@ def _let_in(cluster: RayCluster, spec: dict[str, Any]) -> None:
         if not any(volume["name"] == _TOKEN_VOLUME for volume in volumes):
             source = {"projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
             volumes.append({"name": _TOKEN_VOLUME, **source})
-    waiting = [container for container in spec["initContainers"] if container["name"] == "wait-gcs-ready"]
-    for container in (spec["containers"][0], *waiting):
+    for container in (spec["containers"][0], *_waiting(spec)):
         env = container.setdefault("env", [])
         _set(env, names.AUTH_MODE_VARIABLE, "token")
         if auth.by_kubernetes:
@@ -303,6 +184,53 @@ def _let_in(cluster: RayCluster, spec: dict[str, Any]) -> None:
         elif not _has(env, names.AUTH_TOKEN_VARIABLE):
             key = {"name": auth.secret or _cut_secret(cluster.name), "key": "auth_token"}
             env.append({"name": names.AUTH_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": key}})
+
+
+def _certify(cluster: RayCluster, spec: dict[str, Any]) -> None:
+    """The certificate that KubeRay has made for workers, which is good once it names the pod's own address."""
+    volumes = spec["volumes"] = list(spec.get("volumes") or ())
+    if not any(volume["name"] == names.KUBERAY_TLS_VOLUME for volume in volumes):
+        secret = {"secretName": f"ray-worker-secret-{cluster.name}"}
+        volumes.append({"name": names.KUBERAY_TLS_VOLUME, "secret": secret})
+    ray = spec["containers"][0]
+    mount = {"name": names.KUBERAY_TLS_VOLUME, "mountPath": _TLS_FOLDER, "readOnly": True}
+    for container in (ray, *_waiting(spec)):
+        env = container.setdefault("env", [])
+        for name, value in names.TLS_VARIABLES:
+            _set(env, name, value)
+        mounts = container["volumeMounts"] = list(container.get("volumeMounts") or ())
+        if not any(each["name"] == mount["name"] or each["mountPath"] == _TLS_FOLDER for each in mounts):
+            mounts.append(dict(mount))
+    if any(container["name"] == "wait-for-tls-ip-san" for container in spec["initContainers"]):
+        return
+    script = (
+        f"until openssl x509 -in {_TLS_FOLDER}/tls.crt -noout -text |"
+        " tr ', ' '\\n\\n' | grep -qxF \"Address:$POD_IP\"; do\n"
+        '  echo "Waiting for a certificate of $POD_IP."\n'
+        "  sleep 1\n"
+        "done"
+    )
+    amounts = {"cpu": "50m", "memory": "64Mi"}
+    waiting: dict[str, Any] = {
+        "name": "wait-for-tls-ip-san",
+        "command": ["sh", "-c"],
+        "args": [script],
+        "env": [{"name": names.POD_ADDRESS_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+        "volumeMounts": [mount],
+        "resources": {"limits": amounts, "requests": dict(amounts)},
+    }
+    _copy(ray, waiting, "image", "imagePullPolicy", "securityContext")
+    spec["initContainers"].insert(0, waiting)
+
+
+def _waiting(spec: Raw) -> list[dict[str, Any]]:
+    return [container for container in spec["initContainers"] if container["name"] == "wait-gcs-ready"]
+
+
+def _copy(ray: Raw, made: dict[str, Any], *fields: str) -> None:
+    for field in fields:
+        if ray.get(field):
+            made[field] = copy.deepcopy(ray[field])
 
 
 def _cut_secret(name: str) -> str:
@@ -333,6 +261,9 @@ def _head_address(cluster: RayCluster) -> list[dict[str, Any]]:
 
 def _environment(cluster: RayCluster, env: list[dict[str, Any]], start: str) -> None:
     """Of the Ray container. KubeRay adds some also where the user has set them; the last one of a name is in force."""
+    for entry in settings_env(cluster.kuberay, cluster.workers.head_env):
+        if not _has(env, entry["name"]):
+            env.append(copy.deepcopy(dict(entry)))
     env += _head_address(cluster)
     for name, path in (
         (names.CLUSTER_NAME_VARIABLE, f"metadata.labels['{names.KUBERAY_CLUSTER_LABEL}']"),
@@ -364,9 +295,9 @@ def _set(env: list[dict[str, Any]], name: str, value: str) -> None:
 # -- probes
 
 
-def _probes(cluster: RayCluster, ray: dict[str, Any], params: Mapping[str, str]) -> None:
+def _probes(cluster: RayCluster, ray: dict[str, Any], options: Mapping[str, str]) -> None:
     """Whether the raylet is healthy; where the RayCluster serves, also whether its proxy is."""
-    port = _port(params.get("dashboard-agent-listen-port", ""), _AGENT_PORT)
+    port = _port(options["dashboard-agent-listen-port"], AGENT_PORT)
     commands = [_fetched(port, 2, "api/local_raylet_healthz")]
     asked = {"httpGet": {"path": "/api/healthz", "port": port}}
     if not _one_health_page(cluster.workers.ray_version):

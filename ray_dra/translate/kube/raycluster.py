@@ -55,6 +55,7 @@ def _worker_settings(meta: Raw, spec: Raw) -> WorkerSettings:
     annotations, labels = texts(meta.get("annotations") or {}), texts(meta.get("labels") or {})
     head = mapping(spec.get("headGroupSpec") or {})
     service = mapping((head.get("headService") or {}).get("metadata") or {})
+    containers: Sequence[Raw] = ((head.get("template") or {}).get("spec") or {}).get("containers") or ({},)
     auth = mapping(spec.get("authOptions") or {})
     tolerant = annotations.get(FAULT_TOLERANCE_ANNOTATION, "").lower() == "true"
     scaler = mapping(spec.get("autoscalerOptions") or {})
@@ -67,6 +68,7 @@ def _worker_settings(meta: Raw, spec: Raw) -> WorkerSettings:
         own_command=annotations.get(OWN_COMMAND_ANNOTATION, "").lower() == "true",
         serving=labels.get(KUBERAY_ORIGIN_LABEL) == "RayService",
         never_restarted=bool(spec.get("enableInTreeAutoscaling")) and scaler.get("version") == "v2",
+        head_env=frozenset(text(entry["name"]) for entry in containers[0].get("env") or ()),
     )
 
 
