@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
@@ -18,7 +19,7 @@ from ray_dra.errors import AlreadyThere, ApiUnavailable, NotFound, NotLeading
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.events import event_about
-from ray_dra.translate.kube.kuberay_operator import problems_of, read_kuberay
+from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.published_links import read_topology
 from ray_dra.translate.kube.raycluster import read_raycluster
@@ -37,6 +38,7 @@ logger = logging.getLogger("ray_dra")
 MOST_PROBLEMS = 20  # that are told one by one
 WRITERS = 16
 SYNC_SECONDS = 30.0
+RESOLVER = Path("/etc/resolv.conf")
 
 
 class KubeAdapter:
@@ -55,12 +57,16 @@ class KubeAdapter:
         holder: str = "",
         changed: Callable[[], object] = lambda: None,
         patience: float = SYNC_SECONDS,
+        resolver: Path = RESOLVER,
     ) -> None:
         """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait.
-        `patience`: seconds for which the API server may be away now."""
+        `patience`: seconds for which the API server may be away now. `resolver`: in a pod, names the DNS domain."""
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
+        self._domain: str | None = None
         deadline = time.monotonic() + patience
         self.compute_domains = _served(api, deadline)
+        with suppress(OSError):
+            self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self._mirrors = {
             "raycluster": Mirror(
@@ -112,8 +118,9 @@ class KubeAdapter:
         self._log_problems()
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
         cluster = next(iter(found["raycluster"]), None)
-        if cluster is not None and found["heads"]:
-            cluster = replace(cluster, kuberay=found["heads"][-1])
+        if cluster is not None:
+            kuberay = next(iter(found["heads"]), cluster.kuberay)
+            cluster = replace(cluster, kuberay=replace(kuberay, domain=self._domain or kuberay.domain))
         return KubeView(
             raycluster=cluster,
             nodes={node.name: node for node in found["nodes"]},

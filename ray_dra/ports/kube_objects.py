@@ -213,6 +213,7 @@ class KubeRay:
         env: the head's environment before what every pod is given.
         tls: it makes the certificates for Ray.
         differences: in which pods are not as we know them.
+        domain: of the cluster's DNS.
     """
 
     version: str = ""
@@ -221,6 +222,7 @@ class KubeRay:
     env: tuple[Mapping[str, Any], ...] = ()
     tls: bool = False
     differences: tuple[str, ...] = ()
+    domain: str = "cluster.local"
 
 
 @dataclass(frozen=True, slots=True)

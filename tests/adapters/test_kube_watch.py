@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,7 +93,12 @@ def test_no_write_begins_after_the_lease_has_lapsed() -> None:
         assert not mirror.thread.is_alive()
 
 
-def test_what_the_heads_pod_says_of_kuberay_is_seen_and_told() -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_what_the_heads_pod_says_of_kuberay_is_seen_and_told(tmp_path: Path, there: bool) -> None:
+    resolver = tmp_path / "resolv.conf"
+    if there:
+        resolver.write_text("search n.svc.here.org svc.here.org here.org\n")
+
     class Headed(Api):
         def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[Any]:
             items = {
@@ -102,11 +108,12 @@ def test_what_the_heads_pod_says_of_kuberay_is_seen_and_told() -> None:
             yield items.get(kind, []), "1"
 
     api: Any = Headed()
-    adapter = KubeAdapter(api, "n", "gangs", holder="me")
+    adapter = KubeAdapter(api, "n", "gangs", holder="me", resolver=resolver)
     try:
         cluster = adapter.view().raycluster
         assert cluster is not None
         assert cluster.kuberay.version == "v1.9.0"
+        assert cluster.kuberay.domain == ("here.org" if there else "cluster.local")
         (problem,) = adapter.problems()
         assert "KubeRay makes pods differently" in problem
     finally:

@@ -72,6 +72,13 @@ def problems_of(kuberay: KubeRay) -> tuple[str, ...]:
     )
 
 
+def domain_of(resolver: str) -> str | None:
+    """The domain of the cluster's DNS, from a pod's resolv.conf: the operator has it as a setting, which the head's pod
+    does not show. None: this is no pod's."""
+    found = re.search(r"^search\s(?:.*\s)?svc\.(\S+)", resolver, re.MULTILINE)
+    return found[1].rstrip(".") if found else None
+
+
 def _version(head: Raw, env: Sequence[Raw]) -> str:
     """Of the operator that made the pod; "" where it does not say."""
     tags = next((entry.get("value") or "" for entry in env if entry["name"] == names.USAGE_TAGS_VARIABLE), "")

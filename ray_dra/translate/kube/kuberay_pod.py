@@ -20,7 +20,6 @@ from ray_dra.translate.kube.kuberay_operator import open_files, settings_env
 from ray_dra.translate.kube.kuberay_start import AGENT_PORT, METRICS_PORT, start_command, start_options
 from ray_dra.translate.kube.shapes import Raw
 
-_DOMAIN = "cluster.local"
 _SERVE_PORT = 8000
 _SHARED_MEMORY = "shared-mem"
 _TLS_FOLDER = "/etc/ray/tls"
@@ -118,7 +117,7 @@ def _cut(value: str, length: int) -> str:
 
 def _host(cluster: RayCluster) -> str:
     service = cluster.workers.head_service or f"{cluster.name}-head-svc"
-    return f"{service}.{cluster.namespace}.svc.{_DOMAIN}"
+    return f"{service}.{cluster.namespace}.svc.{cluster.kuberay.domain}"
 
 
 def _head(cluster: RayCluster) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_dra.ports.kube_objects import KubeRay
-from ray_dra.translate.kube.kuberay_operator import problems_of, read_kuberay, settings_env
+from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay, settings_env
 
 START = "ray start --head  --block "
 FIELD = {"fieldRef": {"fieldPath": "metadata.name"}}
@@ -124,3 +124,17 @@ def test_settings_of_the_operator_are_read() -> None:
     read = read_kuberay(made)
     assert read == KubeRay("v1.6.2", ("/bin/bash", "-cl", "--"), False, read.env, True)
     assert copy.deepcopy(read) == read
+
+
+@pytest.mark.parametrize(
+    ("resolver", "domain"),
+    [
+        ("nameserver 10.96.0.10\nsearch team.svc.here.org svc.here.org here.org mine\noptions ndots:5\n", "here.org"),
+        ("search svc.cluster.local. cluster.local", "cluster.local"),
+        ("search\tteam.svc.a.b\tsvc.a.b\ta.b", "a.b"),
+        ("# search svc.no\nnameserver 1.1.1.1\nsearch example.org\n", None),
+        ("", None),
+    ],
+)
+def test_the_domain_is_that_of_the_pods_own_dns(resolver: str, domain: str | None) -> None:
+    assert domain_of(resolver) == domain

@@ -50,6 +50,7 @@ def test_pods_are_as_reviewed() -> None:
     plain = written(made(CASES["plain"]))
     lines = [*plain]
     several = [(name, made(case)) for name, case in CASES.items()] + [("KubeRay 1.7", made(CASES["token"], NEWER))]
+    several += [("another domain", made(CASES["plain"], KubeRay(domain="here.org")))]
     for name, pod in several:
         lines += ["", f"# {name}", *list(difflib.unified_diff(plain, written(pod), n=0, lineterm=""))[2:]]
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
