@@ -5,7 +5,8 @@ the world, hands what it saw and was asked to the engine as events, and lets the
 change is in the store before it is answered, one record in one step, so that a coordinator killed anywhere comes back
 to what it had said.
 
-Neighbours: `parts.py` puts together what it is made of, `turns.py` takes gangs on within the time of a look.
+Neighbours: `parts.py` puts together what it is made of, `inventory_sync.py` brings the inventory to what there is,
+`turns.py` takes gangs on within the time of a look.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ray_dra.coordinator.aside import Unread
 from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.turns import Turns
-from ray_dra.core.gangs.events import Committed, DevicesTaken, Event, JobsSeen, Moment, ReleaseAsked, Submitted
+from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, ReleaseAsked, Submitted
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
@@ -39,11 +39,10 @@ class Coordinator:
     def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None = None, wall: Clock = time.time) -> None:
         parts = Parts(store, ray, clock, kube)
         self._wall = wall
-        self.clock, self.aside, self.inventory, self.known = parts.clock, parts.aside, parts.inventory, parts.known
-        self.nodes, self.backend, self.observer = parts.nodes, parts.backend, parts.observer
+        self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
-        self.gang_store, self.foreign_work, self.gpu_id_map = parts.gang_store, parts.foreign_work, parts.gpu_id_map
-        self._statuses = parts.statuses
+        self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
+        self.foreign_work, self.gpu_id_map, self._statuses = parts.foreign_work, parts.gpu_id_map, parts.statuses
         self._turns = Turns(self.records, self.observer, self.clock, self._decide)
         self.behind = False
         parts.restore()
@@ -56,11 +55,6 @@ class Coordinator:
         return self.records.gangs
 
     @property
-    def unread(self) -> tuple[Unread, ...]:
-        """Records that cannot be read and lie aside."""
-        return tuple(self.aside.records.values())
-
-    @property
     def idle(self) -> bool:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
         return not self.gangs and not self.foreign_work.unclaimed and self.backend.idle
@@ -69,41 +63,21 @@ class Coordinator:
 
     def report(self, raylet: str, reading: NodeReading) -> None:
         """An agent's reading of its node, or of the part of one that a gang's own worker has."""
-        node = self.observer.slot_on(raylet, self.records.wanted())
-        if node is not None:
-            self.nodes.heartbeat(raylet)
-            self.backend.hear(node, reading)
-        elif self.nodes.report(raylet, reading):
-            self.known.unread = bool(self.nodes.waiting)
-            name = self.nodes.names.get(raylet, "")
-            if name in self.inventory.node_states:
-                self.known.see(name, self.clock())
-                self.foreign_work.keep_mapped(name)
+        if self._sync.hear(raylet, reading):
             self._turns.serve()
 
     def observe(self) -> None:
         """Look at the world, and take every gang one step further. Called every half second, and after a release."""
         self.clock.look()
-        self._look()
+        self._sync.look()
+        self.executor.catch_up(self.observer.view)
         self._decide(JobsSeen(self.observer.view.jobs))
         done, fault = self._turns.advance()
-        self.nodes.drop_unused({node for _, allocation in self.records.holders() for node in allocation.nodes})
-        self.known.look(self.clock())
+        self._sync.end_of_look()
         served = self._turns.serve()
         self.behind = not (done and served)
         if fault is not None:
             raise fault
-
-    def _look(self) -> None:
-        """What there is, into the inventory."""
-        view = self.observer.look()
-        self.nodes.see(view)
-        self.known.unread = bool(self.nodes.waiting)
-        self.backend.look(self.records.wanted())
-        self.executor.settle()
-        self.executor.undo(view)
-        placed = self.observer.placed_devices(self.records)
-        self.foreign_work.look(view, self.nodes.names, placed, self.records.groups)
 
     def _decide(self, event: Event) -> bool:
         """The engine decides, the executor acts; what comes of an action is decided on before the next. True where
@@ -158,15 +132,14 @@ class Coordinator:
         Of a gang whose record lies aside, the record and its placement group, as far as that is known; other records
         that lie aside go by their key.
         """
-        unread = None if gang_id in self.gangs else self.gang_store.unread(gang_id)
-        if unread is not None:
-            self.executor.let_go(unread)
+        if gang_id not in self.gangs:
+            self.executor.let_go(gang_id)
         if not self._decide(ReleaseAsked(gang_id)):
             return True
-        gone = gang_id not in self.gangs
-        if gone:
-            self._turns.serve()
-        return gone
+        if gang_id in self.gangs:
+            return False
+        self._turns.serve()
+        return True
 
     def status(self, gang_id: str) -> Status:
         """Raises GangGone for a gang that is not there, UnsatisfiableError for one that was given up."""
@@ -180,7 +153,6 @@ class Coordinator:
         """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups. Gangs from which work
         of others had to take one are planned again."""
         found = self.gpu_id_map.devices(raylet, group, bundle, gpu_ids, pid)
-        if self.records.of_group(group) is None:
-            for gang_id, seen in list(self.gpu_id_map.displaced(found)):
-                self._decide(DevicesTaken(gang_id, seen))
+        for taken in self.gpu_id_map.taken(found, group):
+            self._decide(taken)
         return found

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
-from ray_dra.coordinator.aside import Unread
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
@@ -105,20 +104,21 @@ class Executor:
             if gang.group is not None and _uuids(mapped.get(gang.group, ())) != planned:
                 self._write_map(gang.group, allocation)
 
-    def settle(self) -> None:
-        """What a store that failed in the middle of an action left: records, and maps of groups that are no gang's."""
+    def catch_up(self, view: RayView) -> None:
+        """What a store that failed in the middle of an action left: records, and maps of groups that are no gang's. And
+        one step back for workers that no gang wants any more, nor may want whose record lies aside."""
         self._gang_store.settle(self._records.gangs)
         for group in list(self._mapped):
             if group not in self._records.groups:
                 self._store.delete(MAP_KEY + group)
             del self._mapped[group]
-
-    def undo(self, view: RayView) -> None:
-        """One step back for workers that no gang wants any more, nor may want whose record lies aside."""
         self._backend.undo([*self._records.wanted(), *self._gang_store.left_alone(view)])
 
-    def let_go(self, unread: Unread) -> None:
-        """A record that lies aside, and its placement group, as far as that is known."""
+    def let_go(self, gang_id: str) -> None:
+        """A gang's record that lies aside, and its placement group, as far as that is known; or the record of a key."""
+        unread = self._gang_store.unread(gang_id)
+        if unread is None:
+            return
         group = self._gang_store.traces(unread).group
         if group is not None:
             self._ray.remove_group(group)

@@ -13,6 +13,7 @@ from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.events import DevicesTaken
 from ray_dra.core.gangs.lifecycle import Observed, Phase, phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation
@@ -52,13 +53,17 @@ class GpuIdMap:
             return self._of_unclaimed(raylet, group, bundle, gpu_ids)
         return self._of_foreign(raylet, gpu_ids, pid)
 
-    def displaced(self, taken: Iterable[Seen]) -> Iterator[tuple[str, Observed]]:
-        """Gangs that hold one of these devices, which work of others had to take, and what is observed of them."""
-        places = {(device.node, device.index) for device in taken}
-        for node in {node for node, _ in places}:
-            for gang, allocation, seen in self._on_node(node):
-                if any((g.node, g.position) in places for g in allocation.grants):
-                    yield gang, seen
+    def taken(self, found: Iterable[Seen], group: str) -> list[DevicesTaken]:
+        """An event for each gang that holds one of these devices, where work of others had to take it."""
+        if self._records.of_group(group) is not None:
+            return []
+        places = {(device.node, device.index) for device in found}
+        return [
+            DevicesTaken(gang, seen)
+            for node in {node for node, _ in places}
+            for gang, allocation, seen in self._on_node(node)
+            if any((g.node, g.position) in places for g in allocation.grants)
+        ]
 
     def by_bundle(self, allocation: Allocation) -> list[list[Seen]]:
         """Each bundle's devices as its raylet numbers them."""

@@ -12,6 +12,7 @@ from ray_dra.coordinator.executor import Executor
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.gpu_id_map import GpuIdMap
+from ray_dra.coordinator.inventory_sync import InventorySync
 from ray_dra.coordinator.observer import Observer
 from ray_dra.coordinator.pace import OwnTime
 from ray_dra.coordinator.status import Statuses
@@ -51,6 +52,16 @@ class Parts:
         records = self.engine.records
         self.foreign_work = ForeignWork(store, self.inventory, ray, clock, self.aside)
         self.observer = Observer(self.inventory, self.nodes, ray, self.backend, clock)
+        self.sync = InventorySync(
+            self.inventory,
+            self.known,
+            self.nodes,
+            self.backend,
+            self.observer,
+            self.foreign_work,
+            records,
+            clock,
+        )
         self.gang_store = GangStore(store, self.aside)
         self.gpu_id_map = GpuIdMap(self.inventory, self.nodes, self.foreign_work, self.backend, records, self.observer)
         self.statuses = Statuses(records, self.gang_store, self.observer, self.backend)

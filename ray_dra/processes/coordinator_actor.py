@@ -160,7 +160,7 @@ class CoordinatorActor:
 
     async def unread(self) -> list[tuple[str, str]]:
         """(key, why) of each record that cannot be read and lies aside."""
-        return [(record.key, record.reason) for record in self._core.unread]
+        return [(record.key, record.reason) for record in self._core.aside.records.values()]
 
     async def unseen(self) -> tuple[str, ...]:
         """Why the coordinator may see Kubernetes otherwise than it is, and whom it does not give way to."""

@@ -102,9 +102,9 @@ def test_a_gang_whose_record_is_lost_keeps_its_devices_until_it_ends() -> None:
     group = world.coordinator.gangs["a"].group or ""
     world.store.data |= {"gang/a": b"?", "node/x": b"?"}
     world.restart()
-    assert [unread.key for unread in world.coordinator.unread] == ["node/x", "gang/a"]
+    assert list(world.coordinator.aside.records) == ["node/x", "gang/a"]
     assert world.coordinator.release("node/x")
-    assert [unread.key for unread in world.coordinator.unread] == ["gang/a"]
+    assert list(world.coordinator.aside.records) == ["gang/a"]
     with pytest.raises(GangGone, match="set aside"):
         world.coordinator.status("a")
     world.pass_time(2)
@@ -119,7 +119,7 @@ def test_a_gang_whose_record_is_lost_keeps_its_devices_until_it_ends() -> None:
     assert world.coordinator.inventory.node_states["t0"].free == 0b1111
     assert MAP_KEY + group not in world.store.data
     assert world.coordinator.release("a")
-    assert not world.coordinator.unread
+    assert not world.coordinator.aside.records
     assert not world.store.keys("aside/")
 
 
@@ -130,7 +130,7 @@ def test_two_records_that_claim_one_device_are_not_both_believed() -> None:
     world.restart()
     world.check()
     assert list(world.coordinator.gangs) == ["a"]
-    assert "another gang has" in world.coordinator.unread[0].reason
+    assert "another gang has" in next(iter(world.coordinator.aside.records.values())).reason
 
 
 @pytest.mark.parametrize("change", WRONG, ids=ascii)
@@ -309,7 +309,7 @@ def test_a_record_that_claims_what_a_running_gang_has_does_not_end_that_gang() -
     assert claims not in (a, b)
     world.store.data["gang/b"], world.store.data[MAP_KEY + of_b] = claims, world.store.data[MAP_KEY + of_a]
     world.restart()
-    assert [unread.key for unread in world.coordinator.unread] == ["gang/b"]
+    assert list(world.coordinator.aside.records) == ["gang/b"]
     assert positions(world.coordinator.devices_for("t0-0", of_b, 0, (2,), 7)) == [0]
     assert world.coordinator.status("a").phase is Phase.READY
     assert world.ray.groups[of_a].state == "CREATED"

@@ -93,7 +93,7 @@ def test_where_a_write_fails_store_and_memory_say_the_same_from_the_next_look_on
                 pass  # the step before was done already
         before = {name: gang.allocation for name, gang in world.coordinator.gangs.items()}
         world.restart()
-        assert not world.coordinator.unread
+        assert not world.coordinator.aside.records
         assert {name: gang.allocation for name, gang in world.coordinator.gangs.items()} == before
         for name in ("a", "b", "c"):
             world.coordinator.release(name)
@@ -421,7 +421,7 @@ class Life(RuleBasedStateMachine):
         self.world.ray.tasks.clear()
         for group in self.world.coordinator.foreign_work.unclaimed:
             self.world.ray.remove_group(group)
-        for unread in self.world.coordinator.unread:
+        for unread in list(self.world.coordinator.aside.records.values()):
             self.world.coordinator.release(unread.key.removeprefix("gang/"))
         for name in list(self.world.coordinator.gangs):
             self.world.coordinator.release(name)
