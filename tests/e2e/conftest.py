@@ -1,10 +1,11 @@
-"""One embedded cluster for a module of tests; two racks of two GB200 trays."""
+"""One embedded cluster for a module of tests, or for a folder of them; two racks of two GB200 trays."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,20 @@ def users_hook() -> None:
     os.environ["USERS_HOOK"] = "ran"
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
+@contextmanager
+def connected() -> Iterator[LocalCluster]:
     runtime_env = {"worker_process_setup_hook": users_hook, "env_vars": {"USERS_VARIABLE": "kept"}}
     ray.init(ADDRESS, runtime_env=runtime_env, log_to_driver=False, namespace="tests")
     found = ray_dra.embedded_cluster()
     assert found is not None
     yield found
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with connected() as found:
+        yield found
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from ray_dra.core.gangs.events import NextTurn, ReleaseAsked, Submitted, TurnToo
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.shortfall import ShortfallKind
 from ray_dra.errors import UnsatisfiableError
-from tests.core.gangs.test_engine import World
+from tests.core.gangs.world import World
 from tests.core.machines import gang
 
 

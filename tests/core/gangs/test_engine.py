@@ -7,21 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, MakeWorkers, Note, Refuse, RemoveGroup, Save, WriteMap
-from ray_dra.core.gangs.engine import Engine
+from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, MakeWorkers, Note, RemoveGroup, Save, WriteMap
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
     Event,
     GangObserved,
     JobsSeen,
-    Moment,
     NextTurn,
     ReleaseAsked,
     Submitted,
@@ -29,55 +22,12 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, MOST_CHANGES, MOST_MOVES, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.lifecycle import MOST_CHANGES, MOST_MOVES, Observed, Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError
-from tests.core.machines import gang, group_id, rack
-
-
-class World:
-    """An engine, and an executor of which nothing is left but the records."""
-
-    def __init__(self, *, own_workers: bool = False, nodes: int = 2) -> None:
-        self.inventory = Inventory(rack("a", nodes))
-        known = KnownNodes(self.inventory)
-        known.look(0.0)
-        begins = STARTS if own_workers else THERE
-        self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers)
-        self.now = 0.0
-        self.busy: set[str] = set()  # gangs of which workers still run
-        self.done: list[Action] = []
-
-    @property
-    def gangs(self) -> dict[str, Gang]:
-        return self.engine.records.gangs
-
-    def decide(self, event: Event) -> list[Action]:
-        return self.engine.handle(event, Moment(self.now, self.now))
-
-    def act(self, event: Event) -> list[Action]:
-        """Decide, act, and decide on what comes of it."""
-        actions = self.decide(event)
-        for action in actions:
-            self.do(action)
-        self.engine.validate()
-        return actions
-
-    def do(self, action: Action) -> None:
-        self.done.append(action)
-        if isinstance(action, Refuse):
-            raise action.error
-        if isinstance(action, Save):
-            self.engine.saved(action, Moment(self.now, self.now))
-        elif isinstance(action, Drop):
-            self.engine.records.drop(action.gang)
-        elif isinstance(action, EndWorkers):
-            self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
-
-    def submit(self, *sizes: int, name: str, **more: Any) -> Gang:
-        self.act(Submitted(Order(gang(*sizes, name=name), **more)))
-        return self.gangs[name]
+from tests.core.gangs.world import World
+from tests.core.machines import gang, group_id
 
 
 def kinds(actions: Iterable[Action]) -> list[type]:
@@ -303,113 +253,3 @@ def test_a_history_stays_short() -> None:
     assert len(history) == MOST_CHANGES
     assert history[-1].to is Phase.DEGRADED
     assert sum(len(change.why) for change in history) < 10_000
-
-
-class Life(RuleBasedStateMachine):
-    """Anything said of any gang in any order: the invariants hold, and so does the table of changes."""
-
-    own_workers = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World(own_workers=self.own_workers, nodes=3)
-        self.count = 0
-
-    def drawn(self, data: st.DataObject) -> str:
-        return data.draw(st.sampled_from(sorted(self.world.gangs)))
-
-    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), priority=st.integers(0, 1), wait=st.booleans())
-    def submit(self, sizes: list[int], priority: int, wait: bool) -> None:
-        self.count += 1
-        request = gang(*sizes, name=f"g{self.count}", priority=priority)
-        self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait)))
-
-    @precondition(lambda self: self.world.gangs)
-    @rule(data=st.data())
-    def commit(self, data: st.DataObject) -> None:
-        name = self.drawn(data)
-        if not self.world.gangs[name].releasing:
-            self.count += 1
-            self.world.act(Committed(name, group_id(f"group{self.count}"), self.world.gangs[name].moves))
-
-    @precondition(lambda self: self.world.gangs)
-    @rule(data=st.data(), busy=st.booleans())
-    def release(self, data: st.DataObject, busy: bool) -> None:
-        name = self.drawn(data)
-        if busy:
-            self.world.busy.add(name)
-        self.world.act(ReleaseAsked(name))
-
-    @precondition(lambda self: self.world.gangs)
-    @rule(
-        data=st.data(),
-        state=st.sampled_from([None, "PENDING", "CREATED", "ABSENT"]),
-        lost=st.booleans(),
-        alive=st.booleans(),
-        late=st.booleans(),
-        taken=st.booleans(),
-    )
-    def observe(self, data: st.DataObject, state: str | None, lost: bool, alive: bool, late: bool, taken: bool) -> None:
-        name = self.drawn(data)
-        held = self.world.gangs[name]
-        seen = Observed(
-            group_state=state if held.group is not None else None,
-            owner_alive=alive,
-            busy=name in self.world.busy,
-            lost=("a node",) if lost else (),
-            held_for=2 * HOLD_SECONDS if late else 0.0,
-            provisioned=self.world.engine.records.notes[name].progress.ready,
-            placed_once=state not in (None, "PENDING"),
-        )
-        self.world.act(WorkersDue(name, seen))
-        if taken and not held.releasing and phase(held, seen) in (Phase.HELD, Phase.PLACING):
-            self.world.act(DevicesTaken(name, seen))
-        elif name in self.world.gangs:
-            self.world.act(GangObserved(name, seen))
-
-    @precondition(lambda self: self.own_workers and self.world.gangs)
-    @rule(
-        data=st.data(),
-        progress=st.sampled_from(
-            [THERE, Progress(ready=True), STARTS, Progress(failed="no node"), Progress(failed="no", final=True)]
-        ),
-    )
-    def workers_progress(self, data: st.DataObject, progress: Progress) -> None:
-        name = self.drawn(data)
-        if MakeWorkers(name) in self.world.decide(WorkersDue(name, Observed())):
-            self.world.act(WorkersProgressed(name, progress))
-
-    @rule(jobs=st.sampled_from([("job0", "job1"), ("job0",), ()]))
-    def jobs(self, jobs: tuple[str, ...]) -> None:
-        self.world.act(JobsSeen(jobs))
-
-    @rule()
-    def workers_end(self) -> None:
-        self.world.busy.clear()
-
-    @rule()
-    def serve(self) -> None:
-        self.world.now += 1.0
-        while self.world.act(NextTurn()):
-            pass
-
-    @invariant()
-    def valid(self) -> None:
-        self.world.engine.validate()
-
-    def teardown(self) -> None:
-        self.world.busy.clear()
-        for name in list(self.world.gangs):
-            self.world.act(ReleaseAsked(name))
-        assert not self.world.gangs
-        assert self.world.inventory.free_devices == 12
-
-
-class LifeWithOwnWorkers(Life):
-    own_workers = True
-
-
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
-TestLifeWithOwnWorkers = LifeWithOwnWorkers.TestCase
-TestLifeWithOwnWorkers.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

@@ -1,0 +1,64 @@
+"""An engine without a coordinator: what it decides is done on its records alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.known_nodes import KnownNodes
+from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, Refuse, Save
+from ray_dra.core.gangs.engine import Engine
+from ray_dra.core.gangs.events import (
+    Event,
+    Moment,
+    Submitted,
+    WorkersLeft,
+)
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.progress import STARTS, THERE
+from tests.core.machines import gang, rack
+
+
+class World:
+    """An engine, and an executor of which nothing is left but the records."""
+
+    def __init__(self, *, own_workers: bool = False, nodes: int = 2) -> None:
+        self.inventory = Inventory(rack("a", nodes))
+        known = KnownNodes(self.inventory)
+        known.look(0.0)
+        begins = STARTS if own_workers else THERE
+        self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers)
+        self.now = 0.0
+        self.busy: set[str] = set()  # gangs of which workers still run
+        self.done: list[Action] = []
+
+    @property
+    def gangs(self) -> dict[str, Gang]:
+        return self.engine.records.gangs
+
+    def decide(self, event: Event) -> list[Action]:
+        return self.engine.handle(event, Moment(self.now, self.now))
+
+    def act(self, event: Event) -> list[Action]:
+        """Decide, act, and decide on what comes of it."""
+        actions = self.decide(event)
+        for action in actions:
+            self.do(action)
+        self.engine.validate()
+        return actions
+
+    def do(self, action: Action) -> None:
+        self.done.append(action)
+        if isinstance(action, Refuse):
+            raise action.error
+        if isinstance(action, Save):
+            self.engine.saved(action, Moment(self.now, self.now))
+        elif isinstance(action, Drop):
+            self.engine.records.drop(action.gang)
+        elif isinstance(action, EndWorkers):
+            self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
+
+    def submit(self, *sizes: int, name: str, **more: Any) -> Gang:
+        self.act(Submitted(Order(gang(*sizes, name=name), **more)))
+        return self.gangs[name]
