@@ -122,6 +122,8 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
             "The worker group to copy is a gang's own.", place=f"{place}, annotation {TEMPLATE_ANNOTATION}"
         )
     pod = found["template"]["spec"]
+    if not pod["containers"]:
+        raise InvalidRequest("The worker group to copy has no container.", place=f"{place}, group {cluster.template}")
     for container in pod["containers"]:
         resources = container.get("resources") or {}
         asked = {*(resources.get("requests") or {}), *(resources.get("limits") or {})}

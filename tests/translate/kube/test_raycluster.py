@@ -36,6 +36,10 @@ def test_clusters_that_cannot_take_a_group_are_refused_with_the_reason() -> None
     named["metadata"]["annotations"] = {TEMPLATE_ANNOTATION: "other"}
     with pytest.raises(InvalidRequest, match="other"):
         worker_template(read_raycluster(named))
+    empty = cluster()
+    empty["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"] = []
+    with pytest.raises(InvalidRequest, match="no container"):
+        worker_template(read_raycluster(empty))
     asking = cluster()
     container = asking["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     container["resources"]["limits"]["nvidia.com/gpu"] = 1
