@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,9 @@ def in_itself() -> Any:
     return found
 
 
+DEEP = (nested(1000), nested(1000, dict))
+"""JSON, though whether it can be written depends on how deep the stack is just then: never ask while drawing."""
+
 NUMBERS: list[Any] = [
     *(0, 1, 2, -1, 3, 7, 1.9, -0.0, 1e-9, 5e-324, 1e308, 2**31, 2**63, -(2**64), 10**400, -(10**400), 10**5000),
     *(float("nan"), float("inf"), float("-inf"), True, False, 1j),
@@ -43,7 +47,7 @@ TEXTS: list[Any] = [
 ]
 OTHERS: list[Any] = [
     *(None, b"", b"PACK", b"\xff" * 9, bytearray(b"x"), (), [], {}, set(), frozenset({1}), object(), Exception, len),
-    *(nested(1000), nested(1000, dict), in_itself(), [[]], [None], [{}], {"": ""}, {None: 1}, {1: 2}, {"GPU": None}),
+    *(*DEEP, in_itself(), [[]], [None], [{}], {"": ""}, {None: 1}, {1: 2}, {"GPU": None}),
     *(np.array(4), np.array([1, 2]), np.array(["x"]), np.zeros((2, 2)), memoryview(b"x"), range(3), range(10**9)),
     *(iter([1]), ["x"] * 100_000, {str(i): i for i in range(10_000)}),
     [{"GPU": 1, "CPU": i + 1} for i in range(20_000)],  # different bundles
@@ -51,21 +55,37 @@ OTHERS: list[Any] = [
 EXTREMES: list[Any] = [*NUMBERS, *TEXTS, *OTHERS]
 
 
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+JSON: list[Any] = [v for v in EXTREMES if any(v is deep for deep in DEEP) or _is_json(v)]
+"""Of the extremes, what a file can have."""
+
+
 def _one_of(values: list[Any]) -> st.SearchStrategy[Any]:
     """By number: hypothesis would write some of them down, which is not to be done."""
     return st.integers(0, len(values) - 1).map(lambda at: values[at])
 
 
-def hostile() -> st.SearchStrategy[Any]:
-    """One of the above, or something JSON-like with them inside."""
-    small = _one_of([*NUMBERS, *TEXTS[:20], *OTHERS[:13]]) | st.text(st.characters(), max_size=9)
+def hostile(*, json_only: bool = False) -> st.SearchStrategy[Any]:
+    """One of the above, or something JSON-like with them inside; `json_only`: something that a file can have.
+
+    Nothing is drawn that is thrown away again (no filter, no `st.recursive`): what is drawn depends on nothing else.
+    """
+    few = [*NUMBERS, *TEXTS[:20], *OTHERS[:13]]
+    small = _one_of(list(filter(_is_json, few)) if json_only else few) | st.text(st.characters(), max_size=9)
+    if not json_only:
+        small |= st.binary(max_size=5)
     names = st.sampled_from(["GPU", "CPU", "x", "\ud800", "", "a" * 300]) | st.text(max_size=3)
-    tree = st.recursive(
-        small | st.binary(max_size=5),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
-        max_leaves=6,
-    )
-    return _one_of(EXTREMES) | tree
+    tree = small
+    for _ in range(2):
+        tree = small | st.lists(tree, max_size=3) | st.lists(st.tuples(names, tree), max_size=3).map(dict)
+    return _one_of(JSON if json_only else EXTREMES) | tree
 
 
 def answers_or_refuses(call: Callable[[], Any]) -> Any:
