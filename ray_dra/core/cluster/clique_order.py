@@ -29,7 +29,7 @@ class Buckets:
 
     __slots__ = ("by_count", "least", "lists", "present")
 
-    def __init__(self, *, least: int = 0, by_count: bool = True) -> None:
+    def __init__(self, *, least: int, by_count: bool) -> None:
         self.least = least  # free devices without which no such bundle fits
         self.by_count = by_count  # whether the numbers of free devices say how many fit
         self.lists: dict[int, list[str]] = {}

@@ -65,7 +65,7 @@ def place_linked(inventory: Inventory, folded: FoldedRequest) -> Layout:
             placed: list[Placed] = []
             masks: dict[NodeState, int] = {}
             place_bundles(folded, [(state, mask, count)], placed, masks)
-            return make(Layout, (tuple(placed), (), True, masks))
+            return Layout(tuple(placed), masks=masks)
     return NOTHING
 
 

@@ -93,6 +93,7 @@ class _Step:
 
     def __init__(self, at: int, opened: int) -> None:
         self.at, self.opened = at, opened
-        self.amount, self.position = 0, -1
-        self.key: tuple[int, tuple[tuple[int, int], ...]] = (0, ())
+        self.position = -1
+        self.amount: int  # that was left where it lies
+        self.key: tuple[int, tuple[tuple[int, int], ...]]  # once the step has been looked at
         self.moves: Iterator[tuple[int, int]] | None = None

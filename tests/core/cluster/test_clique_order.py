@@ -19,7 +19,7 @@ def test_cliques_of_one_node_answer_from_their_levels_as_from_buckets_kept_up_on
         (order,) = (c for c in inventory.orders.values() if c.cliques)
         for size, spread in product(range(1, 9), (False, True)):
             shape = BundleShape(size, spread=spread)
-            found, kept = order.buckets(shape), Buckets()
+            found, kept = order.buckets(shape), Buckets(least=size, by_count=True)
             assert isinstance(found, Leveled)
             for clique in inventory.clique_states.values():
                 if capacity := clique.capacity(shape, inventory.limits):

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Locality
@@ -266,3 +266,52 @@ def test_as_many_free_devices_that_are_others_count_anew_where_links_differ() ->
     picture(inventory)  # the capacities are asked for, and so kept up from now on
     inventory.put_node(after)
     assert picture(inventory) == picture(Inventory([after]))
+
+
+def test_what_was_just_planned_is_held_without_looking_it_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a placement costs one look; anything else is looked up."""
+    looked: list[str] = []
+    look_up = Inventory._look_up
+
+    def noted(self: Inventory, allocation: Allocation) -> object:
+        looked.append(allocation.gang)
+        return look_up(self, allocation)
+
+    monkeypatch.setattr(Inventory, "_look_up", noted)
+    inventory = Inventory(rack("r", 3))
+    for request in (gang(4, name="one"), gang(2, 1, name="two"), gang(1, name="three", resources={"CPU": 1.0})):
+        held(inventory, request)
+        assert looked == (["two"] if request.gang != "one" else []), "bundles of several classes are"
+    first = plan(inventory, gang(1, name="first"))
+    assert isinstance(first, Allocation)
+    inventory.release("one")
+    inventory.hold(first)
+    assert looked == ["two", "first"], "something changed since"
+    copy = Inventory(rack("r", 3), inventory.limits)
+    for name in inventory.gangs:
+        allocation = inventory.allocation(name)
+        assert allocation is not None
+        copy.hold(allocation)
+    assert picture(copy) == picture(inventory)
+
+
+@pytest.mark.parametrize("in_another", [(), (0,), (1,), (0, 1), (2,)])
+def test_a_gang_joins_no_node_that_is_in_the_imex_domain_of_another(in_another: tuple[int, ...]) -> None:
+    inventory = Inventory(rack("r", 3), Limits(compute_domains=True))
+    states = [inventory.node_states[f"r-t{at}"] for at in range(3)]
+    if in_another:
+        theirs = [states[at] for at in in_another]
+        placed = tuple(Placed(state.name, state.granted(1)) for state in theirs)
+        inventory.hold(Allocation("theirs", placed, counters=tuple(state.imex_counter for state in theirs)))
+    before = picture(inventory)
+    for counted in (states[:2], states[1::-1]):
+        placed = tuple(Placed(state.name, state.granted(2)) for state in states[:2])
+        mine = Allocation("mine", placed, counters=tuple(state.imex_counter for state in counted))
+        if set(in_another) & {0, 1}:
+            with pytest.raises(ValueError, match="in the IMEX domain of another gang"):
+                inventory.hold(mine)
+        else:
+            inventory.hold(mine)
+            assert [state.imex_gang == "mine" for state in states] == [True, True, False]
+            inventory.release("mine")
+        assert picture(inventory) == before

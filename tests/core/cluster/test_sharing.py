@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement, product
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Counter, Device, DeviceId
-from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
@@ -106,3 +106,27 @@ def test_a_partition_that_is_shared_uses_up_its_counters_once() -> None:
     assert not isinstance(plan(inventory, GangRequest("new", (share(300, "B"), share(701)))), Allocation)
     assert isinstance(plan(inventory, GangRequest("new", (share(501, "A"),) * 2)), Allocation)
     assert not isinstance(plan(inventory, GangRequest("new", (share(501),) * 3)), Allocation)
+
+
+def test_as_many_partitions_as_are_promised_lie_side_by_side() -> None:
+    """Beside every mix of up to three partitions on one GPU: one more 1g for each of seven slices that is free."""
+    for count in range(4):
+        for profiles in combinations_with_replacement(("1g", "2g", "4g"), count):
+            inventory = Inventory([mig_node("a")])
+            if profiles:
+                if not overlap(profiles):
+                    continue
+                held(inventory, partitions(*profiles))
+            state = inventory.node_states["a"]
+            taken = {
+                counter
+                for at, device in enumerate(state.node.devices)
+                if state.held >> at & 1
+                for counter, _ in device.consumes
+            }
+            left = 7 - len({name for _, name in taken} - {"memory-slice-7"})
+            assert state.how_many(state.free, 1, Connect.ANY) == left
+            assert state.at_once(state.free).bit_count() == left
+            for wanted in range(1, 9):
+                answer = plan(inventory, gang(*[1] * wanted, name="more"))
+                assert isinstance(answer, Allocation) is (wanted <= left), (profiles, wanted)

@@ -95,6 +95,16 @@ def test_what_is_no_id_of_a_placement_group_is_refused(group: Any) -> None:
     assert world.gangs["g"].group is None
 
 
+@pytest.mark.parametrize(("said", "kept"), [(299, 299), (300, 300), (301, 300), (10_000, 300)])
+def test_a_reason_that_is_long_is_kept_short(said: int, kept: int) -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g")
+    world.act(WorkersProgressed("g", Progress(failed="x" * said, final=True)))
+    history = next(action.gang.history for action in world.done[::-1] if isinstance(action, Save))
+    assert len(history[-1].why) == kept
+    assert history[-1].why.endswith("...") is (said > kept)
+
+
 def test_the_same_said_twice_is_decided_once() -> None:
     world = World()
     assert world.act(Submitted(Order(gang(4, name="g"))))

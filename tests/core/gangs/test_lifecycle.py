@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import (
     ARROWS,
+    Change,
     ForbiddenChange,
     Gang,
     Observed,
@@ -17,8 +20,9 @@ from ray_dra.core.gangs.lifecycle import (
     check_change,
     next_step,
     phase,
+    sense_of,
 )
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.plan import plan
 from tests.core.machines import gang, rack
 
@@ -107,3 +111,89 @@ def test_the_phase_is_read_off_record_and_world() -> None:
     assert phase(PLACING, Observed(group_state="CREATED")) is Phase.READY
     assert phase(RELEASING, Observed(lost=("node a is gone",))) is Phase.RELEASING
     assert phase(None, Observed()) is Phase.GONE
+
+
+def expected(given: Gang, seen: Observed, gave_way: int, own_workers: bool) -> Step:
+    """The next step, as docs/architecture.md tells it: what is asked for or gone first, then what takes too long."""
+    there = given.group is not None and seen.group_state != "ABSENT"
+    if given.releasing:
+        if there:
+            return Step.WAIT if seen.group_state is None else Step.GIVE_BACK
+        return Step.WAIT if seen.busy else Step.FORGET
+    if not (seen.owner_alive or given.detached):
+        return Step.GIVE_BACK
+    if given.allocation is None:
+        return Step.WAIT
+    if given.group is None:
+        return Step.GIVE_BACK if seen.provisioned and seen.held_for > 30 else Step.WAIT
+    if not there:
+        return Step.GIVE_BACK
+    if seen.group_state != "PENDING" or seen.held_for <= seen.patience:
+        return Step.WAIT
+    if given.moves - gave_way < 5:
+        return Step.PLAN_AGAIN
+    return Step.GIVE_UP if own_workers else Step.WAIT
+
+
+def test_every_step_of_every_gang() -> None:
+    steps = set()
+    moved = (replace(PLACING, moves=moves) for moves in (4, 5, 6))
+    for given in (QUEUED, HELD, PLACING, *moved, RELEASING, replace(RELEASING, group=None, allocation=None)):
+        for state, alive, busy, held_for, provisioned, own, detached, gave_way, patience in product(
+            (None, "PENDING", "CREATED", "ABSENT"),
+            (True, False),
+            (True, False),
+            (3.0, 3.5, 20.0, 20.5, 30.0, 30.5),
+            (True, False),
+            (True, False),
+            (True, False),
+            (0, 1),
+            (3.0, 20.0),
+        ):
+            seen = Observed(state, alive, busy, (), held_for, provisioned, patience)
+            asked = replace(given, detached=detached)
+            step, why = next_step(asked, seen, gave_way, own_workers=own)
+            assert step is expected(asked, seen, gave_way, own), (asked, seen)
+            if step is Step.PLAN_AGAIN or (step is Step.GIVE_BACK and not given.releasing):
+                assert why
+            steps.add(step)
+    assert steps == set(Step)
+
+
+def test_who_says_nothing_of_itself_is_a_gang_of_its_program_with_nothing_amiss() -> None:
+    """The defaults, which records of the store and the engine rely on."""
+    assert next_step(QUEUED, Observed(owner_alive=False))[0] is Step.GIVE_BACK, "not detached"
+    assert next_step(replace(HELD, group="g"), Observed(group_state="PENDING"))[0] is Step.WAIT
+    assert next_step(HELD, Observed())[0] is Step.WAIT
+    assert next_step(RELEASING, Observed(group_state="ABSENT"))[0] is Step.FORGET
+    assert Gang(QUEUED.request, 1) == Gang(QUEUED.request, 1, "", "", "", False, 0, None, None, False, (), "", ())
+    assert Observed() == Observed(None, True, False, (), 0.0, True, 3.0, False, True, ())
+
+
+GROUP = "0123456789abcdef" * 2 + "0123"
+AT = Change(0.0, None, Phase.QUEUED, "")
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (QUEUED, ""),
+        (HELD, ""),
+        (replace(HELD, group=GROUP, old_groups=(GROUP,)), ""),
+        (replace(HELD, group=GROUP[1:]), "a placement group"),
+        (replace(HELD, group=GROUP + "0"), "a placement group"),
+        (replace(HELD, group=GROUP.upper()), "a placement group"),
+        (replace(HELD, old_groups=(GROUP, "x")), "a placement group"),
+        (replace(HELD, group=""), "a placement group"),
+        (replace(HELD, history=(AT, replace(AT, at=253_402_300_799.0), replace(AT, at=-62_135_596_800.0))), ""),
+        (replace(HELD, history=(AT, replace(AT, at=253_402_300_800.0))), "a time"),
+        (replace(HELD, history=(AT, replace(AT, at=-62_135_596_801.0))), "a time"),
+        (replace(HELD, history=(replace(AT, at=math.nan),)), "a time"),
+        (replace(QUEUED, request=gang(1, resources={"CPU": math.nan})), "an amount"),
+        (replace(QUEUED, request=gang(1, resources={"CPU": math.inf, "GPU": 1.0})), "an amount"),
+        (replace(HELD, allocation=planned()._replace(bundles=(Placed("a", (), {"CPU": -math.inf}),))), "an amount"),
+    ],
+)
+def test_what_can_be_no_record(record: Gang, why: str) -> None:
+    assert why in sense_of(record)
+    assert bool(why) is bool(sense_of(record))

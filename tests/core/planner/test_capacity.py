@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
+from tests.core.brute import linked_by_hand
 from tests.core.machines import DGX1, gang, held, node, one_clique, rack
 
 
@@ -47,3 +52,67 @@ def test_of_a_partly_connected_box_linked_devices_first() -> None:
     inventory.release("g")
     assert isinstance(plan(inventory, gang(5, locality=linked)), Unsatisfiable)
     assert isinstance(plan(inventory, gang(5)), Allocation)
+
+
+@given(
+    trays=st.lists(st.integers(0, 4), min_size=1, max_size=3),
+    boxes=st.lists(st.integers(0, 255), min_size=1, max_size=2),
+    size=st.integers(2, 4),
+    count=st.integers(1, 7),
+    cpus=st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_linked_bundles_lie_anywhere_where_no_clique_may_have_them_all(
+    trays: list[int], boxes: list[int], size: int, count: int, cpus: bool
+) -> None:
+    """One node of a rack and no more is one gang's there, but nodes without a clique's IMEX domain hold what is linked
+    on each. Boxes with few links: their number of free GPUs alone would promise too much."""
+    nodes = [*rack("r", len(trays)), *(node(f"d{i}", 8, links=DGX1, box=True) for i in range(len(boxes)))]
+    inventory = Inventory(nodes, Limits(compute_domains=True, domain_nodes=1))
+    for at, free in enumerate(trays):
+        inventory.set_others(f"r-t{at}", (1 << 4) - (1 << free), {})
+    for at, busy in enumerate(boxes):
+        inventory.set_others(f"d{at}", busy, {})
+    most = sum(free // size for free in trays)
+    for busy in boxes:
+        open_ = {i for i in range(8) if not busy >> i & 1}
+        most += max(n for n in range(8 // size + 1) if linked_by_hand(DGX1, open_, (size,) * n))
+    resources = {"CPU": 1.0} if cpus else {}
+    request = gang(*[size] * count, locality=Locality(connect=Connect.REQUIRED), resources=resources)
+    assert isinstance(plan(inventory, request), Allocation) is (most >= count)
+
+
+@given(
+    trays=st.lists(st.integers(0, 4), min_size=2, max_size=3),
+    loose=st.integers(0, 4),
+    boxes=st.lists(st.integers(0, 255), min_size=1, max_size=2),
+    size=st.integers(2, 4),
+)
+@settings(max_examples=300, deadline=None)
+def test_of_single_nodes_for_linked_devices_one_in_use_and_left_with_least(
+    trays: list[int], loose: int, boxes: list[int], size: int
+) -> None:
+    """Whole ones last: of these none of a clique first, then a box, then a rack. Some boxes have few links."""
+    linked = tuple(tuple(18 * (i != j) for j in range(4)) for i in range(4))
+    nodes = [*rack("r", len(trays)), node("x", 4, links=linked)]
+    nodes += [node(f"d{i}", 8, links=DGX1, box=True) for i in range(len(boxes))]
+    inventory = Inventory(nodes)
+    ranked: list[tuple[tuple[bool, int, int, int, str, int], str]] = []
+    racks = [(f"r-t{at}", "r", 4 * len(trays), 4, sum(trays), (1 << free) - 1, at) for at, free in enumerate(trays)]
+    dgxs = [(f"d{at}", f"box.d{at}", 8, 8, (255 & ~b).bit_count(), 255 & ~b, 0) for at, b in enumerate(boxes)]
+    for name, clique, of_clique, of_node, rank, free, at in (
+        *racks,
+        ("x", "", 0, 4, loose, (1 << loose) - 1, 0),
+        *dgxs,
+    ):
+        inventory.set_others(name, (1 << of_node) - 1 & ~free, {})
+        links = DGX1 if of_node == 8 else linked
+        if linked_by_hand(links, {i for i in range(of_node) if free >> i & 1}, (size,)):
+            whole = free.bit_count() == of_node
+            ranked.append(((whole, of_clique * whole, free.bit_count(), rank, clique, at), name))
+    answer = plan(inventory, gang(size, locality=Locality(connect=Connect.REQUIRED)))
+    if ranked:
+        assert isinstance(answer, Allocation)
+        assert answer.nodes == (min(ranked)[1],)
+    else:
+        assert isinstance(answer, Unsatisfiable)
