@@ -174,8 +174,7 @@ class _Joint:
                 options.append((0,))
                 continue
             one = self.search.nodes(key[0], contents, 1).bins is not None
-            several = bool(key[1]) and self.inventory.limits.domain_nodes > 1
-            options.append((*((1,) if one else ()), *((self.inventory.limits.domain_nodes,) if several else ())))
+            options.append((*((1,) if one else ()), *((self.inventory.limits.domain_nodes,) if key[1] else ())))
         for most in product(*options):
             found = self._pack(parts, most)
             if found is not None:
