@@ -54,6 +54,12 @@ def test_a_head_as_it_is_known_is_no_problem(made: dict[str, Any]) -> None:
     assert [entry["name"] for entry in settings_env(read, frozenset({"MINE"}))] == ["PROXY"]
 
 
+def test_what_only_a_head_is_given_is_no_setting() -> None:
+    given = [{"name": "RAY_REDIS_ADDRESS", "value": "r"}, {"name": "RAY_AUTH_MODE", "value": "token"}]
+    read = read_kuberay(changed(env=[*given, *ray(head())["env"]]))
+    assert [entry["name"] for entry in settings_env(read, frozenset({"MINE"}))] == ["PROXY"]
+
+
 def ray(made: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = made["spec"]["containers"][0]
     return found
@@ -115,7 +121,9 @@ def test_what_is_not_as_it_is_known_is_told(made: dict[str, Any], said: str) -> 
 )
 def test_what_the_user_chose_is_no_difference(made: dict[str, Any]) -> None:
     """And a newer operator writes its version onto pods that an older one made."""
-    assert problems_of(read_kuberay(made)) == ()
+    read = read_kuberay(made)
+    assert problems_of(read) == ()
+    assert read.shell == ("/bin/bash", "-c", "--")
 
 
 def test_settings_of_the_operator_are_read() -> None:
