@@ -16,12 +16,13 @@ from collections.abc import Mapping
 
 from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.parts import Parts
-from ray_dra.coordinator.status import Status
+from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, ReleaseAsked, Submitted
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
+from ray_dra.core.model.checked import text
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
@@ -130,8 +131,9 @@ class Coordinator:
         """Give a gang back; True when it is gone. Its devices are free once Ray has ended its workers.
 
         Of a gang whose record lies aside, the record and its placement group, as far as that is known; other records
-        that lie aside go by their key.
+        that lie aside go by their key. Raises InvalidRequest for what is neither an id nor a key.
         """
+        text(gang_id, "gang", most=MAX_KEY, empty=True)
         if gang_id not in self.gangs:
             self.executor.let_go(gang_id)
         if not self._decide(ReleaseAsked(gang_id)):

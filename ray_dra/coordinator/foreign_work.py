@@ -16,6 +16,8 @@ from ray_dra.coordinator.aside import Aside
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.model.checked import many, text, whole
+from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
@@ -25,7 +27,15 @@ from ray_dra.translate.files.shared_records import MappedDevice, map_from_bytes
 from ray_dra.translate.names import GPU_IDS_KEY, MAP_KEY
 
 GPU = "GPU"
+MAX_PID = 2**31 - 1
 LAG_SECONDS = 0.3  # Ray's raylets report every 0.1 s, its view of them is spread as often, and what ends takes a moment
+
+
+def checked_ids(gpu_ids: object, pid: object) -> tuple[tuple[int, ...], int]:
+    """What a worker says of itself, as it can be recorded. Raises InvalidRequest."""
+    most = MAX_DEVICES_PER_BUNDLE
+    ids = tuple(whole(each, "gpu_ids", least=0, most=most) for each in many(gpu_ids, "gpu_ids", most=most))
+    return ids, whole(pid, "pid", least=0, most=MAX_PID)
 
 
 class RecentUsage:
@@ -123,7 +133,9 @@ class ForeignWork:
             self.inventory.set_others(node, node_state.busy | self._mapped(node_state), node_state.used_by_others)
 
     def ended(self, raylet: str, gpu_ids: Iterable[int], pid: int) -> None:
-        """A task outside our gangs has ended."""
+        """A task outside our gangs has ended. Raises InvalidRequest for values of other types."""
+        text(raylet, "raylet", empty=True)
+        gpu_ids, pid = checked_ids(gpu_ids, pid)
         known = self.foreign.get(raylet, {})
         for gpu_id in gpu_ids:
             if gpu_id in known and known[gpu_id][1] == pid:

@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
-from ray_dra.coordinator.foreign_work import ForeignWork
+from ray_dra.coordinator.foreign_work import ForeignWork, checked_ids
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.events import DevicesTaken
 from ray_dra.core.gangs.lifecycle import Observed, Phase, phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.checked import text, whole
+from ray_dra.core.model.request import MAX_BUNDLES
 from ray_dra.translate.files.shared_records import map_to_bytes
 
 
@@ -45,10 +47,21 @@ class GpuIdMap:
         self._records, self._observer = records, observer
 
     def devices(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
-        """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups."""
+        """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups, `bundle` -1.
+
+        Raises:
+            InvalidRequest: a value of another type, or no bundle of the gang. Nothing is noted then.
+            RayDraError: more GPU ids than were planned for the bundle, or than the node has GPUs.
+        """
+        text(raylet, "raylet", empty=True)
+        text(group, "group", empty=True)
+        gpu_ids, pid = checked_ids(gpu_ids, pid)
         owner = self._records.of_group(group)
         if owner is not None and owner.allocation is not None:
-            return self._of_planned(self.by_bundle(owner.allocation)[bundle], raylet, group, bundle, gpu_ids)
+            bundles = self.by_bundle(owner.allocation)
+            bundle = whole(bundle, "bundle", least=0, most=len(bundles) - 1)
+            return self._of_planned(bundles[bundle], raylet, group, bundle, gpu_ids)
+        bundle = whole(bundle, "bundle", least=-1, most=MAX_BUNDLES)
         if group in self._others.unclaimed:
             return self._of_unclaimed(raylet, group, bundle, gpu_ids)
         return self._of_foreign(raylet, gpu_ids, pid)

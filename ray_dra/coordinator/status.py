@@ -11,8 +11,11 @@ from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.checked import text
 from ray_dra.core.model.shortfall import Shortfall
 from ray_dra.errors import GangGone, UnsatisfiableError
+
+MAX_KEY = 4_096  # characters of what may be a key of the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,14 @@ class Statuses:
         self._records, self._gang_store, self._observer, self._backend = records, gang_store, observer, backend
 
     def find(self, gang_id: str) -> Gang:
-        """Raises UnsatisfiableError for a gang that was given up, GangGone for one that is not there."""
+        """The gang of an id.
+
+        Raises:
+            InvalidRequest: it is no id.
+            UnsatisfiableError: the gang was given up.
+            GangGone: it is not there.
+        """
+        text(gang_id, "gang", most=MAX_KEY, empty=True)
         gang = self._records.gangs.get(gang_id)
         if gang is not None:
             return gang

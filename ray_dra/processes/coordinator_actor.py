@@ -15,11 +15,12 @@ import ray
 
 from ray_dra.coordinator.backends.raylets.nodes import only_visible
 from ray_dra.coordinator.jobs import Jobs
-from ray_dra.coordinator.status import Status
+from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.checked import text
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
@@ -102,7 +103,7 @@ class CoordinatorActor:
 
     async def release(self, gang: str, timeout: float) -> bool:
         """Give back, and wait until Ray has ended the gang's workers; False if that takes too long."""
-        self._released[gang] = None
+        self._released[text(gang, "gang", most=MAX_KEY, empty=True)] = None
         if len(self._released) > MOST_RELEASED:
             del self._released[next(iter(self._released))]
         gone = self._core.release(gang)

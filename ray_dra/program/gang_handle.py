@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import time
 from types import TracebackType
@@ -16,7 +17,8 @@ from ray_dra.coordinator.waits import why_gone
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.errors import GangGone, GangTimeout, RayDraError
+from ray_dra.core.model.checked import number
+from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, shown
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.program.follow import follow
 from ray_dra.translate.ray.bundles import ray_bundles
@@ -38,6 +40,13 @@ class GangPlacementGroup:
     """
 
     def __init__(self, order: Order, status: Status | None = None) -> None:
+        if not isinstance(order, Order):
+            raise InvalidRequest(
+                "A gang's handle is what ray_dra.placement_group(...) returns.",
+                place="order",
+                wanted=shown(order),
+                available="placement_group(...)",
+            )
         self._order = order
         self._group: PlacementGroup | None = None
         self._status = status
@@ -96,9 +105,12 @@ class GangPlacementGroup:
         """Wait until every bundle is placed; True.
 
         Raises:
+            InvalidRequest: `timeout` is no number. The gang is left as it is.
             GangTimeout: after `timeout` seconds. The gang is given back: nothing stays held.
             GangGone: the gang was removed meanwhile.
         """
+        if timeout is not None:
+            timeout = number(timeout, "timeout", least=-math.inf, most=math.inf)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = QUEUE_SECONDS if deadline is None else min(QUEUE_SECONDS, deadline - time.monotonic())

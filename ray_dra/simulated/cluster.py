@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ray_dra.errors import SimulationError
+from ray_dra.errors import SimulationError, shown
 from ray_dra.simulated.library import library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
@@ -104,16 +104,16 @@ class LocalCluster:
 
     def machine(self, node: str) -> Machine:
         """The simulated machine of a node, to inject faults."""
-        return Machine(self.folder / "nodes" / node)
+        return Machine(self.folder / "nodes" / self._known(node))
 
     def kill_node(self, node: str) -> None:
         """End a node's raylet and workers at once, as when its power fails. It stays down until `add_node`; a raylet
         that dies otherwise is started again."""
-        self._ask(do="kill", node=node)
+        self._ask(do="kill", node=self._known(node))
 
     def add_node(self, node: str) -> None:
         """Start the raylet of a killed node again."""
-        self._ask(do="add", node=node)
+        self._ask(do="add", node=self._known(node))
 
     def raylets(self) -> dict[str, int]:
         """The process ids of the raylets that live, by the name of their machine; the head's is ""."""
@@ -128,6 +128,17 @@ class LocalCluster:
         """End everything; harmless when it has ended."""
         _end(self._process)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _known(self, node: object) -> str:
+        names = [each.name for each in self.nodes]
+        if not isinstance(node, str) or node not in names:
+            raise SimulationError(
+                "The embedded cluster has no such node.",
+                place="node",
+                wanted=shown(node),
+                available=", ".join(names),
+            )
+        return node
 
     def _ask(self, **request: str) -> Any:
         with self._lock:

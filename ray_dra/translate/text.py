@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from ray_dra.core.gangs.lifecycle import Change, Phase
+from ray_dra.core.model import checked
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId, Health
 from ray_dra.core.model.device_selector import DeviceCriteria, Selector
@@ -15,6 +16,9 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.core.model.topology import Topology
+from ray_dra.errors import InvalidRequest, shown
+
+MAX_MARKS = 1_000_000  # GPUs of a drawn cluster
 
 
 class GangStatus(Protocol):
@@ -146,9 +150,19 @@ def _bundles(allocation: Allocation) -> list[dict[str, Any]]:
 def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> str:
     """Every clique with its nodes, every node with its GPUs; `held` gives a mark (one letter) by UUID.
 
-    A free GPU shows as its index, one that is not well as x.
+    A free GPU shows as its index, one that is not well as x. Raises InvalidRequest for what is no topology.
     """
-    held = held or {}
+    if not isinstance(topology, Topology):
+        raise InvalidRequest(
+            "A topology is what ray_dra.topology() returns.",
+            place="topology",
+            wanted=shown(topology),
+            available="topology()",
+        )
+    marks = checked.table({} if held is None else held, "held", most=MAX_MARKS)
+    for uuid, mark in marks.items():
+        checked.text(uuid, "a UUID of held")
+        checked.text(mark, "a mark of held")
     lines: list[str] = []
     current: object = object()
     for node in topology.nodes.values():
@@ -157,7 +171,7 @@ def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> 
             lines.append(f"clique {current}" if current is not None else "in no clique")
         cells = []
         for i, device in enumerate(node.devices):
-            mark = held.get(device.uuid or "")
+            mark = marks.get(device.uuid or "")
             cells.append("x" if device.health is not Health.OK else mark or str(device.index))
             if i + 1 < len(node.devices) and device.numa != node.devices[i + 1].numa:
                 cells.append("|")

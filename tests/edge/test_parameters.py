@@ -40,6 +40,7 @@ GOOD: dict[str, Any] = {
     "topology_strategy": None,
     "locality": None,
     "product": None,
+    "devices": None,
     "priority": 0,
     "wait": True,
 }
