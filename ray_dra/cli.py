@@ -207,13 +207,13 @@ def _show_gang(status: Status) -> None:
 
 
 def _show_histories(chosen: list[Status], gang: str) -> None:
-    from ray_dra.translate.text import explain_history
+    from ray_dra.translate.text import explain_history, explain_times
 
     if not chosen:
         _no_such_gang(gang)
     for status in chosen:
         _show_gang(status)
-        for line in explain_history(status.history):
+        for line in (*explain_history(status.history), *explain_times(status.times)):
             console.print(f"  {line}", markup=False, soft_wrap=True)
 
 

@@ -19,27 +19,37 @@ from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, ReleaseAsked, Submitted
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.lifecycle import Gang, Phase
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
+from ray_dra.core.gangs.stages import JOINED, PLACED, VERIFIED
 from ray_dra.core.model.checked import text
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
+from ray_dra.ports.metrics import NO_METRICS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
 
 
 class Coordinator:
-    """See the module. `ray` and `store` are ports; `clock` gives monotonic seconds, `wall` those since 1970.
+    """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time.
 
     `behind`: the last look had to leave something for the next one.
     """
 
-    def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None = None, wall: Clock = time.time) -> None:
-        parts = Parts(store, ray, clock, kube)
-        self._wall = wall
+    def __init__(
+        self,
+        store: Store,
+        ray: Ray,
+        clock: Clock,
+        kube: Kube | None = None,
+        wall: Clock = time.time,
+        metrics: Metrics = NO_METRICS,
+    ) -> None:
+        parts = Parts(store, ray, clock, kube, metrics)
+        self._wall, self._metrics = wall, metrics
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
         self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
@@ -60,6 +70,18 @@ class Coordinator:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
         return not self.gangs and not self.foreign_work.unclaimed and self.backend.idle
 
+    @property
+    def expects_proofs(self) -> bool:
+        """Whether workers of a gang are about to prove what they have, in the store, which tells nobody of it."""
+        return self.records.stages[VERIFIED] > 0
+
+    def starting(self) -> frozenset[str]:
+        """The slots whose workers join, or wait to, with gangs that Ray has not placed yet."""
+        if not self.records.stages[JOINED] + self.records.stages[PLACED]:
+            return frozenset()
+        joining = [held for gang, held in self.records.holders() if gang.times.stage in (JOINED, PLACED)]
+        return frozenset().union(*map(self.backend.slots, joining))
+
     # -- what the world reports
 
     def report(self, raylet: str, reading: NodeReading) -> None:
@@ -77,6 +99,7 @@ class Coordinator:
         self._sync.end_of_look()
         served = self._turns.serve()
         self.behind = not (done and served)
+        self._metrics.gangs({phase.value: self.records.phases[phase] for phase in Phase if phase is not Phase.GONE})
         if fault is not None:
             raise fault
 

@@ -28,12 +28,14 @@ from ray_dra.core.gangs.actions import (
     RemoveGroup,
     Save,
     Tell,
+    Timed,
     WriteMap,
 )
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import Event, Moment, WorkersLeft, WorkersProgressed
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.names import MAP_KEY
@@ -58,10 +60,12 @@ class Executor:
         statuses: Statuses,
         gpu_id_map: GpuIdMap,
         foreign_work: ForeignWork,
+        metrics: Metrics,
     ) -> None:
         self._engine, self._records = engine, engine.records
         self._store, self._gang_store, self._ray, self._backend = store, gang_store, ray, backend
         self._observer, self._statuses, self._gpu_id_map, self._foreign = observer, statuses, gpu_id_map, foreign_work
+        self._metrics = metrics
         self._mapped: dict[str, None] = {}  # placement groups whose map was written since the last look
         self._told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it, and the move it was in
 
@@ -86,6 +90,8 @@ class Executor:
                 return self._end_workers(self._records.gangs.get(action.gang), action.why)
             case Note():
                 _log(action)
+            case Timed():
+                self._metrics.stage_ended(action.ended.stage, action.ended.seconds)
             case Tell():
                 self._tell(action)
             case Refuse():

@@ -33,6 +33,7 @@ PASSED = {
     "applied": ("GangPlanned", "planned"),
     "pods": ("GangApplied", "its claim templates, ComputeDomains and worker groups are there"),
     "bound": ("GangLetIn", "all its pods are there and their gates are opened"),
+    "prepared": ("GangBound", "its claims are allocated and its pods bound"),
     "started": ("GangBound", "its claims are allocated and its pods bound"),
     "image": ("GangBound", "its claims are allocated and its pods bound"),
     "verified": ("GangStarted", "its containers run; where it has IMEX domains, each of its nodes is ready"),

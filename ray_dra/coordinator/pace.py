@@ -5,6 +5,7 @@ from __future__ import annotations
 from ray_dra.ports.clock import Clock
 
 LOOK_SECONDS = 0.5  # where nothing says that there is something to see: Ray is only asked
+EXPECTS_SECONDS = 0.1  # where something is expected of which nobody tells
 LEAST_SECONDS = 0.01
 SHARE = 5  # of the processor's time that a look took
 

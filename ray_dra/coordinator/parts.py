@@ -22,6 +22,7 @@ from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
+from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
 
@@ -29,7 +30,7 @@ from ray_dra.ports.store import Store
 class Parts:
     """See the module. The one place that asks whether there is Kubernetes."""
 
-    def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None) -> None:
+    def __init__(self, store: Store, ray: Ray, clock: Clock, kube: Kube | None, metrics: Metrics) -> None:
         self.clock = clock = OwnTime(clock)
         self.aside = Aside(store)
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
@@ -75,6 +76,7 @@ class Parts:
             self.statuses,
             self.gpu_id_map,
             self.foreign_work,
+            metrics,
         )
 
     def restore(self) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
 from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import text
 from ray_dra.core.model.shortfall import Shortfall
@@ -34,6 +35,7 @@ class Status:
     said: str = ""  # what the making of its workers waits for
     failed: str = ""  # why it was given up
     history: tuple[Change, ...] = ()
+    times: StageTimes = field(default=StageTimes())
 
 
 WAITS = Observed()  # of a gang without devices there is nothing to observe
@@ -91,4 +93,5 @@ class Statuses:
             said=notes.progress.said or (self._backend.left_to_others if allocation is None else ""),
             failed=gang.failed,
             history=gang.history,
+            times=gang.times,
         )

@@ -64,6 +64,7 @@ class Pod(OfGang):
         node: where it is bound; None: nowhere yet.
         gated: our gate is closed. gates: other gates that are.
         pending: why it is not bound yet; waiting: why its containers have not started, "" once they have.
+        prepared: its node has made ready what its containers need, the claims' devices included; images come next.
         failed: why it has ended in failure; "" unless it has.
     """
 
@@ -74,6 +75,7 @@ class Pod(OfGang):
     gates: tuple[str, ...] = ()
     pending: str = ""
     waiting: str = ""
+    prepared: bool = False
     failed: str = ""
 
     @property

@@ -5,9 +5,12 @@ Neighbour: `node_agent.py` has the actor of each.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.ports.ray import RayView
 from ray_dra.processes.node_agent import HEARTBEAT_SECONDS, start_agent, stop_agent
+from ray_dra.translate.names import SLOT_LABEL
 
 AGENT_SECONDS = 15.0  # an agent that was started and has not spoken for so long is started again
 
@@ -19,14 +22,20 @@ class Agents:
         self._nodes = nodes
         self._started: dict[str, float] = {}  # raylet -> when its agent was last started
 
-    def keep(self, view: RayView, now: float) -> None:
-        """One that speaks on every living raylet with GPUs. `now`: by a clock in which nobody was silent while we were
-        stopped."""
+    def keep(self, view: RayView, now: float, later: Collection[str] = ()) -> None:
+        """One that speaks on every living raylet with GPUs.
+
+        Args:
+            now: by a clock in which nobody was silent while we were stopped.
+            later: slots whose raylets get none yet: an agent's start takes a second of CPU, for which the gang waits.
+        """
         for gone in self._started.keys() - {n.id for n in view.nodes if n.alive}:
             del self._started[gone]
             self._nodes.heard.pop(gone, None)
         for raylet in view.nodes:
             if not raylet.alive or raylet.total.get("GPU", 0) < 1:
+                continue
+            if raylet.id not in self._started and raylet.labels.get(SLOT_LABEL) in later:
                 continue
             spoke = max(self._nodes.heard.get(raylet.id, 0.0), self._started.get(raylet.id, 0.0) + AGENT_SECONDS)
             if raylet.id in self._started and now - spoke < HEARTBEAT_SECONDS * 3:

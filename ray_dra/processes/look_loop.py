@@ -1,4 +1,5 @@
-"""The coordinator's looks, one after the other: at once where something has changed, and else every half second.
+"""The coordinator's looks, one after the other: at once where something has changed, and else every half second, or
+sooner where something is expected of which nobody tells.
 
 A look takes half of the time at most (`coordinator.pace`), and the cyclic collector works between two of them.
 """
@@ -12,15 +13,19 @@ import logging
 import time
 from collections.abc import Callable
 
-from ray_dra.coordinator.pace import LOOK_SECONDS, pause
+from ray_dra.coordinator.pace import EXPECTS_SECONDS, LOOK_SECONDS, pause
 
 SETTLE_SECONDS = 60.0
 logger = logging.getLogger("ray_dra")
 
 
 class LookLoop:
-    """Calls `look` until `end`, and `settle` once a minute. `polled`: so many calls wait for the end of workers, of
-    which Ray tells nobody."""
+    """Calls `look` until `end`, and `settle` once a minute.
+
+    Attributes:
+        polled: so many calls wait for the end of workers, of which Ray tells nobody.
+        expects: the next look is due after EXPECTS_SECONDS.
+    """
 
     def __init__(self, look: Callable[[], None], settle: Callable[[], None]) -> None:
         self._look, self._settle = look, settle
@@ -29,6 +34,7 @@ class LookLoop:
         self._ended = False
         self._settled = time.monotonic()
         self.polled = 0
+        self.expects = False
         gc.disable()  # see _collect
         self.task = self._loop.create_task(self._run())
 
@@ -57,7 +63,8 @@ class LookLoop:
         if self.polled:
             return
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), LOOK_SECONDS - least)
+            most = EXPECTS_SECONDS if self.expects else LOOK_SECONDS
+            await asyncio.wait_for(self._woken.wait(), max(0.0, most - least))
 
     def _collect(self) -> None:
         """The cyclic collector's work, between calls instead of in the middle of one: with 100,000 GPUs a full round

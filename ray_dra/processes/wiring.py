@@ -11,6 +11,7 @@ from logging.handlers import RotatingFileHandler
 import ray
 
 from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id, log_folder
+from ray_dra.adapters.ray_metrics import RayMetrics
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.store import Store
@@ -27,7 +28,7 @@ def store_here() -> Store:
 def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callable[[], object]) -> Coordinator:
     """`changed` is called, from any thread, when Kubernetes has changed. Without `kubernetes`, gangs lie on the raylets
     that are there."""
-    return Coordinator(store, RayAdapter(), time.monotonic, kube_of(kubernetes, changed))
+    return Coordinator(store, RayAdapter(), time.monotonic, kube_of(kubernetes, changed), metrics=RayMetrics())
 
 
 def kube_of(target: Kubernetes | None, changed: Callable[[], object]) -> Kube | None:

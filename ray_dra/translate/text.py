@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from ray_dra.core.gangs.lifecycle import Change, Phase
+from ray_dra.core.gangs.stages import READY, StageTimes
 from ray_dra.core.model import checked
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId, Health
@@ -36,6 +37,8 @@ class GangStatus(Protocol):
     def waits_for(self) -> tuple[Shortfall, ...]: ...
     @property
     def said(self) -> str: ...
+    @property
+    def times(self) -> StageTimes: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
@@ -51,7 +54,17 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
         lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
     else:
         lines += explain_allocation(status.allocation)
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in explain_times(status.times))])
+
+
+def explain_times(times: StageTimes) -> list[str]:
+    """Where the time from the call to readiness went; nothing until a stage is over."""
+    if not times.spent:
+        return []
+    parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in times.spent)
+    if times.stage == READY:
+        return [f"ready {times.total:.1f} s after the call: {parts}"]
+    return [f"{times.total:.1f} s so far: {parts}; now {times.stage}"]
 
 
 def explain_history(history: Iterable[Change]) -> list[str]:

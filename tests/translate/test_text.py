@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.core.model.topology import Topology
-from ray_dra.translate.text import answer_as_json, draw_topology, explain_answer, explain_gang
+from ray_dra.translate.text import answer_as_json, draw_topology, explain_answer, explain_gang, explain_times
 from tests.core.machines import gang, node, one_clique, rack
 
 NODES = [*rack("r", 2), node("box", 4, box=True, sick=[1])]
@@ -113,6 +114,7 @@ class Status:
     lost: tuple[str, ...] = ()
     waits_for: tuple[Shortfall, ...] = ()
     said: str = ""
+    times: StageTimes = field(default=StageTimes())
 
 
 def test_a_gang_is_told_by_its_phase() -> None:
@@ -124,6 +126,14 @@ def test_a_gang_is_told_by_its_phase() -> None:
     moved = explain_gang(Status(Phase.DEGRADED, YES, moves=2, lost=("r-t0 is gone",), said="unsaid"), SMALL)
     assert moved.splitlines()[:2] == [f"degraded: {head}, planned again 2 times", "  lost: r-t0 is gone"]
     assert "unsaid" not in moved
+
+
+def test_the_time_to_readiness_is_told_by_stage() -> None:
+    on_its_way = StageTimes((("queued", 2.0), ("pods", 0.25)), "bound", 7.0)
+    told = explain_gang(Status(Phase.PROVISIONING, YES, times=on_its_way), SMALL)
+    assert told.splitlines()[-1] == "  2.2 s so far: queued 2.0, pods 0.2; now bound"
+    assert explain_times(StageTimes(on_its_way.spent, "", 7.0)) == ["ready 2.2 s after the call: queued 2.0, pods 0.2"]
+    assert explain_times(StageTimes((), "queued", 7.0)) == []
 
 
 def test_a_topology_is_drawn_by_clique_with_what_is_held_and_what_is_not_well() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed
+from ray_dra.core.gangs.stages import StageEnded
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
 from ray_dra.errors import RayDraError
@@ -80,6 +81,14 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Timed:
+    """For the metrics: a stage of a gang's way to readiness has ended, or (READY) all of it has."""
+
+    gang: str
+    ended: StageEnded
+
+
+@dataclass(frozen=True, slots=True)
 class Tell:
     """Say what a gang has come to, where people look at the cluster. `seen`: what was observed just now."""
 
@@ -94,4 +103,4 @@ class Refuse:
     error: RayDraError
 
 
-Action = Save | Drop | WriteMap | DeleteMap | RemoveGroup | MakeWorkers | EndWorkers | Note | Tell | Refuse
+Action = Save | Drop | WriteMap | DeleteMap | RemoveGroup | MakeWorkers | EndWorkers | Note | Timed | Tell | Refuse

@@ -25,6 +25,7 @@ from ray_dra.core.gangs.actions import (
     RemoveGroup,
     Save,
     Tell,
+    Timed,
     WriteMap,
 )
 from ray_dra.core.gangs.admission import Admission, Start, Wait
@@ -56,10 +57,12 @@ from ray_dra.core.gangs.lifecycle import (
     may_move,
     next_step,
     phase,
+    stage_of,
 )
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.stages import READY, StageEnded
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
 from ray_dra.errors import GangGone, InvalidRequest, shown
@@ -292,19 +295,23 @@ class Engine:
         before = self.records.gangs.get(gang.id)
         begins = before is None or before.allocation is not gang.allocation
         progress = self.records.begins if begins else self._notes(gang).progress
-        gang = _changed(gang, phase(gang, Observed(provisioned=progress.ready)), why, now)
-        return [Save(gang, waits_for, could_start), Note(gang.id, gang.name, gang.history[-1])]
+        seen = Observed(provisioned=progress.ready)
+        gang, timed = _timed(_changed(gang, phase(gang, seen), why, now), stage_of(gang, seen, progress), now)
+        return [Save(gang, waits_for, could_start), Note(gang.id, gang.name, gang.history[-1]), *timed]
 
     def _see(self, gang: Gang, seen: Observed, now: Moment) -> tuple[Gang, list[Action]]:
-        """Take note of the phase that the world says a gang is in."""
+        """Take note of the phase and stage that the world says a gang is in."""
+        before, noted = gang, list[Action]()
         to, was = phase(gang, seen), gang.history[-1].to if gang.history else None
-        if to is was:
-            return gang, []
-        why = "; ".join(seen.lost) if to is Phase.DEGRADED else ""
-        why = why or (ARROWS.get((was, to), "") if was is not None else "found in the store")
-        gang = _changed(gang, to, why, now)
-        self.records.put(gang, now.lived)
-        return gang, [Note(gang.id, gang.name, gang.history[-1])]
+        if to is not was:
+            why = "; ".join(seen.lost) if to is Phase.DEGRADED else ""
+            why = why or (ARROWS.get((was, to), "") if was is not None else "found in the store")
+            gang = _changed(gang, to, why, now)
+            noted.append(Note(gang.id, gang.name, gang.history[-1]))
+        gang, timed = _timed(gang, stage_of(gang, seen, self._notes(gang).progress), now)
+        if gang is not before:
+            self.records.put(gang, now.lived)
+        return gang, [*noted, *timed]
 
     def _notes(self, gang: Gang) -> RuntimeNotes:
         return self.records.notes[gang.id]
@@ -319,6 +326,17 @@ def _changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:
     was = gang.history[-1].to if gang.history else None
     change = Change(now.wall, was, to, why if len(why) <= MOST_WHY else f"{why[: MOST_WHY - 3]}...")
     return replace(gang, history=(*gang.history[1 - MOST_CHANGES :], change))
+
+
+def _timed(gang: Gang, stage: str | None, now: Moment) -> tuple[Gang, list[Action]]:
+    """The gang in this stage of its way to readiness, and which one has ended with that."""
+    times, ended = gang.times.entered(stage, now.wall)
+    if times is gang.times:
+        return gang, []
+    timed: list[Action] = [Timed(gang.id, ended)] if ended is not None else []
+    if times.stage == READY:
+        timed.append(Timed(gang.id, StageEnded(READY, times.total)))
+    return replace(gang, times=times), timed
 
 
 def _sentence(shortfalls: tuple[Shortfall, ...]) -> str:

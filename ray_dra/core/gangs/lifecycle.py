@@ -16,6 +16,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.stages import APPLIED, GROUPED, JOINED, PLACED, QUEUED, READY, StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 
@@ -104,6 +106,7 @@ class Gang:
         failed: why it was given up, for whoever waits for it; empty where it was not.
         history: its last changes of phase, for people: nothing is decided by them. What was only observed is stored
             with the next change of the rest.
+        times: how long it was in each stage on its way to readiness; for people, and stored as the history is.
     """
 
     request: GangRequest
@@ -119,6 +122,7 @@ class Gang:
     old_groups: tuple[str, ...] = field(default=())
     failed: str = ""
     history: tuple[Change, ...] = ()
+    times: StageTimes = field(default=StageTimes())
 
     @property
     def id(self) -> str:
@@ -181,6 +185,22 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
     return Phase.READY if seen.group_state == "CREATED" else Phase.PLACING
 
 
+def stage_of(gang: Gang, seen: Observed, progress: Progress) -> str | None:
+    """What a gang waits for on its way to readiness; None: it is on none."""
+    match phase(gang, seen):
+        case Phase.QUEUED:
+            return QUEUED
+        case Phase.PROVISIONING:
+            return progress.stage or APPLIED
+        case Phase.HELD:
+            return GROUPED
+        case Phase.PLACING:
+            return PLACED if progress.joined else JOINED
+        case Phase.READY:
+            return READY
+    return None
+
+
 def is_group(text: object) -> bool:
     """Whether it can be the id of one of Ray's placement groups: 18 bytes in hex."""
     return isinstance(text, str) and _GROUP.fullmatch(text) is not None
@@ -193,6 +213,8 @@ def sense_of(gang: Gang) -> str:
         return "it names a placement group that Ray cannot have"
     if not all(_FIRST_TIME <= change.at <= _LAST_TIME for change in gang.history):
         return "its history has a time that is none"
+    if not (_FIRST_TIME <= gang.times.since <= _LAST_TIME and 0 <= gang.times.total <= _LAST_TIME):
+        return "its stages have a time that is none"
     amounts = [bundle.resources for bundle in gang.request.bundles]
     amounts += [placed.resources for placed in (gang.allocation.bundles if gang.allocation is not None else ())]
     if not all(math.isfinite(amount) for resources in amounts for amount in resources.values()):

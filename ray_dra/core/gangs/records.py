@@ -7,11 +7,12 @@ and with it what its gang holds of the inventory. `lifecycle.check_change` refus
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import ARROWS, Gang, check_change
+from ray_dra.core.gangs.lifecycle import ARROWS, Gang, Phase, check_change
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
@@ -51,6 +52,7 @@ class Records:
         failures: why gangs were given up, the last ones.
         changed: the gangs whose records have changed, until somebody takes note and clears it.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
+        phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
 
     Invariants: what is kept beside `gangs` is what a scan of them would give; the inventory holds the allocations of
     the records, and no others. `validate` checks both.
@@ -64,6 +66,8 @@ class Records:
         self.failures: dict[str, str] = {}
         self.changed: set[str] = set()
         self.groups: dict[str, str] = {}
+        self.phases: Counter[Phase] = Counter()
+        self.stages: Counter[str | None] = Counter()
         self._queue: list[Turn] = []
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue
         self._past: dict[str, None] = {}  # gangs with an allocation, or that are given back
@@ -203,6 +207,7 @@ class Records:
             self._names[gang.namespace, gang.name] = gang.id
         for group in gang.groups:
             self.groups[group] = gang.id
+        self._count(gang, 1)
 
     def _unlist(self, gang: Gang) -> None:
         if gang.waits:
@@ -216,6 +221,12 @@ class Records:
             del self._names[gang.namespace, gang.name]
         for group in gang.groups:
             self.groups.pop(group, None)
+        self._count(gang, -1)
+
+    def _count(self, gang: Gang, by: int) -> None:
+        self.stages[gang.times.stage] += by
+        if gang.history:
+            self.phases[gang.history[-1].to] += by
 
     # -- invariants
 
@@ -229,6 +240,8 @@ class Records:
         _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
         _same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
+        _same("phases", +self.phases, Counter(g.history[-1].to for g in gangs if g.history))
+        _same("stages", +self.stages, Counter(g.times.stage for g in gangs))
         _same("notes", self.notes.keys(), self.gangs.keys())
         _same(
             "what is held",

@@ -22,6 +22,7 @@ def read_pod(thing: Raw) -> Pod:
         gates=tuple(name for name in gates if name != GATE),
         pending=_why_pending(text(thing["metadata"]["name"]), status),
         waiting=_why_not_started(status),
+        prepared=_prepared(status),
         failed=_why_failed(status) if status.get("phase") == "Failed" else "",
     )
 
@@ -54,6 +55,11 @@ def _why_pending(name: str, status: Raw) -> str:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return f"{name}: {condition.get('message') or condition.get('reason')}"
     return f"{name} to be scheduled"
+
+
+def _prepared(status: Raw) -> bool:
+    found = status.get("conditions") or ()
+    return any(each["type"] == "PodReadyToStartContainers" and each["status"] == "True" for each in found)
 
 
 def _why_not_started(status: Raw) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, MakeWorkers, Note, RemoveGroup, Save, WriteMap
+from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, MakeWorkers, Note, RemoveGroup, Save, Timed, WriteMap
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
@@ -179,8 +179,8 @@ def test_a_gang_that_runs_is_not_planned_again_whoever_says_that_he_has_a_device
     world.act(Committed("g", group_id("group"), 0))
     before = world.gangs["g"]
     running = Observed(group_state="CREATED", placed_once=True)
-    assert kinds(world.act(DevicesTaken("g", running))) == [Note]
-    assert replace(world.gangs["g"], history=()) == replace(before, history=())
+    assert kinds(world.act(DevicesTaken("g", running))) == [Note, Timed, Timed]
+    assert replace(world.gangs["g"], history=(), times=before.times) == replace(before, history=())
     world.act(DevicesTaken("g", replace(running, group_state="RESCHEDULING")))
     assert world.gangs["g"].moves == 1
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.device import FabricKind
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
@@ -81,9 +82,10 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert old.node is not None
             assert new.node is not None
             assert replace(old, node=replace(old.node, resources=new.node.resources, labels=new.node.labels)) == new
-        elif key == names.GANG_KEY:  # 0 and 1 kept no history
+        elif key == names.GANG_KEY:  # 0 and 1 kept no history, and up to 3 there were no times of stages
             old_gang, new_gang = records.gang_from_bytes(data), records.gang_from_bytes(now)
-            assert old_gang == (new_gang if old_gang.history else replace(new_gang, history=()))
+            assert new_gang.times != StageTimes()
+            assert old_gang == replace(new_gang, times=old_gang.times, history=old_gang.history and new_gang.history)
         else:
             assert form.read(data) == form.read(now)
 
@@ -171,7 +173,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":3', b'"version":"3"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":4', b'"version":"4"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":4', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),
@@ -320,6 +322,8 @@ NO_SENSE: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "no end of time": (change(["history", 0, "at"], math.inf), "time"),
     "late": (change(["history", 0, "at"], 1e12), "time"),
     "early": (change(["history", 0, "at"], -1e12), "time"),
+    "no time of a stage": (change(["times", "since"], math.nan), "time"),
+    "a time under nothing": (change(["times", "spent", 0, 1], -5.0), "time"),
     "amount": (change(["request", "bundles", 0, "resources"], {"CPU": math.nan}), "amount"),
     "held amount": (change([*BUNDLES, 0, 2], {"CPU": math.inf}), "amount"),
 }

@@ -61,6 +61,19 @@ def test_why_it_has_not_started(status: dict[str, Any], said: str) -> None:
     assert not pod(status=status).no_image
 
 
+@pytest.mark.parametrize(
+    ("conditions", "prepared"),
+    [
+        ([], False),
+        ([{"type": "PodReadyToStartContainers", "status": "False"}], False),
+        ([{"type": "Initialized", "status": "True"}], False),
+        ([{"type": "Initialized", "status": "False"}, {"type": "PodReadyToStartContainers", "status": "True"}], True),
+    ],
+)
+def test_a_pod_is_prepared_once_its_containers_can_be_made(conditions: list[dict[str, str]], prepared: bool) -> None:
+    assert pod(status={"phase": "Pending", "conditions": conditions}).prepared is prepared
+
+
 @pytest.mark.parametrize("reason", NO_IMAGE)
 def test_an_image_that_cannot_be_had_is_told_from_one_that_is_pulled(reason: str) -> None:
     assert pod(status={"phase": "Pending", "containerStatuses": [waiting(reason, "of mine:1")]}).no_image

@@ -33,11 +33,13 @@ from ray_dra.translate.names import GO_KEY, OPEN_KEY, SLOT_KEY, VERIFIED_KEY
 
 OPEN_AGAIN_SECONDS = 10.0  # a gate that is still closed so long after it was opened
 
-# Seconds without progress in a stage before the attempt is given up. Pulling an image is part of `started`.
+# Seconds without progress in a stage before the attempt is given up. `prepared`: a pod's network, volumes and claims,
+# its IMEX channel included; pulling an image is part of `started`, and `image` is where it cannot be had.
 PATIENCE = {
     "applied": 30.0,
     "pods": 60.0,
     "bound": 20.0,
+    "prepared": 300.0,
     "started": 300.0,
     "image": 30.0,
     "verified": 120.0,
@@ -140,10 +142,11 @@ class Provisioning:
             return "bound", unbound[0].pending
         verified = set(self.store.keys(f"{VERIFIED_KEY}{attempt.name}."))
         if len(verified) < count:
-            waiting = next((pod for pod in pods if pod.waiting), None)
+            waiting = min((pod for pod in pods if pod.waiting), key=lambda pod: pod.prepared, default=None)
             if waiting is not None:
                 said = f"{waiting.name}: {waiting.waiting}{imex_readiness(there.domains)}"
-                return ("image" if waiting.no_image else "started"), said
+                stage = "started" if waiting.prepared else "prepared"
+                return ("image" if waiting.no_image else stage), said
             return "verified", f"NVML in {count - len(verified)} of {count} pods"
         return "joined", "the raylets to join"
 

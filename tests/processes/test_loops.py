@@ -1,0 +1,64 @@
+"""The actor's loops: when the coordinator looks, and which raylets get an agent."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_dra.ports.ray import RayNode, RayView
+from ray_dra.processes import agents, look_loop
+from ray_dra.processes.agents import Agents
+from ray_dra.processes.look_loop import LookLoop
+from ray_dra.translate.names import SLOT_LABEL
+
+
+@pytest.mark.parametrize("expects", [False, True])
+def test_what_is_expected_is_looked_for_though_nobody_tells(monkeypatch: pytest.MonkeyPatch, expects: bool) -> None:
+    monkeypatch.setattr(look_loop, "LOOK_SECONDS", 3600.0)
+    monkeypatch.setattr(look_loop, "EXPECTS_SECONDS", 0.0)
+    looks: list[int] = []
+
+    async def run() -> None:
+        enough = asyncio.Event()
+
+        def look() -> None:
+            looks.append(1)
+            loop.expects = expects
+            if len(looks) == 3:
+                loop.end()
+                enough.set()
+
+        loop = LookLoop(look, lambda: None)
+        if expects:
+            await asyncio.wait_for(enough.wait(), 60)
+            await loop.task
+        else:
+            while not looks:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.2)
+            loop.task.cancel()
+
+    asyncio.run(run())
+    assert len(looks) == (3 if expects else 1)
+
+
+def test_raylets_that_join_a_gang_get_their_agents_once_it_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(agents, "start_agent", started.append)
+    nodes: Any = SimpleNamespace(heard={})
+    keeper = Agents(nodes)
+
+    def node(name: str, **labels: str) -> RayNode:
+        resources = {"GPU": 4.0}
+        return RayNode(name, True, {SLOT_LABEL: labels["slot"]} if labels else {}, resources, resources, name, False)
+
+    view = RayView((node("static"), node("joins", slot="a.n1"), node("runs", slot="b.n1")))
+    keeper.keep(view, 1.0, later={"a.n1"})
+    assert started == ["static", "runs"]
+    keeper.keep(view, 1.5)
+    assert started == ["static", "runs", "joins"]
+    keeper.keep(view, 1.6, later={"b.n1"})
+    assert started == ["static", "runs", "joins"], "none is started twice, and none ends for being placed again"
