@@ -13,14 +13,15 @@ from typing import Any
 
 import ray
 from ray.experimental import internal_kv
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
+from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, plain
 from ray_dra.errors import IncompatibleRay, RayDraError
-from ray_dra.ports.ray import RayGroup, RayNode, RayView, Worker
+from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
+from ray_dra.translate.names import HEAD_RESOURCE
 
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
-HEAD = "node:__internal_head__"
 STATS_SECONDS = 2.0  # for a raylet to say what its workers do; the coordinator does nothing else meanwhile
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
 
@@ -65,6 +66,7 @@ class RayAdapter:
         self._removed: set[bytes] = set()  # ids of removed groups: Ray keeps their records, however many
         self._where: dict[str, tuple[str, int]] = {}  # living raylet -> address and port
         self._channels: dict[tuple[str, int], Any] = {}  # to those
+        self._made = Groups()
 
     def view(self) -> RayView:
         try:
@@ -78,7 +80,7 @@ class RayAdapter:
                     total=node["Resources"],
                     available=available.get(node["NodeID"], node["Resources"]),
                     hostname=node["NodeManagerHostname"],
-                    head=HEAD in node["Resources"],
+                    head=HEAD_RESOURCE in node["Resources"],
                 )
                 for node in found
             )
@@ -144,8 +146,14 @@ class RayAdapter:
         request = node_manager_pb2.GetNodeStatsRequest(include_memory_info=False)
         return raylet.GetNodeStats(request, timeout=STATS_SECONDS)
 
+    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
+        return self._made.make(new, again=again)
+
+    def actor_ended(self, actor: str) -> bool:
+        return self._made.actor_ended(actor)
+
     def remove_group(self, group: str) -> None:
-        remove_placement_group(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
+        plain("remove_placement_group")(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
 
 
 def cluster_id() -> str:
@@ -233,6 +241,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
     ("ray._raylet.InnerGcsClient.cluster_id", lambda: ray._raylet.InnerGcsClient.cluster_id),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
+    *PRIVATE_OF_GROUPS,
 )
 
 
@@ -261,8 +270,7 @@ def check_ray() -> None:
     hook = getattr(ray._private.worker.Worker, HOOK_METHOD, None)
     if hook is not None and list(inspect.signature(hook).parameters) != ["self", "resource_name", "resource_regex"]:
         moved.append(f"the parameters of Worker.{HOOK_METHOD}")
-    parameters = inspect.signature(ray.util.placement_group).parameters
-    moved += [f"placement_group({p}=)" for p in ("bundle_label_selector", "topology_strategy") if p not in parameters]
+    moved += moved_functions()
     if moved:
         raise IncompatibleRay(
             "This Ray moved private parts that pinning GPUs needs; install a Ray that ray-dra was made for.",

@@ -31,6 +31,7 @@ from ray_dra.ports.metrics import NO_METRICS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
+from ray_dra.translate.ray.bundles import ray_bundles
 
 
 class Coordinator:
@@ -94,7 +95,7 @@ class Coordinator:
         self.clock.look()
         self._sync.look()
         self.executor.catch_up(self.observer.view)
-        self._decide(JobsSeen(self.observer.view.jobs))
+        self._decide(JobsSeen(self.observer.view.jobs, self._ended_actors()))
         done, fault = self._turns.advance()
         self._sync.end_of_look()
         served = self._turns.serve()
@@ -102,6 +103,14 @@ class Coordinator:
         self._metrics.gangs({phase.value: self.records.phases[phase] for phase in Phase if phase is not Phase.GONE})
         if fault is not None:
             raise fault
+
+    def _ended_actors(self) -> frozenset[str]:
+        """Of the actors that keep ordinary placement groups, those that have ended."""
+        ask = self.observer.ray.actor_ended
+        self.observer.ended_actors = frozenset(
+            a for a in self.records.kept_by_actors(self.observer.view.jobs) if ask(a)
+        )
+        return self.observer.ended_actors
 
     def _decide(self, event: Event) -> bool:
         """The engine decides, the executor acts; what comes of an action is decided on before the next. True where
@@ -128,7 +137,7 @@ class Coordinator:
         request = check_order(order).request
         self.backend.check()
         self._decide(Submitted(order))
-        if request.gang not in self.gangs:
+        if request.gang not in self.gangs and order.ordinary is None:
             self.observe()  # what looked taken may have ended since
             self._decide(Submitted(order, looked=True))
         return self.status(request.gang)
@@ -173,6 +182,21 @@ class Coordinator:
     def statuses(self) -> list[Status]:
         """Of all gangs."""
         return [self._statuses.of(gang) for gang in self.gangs.values()]
+
+    def pending_groups(
+        self, group: str = "", name: str = "", namespace: str = ""
+    ) -> list[tuple[str, str, list[dict[str, float]], str]]:
+        """(id, name, bundles, strategy) of ordinary placement groups of which Ray has not been told: one, one by its
+        name in a namespace, or all."""
+        wanted = [self.gangs[gang_id] for gang_id in ((group,) if group else self.gangs) if gang_id in self.gangs]
+        return [
+            (gang.id, gang.name, ray_bundles(gang.request), gang.request.strategy.value)
+            for gang in wanted
+            if gang.ordinary is not None
+            and not gang.releasing
+            and not self.records.notes[gang.id].registered
+            and (not name or (gang.name, gang.namespace) == (name, namespace))
+        ]
 
     def devices_for(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
         """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups. Gangs from which work

@@ -7,7 +7,7 @@ looks at the world, and decides the rest anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ray_dra.coordinator.backends.base import Backend
@@ -19,9 +19,11 @@ from ray_dra.coordinator.observer import Observer
 from ray_dra.coordinator.status import Statuses
 from ray_dra.core.gangs.actions import (
     Action,
+    BuryGroup,
     DeleteMap,
     Drop,
     EndWorkers,
+    MakeGroup,
     MakeWorkers,
     Note,
     Refuse,
@@ -32,13 +34,15 @@ from ray_dra.core.gangs.actions import (
     WriteMap,
 )
 from ray_dra.core.gangs.engine import Engine
-from ray_dra.core.gangs.events import Event, Moment, WorkersLeft, WorkersProgressed
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.events import Event, GroupMade, Moment, WorkersLeft, WorkersProgressed
+from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.errors import RayDraError
 from ray_dra.ports.metrics import Metrics
-from ray_dra.ports.ray import Ray, RayView
+from ray_dra.ports.ray import NewGroup, Ray, RayView
 from ray_dra.ports.store import Store
-from ray_dra.translate.names import MAP_KEY
+from ray_dra.translate.names import MAP_KEY, NODE_LABEL
+from ray_dra.translate.ray.bundles import ray_bundles
 from ray_dra.translate.text import on_one_line
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
@@ -82,6 +86,10 @@ class Executor:
                 self._write_map(action.group, action.allocation)
             case DeleteMap():
                 self._store.delete(MAP_KEY + action.group)
+            case MakeGroup():
+                return self._make_group(self._records.gangs.get(action.gang), again=action.again)
+            case BuryGroup():
+                self._bury_group(self._records.gangs.get(action.gang))
             case RemoveGroup():
                 self._ray.remove_group(action.group)
             case MakeWorkers():
@@ -147,6 +155,30 @@ class Executor:
         self._told.pop(gang.id, None)
         logger.info("gang %s: gone: %s", on_one_line(gang.name or gang.id), on_one_line(action.why))
 
+    def _make_group(self, gang: Gang | None, *, again: bool) -> GroupMade | None:
+        """None where Ray does not answer: the next look tries again."""
+        if gang is None or gang.allocation is None:
+            return None
+        selectors = tuple(self._backend.selector(gang.allocation, node) for node in gang.allocation.nodes)
+        try:
+            answer = self._ray.make_group(_new_group(gang, selectors), again=again)
+        except RayDraError as error:
+            logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
+            return None
+        return GroupMade(gang.id, answer.removed, answer.refused)
+
+    def _bury_group(self, gang: Gang | None) -> None:
+        """Under a label that no node has, so that it is placed nowhere meanwhile, and without its name, which may be
+        another's by now."""
+        if gang is None:
+            return
+        new = replace(_new_group(gang, ({NODE_LABEL: "none"},) * len(gang.request.bundles)), name="")
+        try:
+            self._ray.make_group(new, again=True)
+            self._ray.remove_group(gang.id)
+        except RayDraError as error:  # whoever waits for it waits on
+            logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
+
     def _make_workers(self, gang: Gang | None, now: Moment) -> WorkersProgressed | None:
         if gang is None or gang.allocation is None:
             return None
@@ -173,6 +205,21 @@ class Executor:
         if self._told.get(gang.id) != (told.reason, gang.moves):
             self._told[gang.id] = (told.reason, gang.moves)
             self._backend.tell(told.reason, told.message, warning=told.warning)
+
+
+def _new_group(gang: Gang, selectors: tuple[Mapping[str, str], ...]) -> NewGroup:
+    ordinary = gang.ordinary or OrdinaryGroup(gang.id)
+    return NewGroup(
+        id=ordinary.id,
+        name=gang.name,
+        strategy=gang.request.strategy.value,
+        bundles=tuple(ray_bundles(gang.request)),
+        selectors=selectors,
+        job=gang.owner,
+        actor=ordinary.actor,
+        outlives_job=ordinary.outlives_job,
+        detached=gang.detached,
+    )
 
 
 def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]]) -> list[list[str | None]]:

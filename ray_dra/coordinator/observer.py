@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Gang, Observed
+from ray_dra.core.gangs.lifecycle import Gang, Observed, owner_ended
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
@@ -27,6 +27,7 @@ class Observer:
     def __init__(self, inventory: Inventory, nodes: Nodes, ray: Ray, backend: Backend, clock: Clock) -> None:
         self.inventory, self.nodes, self.ray, self.backend, self.clock = inventory, nodes, ray, backend, clock
         self.view, self.joined = RayView(), frozenset[str]()
+        self.ended_actors = frozenset[str]()  # of those that keep ordinary placement groups
 
     def look(self) -> RayView:
         """Ask Ray anew. What all gangs are asked about is worked out here, once a look."""
@@ -44,7 +45,7 @@ class Observer:
             state = group.state if group is not None else (None if young else "ABSENT")
         return Observed(
             group_state=state,
-            owner_alive=not gang.owner or gang.owner in self.view.jobs,
+            owner_alive=not owner_ended(gang, self.view.jobs, self.ended_actors),
             busy=gang.releasing and self.has_workers(gang),
             lost=tuple(dict.fromkeys(self._lost(gang))),
             held_for=held_for,

@@ -34,15 +34,16 @@ class Turns:
         return done and all_left, fault or late_fault
 
     def serve(self) -> bool:
-        """Plan the queue, in order; the first that does not fit holds up those behind it. False where the time was over
+        """Plan the queue, in order; the first that does not fit holds up those behind it, but an ordinary placement
+        group nobody. False where the time was over
         before that."""
         until = self._clock() + BUSY_SECONDS
-        while (first := self._records.first) is not None and self._clock() <= until:
+        while self._records.waiting and self._clock() <= until:
             began = self._clock()
             if not self._decide(NextTurn()):
                 self._decide(TurnTook(self._clock() - began))
                 return True
-        return first is None
+        return not self._records.waiting
 
     def _advance_some(self, gangs: list[Gang], seconds: float) -> tuple[bool, Exception | None]:
         """Take each one step on; where the time does not suffice, the next look goes on with the rest. Returns whether

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,35 @@ class Worker:
     job: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class NewGroup:
+    """A placement group for Ray's control store, under the id that a program has already.
+
+    Attributes:
+        selectors: the label selector of each bundle.
+        job, actor: who made it; "" for no actor. It ends with both of them, or with the actor alone where it
+            `outlives_job`, or not at all where it is `detached`.
+    """
+
+    id: str
+    name: str
+    strategy: str
+    bundles: tuple[Mapping[str, float], ...]
+    selectors: tuple[Mapping[str, str], ...]
+    job: str
+    actor: str = ""
+    outlives_job: bool = False
+    detached: bool = False
+
+
+class GroupAnswer(NamedTuple):
+    """What Ray said to a new placement group. `removed`: it had one of this id and has removed it; `refused`: why it
+    did not take it, "" where it did."""
+
+    removed: bool = False
+    refused: str = ""
+
+
 class Ray(Protocol):
     """The coordinator's eyes on Ray."""
 
@@ -57,6 +86,13 @@ class Ray(Protocol):
 
     def workers(self, node_id: str) -> tuple[Worker, ...]:
         """The worker processes that live on a node; none where the raylet is gone."""
+
+    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
+        """Register a placement group. `again`: look first whether Ray has, or had, it already; without it, one that was
+        removed would be taken up anew. Raises RayDraError when Ray does not answer."""
+
+    def actor_ended(self, actor: str) -> bool:
+        """Whether an actor has ended for good. Raises RayDraError when Ray does not answer."""
 
     def remove_group(self, group: str) -> None:
         """Ask Ray to remove a placement group; harmless when it is gone."""

@@ -4,6 +4,8 @@ embedded?profile=NAME&nodes=N&cliques=N&cpus=N    a simulated cluster on this ma
 kubernetes?namespace=NAME&raycluster=NAME         the RayCluster of this pod (both are known there)
 HOST:PORT                                         a Ray cluster that runs already
 (nothing)                                         chosen from where the program runs
+
+Each takes `locality=POLICY`, the policy of the job's ordinary placement groups (see `translate.ray.policy`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ray_dra.errors import InvalidAddress, shown
+from ray_dra.errors import InvalidAddress, InvalidRequest, shown
 from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
     CLUSTER_NAMESPACE_VARIABLE,
@@ -24,6 +26,7 @@ from ray_dra.translate.names import (
     HEAD_HOST_VARIABLES,
     HEAD_PORT_VARIABLE,
 )
+from ray_dra.translate.ray.policy import parse_policy
 
 FORMS = "embedded?profile=NAME&nodes=N, kubernetes, HOST:PORT, or nothing"
 MAX_ADDRESS = 2048
@@ -41,6 +44,7 @@ class Embedded(BaseModel):
     nodes: int | None = Field(default=None, ge=1, le=64)
     cliques: int | None = Field(default=None, ge=1, le=64)
     cpus: int | None = Field(default=None, ge=1, le=1024)
+    locality: str = ""
 
 
 class Running(BaseModel):
@@ -48,6 +52,7 @@ class Running(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     address: str
+    locality: str = ""
 
 
 class Kubernetes(BaseModel):
@@ -57,6 +62,7 @@ class Kubernetes(BaseModel):
     namespace: str = Field(pattern=_OBJECT)
     raycluster: str = Field(pattern=_OBJECT)
     address: str = ""
+    locality: str = ""
 
 
 Target = Embedded | Running | Kubernetes
@@ -77,20 +83,34 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
         )
     place, _, query = address.partition("?")
     place = place.strip("/")
+    fields = _options(query)
+    locality = _policy(fields.get("locality"))
     if place == "embedded":
-        return _embedded(query)
+        return _embedded(fields)
     if place == "kubernetes":
-        return _kubernetes(query, environment)
-    if query:
+        return _kubernetes(fields, environment)
+    if fields.keys() - {"locality"}:
         raise InvalidAddress(
-            "Only the embedded cluster and kubernetes take options.",
+            "Only the embedded cluster and kubernetes take options besides locality.",
             place="address",
             wanted=f"ray_dra://{address}",
             available=FORMS,
         )
-    if not place:
-        return _from_here(environment)
-    return _running(place, "address", f"ray_dra://{address}")
+    found = _running(place, "address", f"ray_dra://{address}") if place else _from_here(environment)
+    return found.model_copy(update={"locality": locality})
+
+
+def _policy(said: str | None) -> str:
+    """The same policy, if it is one."""
+    if said is None:
+        return ""
+    try:
+        parse_policy(said, "option locality")
+    except InvalidRequest as error:
+        raise InvalidAddress(
+            error.reason, place="option locality", wanted=shown(said), available=error.available
+        ) from error
+    return said
 
 
 def _running(endpoint: str, place: str, wanted: str) -> Running:
@@ -101,9 +121,8 @@ def _running(endpoint: str, place: str, wanted: str) -> Running:
     return Running(address=endpoint)
 
 
-def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
+def _kubernetes(fields: dict[str, Any], environment: Mapping[str, str]) -> Kubernetes:
     """Inside a pod that KubeRay made everything is in its environment; options name another RayCluster."""
-    fields = _options(query)
     found = {
         "namespace": environment.get(CLUSTER_NAMESPACE_VARIABLE),
         "raycluster": environment.get(CLUSTER_NAME_VARIABLE),
@@ -123,7 +142,10 @@ def _kubernetes(query: str, environment: Mapping[str, str]) -> Kubernetes:
         name = str(problem["loc"][0])
         if problem["type"] == "extra_forbidden":
             raise InvalidAddress(
-                f"There is no option {name!r}.", place="address", wanted=name, available="namespace, raycluster"
+                f"There is no option {name!r}.",
+                place="address",
+                wanted=name,
+                available="namespace, raycluster, locality",
             ) from error
         raise InvalidAddress(
             f"{name} is no name in Kubernetes.",
@@ -157,8 +179,7 @@ def _options(query: str) -> dict[str, Any]:
     return fields
 
 
-def _embedded(query: str) -> Embedded:
-    fields = _options(query)
+def _embedded(fields: dict[str, Any]) -> Embedded:
     try:
         return Embedded(**fields)
     except ValidationError as error:

@@ -31,7 +31,9 @@ from ray_dra.processes.look_loop import LookLoop
 from ray_dra.processes.node_agent import ask_again
 from ray_dra.processes.wiring import coordinator_on, log_decisions, store_here
 from ray_dra.translate.files.readings import reading_from_bytes
+from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY
 
 MOST_RELEASED = 50_000
 logger = logging.getLogger("ray_dra")
@@ -69,13 +71,17 @@ class CoordinatorActor:
 
     # -- from drivers
 
-    async def hello(self, job: str) -> bool:
+    async def hello(self, job: str, locality: str = "") -> bool:
         """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
-        the job yet; call again."""
+        the job yet; call again. `locality`: the policy of its ordinary placement groups."""
         if self._retired:
             return False
         self._look()
-        return self._jobs.enter(job, self._core.observer.view)
+        if not self._jobs.enter(job, self._core.observer.view):
+            return False
+        policy = JobPolicy(locality, os.environ.get(DEFAULT_LOCALITY_VARIABLE, ""))
+        self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
+        return True
 
     async def ready(self) -> tuple[str, ...]:
         """Raylets whose GPUs have not been read yet."""
@@ -154,6 +160,13 @@ class CoordinatorActor:
     async def topology(self) -> Topology:
         await _still_wanted()
         return Topology.of(node_state.node for node_state in self._core.inventory.node_states.values())
+
+    async def ordinary(
+        self, group: str, name: str, namespace: str
+    ) -> list[tuple[str, str, list[dict[str, float]], str]]:
+        """(id, name, bundles, strategy) of ordinary placement groups of which Ray has not been told: one, one by its
+        name in a namespace, or all."""
+        return self._core.pending_groups(group, name, namespace)
 
     async def gangs(self) -> list[Status]:
         await _still_wanted()

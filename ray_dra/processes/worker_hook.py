@@ -1,4 +1,5 @@
-"""The hook that Ray calls in every worker process: its tasks and actors get exactly the planned GPUs.
+"""The hook that Ray calls in every worker process: its tasks and actors get exactly the planned GPUs, and the ordinary
+placement groups that they make are planned (`ordinary_groups.py`).
 
 `install_worker` replaces the one method that feeds both CUDA_VISIBLE_DEVICES and `ray.get_gpu_ids()`, and
 listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` guards them.
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
+from ray_dra.adapters.ray_groups import PARAMETERS, catch
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY
 
@@ -39,8 +41,20 @@ def install_worker() -> None:
     setattr(cls, HOOK_METHOD, _accelerator_ids)
     utils = ray._private.utils
     utils.reset_visible_accelerator_env_vars = _at_the_end_of_a_task(utils.reset_visible_accelerator_env_vars)
+    catch({name: _lazily(name) for name in PARAMETERS})
     # NVML numbers GPUs by PCI address; CUDA does so only when told.
     os.environ.setdefault(DEVICE_ORDER_VARIABLE, "PCI_BUS_ID")
+
+
+def _lazily(name: str) -> Callable[..., Any]:
+    """Most workers make no placement group, and need not load what it takes."""
+
+    def call(*arguments: Any) -> Any:
+        from ray_dra.processes import ordinary_groups
+
+        return getattr(ordinary_groups, name)(*arguments)
+
+    return call
 
 
 def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,13 @@ from ray_dra.adapters.reach import await_cluster
 from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable
 from ray_dra.processes.address import Embedded, Kubernetes, parse_address
 from ray_dra.processes.calls import ask
+from ray_dra.processes.ordinary_groups import install
 from ray_dra.processes.start_coordinator import start_coordinator
 from ray_dra.processes.worker_hook import install_worker
 from ray_dra.simulated.cluster import LocalCluster, token_of
 from ray_dra.simulated.profile import HEAD_ADDRESS
+from ray_dra.translate.names import LOCALITY_VARIABLE
+from ray_dra.translate.ray.ordinary import check_policies
 
 READY_SECONDS = 120.0  # since the last sign of progress: on a loaded machine a worker takes a minute to start
 HOOK = "worker_process_setup_hook"
@@ -53,12 +57,20 @@ class ClientBuilder:
                 return ray.get_runtime_context()
             raise RuntimeError("Maybe you called ray.init twice by accident? Call ray.shutdown() first.")
         target = parse_address(self._address)
+        self._check_policies()
         check_ray()
         if isinstance(target, Embedded):
             return self._start(target)
         await_cluster(target.address)
         with connection_token(target.address, token_of(target.address)):
-            return self._join(target.address, target if isinstance(target, Kubernetes) else None, forget_token)
+            kubernetes = target.model_copy(update={"locality": ""}) if isinstance(target, Kubernetes) else None
+            return self._join(target.address, kubernetes, forget_token, target.locality)
+
+    def _check_policies(self) -> None:
+        """Those in the environment of the program, and in the one that its workers are to have."""
+        variables = dict(self._arguments.get("runtime_env") or {}).get("env_vars") or {}
+        for environment in (os.environ, variables):
+            check_policies(environment, (LOCALITY_VARIABLE,))
 
     def _start(self, target: Embedded) -> Any:
         cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
@@ -71,7 +83,7 @@ class ClientBuilder:
 
         try:
             with connection_token(cluster.address, cluster.token):
-                context = self._join(cluster.address, None, end, embedded=True)
+                context = self._join(cluster.address, None, end, target.locality, embedded=True)
         except BaseException:
             cluster.stop()
             raise
@@ -80,9 +92,16 @@ class ClientBuilder:
         return context
 
     def _join(
-        self, address: str, kubernetes: Kubernetes | None, end: Callable[[], None], *, embedded: bool = False
+        self,
+        address: str,
+        kubernetes: Kubernetes | None,
+        end: Callable[[], None],
+        locality: str,
+        *,
+        embedded: bool = False,
     ) -> Any:
-        """Connect, greet the coordinator, and have `end` called when Ray disconnects."""
+        """Connect, greet the coordinator, and have `end` called when Ray disconnects. `locality`: the policy of this
+        job's ordinary placement groups, which are planned from here on."""
         arguments = dict(self._arguments)
         # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
         if not embedded or HOOK in dict(arguments.get("runtime_env") or {}):
@@ -92,7 +111,8 @@ class ClientBuilder:
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             context = _connect(address, arguments)
-            _greet(kubernetes)
+            _greet(kubernetes, locality)
+            install()
         except BaseException:
             ray.shutdown()
             raise
@@ -140,10 +160,10 @@ def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
     return install_and_run_users_hook
 
 
-def _greet(kubernetes: Kubernetes | None) -> None:
+def _greet(kubernetes: Kubernetes | None, locality: str = "") -> None:
     """Start or find the coordinator, and wait until it has read every node's GPUs."""
     deadline = time.monotonic() + READY_SECONDS
-    while not _welcome(actor := start_coordinator(kubernetes)):
+    while not _welcome(actor := start_coordinator(kubernetes), locality):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "No coordinator stays; why is in Ray's log folder on the head node.",
@@ -163,11 +183,11 @@ def _greet(kubernetes: Kubernetes | None) -> None:
         time.sleep(0.05)
 
 
-def _welcome(actor: Any) -> bool:
+def _welcome(actor: Any, locality: str) -> bool:
     """Whether this coordinator serves this program; False: it is retiring after an earlier program."""
     hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
     try:
-        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id()), timeout=READY_SECONDS))
+        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id(), locality), timeout=READY_SECONDS))
     except CoordinatorUnavailable as error:
         died = error.__cause__
         if isinstance(died, ray.exceptions.ActorUnschedulableError):

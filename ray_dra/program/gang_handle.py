@@ -12,6 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
+from ray_dra.adapters.ray_groups import plain
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import why_gone
 from ray_dra.core.gangs.lifecycle import Phase
@@ -202,7 +203,7 @@ class GangPlacementGroup:
     def _make(self, status: Status) -> None:
         group = None
         try:
-            group = ray.util.placement_group(
+            group = plain("placement_group")(
                 ray_bundles(self._order.request),
                 strategy=self._order.request.strategy.value,
                 name=self._order.name,
@@ -214,7 +215,7 @@ class GangPlacementGroup:
             self._group = group
         except BaseException as error:
             if group is not None:
-                ray.util.remove_placement_group(group)
+                plain("remove_placement_group")(group)
             elif isinstance(error, Exception):  # of no type: another copy may have made a group of this name just now
                 status = self._await(GROUPED, SLICE_SECONDS)
                 if status.group is not None:
@@ -231,12 +232,12 @@ class GangPlacementGroup:
             try:
                 status: Status = ask(commit)
             except BaseException:
-                ray.util.remove_placement_group(self._group)
+                plain("remove_placement_group")(self._group)
                 self._group = None
                 raise
             self._status = status
             if status.group != self._group.id.hex():  # planned again, or another copy was quicker
-                ray.util.remove_placement_group(self._group)
+                plain("remove_placement_group")(self._group)
                 self._group = None
 
     def _placed(self, group: PlacementGroup, timeout: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ray_dra.ports.ray import RayGroup, RayNode, RayView, Worker
+from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
 from ray_dra.translate.names import RAY_NODE_ID
 
 
@@ -40,6 +40,7 @@ class _Group:
     nodes: list[str | None] = field(default_factory=list)
     gpu_ids: list[tuple[int, ...]] = field(default_factory=list)
     workers: set[int] = field(default_factory=set)  # bundles in which a worker runs
+    name: str = ""
 
 
 class FakeRay:
@@ -51,6 +52,7 @@ class FakeRay:
         self.groups: dict[str, _Group] = {}
         self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, GPU ids
         self.jobs: set[str] = set()
+        self.ended_actors: set[str] = set()
         self._next = 0
 
     # -- the ports
@@ -71,6 +73,23 @@ class FakeRay:
                 if group.nodes[bundle] == node_id and group.gpu_ids[bundle]:
                     found.append(Worker(1_000_000 + bundle, {name: group.gpu_ids[bundle]}))
         return tuple(found)
+
+    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
+        before = self.groups.get(new.id)
+        if again and before is not None:
+            return GroupAnswer(removed=before.state == "REMOVED")
+        taken = new.name and any(g.name == new.name and g.state != "REMOVED" for g in self.groups.values())
+        if taken and (before is None or before.state == "REMOVED"):
+            return GroupAnswer(refused=f"name {new.name!r} already exists")
+        if before is None or before.state == "REMOVED":
+            made = _Group(new.bundles, new.selectors, "" if new.detached or new.actor else new.job, name=new.name)
+            made.nodes, made.gpu_ids = [None] * len(new.bundles), [()] * len(new.bundles)
+            self.groups[new.id] = made
+            self.place()
+        return GroupAnswer()
+
+    def actor_ended(self, actor: str) -> bool:
+        return actor in self.ended_actors
 
     def remove_group(self, group: str) -> None:
         if group in self.groups:

@@ -103,8 +103,8 @@ class RayletNode(Node):  # type: ignore[misc]
         return self.all_processes["raylet"][0].process
 
 
-def start_head(address: str, folder: Path) -> RayletNode:
-    """The control store, and a raylet without resources that programs connect to."""
+def start_head(address: str, folder: Path, env_vars: dict[str, str]) -> RayletNode:
+    """The control store, and a raylet without resources that programs connect to; `env_vars` are its workers', too."""
     return persist(
         "the head",
         folder,
@@ -117,6 +117,7 @@ def start_head(address: str, folder: Path) -> RayletNode:
             include_dashboard=False,
             no_monitor=True,
             _system_config=SYSTEM,
+            env_vars=env_vars,
         ),
     )
 

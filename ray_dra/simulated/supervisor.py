@@ -73,7 +73,7 @@ class Supervisor:
         try:
             labels = [pool.submit(self._labels, node) for node in self.machines]
             say("Ray's control store and the head's raylet")
-            self.head = start_head(HEAD_ADDRESS, self.folder)
+            self.head = start_head(HEAD_ADDRESS, self.folder, env_vars=self._hook())
             for at, (node, found) in enumerate(zip(self.machines, labels, strict=True)):
                 say(f"the NVML probe of {node.name}")
                 read = found.result()
@@ -126,8 +126,11 @@ class Supervisor:
     def _environment(self, node: SimulatedNode) -> dict[str, str]:
         machine = Machine(self.folder / "nodes" / node.name)
         path = os.pathsep.join(filter(None, (self.config["library"], os.environ.get("LD_LIBRARY_PATH"))))
-        hook = {} if self.config["plain"] else {WORKER_HOOK_VARIABLE: INSTALL}
-        return {"LD_LIBRARY_PATH": path, **hook, **machine.environment}
+        return {"LD_LIBRARY_PATH": path, **self._hook(), **machine.environment}
+
+    def _hook(self) -> dict[str, str]:
+        """Of the head's raylet, too: controllers of libraries run there, and make placement groups."""
+        return {} if self.config["plain"] else {WORKER_HOOK_VARIABLE: INSTALL}
 
     def _labels(self, node: SimulatedNode) -> dict[str, str]:
         Machine.create(self.folder / "nodes" / node.name, node)

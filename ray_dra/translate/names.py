@@ -15,6 +15,11 @@ RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet
 NODE_LABEL = "ray-dra.io/node"  # ours: the node's name, which a restarted raylet keeps
 SLOT_LABEL = "ray-dra.io/slot"  # ours, on Kubernetes: one attempt of a gang on one node
 TRAY_LABEL = "ray-dra.io/tray"  # ours: the tray in the rack
+LOCALITY_LABEL = "ray-dra.io/locality"  # ours, in label selectors of ordinary groups alone: their policy; on no node
+
+# -- Ray's resources
+
+HEAD_RESOURCE = "node:__internal_head__"  # Ray's, of the head's raylet alone
 
 # -- labels, annotations and gates of Kubernetes objects
 
@@ -60,6 +65,8 @@ COMPUTE_DOMAIN_API = f"{COMPUTE_DOMAIN_GROUP}/v1beta1"
 
 START_HOOK_VARIABLE = "RAY_START_HOOK"  # Ray's: what it calls before a raylet starts
 NODE_VARIABLE = "RAY_DRA_NODE"  # ours, in gangs' pods: the Kubernetes node
+LOCALITY_VARIABLE = "RAY_DRA_LOCALITY"  # ours: the policy of the ordinary placement groups that a process makes
+DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the policy where nobody says one
 ATTEMPT_VARIABLE = "RAY_DRA_ATTEMPT"  # ours, in gangs' pods: the attempt that the raylet joins
 RAY_ADDRESS_VARIABLE = "RAY_ADDRESS"  # Ray's
 GCS_ADDRESS_VARIABLE = "RAY_GCS_ADDRESS"  # Ray's
@@ -135,6 +142,7 @@ MAP_KEY = "map/"  # + placement group: each bundle's devices; worker hooks read 
 NODE_KEY = "node/"  # + raylet: its node
 GPU_IDS_KEY = "gpu_ids/"  # + raylet: the device that each of its GPU ids means
 SESSION_KEY = "session/"  # + job: it uses ray-dra
+LOCALITY_KEY = "locality/"  # + job: its ordinary placement groups are planned, and by which policy
 ASIDE_KEY = "aside/"  # + the key that it had: a record that cannot be read
 SLOT_KEY = "slot/"  # + slot: what the gang's pod must find there by NVML; its start hook reads it
 VERIFIED_KEY = "verified/"  # + slot: it did; its start hook writes it

@@ -19,7 +19,7 @@ from ray._private import resource_and_label_spec
 from ray.cluster_utils import Cluster
 from ray_dra.program import connect
 from ray_dra.processes.coordinator_actor import CoordinatorActor
-from ray_dra.adapters.ray import HEAD
+from ray_dra.translate.names import HEAD_RESOURCE as HEAD
 from ray_dra.processes.node_agent import NAME, NAMESPACE
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.errors import CoordinatorUnavailable

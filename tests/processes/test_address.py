@@ -24,6 +24,9 @@ BAD_ADDRESSES = [
     ("host:port", "HOST:PORT"),
     ("host:99999", "HOST:PORT"),
     ("host:6379?nodes=1", "HOST:PORT"),
+    ("host:6379?locality=somewhere", "same_clique"),
+    ("embedded?locality=", "same_clique"),
+    ("?locality=prefer:none", "same_clique"),
 ]
 
 
@@ -47,6 +50,12 @@ def test_good_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         address="head.ns.svc:6379"
     )
     assert parse_address("", {"RAY_GCS_ADDRESS": "10.0.0.2:6379"}) == Running(address="10.0.0.2:6379")
+    policy = "prefer:same_clique(patience=600)"
+    for address in (f"embedded?locality={policy}&nodes=2", f"10.0.0.1:6379?locality={policy}"):
+        assert parse_address(address).locality == policy
+    head = {"RAY_CLUSTER_NAME": "c", "FQ_RAY_IP": "head", "RAY_CLUSTER_NAMESPACE": "n"}
+    for address in ("?locality=none", "kubernetes?locality=none"):
+        assert parse_address(address, head).locality == "none"
     monkeypatch.setattr(settings, "_beside", lambda: None)  # whatever Ray runs on this machine
     with pytest.raises(InvalidAddress, match="there is none here"):
         parse_address("", {})

@@ -50,6 +50,22 @@ class DeleteMap:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeGroup:
+    """Ray's record of an ordinary placement group, under the id that the program has; GroupMade follows. `again`: Ray
+    may have it, or may have removed it, already."""
+
+    gang: str
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BuryGroup:
+    """Tell Ray of an ordinary placement group and have it removed: whoever waits for it hears so, in Ray's words."""
+
+    gang: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveGroup:
     """Ray's placement group."""
 
@@ -103,4 +119,18 @@ class Refuse:
     error: RayDraError
 
 
-Action = Save | Drop | WriteMap | DeleteMap | RemoveGroup | MakeWorkers | EndWorkers | Note | Timed | Tell | Refuse
+Action = (
+    Save
+    | Drop
+    | WriteMap
+    | DeleteMap
+    | MakeGroup
+    | BuryGroup
+    | RemoveGroup
+    | MakeWorkers
+    | EndWorkers
+    | Note
+    | Timed
+    | Tell
+    | Refuse
+)

@@ -12,7 +12,7 @@ from ray_dra.core.gangs.actions import Refuse
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
-from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.records import Records, Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
@@ -49,6 +49,10 @@ class Admission:
         self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
         self._timed = True  # how long that no took is known
         self._not_before = 0.0  # when that gang is planned again at the earliest
+        self._changes = -1  # of the inventory, by which the ordinary groups up to `_after` were a no
+        self._after: Turn | None = None
+        self._patient = False  # one of these waits for what it prefers
+        self._noes: dict[object, Wait] = {}  # by what was asked: equal groups need no other answer
 
     def arrives(self, gang: Gang, now: float, *, wait: bool, looked: bool) -> Verdict:
         """The answer to a new gang. `wait`: it may wait in the queue; `looked`: this is asked again, after another look
@@ -64,11 +68,55 @@ class Admission:
         if isinstance(answer, Allocation):
             return Start(answer)
         assert answer is not None
+        if gang.ordinary is not None:
+            return self._pending(gang, answer, could_start, now)
         refused = self._refused(gang, answer, now, wait=wait, looked=looked)
         return Refuse(refused) if refused is not None else Wait(answer.shortfalls, could_start)
 
+    def _pending(self, gang: Gang, answer: Unsatisfiable, could_start: float | None, now: float) -> Verdict:
+        """An ordinary placement group waits for what it lacks, also for what it can never have, as in Ray."""
+        waiting = len(self.records.waiting_of(gang.owner))
+        if waiting >= MOST_WAITING:
+            return Refuse(_crowd(waiting))
+        never = self.planning.never(gang.request, now)
+        return Wait(never.shortfalls if never is not None else answer.shortfalls, could_start)
+
     def next(self, now: float) -> tuple[Gang, Start | Wait] | None:
-        """The answer to the first in the queue, which holds up those behind it; None where nothing is new.
+        """The answer to the next in the queue; None where nothing is new.
+
+        An ordinary placement group holds up nobody, as one that is pending in Ray; it waits for those before it that
+        do.
+        """
+        return self._next_ordinary(now) or self._next(now)
+
+    def _next_ordinary(self, now: float) -> tuple[Gang, Start | Wait] | None:
+        """One after the other, and all of them again once the inventory has changed."""
+        inventory = self.planning.inventory
+        if self._changes != inventory.changes:
+            self._changes, self._after, self._patient = inventory.changes, None, False
+            self._noes.clear()
+        while (gang := self.records.ordinary_after(self._after)) is not None:
+            self._after = turn_of(gang)
+            asked = (gang.request.bundles, gang.request.locality, gang.request.strategy, gang.request.exclude)
+            before = self._noes.get(asked)
+            if before is not None:
+                self.records.notes[gang.id].refused = before.why
+                continue
+            answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now)
+            if isinstance(answer, Allocation):
+                return gang, Start(answer)
+            wait = Wait(answer.shortfalls, could_start)
+            if gang.request.locality.patience:
+                self._patient = True
+            else:
+                self._noes[asked] = wait
+            return gang, wait
+        if self._patient:  # it may end without any change: asked again at the next look
+            self._after, self._patient = None, False
+        return None
+
+    def _next(self, now: float) -> tuple[Gang, Start | Wait] | None:
+        """The answer to the first of those that hold up who comes after them.
 
         What was a no is none again until the inventory changes, nor sooner than a no that took long to find may cost: a
         gang that is hard to place takes a small share of the time.

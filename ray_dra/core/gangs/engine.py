@@ -16,9 +16,11 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.actions import (
     Action,
+    BuryGroup,
     DeleteMap,
     Drop,
     EndWorkers,
+    MakeGroup,
     MakeWorkers,
     Note,
     Refuse,
@@ -34,6 +36,7 @@ from ray_dra.core.gangs.events import (
     DevicesTaken,
     Event,
     GangObserved,
+    GroupMade,
     JobsSeen,
     Moment,
     NextTurn,
@@ -105,6 +108,8 @@ class Engine:
         match event:
             case Committed():
                 return self._committed(gang, event, now)
+            case GroupMade():
+                return self._group_made(gang, event, now)
             case ReleaseAsked():
                 return self._give_back(gang, "released", now)
             case WorkersDue():
@@ -141,12 +146,14 @@ class Engine:
         if order.request.gang in self.records.gangs:  # asked again after a restart swallowed the answer
             return []
         sequence = self.records.next_sequence()
-        gang = Gang(order.request, sequence, order.name, order.namespace, order.owner, order.detached)
+        gang = Gang(
+            order.request, sequence, order.name, order.namespace, order.owner, order.detached, ordinary=order.ordinary
+        )
         verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
         if isinstance(verdict, Start):
-            return self._save(replace(gang, allocation=verdict.allocation), "submitted; devices are held", now)
+            return self._start(gang, verdict.allocation, "submitted; devices are held", now)
         if not order.wait:
             return []
         why = f"submitted; waits for {_sentence(verdict.why)}"
@@ -160,18 +167,41 @@ class Engine:
         if isinstance(verdict, Wait):
             notes = self._notes(gang)
             notes.refused, notes.could_start = verdict.why, verdict.could_start
+            return [Tell(gang.id)] if gang.ordinary is not None else []  # others may go before it
+        return self._start(gang, verdict.allocation, "its turn: devices are held", now, ())
+
+    def _start(
+        self, gang: Gang, allocation: Allocation, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None
+    ) -> list[Action]:
+        """It holds these devices from here on. Where its workers are there already, Ray is told of an ordinary
+        placement group at once."""
+        gang = replace(gang, allocation=allocation)
+        if gang.ordinary is not None and self.records.begins.ready:
+            return self._register(gang, why, now, waits_for)
+        return self._save(gang, why, now, waits_for)
+
+    def _register(
+        self, gang: Gang, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None
+    ) -> list[Action]:
+        """Ray is told of an ordinary placement group, once its workers can find its map."""
+        if gang.ordinary is None or gang.allocation is None:
             return []
-        return self._save(replace(gang, allocation=verdict.allocation), "its turn: devices are held", now, ())
+        again = gang.id in self.records.gangs  # a coordinator before this one may have been ended in the middle
+        saved = self._save(replace(gang, group=gang.ordinary.id), why, now, waits_for)
+        return [WriteMap(gang.ordinary.id, gang.allocation), *saved, MakeGroup(gang.id, again)]
 
     def _jobs_seen(self, event: JobsSeen, now: Moment) -> list[Action]:
         """Gangs in the queue whose program has ended, all of them at once, are in it no more.
 
         In memory alone: a coordinator that starts again finds the same. Their records go look by look.
         """
-        for gang in self.records.orphans(event.jobs):
+        actions: list[Action] = []
+        for gang in self.records.orphans(event.jobs, event.ended_actors):
             gone = _changed(replace(gang, releasing=True), Phase.RELEASING, "its program has ended", now)
             self.records.put(gone, now.lived)
-        return []
+            if gang.ordinary is not None:
+                actions.append(BuryGroup(gang.id))
+        return actions
 
     def _committed(self, gang: Gang, event: Committed, now: Moment) -> list[Action]:
         if not is_group(event.group):  # Ray could not remove it again
@@ -179,13 +209,22 @@ class Engine:
             return [Refuse(InvalidRequest(said, place="group", wanted=shown(event.group), available="36 hex digits"))]
         if gang.releasing:
             return [Refuse(GangGone("The gang is being given back.", place=gang.id))]
-        if gang.allocation is None or gang.group is not None or gang.moves != event.moves:
+        if gang.allocation is None or gang.group is not None or gang.moves != event.moves or gang.ordinary is not None:
             return []
         if event.group in self.records.groups:
             taken = "The placement group is another gang's, or one that this gang has left."
             return [Refuse(InvalidRequest(taken, place=gang.id, wanted=event.group))]
         grouped = replace(gang, group=event.group)
         return [WriteMap(event.group, gang.allocation), *self._save(grouped, "its placement group exists", now)]
+
+    def _group_made(self, gang: Gang, event: GroupMade, now: Moment) -> list[Action]:
+        """Ray's answer to an ordinary placement group."""
+        self._notes(gang).registered = True
+        if gang.releasing or not (event.removed or event.refused):
+            return []
+        if event.refused:
+            return self._give_back(gang, event.refused, now, failed=True)
+        return self._give_back(gang, "its placement group was removed", now)
 
     # -- a gang's workers, and what the world says of it
 
@@ -215,6 +254,13 @@ class Engine:
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self._see(gang, seen, now)
         notes = self._notes(gang)
+        if gang.ordinary is not None and gang.group is not None and not (notes.registered or gang.releasing):
+            notes.registered = seen.group_state not in (None, "ABSENT")
+            if not notes.registered:  # Ray did not answer, or this coordinator was started after the record was written
+                return [*noted, MakeGroup(gang.id, again=True)]
+        due = gang.ordinary is not None and gang.group is None and gang.allocation is not None and not gang.releasing
+        if due and seen.provisioned and seen.owner_alive:
+            return [*noted, *self._register(gang, "its workers are there", now), Tell(gang.id)]
         step, why = next_step(gang, seen, notes.gave_way, own_workers=self.own_workers)
         said = notes.progress.said
         actions: list[Action] = []
@@ -226,6 +272,8 @@ class Engine:
             actions = self._plan_elsewhere(gang, PlaceKind.RAY, said, now)
         elif step is Step.PLAN_AGAIN:
             actions = self._plan_again(gang, why, now, stay=True)
+        elif step is Step.OTHER_DEVICES and self.planning.taken(gang.allocation):
+            actions = self._plan_again(gang, "other work took a device of it", now, stay=True)
         elif step is Step.GIVE_UP:
             actions = self._give_back(gang, said or why, now, failed=True)
         left = map(RemoveGroup, seen.left_groups)  # Ray did not answer when it was planned again
@@ -245,6 +293,8 @@ class Engine:
         """Another place for a gang that cannot go on where it is; `stay` where there is none."""
         if gang.allocation is None or gang.releasing:
             return []
+        if gang.ordinary is not None and gang.group is not None:
+            return self._other_devices(gang, gang.allocation, why, now)
         answer = self.planning.elsewhere(gang.request, gang.allocation, gang.moves + 1)
         found = answer if isinstance(answer, Allocation) else None
         if stay and (found is None or found.grants == gang.allocation.grants):
@@ -258,18 +308,30 @@ class Engine:
             actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
         return actions if found is not None else [*actions, Tell(gang.id)]
 
+    def _other_devices(self, gang: Gang, held: Allocation, why: str, now: Moment) -> list[Action]:
+        """Of the same nodes, as Ray has registered it there; none where no others are free."""
+        if self.own_workers:  # which have these devices and no others
+            return []
+        found = self.planning.other_devices(gang.request, held, gang.moves + 1)
+        if found is None or found.grants == held.grants:
+            return []
+        moved = replace(gang, allocation=found, moves=gang.moves + 1)
+        return [*self._save(moved, f"other devices: {why}", now), WriteMap(gang.id, found)]
+
     # -- the end
 
     def _give_back(self, gang: Gang, why: str, now: Moment, *, failed: bool = False) -> list[Action]:
         """Its placement group is removed; its devices are free once Ray has ended its workers. `failed`: nothing more
         is tried for it, and whoever waits hears why."""
+        unknown = gang.ordinary is not None and not (gang.group and self._notes(gang).registered)
+        buried: list[Action] = [BuryGroup(gang.id)] if unknown else []
         if not _made(gang):
-            return [Drop(gang.id, why)]
+            return [*buried, Drop(gang.id, why)]
         actions: list[Action] = []
         # Without workers to undo, a placement group that is gone is record enough for a coordinator that starts again.
         if failed or (not gang.releasing and (gang.group is None or self.own_workers)):
             actions = self._save(replace(gang, releasing=True, failed=why if failed else gang.failed), why, now)
-        return [*actions, *map(RemoveGroup, gang.groups), EndWorkers(gang.id, why)]
+        return [*actions, *buried, *map(RemoveGroup, gang.groups), EndWorkers(gang.id, why)]
 
     def _workers_left(self, gang: Gang, event: WorkersLeft, now: Moment) -> list[Action]:
         if not event.busy:

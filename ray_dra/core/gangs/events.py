@@ -37,6 +37,20 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupMade:
+    """What Ray said to an ordinary placement group. Follows the action MakeGroup.
+
+    Attributes:
+        removed: Ray had it already, and has removed it.
+        refused: why Ray did not take it; "" where it did.
+    """
+
+    gang: str
+    removed: bool = False
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseAsked:
     """Somebody gives a gang back."""
 
@@ -45,9 +59,10 @@ class ReleaseAsked:
 
 @dataclass(frozen=True, slots=True)
 class JobsSeen:
-    """The jobs that Ray lists."""
+    """The jobs that Ray lists, and of the actors that keep ordinary placement groups those that have ended."""
 
     jobs: Collection[str]
+    ended_actors: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +128,7 @@ class TurnTook:
 Event = (
     Submitted
     | Committed
+    | GroupMade
     | ReleaseAsked
     | JobsSeen
     | WorkersDue

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.core.gangs.progress import Progress
@@ -36,6 +36,7 @@ class Phase(enum.Enum):
 ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.QUEUED, Phase.PROVISIONING): "its turn: devices are held, its workers are made",
     (Phase.QUEUED, Phase.HELD): "its turn: devices are held",
+    (Phase.QUEUED, Phase.PLACING): "its turn: devices are held, and Ray is told of its ordinary placement group",
     (Phase.QUEUED, Phase.RELEASING): "released, or its program has ended",
     (Phase.QUEUED, Phase.GONE): "the same, with nothing made for it to undo",
     (Phase.PROVISIONING, Phase.PROVISIONING): "planned again: its workers could not be made",
@@ -54,6 +55,7 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.HELD, Phase.GONE): "the same, with nothing to end",
     (Phase.PLACING, Phase.READY): "Ray has placed all its bundles",
     (Phase.PLACING, Phase.HELD): "planned again: Ray did not place it in time",
+    (Phase.PLACING, Phase.PLACING): "other devices of the same nodes: other work took one",
     (Phase.PLACING, Phase.PROVISIONING): "planned again: Ray did not place it in time, or its workers failed",
     (Phase.PLACING, Phase.QUEUED): "planned again, and nothing else is free",
     (Phase.PLACING, Phase.DEGRADED): "a part of it is lost",
@@ -94,6 +96,22 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class OrdinaryGroup:
+    """A placement group that a program made by Ray's own call: its id was minted there, and Ray hears of it when its
+    place is certain. It ends as in Ray: with its job and with the actor that made it, once both are gone.
+
+    Attributes:
+        id: Ray's, 36 hex digits; the gang's id, too.
+        actor: the actor that made it, in hex; "" where the program itself or a task did.
+        outlives_job: that actor is detached, so the end of the job does not matter.
+    """
+
+    id: str
+    actor: str = ""
+    outlives_job: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Gang:
     """What is recorded of a gang; one key in the store, replaced in one step.
 
@@ -107,6 +125,9 @@ class Gang:
         history: its last changes of phase, for people: nothing is decided by them. What was only observed is stored
             with the next change of the rest.
         times: how long it was in each stage on its way to readiness; for people, and stored as the history is.
+        ordinary: the placement group that the program has in its hands already; None where the driver makes it. Its
+            `group` is that one's id from the moment on that the coordinator may register it with Ray; then it stays
+            where it is, as a program does not expect its placement group to be removed.
     """
 
     request: GangRequest
@@ -123,6 +144,7 @@ class Gang:
     failed: str = ""
     history: tuple[Change, ...] = ()
     times: StageTimes = field(default=StageTimes())
+    ordinary: OrdinaryGroup | None = None
 
     @property
     def id(self) -> str:
@@ -206,11 +228,21 @@ def is_group(text: object) -> bool:
     return isinstance(text, str) and _GROUP.fullmatch(text) is not None
 
 
+def is_actor(text: object) -> bool:
+    """Whether it can be the id of one of Ray's actors, 16 bytes in hex; "" is none."""
+    return isinstance(text, str) and _ACTOR.fullmatch(text) is not None
+
+
 def sense_of(gang: Gang) -> str:
     """What of a record that reads well can be no gang's; "" where nothing is. Such a gang could not be given back: its
     group cannot be removed, or its next record not be written."""
     if not all(map(is_group, gang.old_groups)) or not (gang.group is None or is_group(gang.group)):
         return "it names a placement group that Ray cannot have"
+    if gang.ordinary is not None:
+        if gang.ordinary.id != gang.id or gang.group not in (None, gang.id) or not is_group(gang.id) or gang.old_groups:
+            return "its ordinary placement group is another one"
+        if not is_actor(gang.ordinary.actor):
+            return "it names an actor that Ray cannot have"
     if not all(_FIRST_TIME <= change.at <= _LAST_TIME for change in gang.history):
         return "its history has a time that is none"
     if not (_FIRST_TIME <= gang.times.since <= _LAST_TIME and 0 <= gang.times.total <= _LAST_TIME):
@@ -223,7 +255,19 @@ def sense_of(gang: Gang) -> str:
 
 
 _GROUP = re.compile("[0-9a-f]{36}")
+_ACTOR = re.compile("([0-9a-f]{32})?")
 _FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_799.0  # the years 1 to 9999
+
+
+def owner_ended(gang: Gang, jobs: Collection[str], ended_actors: Collection[str]) -> bool:
+    """Whether those whom a gang ends with are gone; `jobs` run, and of its actor it is known that it has ended. An
+    ordinary placement group that Ray has taken is Ray's to end."""
+    job_ended = bool(gang.owner) and gang.owner not in jobs
+    if gang.ordinary is None:
+        return job_ended
+    if gang.group is not None or not (job_ended or gang.ordinary.outlives_job):
+        return False
+    return not gang.ordinary.actor or gang.ordinary.actor in ended_actors
 
 
 class Step(enum.Enum):
@@ -233,6 +277,7 @@ class Step(enum.Enum):
     GIVE_BACK = "give back"  # mark as releasing, and remove its placement group
     FORGET = "forget"  # Ray is done with it: free the devices
     PLAN_AGAIN = "plan again"
+    OTHER_DEVICES = "other devices"  # of the same nodes, where others' work took some
     GIVE_UP = "give up"  # it was planned again often enough
 
 
@@ -254,12 +299,14 @@ def next_step(gang: Gang, seen: Observed, gave_way: int = 0, *, own_workers: boo
     if gang.allocation is None:
         return Step.WAIT, ""
     if gang.group is None:
-        late = seen.provisioned and seen.held_for > HOLD_SECONDS
+        late = seen.provisioned and seen.held_for > HOLD_SECONDS and gang.ordinary is None
         return (Step.GIVE_BACK if late else Step.WAIT), f"no placement group within {HOLD_SECONDS:.0f} s"
     if removed and seen.group_state is not None:
         return Step.GIVE_BACK, "its placement group was removed"
     if seen.group_state == "PENDING" and seen.held_for > seen.patience:
         why = f"Ray did not place it within {seen.patience:.0f} s"
+        if gang.ordinary is not None:  # Ray places it once it can, on these nodes
+            return Step.OTHER_DEVICES, why
         if may_move(gang, gave_way):
             return Step.PLAN_AGAIN, why
         return (Step.GIVE_UP if own_workers else Step.WAIT), why
@@ -290,18 +337,25 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     _check(set(before.groups) <= set(after.groups), "a placement group was forgotten", before, after)
     moved = after.moves > before.moves
     _check(moved or after.moves == before.moves, "moves were taken back", before, after)
+    kept = after.ordinary is not None and before.group is not None
+    if kept:
+        _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
+        _check(_nodes(after) == _nodes(before), "Ray has pinned it to its nodes", before, after)
     if not moved and before.allocation is not None:
         _check(after.allocation == before.allocation, "its devices changed without a move", before, after)
         _check(before.group in (None, after.group), "its placement group changed without a move", before, after)
-    if moved:
+    if moved and not kept:
         _check(after.group is None, "its placement group outlived a move", before, after)
 
 
 def _check_arrow(before: Gang | None, after: Gang | None) -> None:
     was, to = phase(before, Observed()), phase(after, Observed())
     if before is None:
-        _check(to in (Phase.QUEUED, Phase.HELD), "a gang begins queued or held", before, after)
+        begins = (Phase.QUEUED, Phase.HELD, *((Phase.PLACING,) if after is not None and after.ordinary else ()))
+        _check(to in begins, "a gang begins queued or held", before, after)
         return
+    if after is not None and after.ordinary is None:
+        _check((was, to) != (Phase.QUEUED, Phase.PLACING), "no arrow leads from queued to placing", before, after)
     pairs = [(a, b) for a in _MAY_BE.get(was, {was}) for b in _MAY_BE.get(to, {to})]
     _check(was is to or any(pair in ARROWS for pair in pairs), f"no arrow leads from {was.value} to {to.value}", before)
 
@@ -313,4 +367,8 @@ def _check(holds: bool, otherwise: str, before: Gang | None, after: Gang | None 
 
 
 def _who(gang: Gang) -> tuple[object, ...]:
-    return (gang.request, gang.sequence, gang.name, gang.namespace, gang.owner, gang.detached)
+    return (gang.request, gang.sequence, gang.name, gang.namespace, gang.owner, gang.detached, gang.ordinary)
+
+
+def _nodes(gang: Gang) -> list[str]:
+    return [placed.node for placed in gang.allocation.bundles] if gang.allocation is not None else []

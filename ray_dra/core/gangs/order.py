@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ray_dra.core.gangs.lifecycle import OrdinaryGroup, is_actor, is_group
 from ray_dra.core.model.checked import flag, text
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -16,6 +17,8 @@ class Order:
     Attributes:
         owner: Ray's job id; the gang is given back when the job ends, unless `detached`.
         wait: False: refuse at once what cannot be met now.
+        ordinary: the placement group that the program made by Ray's own call, whose id is the gang's, too. It waits for
+            as long as it takes.
     """
 
     request: GangRequest
@@ -24,6 +27,7 @@ class Order:
     owner: str = ""
     detached: bool = False
     wait: bool = True
+    ordinary: OrdinaryGroup | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -51,3 +55,10 @@ def _check_fields(order: Order) -> None:
     text(order.owner, "owner", empty=True)
     flag(order.detached, "detached")
     flag(order.wait, "wait")
+    ordinary = order.ordinary
+    if ordinary is None:
+        return
+    known = isinstance(ordinary, OrdinaryGroup) and is_group(ordinary.id) and is_actor(ordinary.actor)
+    if not known or ordinary.id != order.request.gang:
+        raise InvalidRequest("This is no ordinary placement group.", place="ordinary", wanted=shown(ordinary))
+    flag(ordinary.outlives_job, "ordinary.outlives_job")

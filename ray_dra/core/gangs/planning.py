@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
 
@@ -34,6 +36,31 @@ class Planning:
         self.inventory.release(held.gang)
         try:
             return self.plan(request, epoch)
+        finally:
+            self.inventory.hold(held)
+
+    def taken(self, held: Allocation | None) -> bool:
+        """Whether others' work has one of these devices."""
+        states = self.inventory.node_states
+        grants = held.grants if held is not None else ()
+        return any(g.node in states and states[g.node].busy >> g.position & 1 for g in grants)
+
+    def other_devices(self, request: GangRequest, held: Allocation, epoch: int) -> Allocation | None:
+        """Other devices of the nodes that a gang is on, for each bundle on its own node; None where none are free."""
+        self.inventory.release(held.gang)
+        try:
+            placed = list(held.bundles)
+            for node in dict.fromkeys(held.nodes):
+                here = [at for at, bundle in enumerate(held.bundles) if bundle.node == node]
+                bundles = tuple(request.bundles[at] for at in here)
+                there = Locality(connect=request.locality.connect)
+                part = replace(request, bundles=bundles, locality=there, strategy=Strategy.PACK)
+                answer = plan(self.inventory.part([node]), part, epoch=epoch)
+                if not isinstance(answer, Allocation):
+                    return None
+                for at, bundle in zip(here, answer.bundles, strict=True):
+                    placed[at] = bundle
+            return held._replace(epoch=epoch, bundles=tuple(placed))
         finally:
             self.inventory.hold(held)
 

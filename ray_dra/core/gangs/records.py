@@ -6,13 +6,13 @@ and with it what its gang holds of the inventory. `lifecycle.check_change` refus
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import ARROWS, Gang, Phase, check_change
+from ray_dra.core.gangs.lifecycle import ARROWS, Gang, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
@@ -34,6 +34,7 @@ class RuntimeNotes:
         ending: its workers are being given back.
         gave_way: how often it was planned again for another RayCluster's gang, which costs no try.
         could_start: since when it waits only for what it prefers.
+        registered: Ray has taken its ordinary placement group, so that one which is not there was removed.
     """
 
     since: float
@@ -42,6 +43,7 @@ class RuntimeNotes:
     ending: bool = False
     gave_way: int = 0
     could_start: float | None = None
+    registered: bool = False
 
 
 class Records:
@@ -68,7 +70,8 @@ class Records:
         self.groups: dict[str, str] = {}
         self.phases: Counter[Phase] = Counter()
         self.stages: Counter[str | None] = Counter()
-        self._queue: list[Turn] = []
+        self._queue: list[Turn] = []  # of those that hold up who comes after them
+        self._ordinary: list[Turn] = []  # of ordinary placement groups, which hold up nobody
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue
         self._past: dict[str, None] = {}  # gangs with an allocation, or that are given back
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
@@ -131,26 +134,44 @@ class Records:
 
     @property
     def first(self) -> Gang | None:
-        """The gang whose turn it is."""
+        """The gang whose turn it is, ordinary placement groups apart."""
         return self.gangs[self._queue[0][2]] if self._queue else None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether any gang is in the queue."""
+        return bool(self._queue or self._ordinary)
+
+    def ordinary_after(self, turn: Turn | None) -> Gang | None:
+        """The ordinary placement group that is next after this turn, unless a gang that holds it up comes first."""
+        at = bisect_right(self._ordinary, turn) if turn is not None else 0
+        if at == len(self._ordinary) or (self._queue and self._queue[0] < self._ordinary[at]):
+            return None
+        return self.gangs[self._ordinary[at][2]]
+
     def ahead(self, gang: Gang) -> int:
-        """How many gangs wait before this one."""
-        return bisect_left(self._queue, _turn(gang))
+        """How many gangs wait before this one, and hold it up."""
+        return bisect_left(self._queue, turn_of(gang))
 
     def waiting_of(self, owner: str) -> Collection[str]:
         """A program's gangs in the queue."""
         return self._owners.get(owner, {}).keys()
 
-    def orphans(self, jobs: Collection[str]) -> list[Gang]:
+    def orphans(self, jobs: Collection[str], ended_actors: Collection[str] = ()) -> list[Gang]:
         """Gangs in the queue whose program has ended."""
-        return [
-            gang
-            for owner, owned in self._owners.items()
-            if owner and owner not in jobs
-            for gang in map(self.gangs.__getitem__, owned)
-            if not gang.detached
-        ]
+        return [g for g in self._without_job(jobs) if not g.detached and owner_ended(g, jobs, ended_actors)]
+
+    def kept_by_actors(self, jobs: Collection[str]) -> set[str]:
+        """The actors that keep ordinary placement groups in the queue which no job keeps."""
+        found = self._without_job(jobs)
+        return {g.ordinary.actor for g in found if g.ordinary is not None and g.ordinary.actor and not g.detached}
+
+    def _without_job(self, jobs: Collection[str]) -> list[Gang]:
+        """Gangs in the queue that no job keeps there."""
+        gone = (owned for owner, owned in self._owners.items() if owner and owner not in jobs)
+        found = [self.gangs[gang_id] for owned in gone for gang_id in owned]
+        ordinary = [self.gangs[gang_id] for _, _, gang_id in self._ordinary]
+        return found + [g for g in ordinary if g.owner in jobs and g.ordinary is not None and g.ordinary.outlives_job]
 
     # -- those past it
 
@@ -199,7 +220,7 @@ class Records:
     def _list(self, gang: Gang) -> None:
         self._last = max(self._last, gang.sequence)
         if gang.waits:
-            insort(self._queue, _turn(gang))
+            insort(self._queue_of(gang), turn_of(gang))
             self._owners.setdefault(gang.owner, {})[gang.id] = None
         else:
             self._past[gang.id] = None
@@ -209,9 +230,13 @@ class Records:
             self.groups[group] = gang.id
         self._count(gang, 1)
 
+    def _queue_of(self, gang: Gang) -> list[Turn]:
+        return self._queue if gang.ordinary is None else self._ordinary
+
     def _unlist(self, gang: Gang) -> None:
         if gang.waits:
-            del self._queue[bisect_left(self._queue, _turn(gang))]
+            queue = self._queue_of(gang)
+            del queue[bisect_left(queue, turn_of(gang))]
             owned = self._owners[gang.owner]
             del owned[gang.id]
             if not owned:
@@ -235,7 +260,8 @@ class Records:
         gangs = list(self.gangs.values())
         waiting = [g for g in gangs if g.waits]
         _same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
-        _same("queue", self._queue, sorted(map(_turn, waiting)))
+        _same("queue", self._queue, sorted(turn_of(g) for g in waiting if g.ordinary is None))
+        _same("ordinary groups", self._ordinary, sorted(turn_of(g) for g in waiting if g.ordinary is not None))
         _same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(waiting))
         _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
@@ -281,5 +307,5 @@ def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:
     return found
 
 
-def _turn(gang: Gang) -> Turn:
+def turn_of(gang: Gang) -> Turn:
     return (-gang.request.priority, gang.sequence, gang.id)

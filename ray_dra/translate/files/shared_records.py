@@ -18,6 +18,7 @@ from typing import Any
 from ray_dra.errors import RayDraError
 
 MAP_VERSION = SLOT_VERSION = OPEN_VERSION = ASIDE_VERSION = 1
+LOCALITY_VERSION = 0
 
 MARK = b""
 """The value of a key that says all by being there: session/, verified/, go/. So it needs no version."""
@@ -99,6 +100,31 @@ def open_from_bytes(data: bytes) -> frozenset[str]:
         return frozenset(_texts(found if isinstance(found, list) else found["pods"]))  # 0: the list alone
     except (KeyError, TypeError) as error:
         raise unreadable("list of pods", error) from error
+
+
+# -- locality/: the policy of a job's ordinary placement groups
+
+
+@dataclass(frozen=True, slots=True)
+class JobPolicy:
+    """What the address of a job says of the locality of its ordinary placement groups, and the cluster's default; ""
+    for nothing."""
+
+    address: str = ""
+    default: str = ""
+
+
+def policy_to_bytes(policy: JobPolicy) -> bytes:
+    return _written(LOCALITY_VERSION, address=policy.address, default=policy.default)
+
+
+def policy_from_bytes(data: bytes) -> JobPolicy:
+    """Raises RayDraError for what is no policy of a version that we know."""
+    found = _read(data, "policy", LOCALITY_VERSION)
+    try:
+        return JobPolicy(*_texts([found["address"], found["default"]]))
+    except (KeyError, TypeError) as error:
+        raise unreadable("policy", error) from error
 
 
 # -- aside/: a record that cannot be read, whatever its bytes

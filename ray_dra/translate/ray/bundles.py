@@ -165,8 +165,10 @@ def bundle_from_resources(
         at = f"{place}[{shown(name)}]"
         name = text(name, f"a resource of {place}")
         amount = number(value, at, least=-MAX_AMOUNT, most=MAX_AMOUNT)
-        if name == "GPU":
+        if name == "GPU" and not (amount == 0 and len(resources) > 1):  # 0 beside others asks for none
             count = _gpu_count(amount, place)
+        elif name == "GPU":
+            continue
         elif amount < 0 or (amount == 0 and len(resources) == 1):
             raise InvalidRequest(f"{name} must be more than 0.", place=place, wanted=f"{name}: {amount:g}")
         elif 0 < amount < MIN_AMOUNT:

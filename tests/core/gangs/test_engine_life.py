@@ -44,6 +44,12 @@ class Life(RuleBasedStateMachine):
         request = gang(*sizes, name=f"g{self.count}", priority=priority)
         self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait)))
 
+    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), actor=st.booleans(), outlives=st.booleans())
+    def ordinary(self, sizes: list[int], actor: bool, outlives: bool) -> None:
+        self.count += 1
+        who, owner = "a" * 32 if actor else "", f"job{self.count % 2}"
+        self.world.ordinary(*sizes, number=self.count, actor=who, owner=owner, outlives_job=actor and outlives)
+
     @precondition(lambda self: self.world.gangs)
     @rule(data=st.data())
     def commit(self, data: st.DataObject) -> None:
@@ -99,9 +105,9 @@ class Life(RuleBasedStateMachine):
         if MakeWorkers(name) in self.world.decide(WorkersDue(name, Observed())):
             self.world.act(WorkersProgressed(name, progress))
 
-    @rule(jobs=st.sampled_from([("job0", "job1"), ("job0",), ()]))
-    def jobs(self, jobs: tuple[str, ...]) -> None:
-        self.world.act(JobsSeen(jobs))
+    @rule(jobs=st.sampled_from([("job0", "job1"), ("job0",), ()]), ended=st.booleans())
+    def jobs(self, jobs: tuple[str, ...], ended: bool) -> None:
+        self.world.act(JobsSeen(jobs, ("a" * 32,) if ended else ()))
 
     @rule()
     def workers_end(self) -> None:
@@ -122,6 +128,7 @@ class Life(RuleBasedStateMachine):
         for name in list(self.world.gangs):
             self.world.act(ReleaseAsked(name))
         assert not self.world.gangs
+        assert set(self.world.ray.values()) <= {"REMOVED"}, "nobody waits in Ray for what is gone"
         assert self.world.inventory.free_devices == 12
 
 

@@ -15,6 +15,7 @@ from ray_dra.core.gangs.lifecycle import (
     ForbiddenChange,
     Gang,
     Observed,
+    OrdinaryGroup,
     Phase,
     Step,
     check_change,
@@ -39,6 +40,8 @@ PLACING = replace(HELD, group="first")
 MOVED = replace(HELD, allocation=planned(1), moves=1, old_groups=("first",))
 RELEASING = replace(PLACING, releasing=True)
 NOTHING = None
+ORDINARY_QUEUED = replace(QUEUED, ordinary=OrdinaryGroup("g"))
+ORDINARY = replace(ORDINARY_QUEUED, allocation=planned(), group="g")
 
 
 def test_every_phase_is_reached_and_left_and_every_arrow_says_why() -> None:
@@ -65,6 +68,12 @@ def test_every_phase_is_reached_and_left_and_every_arrow_says_why() -> None:
         (PLACING, NOTHING),
         (RELEASING, replace(RELEASING, failed="no workers")),
         (RELEASING, NOTHING),
+        (NOTHING, ORDINARY),
+        (ORDINARY_QUEUED, ORDINARY),
+        (ORDINARY_QUEUED, replace(ORDINARY, group=None)),
+        (ORDINARY, replace(ORDINARY, moves=1)),
+        (ORDINARY, replace(ORDINARY, releasing=True)),
+        (ORDINARY, NOTHING),
     ],
 )
 def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
@@ -87,6 +96,9 @@ def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
         (replace(QUEUED, releasing=True), QUEUED, "no arrow leads from releasing to queued"),
         (HELD, replace(HELD, owner="another"), "another gang's"),
         (HELD, replace(HELD, sequence=2), "another gang's"),
+        (ORDINARY, replace(ORDINARY, ordinary=None), "another gang's"),
+        (ORDINARY, replace(ORDINARY, moves=1, group=None, old_groups=("g",)), "the program's"),
+        (ORDINARY, replace(ORDINARY, moves=1, allocation=None), "pinned it to its nodes"),
     ],
 )
 def test_what_a_record_may_not_do_is_refused(before: Gang | None, after: Gang | None, why: str) -> None:
@@ -125,11 +137,15 @@ def expected(given: Gang, seen: Observed, gave_way: int, own_workers: bool) -> S
     if given.allocation is None:
         return Step.WAIT
     if given.group is None:
+        if given.ordinary is not None:  # the coordinator itself tells Ray of it
+            return Step.WAIT
         return Step.GIVE_BACK if seen.provisioned and seen.held_for > 30 else Step.WAIT
     if not there:
         return Step.GIVE_BACK
     if seen.group_state != "PENDING" or seen.held_for <= seen.patience:
         return Step.WAIT
+    if given.ordinary is not None:
+        return Step.OTHER_DEVICES
     if given.moves - gave_way < 5:
         return Step.PLAN_AGAIN
     return Step.GIVE_UP if own_workers else Step.WAIT
@@ -138,7 +154,8 @@ def expected(given: Gang, seen: Observed, gave_way: int, own_workers: bool) -> S
 def test_every_step_of_every_gang() -> None:
     steps = set()
     moved = (replace(PLACING, moves=moves) for moves in (4, 5, 6))
-    for given in (QUEUED, HELD, PLACING, *moved, RELEASING, replace(RELEASING, group=None, allocation=None)):
+    ordinary = (replace(given, ordinary=OrdinaryGroup("first")) for given in (QUEUED, HELD, PLACING, RELEASING))
+    for given in (QUEUED, HELD, PLACING, *moved, *ordinary, RELEASING, replace(RELEASING, group=None, allocation=None)):
         for state, alive, busy, held_for, provisioned, own, detached, gave_way, patience in product(
             (None, "PENDING", "CREATED", "ABSENT"),
             (True, False),

@@ -6,15 +6,16 @@ from typing import Any
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.actions import Action, Drop, EndWorkers, Refuse, Save
+from ray_dra.core.gangs.actions import Action, BuryGroup, Drop, EndWorkers, MakeGroup, Refuse, RemoveGroup, Save
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import (
     Event,
+    GroupMade,
     Moment,
     Submitted,
     WorkersLeft,
 )
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE
 from tests.core.machines import gang, rack
@@ -32,6 +33,7 @@ class World:
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run
         self.done: list[Action] = []
+        self.ray: dict[str, str] = {}  # ordinary placement groups that Ray was told of, and their states
 
     @property
     def gangs(self) -> dict[str, Gang]:
@@ -56,9 +58,25 @@ class World:
             self.engine.saved(action, Moment(self.now, self.now))
         elif isinstance(action, Drop):
             self.engine.records.drop(action.gang)
+        elif isinstance(action, MakeGroup):
+            again = action.gang in self.ray
+            self.ray.setdefault(action.gang, "PENDING")
+            assert action.again or not again, "Ray would take up what it has removed"
+            self.act(GroupMade(action.gang, removed=self.ray[action.gang] == "REMOVED"))
+        elif isinstance(action, BuryGroup):
+            self.ray[action.gang] = "REMOVED"
+        elif isinstance(action, RemoveGroup):
+            self.ray[action.group] = "REMOVED"
         elif isinstance(action, EndWorkers):
             self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
 
     def submit(self, *sizes: int, name: str, **more: Any) -> Gang:
         self.act(Submitted(Order(gang(*sizes, name=name), **more)))
         return self.gangs[name]
+
+    def ordinary(self, *sizes: int, number: int, actor: str = "", **more: Any) -> str:
+        """An ordinary placement group; its id."""
+        group = f"{number:036x}"
+        minted = OrdinaryGroup(group, actor, bool(more.pop("outlives_job", False)))
+        self.act(Submitted(Order(gang(*sizes, name=group), ordinary=minted, **more)))
+        return group

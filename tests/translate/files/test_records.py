@@ -46,6 +46,9 @@ FORMS = {
     names.MAP_KEY: Form(shared_records.MAP_VERSION, shared_records.map_from_bytes, shared_records.map_to_bytes),
     names.SLOT_KEY: Form(shared_records.SLOT_VERSION, shared_records.slot_from_bytes, shared_records.slot_to_bytes),
     names.OPEN_KEY: Form(shared_records.OPEN_VERSION, shared_records.open_from_bytes, shared_records.open_to_bytes),
+    names.LOCALITY_KEY: Form(
+        shared_records.LOCALITY_VERSION, shared_records.policy_from_bytes, shared_records.policy_to_bytes
+    ),
     names.ASIDE_KEY: Form(shared_records.ASIDE_VERSION, shared_records.aside_from_bytes, shared_records.aside_to_bytes),
 }
 MARKS = {names.SESSION_KEY, names.VERIFIED_KEY, names.GO_KEY}
@@ -173,7 +176,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":4', b'"version":"4"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":5', b'"version":"5"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":4', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

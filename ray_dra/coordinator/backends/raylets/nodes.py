@@ -21,7 +21,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import KnownNode, known_from_bytes, known_to_bytes
-from ray_dra.translate.names import NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
+from ray_dra.translate.names import HEAD_RESOURCE, NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
 from ray_dra.translate.nvml.reading import node_from_reading
 
 SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
@@ -277,5 +277,5 @@ def _offered(reading: NodeReading, raylet: RayNode) -> NodeReading:
 
 
 def _bulk(total: Mapping[str, float]) -> dict[str, float]:
-    """The resources that a bundle can ask for, without the GPUs and Ray's own markers."""
-    return {k: v for k, v in total.items() if k != "GPU" and not k.startswith("node:") and "_group_" not in k}
+    """The resources that a bundle can ask for, without the GPUs and what Ray keeps for itself."""
+    return {k: v for k, v in total.items() if k != "GPU" and k != HEAD_RESOURCE and "_group_" not in k}

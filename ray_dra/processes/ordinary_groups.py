@@ -1,0 +1,286 @@
+"""Ordinary placement groups: what runs where a program calls Ray's own functions for them.
+
+`ray.util.placement_group` returns at once, as Ray's does, with a handle whose id is minted here; the coordinator plans
+the group, and tells Ray of it when its place is certain. Until then Ray keeps whoever waits for it waiting, as it does
+with requests that overtake each other. Of jobs that were not started with a ray_dra address nothing is changed.
+
+Neighbours: `adapters/ray_groups.py` catches the calls; `translate/ray/ordinary.py` says what is planned, and by which
+policy; `coordinator_actor.py` answers. Installed by `program/connect.py` in drivers and by `worker_hook.py` in workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+import ray
+
+from ray_dra.adapters import ray_groups
+from ray_dra.adapters.ray import KvStore
+from ray_dra.adapters.ray_groups import Creator, Groups, plain
+from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
+from ray_dra.core.gangs.order import Order
+from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import (
+    CoordinatorUnavailable,
+    InvalidRequest,
+    KubernetesError,
+    NameTaken,
+    RayDraError,
+    UnsatisfiableError,
+)
+from ray_dra.ports.ray import NewGroup
+from ray_dra.processes.calls import coordinator
+from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
+from ray_dra.translate.names import LOCALITY_KEY, LOCALITY_VARIABLE
+from ray_dra.translate.ray.bundles import ray_bundles
+from ray_dra.translate.ray.ordinary import Call, request_of, without_policy
+
+ANSWER_SECONDS = 30.0
+REMOVE_SECONDS = 5.0
+FOLLOW_SECONDS = 30.0  # how long one call waits for news of a group
+MOST_FOLLOWED = 100  # groups of a process of which its log says what they wait for; each costs the coordinator a wait
+PAST_QUEUE = tuple(phase.value for phase in Phase if phase is not Phase.QUEUED)
+logger = logging.getLogger("ray_dra")
+
+
+class Pending(NamedTuple):
+    """An ordinary placement group of which Ray has not been told."""
+
+    group: str
+    name: str
+    bundles: list[dict[str, float]]
+    strategy: str
+
+
+# -- what programs call
+
+
+def placement_group(
+    bundles: Any,
+    strategy: Any,
+    name: Any,
+    lifetime: Any,
+    soft_node: Any,
+    selectors: Any,
+    topology_strategy: Any,
+) -> Any:
+    """See `ray.util.placement_group`."""
+    job = _job()
+    if job is None:
+        return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
+    policy, selectors = without_policy(selectors)
+    ray_groups.validate(bundles, strategy, lifetime, soft_node, selectors, topology_strategy)
+    who = ray_groups.creator()
+    group = ray_groups.mint(who.job)
+    call = Call(bundles, strategy, selectors, topology_strategy, soft_node, policy)
+    policies = (job.address, os.environ.get(LOCALITY_VARIABLE, ""), job.default)
+    request = request_of(call, group, policies)
+    if request is None or not _submit(request, who, name or "", lifetime == "detached"):
+        return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
+    return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
+
+
+def remove_placement_group(placement_group: Any) -> None:
+    """See `ray.util.remove_placement_group`. Ray's own removal is harmless where Ray has not been told of the group."""
+    plain("remove_placement_group")(placement_group)
+    if _job() is None:
+        return
+    group = placement_group.id.hex()
+    try:
+        release = coordinator().release.remote(group, 0.0)
+        if not ray_groups.known(group):  # the coordinator is to tell Ray that it is removed
+            _answer(release, REMOVE_SECONDS)
+    except RayDraError as error:
+        logger.info("placement group %s: %s", group, error)
+
+
+def get_placement_group(placement_group_name: Any) -> Any:
+    """See `ray.util.get_placement_group`."""
+    try:
+        return plain("get_placement_group")(placement_group_name)
+    except ValueError:
+        found = _pending(name=placement_group_name) if placement_group_name else []
+        if not found:
+            raise
+        return ray_groups.handle(found[0].group, found[0].bundles)
+
+
+def placement_group_table(placement_group: Any) -> dict[str, Any]:
+    """See `ray.util.placement_group_table`."""
+    table: dict[str, Any] = plain("placement_group_table")(placement_group)
+    if placement_group is None:
+        return {pending.group: ray_groups.row(*pending) for pending in _pending()} | table
+    if table:
+        return table
+    found = _pending(group=placement_group.id.hex())
+    # Ray may have been told of it meanwhile.
+    return ray_groups.row(*found[0]) if found else plain("placement_group_table")(placement_group)
+
+
+def install() -> None:
+    """Catch this process's calls. Harmless when repeated."""
+    ray_groups.catch({name: globals()[name] for name in ray_groups.PARAMETERS})
+
+
+# -- which jobs
+
+_known: tuple[Any, JobPolicy | None] | None = None  # the connection, and its job's policy
+
+
+def _job() -> JobPolicy | None:
+    """The policy of this process's job; None where its groups are left to Ray. Asked once a connection."""
+    global _known
+    if not ray.is_initialized():
+        return None
+    connection = ray_groups.connection()
+    if _known is None or _known[0] is not connection:
+        data = KvStore().get(LOCALITY_KEY + ray_groups.creator().job)
+        try:
+            policy = None if data is None else policy_from_bytes(data)
+        except RayDraError as error:
+            logger.warning("ordinary placement groups are left to Ray: %s", error)
+            policy = None
+        _known = (connection, policy)
+    return _known[1]
+
+
+# -- the coordinator
+
+
+def _submit(request: GangRequest, who: Creator, name: str, detached: bool) -> bool:
+    """Hand the group to the coordinator; False where there is none. One with a name waits for the answer: the name may
+    be another's."""
+    minted = OrdinaryGroup(request.gang, who.actor, who.outlives_job)
+    order = Order(request, name, who.namespace, who.job, detached, ordinary=minted)
+    if name and ray_groups.named_group(name, who.namespace) is not None:
+        raise ray_groups.name_taken(request.gang, name)
+    try:
+        reference = coordinator().submit.remote(order)
+    except CoordinatorUnavailable as error:
+        logger.warning("a placement group is left to Ray: %s", error)
+        return False
+    if name:
+        reference = _named(reference, order)
+    _follow(reference, order, None)
+    return True
+
+
+def _named(reference: Any, order: Order) -> Any:
+    """The answer to a group with a name. It may still be that of a group which another process has just removed: Ray
+    knows of that before the coordinator does."""
+    until = time.monotonic() + REMOVE_SECONDS
+    while True:
+        try:
+            _answer(reference, ANSWER_SECONDS)
+            return reference
+        except NameTaken as error:
+            held = ray_groups.named_group(order.name, order.namespace) is not None or _pending(name=order.name)
+            if held or time.monotonic() > until:
+                raise ray_groups.name_taken(order.request.gang, order.name) from error
+        except RayDraError:
+            return reference  # `_heard` sees to it
+        coordinator().look.remote()
+        time.sleep(0.05)
+        reference = coordinator().submit.remote(order)
+
+
+def _answer(reference: Any, seconds: float) -> Any:
+    """The coordinator's answer; its own errors come as themselves. Not by `ray.get`, of which Ray warns in the event
+    loop of an actor, such as Serve's controller."""
+    try:
+        return reference.future().result(timeout=seconds)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RayDraError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise CoordinatorUnavailable(
+            "The coordinator did not answer.", wanted=f"an answer within {seconds:g} s", available=str(error)
+        ) from error
+
+
+def _pending(group: str = "", name: str = "") -> list[Pending]:
+    """The groups of which Ray has not been told: one, by its name, or all."""
+    if _job() is None:
+        return []
+    try:
+        namespace = ray_groups.creator().namespace
+        found = _answer(coordinator().ordinary.remote(group, name, namespace), ANSWER_SECONDS)
+        return [Pending(*pending) for pending in found]
+    except RayDraError as error:
+        logger.info("the coordinator was not asked for pending placement groups: %s", error)
+        return []
+
+
+# -- the log
+
+_followed: set[str] = set()
+_lock = threading.Lock()
+
+
+def _follow(reference: Any, order: Order, said: str | None) -> None:
+    """`said`: what the log says already of what the group waits for; None for the coordinator's first answer."""
+    reference.future().add_done_callback(partial(_heard, order, said))
+
+
+def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
+    """The coordinator's answer. Runs in Ray's own thread, which must not wait."""
+    group = order.request.gang
+    try:
+        status = future.result()
+    except Exception as error:
+        _followed.discard(group)
+        cause = getattr(error, "cause", error)
+        if said is None and isinstance(cause, (UnsatisfiableError, InvalidRequest, KubernetesError)):
+            threading.Thread(target=_leave_to_ray, args=(order, cause), daemon=True).start()
+        return
+    if status.phase is not Phase.QUEUED:
+        _followed.discard(group)
+        return
+    waits_for = "; ".join(map(str, status.waits_for))
+    if waits_for and waits_for != said:
+        logger.warning("placement group %s: pending: %s", _called(order), waits_for)
+    with _lock:
+        if len(_followed) >= MOST_FOLLOWED and group not in _followed:
+            return
+        _followed.add(group)
+    try:
+        news = coordinator().await_phase.remote(group, PAST_QUEUE, FOLLOW_SECONDS)
+        _follow(news, order, waits_for or said or "")
+    except Exception:  # Ray is being left
+        _followed.discard(group)
+
+
+def _leave_to_ray(order: Order, why: Exception) -> None:
+    """A group that the coordinator did not take: Ray places it as it can."""
+    logger.warning("placement group %s is left to Ray: %s", _called(order), why)
+    labels = tuple(dict(bundle.labels) for bundle in order.request.bundles)
+    minted = order.ordinary or OrdinaryGroup(order.request.gang)
+    new = NewGroup(
+        id=minted.id,
+        name=order.name,
+        strategy=order.request.strategy.value,
+        bundles=tuple(ray_bundles(order.request)),
+        selectors=labels,
+        job=order.owner,
+        actor=minted.actor,
+        outlives_job=minted.outlives_job,
+        detached=order.detached,
+    )
+    try:
+        answer = Groups().make(new, again=True)
+        if answer.refused:
+            logger.error("placement group %s: %s", _called(order), answer.refused)
+    except RayDraError as error:
+        logger.error("placement group %s: %s", _called(order), error)
+
+
+def _called(order: Order) -> str:
+    count = order.request.device_count
+    return f"{order.name or order.request.gang} ({len(order.request.bundles)} bundles, {count} GPUs)"

@@ -1,0 +1,120 @@
+"""Ray's own call for a placement group as a core GangRequest, or None where Ray alone is to place it.
+
+What is left to Ray: groups without GPUs, with parts of a GPU, with a soft target node, with levels of topology that are
+not NVLink's, or with what `translate.ray.bundles` refuses; and whatever the policy leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import InvalidRequest
+from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, RAY_NODE_ID
+from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.policy import NEAREST, fitted, parse_policy
+
+RACK_SCALE = ("GB200", "GB300")
+"""Accelerator types for which Ray itself keeps a group in one GPU domain, where the first bundle selects one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of `ray.util.placement_group` that say what is wanted and where. `policy`: what its own selectors
+    say of its locality; "" for nothing."""
+
+    bundles: Sequence[Mapping[str, float]]
+    strategy: str | None = None
+    selectors: Sequence[Mapping[str, str]] | None = None
+    topology_strategy: Mapping[str, str] | None = None
+    soft_node: str | None = None
+    policy: str = ""
+
+
+def without_policy(selectors: Any) -> tuple[str, Any]:
+    """(what our key says in a call's label selectors, the selectors without it). Ray would look for nodes with it.
+
+    Raises:
+        InvalidRequest: bundles say different things.
+    """
+    if not isinstance(selectors, list) or not all(isinstance(labels, dict) for labels in selectors):
+        return "", selectors  # Ray says what is wrong
+    said = {labels[LOCALITY_LABEL] for labels in selectors if LOCALITY_LABEL in labels}
+    if not said:
+        return "", selectors
+    if len(said) > 1:
+        raise InvalidRequest(
+            "All bundles of a group have one locality.", place=f"bundle_label_selector[{LOCALITY_LABEL!r}]"
+        )
+    (policy,) = said
+    parse_policy(policy, f"bundle_label_selector[{LOCALITY_LABEL!r}]")
+    rest = [{key: value for key, value in labels.items() if key != LOCALITY_LABEL} for labels in selectors]
+    return str(policy), rest if any(rest) else None
+
+
+def request_of(call: Call, group: str, policies: Sequence[str]) -> GangRequest | None:
+    """The request for a group that Ray's own checks have passed.
+
+    Args:
+        policies: what holds where the call says nothing, the strongest first; "" for nothing.
+
+    Raises:
+        InvalidRequest: a policy that cannot be, or not for this group.
+    """
+    locality = _locality(call, policies)
+    if locality is None or not _whole_devices(call.bundles) or call.soft_node:
+        return None
+    topology = dict(call.topology_strategy or {})
+    if topology.keys() - {RAY_NODE_ID, GPU_DOMAIN}:
+        return None
+    strategy = topology.get(RAY_NODE_ID, "PACK") if call.topology_strategy is not None else call.strategy
+    locality = fitted(locality, len(call.bundles), one_node=strategy == "STRICT_PACK")
+    segment = locality.segment
+    if segment is not None and len(call.bundles) % segment:
+        raise InvalidRequest(
+            f"{len(call.bundles)} bundles do not divide into segments of {segment}.",
+            place="locality",
+            wanted=f"segments of {segment}",
+            available=f"{len(call.bundles)} bundles",
+        )
+    try:
+        made = request_from_bundles(
+            call.bundles, strategy=strategy, selectors=call.selectors or None, locality=locality
+        )
+        return replace(made, gang=group)
+    except InvalidRequest:  # Ray has its own way with it
+        return None
+
+
+def _locality(call: Call, policies: Sequence[str]) -> Locality | None:
+    """The first that speaks."""
+    if call.topology_strategy is not None and GPU_DOMAIN in call.topology_strategy:
+        return Locality(cliques=1)
+    if call.policy:
+        return parse_policy(call.policy)
+    if call.selectors and _selects(call.selectors[0].get(ACCELERATOR_TYPE, ""), RACK_SCALE):
+        return Locality(cliques=1)
+    said = next(filter(None, policies), "")
+    return parse_policy(said) if said else NEAREST
+
+
+def _selects(term: str, values: Sequence[str]) -> bool:
+    """Whether a label's term names one of these values."""
+    inside = term.removeprefix("in(").removesuffix(")") if term.startswith("in(") else term
+    return any(value.strip() in values for value in inside.split(","))
+
+
+def _whole_devices(bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether the bundles ask for GPUs, and for whole ones alone."""
+    amounts = [bundle.get("GPU", 0) for bundle in bundles]
+    return any(amount > 0 for amount in amounts) and all(float(amount).is_integer() for amount in amounts)
+
+
+def check_policies(environment: Mapping[str, str], names: Sequence[str]) -> None:
+    """Raises InvalidRequest for a variable that has no policy, before anything starts."""
+    for name in names:
+        if environment.get(name):
+            parse_policy(environment[name], name)

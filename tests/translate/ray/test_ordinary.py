@@ -1,0 +1,99 @@
+"""What of Ray's own calls is planned, by which policy, and what is left to Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import Strategy
+from ray_dra.errors import InvalidRequest
+from ray_dra.translate.names import LOCALITY_LABEL
+from ray_dra.translate.ray.ordinary import Call, request_of, without_policy
+from ray_dra.translate.ray.policy import NEAREST
+
+ONE = Locality(cliques=1)
+GROUP = "0" * 36
+WHOLE = [{"GPU": 4, "CPU": 1}] * 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        Call([{"CPU": 1}] * 2),
+        Call([{"CPU": 1, "GPU": 0}]),
+        Call([{"GPU": 0.5}]),
+        Call([{"GPU": 1}, {"GPU": 1.5}]),
+        Call([{"GPU": 1}], "STRICT_PACK", soft_node="a" * 56),
+        Call(WHOLE, topology_strategy={"rack": "STRICT_PACK"}),
+        Call([{"GPU": 2000}]),
+        Call([{"GPU": 1, "CPU": 1e-9}]),
+        Call(WHOLE, policy="none"),
+    ],
+)
+def test_left_to_ray(call: Call) -> None:
+    assert request_of(call, GROUP, ()) is None
+
+
+@pytest.mark.parametrize(
+    ("call", "policies", "expected"),
+    [
+        (Call(WHOLE), (), NEAREST),
+        (Call(WHOLE), ("", "", "same_clique"), ONE),
+        (Call(WHOLE), ("", "at_most_cliques(2)", "same_clique"), Locality(cliques=2)),
+        (Call(WHOLE), ("same_clique", "at_most_cliques(2)"), ONE),
+        (Call(WHOLE, policy="at_most_cliques.2"), ("same_clique",), Locality(cliques=2)),
+        (Call(WHOLE, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"}), ("prefer:same_clique",), ONE),
+        (Call(WHOLE, topology_strategy={"ray.io/node-id": "STRICT_SPREAD"}), ("same_clique",), ONE),
+        (Call(WHOLE, selectors=[{"ray.io/accelerator-type": "GB200"}] * 2), (), ONE),
+        (Call(WHOLE, selectors=[{"ray.io/accelerator-type": "in(H100, GB300)"}] * 2), (), ONE),
+        (Call(WHOLE, selectors=[{"ray.io/accelerator-type": "H100"}] * 2), (), NEAREST),
+        (Call([{"GPU": 1}] * 4), ("same_clique(segment=2)",), Locality(segment=2)),
+        (Call([{"GPU": 1}]), ("same_clique(segment=2)",), ONE),
+    ],
+)
+def test_the_first_that_speaks_says_the_policy(call: Call, policies: tuple[str, ...], expected: Locality) -> None:
+    request = request_of(call, GROUP, policies)
+    assert request is not None
+    assert request.locality == expected
+    assert request.gang == GROUP
+
+
+def test_the_rest_of_the_call_is_asked_for_as_it_is() -> None:
+    labels = [{"zone": "a"}, {"zone": "!b"}]
+    request = request_of(Call([{"GPU": 2, "node:10.0.0.1": 0.001}, {"CPU": 1, "GPU": 0}], "SPREAD", labels), GROUP, ())
+    assert request is not None
+    assert [bundle.count for bundle in request.bundles] == [2, 0]
+    assert [dict(bundle.resources) for bundle in request.bundles] == [{"node:10.0.0.1": 0.001}, {"CPU": 1.0}]
+    assert [dict(bundle.labels) for bundle in request.bundles] == labels
+    assert request.strategy is Strategy.SPREAD
+    spread = request_of(Call(WHOLE, topology_strategy={"ray.io/node-id": "STRICT_SPREAD"}), GROUP, ())
+    assert spread is not None
+    assert spread.strategy is Strategy.STRICT_SPREAD
+
+
+def test_a_policy_that_cannot_be_for_this_group_is_an_error() -> None:
+    with pytest.raises(InvalidRequest, match="do not divide"):
+        request_of(Call([{"GPU": 1}] * 3), GROUP, ("same_clique(segment=2)",))
+
+
+@pytest.mark.parametrize(
+    ("selectors", "policy", "rest"),
+    [
+        (None, "", None),
+        ([{}, {}], "", [{}, {}]),
+        ([{LOCALITY_LABEL: "none"}] * 2, "none", None),
+        ([{LOCALITY_LABEL: "same_clique(segment=2)", "zone": "a"}, {}], "same_clique(segment=2)", [{"zone": "a"}, {}]),
+        ("no list", "", "no list"),
+        ([7], "", [7]),
+    ],
+)
+def test_our_key_is_taken_out_of_the_selectors(selectors: Any, policy: str, rest: Any) -> None:
+    assert without_policy(selectors) == (policy, rest)
+
+
+@pytest.mark.parametrize("said", [["none", "same_clique"], ["somewhere"], [7]])
+def test_our_key_says_one_policy(said: list[Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        without_policy([{LOCALITY_LABEL: policy} for policy in said])
