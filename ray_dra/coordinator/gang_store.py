@@ -8,20 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ray_dra.coordinator.aside import Aside, Unread
-from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang
+from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.errors import RayDraError
 from ray_dra.ports.ray import RayView
 from ray_dra.ports.store import Store
-from ray_dra.translate.files.records import Traces, gang_from_bytes, gang_to_bytes, traces_of
-from ray_dra.translate.names import GANG_KEY, MAP_KEY
+from ray_dra.translate.files.records import (
+    Traces,
+    failure_from_bytes,
+    failure_to_bytes,
+    gang_from_bytes,
+    gang_to_bytes,
+    traces_of,
+)
+from ray_dra.translate.names import FAILED_KEY, GANG_KEY, MAP_KEY
+
+MOST_FAILURES = 1_000  # the last ones; a program that waits asks each second
+MOST_EPOCHS = 100  # of a gang whose moves cannot be read: its tries, and a dozen moves for each of many neighbours
 
 
 class GangStore:
-    """See the module."""
+    """See the module. `failures`: why gangs were given up, the last ones."""
 
     def __init__(self, store: Store, aside: Aside) -> None:
         self.store, self.aside = store, aside
+        self.failures: dict[str, str] = {}
         self._traces: dict[str, Traces] = {}  # by the key of a record that lies aside
         self._unsure: dict[str, None] = {}  # gangs whose last write raised: nobody knows which record the store has
 
@@ -29,6 +40,7 @@ class GangStore:
         """The gangs in order of arrival; what cannot be read is set aside."""
         held: dict[object, str] = {}
         found = self.aside.read(GANG_KEY, lambda key, data: _readable(key, data, held))
+        self.failures = dict(self.aside.read(FAILED_KEY, lambda key, data: (key, failure_from_bytes(data))))
         return sorted(found, key=lambda g: g.sequence)
 
     def save(self, gang: Gang) -> None:
@@ -39,7 +51,14 @@ class GangStore:
         del self._unsure[gang.id]
 
     def drop(self, gang: Gang) -> None:
-        """The record goes last, so that a kill before it only repeats the rest."""
+        """The record goes last, so that a kill before it only repeats the rest. Why the gang was given up stays."""
+        if gang.failed:
+            self.store.put(FAILED_KEY + gang.id, failure_to_bytes(gang.failed))
+            self.failures[gang.id] = gang.failed
+        while len(self.failures) > MOST_FAILURES:
+            oldest = next(iter(self.failures))
+            self.store.delete(FAILED_KEY + oldest)
+            del self.failures[oldest]
         for group in gang.groups:
             self.store.delete(MAP_KEY + group)
         self._delete(gang.id)
@@ -79,7 +98,7 @@ class GangStore:
             ended = traces.group is not None and traces.group not in view.groups
             orphaned = traces.owner is not None and traces.owner not in view.jobs
             if key.startswith(GANG_KEY) and not ended and not orphaned:
-                epochs = range(1 + (MOST_MOVES if traces.moves is None else traces.moves))
+                epochs = range(MOST_EPOCHS if traces.moves is None else 1 + traces.moves)
                 found += [Allocation(key.removeprefix(GANG_KEY), (), epoch) for epoch in epochs]
         return found
 

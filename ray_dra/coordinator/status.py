@@ -59,8 +59,8 @@ class Statuses:
         gang = self._records.gangs.get(gang_id)
         if gang is not None:
             return gang
-        if gang_id in self._records.failures:
-            raise UnsatisfiableError(f"The gang was given up: {self._records.failures[gang_id]}", place=gang_id)
+        if gang_id in self._gang_store.failures:
+            raise UnsatisfiableError(f"The gang was given up: {self._gang_store.failures[gang_id]}", place=gang_id)
         unread = self._gang_store.unread(gang_id)
         if unread is not None:
             raise GangGone(

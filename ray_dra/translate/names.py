@@ -141,6 +141,7 @@ GANG_KEY = "gang/"  # + gang: its record
 MAP_KEY = "map/"  # + placement group: each bundle's devices; worker hooks read it
 NODE_KEY = "node/"  # + raylet: its node
 GPU_IDS_KEY = "gpu_ids/"  # + raylet: the device that each of its GPU ids means
+FAILED_KEY = "failed/"  # + gang: why it was given up; whoever waits for it asks after its end
 SESSION_KEY = "session/"  # + job: it uses ray-dra
 LOCALITY_KEY = "locality/"  # + job: its ordinary placement groups are planned, and by which policy
 ASIDE_KEY = "aside/"  # + the key that it had: a record that cannot be read

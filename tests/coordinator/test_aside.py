@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.core.gangs.events import WorkersProgressed
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError
 from ray_dra.translate.files.records import GANG_VERSION
-from ray_dra.translate.names import MAP_KEY
+from ray_dra.translate.names import FAILED_KEY, MAP_KEY
 from tests.core.machines import gang
 from tests.translate.files.test_records import WRONG, WRONG_REQUESTS, unchecked
 
@@ -165,24 +165,35 @@ def test_what_reads_back_as_another_is_not_written(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_was_given_up_is_told_for_a_while_and_not_kept_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_dra.core.gangs.records.MOST_FAILURES", 3)
+    monkeypatch.setattr("ray_dra.coordinator.gang_store.MOST_FAILURES", 3)
     world = World()
     for number in range(10):
         status = world.submit(gang(1, name=f"g{number}"))
         world.coordinator._decide(WorkersProgressed(status.gang, Progress(failed="a test", final=True)))
-    assert list(world.coordinator.records.failures) == ["g7", "g8", "g9"]
-    with pytest.raises(UnsatisfiableError, match="given up: a test"):
-        world.coordinator.status("g9")
-    world.check_empty()
+    for restarted in (False, True):
+        if restarted:
+            world.restart()
+        assert world.store.keys(FAILED_KEY) == ["failed/g7", "failed/g8", "failed/g9"]
+        with pytest.raises(UnsatisfiableError, match="given up: a test"):
+            world.coordinator.status("g9")
+        with pytest.raises(GangGone):
+            world.coordinator.status("g6")
+        world.check_empty()
 
 
-def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record_goes() -> None:
+@pytest.mark.parametrize("whole", [True, False])
+def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record_goes(whole: bool) -> None:
+    """Also where not even its moves can be read, of which those to give way are beyond the tries."""
     world = kubernetes_world.World()
     name = world.coordinator.submit(world.order()).gang
+    for _ in range(MOST_MOVES + 3):
+        world.coordinator._decide(WorkersProgressed(name, Progress(failed="another came first", gave_way=True)))
     assert world.drive(name) is Phase.READY
+    assert world.coordinator.status(name).moves > MOST_MOVES
     claimed = world.kube.claimed()
     record = world.store.data[f"gang/{name}"]
-    world.store.data[f"gang/{name}"] = record.replace(b'"version":%d' % GANG_VERSION, b'"version":99')
+    newer = record.replace(b'"version":%d' % GANG_VERSION, b'"version":99')
+    world.store.data[f"gang/{name}"] = newer if whole else b"garbage"
     world.restart()
     for _ in range(10):
         world.turn()

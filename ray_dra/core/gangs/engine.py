@@ -244,12 +244,11 @@ class Engine:
         if (progress.ready, progress.joined) != (notes.progress.ready, notes.progress.joined):
             notes.since = now.lived
         notes.progress = progress
-        notes.gave_way += progress.gave_way
         if not progress.failed:
             return []
-        if progress.final or not (progress.gave_way or may_move(gang, notes.gave_way)):
+        if progress.final or not (progress.gave_way or may_move(gang)):
             return self._give_back(gang, progress.failed, now, failed=True)
-        return self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed, now)
+        return self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed, now, gives_way=progress.gave_way)
 
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self._see(gang, seen, now)
@@ -261,7 +260,7 @@ class Engine:
         due = gang.ordinary is not None and gang.group is None and gang.allocation is not None and not gang.releasing
         if due and seen.provisioned and seen.owner_alive:
             return [*noted, *self._register(gang, "its workers are there", now), Tell(gang.id)]
-        step, why = next_step(gang, seen, notes.gave_way, own_workers=self.own_workers)
+        step, why = next_step(gang, seen, own_workers=self.own_workers)
         said = notes.progress.said
         actions: list[Action] = []
         if step is Step.GIVE_BACK:
@@ -281,8 +280,12 @@ class Engine:
 
     # -- elsewhere
 
-    def _plan_elsewhere(self, gang: Gang, place: PlaceKind, reason: str, now: Moment) -> list[Action]:
-        """For want of workers: planned again, also where no other place is free now."""
+    def _plan_elsewhere(
+        self, gang: Gang, place: PlaceKind, reason: str, now: Moment, *, gives_way: bool = False
+    ) -> list[Action]:
+        """For want of workers: planned again, also where no other place is free now. `gives_way`: to another
+        RayCluster's gang."""
+        gang = replace(gang, gave_way=gang.gave_way + gives_way)
         workers = len(set(gang.allocation.nodes)) if gang.allocation is not None else 0
         lacking = short(ShortfallKind.WORKERS, Place(place), workers, None, reason=reason)
         return self._plan_again(gang, reason, now, stay=False, waits_for=(lacking,))

@@ -80,7 +80,7 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
 HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
 WORKERS_SECONDS = 20.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
-MOST_MOVES = 5  # but for those for another RayCluster's gang; see `may_move`
+MOST_MOVES = 5  # besides those to give way to another RayCluster's gang; see `may_move`
 MOST_CHANGES = 20  # of a gang's history, the last ones
 MOST_WHY = 300  # characters
 
@@ -119,6 +119,7 @@ class Gang:
         sequence: order of arrival.
         owner: Ray's job id; the gang is given back when the job ends, unless `detached`.
         moves: how often it was planned again elsewhere.
+        gave_way: how many of these moves were to give way to another RayCluster's gang; they cost no try.
         group: Ray's placement group id, once it exists; `attempt` tells the groups of one gang apart.
         releasing: asked to go; final.
         failed: why it was given up, for whoever waits for it; empty where it was not.
@@ -145,6 +146,7 @@ class Gang:
     history: tuple[Change, ...] = ()
     times: StageTimes = field(default=StageTimes())
     ordinary: OrdinaryGroup | None = None
+    gave_way: int = 0
 
     @property
     def id(self) -> str:
@@ -247,6 +249,8 @@ def sense_of(gang: Gang) -> str:
         return "its history has a time that is none"
     if not (_FIRST_TIME <= gang.times.since <= _LAST_TIME and 0 <= gang.times.total <= _LAST_TIME):
         return "its stages have a time that is none"
+    if not 0 <= gang.gave_way <= gang.moves:
+        return "it gave way more often than it moved"
     amounts = [bundle.resources for bundle in gang.request.bundles]
     amounts += [placed.resources for placed in (gang.allocation.bundles if gang.allocation is not None else ())]
     if not all(math.isfinite(amount) for resources in amounts for amount in resources.values()):
@@ -281,14 +285,14 @@ class Step(enum.Enum):
     GIVE_UP = "give up"  # it was planned again often enough
 
 
-def may_move(gang: Gang, gave_way: int) -> bool:
-    """Whether it has a try left. `gave_way`: its moves for other RayClusters' gangs, which cost none."""
-    return gang.moves - gave_way < MOST_MOVES
+def may_move(gang: Gang) -> bool:
+    """Whether it has a try left."""
+    return gang.moves - gang.gave_way < MOST_MOVES
 
 
-def next_step(gang: Gang, seen: Observed, gave_way: int = 0, *, own_workers: bool = False) -> tuple[Step, str]:
-    """The step that brings the gang nearer to where it should be, and why. `gave_way`: see `may_move`; `own_workers`:
-    workers are made for each gang, so that another try gets it new ones."""
+def next_step(gang: Gang, seen: Observed, *, own_workers: bool = False) -> tuple[Step, str]:
+    """The step that brings the gang nearer to where it should be, and why. `own_workers`: workers are made for each
+    gang, so that another try gets it new ones."""
     removed = gang.group is None or seen.group_state == "ABSENT"
     if gang.releasing:
         if not removed and seen.group_state is not None:  # to remove it was interrupted
@@ -307,7 +311,7 @@ def next_step(gang: Gang, seen: Observed, gave_way: int = 0, *, own_workers: boo
         why = f"Ray did not place it within {seen.patience:.0f} s"
         if gang.ordinary is not None:  # Ray places it once it can, on these nodes
             return Step.OTHER_DEVICES, why
-        if may_move(gang, gave_way):
+        if may_move(gang):
             return Step.PLAN_AGAIN, why
         return (Step.GIVE_UP if own_workers else Step.WAIT), why
     return Step.WAIT, ""
@@ -341,6 +345,8 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     if kept:
         _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
         _check(_nodes(after) == _nodes(before), "Ray has pinned it to its nodes", before, after)
+    new = after.moves - before.moves
+    _check(0 <= after.gave_way - before.gave_way <= new, "it gave way without a move", before, after)
     if not moved and before.allocation is not None:
         _check(after.allocation == before.allocation, "its devices changed without a move", before, after)
         _check(before.group in (None, after.group), "its placement group changed without a move", before, after)

@@ -17,8 +17,6 @@ from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
 
-MOST_FAILURES = 1_000  # the last ones; a program that waits asks each second
-
 Turn = tuple[int, int, str]
 """A place in the queue: a higher priority first, then the earlier."""
 
@@ -32,7 +30,6 @@ class RuntimeNotes:
         progress: how far its workers are.
         refused: why it waits.
         ending: its workers are being given back.
-        gave_way: how often it was planned again for another RayCluster's gang, which costs no try.
         could_start: since when it waits only for what it prefers.
         registered: Ray has taken its ordinary placement group, so that one which is not there was removed.
     """
@@ -41,7 +38,6 @@ class RuntimeNotes:
     progress: Progress
     refused: tuple[Shortfall, ...] = ()
     ending: bool = False
-    gave_way: int = 0
     could_start: float | None = None
     registered: bool = False
 
@@ -51,7 +47,6 @@ class Records:
 
     Attributes:
         gangs: by id, in order of arrival. notes: by id.
-        failures: why gangs were given up, the last ones.
         changed: the gangs whose records have changed, until somebody takes note and clears it.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
@@ -65,7 +60,6 @@ class Records:
         self.inventory, self.begins = inventory, begins
         self.gangs: dict[str, Gang] = {}
         self.notes: dict[str, RuntimeNotes] = {}
-        self.failures: dict[str, str] = {}
         self.changed: set[str] = set()
         self.groups: dict[str, str] = {}
         self.phases: Counter[Phase] = Counter()
@@ -122,10 +116,6 @@ class Records:
         self._unlist(gang)
         self.notes.pop(gang_id, None)
         self.inventory.release(gang_id)
-        if gang.failed:
-            self.failures[gang_id] = gang.failed
-            if len(self.failures) > MOST_FAILURES:
-                del self.failures[next(iter(self.failures))]
 
     # -- the queue
 

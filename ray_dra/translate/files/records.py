@@ -22,8 +22,9 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 5, 4
+GANG_VERSION, NODE_VERSION = 6, 4
 GPU_IDS_VERSION = 2
+FAILURE_VERSION = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ class GpuIds:
 
 
 @dataclass(frozen=True, slots=True)
+class _Failure:
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Head:
     version: int = 0
 
@@ -67,6 +73,7 @@ _HEAD = TypeAdapter(_Head)
 _GANG = TypeAdapter(Gang)
 _KNOWN = TypeAdapter(KnownNode)
 _GPU_IDS = TypeAdapter(GpuIds)
+_FAILURE = TypeAdapter(_Failure)
 _UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
 
 
@@ -131,6 +138,16 @@ def traces_of(data: bytes) -> Traces:
         group if is_group(group) else None,
         moves if type(moves) is int and 0 <= moves < 10_000 else None,
     )
+
+
+def failure_to_bytes(why: str) -> bytes:
+    return _versioned(FAILURE_VERSION, _FAILURE.dump_json(_Failure(why)))
+
+
+def failure_from_bytes(data: bytes) -> str:
+    """Raises RayDraError for what is no reason of a version that we know."""
+    found: _Failure = _read(_FAILURE, data, "reason why a gang was given up", FAILURE_VERSION)
+    return found.why
 
 
 def known_to_bytes(known: KnownNode) -> bytes:

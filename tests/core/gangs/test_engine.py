@@ -140,7 +140,9 @@ def test_a_gang_that_gets_no_workers_is_tried_so_often_and_then_given_up() -> No
     assert world.gangs["g"].moves == MOST_MOVES + 1, "to give way costs no try"
     world.act(WorkersProgressed("g", Progress(failed="the last node is lost")))
     assert "g" not in world.gangs
-    assert world.engine.records.failures == {"g": "the last node is lost"}
+    *_, last = (action.gang for action in world.done if isinstance(action, Save))
+    assert last.failed == "the last node is lost"
+    assert (last.moves, last.gave_way) == (MOST_MOVES + 1, 1)
 
 
 def test_to_give_way_costs_no_try_where_ray_does_not_place_the_gang_either() -> None:

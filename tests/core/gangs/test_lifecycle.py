@@ -23,6 +23,7 @@ from ray_dra.core.gangs.lifecycle import (
     phase,
     sense_of,
 )
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.plan import plan
 from tests.core.machines import gang, rack
@@ -63,6 +64,7 @@ def test_every_phase_is_reached_and_left_and_every_arrow_says_why() -> None:
         (HELD, replace(QUEUED, moves=1)),
         (HELD, NOTHING),
         (PLACING, MOVED),
+        (PLACING, replace(MOVED, gave_way=1)),
         (PLACING, replace(MOVED, allocation=None)),
         (PLACING, RELEASING),
         (PLACING, NOTHING),
@@ -92,6 +94,9 @@ def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
         (PLACING, replace(MOVED, old_groups=()), "a placement group was forgotten"),
         (PLACING, replace(MOVED, group="second"), "outlived a move"),
         (MOVED, replace(HELD, old_groups=("first",)), "moves were taken back"),
+        (PLACING, replace(MOVED, gave_way=2), "gave way without a move"),
+        (PLACING, replace(PLACING, gave_way=1), "gave way without a move"),
+        (replace(PLACING, moves=1, gave_way=1), replace(MOVED, moves=2), "gave way without a move"),
         (RELEASING, PLACING, "no arrow leads from releasing to placing"),
         (replace(QUEUED, releasing=True), QUEUED, "no arrow leads from releasing to queued"),
         (HELD, replace(HELD, owner="another"), "another gang's"),
@@ -125,7 +130,7 @@ def test_the_phase_is_read_off_record_and_world() -> None:
     assert phase(None, Observed()) is Phase.GONE
 
 
-def expected(given: Gang, seen: Observed, gave_way: int, own_workers: bool) -> Step:
+def expected(given: Gang, seen: Observed, own_workers: bool) -> Step:
     """The next step, as docs/architecture.md tells it: what is asked for or gone first, then what takes too long."""
     there = given.group is not None and seen.group_state != "ABSENT"
     if given.releasing:
@@ -146,7 +151,7 @@ def expected(given: Gang, seen: Observed, gave_way: int, own_workers: bool) -> S
         return Step.WAIT
     if given.ordinary is not None:
         return Step.OTHER_DEVICES
-    if given.moves - gave_way < 5:
+    if given.moves - given.gave_way < 5:
         return Step.PLAN_AGAIN
     return Step.GIVE_UP if own_workers else Step.WAIT
 
@@ -168,9 +173,9 @@ def test_every_step_of_every_gang() -> None:
             (3.0, 20.0),
         ):
             seen = Observed(state, alive, busy, (), held_for, provisioned, patience)
-            asked = replace(given, detached=detached)
-            step, why = next_step(asked, seen, gave_way, own_workers=own)
-            assert step is expected(asked, seen, gave_way, own), (asked, seen)
+            asked = replace(given, detached=detached, gave_way=gave_way)
+            step, why = next_step(asked, seen, own_workers=own)
+            assert step is expected(asked, seen, own), (asked, seen)
             if step is Step.PLAN_AGAIN or (step is Step.GIVE_BACK and not given.releasing):
                 assert why
             steps.add(step)
@@ -183,7 +188,9 @@ def test_who_says_nothing_of_itself_is_a_gang_of_its_program_with_nothing_amiss(
     assert next_step(replace(HELD, group="g"), Observed(group_state="PENDING"))[0] is Step.WAIT
     assert next_step(HELD, Observed())[0] is Step.WAIT
     assert next_step(RELEASING, Observed(group_state="ABSENT"))[0] is Step.FORGET
-    assert Gang(QUEUED.request, 1) == Gang(QUEUED.request, 1, "", "", "", False, 0, None, None, False, (), "", ())
+    assert Gang(QUEUED.request, 1) == Gang(
+        QUEUED.request, 1, "", "", "", False, 0, None, None, False, (), "", (), StageTimes(), None, 0
+    )
     assert Observed() == Observed(None, True, False, (), 0.0, True, 3.0, False, True, ())
 
 
@@ -206,6 +213,9 @@ AT = Change(0.0, None, Phase.QUEUED, "")
         (replace(HELD, history=(AT, replace(AT, at=253_402_300_800.0))), "a time"),
         (replace(HELD, history=(AT, replace(AT, at=-62_135_596_801.0))), "a time"),
         (replace(HELD, history=(replace(AT, at=math.nan),)), "a time"),
+        (replace(HELD, moves=2, gave_way=2), ""),
+        (replace(HELD, moves=2, gave_way=3), "it gave way"),
+        (replace(HELD, moves=2, gave_way=-1), "it gave way"),
         (replace(QUEUED, request=gang(1, resources={"CPU": math.nan})), "an amount"),
         (replace(QUEUED, request=gang(1, resources={"CPU": math.inf, "GPU": 1.0})), "an amount"),
         (replace(HELD, allocation=planned()._replace(bundles=(Placed("a", (), {"CPU": -math.inf}),))), "an amount"),

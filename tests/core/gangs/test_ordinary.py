@@ -177,7 +177,8 @@ def test_one_that_ray_refuses_is_given_back() -> None:
     group = world.ordinary(4, number=1)
     world.act(GroupMade(group, refused="the name is another's"))
     assert not world.gangs
-    assert world.engine.records.failures == {group: "the name is another's"}
+    *_, last = (action.gang for action in world.done if isinstance(action, Save) and action.gang.id == group)
+    assert last.failed == "the name is another's"
 
 
 def test_ray_may_take_as_long_as_it_likes_to_place_it() -> None:

@@ -41,6 +41,7 @@ class Form(NamedTuple):
 
 FORMS = {
     names.GANG_KEY: Form(records.GANG_VERSION, records.gang_from_bytes, records.gang_to_bytes),
+    names.FAILED_KEY: Form(records.FAILURE_VERSION, records.failure_from_bytes, records.failure_to_bytes),
     names.NODE_KEY: Form(records.NODE_VERSION, records.known_from_bytes, records.known_to_bytes),
     names.GPU_IDS_KEY: Form(records.GPU_IDS_VERSION, records.gpu_ids_from_bytes, records.gpu_ids_to_bytes),
     names.MAP_KEY: Form(shared_records.MAP_VERSION, shared_records.map_from_bytes, shared_records.map_to_bytes),
@@ -176,7 +177,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":5', b'"version":"5"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":6', b'"version":"6"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":4', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

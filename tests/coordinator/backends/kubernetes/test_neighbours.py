@@ -205,7 +205,9 @@ def test_a_namespace_is_given_way_to_a_dozen_times_and_then_no_more() -> None:
     assert world.drive(gang) is Phase.READY
 
 
-def test_to_give_way_costs_no_try() -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_to_give_way_costs_no_try(restarted: bool) -> None:
+    """Nor after a restart of the coordinator."""
     world = World()
     gang = world.coordinator.submit(world.order()).gang
     for number in range(MOST_MOVES + 1):
@@ -216,6 +218,8 @@ def test_to_give_way_costs_no_try() -> None:
             world.turn()
         unsay(world, "rival")
         world.turn()
+    if restarted:
+        world.restart()
     allocation = world.coordinator.status(gang).allocation
     assert allocation is not None
     world.kube.take(allocation.nodes[0], "gpu-0")  # this costs one
