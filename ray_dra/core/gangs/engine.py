@@ -266,7 +266,7 @@ class Engine:
         if step is Step.GIVE_BACK:
             actions = self._give_back(gang, why, now)
         elif step is Step.FORGET:
-            actions = self._end(gang, seen.undone, gang.history[-1].why if gang.history else "")
+            actions = self._end(gang, seen.undone, gang.history[-1].why)  # `_see` has left one
         elif step is Step.PLAN_AGAIN and self.own_workers:
             actions = self._plan_elsewhere(gang, PlaceKind.RAY, said, now)
         elif step is Step.PLAN_AGAIN:

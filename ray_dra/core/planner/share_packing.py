@@ -74,11 +74,12 @@ def pack_shares(
             step.moves = iter([(n, p) for (n, _), p in sorted(fitting.items())])
         elif step.position >= 0:
             left[step.position] = step.amount
-        step.amount, step.position = next(step.moves, (0, -1))
-        if step.position < 0:
+        move = next(step.moves, None)
+        if move is None:
             failed.add(step.key)
             trail.pop()
             continue
+        step.amount, step.position = move
         opened = step.opened | 1 << step.position if step.amount == WHOLE else step.opened
         if wholes is None or opened == step.opened or wholes.beside(opened) is not None:
             left[step.position] = step.amount - share

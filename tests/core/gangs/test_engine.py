@@ -22,7 +22,7 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import MOST_CHANGES, MOST_MOVES, Observed, Phase
+from ray_dra.core.gangs.lifecycle import MOST_CHANGES, MOST_MOVES, Gang, Observed, Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError
@@ -265,3 +265,18 @@ def test_a_history_stays_short() -> None:
     assert len(history) == MOST_CHANGES
     assert history[-1].to is Phase.DEGRADED
     assert sum(len(change.why) for change in history) < 10_000
+
+
+def test_the_end_of_a_gang_tells_why_it_was_given_back() -> None:
+    """Also of one that a coordinator found in the store, from before there were histories."""
+    world = World()
+    world.submit(4, name="g")
+    world.busy.add("g")
+    world.act(ReleaseAsked("g"))
+    assert world.gangs["g"].releasing
+    (drop,) = (a for a in world.act(GangObserved("g", Observed())) if isinstance(a, Drop))
+    assert drop.why == "released"
+    old = World()
+    old.engine.records.restore(Gang(gang(4, name="old"), 1, releasing=True), 0.0)
+    noted = old.decide(GangObserved("old", Observed()))
+    assert [a.why for a in noted if isinstance(a, Drop)] == ["found in the store"]

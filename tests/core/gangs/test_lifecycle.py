@@ -107,7 +107,7 @@ def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
     ],
 )
 def test_what_a_record_may_not_do_is_refused(before: Gang | None, after: Gang | None, why: str) -> None:
-    with pytest.raises(ForbiddenChange, match=why):
+    with pytest.raises(ForbiddenChange, match=f"^gang g: .*{why}"):
         check_change(before, after)
 
 

@@ -92,18 +92,24 @@ def test_linked_bundles_lie_anywhere_where_no_clique_may_have_them_all(
 def test_of_single_nodes_for_linked_devices_one_in_use_and_left_with_least(
     trays: list[int], loose: int, boxes: list[int], size: int
 ) -> None:
-    """Whole ones last: of these none of a clique first, then a box, then a rack. Some boxes have few links."""
+    """Whole ones last: of these none of a clique first, then a box, then a rack. Of boxes with few links the one that
+    holds the fewest such bundles."""
     linked = tuple(tuple(18 * (i != j) for j in range(4)) for i in range(4))
     nodes = [*rack("r", len(trays)), node("x", 4, links=linked)]
     nodes += [node(f"d{i}", 8, links=DGX1, box=True) for i in range(len(boxes))]
     inventory = Inventory(nodes)
     ranked: list[tuple[tuple[bool, int, int, int, str, int], str]] = []
     racks = [(f"r-t{at}", "r", 4 * len(trays), 4, sum(trays), (1 << free) - 1, at) for at, free in enumerate(trays)]
-    dgxs = [(f"d{at}", f"box.d{at}", 8, 8, (255 & ~b).bit_count(), 255 & ~b, 0) for at, b in enumerate(boxes)]
+    dgxs = []
+    for at, busy in enumerate(boxes):
+        inventory.set_others(f"d{at}", busy, {})
+        open_ = {i for i in range(8) if not busy >> i & 1}
+        if most := max(n for n in range(5) if linked_by_hand(DGX1, open_, (size,) * n)):
+            dgxs.append((most, len(open_), f"d{at}", 255 & ~busy))
     for name, clique, of_clique, of_node, rank, free, at in (
         *racks,
         ("x", "", 0, 4, loose, (1 << loose) - 1, 0),
-        *dgxs,
+        *((name, f"box.{name}", 8, 8, free, mask, 0) for _, free, name, mask in sorted(dgxs)[:1]),
     ):
         inventory.set_others(name, (1 << of_node) - 1 & ~free, {})
         links = DGX1 if of_node == 8 else linked

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from tests.core.machines import gang, node
+from tests.core.machines import DGX1, gang, node
 
 TRAY = 4
 LINKED = tuple(tuple(18 * (i != j) for j in range(4)) for i in range(4))
@@ -149,3 +149,31 @@ def test_of_single_nodes_one_in_use_and_left_with_least(
         assert answer.nodes == (min(used)[1] if used else min(heads)[-1],)
     else:
         assert isinstance(answer, Unsatisfiable)
+
+
+@given(
+    trays=st.lists(st.integers(0, 15), min_size=2, max_size=3),
+    loose=st.integers(0, 15),
+    boxes=st.lists(st.integers(0, 255), min_size=1, max_size=2),
+    size=st.integers(1, 2),
+    count=st.integers(2, 3),
+)
+@settings(max_examples=200, deadline=None)
+def test_bundles_that_are_linked_on_one_node_lie_where_one_bundle_of_all_their_devices_would(
+    trays: list[int], loose: int, boxes: list[int], size: int, count: int
+) -> None:
+    """Where some node's GPUs are not all linked, links among bundles are looked for before anything else."""
+    nodes = [*(node(f"r-t{t}", TRAY, clique="r", order=t) for t in range(len(trays))), node("x", 4, links=LINKED)]
+    inventory = Inventory([*nodes, *(node(f"d{d}", 8, links=DGX1, box=True) for d in range(len(boxes)))])
+    for name, busy in (
+        *((f"r-t{t}", b) for t, b in enumerate(trays)),
+        ("x", loose),
+        *((f"d{d}", b) for d, b in enumerate(boxes)),
+    ):
+        inventory.set_others(name, busy, {})
+    one = plan(inventory, gang(size * count, locality=Locality(connect=Connect.REQUIRED)))
+    several = plan(inventory, gang(*[size] * count))
+    if isinstance(one, Allocation):
+        assert isinstance(several, Allocation)
+        assert set(several.nodes) == set(one.nodes)
+        assert sorted(g.position for g in several.grants) == sorted(g.position for g in one.grants)
