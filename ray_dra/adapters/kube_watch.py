@@ -10,12 +10,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
 from ray_dra.adapters.mirror import AGAIN_SECONDS, Mirror
 from ray_dra.errors import AlreadyThere, ApiUnavailable, NotFound, NotLeading
+from ray_dra.ports.kube_objects import Claim
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.events import event_about
@@ -79,7 +79,7 @@ class KubeAdapter:
             ),
             "nodes": Mirror(api, "Node", keep=read_node, changed=changed),
             "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={DRIVER}", keep=read_slice),
-            "claims": Mirror(api, "ResourceClaim", keep=read_claim),
+            "claims": Mirror(api, "ResourceClaim", keep=read_claim, changed=changed, concerns=self._is_of_gangs),
             "pods": Mirror(api, "Pod", namespace, labels=ours, keep=read_pod, changed=changed),
             "topologies": Mirror(
                 api, "ConfigMap", namespace, labels=f"{TOPOLOGY_LABEL}=true", keep=read_topology, changed=changed
@@ -114,6 +114,9 @@ class KubeAdapter:
                     raise error or ApiUnavailable("The Kubernetes API did not answer in time.", place=self._api.server)
         self._lease.asked.wait(SYNC_SECONDS)
 
+    def _is_of_gangs(self, claim: Claim) -> bool:
+        return claim.namespace == self.namespace and claim.raycluster == self.raycluster
+
     def view(self) -> KubeView:
         self._log_problems()
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
@@ -145,12 +148,14 @@ class KubeAdapter:
             logger.warning("Kubernetes: %s", problem)
         self._logged = found
 
-    def create(self, thing: Object, *, dry_run: bool = False) -> None:
+    def create(self, thing: Object) -> str:
         self._must_lead()
         with suppress(AlreadyThere):
-            self._api.create(thing, self.namespace, dry_run=dry_run)
+            made = self._api.create(thing, self.namespace)
+            return str(made["metadata"]["uid"])
+        return ""
 
-    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None:
+    def patch(self, kind: str, name: str, change: Object) -> None:
         self._must_lead()
         self._api.patch(kind, name, change, self.namespace)
 

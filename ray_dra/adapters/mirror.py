@@ -27,6 +27,7 @@ class Mirror:
 
     `keep` makes of an object what is kept of it; a mirror of nodes would else hold tens of kilobytes for each. An
     object of which it can make nothing is left out, and `problems` says so, as of a view that cannot be kept up.
+    `changed` is called when something of what `concerns` somebody has changed, from the mirror's thread.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Mirror:
         fields: str = "",
         keep: Callable[[Any], Any] = lambda thing: thing,
         changed: Callable[[], object] = lambda: None,
+        concerns: Callable[[Any], bool] = lambda kept: True,
     ) -> None:
         self._api, self._kind, self._namespace = api, kind, namespace
         self._select = {"labels": labels, "fields": fields}
-        self._keep, self._changed = keep, changed
+        self._keep, self._changed, self._concerns = keep, changed, concerns
         self._lock = threading.Lock()
         self._things: dict[tuple[str, str], Any] = {}
         self._left_out: dict[tuple[str, str], str] = {}  # what cannot be read, and why
@@ -156,7 +158,7 @@ class Mirror:
             left_out[key] = why_unreadable(error)
 
     def _take(self, kind: str, thing: Object) -> bool:
-        """Take in one event; False if nothing that the mirror keeps has changed, e.g. for a node's heartbeat."""
+        """Take in one event; False if nothing that concerns anybody has changed, e.g. for a node's heartbeat."""
         key = _key(thing)
         made: dict[Any, Any] = {}
         left_out: dict[Any, str] = {}
@@ -165,14 +167,15 @@ class Mirror:
         with self._lock:
             self._left_out.pop(key, None)
             self._left_out |= left_out
-            if self._things.get(key) == made.get(key):
+            before, after = self._things.get(key), made.get(key)
+            if before == after:
                 return False
             if made:
                 self._things |= made
             else:
                 del self._things[key]
             self.version += 1
-        return True
+        return any(kept is not None and self._concerns(kept) for kept in (before, after))
 
 
 def _first_line(error: Exception) -> str:

@@ -31,7 +31,7 @@ class Gang(GangStatus, Protocol):
 PASSED = {
     "": ("GangPlanned", "planned"),
     "applied": ("GangPlanned", "planned"),
-    "pods": ("GangApplied", "its claim templates, ComputeDomains and worker groups are there"),
+    "pods": ("GangApplied", "its ComputeDomains, where it has any, are there; its pods and claims are made"),
     "bound": ("GangLetIn", "all its pods are there and their gates are opened"),
     "prepared": ("GangBound", "its claims are allocated and its pods bound"),
     "started": ("GangBound", "its claims are allocated and its pods bound"),

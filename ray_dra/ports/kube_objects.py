@@ -57,10 +57,9 @@ class ComputeDomain(OfGang):
 
 @dataclass(frozen=True, slots=True)
 class Pod(OfGang):
-    """A pod of a worker group.
+    """A worker.
 
     Attributes:
-        group: the worker group.
         node: where it is bound; None: nowhere yet.
         gated: our gate is closed. gates: other gates that are.
         pending: why it is not bound yet; waiting: why its containers have not started, "" once they have.
@@ -69,7 +68,6 @@ class Pod(OfGang):
     """
 
     uid: str = ""
-    group: str | None = None
     node: str | None = None
     gated: bool = False
     gates: tuple[str, ...] = ()
@@ -90,8 +88,8 @@ class Claim(OfGang):
 
     Attributes:
         created: its time stamp, which sorts as text.
-        of_pod: a Pod controls it. Whoever may create claims may set labels; an owner can be made up, too, but
-            Kubernetes' collector deletes what has an owner that does not exist.
+        pod: uid of the Pod that controls it, "" for none. Whoever may create claims may set labels; an owner can be
+            made up, too, but Kubernetes' collector deletes what has an owner that does not exist.
         allocated: it has its devices.
         devices: (node, device) that it has, GPUs or parts of them; none by an administrator's access, which takes
             nothing from anyone.
@@ -100,7 +98,7 @@ class Claim(OfGang):
 
     uid: str = ""
     created: str = ""
-    of_pod: bool = False
+    pod: str = ""
     allocated: bool = False
     devices: tuple[tuple[str, str], ...] = ()
     named: tuple[str, ...] = ()
@@ -155,18 +153,10 @@ class Toleration:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """A worker group of a RayCluster. `attempt`: our label of a gang's group. `spec`: the user's group as it is in the
-    RayCluster, for `translate.kube` to copy; empty for a gang's."""
+    """A worker group of a RayCluster. `spec`: as it is there, for `translate.kube` to copy."""
 
     name: str
-    attempt: str | None = None
-    replicas: int | None = None
-    suspended: bool = False
     spec: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def stopped(self) -> bool:
-        return self.suspended or self.replicas == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,14 +219,10 @@ class KubeRay:
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """KubeRay's cluster, to which gangs' worker groups are added.
+    """KubeRay's cluster, which gangs' workers join.
 
     Attributes:
-        version: changes with every change.
-        groups: the worker groups in their order: a patch names them by their place.
         template: the name of the group that gangs' workers are copies of; tolerations: of its pods.
-        strategy: of upgrades; service: the RayService that owns the cluster, "" for none.
-        autoscaled: Ray's autoscaler runs, with which the operator refuses suspended groups.
         workers: what holds for all workers.
         kuberay: the operator that runs here.
     """
@@ -244,13 +230,9 @@ class RayCluster:
     name: str
     namespace: str
     uid: str
-    version: str = ""
     groups: tuple[WorkerGroup, ...] = ()
     template: str = ""
     tolerations: tuple[Toleration, ...] = ()
-    strategy: str = ""
-    service: str = ""
-    autoscaled: bool = False
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     kuberay: KubeRay = field(default_factory=KubeRay)
 

@@ -44,10 +44,12 @@ class Kube(Protocol):
 
     def view(self) -> KubeView: ...
 
-    def create(self, thing: Object, *, dry_run: bool = False) -> None:
-        """AlreadyThere is no error here: names are ours, and say what is in them."""
+    def create(self, thing: Object) -> str:
+        """The uid of what was made; "" where one of this name is there, which is no error: names are ours, and say
+        what is in them."""
 
-    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None: ...
+    def patch(self, kind: str, name: str, change: Object) -> None:
+        """A merge patch."""
 
     def delete(self, kind: str, name: str) -> None:
         """Harmless when it is gone."""

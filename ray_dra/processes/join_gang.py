@@ -17,7 +17,7 @@ from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.model.node import Node
 from ray_dra.errors import RayDraError
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_from_bytes
-from ray_dra.translate.kube.slots import slot_label
+from ray_dra.translate.kube.slots import attempt_of_slot
 from ray_dra.translate.names import (
     GO_KEY,
     HEAD_HOST_VARIABLES,
@@ -34,14 +34,17 @@ POLL_SECONDS = 0.1
 TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]:
-    """The labels with which the raylet joins its gang. Ends the process where it must not join."""
-    label = slot_label(attempt, node_name)
+def join_gang(label: str, node_name: str, node: Node | None) -> dict[str, str]:
+    """The labels with which the raylet joins its gang. Ends the process where it must not join.
+
+    Args:
+        label: the slot's.
+    """
     head = next(filter(None, map(os.environ.get, HEAD_HOST_VARIABLES)), "")
     store = GcsStore(os.environ.get(RAY_ADDRESS_VARIABLE) or f"{head}:{os.environ.get(HEAD_PORT_VARIABLE, '6379')}")
     expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
     if expected is None:
-        _refuse(f"nobody planned anything for {attempt} on {node_name}")
+        _refuse(f"nobody planned anything for {label} on {node_name}")
     try:
         problem = difference(slot_from_bytes(expected), node)
     except RayDraError as error:
@@ -49,6 +52,7 @@ def join_gang(attempt: str, node_name: str, node: Node | None) -> dict[str, str]
     if problem:
         _refuse(f"on {node_name}: {problem}")
     store.put(VERIFIED_KEY + label, MARK)
+    attempt = attempt_of_slot(label)
     if _wait(lambda: store.get(GO_KEY + attempt), BARRIER_SECONDS) is None:
         _refuse(f"the other workers of {attempt} did not come within {BARRIER_SECONDS:.0f} s")
     return {SLOT_LABEL: label}

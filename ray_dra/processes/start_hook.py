@@ -9,10 +9,10 @@ from typing import Any
 
 from ray_dra.core.model.node import Node
 from ray_dra.translate.names import (
-    ATTEMPT_VARIABLE,
     CLUSTER_NAME_VARIABLE,
     NODE_VARIABLE,
     RAY_ADDRESS_VARIABLE,
+    SLOT_VARIABLE,
     START_HOOK_VARIABLE,
 )
 
@@ -21,7 +21,7 @@ def start(ray_params: Any, head: bool) -> None:
     """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML.
 
     A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
-    (RAY_DRA_ATTEMPT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
+    (RAY_DRA_SLOT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
     """
     import socket
 
@@ -31,11 +31,11 @@ def start(ray_params: Any, head: bool) -> None:
     labels = dict(getattr(ray_params, "labels", None) or {})
     name = os.environ.get(NODE_VARIABLE) or socket.gethostname()
     node = node_here(name)
-    attempt = os.environ.get(ATTEMPT_VARIABLE)
-    if attempt and not head:
+    label = os.environ.get(SLOT_VARIABLE)
+    if label and not head:
         from ray_dra.processes.join_gang import join_gang
 
-        labels |= join_gang(attempt, name, node)
+        labels |= join_gang(label, name, node)
     ray_params.labels = {**labels_of(node), **labels}
 
 

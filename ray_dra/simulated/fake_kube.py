@@ -1,10 +1,9 @@
-"""A stand-in for Kubernetes with KubeRay, for tests of the coordinator: the port `Kube` in memory.
+"""A stand-in for Kubernetes, for tests of the coordinator: the port `Kube` in memory.
 
-It has the habits that matter: the worker groups are one list, which only a JSON patch whose tests hold changes; the
-operator makes a pod for each replica, ends them when the group is suspended, and leaves them for good when it is
-removed while they live; the scheduler allocates to a pod without gates what the CEL names and nobody has; a pod on a
-lost node lingers. Time passes in `step`; what befalls the cluster is a verb (`lose_node`, `take`, `seize_lease`).
-The view is made by the same translation as the real one's (`translate.kube`).
+It has the habits that matter: a name is taken until its object is gone; a pod that is deleted ends in its own time, and
+the collector takes its claim after it; the scheduler allocates to a pod without gates what its claim's CEL names and
+nobody has; a pod on a lost node lingers. Time passes in `step`; what befalls the cluster is a verb (`lose_node`,
+`take`, `seize_lease`). The view is made by the same translation as the real one's (`translate.kube`).
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ray_dra.errors import Conflict, NotFound, NotLeading
-from ray_dra.ports.kube_objects import KubeNode, Pod, ResourceSlice
+from ray_dra.ports.kube_objects import Claim, KubeNode, Pod, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.pods import read_pod
-from ray_dra.translate.kube.raycluster import GROUPS, read_raycluster
+from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
-from ray_dra.translate.names import DRIVER, GROUP_LABEL
+from ray_dra.translate.names import DRIVER
 
 
 class FakeKube:
@@ -40,8 +39,6 @@ class FakeKube:
         self.compute_domains = compute_domains
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
-        self._raycluster["metadata"].setdefault("resourceVersion", "1")
-        self._users = copy.deepcopy(self._raycluster["spec"].get("workerGroupSpecs") or [])
         self._nodes: dict[str, KubeNode] = {}
         self._slices: dict[str, tuple[ResourceSlice, ...]] = {}  # by node
         for node, slices in nodes:
@@ -53,7 +50,6 @@ class FakeKube:
         self._running: set[str] = set()  # pods whose start hook has been called
         self._leader = ""  # who else has the lease
         self._schedules = True
-        self._lag, self._read = 0, [self._raycluster]  # of the operator: turns, and what it read in them
         self._count = 0
         self._version = 0
 
@@ -71,24 +67,19 @@ class FakeKube:
             version=self._version,
         )
 
-    def create(self, thing: Object, *, dry_run: bool = False) -> None:
-        if self._leader:
-            raise NotLeading(self._leader)
-        if dry_run:
-            return
+    def create(self, thing: Object) -> str:
         self._write()
-        self._things.setdefault((thing["kind"], thing["metadata"]["name"]), self._stamped(thing))
+        key = thing["kind"], thing["metadata"]["name"]
+        if key in self._things:
+            return ""
+        made = self._things[key] = self._stamped(thing)
+        made.setdefault("status", {"phase": "Pending"} if thing["kind"] == "Pod" else {})
         if thing["kind"] == "ComputeDomain":
-            name = thing["spec"]["channel"]["resourceClaimTemplate"]["name"]
-            meta = {"name": name, "namespace": self.namespace}
-            template = {"kind": "ResourceClaimTemplate", "metadata": meta, "spec": {}}
-            self._things.setdefault(("ResourceClaimTemplate", name), self._stamped(template))
+            self._make_channel(made)
+        return str(made["metadata"]["uid"])
 
-    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None:
+    def patch(self, kind: str, name: str, change: Object) -> None:
         self._write()
-        if isinstance(change, list):
-            self._patch_cluster(change)
-            return
         pod = self._things.get((kind, name))
         if pod is None:
             raise NotFound("There is no such object.", place=name)
@@ -126,9 +117,9 @@ class FakeKube:
     # -- what the others do
 
     def step(self) -> None:
-        """The operator, the scheduler and the kubelets each take a turn."""
+        """The collector, the scheduler and the kubelets each take a turn."""
         self._version += 1
-        self._operate()
+        self._collect()
         for pod in self._of("Pod"):
             spec, node = pod["spec"], self._nodes.get(pod["spec"].get("nodeName", ""))
             if "nodeName" in spec and node is None:
@@ -159,29 +150,17 @@ class FakeKube:
         """The pods whose start hook is called, and the UUIDs of the devices in each."""
         found = []
         for name in sorted(self._running):
-            pod, claim = read_pod(self._things["Pod", name]), read_claim(self._things["ResourceClaim", f"{name}-gpus"])
+            pod, raw = read_pod(self._things["Pod", name]), self._things.get(("ResourceClaim", name))
+            claim = read_claim(raw) if raw is not None else Claim(name)  # a slot without devices has none
             if pod.node in self._nodes and self._nodes[pod.node].ready:
                 published = {(pod.node, d.name): d.text("uuid") for s in self._slices[pod.node] for d in s.devices}
                 found.append((pod, frozenset(published[device] or "" for device in claim.devices)))
         return found
 
-    def worker_groups(self) -> list[dict[str, Any]]:
-        """Of the RayCluster, as they stand there."""
-        return copy.deepcopy(self._raycluster["spec"]["workerGroupSpecs"])
-
-    def orphans(self) -> list[str]:
-        """Pods whose group the RayCluster does not have, so that nobody will end them."""
-        groups = {group["groupName"] for group in self._raycluster["spec"]["workerGroupSpecs"]}
-        return [
-            pod["metadata"]["name"] for pod in self._of("Pod") if pod["metadata"]["labels"][GROUP_LABEL] not in groups
-        ]
-
     def left(self) -> list[str]:
         """What there is that the RayCluster's namespace did not begin with."""
-        users = {group["groupName"] for group in self._users}
-        groups = [g["groupName"] for g in self._raycluster["spec"]["workerGroupSpecs"] if g["groupName"] not in users]
         things = self._things.items()
-        return groups + [name for (_, name), thing in things if thing["metadata"].get("namespace") == self.namespace]
+        return [name for (_, name), thing in things if thing["metadata"].get("namespace") == self.namespace]
 
     # -- what befalls the cluster: verbs for tests
 
@@ -235,11 +214,9 @@ class FakeKube:
         self._things.pop((kind, found), None)
 
     def apply_raycluster(self, **spec: Any) -> None:
-        """The user applies the RayCluster again, as it was but for these fields: gangs' groups are gone from it."""
+        """The user applies the RayCluster again, as it was but for these fields."""
         self._version += 1
-        spec = {"workerGroupSpecs": copy.deepcopy(self._users), **spec}
         self._raycluster = {**self._raycluster, "spec": {**self._raycluster["spec"], **spec}}
-        self._count_up()
 
     def seize_lease(self, holder: str) -> None:
         """Another coordinator leads."""
@@ -248,72 +225,49 @@ class FakeKube:
     def free_lease(self) -> None:
         self._leader = ""
 
-    def lag_operator(self, turns: int) -> None:
-        """From now on the operator makes pods of the RayCluster as it was so many turns before: it reads a cache."""
-        self._lag = turns
-
     def stop_scheduling(self) -> None:
         """No pod is bound any more."""
         self._schedules = False
 
-    def _operate(self) -> None:
-        self._read = [*self._read[-self._lag :], self._raycluster] if self._lag else [self._raycluster]
-        groups = {group["groupName"]: group for group in self._read[0]["spec"]["workerGroupSpecs"]}
-        for name, group in groups.items():
-            pods = [p for p in self._of("Pod") if p["metadata"]["labels"][GROUP_LABEL] == name]
-            alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
-            wanted = 0 if group.get("suspend") else group.get("replicas", 0)
-            for pod in alive[wanted:]:
-                pod["metadata"]["deletionTimestamp"] = "now"
-            for _ in range(wanted - len(alive)):
-                self._count += 1
-                template = copy.deepcopy(group["template"])
-                labels = {**template["metadata"]["labels"], GROUP_LABEL: name}
-                meta = {"name": f"{name}-{self._count}", "namespace": self.namespace, "labels": labels}
-                pod = {"kind": "Pod", "metadata": meta, "spec": template["spec"], "status": {"phase": "Pending"}}
-                self._things["Pod", meta["name"]] = self._stamped(pod)
-        for pod in self._of("Pod"):
-            if ("ResourceClaim", f"{pod['metadata']['name']}-gpus") not in self._things:
-                self._make_claim(pod)
+    def _make_channel(self, domain: dict[str, Any]) -> None:
+        name = domain["spec"]["channel"]["resourceClaimTemplate"]["name"]
+        if ("ResourceClaimTemplate", name) not in self._things:
+            meta = {"name": name, "namespace": self.namespace}
+            template = {"kind": "ResourceClaimTemplate", "metadata": meta, "spec": {}}
+            self._things["ResourceClaimTemplate", name] = self._stamped(template)
 
-    def _make_claim(self, pod: dict[str, Any]) -> None:
-        """The controller of claims does not wait for gates."""
-        wanted = pod["spec"]["resourceClaims"][0]["resourceClaimTemplateName"]
-        template = self._things.get(("ResourceClaimTemplate", wanted))
-        if template is None:
-            return
-        spec = template["spec"]
-        meta = pod["metadata"]
-        owner = {"apiVersion": "v1", "kind": "Pod", "name": meta["name"], "uid": meta["uid"], "controller": True}
-        claim = {
-            "kind": "ResourceClaim",
-            "metadata": {
-                "name": f"{pod['metadata']['name']}-gpus",
-                "namespace": self.namespace,
-                "labels": dict(spec["metadata"]["labels"]),
-                "ownerReferences": [owner],
-                "creationTimestamp": f"{self._count:09d}",
-            },
-            "spec": spec["spec"],
-            "status": {},
-        }
-        self._things["ResourceClaim", claim["metadata"]["name"]] = self._stamped(claim)
+    def _collect(self) -> None:
+        """Claims whose pod is gone go, too; and the ComputeDomains' controller makes their channels' templates."""
+        for domain in self._of("ComputeDomain"):
+            self._make_channel(domain)
+        pods = {pod["metadata"]["uid"] for pod in self._of("Pod")}
+        for claim in self._of("ResourceClaim"):
+            owners = claim["metadata"].get("ownerReferences") or ()
+            ours = claim["metadata"].get("namespace") == self.namespace
+            if ours and owners and not any(owner["uid"] in pods for owner in owners):
+                self._things.pop(("ResourceClaim", claim["metadata"]["name"]))
 
     def _schedule(self, pod: dict[str, Any]) -> None:
-        terms = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-        nodes = [term["matchFields"][-1]["values"][0] for term in terms["nodeSelectorTerms"]]
-        claim = self._things.get(("ResourceClaim", f"{pod['metadata']['name']}-gpus"))
-        taken = set(self.claimed())
-        if claim is None:
-            return
-        wanted = read_claim(claim)
-        for node in nodes:
-            free = [d for d in self._devices(node, wanted.named) if (node, d) not in taken]
-            if node in self._nodes and self._nodes[node].ready and len(free) >= wanted.count:
-                results = [{"driver": DRIVER, "pool": node, "device": d} for d in free[: wanted.count]]
-                claim["status"] = {"allocation": {"devices": {"results": results}}}
-                pod["spec"]["nodeName"] = node
+        required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        (node,) = required["nodeSelectorTerms"][0]["matchFields"][-1]["values"]
+        names = [c["resourceClaimName"] for c in pod["spec"]["resourceClaims"] if "resourceClaimName" in c]
+        claims = [self._things.get(("ResourceClaim", name)) for name in names]
+        taken, fits = set(self.claimed()), node in self._nodes and self._nodes[node].ready
+        for claim in claims:
+            if claim is None or claim["metadata"].get("deletionTimestamp"):
                 return
+            wanted = read_claim(claim)
+            if wanted.allocated:
+                continue
+            free = [d for d in self._devices(node, wanted.named) if (node, d) not in taken]
+            if not fits or len(free) < wanted.count:
+                fits = False
+                break
+            results = [{"driver": DRIVER, "pool": node, "device": d} for d in free[: wanted.count]]
+            claim["status"] = {"allocation": {"devices": {"results": results}}}
+        if fits:
+            pod["spec"]["nodeName"] = node
+            return
         condition = {"type": "PodScheduled", "status": "False", "message": "cannot allocate all claims"}
         pod["status"]["conditions"] = [condition]
 
@@ -324,37 +278,7 @@ class FakeKube:
     def _end_pod(self, pod: dict[str, Any]) -> None:
         name = pod["metadata"]["name"]
         self._things.pop(("Pod", name))
-        self._things.pop(("ResourceClaim", f"{name}-gpus"), None)
         self._running.discard(name)
-
-    def _patch_cluster(self, change: list[Any]) -> None:
-        """All of it or nothing, as the API server does."""
-        made = copy.deepcopy(self._raycluster)
-        for step in change:
-            path, value = step["path"], step.get("value")
-            if path == "/metadata/resourceVersion":
-                if made["metadata"]["resourceVersion"] != value:
-                    raise Conflict("The RayCluster changed.", place=path)
-                continue
-            at = path.removeprefix(GROUPS).split("/")[1]
-            field = path.removeprefix(f"{GROUPS}/{at}").strip("/")
-            groups = made["spec"]["workerGroupSpecs"]
-            if step["op"] == "test":
-                if int(at) >= len(groups) or groups[int(at)][field] != value:
-                    raise Conflict("The list changed.", place=path)
-            elif step["op"] == "remove":
-                del groups[int(at)]
-            elif at == "-":
-                groups.append(copy.deepcopy(value))
-            else:
-                groups[int(at)][field] = value
-        self._raycluster = made
-        self._count_up()
-
-    def _count_up(self) -> None:
-        meta = self._raycluster["metadata"]
-        version = str(int(meta["resourceVersion"]) + 1)
-        self._raycluster = {**self._raycluster, "metadata": {**meta, "resourceVersion": version}}
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [thing for (k, _), thing in sorted(self._things.items()) if k == kind]
@@ -363,6 +287,7 @@ class FakeKube:
         self._count += 1
         made = copy.deepcopy(dict(thing))
         made["metadata"].setdefault("uid", f"uid-{self._count}")
+        made["metadata"].setdefault("creationTimestamp", f"{self._count:09d}")
         return made
 
     def _write(self) -> None:

@@ -66,7 +66,7 @@ def test_no_write_begins_after_the_lease_has_lapsed() -> None:
     begun, after = [0], [0]
     lapsed = threading.Event()
 
-    def create(thing: Any, namespace: str, dry_run: bool = False) -> None:
+    def create(thing: Any, namespace: str) -> Any:
         after[0] += lapsed.is_set()
         begun[0] += 1
         if begun[0] == 300:
@@ -76,6 +76,7 @@ def test_no_write_begins_after_the_lease_has_lapsed() -> None:
             adapter._lease._clock = lambda: clock() + lease.SAFE_SECONDS
             lapsed.set()
         time.sleep(0.0005)
+        return {"metadata": {"uid": "u"}}
 
     api.create = create
     thing = {"kind": "Pod", "metadata": {"name": "p"}}

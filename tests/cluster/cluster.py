@@ -250,12 +250,16 @@ class Cluster:
             if event["user"]["username"] == user:
                 yield event
 
-    def account_kubeconfig(self, account: str, namespace: str) -> Path:
-        """A kubeconfig, for use within the cluster's network, that is this service account."""
-        path = self.run / f"account-{namespace}-{account}.kubeconfig"
+    def account_kubeconfig(self, account: str, namespace: str, pod: str = "") -> Path:
+        """A kubeconfig, for use within the cluster's network, that is this service account; with the token as it is
+        mounted in `pod`."""
+        path = self.run / f"account-{namespace}-{account}{pod and f'-{pod}'}.kubeconfig"
         if not path.exists():
             request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
-            request["spec"] = {"expirationSeconds": 7 * 86400}  # type: ignore[assignment]
+            spec: dict[str, Any] = {"expirationSeconds": 7 * 86400}
+            if pod:
+                spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": pod}
+            request["spec"] = spec  # type: ignore[assignment]
             token = self.api.post("ServiceAccount", account, "token", request, namespace)["status"]["token"]
             write_kubeconfig(path, self._server, self._pki.folder / "ca.crt", {"token": token})
         return path

@@ -17,7 +17,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.world import Namespace, published_uuids
 
 EXAMPLE = PROJECT / "examples" / "kubernetes"
-OURS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim")
+OURS = ("ComputeDomain", "ResourceClaim")
 
 PRELUDE = """
 import json, os, sys, time
@@ -115,11 +115,9 @@ class Head:
         self.cluster.kubectl("delete", "--ignore-not-found", "--wait=false", "-k", str(installation(self.namespace)))
 
     def left(self) -> list[str]:
-        """Objects of gangs that are there: groups, pods, claims, templates, ComputeDomains."""
+        """Objects of gangs that are there: pods, claims, ComputeDomains."""
         at = self.namespace.name
-        cluster = self.api.find("RayCluster", "gangs", at)
-        groups = cluster["spec"].get("workerGroupSpecs", ()) if cluster else ()
-        found = [f"group {g['groupName']}" for g in groups if g["groupName"].startswith("rd-")]
+        found: list[str] = []
         for kind in (*OURS, "Pod"):
             found += [f"{kind} {t['metadata']['name']}" for t in self.api.items(kind, at, labels=ATTEMPT_LABEL)]
         return found

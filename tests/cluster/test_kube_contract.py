@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,17 +17,17 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
-from ray_dra.errors import Conflict, NotLeading
+from ray_dra.errors import NotLeading
 from ray_dra.ports.kube_objects import Pod, RayCluster, ResourceSlice
-from ray_dra.ports.kubernetes import Kube, Object
+from ray_dra.ports.kubernetes import Kube
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
 from ray_dra.translate.kube.claims import claim_of
 from ray_dra.translate.kube.pods import gate_opened
-from ray_dra.translate.kube.raycluster import groups_added, groups_removed, groups_stopped
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
+from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.names import PROBLEMS_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import gpu
@@ -90,12 +91,6 @@ class Side:
         assert found is not None
         return found
 
-    def groups(self) -> list[str]:
-        return [group.name for group in self.cluster().groups]
-
-    def change(self, *steps: Object) -> None:
-        self.kube.patch("RayCluster", NAME, [*steps])
-
 
 @pytest.fixture(scope="module")
 def control_plane() -> Iterator[Cluster]:
@@ -149,46 +144,36 @@ def test_whoever_has_the_lease_leads_and_events_are_told(side: Side) -> None:
 
 
 def test_objects_may_be_made_and_deleted_twice(side: Side) -> None:
-    (template,) = side.attempt("g-objects").templates
-    name = template["metadata"]["name"]
+    attempt = side.attempt("g-objects")
+    slot = next(iter(attempt.slots.values()))
 
     def there() -> bool:
-        return name in {t.name for t in side.kube.view().templates}
+        return slot.name in {pod.name for pod in side.kube.view().pods}
 
-    side.kube.create(template, dry_run=True)
-    side.turn()
-    assert not there()
-    side.kube.together([lambda: side.kube.create(template)] * 2)
+    made: list[str] = []
+    side.kube.together([lambda: made.append(side.kube.create(attempt.pod(slot)))] * 2)
     side.until(there)
+    (pod,) = (pod for pod in side.kube.view().pods if pod.name == slot.name)
+    assert sorted(made) == ["", pod.uid]
     before = side.kube.view().version
-    side.kube.delete("ResourceClaimTemplate", name)
-    side.kube.delete("ResourceClaimTemplate", name)
+    side.kube.delete("Pod", slot.name)
+    side.kube.delete("Pod", slot.name)
     side.until(lambda: not there())
     assert side.kube.view().version > before
 
 
-def test_a_patch_whose_test_does_not_hold_changes_nothing(side: Side) -> None:
-    group = side.attempt("g-patch").groups[0]
-    add = {"op": "add", "path": "/spec/workerGroupSpecs/-", "value": group}
-    for wrong in (
-        {"op": "test", "path": "/metadata/resourceVersion", "value": "0"},
-        {"op": "test", "path": "/spec/workerGroupSpecs/0/groupName", "value": "other"},
-    ):
-        with pytest.raises(Conflict):
-            side.change(wrong, add)
-    side.turn()
-    assert side.groups() == ["ray-dra"]
-
-
-def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side: Side) -> None:
+def test_a_gangs_pods_come_gated_get_what_was_planned_and_go(side: Side) -> None:
     attempt = side.attempt("g-flow")
-    (template,), (group,) = attempt.templates, attempt.groups
-    name = group["groupName"]
-    side.kube.create(template)
-    side.change(*groups_added(side.cluster(), attempt.groups))
+    slots = {slot.name: slot for slot in attempt.slots.values()}
+
+    def make(slot: Slot) -> None:
+        pod = side.kube.create(attempt.pod(slot))
+        side.kube.create(attempt.claim(slot, pod) or {})
+
+    side.kube.together([partial(make, slot) for slot in slots.values()])
 
     def pods() -> list[Pod]:
-        return [pod for pod in side.kube.view().pods if pod.group == name and not pod.deleting]
+        return [pod for pod in side.kube.view().pods if pod.name in slots and not pod.deleting]
 
     side.until(lambda: len(pods()) == 2)
     for _ in range(3):
@@ -196,26 +181,34 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go_when_suspended(side
     assert all(pod.gated and pod.node is None for pod in pods())
     # Others see, before anything is let in, what these pods are for.
     side.until(lambda: len(side.kube.view().claims) == 2)
-    planned = [uuid for slot in attempt.slots.values() for uuid in slot.uuids]
+    uids = {pod.name: pod.uid for pod in pods()}
     for claim in side.kube.view().claims:
-        assert (claim.named, claim.count) == (tuple(planned), 4)
+        assert (claim.named, claim.count) == (slots[claim.name].uuids, 4)
+        assert claim.pod == uids[claim.name]
         assert claim_of(claim) == (NAMESPACE, NAME, attempt.name)
         assert not claim.allocated
         assert all(claim.age)
     for pod in pods():
         side.kube.patch("Pod", pod.name, gate_opened(pod))
     side.until(lambda: all(pod.node for pod in pods()))
-    assert {pod.node for pod in pods()} == set(attempt.slots)
+    assert {pod.name: pod.node for pod in pods()} == {name: slot.node for name, slot in slots.items()}
     gpus = {(machine.name, f"gpu-{gpu}") for machine in MACHINES for gpu in range(4)}
     # Claims are watched apart from pods, and may be seen later.
     side.until(lambda: {device for claim in side.kube.view().claims for device in claim.devices} == gpus)
     assert all(claim.allocated for claim in side.kube.view().claims)
-    side.change(*groups_stopped(side.cluster(), {name: [pod.name for pod in pods()]}))
-    side.until(lambda: not side.kube.view().pods or not pods())
-    side.until(lambda: not side.kube.view().claims)
-    side.change(*groups_removed(side.cluster(), [name]))
-    side.until(lambda: side.groups() == ["ray-dra"])
-    side.kube.delete("ResourceClaimTemplate", template["metadata"]["name"])
+    # One of the two is made anew in its slot, as soon as its name is free, with a claim of its own.
+    first, other = pods()
+    side.kube.delete("Pod", first.name)
+    side.until(lambda: first.name not in {thing.name for thing in (*side.kube.view().pods, *side.kube.view().claims)})
+    make(slots[first.name])
+    side.until(lambda: len(pods()) == len(side.kube.view().claims) == 2)
+    (anew,) = (pod for pod in pods() if pod.uid != other.uid)
+    assert (anew.name, anew.gated) == (first.name, True)
+    side.kube.patch("Pod", anew.name, gate_opened(anew))
+    side.until(lambda: all(pod.node == slots[pod.name].node for pod in pods()))
+    # Deleted together: a claim stays until its pod has ended.
+    side.kube.together([partial(side.kube.delete, kind, name) for name in slots for kind in ("Pod", "ResourceClaim")])
+    side.until(lambda: not side.kube.view().pods and not side.kube.view().claims)
 
 
 def test_a_claim_whose_owner_is_made_up_does_not_stay(control_plane: Cluster) -> None:
@@ -243,7 +236,7 @@ def test_without_the_lease_no_write_is_made(control_plane: Cluster) -> None:
         with pytest.raises(NotLeading, match="another coordinator"):
             second.create(made)
         with pytest.raises(NotLeading, match="another coordinator"):
-            second.patch("RayCluster", NAME, [])
+            second.patch("RayCluster", NAME, {})
         with pytest.raises(NotLeading, match="another coordinator"):
             second.delete("ConfigMap", "late")
         assert control_plane.api.find("ConfigMap", "late", NAMESPACE) is None

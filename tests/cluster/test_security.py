@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,20 @@ import pytest
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import NotAllowed, Rejected
 from ray_dra.operate.check import RIGHTS, may_not
+from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.raycluster import read_raycluster
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, installation
 from tests.cluster.test_api import outside
 from tests.cluster.world import Namespace
 from tests.manifests import containers, pods_in
+from tests.translate.kube.objects import BOXES, allocate, gang
 
 LABEL = "ray-dra.io/raycluster"
 BUILT = ("kube/simulated-gpus", "kube/topology-agent", *(f"examples/{e}" for e in ("kubernetes", "kubernetes/rayjob")))
-Account = Callable[[str, Namespace], KubernetesApi]
+Account = Callable[..., KubernetesApi]
+Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture
@@ -30,8 +34,9 @@ def account(cluster: Cluster, tmp_path: Path) -> Iterator[Account]:
     """The API server as seen by a service account."""
     made: list[KubernetesApi] = []
 
-    def api(name: str, namespace: Namespace) -> KubernetesApi:
-        made.append(KubernetesApi(str(outside(cluster, cluster.account_kubeconfig(name, namespace.name), tmp_path))))
+    def api(name: str, namespace: Namespace, pod: str = "") -> KubernetesApi:
+        config = cluster.account_kubeconfig(name, namespace.name, pod=pod)
+        made.append(KubernetesApi(str(outside(cluster, config, tmp_path))))
         return made[-1]
 
     yield api
@@ -71,7 +76,7 @@ def test_installations_share_nothing_and_others_get_nothing(
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
     left = cluster.kubectl("get", kinds, "-o", "name")
     assert other.name not in left
-    assert left.count(namespace.name) == 6
+    assert left.count(namespace.name) == 8
     cluster.kubectl("delete", "-k", str(first))
     assert namespace.name not in cluster.kubectl("get", kinds, "-o", "name")
 
@@ -83,7 +88,7 @@ def test_the_opt_ins(cluster: Cluster, namespace: Namespace, account: Account) -
         assert lacks(account("default", namespace), namespace) == EVERY - EVERYWHERE
         ours = account("ray-dra", namespace)
         assert lacks(ours, namespace, "gangs") == set()
-        refused = {f"{verb} rayclusters" for verb in ("get", "list", "watch", "patch")}
+        refused = {f"{verb} rayclusters" for verb in ("get", "list", "watch")}
         assert lacks(ours, namespace, "another") == refused
         # As the coordinator lists and watches it: by its name.
         assert ours.items("RayCluster", namespace.name, fields="metadata.name=gangs") == []
@@ -114,57 +119,114 @@ def test_pod_security_admits_everything_but_the_node_driver(cluster: Cluster, na
 
 
 def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, head: Head, account: Account) -> None:
-    at, ours = head.namespace.name, account("ray-dra", head.namespace)
-    group = head.api.get("RayCluster", "gangs", at)["spec"]["workerGroupSpecs"][0]
-    template = group["template"]
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "made"}, "spec": template["spec"]}
-    ours.create(pod, at, dry_run=True)
-    with pytest.raises(NotAllowed, match="in dry runs only"):
-        ours.create(pod, at)
-    # Pods of others; the head's is one.
+    at, ours = head.namespace.name, account("ray-dra", head.namespace, head.pod)
+    elsewhere = account("ray-dra", head.namespace)  # its token is no head's
+    read = read_raycluster(head.api.get("RayCluster", "gangs", at))
+    box = allocate(BOXES, gang([{"GPU": 8}]), compute_domains=False)
+    attempt = attempt_of(box, read, compute_domains=False)
+    (slot,) = attempt.slots.values()
+
+    def makes(change: Change, api: KubernetesApi = ours) -> None:
+        pod = attempt.pod(slot)
+        change(pod)
+        api.create(pod, at, dry_run=True)
+
+    nothing: Change = lambda pod: None  # noqa: E731
+    makes(nothing)
+    makes(lambda pod: pod["spec"]["containers"][0]["env"].append({"name": "A", "value": "b"}))
+    with pytest.raises(NotAllowed, match="from a RayCluster's head"):
+        makes(nothing, elsewhere)
+    labels: tuple[Change, ...] = (
+        lambda pod: pod["metadata"]["labels"].update({LABEL: "another"}),
+        lambda pod: pod["metadata"]["labels"].pop(LABEL),
+    )
+    for change in labels:
+        with pytest.raises(NotAllowed, match="from a RayCluster's head"):
+            makes(change)
+    owners: tuple[Change, ...] = (
+        lambda pod: pod["metadata"].pop("ownerReferences"),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(name="another"),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(kind="RayJob"),
+        lambda pod: pod["metadata"]["ownerReferences"][0].update(controller=False),
+        lambda pod: pod["spec"].update(nodeName="n", schedulingGates=[]),
+    )
+    for change in owners:
+        with pytest.raises(NotAllowed, match="is its RayCluster's, and is placed by Kubernetes' scheduler"):
+            makes(change)
+    secret = {"secretKeyRef": {"name": "another", "key": "auth_token"}}
+    more: tuple[tuple[str, Change], ...] = (
+        ("copies", lambda spec: spec.update(serviceAccountName="ray-dra")),
+        ("copies", lambda spec: spec.pop("automountServiceAccountToken")),
+        ("copies", lambda spec: spec.update(hostNetwork=True)),
+        ("copies", lambda spec: spec.update(hostPID=True)),
+        ("copies", lambda spec: spec.pop("securityContext")),
+        ("copies", lambda spec: spec["securityContext"].update(runAsUser=1)),
+        ("copies", lambda spec: spec["containers"].append({"name": "more", "image": "localhost/evil"})),
+        ("copies", lambda spec: spec["initContainers"].append({"name": "more", "image": "localhost/evil"})),
+        ("copies", lambda spec: spec["initContainers"][0].update(image="localhost/evil")),
+        ("copies", lambda spec: spec["initContainers"][0].pop("securityContext")),
+        ("copies", lambda spec: spec["containers"][0].update(image="localhost/evil")),
+        ("copies", lambda spec: spec["containers"][0].pop("securityContext")),
+        ("copies", lambda spec: spec["containers"][0].update(envFrom=[{"secretRef": {"name": "another"}}])),
+        ("no Secrets", lambda spec: spec["containers"][0]["env"].append({"name": "A", "valueFrom": secret})),
+        ("no Secrets", lambda spec: spec["initContainers"][0]["env"].append({"name": "A", "valueFrom": secret})),
+        ("no volumes", lambda spec: spec["volumes"].append({"name": "s", "secret": {"secretName": "another"}})),
+        ("no volumes", lambda spec: spec["volumes"].append({"name": "s", "configMap": {"name": "another"}})),
+        ("no volumes", lambda spec: spec["volumes"].append({"name": "h", "hostPath": {"path": "/"}})),
+        ("no volumes", lambda spec: spec["volumes"].append(projected_token("ray-token"))),
+        ("no volumes", lambda spec: spec["volumes"].append(projected_token("kube-api-access-1"))),
+    )
+    for said, wrong in more:
+        with pytest.raises((NotAllowed, Rejected), match=f"{said}|violates PodSecurity"):
+            makes(partial(_in_spec, wrong))
+    # Pods and claims of others; the head's is one.
     with pytest.raises(NotAllowed, match="gangs' workers only"):
         ours.patch("Pod", head.pod, {"metadata": {"labels": {LABEL: "gangs"}}}, at)
     with pytest.raises(NotAllowed, match="gangs' workers only"):
         ours.delete("Pod", head.pod, at)
-    gated = {**template["spec"], "schedulingGates": [{"name": "ray-dra.io/gang"}]}
-    head.api.create({**pod, "metadata": {"name": "worker", "labels": {LABEL: "gangs"}}, "spec": gated}, at)
-    ours.patch("Pod", "worker", {"metadata": {"annotations": {"a": "b"}}}, at)
-    ours.delete("Pod", "worker", at)
-    # Its own RayCluster: copies of a group, and nothing that a group had not before.
-    for path, value in (
-        ("headGroupSpec/template/spec/containers/0/image", "localhost/evil"),
-        ("headGroupSpec/template/spec/serviceAccountName", "default"),
-        ("authOptions/mode", "disabled"),
-        ("autoscalerOptions", {"image": "localhost/evil"}),
-    ):
-        evil = [{"op": "add", "path": f"/spec/{path}", "value": value}]
-        with pytest.raises(NotAllowed, match="does not change the head"):
-            ours.patch("RayCluster", "gangs", evil, at, dry_run=True)
-
-    def add(change: Callable[[dict[str, Any]], object]) -> None:
-        made = copy.deepcopy(group) | {"groupName": "rd-0"}
-        change(made["template"]["spec"])
-        ours.patch(
-            "RayCluster", "gangs", [{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": made}], at, dry_run=True
-        )
-
-    add(lambda spec: spec["containers"][0].setdefault("env", []).append({"name": "A", "value": "b"}))
-    secret = {"secretKeyRef": {"name": "gangs", "key": "auth_token"}}
-    more: tuple[Callable[[dict[str, Any]], object], ...] = (
-        lambda spec: spec.update(serviceAccountName="ray-dra"),
-        lambda spec: spec.pop("automountServiceAccountToken"),
-        lambda spec: spec.update(hostNetwork=True),
-        lambda spec: spec.pop("securityContext"),
-        lambda spec: spec["volumes"].append({"name": "s", "secret": {"secretName": "another"}}),
-        lambda spec: spec["containers"].append({"name": "more", "image": "localhost/evil"}),
-        lambda spec: spec["containers"][0].update(image="localhost/evil"),
-        lambda spec: spec["containers"][0].pop("securityContext"),
-        lambda spec: spec["containers"][0].update(envFrom=[{"secretRef": {"name": "another"}}]),
-        lambda spec: spec["containers"][0].update(env=[{"name": "A", "valueFrom": secret}]),
+    made = ours.create(attempt.pod(slot), at)
+    ours.patch("Pod", slot.name, {"metadata": {"annotations": {"a": "b"}}}, at)
+    patches: tuple[dict[str, Any], ...] = (
+        {"metadata": {"labels": {LABEL: None}}},
+        {"metadata": {"labels": {LABEL: "another"}}},
+        {"spec": {"containers": [{**made["spec"]["containers"][0], "image": "localhost/evil"}]}},
+        {"metadata": {"ownerReferences": None}},
     )
-    for change in more:
-        with pytest.raises(NotAllowed, match="copies of one there"):
-            add(change)
+    for patch in patches:
+        with pytest.raises(NotAllowed, match=r"gangs' workers only|no other images or owners"):
+            ours.patch("Pod", slot.name, patch, at)
+    claim = attempt.claim(slot, made["metadata"]["uid"])
+    assert claim is not None
+    bare = {**claim, "metadata": {**claim["metadata"], "labels": {}}}
+    orphan = {**claim, "metadata": {**claim["metadata"], "ownerReferences": []}}
+    (asked,) = claim["spec"]["devices"]["requests"]
+    admin = {**asked, "exactly": {**asked["exactly"], "adminAccess": True}}
+    for wrong_claim, said in (
+        (bare, "gangs' claims only"),
+        (orphan, "is its pod's"),
+        ({**claim, "spec": {"devices": {"requests": [admin]}}}, "is its pod's|admin"),
+    ):
+        with pytest.raises((NotAllowed, Rejected), match=said):
+            ours.create(wrong_claim, at, dry_run=True)
+    ours.create(claim, at)
+    head.api.create({**bare, "metadata": {"name": "others", "namespace": at}}, at)
+    with pytest.raises(NotAllowed, match="gangs' claims only"):
+        ours.delete("ResourceClaim", "others", at)
+    head.api.delete("ResourceClaim", "others", at)
+    ours.delete("ResourceClaim", slot.name, at)
+    ours.delete("Pod", slot.name, at)
+    # Its RayCluster it only reads.
+    with pytest.raises(NotAllowed):
+        ours.patch("RayCluster", "gangs", {"metadata": {"annotations": {"a": "b"}}}, at, dry_run=True)
+    head.wait_nothing_left()
+
+
+def _in_spec(change: Change, pod: dict[str, Any]) -> None:
+    change(pod["spec"])
+
+
+def projected_token(name: str) -> dict[str, Any]:
+    return {"name": name, "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
 
 
 def test_ray_asks_for_the_token_and_no_worker_has_kubernetes(cluster: Cluster, head: Head) -> None:

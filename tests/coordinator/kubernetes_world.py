@@ -10,15 +10,14 @@ from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
-from ray_dra.ports.kube_objects import KubeNode
+from ray_dra.ports.kube_objects import KubeNode, Pod
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.simulated.dra.devices import gpu_pool, node_labels, slices
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.shared_records import MARK, slot_from_bytes
-from ray_dra.translate.kube.slots import slot_label
-from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, VERIFIED_KEY
+from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, SLOT_VARIABLE, VERIFIED_KEY
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.world import Clock, Crash
 from tests.translate.kube.objects import cluster
@@ -35,8 +34,6 @@ class CrashingKube(FakeKube):
         self._left: int | None = None  # writes until the coordinator dies
         self._after = False
         self._late = 0
-        self._forgets = 0
-        self._forgetting = False
         self._before = KubeView()
 
     def die_at(self, write: int, *, after: bool) -> None:
@@ -47,10 +44,6 @@ class CrashingKube(FakeKube):
         """So many looks see the cluster as it was before the first gate was opened."""
         self._late = looks
 
-    def forget_allocations(self) -> None:
-        """Once, the scheduler knows of no allocation, and gives devices out again."""
-        self._forgets = 1
-
     def view(self) -> KubeView:
         if self._late and self.opened:
             self._late -= 1
@@ -58,27 +51,18 @@ class CrashingKube(FakeKube):
             self._before = super().view()
         return self._before
 
-    def create(self, thing: Object, *, dry_run: bool = False) -> None:
-        write = partial(super().create, thing, dry_run=dry_run)
-        write() if dry_run else self._mortally(write)
+    def create(self, thing: Object) -> str:
+        made: list[str] = []
+        self._mortally(lambda: made.append(super(CrashingKube, self).create(thing)))
+        return made[0]
 
-    def patch(self, kind: str, name: str, change: list[Any] | Object) -> None:
+    def patch(self, kind: str, name: str, change: Object) -> None:
         self._mortally(partial(super().patch, kind, name, change))
         if kind == "Pod":
             self.opened.append(name)
 
     def delete(self, kind: str, name: str) -> None:
         self._mortally(partial(super().delete, kind, name))
-
-    def claimed(self) -> list[tuple[str, str]]:
-        return [] if self._forgetting else super().claimed()
-
-    def _schedule(self, pod: dict[str, Any]) -> None:
-        self._forgetting = bool(self._forgets and self.claimed())
-        if self._forgetting:
-            self._forgets, self.doubled = self._forgets - 1, True
-        super()._schedule(pod)
-        self._forgetting = False
 
     def _mortally(self, write: Callable[[], None]) -> None:
         self.writes += 1
@@ -138,8 +122,7 @@ class World:
         living = set()
         for pod, got in self.kube.running():
             assert pod.attempt is not None
-            assert pod.node is not None
-            label = slot_label(pod.attempt, pod.node)
+            label = self.slot_of(pod)
             expected = self.store.get(SLOT_KEY + label)
             if expected is None:
                 continue
@@ -152,6 +135,12 @@ class World:
         gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT_LABEL in n.labels and r not in living]
         for raylet in gone:
             self.ray.kill_node(raylet)
+
+    def slot_of(self, pod: Pod) -> str:
+        """As its start hook reads it from its environment."""
+        (raw,) = (p for p in self.kube._of("Pod") if p["metadata"]["name"] == pod.name)
+        env = {entry["name"]: entry.get("value") for entry in raw["spec"]["containers"][0]["env"]}
+        return str(env[SLOT_VARIABLE])
 
     def _no_half_gang(self) -> None:
         for gang in self.coordinator.gangs:

@@ -77,7 +77,6 @@ def test_a_raycluster_that_is_as_it_should_be_passes_each_check() -> None:
         ({"workerGroupSpecs": 5}, "cannot be read"),
         ({"headGroupSpec": {}}, "cannot be read"),
         ({"workerGroupSpecs": []}, "no worker group to copy"),
-        ({"upgradeStrategy": {"type": "Recreate"}}, "deletes every pod"),
     ],
 )
 def test_a_raycluster_that_cannot_be_used_is_a_finding_and_not_a_traceback(change: dict[str, Any], said: str) -> None:

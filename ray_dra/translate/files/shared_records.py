@@ -17,7 +17,7 @@ from typing import Any
 
 from ray_dra.errors import RayDraError
 
-MAP_VERSION = SLOT_VERSION = OPEN_VERSION = ASIDE_VERSION = 1
+MAP_VERSION = SLOT_VERSION = ASIDE_VERSION = 1
 LOCALITY_VERSION = 0
 
 MARK = b""
@@ -83,23 +83,6 @@ def slot_from_bytes(data: bytes) -> PlannedSlot:
         return PlannedSlot(_texts(uuids), _text_or_none(clique))
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable("slot", error) from error
-
-
-# -- open/: the pods that were let in
-
-
-def open_to_bytes(pods: Iterable[str]) -> bytes:
-    """`pods`: their uids."""
-    return _written(OPEN_VERSION, pods=sorted(pods))
-
-
-def open_from_bytes(data: bytes) -> frozenset[str]:
-    """Raises RayDraError for what is no list of pods of a version that we know."""
-    found = _read(data, "list of pods", OPEN_VERSION)
-    try:
-        return frozenset(_texts(found if isinstance(found, list) else found["pods"]))  # 0: the list alone
-    except (KeyError, TypeError) as error:
-        raise unreadable("list of pods", error) from error
 
 
 # -- locality/: the policy of a job's ordinary placement groups

@@ -25,7 +25,7 @@ def read_claim(thing: Raw) -> Claim:
         *said,
         uid=text(meta["uid"]),
         created=text(meta.get("creationTimestamp", "")),
-        of_pod=any(o.get("controller") and (o.get("apiVersion"), o.get("kind")) == ("v1", "Pod") for o in owners),
+        pod=next((text(o["uid"]) for o in owners if o.get("controller") and _is_pod(o)), ""),
         allocated=bool(allocation),
         devices=tuple(_devices_of(allocation)),
         named=named,
@@ -34,8 +34,8 @@ def read_claim(thing: Raw) -> Claim:
 
 
 def claim_of(claim: Claim) -> tuple[str, str, str] | None:
-    """(namespace, RayCluster, attempt) of a gang's claim, as a Pod's template makes it; None for any other."""
-    if claim.attempt is None or claim.raycluster is None or not claim.of_pod:
+    """(namespace, RayCluster, attempt) of a gang's claim, which a Pod owns; None for any other."""
+    if claim.attempt is None or claim.raycluster is None or not claim.pod:
         return None
     return claim.namespace, claim.raycluster, claim.attempt
 
@@ -78,7 +78,7 @@ def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
     return _names_in(first), count
 
 
-@functools.lru_cache(maxsize=1024)  # a group's claims all carry the same kilobytes, and share what is read of them
+@functools.lru_cache(maxsize=1024)  # a claim is read at each of its changes, and says the same
 def _names_in(expression: str) -> tuple[str, ...]:
     """Of an expression as `expression_for` writes it; none of any other."""
     head, _, names = expression.partition(" in ")
@@ -87,6 +87,10 @@ def _names_in(expression: str) -> tuple[str, ...]:
     except ValueError:
         return ()
     return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+
+
+def _is_pod(owner: Raw) -> bool:
+    return (owner.get("apiVersion"), owner.get("kind")) == ("v1", "Pod")
 
 
 def _devices_of(allocation: Raw) -> Iterator[tuple[str, str]]:

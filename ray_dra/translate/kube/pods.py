@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray_dra.ports.kube_objects import ComputeDomain, Pod
-from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text
-from ray_dra.translate.names import GATE, GROUP_LABEL
+from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text
+from ray_dra.translate.names import GATE
 
 
 def read_pod(thing: Raw) -> Pod:
@@ -16,7 +16,6 @@ def read_pod(thing: Raw) -> Pod:
     return Pod(
         *meta_of(thing),
         uid=text(thing["metadata"]["uid"]),
-        group=labels_of(thing).get(GROUP_LABEL),
         node=text(spec.get("nodeName") or "") or None,
         gated=GATE in gates,
         gates=tuple(name for name in gates if name != GATE),

@@ -1,21 +1,26 @@
-"""A slot is a gang's part of one node; an attempt is one try at the gang. Pods, labels and keys carry their names."""
+"""A slot is a gang's place for one worker, an attempt one try at the gang. Pods, labels and keys carry their names."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_dra.core.model.allocation import Allocation, Placed
-from ray_dra.core.model.clique import label_value
 from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
 from ray_dra.core.model.request import Bundle
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A gang's part of one node: its bundles, and what its raylet offers."""
+    """A gang's place for one worker: its bundles, the node where they lie, and what the raylet offers there.
 
+    Attributes:
+        label: names the slot, not the node: by it a bundle selects the slot's raylet, and one that is made anew, be it
+            on another node, has it again.
+    """
+
+    label: str
     node: str
     bundles: tuple[int, ...]
     uuids: tuple[str, ...]  # in the node's order
@@ -23,15 +28,26 @@ class Slot:
     resources: Mapping[str, float]
     criteria: DeviceCriteria = ANY_DEVICE  # what all its bundles say of their devices
 
+    @property
+    def name(self) -> str:
+        """Of its pod and of its claim."""
+        return self.label.replace(".", "-")
+
 
 def attempt_name(gang: str, epoch: int) -> str:
     """Short, so that pods' names stay within their 63 characters; new for every attempt."""
     return f"rd-{hashlib.sha256(gang.encode()).hexdigest()[:8]}-{epoch}"
 
 
-def slot_label(attempt: str, node: str) -> str:
-    """The label by which a bundle selects a slot's raylet; a restarted raylet has it again."""
-    return label_value(f"{attempt}.{node}")
+def attempt_of_slot(label: str) -> str:
+    """The attempt that a slot belongs to."""
+    return label.partition(".")[0]
+
+
+def slot_labels(allocation: Allocation) -> dict[str, str]:
+    """Node -> the label of the gang's slot there, in topology order: slots are numbered as their first bundles are."""
+    attempt = attempt_name(allocation.gang, allocation.epoch)
+    return {node: f"{attempt}.{number}" for number, node in enumerate(dict.fromkeys(allocation.nodes))}
 
 
 def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, Slot]:
@@ -39,6 +55,7 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
     by_node: dict[str, list[tuple[int, Placed]]] = {}
     for index, placed in enumerate(allocation.bundles):
         by_node.setdefault(placed.node, []).append((index, placed))
+    labels = slot_labels(allocation)
     found = {}
     for node, members in by_node.items():
         grants = sorted((g for _, placed in members for g in placed.grants), key=lambda g: g.position)
@@ -48,6 +65,7 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
             for name, amount in placed.resources.items():
                 resources[name] = resources.get(name, 0.0) + amount
         found[node] = Slot(
+            labels[node],
             node,
             tuple(index for index, _ in members),
             tuple(g.uuid or "" for g in grants),
@@ -69,7 +87,3 @@ def _common(bundles: Sequence[Bundle]) -> DeviceCriteria:
         first.products if len({c.products for c in each}) == 1 else (),
         tuple(s for s in first.selectors if all(s in c.selectors for c in each)),
     )
-
-
-def uuids_of(slots: Iterable[Slot]) -> list[str]:
-    return [uuid for slot in slots for uuid in slot.uuids]

@@ -1,6 +1,7 @@
-"""The Kubernetes objects of one attempt: claim templates, ComputeDomains, and KubeRay worker groups with their pods.
+"""The Kubernetes objects of one attempt: pods, ResourceClaims and ComputeDomains.
 
-Pure. A worker group is a copy of the user's, bound to its nodes and devices; DROPPED says what is not copied.
+Pure. A gang's worker is the pod that KubeRay would make for a worker group like the user's, bound to its node and its
+devices; DROPPED says what is not taken over. Neighbour: `kuberay_pod.py` makes a pod of a group as KubeRay does.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import copy
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
@@ -18,18 +19,24 @@ from ray_dra.core.model.device_selector import GPU_CLASS
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import demands_on, expression_for
+from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.raycluster import worker_template
-from ray_dra.translate.kube.slots import Slot, uuids_of
+from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.names import (
     ATTEMPT_LABEL,
-    ATTEMPT_VARIABLE,
     CLUSTER_LABEL,
     COMPUTE_DOMAIN_API,
     GANG_LABEL,
     GATE,
     GPU_DOMAIN,
+    INSTANCE_VARIABLE,
+    KUBERAY_NODE_TYPE_LABEL,
+    KUBERAY_REPLICA_LABEL,
+    KUBERAY_SERVING_LABEL,
     NODE_VARIABLE,
     RAY_API,
+    SLOT_LABEL,
+    SLOT_VARIABLE,
     START_HOOK_VARIABLE,
 )
 
@@ -41,124 +48,128 @@ DROPPED = (
     "idleTimeoutSeconds",  # ends pods in which nothing runs just now
     "resources",  # what Ray's autoscaler takes a pod to offer; a gang's offers what its bundles ask for
 )
+# Ray's autoscaler looks after heads and workers: one of a group that the RayCluster does not have ends each of its
+# rounds in an error, and one with an instance's name is drained as one too many. So a gang's worker is neither.
+NODE_TYPE = "gang"
+# Labels of KubeRay's workers that a gang's has not: its place in a group, and that a RayService sends traffic there.
+UNLIKE_KUBERAY = (KUBERAY_REPLICA_LABEL, KUBERAY_SERVING_LABEL)
 RAYLET_CPUS, RAYLET_MEMORY = 0.25, 1 << 30  # what a raylet needs besides the bundles
 
 
 class Maker:
-    """Writes the objects of one attempt. A gang's groups are copies of the user's worker group of `cluster`."""
+    """Writes the objects of one attempt. A gang's workers are copies of the user's worker group of `cluster`."""
 
     def __init__(self, allocation: Allocation, attempt: str, cluster: RayCluster) -> None:
-        self._attempt = attempt
-        self._namespace = cluster.namespace
+        self._attempt, self._cluster = attempt, cluster
         self._template = worker_template(cluster)
         self._labels = {
             GANG_LABEL: label_value(allocation.gang),
             ATTEMPT_LABEL: attempt,
             CLUSTER_LABEL: label_value(cluster.name),
         }
-        self._owner = {
-            "apiVersion": RAY_API,
-            "kind": "RayCluster",
-            "name": cluster.name,
-            "uid": cluster.uid,
-            "blockOwnerDeletion": False,
-        }
-
-    def _meta(self, name: str) -> dict[str, Any]:
-        return {
-            "name": name,
-            "namespace": self._namespace,
-            "labels": dict(self._labels),
-            "ownerReferences": [self._owner],
-        }
-
-    def claim_template(self, name: str, members: Sequence[Slot]) -> dict[str, Any]:
-        criteria = members[0].criteria
-        expressions = (expression_for(uuids_of(members)), *demands_on(criteria))
-        exactly = {
-            "deviceClassName": criteria.device_class or GPU_CLASS,
-            "allocationMode": "ExactCount",
-            "count": len(members[0].uuids),
-            "selectors": [{"cel": {"expression": expression}} for expression in expressions],
-        }
-        return {
-            "apiVersion": "resource.k8s.io/v1",
-            "kind": "ResourceClaimTemplate",
-            "metadata": self._meta(name),
-            "spec": {
-                "metadata": {"labels": dict(self._labels)},
-                "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
-            },
-        }
 
     def domain(self, name: str) -> dict[str, Any]:
         """Ready at once with 0 nodes; each node's own readiness is what its pod's Prepare waits for."""
+        cluster = self._cluster
+        owner = {"apiVersion": RAY_API, "kind": "RayCluster", "name": cluster.name, "uid": cluster.uid}
         return {
             "apiVersion": COMPUTE_DOMAIN_API,
             "kind": "ComputeDomain",
-            "metadata": self._meta(name),
+            "metadata": self._meta(name, self._labels, {**owner, "blockOwnerDeletion": False}),
             "spec": {
                 "numNodes": 0,
                 "channel": {"resourceClaimTemplate": {"name": f"{name}-channel"}, "allocationMode": "Single"},
             },
         }
 
-    def group(self, name: str, members: Sequence[Slot], channel: str | None) -> dict[str, Any]:
-        """A copy of the user's worker group, bound to these nodes and devices."""
+    def claim(self, slot: Slot, pod: str) -> dict[str, Any]:
+        """For the slot's pod of this uid alone. Kubernetes deletes it with the pod."""
+        criteria = slot.criteria
+        expressions = (expression_for(slot.uuids), *demands_on(criteria))
+        exactly = {
+            "deviceClassName": criteria.device_class or GPU_CLASS,
+            "allocationMode": "ExactCount",
+            "count": len(slot.uuids),
+            "selectors": [{"cel": {"expression": expression}} for expression in expressions],
+        }
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": slot.name, "uid": pod, "controller": True}
+        return {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceClaim",
+            "metadata": self._meta(slot.name, self._labels_of(slot), owner),
+            "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
+        }
+
+    def pod(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The slot's worker. `domain`: the ComputeDomain of which it gets a channel."""
+        made = worker_pod(self._cluster, self._group(slot, domain), slot.name)
+        meta, ray = made["metadata"], made["spec"]["containers"][0]
+        for owner in meta["ownerReferences"]:
+            owner["blockOwnerDeletion"] = False  # else we would need a right to the RayCluster's finalizers
+        for label in UNLIKE_KUBERAY:
+            meta["labels"].pop(label, None)
+        meta["labels"][KUBERAY_NODE_TYPE_LABEL] = NODE_TYPE
+        ray["env"] = [entry for entry in ray["env"] if entry["name"] != INSTANCE_VARIABLE]
+        return made
+
+    def _meta(self, name: str, labels: Mapping[str, str], owner: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "namespace": self._cluster.namespace,
+            "labels": dict(labels),
+            "ownerReferences": [dict(owner)],
+        }
+
+    def _labels_of(self, slot: Slot) -> dict[str, str]:
+        return {**self._labels, SLOT_LABEL: slot.label}
+
+    def _group(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The user's worker group as it would be for this slot alone."""
         group = copy.deepcopy(dict(self._template))
-        slot = members[0]
         for dropped in DROPPED:
             group.pop(dropped, None)
-        count = len(members)
         params = {str(k): str(v) for k, v in (group.get("rayStartParams") or {}).items()}
-        params |= _offers(slot)
         labels = dict(group.get("labels") or {})
         if slot.clique is not None:
             labels[GPU_DOMAIN] = label_value(slot.clique)
-        group |= {
-            "groupName": name,
-            "replicas": count,
-            "minReplicas": count,
-            "maxReplicas": count,
+        return {
+            **group,
+            "groupName": self._attempt,
+            "replicas": 1,
+            "minReplicas": 1,
+            "maxReplicas": 1,
             "numOfHosts": 1,
-            "rayStartParams": params,
+            "rayStartParams": params | _offers(slot),
             "labels": labels,
-            "template": self._pod_template(name, members, channel, labels),
+            "template": self._pod_template(group["template"], slot, domain, labels),
         }
-        return group
-
-    def pod(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """A pod of the group, to see whether the API server takes it: one invalid group stops the operator."""
-        template = copy.deepcopy(group["template"])
-        metadata = {**template["metadata"], "namespace": self._namespace, "generateName": f"{group['groupName']}-"}
-        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
     def _pod_template(
-        self, name: str, members: Sequence[Slot], channel: str | None, labels: Mapping[str, str]
+        self, template: dict[str, Any], slot: Slot, domain: Mapping[str, Any] | None, labels: Mapping[str, str]
     ) -> dict[str, Any]:
-        template: dict[str, Any] = copy.deepcopy(self._template["template"])
         metadata = template.setdefault("metadata", {})
-        metadata["labels"] = {**(metadata.get("labels") or {}), **self._labels}
+        metadata["labels"] = {**(metadata.get("labels") or {}), **self._labels_of(slot)}
         if GPU_DOMAIN in labels:
             metadata["labels"][GPU_DOMAIN] = labels[GPU_DOMAIN]
-        spec = template["spec"]
+        spec: dict[str, Any] = template["spec"]
         spec["restartPolicy"] = "Never"
         spec["schedulingGates"] = [*(spec.get("schedulingGates") or ()), {"name": GATE}]
-        spec["affinity"] = _bound_to(spec.get("affinity") or {}, [slot.node for slot in members])
+        spec["affinity"] = bound_to(spec.get("affinity") or {}, slot.node)
         claims = []
-        if members[0].uuids:
-            claims.append({"name": "gpus", "resourceClaimTemplateName": name})
-        if channel is not None:
-            claims.append({"name": "imex", "resourceClaimTemplateName": f"{channel}-channel"})
+        if slot.uuids:
+            claims.append({"name": "gpus", "resourceClaimName": slot.name})
+        if domain is not None:
+            channel = domain["spec"]["channel"]["resourceClaimTemplate"]["name"]
+            claims.append({"name": "imex", "resourceClaimTemplateName": channel})
         spec["resourceClaims"] = claims
         ray = spec["containers"][0]
-        ray["resources"] = _resources(ray.get("resources") or {}, members[0], [c["name"] for c in claims])
-        ours = {START_HOOK_VARIABLE, NODE_VARIABLE, ATTEMPT_VARIABLE}
+        ray["resources"] = _resources(ray.get("resources") or {}, slot, [c["name"] for c in claims])
+        ours = {START_HOOK_VARIABLE, NODE_VARIABLE, SLOT_VARIABLE}
         ray["env"] = [
             *(entry for entry in ray.get("env") or () if entry["name"] not in ours),
             {"name": START_HOOK_VARIABLE, "value": "ray_dra.hooks.start"},
             {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-            {"name": ATTEMPT_VARIABLE, "value": self._attempt},
+            {"name": SLOT_VARIABLE, "value": slot.label},
         ]
         return template
 
@@ -190,7 +201,7 @@ def _whole(amount: float) -> int:
     return math.ceil(round(amount, 4))
 
 
-def _resources(theirs: Mapping[str, Any], slot: Slot, claims: Sequence[str]) -> dict[str, Any]:
+def _resources(theirs: Mapping[str, Any], slot: Slot, claims: list[str]) -> dict[str, Any]:
     """The container's requests and limits: the bundles' and the raylet's own; theirs where the bundles say nothing."""
     requests, limits = dict(theirs.get("requests") or {}), dict(theirs.get("limits") or {})
     cpus = slot.resources.get("CPU")
@@ -205,16 +216,15 @@ def _resources(theirs: Mapping[str, Any], slot: Slot, claims: Sequence[str]) -> 
     return {key: value for key, value in made.items() if value}
 
 
-def _bound_to(affinity: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
-    """The user's affinity, and one of these nodes: each of their terms with each node, since terms are alternatives."""
+def bound_to(affinity: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """The user's affinity, and this node: it is added to each of their terms, since terms are alternatives."""
     made = copy.deepcopy(dict(affinity))
     node_affinity = made.setdefault("nodeAffinity", {})
     required = node_affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-    terms = required.get("nodeSelectorTerms") or [{}]
-    bound = []
-    for term in terms:
-        for node in nodes:
-            field_ = {"key": "metadata.name", "operator": "In", "values": [node]}
-            bound.append({**term, "matchFields": [*(term.get("matchFields") or ()), field_]})
-    node_affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": bound}
+    here = {"key": "metadata.name", "operator": "In", "values": [node]}
+    terms = [
+        {**term, "matchFields": [*(term.get("matchFields") or ()), here]}
+        for term in required.get("nodeSelectorTerms") or [{}]
+    ]
+    node_affinity["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": terms}
     return made

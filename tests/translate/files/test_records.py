@@ -46,7 +46,6 @@ FORMS = {
     names.GPU_IDS_KEY: Form(records.GPU_IDS_VERSION, records.gpu_ids_from_bytes, records.gpu_ids_to_bytes),
     names.MAP_KEY: Form(shared_records.MAP_VERSION, shared_records.map_from_bytes, shared_records.map_to_bytes),
     names.SLOT_KEY: Form(shared_records.SLOT_VERSION, shared_records.slot_from_bytes, shared_records.slot_to_bytes),
-    names.OPEN_KEY: Form(shared_records.OPEN_VERSION, shared_records.open_from_bytes, shared_records.open_to_bytes),
     names.LOCALITY_KEY: Form(
         shared_records.LOCALITY_VERSION, shared_records.policy_from_bytes, shared_records.policy_to_bytes
     ),
@@ -164,9 +163,6 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.SLOT_KEY, b'{"version":1,"uuids":"GPU-0","clique":null}'),
         (names.SLOT_KEY, b'{"version":1,"uuids":["GPU-0",null],"clique":null}'),
         (names.SLOT_KEY, b'[["GPU-0"]]'),
-        (names.OPEN_KEY, b'{"version":1,"pods":{"uid":1}}'),
-        (names.OPEN_KEY, b'{"version":true,"pods":[]}'),
-        (names.OPEN_KEY, b"[1]"),
         (names.GANG_KEY, b'{"version":1}'),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"sequence":1', b'"sequence":"1"')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"detached":false', b'"detached":0')),

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,12 +20,13 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.plan import plan
 from ray_dra.ports.kube_objects import KubeNode
 from ray_dra.simulated.dra.devices import gpu_pool, slices
-from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
-from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.simulated.profile import SimulatedNode, load_profile
+from ray_dra.translate.kube.attempts import Attempt, attempt_of
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.ray.devices import gpu
-from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, node, read
+from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 
@@ -48,7 +50,9 @@ def test_objects_are_as_reviewed(
         CLUSTER,
         compute_domains=compute_domains,
     )
-    content = [*made.domains, *made.templates, *made.groups]
+    content = list(made.domains.values())
+    for number, slot in enumerate(made.slots.values()):
+        content += filter(None, (made.claim(slot, f"uid-{number}"), made.pod(slot)))
     golden = GOLDEN / file
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
@@ -62,14 +66,15 @@ def test_a_claim_says_what_the_request_says_of_its_devices() -> None:
     request = gang([{"GPU": 4}] * 2, locality=Locality(segment=1), devices=wanted)
     made = attempt_of(allocate(RACKS, request), CLUSTER, compute_domains=True, asked=request.bundles)
     golden = GOLDEN / "rack-selectors.yaml"
+    claims = [made.claim(slot, "uid") or {} for slot in made.slots.values()]
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
-        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(made.templates)), sort_keys=False, width=120))
-    assert list(made.templates) == list(yaml.safe_load_all(golden.read_text()))
-    for template in made.templates:
-        claim = {**template["spec"], "metadata": {**template["spec"]["metadata"], "name": "x", "uid": "u"}}
-        read_back = read_claim(claim)
-        assert len(read_back.named) == 8
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(claims)), sort_keys=False, width=120))
+    assert claims == list(yaml.safe_load_all(golden.read_text()))
+    for claim in claims:
+        read_back = read_claim({**claim, "metadata": {**claim["metadata"], "uid": "u"}})
+        assert len(read_back.named) == 4
         assert read_back.count == 4
+        assert read_back.pod == "uid"
 
 
 def test_a_claim_for_bundles_that_ask_for_different_things_says_what_all_do() -> None:
@@ -79,15 +84,23 @@ def test_a_claim_for_bundles_that_ask_for_different_things_says_what_all_do() ->
     ]
     request = replace(gang([{"GPU": 4}]), bundles=tuple(both), locality=Locality(cliques=1))
     made = attempt_of(allocate(RACKS, request), CLUSTER, compute_domains=False, asked=request.bundles)
-    (exactly,) = (t["spec"]["spec"]["devices"]["requests"][0]["exactly"] for t in made.templates)
+    (exactly,) = (exactly_of(made, slot) for slot in made.slots.values())
     assert [s["cel"]["expression"] for s in exactly["selectors"]][1:] == [
         'device.capacity["gpu.nvidia.com"].memory.compareTo(quantity("80000000000")) >= 0'
     ]
 
 
+def exactly_of(made: Attempt, slot: Slot) -> dict[str, Any]:
+    claim = made.claim(slot, "uid")
+    assert claim is not None
+    (request,) = claim["spec"]["devices"]["requests"]
+    found: dict[str, Any] = request["exactly"]
+    return found
+
+
 @given(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=12))
-def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) -> None:
-    """The condition under which the scheduler has no other choice: on every node exactly `count` chosen devices."""
+def test_each_slots_chosen_devices_are_what_its_claim_counts(sizes: list[int]) -> None:
+    """The condition under which the scheduler has no other choice: a pod's node, and as many devices as are named."""
     request = gang([{"GPU": size} for size in sizes])
     answer = plan(Inventory(RACKS), request)
     if not isinstance(answer, Allocation):
@@ -96,53 +109,46 @@ def test_each_groups_chosen_devices_are_what_its_claims_count(sizes: list[int]) 
     chosen: dict[str, set[str]] = {}
     for grant in answer.grants:
         chosen.setdefault(grant.node, set()).add(grant.uuid or "")
-    seen: set[str] = set()
-    for template, group in zip(made.templates, made.groups, strict=True):
-        exactly = template["spec"]["spec"]["devices"]["requests"][0]["exactly"]
+    assert made.slots.keys() == chosen.keys()
+    for node, slot in made.slots.items():
+        exactly, pod = exactly_of(made, slot), made.pod(slot)
         uuids = json.loads(exactly["selectors"][0]["cel"]["expression"].split(" in ")[1])
-        required = group["template"]["spec"]["affinity"]["nodeAffinity"]
-        terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-        nodes = [term["matchFields"][0]["values"][0] for term in terms]
-        assert len(nodes) == group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-        assert set(uuids) == set().union(*(chosen[n] for n in nodes))
-        assert all(len(chosen[n]) == exactly["count"] for n in nodes)
-        assert group["rayStartParams"]["num-gpus"] == str(exactly["count"])
-        assert not seen & set(nodes)
-        seen |= set(nodes)
-    assert seen == chosen.keys()
+        assert set(uuids) == chosen[node]
+        assert exactly["count"] == len(uuids) == len(chosen[node])
+        required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        (term,) = required["nodeSelectorTerms"]
+        assert term["matchFields"][0]["values"] == [node]
+        assert pod["spec"]["resourceClaims"] == [{"name": "gpus", "resourceClaimName": slot.name}]
+        assert f"--num-gpus={len(uuids)} " in pod["spec"]["containers"][0]["args"][0]
 
 
-def test_long_expressions_are_split_and_user_text_is_quoted() -> None:
-    machines = simulated_nodes("gb200-nvl72", nodes=200)
-    answer = allocate(
-        [node(m) for m in machines], gang([{"GPU": 4}] * 200, locality=Locality(segment=1)), compute_domains=False
-    )
-    made = attempt_of(answer, CLUSTER, compute_domains=False)
-    expressions = [
-        t["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]["expression"]
-        for t in made.templates
-    ]
-    assert all(len(expression) <= 10_240 for expression in expressions)  # facts: Kubernetes' limit
-    assert sum(group["replicas"] for group in made.groups) == 200
+def test_user_text_is_quoted() -> None:
     evil = SimulatedNode(name="n", profile=load_profile("hgx-h100"))
     published = slices(gpu_pool(evil, {}), "n", 1)
     published[0]["spec"]["devices"][0]["attributes"]["uuid"]["string"] = 'x"] || true || ["'
     odd = node_from_slices(KubeNode("n", cpus=8, memory=1 << 36), read(published))
     made = attempt_of(allocate([odd], gang([{"GPU": 8}]), compute_domains=False), CLUSTER, compute_domains=False)
-    expression = made.templates[0]["spec"]["spec"]["devices"]["requests"][0]["exactly"]["selectors"][0]["cel"]
-    assert 'x\\"] || true || [\\"' in expression["expression"]
+    expression = exactly_of(made, made.slots["n"])["selectors"][0]["cel"]["expression"]
+    assert 'x\\"] || true || [\\"' in expression
 
 
-def test_what_is_missing_of_an_attempt_comes_in_the_order_of_making() -> None:
-    """A claim template may name a ComputeDomain's channel, so domains are first."""
+def test_of_slots_that_are_alike_one_is_tried_first() -> None:
     made = attempt_of(
-        allocate(RACKS, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1))), CLUSTER, compute_domains=True
+        allocate(RACKS, gang([{"GPU": 4}] * 5, locality=Locality(segment=1))), CLUSTER, compute_domains=False
     )
-    (domain,), (template,), (group,) = made.domains, made.templates, made.groups
-    names = [thing["metadata"]["name"] for thing in (domain, template)]
-    assert made.missing(()) == [domain, template]
-    assert made.missing(names[:1]) == [template]
-    assert made.missing(names[1:]) == [domain]
-    assert made.missing(names) == []
-    assert made.missing_groups({"others"}) == [group]
-    assert made.missing_groups({group["groupName"]}) == []
+    slots = list(made.slots.values())
+    assert made.unlike(slots) == slots[:1]
+    mixed = attempt_of(allocate(RACKS, gang([{"GPU": 4}, {"GPU": 4}, {"GPU": 3}])), CLUSTER, compute_domains=False)
+    assert len(mixed.unlike(mixed.slots.values())) == 2
+    assert mixed.unlike(()) == []
+
+
+def test_workers_are_made_where_no_raylet_is() -> None:
+    answer = allocate(RACKS, gang([{"GPU": 4}] * 3, locality=Locality(segment=1)))
+    theirs = answer.nodes[1]
+    whole, made = (
+        attempt_of(answer, CLUSTER, compute_domains=False, own=own) for own in (bool, lambda node: node != theirs)
+    )
+    assert {node: slot.label for node, slot in whole.slots.items() if node != theirs} == {
+        node: slot.label for node, slot in made.slots.items()
+    }

@@ -9,7 +9,7 @@ import pytest
 from ray_dra.ports.kube_objects import NO_IMAGE, ComputeDomain, Pod
 from ray_dra.translate.kube.pods import gate_opened, imex_readiness, read_pod, signs
 from ray_dra.translate.kube.shapes import UNREADABLE, read_domain
-from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, GATE, GROUP_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, GATE
 
 META = {"name": "p", "namespace": "n", "uid": "u"}
 
@@ -23,7 +23,7 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
 
 
 def test_a_pods_names_and_place() -> None:
-    labels = {ATTEMPT_LABEL: "rd-0-0", CLUSTER_LABEL: "gangs", GROUP_LABEL: "rd-0-0-0"}
+    labels = {ATTEMPT_LABEL: "rd-0-0", CLUSTER_LABEL: "gangs"}
     found = pod({"nodeName": "n1"}, {"phase": "Running"}, labels=labels, deletionTimestamp="now")
     assert found == Pod(
         "p",
@@ -32,7 +32,6 @@ def test_a_pods_names_and_place() -> None:
         raycluster="gangs",
         deleting=True,
         uid="u",
-        group="rd-0-0-0",
         node="n1",
         pending="p to be scheduled",
     )

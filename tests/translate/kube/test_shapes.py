@@ -13,17 +13,11 @@ from hypothesis import given
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import Claim, ComputeDomain, KubeNode, Pod, RayCluster, ResourceSlice
 from ray_dra.translate.kube.claims import claim_of, read_claim
+from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.parts import parts_of
 from ray_dra.translate.kube.pods import gate_opened, imex_readiness, read_pod, signs
 from ray_dra.translate.kube.published_links import read_topology
-from ray_dra.translate.kube.raycluster import (
-    groups_added,
-    groups_removed,
-    groups_stopped,
-    read_raycluster,
-    refuse_unfit,
-    worker_template,
-)
+from ray_dra.translate.kube.raycluster import read_raycluster, worker_template
 from ray_dra.translate.kube.shapes import UNREADABLE, read_domain, read_template, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from tests.adapters.garbage import anything
@@ -69,11 +63,8 @@ def use(made: Any) -> None:
         node_from_slices(KubeNode("n"), [made, made])
         parts_of([made])
     elif isinstance(made, RayCluster):
-        names = {group.name: [] for group in made.groups}  # type: ignore[var-annotated]
-        json.dumps([*groups_added(made, []), *groups_stopped(made, names), *groups_removed(made, names)])
         with suppress(InvalidRequest):
-            refuse_unfit(made)
-            worker_template(made)
+            json.dumps(worker_pod(made, worker_template(made), "x"))
         node_from_slices(KubeNode("n", taints=(("a", "b", "NoSchedule"),)), [], made.tolerations)
 
 

@@ -1,9 +1,11 @@
-"""A gang's worker group is the user's, but for what would act on the gang, and for what the gang needs."""
+"""A gang's worker is one of the user's group, but for what would act on the gang, and for what the gang needs."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,12 +15,24 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.errors import InvalidRequest
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.attempts import Attempt, attempt_of
+from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
-from ray_dra.translate.kube.workers import DROPPED
 from ray_dra.translate.names import GATE, START_HOOK_VARIABLE
 from ray_dra.translate.quantity import quantity
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, cluster, gang, node
+
+
+def pods_of(attempt: Attempt) -> list[dict[str, Any]]:
+    return [attempt.pod(slot) for slot in attempt.slots.values()]
+
+
+def offered_by(attempt: Attempt) -> dict[str, str]:
+    """The options that a shell gives `ray start` in the one pod."""
+    (pod,) = pods_of(attempt)
+    words = shlex.split(pod["spec"]["containers"][0]["args"][0])
+    options = [word[2:].partition("=") for word in words if word.startswith("--")]
+    return {name: value for name, _, value in options}
 
 
 @pytest.mark.parametrize("name", ["$(reboot)", "`id`", "a;b", "a b", "'", '"', "\\", "é", "a\nb", "x" * 254])
@@ -28,10 +42,10 @@ def test_no_resource_says_anything_to_a_shell(name: str) -> None:
         node(simulated_nodes("hgx-h100", nodes=1)[0]), resources={"CPU": 8.0, name: 4.0, "ok.x/y-1:_z": 1.0}
     )
     fine = allocate([machine], gang([{"GPU": 1, "ok.x/y-1:_z": 1}]), compute_domains=False)
-    assert "ok.x/y-1:_z" in attempt_of(fine, CLUSTER, compute_domains=False).groups[0]["rayStartParams"]["resources"]
+    assert "ok.x/y-1:_z" in offered_by(attempt_of(fine, CLUSTER, compute_domains=False))["resources"]
     asked = GangRequest("g", (Bundle((DeviceRequest(1),), {name: 1.0}),))
     with pytest.raises(InvalidRequest, match="shell"):
-        attempt_of(allocate([machine], asked, compute_domains=False), CLUSTER, compute_domains=False)
+        pods_of(attempt_of(allocate([machine], asked, compute_domains=False), CLUSTER, compute_domains=False))
 
 
 def test_what_a_worker_offers_is_written_the_same_whatever_order_it_was_asked_in() -> None:
@@ -41,8 +55,8 @@ def test_what_a_worker_offers_is_written_the_same_whatever_order_it_was_asked_in
         attempt = attempt_of(
             allocate([machine], gang([{"GPU": 1, **resources}]), compute_domains=False), CLUSTER, compute_domains=False
         )
-        said.add(attempt.groups[0]["rayStartParams"]["resources"])
-    assert [json.loads(json.loads(text)) for text in said] == [{"a": 1.0, "b": 2.0}]
+        said.add(offered_by(attempt)["resources"])
+    assert [json.loads(text) for text in said] == [{"a": 1.0, "b": 2.0}]
 
 
 def test_the_users_affinity_is_kept_with_each_node() -> None:
@@ -64,10 +78,11 @@ def test_the_users_affinity_is_kept_with_each_node() -> None:
         read_raycluster(raycluster),
         compute_domains=False,
     )
-    required = made.groups[0]["template"]["spec"]["affinity"]["nodeAffinity"]
-    terms = required["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    assert len(terms) == 4
-    assert all(len(term["matchExpressions"]) == len(term["matchFields"]) == 1 for term in terms)
+    for name, pod in zip(made.slots, pods_of(made), strict=True):
+        required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        terms = required["nodeSelectorTerms"]
+        assert [term["matchExpressions"][0]["values"] for term in terms] == [["a"], ["b"]]
+        assert all(term["matchFields"][0]["values"] == [name] for term in terms)
 
 
 @given(st.lists(st.sampled_from((0.0001, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 3.0)), min_size=1, max_size=12))
@@ -76,11 +91,11 @@ def test_bundles_of_fractional_cpus_fit_the_worker_made_for_them(cpus: list[floa
     bundles = [{"GPU": 1.0, "CPU": cpus[0], "memory": 1000.5}, *({"CPU": n} for n in cpus[1:])]
     wide = [replace(BOXES[0], resources={"CPU": 64.0, "memory": float(1 << 40)})]
     attempt = attempt_of(allocate(wide, gang(bundles), compute_domains=False), CLUSTER, compute_domains=False)
-    (group,) = attempt.groups
-    offered, wanted = group["rayStartParams"], sum(cpus)
+    (pod,) = pods_of(attempt)
+    offered, wanted = offered_by(attempt), sum(cpus)
     assert wanted - 1e-9 <= int(offered["num-cpus"]) < wanted + 1
     assert int(offered["memory"]) == 1001
-    requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+    requests = pod["spec"]["containers"][0]["resources"]["requests"]
     assert quantity(requests["cpu"]) == pytest.approx(wanted + 0.25, abs=0.00051)
     assert int(requests["memory"]) == 1001 + (1 << 30)
 
@@ -90,39 +105,70 @@ def test_half_a_cpu_is_offered_as_a_whole_one(cpus: float, offered: str, asked: 
     attempt = attempt_of(
         allocate(BOXES, gang([{"GPU": 1, "CPU": cpus}]), compute_domains=False), CLUSTER, compute_domains=False
     )
-    (group,) = attempt.groups
-    assert group["rayStartParams"]["num-cpus"] == offered
-    assert group["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] == asked
+    (pod,) = pods_of(attempt)
+    assert offered_by(attempt)["num-cpus"] == offered
+    assert pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] == asked
 
 
-def test_each_field_that_is_not_copied_is_named_here() -> None:
-    """A copied one of these would end the gang's pods, or tell Ray's autoscaler something else than is offered."""
-    theirs = {
+def test_what_of_the_users_group_would_act_on_the_gang_is_not_taken_over() -> None:
+    """Ray's autoscaler would be told something else than is offered; the rest is about the group's own pods."""
+    raw = cluster()
+    group = raw["spec"]["workerGroupSpecs"][0]
+    (plain,) = pods_of(
+        attempt_of(
+            allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
+        )
+    )
+    group |= {
         "scaleStrategy": {"workersToDelete": ["a-pod"]},
         "suspend": True,
         "idleTimeoutSeconds": 60,
         "resources": {"GPU": "8"},
+        "numOfHosts": 4,
     }
-    ours = {"groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "rayStartParams", "labels", "template"}
-    kept = {"topologySpread": {"any": "thing"}, "labels": {"team": "a"}, "rayStartParams": {"block": "true"}}
-    raw = cluster()
-    group = raw["spec"]["workerGroupSpecs"][0]
-    group |= {**theirs, **kept}
-    (made,) = attempt_of(
+    (made,) = pods_of(
+        attempt_of(
+            allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
+        )
+    )
+    assert made == plain
+    group |= {"labels": {"team": "a"}, "rayStartParams": {"object-store-memory": "100"}}
+    attempt = attempt_of(
         allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
-    ).groups
-    assert group.keys() - made.keys() == theirs.keys() == {*DROPPED}
-    assert made.keys() - group.keys() <= ours
-    assert {name: made[name] for name in kept.keys() - ours} == {"topologySpread": {"any": "thing"}}
-    assert made["labels"]["team"] == "a"
-    assert made["rayStartParams"]["block"] == "true"
+    )
+    offered = offered_by(attempt)
+    assert "team=a" in offered["labels"].split(",")
+    assert offered["object-store-memory"] == "100"
+    assert offered["num-gpus"] == "1"
     assert group["suspend"] is True, "the user's group itself is left as it is"
 
 
-def test_of_the_users_pod_everything_is_kept_but_what_binds_it() -> None:
-    """Each field that is changed or replaced is named here; all others are as the user wrote them."""
+def test_a_gangs_worker_is_no_worker_of_kuberays() -> None:
+    """The labels that Ray's autoscaler, a RayService and KubeRay's groups go by, and those by which a RayCluster is
+    suspended, a NetworkPolicy lets in, and ownership ends it."""
     raw = cluster()
-    template = raw["spec"]["workerGroupSpecs"][0]["template"]
+    raw["metadata"]["labels"] = {"ray.io/originated-from-crd": "RayService"}
+    (pod,) = pods_of(
+        attempt_of(
+            allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
+        )
+    )
+    labels = pod["metadata"]["labels"]
+    assert labels["ray.io/node-type"] not in ("head", "worker", "redis-cleanup")
+    assert labels["ray.io/cluster"] == "c"
+    assert labels["ray.io/group"] not in {group["groupName"] for group in raw["spec"]["workerGroupSpecs"]}
+    assert not {"ray.io/serve", "ray.io/worker-group-replica-index"} & labels.keys()
+    assert "RAY_CLOUD_INSTANCE_ID" not in {entry["name"] for entry in pod["spec"]["containers"][0]["env"]}
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == ("RayCluster", "u-1", True)
+    assert not owner["blockOwnerDeletion"]
+
+
+def test_of_the_users_pod_everything_is_kept_but_what_binds_it() -> None:
+    """Each field that differs from KubeRay's pod of the user's group is named here."""
+    raw = cluster()
+    group = raw["spec"]["workerGroupSpecs"][0]
+    template = group["template"]
     template["metadata"] = {"labels": {"team": "a"}, "annotations": {"note": "b"}}
     theirs = {
         "restartPolicy": "Always",
@@ -136,19 +182,29 @@ def test_of_the_users_pod_everything_is_kept_but_what_binds_it() -> None:
     container |= {"env": [{"name": "MINE", "value": "1"}, {"name": START_HOOK_VARIABLE, "value": "my.hook"}]}
     sidecar = {"name": "sidecar", "image": "other", "resources": {"limits": {"cpu": "1"}}}
     template["spec"]["containers"].append(sidecar)
-    (made,) = attempt_of(
-        allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read_raycluster(raw), compute_domains=False
-    ).groups
-    pod, metadata = made["template"]["spec"], made["template"]["metadata"]
-    changed = {name for name in {*pod, *template["spec"]} if pod.get(name) != template["spec"].get(name)}
-    assert changed == {"restartPolicy", "schedulingGates", "affinity", "resourceClaims", "containers"}
+    read = read_raycluster(raw)
+    (made,) = pods_of(
+        attempt_of(allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False), read, compute_domains=False)
+    )
+    kuberays = worker_pod(read, group, "x")
+    pod, metadata = made["spec"], made["metadata"]
+    changed = {name for name in {*pod, *kuberays["spec"]} if pod.get(name) != kuberays["spec"].get(name)}
+    assert changed == {
+        "restartPolicy",
+        "schedulingGates",
+        "affinity",
+        "resourceClaims",
+        "containers",
+        "initContainers",  # has Ray's environment
+    }
     assert pod["restartPolicy"] == "Never"
     assert pod["schedulingGates"] == [{"name": "their/gate"}, {"name": GATE}]
     assert metadata["annotations"] == {"note": "b"}
     assert metadata["labels"]["team"] == "a"
     ray, beside = pod["containers"]
     assert beside == sidecar
-    assert {name for name in {*ray, *container} if ray.get(name) != container.get(name)} == {"env", "resources"}
+    before = kuberays["spec"]["containers"][0]
+    assert {name for name in {*ray, *before} if ray.get(name) != before.get(name)} == {"env", "resources", "args"}
     env = {entry["name"]: entry for entry in ray["env"]}
     assert len(env) == len(ray["env"])
     assert env["MINE"]["value"] == "1"

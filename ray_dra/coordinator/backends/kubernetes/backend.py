@@ -15,7 +15,7 @@ from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
 from ray_dra.coordinator.backends.kubernetes.provisioning import Provisioning
-from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
+from ray_dra.coordinator.backends.kubernetes.teardown import give_back
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.progress import STARTS, Progress
@@ -28,8 +28,8 @@ from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
-from ray_dra.translate.kube.raycluster import refuse_unfit, worker_template
-from ray_dra.translate.kube.slots import attempt_name, slot_label
+from ray_dra.translate.kube.raycluster import worker_template
+from ray_dra.translate.kube.slots import attempt_name, slot_labels
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
 
 
@@ -60,7 +60,7 @@ class KubernetesBackend:
         self.machines, self.raylets = machines, raylets
         self.found: dict[str, Found] = {}
         self._attempts: dict[str, Provisioning] = {}
-        self._teardown = Teardown(kube, clock)
+        self._labels: dict[str, dict[str, str]] = {}  # attempt -> node -> the label of the slot there
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
@@ -93,7 +93,6 @@ class KubernetesBackend:
 
     def check(self) -> None:
         """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
-        refuse_unfit(self._raycluster())
         worker_template(self._raycluster())
 
     def problems(self) -> tuple[str, ...]:
@@ -146,12 +145,12 @@ class KubernetesBackend:
 
     def _begin(self, request: GangRequest, allocation: Allocation) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
-        both = zip(allocation.bundles, request.bundles, strict=True)
-        own = [(placed, bundle) for placed, bundle in both if self._has_own(placed.node)]
-        kept, asked = tuple(placed for placed, _ in own), [bundle for _, bundle in own]
-        here = Allocation(allocation.gang, kept, allocation.epoch, allocation.priority, allocation.counters)
         attempt = attempt_of(
-            here, self._raycluster(), compute_domains=self.inventory.limits.compute_domains, asked=asked
+            allocation,
+            self._raycluster(),
+            compute_domains=self.inventory.limits.compute_domains,
+            asked=request.bundles,
+            own=self._has_own,
         )
         return Provisioning(attempt, allocation.epoch, self.kube, self.store, self.inventory, self.machines, self.clock)
 
@@ -160,7 +159,7 @@ class KubernetesBackend:
     def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
         if not self._has_own(node):
             return self.raylets.selector(node)
-        return {SLOT_LABEL: slot_label(attempt_name(allocation.gang, allocation.epoch), node)}
+        return {SLOT_LABEL: self._labels_of(allocation)[node]}
 
     def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         """Slots whose raylet is not there (any more)."""
@@ -169,8 +168,14 @@ class KubernetesBackend:
 
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""
+        return {label: node for node, label in self._labels_of(allocation).items() if self._has_own(node)}
+
+    def _labels_of(self, allocation: Allocation) -> dict[str, str]:
         name = attempt_name(allocation.gang, allocation.epoch)
-        return {slot_label(name, node): node for node in allocation.nodes if self._has_own(node)}
+        found = self._labels.get(name)
+        if found is None:
+            found = self._labels[name] = slot_labels(allocation)
+        return found
 
     def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
         """A gang's own worker sees no other devices, in the order of their positions."""
@@ -189,8 +194,9 @@ class KubernetesBackend:
         """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
         names = {attempt_name(a.gang, a.epoch) for a in wanted}
         if not self.kube.lead():
-            self._teardown.step(self.view, self.found, names)
+            give_back(self.kube, self.found, names)
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
+        self._labels = {name: labels for name, labels in self._labels.items() if name in names}
         if names == self._tidied and self.idle:
             return  # the store is asked over the network, and this is every look
         self._tidied = names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ray_dra.errors import NotFound
-from ray_dra.ports.kube_objects import Claim, ClaimTemplate, ComputeDomain, OfGang, Pod, RayCluster, WorkerGroup
+from ray_dra.ports.kube_objects import Claim, ComputeDomain, OfGang, Pod, RayCluster
 from ray_dra.ports.kubernetes import KubeView
 
 
@@ -13,39 +13,35 @@ from ray_dra.ports.kubernetes import KubeView
 class Found:
     """The objects of one attempt."""
 
-    groups: list[WorkerGroup] = field(default_factory=list)
     pods: list[Pod] = field(default_factory=list)
-    templates: list[ClaimTemplate] = field(default_factory=list)
-    domains: list[ComputeDomain] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    domains: list[ComputeDomain] = field(default_factory=list)
 
     @property
     def nothing(self) -> bool:
-        """Claims go with their pods."""
-        return not (self.groups or self.pods or self.templates or self.domains)
+        """A claim that is being deleted has its devices until its pod has ended, and is not waited for: the pod is."""
+        return not (self.pods or self.domains or any(not claim.deleting for claim in self.claims))
 
 
 def by_attempt(view: KubeView, namespace: str) -> dict[str, Found]:
     """Every object of ours under the attempt that it is for."""
     found: dict[str, Found] = {}
+    lingering: set[str] = set()
 
     def of(attempt: str) -> Found:
         return found.setdefault(attempt, Found())
 
-    for group in view.raycluster.groups if view.raycluster is not None else ():
-        if group.attempt is not None:
-            of(group.attempt).groups.append(group)
     for pod in view.pods:
-        if pod.attempt is not None and is_ours(view, namespace, pod) and not _lingers(view, pod):
-            of(pod.attempt).pods.append(pod)
-    for template in view.templates:
-        if template.attempt is not None and is_ours(view, namespace, template):
-            of(template.attempt).templates.append(template)
+        if pod.attempt is not None and is_ours(view, namespace, pod):
+            if _lingers(view, pod):
+                lingering.add(pod.uid)
+            else:
+                of(pod.attempt).pods.append(pod)
     for domain in view.domains:
         if domain.attempt is not None and is_ours(view, namespace, domain):
             of(domain.attempt).domains.append(domain)
     for claim in view.claims:  # most are others'
-        if claim.attempt is not None and is_ours(view, namespace, claim):
+        if claim.attempt is not None and is_ours(view, namespace, claim) and claim.pod not in lingering:
             of(claim.attempt).claims.append(claim)
     return found
 

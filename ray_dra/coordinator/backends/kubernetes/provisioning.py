@@ -1,8 +1,10 @@
 """The making of a gang's workers: one attempt at it, from its objects to raylets that have exactly its devices.
 
-    claim templates and ComputeDomains -> worker groups -> all pods there, gated -> gates opened, all at once
+    ComputeDomains -> all pods and their claims there, gated -> gates opened, all at once
     -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
     -> raylets joined
+
+A pod that is lost on the way is made anew in its slot while the others stay, LOST_MOST times; then all is given back.
 
 Level-triggered, as `backend.py` says, which calls it; the way back is `teardown.py`.
 """
@@ -10,28 +12,27 @@ Level-triggered, as `backend.py` says, which calls it; the way back is `teardown
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
-from ray_dra.coordinator.backends.kubernetes.objects import Found, lives, raycluster
+from ray_dra.coordinator.backends.kubernetes.objects import Found, lives
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.progress import Progress
-from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kube_objects import Pod
-from ray_dra.ports.kubernetes import Kube, KubeView, Object
+from ray_dra.ports.kube_objects import Claim, Pod
+from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.store import Store
-from ray_dra.translate.files.shared_records import MARK, PlannedSlot, open_from_bytes, open_to_bytes, slot_to_bytes
+from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_to_bytes
 from ray_dra.translate.kube.attempts import Attempt
 from ray_dra.translate.kube.pods import gate_opened, imex_readiness, signs
-from ray_dra.translate.kube.raycluster import groups_added, refuse_unfit
-from ray_dra.translate.kube.slots import slot_label
-from ray_dra.translate.names import GO_KEY, OPEN_KEY, SLOT_KEY, VERIFIED_KEY
+from ray_dra.translate.kube.slots import Slot
+from ray_dra.translate.names import GO_KEY, SLOT_KEY, VERIFIED_KEY
 
-OPEN_AGAIN_SECONDS = 10.0  # a gate that is still closed so long after it was opened
+AGAIN_SECONDS = 10.0  # after which what was written is written again, where no watch has shown it
+LOST_MOST = 3  # pods of an attempt that are made anew: what deletes more of them will not stop
 
 # Seconds without progress in a stage before the attempt is given up. `prepared`: a pod's network, volumes and claims,
 # its IMEX channel included; pulling an image is part of `started`, and `image` is where it cannot be had.
@@ -71,9 +72,12 @@ class Provisioning:
         self.attempt, self._epoch = attempt, epoch
         self.kube, self.store, self.inventory, self.machines, self.clock = kube, store, inventory, machines, clock
         self.view = KubeView()
-        self._labels = {slot_label(attempt.name, node) for node in attempt.slots}
-        self._checked = False  # the API server would take its pods
-        self._opened: dict[str, float] = {}  # uid of a pod -> when its gate was opened
+        self._labels = {slot.label for slot in attempt.slots.values()}
+        self._taken = False  # the API server has taken a pod of each kind
+        self._told = False  # the store has what each slot must find
+        self._there: set[str] = set()  # uids of the pods that were seen
+        self._lost = 0  # pods that were seen and are gone
+        self._written: dict[tuple[str, str], float] = {}  # verb and object -> when it was last done
         self._seen: tuple[Any, ...] = ()  # what progress is measured by
         self._since = clock()  # when that last changed
 
@@ -98,9 +102,6 @@ class Provisioning:
             return Progress(failed=str(error))
 
     def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
-        if not self._checked:
-            self.kube.together([partial(self.kube.create, pod, dry_run=True) for pod in self.attempt.pods])
-            self._checked = True
         if self._labels.issubset(joined):
             return Progress(ready=True, joined=True)
         stage, said = self._make(there)
@@ -115,28 +116,23 @@ class Provisioning:
     def _make(self, there: Found) -> tuple[str, str]:
         """Do what can be done now; the stage it is in, and what is being waited for."""
         attempt, count = self.attempt, len(self._labels)
-        missing = attempt.missing({thing.name for thing in (*there.domains, *there.templates)})
-        if missing:
-            self.kube.together([partial(self.kube.create, thing) for thing in missing])
+        missing = attempt.missing_domains({domain.name for domain in there.domains})
+        self.kube.together([partial(self.kube.create, domain) for domain in missing])
         names = {template.name for template in self.view.templates}
         absent = [name for name in attempt.channel_templates if name not in names]
         if absent:
             return "applied", f"the claim template of the ComputeDomain: {', '.join(absent)}"
-        lacking = attempt.missing_groups({group.name for group in there.groups})
+        lacking = self._add(there)
         if lacking:
-            self._add_groups(lacking)
-            return "applied", "the worker groups"
-        pods = [pod for pod in there.pods if not pod.deleting]
-        if len(pods) < count:
-            return "pods", f"{count - len(pods)} of {count} pods"
+            return "pods", f"{lacking} of {count} pods and their claims"
+        pods = there.pods
         closed = [pod for pod in pods if pod.gated]
         unbound = [pod for pod in pods if pod.node is None]
         if unbound:
             self._give_way(there)
-            self._refuse_stolen()
-        _refuse_doubled(there)
+        self._refuse_taken(there, bound=not unbound)
         if closed:
-            self._open(pods, closed)
+            self._open(closed)
             return "bound", "the gates to open"
         if unbound:
             return "bound", unbound[0].pending
@@ -149,6 +145,81 @@ class Provisioning:
                 return ("image" if waiting.no_image else stage), said
             return "verified", f"NVML in {count - len(verified)} of {count} pods"
         return "joined", "the raylets to join"
+
+    def _add(self, there: Found) -> int:
+        """Make what slots lack: pods, and for each the claim that it owns. Returns how many slots still lack one.
+
+        Of pods that are alike one is made before all others, so that a no costs one request and not a thousand.
+
+        Raises:
+            _Failed: too many were lost.
+        """
+        pods = {pod.name: pod for pod in there.pods}
+        claims = {claim.name: claim for claim in there.claims}
+        slots = self.attempt.slots.values()
+        self._note_lost(pods.values())
+        bare = [slot for slot in slots if slot.name not in pods]
+        if not self._taken:
+            self.kube.together([partial(self._add_one, slot) for slot in self.attempt.unlike(bare)])
+        self._taken = True
+        calls = [partial(self._add_one, slot) for slot in bare]
+        lacking = len(bare)
+        for slot in slots:
+            pod, claim = pods.get(slot.name), claims.get(slot.name)
+            if pod is None or not (pod.deleting or (slot.uuids and (claim is None or claim.pod != pod.uid))):
+                continue
+            lacking += 1
+            if pod.deleting:
+                continue
+            if claim is None:
+                calls.append(partial(self._add_claim, slot, pod.uid))
+            elif not claim.deleting:  # of a pod that is gone
+                calls.append(partial(self._drop_claim, claim))
+        self.kube.together(calls)
+        return lacking
+
+    def _note_lost(self, pods: Iterable[Pod]) -> None:
+        """Of pods that are gone, also those that are made anew, what they have proved counts no more."""
+        there = {pod.uid for pod in pods}
+        gone = self._there - there
+        self._there = there
+        if not gone:
+            return
+        self._lost += len(gone)
+        if self._lost > LOST_MOST:
+            raise _Failed(f"{self._lost} workers were lost in the making")
+        live = {pod.name for pod in pods}
+        for slot in self.attempt.slots.values():
+            if slot.name not in live:
+                self.store.delete(VERIFIED_KEY + slot.label)
+                self._written.pop(("make", slot.name), None)
+
+    def _add_one(self, slot: Slot) -> None:
+        """Its pod, and at once its claim."""
+        if self._due("make", slot.name):
+            pod = self.kube.create(self.attempt.pod(slot))
+            self._done("make", slot.name)
+            if pod:
+                self._add_claim(slot, pod)
+
+    def _add_claim(self, slot: Slot, pod: str) -> None:
+        claim = self.attempt.claim(slot, pod)
+        if claim is not None and self._due("claim", pod):
+            self.kube.create(claim)
+            self._done("claim", pod)
+
+    def _drop_claim(self, claim: Claim) -> None:
+        if self._due("drop", claim.uid):
+            self.kube.delete("ResourceClaim", claim.name)
+            self._done("drop", claim.uid)
+
+    def _due(self, verb: str, thing: str) -> bool:
+        """Whether it was not just done: watches are late, and hundreds of needless writes keep the server busy for
+        seconds more."""
+        return self.clock() - self._written.get((verb, thing), -math.inf) >= AGAIN_SECONDS
+
+    def _done(self, verb: str, thing: str) -> None:
+        self._written[verb, thing] = self.clock()
 
     def _give_way(self, there: Found) -> None:
         """Step back where another RayCluster's gang wants some of our devices and came first.
@@ -171,60 +242,44 @@ class Provisioning:
             whose = f"of RayCluster {first.raycluster} in namespace {first.namespace}"
             raise _GiveWay(f"a gang {whose} wants the same devices, and came first")
 
-    def _refuse_stolen(self) -> None:
-        """Raises _Failed where a claim that is no gang's has one of our devices: the scheduler would try for ever."""
+    def _refuse_taken(self, there: Found, *, bound: bool) -> None:
+        """Of two claims with one device one waits for ever: for the scheduler, or, where that has given it out twice
+        (1.37.2 was seen to lose sight of allocations while the API server died and came back), for the driver.
+
+        Raises:
+            _Failed: another's claim has one of our devices.
+        """
+        own = {claim.uid for claim in there.claims}
         for claim in self.view.claims:
-            if claim.attempt is not None:
-                continue  # of an earlier attempt of ours, or of a gang that gives way: it may be ending
+            if claim.uid in own or (claim.attempt is not None and not (bound and not claim.deleting)):
+                continue  # what an earlier attempt of ours has, or a gang that gives way, may be ending
             for node, published in claim.devices:
                 slot, state = self.attempt.slots.get(node), self.inventory.node_states.get(node)
                 gpus = self.machines.gpus_with(node, published) or ()
                 for device in state.node.devices if slot is not None and state is not None else ():
                     if device.id.device in gpus and slot is not None and device.uuid in slot.uuids:
-                        raise _Failed(f"{published} on {node} was taken by the claim {claim.namespace}/{claim.name}")
+                        twice = ", though it was ours" if bound else ""
+                        raise _Failed(
+                            f"{published} on {node} was taken by the claim {claim.namespace}/{claim.name}{twice}"
+                        )
 
-    def _open(self, pods: Sequence[Pod], closed: Sequence[Pod]) -> None:
-        """Say what each slot must find by NVML, then let all pods be scheduled.
-
-        A gate that was just opened is left alone while the watch has not shown it yet: hundreds at once keep the API
-        server busy for seconds, and to open them all again would double that.
-
-        Raises:
-            _Failed: some were let in before, and one of these came after them: it replaces one that was lost; or which
-                they were cannot be read.
-        """
-        attempt, now = self.attempt, self.clock()
-        key = OPEN_KEY + attempt.name
-        noted = self.store.get(key)
-        if noted is None:
-            for node, slot in attempt.slots.items():
-                expected = slot_to_bytes(PlannedSlot(slot.uuids, slot.clique))
-                self.store.put(SLOT_KEY + slot_label(attempt.name, node), expected)
-            noted = open_to_bytes(pod.uid for pod in pods)
-            self.store.put(key, noted)
-        try:
-            known = open_from_bytes(noted)
-        except RayDraError as error:
-            raise _Failed(f"the record of the pods that were let in cannot be read: {error.available}") from error
-        late = [pod.name for pod in closed if pod.uid not in known]
-        if late:
-            raise _Failed(f"a worker was lost in the making; its replacement {', '.join(late)} is not let in")
-        late_ones = [pod for pod in closed if now - self._opened.get(pod.uid, -math.inf) >= OPEN_AGAIN_SECONDS]
-        self.kube.together([partial(self._open_one, pod) for pod in late_ones])
+    def _open(self, closed: Sequence[Pod]) -> None:
+        """Say what each slot must find by NVML, then let all pods be scheduled."""
+        if not self._told:
+            for slot in self.attempt.slots.values():
+                self.store.put(SLOT_KEY + slot.label, slot_to_bytes(PlannedSlot(slot.uuids, slot.clique)))
+            self._told = True
+        self.kube.together([partial(self._open_one, pod) for pod in closed])
 
     def _open_one(self, pod: Pod) -> None:
-        self.kube.patch("Pod", pod.name, gate_opened(pod))
-        self._opened[pod.uid] = self.clock()
-
-    def _add_groups(self, groups: Sequence[Object]) -> None:
-        cluster = raycluster(self.view, self.kube.namespace)
-        refuse_unfit(cluster)
-        self.kube.patch("RayCluster", cluster.name, groups_added(cluster, groups))
+        if self._due("open", pod.uid):
+            self.kube.patch("Pod", pod.name, gate_opened(pod))
+            self._done("open", pod.uid)
 
     def _judge(self, there: Found, stage: str, said: str, joined: int) -> Progress:
         """Whether it still gets on: each sign of progress starts the stage's patience anew."""
         now = self.clock()
-        seen = (stage, len(there.groups), *signs(there.pods), joined)
+        seen = (stage, len(there.claims), *signs(there.pods), joined)
         if seen != self._seen:
             self._seen, self._since = seen, now
         failed = [pod for pod in there.pods if pod.failed]
@@ -234,23 +289,12 @@ class Provisioning:
         lost = [node for node in self.attempt.slots if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
+        closed = [node for node in self.attempt.slots if self.view.nodes[node].unschedulable]
+        if closed and stage in ("pods", "bound"):
+            return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
         if now - self._since > PATIENCE[stage]:
             bound = {pod.node for pod in there.pods if not pod.waiting}
             self.machines.avoid([node for node in self.attempt.slots if node not in bound], said)
             said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
             return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
         return Progress(stage=stage, said=f"{stage}: {said}")
-
-
-def _refuse_doubled(there: Found) -> None:
-    """Raises _Failed where two of the gang's claims have one device.
-
-    Kubernetes' scheduler can lose sight of an allocation while the API server dies and comes back (seen with 1.37.2),
-    and gives the devices out again. The driver readies them for one claim; the other's pod would wait for ever.
-    """
-    owners: dict[tuple[str, str], str] = {}
-    for claim in there.claims:
-        for node, device in claim.devices:
-            other = owners.setdefault((node, device), claim.name)
-            if other != claim.name:
-                raise _Failed(f"{device} on {node} was allocated twice, to {other} and to {claim.name}")

@@ -9,16 +9,17 @@ import pytest
 
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
 from ray_dra.coordinator.backends.kubernetes.objects import Found
-from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
+from ray_dra.coordinator.backends.kubernetes.teardown import give_back
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
-from ray_dra.ports.kube_objects import ClaimTemplate
+from ray_dra.ports.kube_objects import ComputeDomain
+from ray_dra.ports.kubernetes import Object
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay
-from ray_dra.translate.names import OPEN_KEY
+from ray_dra.translate.names import GANG_LABEL
 from tests.coordinator.kubernetes_world import World
-from tests.coordinator.world import Clock, Crash, tray
+from tests.coordinator.world import Crash, tray
 from tests.translate.kube.objects import cluster
 
 
@@ -71,23 +72,58 @@ def test_a_coordinator_killed_at_any_write_of_the_undoing_goes_on(number: int, a
     world.settle()
 
 
-@pytest.mark.parametrize("data", [b"", b"[1]", b'{"version":99,"pods":[]}', b"\xff"])
-def test_a_record_of_the_pods_let_in_that_cannot_be_read_costs_one_attempt(data: bytes) -> None:
-    """Which pods were let in is not known any more, so that none may be: the gang gets others."""
+@pytest.mark.parametrize("turn", range(2, 5))
+def test_a_worker_lost_in_the_making_is_made_anew_in_its_slot_while_the_others_stay(turn: int) -> None:
     world = World()
     gang = world.coordinator.submit(world.order()).gang
-    while not (noted := world.store.keys(OPEN_KEY)):
+    for _ in range(turn):
         world.turn()
-    world.store.put(noted[0], data)
-    first = world.kube.view().pods[0].name
-    world.kube.delete("Pod", first)  # the one that replaces it asks to be let in
+    first, other = world.kube.view().pods
+    assert world.coordinator.status(gang).phase is not Phase.READY
+    world.kube.delete("Pod", first.name)
     assert world.drive(gang) is Phase.READY
-    assert world.coordinator.status(gang).moves == 1
+    made = {pod.name: pod.uid for pod in world.kube.view().pods}
+    assert made.keys() == {first.name, other.name}
+    assert made[other.name] == other.uid
+    assert made[first.name] != first.uid
+    assert world.coordinator.status(gang).moves == 0
     world.coordinator.release(gang)
     world.settle()
 
 
-KINDS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim", "group")
+def test_a_gang_whose_workers_are_lost_again_and_again_gives_all_back_and_is_planned_anew() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(20):  # 10 s: no stage's patience is as short
+        known = world.kube.view().pods
+        world.turn()
+        for pod in known:
+            world.kube.drop("Pod", pod.name)
+        if world.coordinator.status(gang).moves:
+            break
+    assert world.coordinator.status(gang).moves == 1
+    assert world.drive(gang) is Phase.READY
+
+
+def test_a_gangs_pods_are_all_made_before_the_next_gangs() -> None:
+    """Two that come at once do not each get a half."""
+    world = World(nodes=8, cliques=2)
+    made: list[str] = []
+    create = world.kube.create
+
+    def noted(thing: Object) -> str:
+        if thing["kind"] == "Pod":
+            made.append(thing["metadata"]["labels"][GANG_LABEL])
+        return create(thing)
+
+    world.kube.create = noted  # type: ignore[method-assign]
+    gangs = [world.coordinator.submit(world.order(bundles=3)).gang for _ in range(2)]
+    for _ in range(5):
+        world.turn()
+    assert made == [gang for gang in gangs for _ in range(3)]
+
+
+KINDS = ("ResourceClaimTemplate", "ComputeDomain", "ResourceClaim", "RayCluster")
 
 
 @pytest.mark.parametrize("turn", range(8))
@@ -114,8 +150,8 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
             world.kube.delete(victim, claim.name)
     elif victim in KINDS[:2]:
         world.kube.drop(victim)
-    elif victim == "group":
-        world.kube.apply_raycluster()
+    elif victim == "RayCluster":
+        world.kube.apply_raycluster(upgradeStrategy={"type": "Recreate"})
     elif victim == "control store":
         world.store.data.clear()
         world.ray = FakeRay()
@@ -141,11 +177,15 @@ def test_what_is_lost_at_any_moment_moves_the_whole_gang_or_ends_it(turn: int, v
 
 def test_devices_that_the_scheduler_gave_out_twice_are_given_back_at_once() -> None:
     world = World()
-    world.kube.forget_allocations()
     gang = world.coordinator.submit(world.order()).gang
+    while not (ours := world.kube.claimed()):
+        world.turn()
+    world.kube.doubled = True
+    world.kube.take(*ours[0])
     assert world.drive(gang, turns=40) is Phase.READY  # 20 s; no pod would be missed for two minutes
-    assert world.kube.doubled
     assert world.coordinator.status(gang).moves == 1
+    assert ours[0] not in world.kube.claimed()[1:]
+    world.kube.give_back(*ours[0])
     world.kube.doubled = False
     world.coordinator.release(gang)
     world.settle()
@@ -195,8 +235,7 @@ def test_a_server_that_does_not_answer_is_waited_for_once_a_look(status: int, tr
             raise error
 
     kube = Failing(cluster(), [])
-    found = {name: Found(templates=[ClaimTemplate(name)]) for name in "ab"}
-    Teardown(kube, Clock()).step(kube.view(), found, ())
+    give_back(kube, {name: Found(domains=[ComputeDomain(name)]) for name in "ab"}, ())
     assert asked == tried
 
 
@@ -245,11 +284,11 @@ def test_what_nvml_finds_in_a_gangs_worker_shows_and_keeps_others_off_the_gpu() 
     assert world.coordinator.status(more.gang).phase is Phase.PROVISIONING
 
 
-def test_a_cluster_that_cannot_take_groups_is_said_before_anything_is_held() -> None:
+def test_a_cluster_without_a_group_to_copy_is_said_before_anything_is_held() -> None:
     world = World()
-    world.kube.apply_raycluster(upgradeStrategy={"type": "Recreate"})
+    world.kube.apply_raycluster(workerGroupSpecs=[])
     world.turn()
-    with pytest.raises(InvalidRequest, match="Recreate"):
+    with pytest.raises(InvalidRequest, match="no worker group to copy"):
         world.coordinator.submit(world.order())
     assert world.left() == []
 
