@@ -2,8 +2,8 @@
 
 On paper nodes: etcd, API server, controller manager, scheduler and operator run here, pods are bound and never start.
 Ours is the coordinator's own code (plan, objects, gates, reconcile) over its real adapter, from the request until every
-claim is allocated and every pod bound. By hand: a worker group with an unpinned claim template (`kuberay`), bare pods
-of one container with claims (`bare`), and bare pods with all that KubeRay gives a worker's pod: init container, probes,
+claim is allocated and every pod bound. Beside each its writes a pod, which the API server counts (but for events and
+leases). By hand: a worker group with an unpinned claim template (`kuberay`), bare pods of one container with claims (`bare`), and bare pods with all that KubeRay gives a worker's pod: init container, probes,
 environment, volumes (`alike`). All in turns in the same run, each on a free cluster; medians.
 """
 
@@ -85,6 +85,8 @@ def main() -> None:
                 f"  a no {max(bench.refusals):.3f} s",
                 flush=True,
             )
+            writes = {name: statistics.median(bench.writes[name]) / pods for name in CASES}
+            print("      writes a pod:", *(f"{name} {count:.1f}" for name, count in writes.items()), flush=True)
             name = f"gang{pods}"
             rows.append(
                 {
@@ -95,6 +97,7 @@ def main() -> None:
                     f"{name}_kuberay_ratio": ours / kuberay,
                     f"{name}_alike_ratio": ours / alike,
                     "refusal_s": max(bench.refusals),
+                    "writes": writes,
                     "seconds": {key: [round(value, 3) for value in values] for key, values in took.items()},
                 }
             )
@@ -117,6 +120,7 @@ class Bench:
         self.kube.compute_domains = False  # the channels would need kubelets
         self.seen: Mirror | None = None  # the baselines look by a watch, too: lists would burden them
         self.clock = time.monotonic
+        self.writes: dict[str, list[float]] = {name: [] for name in CASES}
         self.refusals: list[float] = []  # seconds for the same gang again, for which there is no room
 
     def run(self, rounds: int) -> dict[str, list[float]]:
@@ -127,9 +131,10 @@ class Bench:
                 self.seen = None if name == "ray-dra" else Mirror(self.api, "Pod", NAMESPACE)
                 if self.seen is not None:
                     self.seen.synced.wait(30)
-                began = self.clock()
+                before, began = self.written(), self.clock()
                 free = case(number)
                 took[name].append(self.clock() - began)
+                self.writes[name].append(self.written() - before)
                 began = self.clock()
                 free()
                 self.until(self.free)
@@ -156,7 +161,7 @@ class Bench:
             workers.look([answer])
             progress = workers.make(request, answer, set(), grouped=True)
             assert not progress.failed, progress.failed
-            if self.bound(workers.view.pods):
+            if sum(pod.node is not None for pod in workers.view.pods) == self.pods:
                 break
             least = pause(time.monotonic() - began, time.thread_time() - worked)
             time.sleep(least)
@@ -238,6 +243,17 @@ class Bench:
     def bound(self, pods: Any) -> bool:
         """A pod is bound only after its claim is allocated."""
         return sum(bool(pod["spec"].get("nodeName")) for pod in pods) == self.pods
+
+    def written(self) -> float:
+        """Writes that the API server has answered."""
+        found = 0.0
+        for line in self.api.raw("/metrics").splitlines():
+            if line.startswith("apiserver_request_total{"):
+                labels, _, count = line.rpartition(" ")
+                write = any(f'verb="{verb}"' in labels for verb in ("POST", "PUT", "PATCH", "APPLY", "DELETE"))
+                beside = any(f'resource="{kind}"' in labels for kind in ("events", "leases"))
+                found += float(count) if write and not beside else 0.0
+        return found
 
     def free(self) -> bool:
         return not self.api.items("ResourceClaim", NAMESPACE)
