@@ -3,8 +3,9 @@
 On paper nodes: etcd, API server, controller manager, scheduler and operator run here, pods are bound and never start.
 Ours is the coordinator's own code (plan, objects, gates, reconcile) over its real adapter, from the request until every
 claim is allocated and every pod bound. Beside each its writes a pod, which the API server counts (but for events and
-leases). By hand: a worker group with an unpinned claim template (`kuberay`), bare pods of one container with claims (`bare`), and bare pods with all that KubeRay gives a worker's pod: init container, probes,
-environment, volumes (`alike`). All in turns in the same run, each on a free cluster; medians.
+leases). By hand: a worker group with an unpinned claim template (`kuberay`), bare pods of one container with claims
+(`bare`), and bare pods with all that KubeRay gives a worker's pod: init container, probes, environment, volumes
+(`alike`). All in turns in the same run, each on a free cluster; medians.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +13,16 @@ from pathlib import Path
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
 from ray_dra.adapters.mirror import AGAIN_SECONDS, Mirror
-from ray_dra.errors import AlreadyThere, ApiUnavailable, NotFound, NotLeading
-from ray_dra.ports.kube_objects import Claim
+from ray_dra.adapters.write_limits import Writers
+from ray_dra.errors import AlreadyThere, ApiUnavailable, InvalidRequest, NotFound, NotLeading
+from ray_dra.ports.kube_objects import Claim, WriteLimits
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.events import event_about
 from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.published_links import read_topology
-from ray_dra.translate.kube.raycluster import read_raycluster
+from ray_dra.translate.kube.raycluster import MOST_AT_ONCE, read_raycluster, write_limits
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_node, read_slice
 from ray_dra.translate.names import (
@@ -36,7 +36,6 @@ from ray_dra.translate.names import (
 logger = logging.getLogger("ray_dra")
 
 MOST_PROBLEMS = 20  # that are told one by one
-WRITERS = 16
 SYNC_SECONDS = 30.0
 RESOLVER = Path("/etc/resolv.conf")
 
@@ -96,7 +95,8 @@ class KubeAdapter:
         if self.compute_domains:
             self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours, keep=read_domain)
         self._lease = Lease(api, namespace, f"ray-dra-{raycluster}", holder, problems=self.problems)
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="kube")
+        self._pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="kube")
+        self._writers = Writers(self._pool, self._limits)
         self._logged: frozenset[str] = frozenset()
         try:
             self._sync(deadline)
@@ -168,24 +168,32 @@ class KubeAdapter:
 
     def _must_lead(self) -> None:
         """Before each write: of a thousand that are made together, the last may begin minutes after the first."""
+        self._writers.wait()
         missing = self._lease.missing()
         if missing:
             raise NotLeading(f"{missing}; nothing is written.", place=f"RayCluster {self.namespace}/{self.raycluster}")
+
+    def _limits(self) -> WriteLimits:
+        """As the RayCluster sets them; the usual ones while it is not there, or says nothing that can be read."""
+        for cluster in self._mirrors["raycluster"].items():
+            with suppress(InvalidRequest):
+                return write_limits(cluster)
+        return WriteLimits()
 
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         cluster = next(iter(self._mirrors["raycluster"].items()), None)
         if cluster is not None:
             event = event_about(cluster, reason, message, warning=warning)
-            self._writers.submit(lambda: self.create(event))
+            self._pool.submit(lambda: self.create(event))
 
     def together(self, calls: Sequence[Callable[[], object]]) -> None:
-        side_by_side(self._writers, calls)
+        self._writers.together(calls)
 
     def close(self) -> None:
         for mirror in self._mirrors.values():
             mirror.stop()
         self._lease.stop()
-        self._writers.shutdown(wait=False)
+        self._pool.shutdown(wait=False)
 
 
 def _served(api: KubernetesApi, deadline: float) -> bool:
@@ -203,23 +211,3 @@ def _served(api: KubernetesApi, deadline: float) -> bool:
             if time.monotonic() > deadline:
                 raise
             time.sleep(AGAIN_SECONDS)
-
-
-def side_by_side(writers: Executor, calls: Sequence[Callable[[], object]]) -> None:
-    """See `Kube.together`."""
-    silent = threading.Event()
-
-    def make(call: Callable[[], object]) -> None:
-        if silent.is_set():
-            return
-        try:
-            call()
-        except ApiUnavailable as error:
-            if error.silent:
-                silent.set()
-            raise
-
-    waiting = [writers.submit(make, call) for call in calls]
-    errors = [error for each in waiting if (error := each.exception()) is not None]
-    if errors:
-        raise errors[0]

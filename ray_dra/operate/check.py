@@ -16,7 +16,7 @@ from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError
 from ray_dra.ports.kube_objects import KubeNode, ResourceSlice
 from ray_dra.ports.kubernetes import Object
-from ray_dra.translate.kube.raycluster import read_raycluster, worker_template
+from ray_dra.translate.kube.raycluster import read_raycluster, worker_template, write_limits
 from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import COMPUTE_DOMAIN_GROUP, DRIVER, PROBLEMS_ANNOTATION, RAY_GROUP, START_HOOK_VARIABLE
@@ -133,6 +133,7 @@ def _of_cluster(api: KubernetesApi, namespace: str, raycluster: str, what: str) 
 def _of_found(found: Object, what: str) -> Iterator[Finding]:
     read = read_raycluster(found)
     template = worker_template(read)
+    write_limits(read)
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
     yield _of_version(str(found["spec"].get("rayVersion", "")))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray_dra.core.model.device import Attribute
 from ray_dra.core.model.node import Links
@@ -217,6 +217,13 @@ class KubeRay:
     domain: str = "cluster.local"
 
 
+class WriteLimits(NamedTuple):
+    """Of the coordinator's writes to the API server. `per_second`: 0 for no limit."""
+
+    at_once: int = 16
+    per_second: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class RayCluster:
     """KubeRay's cluster, which gangs' workers join.
@@ -225,6 +232,7 @@ class RayCluster:
         template: the name of the group that gangs' workers are copies of; tolerations: of its pods.
         workers: what holds for all workers.
         kuberay: the operator that runs here.
+        settings: its annotations that are ours.
     """
 
     name: str
@@ -235,6 +243,7 @@ class RayCluster:
     tolerations: tuple[Toleration, ...] = ()
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     kuberay: KubeRay = field(default_factory=KubeRay)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

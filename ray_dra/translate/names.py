@@ -23,11 +23,14 @@ HEAD_RESOURCE = "node:__internal_head__"  # Ray's, of the head's raylet alone
 
 # -- labels, annotations and gates of Kubernetes objects
 
+OUR_PREFIX = "ray-dra.io/"  # of all names of ours
 GANG_LABEL = "ray-dra.io/gang"  # ours, of all objects of a gang: its id
 ATTEMPT_LABEL = "ray-dra.io/attempt"  # ours: one try at the gang; every object of the try carries it
 CLUSTER_LABEL = "ray-dra.io/raycluster"  # ours: the RayCluster that the gang belongs to
 GATE = "ray-dra.io/gang"  # ours, a scheduling gate of the pods, opened for the whole gang at once
 TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # the user's, of the RayCluster: the worker group to copy
+WRITES_AT_ONCE_ANNOTATION = "ray-dra.io/writes-at-once"  # the user's, of the RayCluster, as the next: limits of ours
+WRITES_PER_SECOND_ANNOTATION = "ray-dra.io/writes-per-second"
 DEFAULT_TEMPLATE = "ray-dra"  # the name of that worker group where there is no annotation
 TOPOLOGY_LABEL = "ray-dra.io/topology"  # ours, label and annotation of ConfigMaps with a node's links
 PROBLEMS_ANNOTATION = "ray-dra.io/problems"  # ours, of the lease: what its holder cannot see as it should

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from ray_dra.adapters import kubernetes, lease
-from ray_dra.adapters.kube_watch import WRITERS, KubeAdapter, side_by_side
+from ray_dra.adapters.kube_watch import KubeAdapter
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.adapters.write_limits import Writers
 from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound, NotLeading
+from ray_dra.ports.kube_objects import WriteLimits
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import ConfigMapServer, thing, until
 from tests.translate.kube.objects import cluster as raycluster
@@ -32,8 +34,8 @@ def test_a_server_that_hangs_holds_nobody_up_for_long(
         api.delete("ConfigMap", "a", "n")
     assert server.asked == ["DELETE a"]
     with ThreadPoolExecutor(4) as writers, pytest.raises(ApiUnavailable, match="did not answer"):
-        side_by_side(
-            writers, [partial(api.create, thing(f"t{at}", 1) | {"kind": "ConfigMap"}, "n") for at in range(64)]
+        Writers(writers, lambda: WriteLimits(at_once=4)).together(
+            [partial(api.create, thing(f"t{at}", 1) | {"kind": "ConfigMap"}, "n") for at in range(64)]
         )
     assert 1 <= server.asked.count("POST configmaps") <= 4
 
@@ -85,7 +87,7 @@ def test_no_write_begins_after_the_lease_has_lapsed() -> None:
     try:
         with pytest.raises(NotLeading):
             adapter.together([partial(adapter.create, thing)] * 1000)
-        assert after[0] < WRITERS  # between the question and the write
+        assert after[0] < WriteLimits().at_once  # between the question and the write
         for write in (adapter.create, partial(adapter.patch, "Pod", "p"), partial(adapter.delete, "Pod")):
             with pytest.raises(NotLeading):
                 write({} if write is not adapter.create else thing)

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ray_dra.errors import InvalidRequest
-from ray_dra.ports.kube_objects import RayAuth, RayCluster, Toleration, WorkerGroup, WorkerSettings
+from ray_dra.errors import InvalidRequest, shown
+from ray_dra.ports.kube_objects import RayAuth, RayCluster, Toleration, WorkerGroup, WorkerSettings, WriteLimits
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, texts
 from ray_dra.translate.names import (
     DEFAULT_TEMPLATE,
     FAULT_TOLERANCE_ANNOTATION,
     KUBERAY_ORIGIN_LABEL,
+    OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
     PLUGIN_RESOURCE,
     TEMPLATE_ANNOTATION,
+    WRITES_AT_ONCE_ANNOTATION,
+    WRITES_PER_SECOND_ANNOTATION,
 )
+
+MOST_AT_ONCE = 64  # writes; each has a thread and a connection
 
 
 def read_raycluster(thing: Raw) -> RayCluster:
     meta, spec = thing["metadata"], mapping(thing["spec"])
     groups = tuple(_read_group(group) for group in spec.get("workerGroupSpecs") or ())
-    template = texts(meta.get("annotations") or {}).get(TEMPLATE_ANNOTATION, DEFAULT_TEMPLATE)
+    annotations = texts(meta.get("annotations") or {})
+    template = annotations.get(TEMPLATE_ANNOTATION, DEFAULT_TEMPLATE)
     said = meta_of(thing)
     found = RayCluster(
         said.name,
@@ -33,6 +40,7 @@ def read_raycluster(thing: Raw) -> RayCluster:
         template=template,
         tolerations=_tolerations(next((g.spec for g in groups if g.name == template), {})),
         workers=_worker_settings(meta, spec),
+        settings={name: value for name, value in annotations.items() if name.startswith(OUR_PREFIX)},
     )
     with suppress(InvalidRequest):  # said to whoever asks for a gang
         worker_pod(found, worker_template(found), found.name)
@@ -112,6 +120,35 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
     if pod.get("resourceClaims"):
         raise InvalidRequest(
             "The worker group to copy has claims of its own.", place=f"{place}, group {cluster.template}"
+        )
+    return found
+
+
+def write_limits(cluster: RayCluster) -> WriteLimits:
+    """As the RayCluster's annotations set them.
+
+    Raises:
+        InvalidRequest: one of them is no number, or none that can be.
+    """
+    usual = WriteLimits()
+    at_once = _number(cluster, WRITES_AT_ONCE_ANNOTATION, usual.at_once, 1, MOST_AT_ONCE)
+    return WriteLimits(int(at_once), _number(cluster, WRITES_PER_SECOND_ANNOTATION, usual.per_second, 0.1, 10_000.0))
+
+
+def _number(cluster: RayCluster, setting: str, usual: float, least: float, most: float) -> float:
+    told = cluster.settings.get(setting)
+    if told is None:
+        return usual
+    try:
+        found = float(told) if len(told) <= 20 else math.nan
+    except ValueError:
+        found = math.nan
+    if not least <= found <= most:
+        raise InvalidRequest(
+            "The limit of writes to the API server cannot be set to this.",
+            place=f"{_place(cluster)}, annotation {setting}",
+            wanted=shown(told),
+            available=f"{least:g} to {most:g}",
         )
     return found
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.errors import InvalidRequest
-from ray_dra.ports.kube_objects import Toleration
-from ray_dra.translate.kube.raycluster import read_raycluster, worker_template
-from ray_dra.translate.names import TEMPLATE_ANNOTATION
+from ray_dra.ports.kube_objects import Toleration, WriteLimits
+from ray_dra.translate.kube.raycluster import read_raycluster, worker_template, write_limits
+from ray_dra.translate.names import TEMPLATE_ANNOTATION, WRITES_AT_ONCE_ANNOTATION, WRITES_PER_SECOND_ANNOTATION
 from tests.translate.kube.objects import cluster
 
 
@@ -27,6 +27,29 @@ def test_clusters_without_a_group_that_can_be_copied_are_refused_with_the_reason
     container["resources"]["limits"]["nvidia.com/gpu"] = 1
     with pytest.raises(InvalidRequest, match="asks for GPUs itself"):
         worker_template(read_raycluster(asking))
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        ({}, WriteLimits(16, 0.0)),
+        ({WRITES_AT_ONCE_ANNOTATION: "4"}, WriteLimits(4, 0.0)),
+        ({WRITES_AT_ONCE_ANNOTATION: "64", WRITES_PER_SECOND_ANNOTATION: "12.5"}, WriteLimits(64, 12.5)),
+    ],
+)
+def test_the_limits_of_writes_are_settings(told: dict[str, str], wanted: WriteLimits) -> None:
+    raw = cluster()
+    raw["metadata"]["annotations"] = told
+    assert write_limits(read_raycluster(raw)) == wanted
+
+
+@pytest.mark.parametrize("setting", [WRITES_AT_ONCE_ANNOTATION, WRITES_PER_SECOND_ANNOTATION])
+@pytest.mark.parametrize("told", ["", "0", "-1", "many", "nan", "inf", "1e9", "9" * 400])
+def test_a_limit_that_cannot_be_is_refused(setting: str, told: str) -> None:
+    raw = cluster()
+    raw["metadata"]["annotations"] = {setting: told}
+    with pytest.raises(InvalidRequest, match=setting):
+        write_limits(read_raycluster(raw))
 
 
 def test_of_the_template_the_tolerations_are_read() -> None:

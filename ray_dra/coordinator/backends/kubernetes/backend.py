@@ -28,7 +28,7 @@ from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
-from ray_dra.translate.kube.raycluster import worker_template
+from ray_dra.translate.kube.raycluster import worker_template, write_limits
 from ray_dra.translate.kube.slots import attempt_name, slot_labels
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
 
@@ -94,6 +94,7 @@ class KubernetesBackend:
     def check(self) -> None:
         """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
         worker_template(self._raycluster())
+        write_limits(self._raycluster())
 
     def problems(self) -> tuple[str, ...]:
         """Why the inventory may differ from what is there, and whom nothing is left to any more."""
