@@ -51,7 +51,8 @@ def gpu(
         compute_capability: e.g. ">=9.0".
         driver_version: of the NVIDIA driver, e.g. ">=580".
         product: name or names that will do, matched whole.
-        device_class: "gpu.nvidia.com" (the default) or "mig.nvidia.com"; other DeviceClasses are not planned.
+        device_class: "gpu.nvidia.com" (the default) or "mig.nvidia.com"; docs/kubernetes.md says why no other and
+            what to ask for instead.
 
     Raises:
         InvalidRequest: no demand that can be read.
@@ -67,7 +68,7 @@ def gpu(
         )
     if device_class is not None and not (isinstance(device_class, str) and device_class in CLASSES):
         raise InvalidRequest(
-            "This device class is not planned.",
+            "This device class is not planned, as its CEL is not evaluated; name what it selects, e.g. a product.",
             place="device_class",
             wanted=shown(device_class),
             available=", ".join(CLASSES),

@@ -11,16 +11,34 @@ from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
 from ray_dra.coordinator.backends.kubernetes.objects import Found
 from ray_dra.coordinator.backends.kubernetes.teardown import give_back
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
 from ray_dra.ports.kube_objects import ComputeDomain
 from ray_dra.ports.kubernetes import Object
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay
-from ray_dra.translate.names import GANG_LABEL
+from ray_dra.translate.names import CLIQUE_LABEL, GANG_LABEL
+from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Crash, tray
 from tests.translate.kube.objects import cluster
+
+
+def test_a_bundles_labels_are_those_of_kubernetes_nodes() -> None:
+    """What docs/kubernetes.md says to ask for in place of a DeviceClass that selects nodes' GPUs."""
+    world = World()
+    node = world.coordinator.inventory.node_states["gb200-r1-t00"].node
+    clique = node.labels[CLIQUE_LABEL]
+    request = request_from_bundles([{"GPU": 4}], selectors=[{CLIQUE_LABEL: f"in(other,{clique})"}])
+    status = world.coordinator.submit(Order(request, owner="job"))
+    assert status.allocation is not None
+    assert status.allocation.cliques == (clique,)
+    assert world.drive(status.gang) is Phase.READY
+    with pytest.raises(UnsatisfiableError, match="node labels"):
+        world.coordinator.submit(Order(request_from_bundles([{"GPU": 4}], selectors=[{"pool": "h100"}]), owner="job"))
+    world.coordinator.release(status.gang)
+    world.settle()
 
 
 def test_a_gang_gets_its_workers_and_gives_them_back() -> None:
