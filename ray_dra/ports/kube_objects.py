@@ -179,6 +179,7 @@ class WorkerSettings:
         fault_tolerant: the GCS outlives the head.
         own_command: KubeRay adds no command to the containers.
         serving: a RayService made the RayCluster.
+        autoscaled: Ray's autoscaler runs.
         never_restarted: containers are not restarted, because Ray's autoscaler v2 makes new pods.
         head_env: names of the environment that the user gives the head's Ray container.
     """
@@ -190,6 +191,7 @@ class WorkerSettings:
     fault_tolerant: bool = False
     own_command: bool = False
     serving: bool = False
+    autoscaled: bool = False
     never_restarted: bool = False
     head_env: frozenset[str] = frozenset()
 

@@ -63,6 +63,7 @@ def _worker_settings(meta: Raw, spec: Raw) -> WorkerSettings:
         fault_tolerant=tolerant or spec.get("gcsFaultToleranceOptions") is not None,
         own_command=annotations.get(OWN_COMMAND_ANNOTATION, "").lower() == "true",
         serving=labels.get(KUBERAY_ORIGIN_LABEL) == "RayService",
+        autoscaled=bool(spec.get("enableInTreeAutoscaling")),
         never_restarted=bool(spec.get("enableInTreeAutoscaling")) and scaler.get("version") == "v2",
         head_env=frozenset(text(entry["name"]) for entry in containers[0].get("env") or ()),
     )

@@ -61,7 +61,7 @@ class Maker:
 
     def __init__(self, allocation: Allocation, attempt: str, cluster: RayCluster) -> None:
         self._attempt, self._cluster = attempt, cluster
-        self._template = worker_template(cluster)
+        self._template, self._node_type = worker_template(cluster), _node_type(cluster)
         self._labels = {
             GANG_LABEL: label_value(allocation.gang),
             ATTEMPT_LABEL: attempt,
@@ -108,7 +108,7 @@ class Maker:
             owner["blockOwnerDeletion"] = False  # else we would need a right to the RayCluster's finalizers
         for label in UNLIKE_KUBERAY:
             meta["labels"].pop(label, None)
-        meta["labels"][KUBERAY_NODE_TYPE_LABEL] = NODE_TYPE
+        meta["labels"][KUBERAY_NODE_TYPE_LABEL] = self._node_type
         ray["env"] = [entry for entry in ray["env"] if entry["name"] != INSTANCE_VARIABLE]
         return made
 
@@ -172,6 +172,20 @@ class Maker:
             {"name": SLOT_VARIABLE, "value": slot.label},
         ]
         return template
+
+
+def _node_type(cluster: RayCluster) -> str:
+    """Of a gang's worker. KubeRay's certificates have the addresses of heads and workers only, and GCS reaches a raylet
+    by its address; so where it makes them, a gang's worker is a worker, and Ray's autoscaler must be off."""
+    if not cluster.kuberay.tls:
+        return NODE_TYPE
+    if cluster.workers.autoscaled:
+        raise InvalidRequest(
+            "KubeRay's certificates are for workers that Ray's autoscaler would stumble over: leave out tlsOptions or"
+            " enableInTreeAutoscaling.",
+            place=f"RayCluster {cluster.namespace}/{cluster.name}",
+        )
+    return "worker"
 
 
 def _offers(slot: Slot) -> dict[str, str]:

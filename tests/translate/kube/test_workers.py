@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.errors import InvalidRequest
+from ray_dra.ports.kube_objects import KubeRay
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
 from ray_dra.translate.kube.kuberay_pod import worker_pod
@@ -162,6 +163,19 @@ def test_a_gangs_worker_is_no_worker_of_kuberays() -> None:
     (owner,) = pod["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("RayCluster", "u-1", True)
     assert not owner["blockOwnerDeletion"]
+
+
+def test_where_kuberay_makes_certificates_a_gangs_worker_is_one_of_those_it_names() -> None:
+    """And Ray's autoscaler, which stops at a worker of a group that it does not know, must be off."""
+    given = allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False)
+    certified = KubeRay("v1.7.0", tls=True)
+    (pod,) = pods_of(attempt_of(given, replace(CLUSTER, kuberay=certified), compute_domains=False))
+    assert pod["metadata"]["labels"]["ray.io/node-type"] == "worker"
+    assert "RAY_CLOUD_INSTANCE_ID" not in {entry["name"] for entry in pod["spec"]["containers"][0]["env"]}
+    scaled = replace(read_raycluster(cluster(enableInTreeAutoscaling=True)), kuberay=certified)
+    with pytest.raises(InvalidRequest, match="leave out tlsOptions or enableInTreeAutoscaling"):
+        attempt_of(given, scaled, compute_domains=False)
+    attempt_of(given, replace(scaled, kuberay=KubeRay("v1.7.0")), compute_domains=False)
 
 
 def test_of_the_users_pod_everything_is_kept_but_what_binds_it() -> None:
