@@ -92,7 +92,7 @@ def _walk(tree: ast.Module) -> _Found:
 
 
 def _of_statement(statement: ast.stmt) -> _Found:
-    """Changes of a statement and of all in it; not of imports, annotations, decorators and checks of types."""
+    """Changes of a statement and of all in it; not of imports, annotations, decorators, asserts and zip's strict."""
     if isinstance(statement, ast.Import | ast.ImportFrom | ast.Assert) or _named(statement, "__slots__", "__all__"):
         return
     if isinstance(statement, ast.Return) and statement.value is not None and not _is_none(statement.value):
@@ -126,6 +126,8 @@ def _of_expression(node: ast.AST, statement: ast.stmt) -> _Found:
     if isinstance(node, ast.expr):
         for new in _others(node):
             yield node, new, statement
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        return  # of zip: a check like `assert`, which holds
     for name, value in ast.iter_fields(node):
         if name == "annotation":
             continue
