@@ -102,8 +102,7 @@ class Inventory(Index):
             self._check_shares(allocation, masks)
         self._holds[gang] = _Hold(allocation, masks, used, exclusive, resources, shares)
         before = NodeState.take(gang, masks)
-        for mask in masks.values():
-            self.held_devices += mask.bit_count()
+        self.held_devices += sum(map(int.bit_count, masks.values()))
         if resources:
             self._use(allocation, +1.0)
         if shares:
@@ -166,8 +165,7 @@ class Inventory(Index):
             return
         allocation = hold.allocation
         before = NodeState.give_back(gang, hold.masks)
-        for mask in hold.masks.values():
-            self.held_devices -= mask.bit_count()
+        self.held_devices -= sum(map(int.bit_count, hold.masks.values()))
         moved: dict[InClique, None] = {}
         if hold.resources:
             self._use(allocation, -1.0)

@@ -171,8 +171,8 @@ class NodeState:
             before[state] = state.free
             state.version += 1
             state.tenants[gang] = mask
-            state.held |= mask
-            state.free = state._open & ~state.held if state.plain else state._free()
+            state.held = held = state.held | mask
+            state.free = state._open & ~held if state.plain else state._free()
         return before
 
     @staticmethod
@@ -183,8 +183,8 @@ class NodeState:
             before[state] = state.free
             state.version += 1
             state.tenants.pop(gang, None)
-            state.held &= ~mask
-            state.free = state._open & ~state.held if state.plain else state._free()
+            state.held = held = state.held & ~mask
+            state.free = state._open & ~held if state.plain else state._free()
         return before
 
     def use(self, resources: Mapping[str, float], sign: float) -> None:
