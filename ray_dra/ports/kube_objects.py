@@ -19,7 +19,7 @@ NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNev
 @dataclass(frozen=True, slots=True)
 class KubeNode:
     """The fields of a Node that the planner needs. `cpus` and `memory` (bytes) are allocatable; taints are (key, value,
-    effect); `device_plugin`: a device plugin offers its GPUs."""
+    effect); `device_plugin`: a device plugin offers its GPUs; `images`: the names of those that it lists."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -29,6 +29,7 @@ class KubeNode:
     cpus: float = 0.0
     memory: float = 0.0
     device_plugin: bool = False
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Pod(OfGang):
         gated: our gate is closed. gates: other gates that are.
         pending: why it is not bound yet; waiting: why its containers have not started, "" once they have.
         prepared: its node has made ready what its containers need, the claims' devices included; images come next.
-        failed: why it has ended in failure; "" unless it has.
+        failed: why it has ended in failure; "" unless it has. ended: in either way.
+        warm: which images it is there to pull; None for a gang's worker. pulled: its node has had all its images.
     """
 
     uid: str = ""
@@ -75,6 +77,9 @@ class Pod(OfGang):
     waiting: str = ""
     prepared: bool = False
     failed: str = ""
+    ended: bool = False
+    warm: str | None = None
+    pulled: bool = False
 
     @property
     def no_image(self) -> bool:

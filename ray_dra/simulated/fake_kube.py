@@ -18,11 +18,12 @@ from ray_dra.errors import Conflict, NotFound, NotLeading
 from ray_dra.ports.kube_objects import Claim, KubeNode, Pod, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
+from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.names import DRIVER, WARM_LABEL
 
 
 class FakeKube:
@@ -47,6 +48,9 @@ class FakeKube:
             self._slices[node.name] = tuple(map(read_slice, versioned))
         self._deleted: dict[str, tuple[KubeNode, tuple[ResourceSlice, ...]]] = {}  # nodes that may come back
         self._things: dict[tuple[str, str], dict[str, Any]] = {}  # (kind, name): templates, domains, pods, claims
+        self.pulled: list[str] = []  # nodes that have pulled images for a pod
+        self._without_images: set[str] = set()  # nodes that can pull none
+        self._lists_images = True
         self._running: set[str] = set()  # pods whose start hook has been called
         self._leader = ""  # who else has the lease
         self._schedules = True
@@ -130,9 +134,23 @@ class FakeKube:
             elif "nodeName" not in spec and not spec.get("schedulingGates"):
                 if self._schedules:
                     self._schedule(pod)
+            elif node is not None and node.ready and WARM_LABEL in pod["metadata"]["labels"]:
+                self._pull(pod, node)
             elif node is not None and node.ready:
                 pod["status"]["phase"] = "Running"
                 self._running.add(pod["metadata"]["name"])
+
+    def _pull(self, pod: dict[str, Any], node: KubeNode) -> None:
+        containers = pod["spec"]["containers"]
+        if node.name in self._without_images:
+            waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
+            pod["status"]["containerStatuses"] = [{"imageID": "", "state": waiting} for _ in containers]
+            return
+        self.pulled.append(node.name)
+        pod["status"] = {"phase": "Succeeded", "containerStatuses": [{"imageID": each["image"]} for each in containers]}
+        if self._lists_images:
+            images = images_on([{"names": [each["image"] for each in containers]}])
+            self._nodes[node.name] = replace(node, images=tuple(sorted({*node.images, *images})))
 
     def claimed(self) -> list[tuple[str, str]]:
         """(node, device) of every allocation; the invariant is that there are no two alike."""
@@ -218,6 +236,25 @@ class FakeKube:
         self._version += 1
         self._raycluster = {**self._raycluster, "spec": {**self._raycluster["spec"], **spec}}
 
+    def annotate_raycluster(self, annotations: Mapping[str, str]) -> None:
+        """The user sets the RayCluster's annotations."""
+        self._version += 1
+        self._raycluster = {
+            **self._raycluster,
+            "metadata": {**self._raycluster["metadata"], "annotations": annotations},
+        }
+
+    def break_registry(self, *nodes: str) -> None:
+        """These nodes, and no others, can pull no images."""
+        self._without_images = set(nodes)
+
+    def list_images(self, images: Mapping[str, Collection[str]] | None) -> None:
+        """Nodes list these images, by node; None: whatever they pull, they list nothing."""
+        self._version += 1
+        self._lists_images = images is not None
+        for name, listed in (images or {}).items():
+            self._nodes[name] = replace(self._nodes[name], images=tuple(sorted(listed)))
+
     def seize_lease(self, holder: str) -> None:
         """Another coordinator leads."""
         self._leader = holder
@@ -250,7 +287,7 @@ class FakeKube:
     def _schedule(self, pod: dict[str, Any]) -> None:
         required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         (node,) = required["nodeSelectorTerms"][0]["matchFields"][-1]["values"]
-        names = [c["resourceClaimName"] for c in pod["spec"]["resourceClaims"] if "resourceClaimName" in c]
+        names = [c["resourceClaimName"] for c in pod["spec"].get("resourceClaims") or () if "resourceClaimName" in c]
         claims = [self._things.get(("ResourceClaim", name)) for name in names]
         taken, fits = set(self.claimed()), node in self._nodes and self._nodes[node].ready
         for claim in claims:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ray_dra.ports.kube_objects import ComputeDomain, Pod
-from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text
-from ray_dra.translate.names import GATE
+from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text
+from ray_dra.translate.names import GATE, WARM_LABEL
 
 
 def read_pod(thing: Raw) -> Pod:
@@ -23,6 +23,9 @@ def read_pod(thing: Raw) -> Pod:
         waiting=_why_not_started(status),
         prepared=_prepared(status),
         failed=_why_failed(status) if status.get("phase") == "Failed" else "",
+        ended=status.get("phase") in ("Failed", "Succeeded"),
+        warm=labels_of(thing).get(WARM_LABEL),
+        pulled=_pulled(status),
     )
 
 
@@ -59,6 +62,17 @@ def _why_pending(name: str, status: Raw) -> str:
 def _prepared(status: Raw) -> bool:
     found = status.get("conditions") or ()
     return any(each["type"] == "PodReadyToStartContainers" and each["status"] == "True" for each in found)
+
+
+def _pulled(status: Raw) -> bool:
+    """Whether each container has been made of its image, or fails at something that comes after the image."""
+    found = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    return bool(found) and all(each.get("imageID") or _past_image(each) for each in found)
+
+
+def _past_image(container: Raw) -> bool:
+    reason = ((container.get("state") or {}).get("waiting") or {}).get("reason") or ""
+    return text(reason).startswith(("CreateContainer", "RunContainer"))
 
 
 def _why_not_started(status: Raw) -> str:

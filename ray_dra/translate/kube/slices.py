@@ -20,6 +20,7 @@ from ray_dra.core.model.device_selector import (
 )
 from ray_dra.core.model.node import Links, Node
 from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
+from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 from ray_dra.translate.quantity import quantity
@@ -43,6 +44,7 @@ def read_node(thing: Raw) -> KubeNode:
         cpus=quantity(allocatable.get("cpu", 0)),
         memory=quantity(allocatable.get("memory", 0)),
         device_plugin=quantity(allocatable.get(PLUGIN_RESOURCE, 0)) > 0,
+        images=images_on(status.get("images") or ()),
     )
 
 

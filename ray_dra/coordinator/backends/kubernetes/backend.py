@@ -16,6 +16,7 @@ from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
 from ray_dra.coordinator.backends.kubernetes.provisioning import Provisioning
 from ray_dra.coordinator.backends.kubernetes.teardown import give_back
+from ray_dra.coordinator.backends.kubernetes.warm import Warming
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.progress import STARTS, Progress
@@ -61,6 +62,7 @@ class KubernetesBackend:
         self.found: dict[str, Found] = {}
         self._attempts: dict[str, Provisioning] = {}
         self._labels: dict[str, dict[str, str]] = {}  # attempt -> node -> the label of the slot there
+        self._warming = Warming(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
 
@@ -98,7 +100,12 @@ class KubernetesBackend:
 
     def problems(self) -> tuple[str, ...]:
         """Why the inventory may differ from what is there, and whom nothing is left to any more."""
-        return (*self.kube.problems(), *self.machines.problems(), *self.machines.neighbours.ignored)
+        return (
+            *self.kube.problems(),
+            *self.machines.problems(),
+            *self.machines.neighbours.ignored,
+            *self._warming.problems(),
+        )
 
     def hear(self, node: str, reading: NodeReading) -> None:
         self.machines.hear(node, reading)
@@ -196,6 +203,7 @@ class KubernetesBackend:
         names = {attempt_name(a.gang, a.epoch) for a in wanted}
         if not self.kube.lead():
             give_back(self.kube, self.found, names)
+            self._warming.step(self.view, self.machines.usable)
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
         self._labels = {name: labels for name, labels in self._labels.items() if name in names}
         if names == self._tidied and self.idle:
@@ -212,5 +220,5 @@ class KubernetesBackend:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of any attempt is left."""
-        return all(there.nothing for there in self.found.values())
+        """Whether nothing of any attempt is left, nor pods that pull images."""
+        return self._warming.idle and all(there.nothing for there in self.found.values())

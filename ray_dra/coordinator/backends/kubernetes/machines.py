@@ -51,6 +51,11 @@ class Machines:
         """Whether Kubernetes has a node of this name, on which gangs get workers of their own."""
         return node in self.names
 
+    def usable(self) -> list[str]:
+        """The nodes with GPUs on which pods may run now, by name."""
+        found = ((name, self._inventory.node_states.get(name)) for name in sorted(self.names))
+        return [name for name, state in found if state is not None and state.node.ready and state.node.devices]
+
     def avoid(self, nodes: Iterable[str], why: str) -> None:
         """Leave nodes out for a while."""
         until = self._clock() + AVOID_SECONDS

@@ -33,7 +33,7 @@ def by_attempt(view: KubeView, namespace: str) -> dict[str, Found]:
 
     for pod in view.pods:
         if pod.attempt is not None and is_ours(view, namespace, pod):
-            if _lingers(view, pod):
+            if lingers(view, pod):
                 lingering.add(pod.uid)
             else:
                 of(pod.attempt).pods.append(pod)
@@ -65,7 +65,7 @@ def raycluster(view: KubeView, namespace: str) -> RayCluster:
     return view.raycluster
 
 
-def _lingers(view: KubeView, pod: Pod) -> bool:
+def lingers(view: KubeView, pod: Pod) -> bool:
     """Deleted on a node that is lost: its kubelet will end it when it comes back, and till then nobody can. Its
     claim stays allocated, so that its devices are taken meanwhile."""
     return pod.deleting and pod.node is not None and not lives(view, pod.node)
