@@ -19,10 +19,9 @@ from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, ReleaseAsked, Submitted
-from ray_dra.core.gangs.lifecycle import Gang, Phase
+from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
-from ray_dra.core.gangs.stages import JOINED, PLACED, VERIFIED
 from ray_dra.core.model.checked import text
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.ports.clock import Clock
@@ -31,7 +30,6 @@ from ray_dra.ports.metrics import NO_METRICS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
-from ray_dra.translate.ray.bundles import ray_bundles
 
 
 class Coordinator:
@@ -50,11 +48,12 @@ class Coordinator:
         metrics: Metrics = NO_METRICS,
     ) -> None:
         parts = Parts(store, ray, clock, kube, metrics)
-        self._wall, self._metrics = wall, metrics
+        self._wall = wall
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
         self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
         self.foreign_work, self.gpu_id_map, self._statuses = parts.foreign_work, parts.gpu_id_map, parts.statuses
+        self.pending_groups = self._statuses.pending_groups
         self._turns = Turns(self.records, self.observer, self.clock, self._decide)
         self.behind = False
         parts.restore()
@@ -71,18 +70,6 @@ class Coordinator:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
         return not self.gangs and not self.foreign_work.unclaimed and self.backend.idle
 
-    @property
-    def expects_proofs(self) -> bool:
-        """Whether workers of a gang are about to prove what they have, in the store, which tells nobody of it."""
-        return self.records.stages[VERIFIED] > 0
-
-    def starting(self) -> frozenset[str]:
-        """The slots whose workers join, or wait to, with gangs that Ray has not placed yet."""
-        if not self.records.stages[JOINED] + self.records.stages[PLACED]:
-            return frozenset()
-        joining = [held for gang, held in self.records.holders() if gang.times.stage in (JOINED, PLACED)]
-        return frozenset().union(*map(self.backend.slots, joining))
-
     # -- what the world reports
 
     def report(self, raylet: str, reading: NodeReading) -> None:
@@ -95,22 +82,14 @@ class Coordinator:
         self.clock.look()
         self._sync.look()
         self.executor.catch_up(self.observer.view)
-        self._decide(JobsSeen(self.observer.view.jobs, self._ended_actors()))
+        self._decide(JobsSeen(self.observer.view.jobs, self.observer.ended_actors))
         done, fault = self._turns.advance()
         self._sync.end_of_look()
         served = self._turns.serve()
         self.behind = not (done and served)
-        self._metrics.gangs({phase.value: self.records.phases[phase] for phase in Phase if phase is not Phase.GONE})
+        self.executor.count_gangs()
         if fault is not None:
             raise fault
-
-    def _ended_actors(self) -> frozenset[str]:
-        """Of the actors that keep ordinary placement groups, those that have ended."""
-        ask = self.observer.ray.actor_ended
-        self.observer.ended_actors = frozenset(
-            a for a in self.records.kept_by_actors(self.observer.view.jobs) if ask(a)
-        )
-        return self.observer.ended_actors
 
     def _decide(self, event: Event) -> bool:
         """The engine decides, the executor acts; what comes of an action is decided on before the next. True where
@@ -182,21 +161,6 @@ class Coordinator:
     def statuses(self) -> list[Status]:
         """Of all gangs."""
         return [self._statuses.of(gang) for gang in self.gangs.values()]
-
-    def pending_groups(
-        self, group: str = "", name: str = "", namespace: str = ""
-    ) -> list[tuple[str, str, list[dict[str, float]], str]]:
-        """(id, name, bundles, strategy) of ordinary placement groups of which Ray has not been told: one, one by its
-        name in a namespace, or all."""
-        wanted = [self.gangs[gang_id] for gang_id in ((group,) if group else self.gangs) if gang_id in self.gangs]
-        return [
-            (gang.id, gang.name, ray_bundles(gang.request), gang.request.strategy.value)
-            for gang in wanted
-            if gang.ordinary is not None
-            and not gang.releasing
-            and not self.records.notes[gang.id].registered
-            and (not name or (gang.name, gang.namespace) == (name, namespace))
-        ]
 
     def devices_for(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
         """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups. Gangs from which work

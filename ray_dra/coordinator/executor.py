@@ -35,7 +35,7 @@ from ray_dra.core.gangs.actions import (
 )
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import Event, GroupMade, Moment, WorkersLeft, WorkersProgressed
-from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
+from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup, Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import RayDraError
 from ray_dra.ports.metrics import Metrics
@@ -127,6 +127,10 @@ class Executor:
                 self._store.delete(MAP_KEY + group)
             del self._mapped[group]
         self._backend.undo([*self._records.wanted(), *self._gang_store.left_alone(view)])
+
+    def count_gangs(self) -> None:
+        """How many gangs are in each phase, for the metrics."""
+        self._metrics.gangs({phase.value: self._records.phases[phase] for phase in Phase if phase is not Phase.GONE})
 
     def let_go(self, gang_id: str) -> None:
         """A gang's record that lies aside, and its placement group, as far as that is known; or the record of a key."""

@@ -37,6 +37,7 @@ class InventorySync:
     def look(self) -> None:
         """Everything, at the beginning of the coordinator's look."""
         view = self._observer.look()
+        self._observer.look_at_actors(self._records)
         self._nodes.see(view)
         self._known.unread = bool(self._nodes.waiting)
         self._backend.look(self._records.wanted())

@@ -10,6 +10,7 @@ from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Gang, Observed, owner_ended
 from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.stages import JOINED, PLACED
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
@@ -34,6 +35,18 @@ class Observer:
         self.view = self.ray.view()
         self.joined = frozenset(n.labels[SLOT_LABEL] for n in self.view.nodes if n.alive and SLOT_LABEL in n.labels)
         return self.view
+
+    def look_at_actors(self, records: Records) -> None:
+        """Which of the actors that keep ordinary placement groups have ended."""
+        keepers = records.kept_by_actors(self.view.jobs)
+        self.ended_actors = frozenset(actor for actor in keepers if self.ray.actor_ended(actor))
+
+    def starting(self, records: Records) -> frozenset[str]:
+        """The slots whose workers join, or wait to, with gangs that Ray has not placed yet."""
+        if not records.stages[JOINED] + records.stages[PLACED]:
+            return frozenset()
+        joining = [held for gang, held in records.holders() if gang.times.stage in (JOINED, PLACED)]
+        return frozenset().union(*map(self.backend.slots, joining))
 
     def observed(self, gang: Gang, notes: RuntimeNotes) -> Observed:
         """What the life cycle goes by."""

@@ -15,6 +15,7 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import text
 from ray_dra.core.model.shortfall import Shortfall
 from ray_dra.errors import GangGone, UnsatisfiableError
+from ray_dra.translate.ray.bundles import ray_bundles
 
 MAX_KEY = 4_096  # characters of what may be a key of the store
 
@@ -73,6 +74,22 @@ class Statuses:
             "The gang is not there any more: it was removed, its program ended, or its wait was over.",
             place=gang_id,
         )
+
+    def pending_groups(
+        self, group: str = "", name: str = "", namespace: str = ""
+    ) -> list[tuple[str, str, list[dict[str, float]], str]]:
+        """(id, name, bundles, strategy) of ordinary placement groups of which Ray has not been told: one, one by its
+        name in a namespace, or all."""
+        gangs = self._records.gangs
+        wanted = [gangs[gang_id] for gang_id in ((group,) if group else gangs) if gang_id in gangs]
+        return [
+            (gang.id, gang.name, ray_bundles(gang.request), gang.request.strategy.value)
+            for gang in wanted
+            if gang.ordinary is not None
+            and not gang.releasing
+            and not self._records.notes[gang.id].registered
+            and (not name or (gang.name, gang.namespace) == (name, namespace))
+        ]
 
     def of(self, gang: Gang, seen: Observed | None = None) -> Status:
         """`seen`: what was observed of it just now."""

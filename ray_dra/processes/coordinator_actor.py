@@ -201,8 +201,10 @@ class CoordinatorActor:
     def _turn(self) -> None:
         """One turn of the loop."""
         self._look()
-        self._agents.keep(self._core.observer.view, self._core.clock(), later=self._core.starting())
-        self._loop.expects = self._core.expects_proofs
+        self._agents.keep(
+            self._core.observer.view, self._core.clock(), later=self._core.observer.starting(self._core.records)
+        )
+        self._loop.expects = self._core.records.expects_proofs
         if self._core.behind:
             self._loop.wake()
         if self._core.idle and self._jobs.all_ended(self._core.observer.view):

@@ -65,9 +65,9 @@ def test_where_proofs_are_expected_and_who_joins_is_known_from_its_stage() -> No
         world._pods = hook if turn > 9 else lambda: None  # type: ignore[method-assign]  # Ray is slow to load
         world.turn()
         status = world.coordinator.status(gang)
-        expected.append(world.coordinator.expects_proofs)
-        starting.append(len(world.coordinator.starting()))
-        assert world.coordinator.expects_proofs is (status.times.stage == "verified")
+        expected.append(world.coordinator.records.expects_proofs)
+        starting.append(len(world.coordinator.observer.starting(world.coordinator.records)))
+        assert world.coordinator.records.expects_proofs is (status.times.stage == "verified")
         if status.phase is Phase.HELD and status.group is None:
             group = world.ray.create_group([{"GPU": 4.0}] * 2, status.selectors, "job")
             world.coordinator.commit(gang, group, status.moves)

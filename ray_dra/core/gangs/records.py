@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import ARROWS, Gang, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.stages import VERIFIED
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
 
@@ -180,6 +181,11 @@ class Records:
     def holders(self) -> Iterable[tuple[Gang, Allocation]]:
         """The gangs that hold devices."""
         return ((gang, gang.allocation) for gang in self._past_queue() if gang.allocation is not None)
+
+    @property
+    def expects_proofs(self) -> bool:
+        """Whether workers of a gang are about to prove what they have, in the store, which tells nobody of it."""
+        return self.stages[VERIFIED] > 0
 
     # -- by name and group
 
