@@ -10,6 +10,7 @@ plain tasks Ray tells only how many GPUs they have.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 
 from ray_dra.coordinator.aside import Aside
@@ -58,7 +59,7 @@ class ForeignWork:
     """Which device each GPU id means.
 
     `bundles`: raylet -> "<group>/<bundle>" -> GPU id -> position, for parts of a gang's bundle.
-    `foreign`: raylet -> GPU id -> (position, pid), for all other work.
+    `foreign`: raylet -> GPU id -> (position, pids), for all other work; several where they have parts of one GPU.
     `unclaimed`: placement group -> its bundles' devices, for groups with a map and no gang: the gang's record cannot be
     read. They live on as others' work, on their own devices.
     """
@@ -69,7 +70,7 @@ class ForeignWork:
         self.ray = ray
         self.clock = clock
         self.bundles: dict[str, dict[str, dict[int, int]]] = {}
-        self.foreign: dict[str, dict[int, tuple[int, int]]] = {}
+        self.foreign: dict[str, dict[int, tuple[int, ...]]] = {}
         self.unclaimed: dict[str, list[list[MappedDevice]]] = {}
         self._aside = aside
         for raylet, gpu_ids in aside.read(GPU_IDS_KEY, lambda key, data: (key, gpu_ids_from_bytes(data))):
@@ -116,11 +117,11 @@ class ForeignWork:
         known = self.foreign.setdefault(raylet, {})
         found = []
         for gpu_id in gpu_ids:
-            before = known.pop(gpu_id, None)  # whoever had the GPU id has ended: Ray gives it to one at a time
-            at = before[0] if before is not None and before[1] == pid else None
+            # Whoever had the GPU id has ended, or has a part of the same GPU: both keep its device.
+            at, *pids = known.pop(gpu_id, (None,))
             if at is None or node_state.held >> at & 1:
-                at = self._choose(raylet, node_state, gpu_id, known, movable)
-            known[gpu_id] = (at, pid)
+                at, pids = self._choose(raylet, node_state, gpu_id, known, movable), []
+            known[gpu_id] = (at, *(other for other in pids if other != pid), pid)
             found.append(at)
         self._persist(raylet)
         self._mark(node_state, known)
@@ -138,19 +139,23 @@ class ForeignWork:
         gpu_ids, pid = checked_ids(gpu_ids, pid)
         known = self.foreign.get(raylet, {})
         for gpu_id in gpu_ids:
-            if gpu_id in known and known[gpu_id][1] == pid:
-                del known[gpu_id]
+            at, *pids = known.get(gpu_id, (0,))
+            if pid in pids:
+                pids.remove(pid)
+                known[gpu_id] = (at, *pids)
+                if not pids:
+                    del known[gpu_id]
         self._persist(raylet)
 
     def _choose(
-        self, raylet: str, node_state: NodeState, gpu_id: int, known: dict[int, tuple[int, int]], movable: int
+        self, raylet: str, node_state: NodeState, gpu_id: int, known: dict[int, tuple[int, ...]], movable: int
     ) -> int:
         """The device at the GPU id's own position if it can be, else the first that nobody has."""
         size = len(node_state.grants)
         for again in (False, True):
             if again:
                 self._drop_dead(raylet, known)
-            taken = {at for at, _ in known.values()}
+            taken = {at for at, *_ in known.values()}
             free = [at for at in range(size) if not node_state.held >> at & 1 and at not in taken]
             if gpu_id in free:
                 return gpu_id
@@ -165,18 +170,21 @@ class ForeignWork:
             )
         return free[0]
 
-    def _drop_dead(self, raylet: str, known: dict[int, tuple[int, int]]) -> None:
+    def _drop_dead(self, raylet: str, known: dict[int, tuple[int, ...]]) -> None:
         living = {worker.pid for worker in self.ray.workers(raylet)}
-        dead = [gpu_id for gpu_id, (_, pid) in known.items() if pid not in living]
-        for gpu_id in dead:
-            del known[gpu_id]
-        if dead:
+        before = dict(known)
+        for gpu_id, (at, *pids) in before.items():
+            left = [pid for pid in pids if pid in living]
+            known[gpu_id] = (at, *left)
+            if not left:
+                del known[gpu_id]
+        if known != before:
             self._persist(raylet)
 
-    def _mark(self, node_state: NodeState, known: Mapping[int, tuple[int, int]]) -> None:
+    def _mark(self, node_state: NodeState, known: Mapping[int, tuple[int, ...]]) -> None:
         """Nothing is planned onto these devices from here on; the next look brings the rest up to date."""
         mask = node_state.busy
-        for at, _ in known.values():
+        for at, *_ in known.values():
             mask |= 1 << at
         self.inventory.set_others(node_state.name, mask, node_state.used_by_others)
 
@@ -240,12 +248,12 @@ class ForeignWork:
         except RayDraError:
             return node_state.busy  # as it was, until the raylet answers
         living = {worker.pid for worker in workers}
-        if any(pid not in living for _, pid in known.values()):
+        if any(pid not in living for _, *pids in known.values() for pid in pids):
             self._drop_dead(raylet, known)
         located = 0
-        for at, _ in known.values():
+        for at, *_ in known.values():
             located |= 1 << at
-        announced = {pid for _, pid in known.values()}
+        announced = {pid for _, *pids in known.values() for pid in pids}
         located |= self._mapped(node_state)
         for worker in workers:
             for group, gpu_ids in worker.gpu_ids.items():
@@ -256,7 +264,7 @@ class ForeignWork:
                         located |= 1 << gpu_id if gpu_id < len(node_state.grants) else 0
         # Reserved by a placement group of others, or by tasks that nobody sees: some devices are theirs.
         # Free ones first; then held ones, which matters only to a gang that has to be planned again.
-        missing = round(used) - located.bit_count()
+        missing = math.ceil(used - 1e-3) - located.bit_count()  # a part of a GPU keeps gangs off the rest of it
         for taken in (node_state.held, 0):
             for at in reversed(range(len(node_state.grants))):
                 if missing > 0 and not (located | taken) >> at & 1:

@@ -93,3 +93,37 @@ def test_a_task_that_was_quicker_moves_an_unplaced_gang(world: World) -> None:
     assert status.allocation is not None
     assert status.allocation.nodes[0] != node
     world.check()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_parts_of_one_gpu_share_a_device_that_no_gang_gets_until_the_last_has_ended(restart: bool) -> None:
+    world = World(nodes=1)
+    world.submit(gang(2, name="g"))
+    world.place("g")
+    allocation = world.coordinator.status("g").allocation
+    assert allocation is not None
+    ours = {grant.position for grant in allocation.grants}
+    world.ray.tasks |= {501: ("t0-0", (2,)), 502: ("t0-0", ())}  # halves: Ray counts one GPU
+    (first,) = positions(world.coordinator.devices_for("t0-0", "", -1, (2,), 501))
+    (second,) = positions(world.coordinator.devices_for("t0-0", "", -1, (2,), 502))
+    assert first == second
+    assert first not in ours
+    if restart:
+        world.restart()
+        world.report("t0")
+    busy = 1 << first
+    for pid, left in ((501, busy), (502, 0)):
+        del world.ray.tasks[pid]
+        if pid == 501:
+            world.ray.tasks[502] = ("t0-0", (2,))
+        world.coordinator.foreign_work.ended("t0-0", (2,), pid)
+        world.pass_time(2)
+        assert world.coordinator.inventory.node_states["t0"].busy == left
+    world.check()
+
+
+def test_half_a_gpu_that_nobody_has_located_keeps_a_gang_off_a_whole_one() -> None:
+    world = World(nodes=1)
+    world.ray.create_group([{"GPU": 0.5}], [{}])
+    world.pass_time(2)
+    assert world.coordinator.inventory.free_devices == 3

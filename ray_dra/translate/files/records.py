@@ -23,7 +23,7 @@ from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
 GANG_VERSION, NODE_VERSION = 6, 4
-GPU_IDS_VERSION = 2
+GPU_IDS_VERSION = 3
 FAILURE_VERSION = 0
 
 
@@ -44,10 +44,11 @@ class KnownNode:
 
 @dataclass(frozen=True, slots=True)
 class GpuIds:
-    """What is stored of a raylet's GPU ids: "<group>/<bundle>" -> GPU id -> position, and GPU id -> (position, pid)."""
+    """What is stored of a raylet's GPU ids: "<group>/<bundle>" -> GPU id -> position, and GPU id -> (position,
+    pids)."""
 
     bundles: dict[str, dict[int, int]] = field(default_factory=dict)
-    foreign: dict[int, tuple[int, int]] = field(default_factory=dict)
+    foreign: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,9 @@ def gpu_ids_from_bytes(data: bytes) -> GpuIds:
     """Raises RayDraError for what no version stored as GPU ids, and for positions that no node can have."""
     found = _gpu_ids_from_bytes(data)
     positions = [at for given in found.bundles.values() for at in given.values()]
-    positions += [at for at, _ in found.foreign.values()]
+    if not all(len(given) > 1 for given in found.foreign.values()):
+        raise unreadable("raylet's GPU ids", "a position without a process")
+    positions += [at for at, *_ in found.foreign.values()]
     if any(not 0 <= at < MAX_DEVICES_PER_BUNDLE for at in positions):
         raise RayDraError(
             "A stored raylet's GPU ids name a GPU that no node has.",

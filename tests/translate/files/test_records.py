@@ -170,6 +170,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"name":"t0"', b'"name":0')),
         (names.NODE_KEY, golden(names.NODE_KEY)[1].replace(b'"ready":true', b'"ready":"yes"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[-1].replace(b":0", b':"0"')),
+        (names.GPU_IDS_KEY, b'{"version":3,"bundles":{},"foreign":{"0":[1]}}'),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
