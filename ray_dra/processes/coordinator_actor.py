@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 
 import ray
@@ -20,11 +21,11 @@ from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.checked import text
+from ray_dra.core.model.checked import many, number, text
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
-from ray_dra.errors import GangGone, RayDraError, UnsatisfiableError
+from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError, shown
 from ray_dra.processes.address import Kubernetes
 from ray_dra.processes.agents import Agents
 from ray_dra.processes.look_loop import LookLoop
@@ -59,6 +60,9 @@ class CoordinatorActor:
 
     async def report(self, raylet: str, reading: bytes | None, visible: str | None) -> None:
         """A reading as the probe wrote it, or None for a sign of life; `visible`: the raylet's CUDA_VISIBLE_DEVICES."""
+        text(raylet, "raylet")
+        if not isinstance(reading, bytes | None) or not isinstance(visible, str | None):
+            raise InvalidRequest("A reading is bytes, and what a raylet sees is text.", place="reading")
         if self._retired:
             return  # it would leave a key
         if reading is None:
@@ -74,6 +78,8 @@ class CoordinatorActor:
     async def hello(self, job: str, locality: str = "") -> bool:
         """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
         the job yet; call again. `locality`: the policy of its ordinary placement groups."""
+        text(job, "job")
+        text(locality, "locality", empty=True)
         if self._retired:
             return False
         self._look()
@@ -94,8 +100,9 @@ class CoordinatorActor:
             GangGone: so it was.
         """
         await _still_wanted()
-        if order.request.gang in self._released:
-            raise GangGone("The gang was given back before it was there.", place=order.request.gang)
+        gang = getattr(getattr(order, "request", None), "gang", None)  # the core refuses what is no order
+        if isinstance(gang, str) and gang in self._released:
+            raise GangGone("The gang was given back before it was there.", place=gang)
         status = self._core.submit(order)
         self._wake()
         self._tell()
@@ -109,6 +116,7 @@ class CoordinatorActor:
 
     async def release(self, gang: str, timeout: float) -> bool:
         """Give back, and wait until Ray has ended the gang's workers; False if that takes too long."""
+        timeout = _seconds(timeout)
         self._released[text(gang, "gang", most=MAX_KEY, empty=True)] = None
         if len(self._released) > MOST_RELEASED:
             del self._released[next(iter(self._released))]
@@ -136,10 +144,18 @@ class CoordinatorActor:
 
     async def await_phase(self, gang: str, phases: tuple[str, ...], timeout: float) -> Status:
         """The gang's status as soon as it is in one of these phases, or when the time is over."""
-        return await self._waits.until(gang, tuple(map(Phase, phases)), timeout)
+        wanted = many(phases, "phases", most=len(Phase))
+        known = {phase.value: phase for phase in Phase}
+        for phase in wanted:
+            if not isinstance(phase, str) or phase not in known:
+                raise InvalidRequest(
+                    "This is no phase.", place="phases", wanted=shown(phase), available=", ".join(known)
+                )
+        return await self._waits.until(gang, tuple(known[phase] for phase in wanted), _seconds(timeout))
 
     async def await_ready(self, gang: str, job: str) -> str:
         """Resolves once the gang is ready; `job` waits for it. GangGone or UnsatisfiableError if it never will be."""
+        text(job, "job", empty=True)
         status = await self._waits.until(gang, (Phase.READY, Phase.RELEASING), None, job)
         if status.phase is Phase.RELEASING:
             raise why_gone(status)
@@ -166,6 +182,8 @@ class CoordinatorActor:
     ) -> list[tuple[str, str, list[dict[str, float]], str]]:
         """(id, name, bundles, strategy) of ordinary placement groups of which Ray has not been told: one, one by its
         name in a namespace, or all."""
+        for said, what in ((group, "group"), (name, "name"), (namespace, "namespace")):
+            text(said, what, empty=True)
         return self._core.pending_groups(group, name, namespace)
 
     async def gangs(self) -> list[Status]:
@@ -247,6 +265,11 @@ class CoordinatorActor:
                 self._store.delete(key)
         finally:
             ray.kill(ray.get_runtime_context().current_actor)
+
+
+def _seconds(timeout: object) -> float:
+    """How long a caller waits; what is negative is no time."""
+    return number(timeout, "timeout", least=-math.inf, most=math.inf)
 
 
 async def _still_wanted() -> None:

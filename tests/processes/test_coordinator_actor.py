@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,53 +23,17 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import CoordinatorUnavailable, GangGone
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode
-from ray_dra.processes import agents, look_loop, node_agent, wiring
 from ray_dra.processes import coordinator_actor as actors
-from ray_dra.simulated.fakes import FakeRay, MemoryStore
+from ray_dra.processes import look_loop, node_agent, wiring
 from ray_dra.translate.ray.bundles import bundle_from_resources
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
+from tests.processes.conftest import Outside, run
 
 
 def said(reading: NodeReading) -> bytes:
     """A reading as the probe writes it."""
     return json.dumps(asdict(reading)).encode()
-
-
-class Outside:
-    """What the actor finds around it: a store, a Ray with the job that started it, and what it has ended."""
-
-    def __init__(self) -> None:
-        self.store, self.ray, self.killed = MemoryStore(), FakeRay(), list[object]()
-        self.ray.jobs.add("starter")
-
-
-@pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
-    made = Outside()
-    context = SimpleNamespace(get_job_id=lambda: "starter", current_actor="itself")
-    monkeypatch.setattr(actors, "store_here", lambda: made.store)
-    monkeypatch.setattr(agents, "start_agent", lambda raylet: None)
-    monkeypatch.setattr(agents, "stop_agent", lambda raylet: None)
-    monkeypatch.setattr(wiring, "RayAdapter", lambda: made.ray)
-    monkeypatch.setattr(look_loop, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(ray, "kill", made.killed.append)
-    yield made
-    gc.enable()
-
-
-def run(test: Callable[[actors.CoordinatorActor], Awaitable[None]]) -> None:
-    """A test beside the actor's loop."""
-
-    async def both() -> None:
-        actor = actors.CoordinatorActor()
-        try:
-            await test(actor)
-        finally:
-            actor._loop.task.cancel()
-
-    asyncio.run(both())
 
 
 async def until(condition: Callable[[], object]) -> None:
