@@ -60,14 +60,19 @@ def test_of_a_partly_connected_box_linked_devices_first() -> None:
     size=st.integers(2, 4),
     count=st.integers(1, 7),
     cpus=st.booleans(),
+    loose=st.sampled_from([(), (), (0,), (2, 5), (7,)]),
 )
 @settings(max_examples=150, deadline=None)
 def test_linked_bundles_lie_anywhere_where_no_clique_may_have_them_all(
-    trays: list[int], boxes: list[int], size: int, count: int, cpus: bool
+    trays: list[int], boxes: list[int], size: int, count: int, cpus: bool, loose: tuple[int, ...]
 ) -> None:
     """One node of a rack and no more is one gang's there, but nodes without a clique's IMEX domain hold what is linked
-    on each. Boxes with few links: their number of free GPUs alone would promise too much."""
-    nodes = [*rack("r", len(trays)), *(node(f"d{i}", 8, links=DGX1, box=True) for i in range(len(boxes)))]
+    on each. Boxes with few links: their number of free GPUs alone would promise too much. `loose`: of the first one's
+    GPUs, those in no clique, which bundles may mix with the others."""
+    nodes = [
+        *rack("r", len(trays)),
+        *(node(f"d{i}", 8, links=DGX1, box=True, loose=() if i else loose) for i in range(len(boxes))),
+    ]
     inventory = Inventory(nodes, Limits(compute_domains=True, domain_nodes=1))
     for at, free in enumerate(trays):
         inventory.set_others(f"r-t{at}", (1 << 4) - (1 << free), {})
