@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations_with_replacement
 
 import pytest
 from hypothesis import settings
@@ -315,3 +316,59 @@ def test_a_gang_joins_no_node_that_is_in_the_imex_domain_of_another(in_another: 
             assert [state.imex_gang == "mine" for state in states] == [True, True, False]
             inventory.release("mine")
         assert picture(inventory) == before
+
+
+def test_the_node_with_most_of_a_resource() -> None:
+    nodes = [node("a", 1, resources={"CPU": 0.5}), node("b", 1, resources={}), node("c", 1, resources={"CPU": 0.25})]
+    inventory = Inventory(nodes)
+    largest = inventory.largest("CPU")
+    assert largest is not None
+    assert largest.name == "a"
+    inventory.put_node(node("d", 1, resources={"CPU": 0.75}))
+    largest = inventory.largest("CPU")
+    assert largest is not None
+    assert largest.name == "d"
+    inventory.drop_node("d")
+    largest = inventory.largest("CPU")
+    assert largest is not None
+    assert largest.name == "a"
+    assert Inventory().largest("CPU") is None
+
+
+KINDS_OF_BUNDLES = (
+    Bundle((DeviceRequest(2),)),
+    Bundle((), {"CPU": 1.0}),
+    Bundle((DeviceRequest(1),), {"CPU": 2.0}),
+    Bundle((DeviceRequest(1, share=400),), {"CPU": 0.5}),
+    Bundle((DeviceRequest(1, share=600),)),
+)
+
+
+@pytest.mark.parametrize("kinds", [k for n in (1, 2, 3) for k in combinations_with_replacement(range(5), n)])
+def test_whatever_is_held_is_counted_and_given_back(kinds: tuple[int, ...]) -> None:
+    """Straight from the plan, and looked up anew, as after a restart; on a node that is there, and on one that comes
+    later."""
+    nodes = [node("a", 4, box=True), node("b", 4, box=True)]
+    inventory = Inventory(nodes)
+    held(inventory, gang(1, name="before"))
+    empty = picture(inventory)
+    answer = held(inventory, GangRequest("g", tuple(KINDS_OF_BUNDLES[kind] for kind in kinds)))
+    assert sum(state.used.get("CPU", 0.0) for state in inventory.node_states.values()) == sum(
+        KINDS_OF_BUNDLES[kind].resources.get("CPU", 0.0) for kind in kinds
+    )
+    assert inventory.held_devices == 1 + sum(grant.amount is None for grant in answer.grants)
+    looked_up, late = Inventory(nodes), Inventory()
+    for name in inventory.gangs:
+        allocation = inventory.allocation(name)
+        assert allocation is not None
+        looked_up.hold(allocation)
+        late.hold(allocation)
+    assert late.has_gangs(answer.nodes[0])
+    for there in nodes:
+        late.put_node(there)
+    assert picture(inventory) == picture(looked_up) == picture(late)
+    for each in (inventory, looked_up, late):
+        each.release("g")
+        each.release("g")
+        assert picture(each) == empty
+        assert each.allocation("g") is None

@@ -54,6 +54,9 @@ def test_of_a_partly_connected_box_linked_devices_first() -> None:
     assert isinstance(plan(inventory, gang(5)), Allocation)
 
 
+PAIRS = tuple(tuple(12 * (i != j and i // 2 == j // 2) for j in range(4)) for i in range(4))
+
+
 @given(
     trays=st.lists(st.integers(0, 4), min_size=1, max_size=3),
     boxes=st.lists(st.integers(0, 255), min_size=1, max_size=2),
@@ -61,16 +64,18 @@ def test_of_a_partly_connected_box_linked_devices_first() -> None:
     more=st.sampled_from([0, 0, 1]),
     cpus=st.booleans(),
     loose=st.sampled_from([(), (), (0,), (2, 5), (7,)]),
+    bridged=st.booleans(),
 )
 @settings(max_examples=150, deadline=None)
 def test_linked_bundles_lie_anywhere_where_no_clique_may_have_them_all(
-    trays: list[int], boxes: list[int], size: int, more: int, cpus: bool, loose: tuple[int, ...]
+    trays: list[int], boxes: list[int], size: int, more: int, cpus: bool, loose: tuple[int, ...], bridged: bool
 ) -> None:
     """One node of a rack and no more is one gang's there, but nodes without a clique's IMEX domain hold what is linked
     on each. Boxes with few links: their number of free GPUs alone would promise too much. `loose`: of the first one's
-    GPUs, those in no clique, which bundles may mix with the others. `more`: than there is room for."""
+    GPUs, those in no clique, which bundles may mix with the others. `more`: than there is room for.
+    `bridged`: a tray's GPUs are linked in pairs only."""
     nodes = [
-        *rack("r", len(trays)),
+        *(node(f"r-t{t}", 4, clique="r", order=t, links=PAIRS if bridged else None) for t in range(len(trays))),
         *(node(f"d{i}", 8, links=DGX1, box=True, loose=() if i else loose) for i in range(len(boxes))),
     ]
     inventory = Inventory(nodes, Limits(compute_domains=True, domain_nodes=1))
@@ -78,7 +83,11 @@ def test_linked_bundles_lie_anywhere_where_no_clique_may_have_them_all(
         inventory.set_others(f"r-t{at}", (1 << 4) - (1 << free), {})
     for at, busy in enumerate(boxes):
         inventory.set_others(f"d{at}", busy, {})
-    most = sum(free // size for free in trays)
+    most = 0
+    for free in trays:
+        open_ = set(range(free))
+        links = PAIRS if bridged else ((1,) * 4,) * 4
+        most += max(n for n in range(5) if linked_by_hand(links, open_, (size,) * n))
     for busy in boxes:
         open_ = {i for i in range(8) if not busy >> i & 1}
         most += max(n for n in range(8 // size + 1) if linked_by_hand(DGX1, open_, (size,) * n))
