@@ -59,14 +59,14 @@ PAIRS = tuple(tuple(12 * (i != j and i // 2 == j // 2) for j in range(4)) for i 
 
 @given(
     trays=st.lists(st.integers(0, 4), min_size=1, max_size=3),
-    boxes=st.lists(st.integers(0, 255), min_size=1, max_size=2),
+    boxes=st.lists(st.integers(0, 255), max_size=2),
     size=st.integers(2, 4),
-    more=st.sampled_from([0, 0, 1]),
+    more=st.sampled_from([0, 0, 0, 1]),
     cpus=st.booleans(),
-    loose=st.sampled_from([(), (), (0,), (2, 5), (7,)]),
+    loose=st.sampled_from([(), (), (), (0,), (2, 5)]),
     bridged=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_linked_bundles_lie_anywhere_where_no_clique_may_have_them_all(
     trays: list[int], boxes: list[int], size: int, more: int, cpus: bool, loose: tuple[int, ...], bridged: bool
 ) -> None:
