@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from itertools import combinations_with_replacement
 
@@ -372,3 +373,43 @@ def test_whatever_is_held_is_counted_and_given_back(kinds: tuple[int, ...]) -> N
         each.release("g")
         assert picture(each) == empty
         assert each.allocation("g") is None
+
+
+def test_no_device_is_held_twice_by_one_gang_either() -> None:
+    """A record that says so is refused whole, whichever of its bundles on the node come first."""
+    inventory = Inventory([node("a", 4, box=True)])
+    state = inventory.node_states["a"]
+    empty = picture(inventory)
+    for masks in ((1, 1), (1, 2, 1), (3, 2), (1, 6, 8, 4), (15, 8)):
+        twice = Allocation("g", tuple(Placed("a", state.granted(mask)) for mask in masks))
+        with pytest.raises(ValueError, match="held by another gang"):
+            inventory.hold(twice)
+        read_back = Allocation("g", tuple(Placed("a", tuple(map(copy, state.granted(mask)))) for mask in masks))
+        with pytest.raises(ValueError, match="held by another gang"):
+            inventory.hold(read_back)
+        assert picture(inventory) == empty
+    once = Allocation("g", tuple(Placed("a", tuple(map(copy, state.granted(mask)))) for mask in (1, 6, 8)))
+    inventory.hold(once)
+    assert inventory.free_devices == 0
+
+
+def test_a_part_of_the_nodes_has_what_is_free_on_them_and_nothing_else() -> None:
+    inventory = Inventory([node("a", 4, box=True, sick=[3]), node("b", 2, box=True), *rack("r", 2)], Limits(True, 2))
+    held(inventory, gang(2, name="held", resources={"CPU": 5.0}))
+    inventory.set_others("a", 0b0001, {"CPU": 3.0})
+    before = picture(inventory)
+    for names in (("a",), ("b", "a"), ("r-t1", "b"), ()):
+        part = inventory.part(names)
+        assert set(part.node_states) == set(names)
+        assert part.limits is inventory.limits
+        for name in names:
+            mine, theirs = part.node_states[name], inventory.node_states[name]
+            assert mine.free == theirs.free
+            assert mine.left("CPU") == theirs.left("CPU")
+            assert mine.busy == (1 << theirs.size) - 1 & ~theirs.free
+        assert part.busy_devices == part.devices - part.free_devices
+        assert part.free_devices == sum(inventory.node_states[name].free.bit_count() for name in names)
+    assert picture(inventory) == before
+    assert inventory.emptied().free_devices == 13
+    assert inventory.emptied() is inventory.emptied()
+    assert picture(inventory) == before

@@ -130,3 +130,19 @@ def test_as_many_partitions_as_are_promised_lie_side_by_side() -> None:
             for wanted in range(1, 9):
                 answer = plan(inventory, gang(*[1] * wanted, name="more"))
                 assert isinstance(answer, Allocation) is (wanted <= left), (profiles, wanted)
+
+
+def test_a_device_that_is_shared_out_has_nothing_left_for_anybody() -> None:
+    for amounts in ((400, 600), (999, 1), (300, 300, 400)):
+        inventory = Inventory([node("a", 1, box=True)])
+        for at, amount in enumerate(amounts):
+            held(inventory, shares(amount, name=f"gang-{at}"))
+        state = inventory.node_states["a"]
+        assert (state.shared_left(), inventory.shared, state.shares) == ({}, [], {0: 1000})
+        assert isinstance(plan(inventory, shares(1, name="more")), Unsatisfiable)
+        inventory.release("gang-0")
+        assert state.shared_left() == {0: amounts[0]}
+        assert [entry[0] for entry in inventory.shared] == [amounts[0]]
+        assert isinstance(plan(inventory, shares(amounts[0], name="more")), Allocation)
+        if amounts[0] < 999:
+            assert isinstance(plan(inventory, shares(amounts[0] + 1, name="more")), Unsatisfiable)
