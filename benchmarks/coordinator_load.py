@@ -20,7 +20,9 @@ from ray_dra.processes.calls import ask, coordinator
 from ray_dra.translate.names import NODE_LABEL
 
 BUNDLES = [{"GPU": 1}]
-ADDRESS = "ray_dra://embedded?profile=gb200-nvl72&nodes=4"
+ADDRESS = (
+    "ray_dra://embedded?profile=gb200-nvl72&nodes=4&locality=none"  # of what is "ray", the coordinator hears nothing
+)
 
 
 class Client:

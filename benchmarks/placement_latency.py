@@ -14,6 +14,7 @@ import ray
 from figures import parser, percentile, write
 
 import ray_dra
+from ray_dra.adapters.ray_groups import plain
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
@@ -67,9 +68,9 @@ def main() -> None:
                 lambda g: g.remove(),
             )
             r = timed(
-                lambda b=bundles: ray.util.placement_group(b, strategy="STRICT_SPREAD"),  # type: ignore[misc]
+                lambda b=bundles: plain("placement_group")(b, strategy="STRICT_SPREAD"),  # type: ignore[misc]
                 lambda g: g.wait(60),
-                ray.util.remove_placement_group,
+                plain("remove_placement_group"),
             )
             if turn:  # the first of each warms up
                 ours.append(o)

@@ -72,7 +72,7 @@ def placement_group(
 ) -> Any:
     """See `ray.util.placement_group`."""
     job = _job()
-    if job is None:
+    if job is None or not isinstance(name, str):  # which Ray refuses in its own words
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     policy, selectors = without_policy(selectors)
     ray_groups.validate(bundles, strategy, lifetime, soft_node, selectors, topology_strategy)
@@ -81,7 +81,7 @@ def placement_group(
     call = Call(bundles, strategy, selectors, topology_strategy, soft_node, policy)
     policies = (job.address, os.environ.get(LOCALITY_VARIABLE, ""), job.default)
     request = request_of(call, group, policies)
-    if request is None or not _submit(request, who, name or "", lifetime == "detached"):
+    if request is None or not _submit(request, who, name, lifetime == "detached"):
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
 
@@ -106,21 +106,23 @@ def get_placement_group(placement_group_name: Any) -> Any:
         return plain("get_placement_group")(placement_group_name)
     except ValueError:
         found = _pending(name=placement_group_name) if placement_group_name else []
-        if not found:
-            raise
-        return ray_groups.handle(found[0].group, found[0].bundles)
+        if found:
+            return ray_groups.handle(found[0].group, found[0].bundles)
+        return plain("get_placement_group")(placement_group_name)  # Ray may have been told of it meanwhile
 
 
 def placement_group_table(placement_group: Any) -> dict[str, Any]:
     """See `ray.util.placement_group_table`."""
-    table: dict[str, Any] = plain("placement_group_table")(placement_group)
-    if placement_group is None:
-        return {pending.group: ray_groups.row(*pending) for pending in _pending()} | table
+    own = plain("placement_group_table")
+    table: dict[str, Any] = own(placement_group) if placement_group is not None else {}
     if table:
         return table
-    found = _pending(group=placement_group.id.hex())
-    # Ray may have been told of it meanwhile.
-    return ray_groups.row(*found[0]) if found else plain("placement_group_table")(placement_group)
+    # Ray's table is read last: whatever is not pending any more is in it.
+    found = _pending(group=placement_group.id.hex() if placement_group is not None else "")
+    rows = {pending.group: ray_groups.row(*pending) for pending in found}
+    if placement_group is None:
+        return {**rows, **own(None)}
+    return rows.get(placement_group.id.hex()) or own(placement_group)
 
 
 def install() -> None:
@@ -221,6 +223,7 @@ def _pending(group: str = "", name: str = "") -> list[Pending]:
 # -- the log
 
 _followed: set[str] = set()
+_said: dict[str, float] = {}  # what the log says of groups that wait, and since when
 _lock = threading.Lock()
 
 
@@ -245,7 +248,7 @@ def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
         return
     waits_for = "; ".join(map(str, status.waits_for))
     if waits_for and waits_for != said:
-        logger.warning("placement group %s: pending: %s", _called(order), waits_for)
+        _say(order, waits_for)
     with _lock:
         if len(_followed) >= MOST_FOLLOWED and group not in _followed:
             return
@@ -255,6 +258,19 @@ def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
         _follow(news, order, waits_for or said or "")
     except Exception:  # Ray is being left
         _followed.discard(group)
+
+
+def _say(order: Order, waits_for: str) -> None:
+    """Of many groups that wait for the same, one is named."""
+    now = time.monotonic()
+    with _lock:
+        for text, at in list(_said.items()):
+            if now - at > FOLLOW_SECONDS:
+                del _said[text]
+        if waits_for in _said:
+            return
+        _said[waits_for] = now
+    logger.warning("placement group %s: pending: %s", _called(order), waits_for)
 
 
 def _leave_to_ray(order: Order, why: Exception) -> None:

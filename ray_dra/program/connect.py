@@ -64,7 +64,9 @@ class ClientBuilder:
         await_cluster(target.address)
         with connection_token(target.address, token_of(target.address)):
             kubernetes = target.model_copy(update={"locality": ""}) if isinstance(target, Kubernetes) else None
-            return self._join(target.address, kubernetes, forget_token, target.locality)
+            # There, where workers are made for a group, it has to be asked for.
+            locality = target.locality or ("none" if kubernetes is not None else "")
+            return self._join(target.address, kubernetes, forget_token, locality)
 
     def _check_policies(self) -> None:
         """Those in the environment of the program, and in the one that its workers are to have."""

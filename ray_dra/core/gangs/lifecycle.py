@@ -264,12 +264,12 @@ _FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_799.0  # the years 1 to
 
 
 def owner_ended(gang: Gang, jobs: Collection[str], ended_actors: Collection[str]) -> bool:
-    """Whether those whom a gang ends with are gone; `jobs` run, and of its actor it is known that it has ended. An
-    ordinary placement group that Ray has taken is Ray's to end."""
+    """Whether those whom a gang ends with are gone; `jobs` run, and of these actors it is known that they have ended.
+    Of an ordinary placement group that Ray has taken, too: who ended just before that is no news to Ray."""
     job_ended = bool(gang.owner) and gang.owner not in jobs
     if gang.ordinary is None:
         return job_ended
-    if gang.group is not None or not (job_ended or gang.ordinary.outlives_job):
+    if not (job_ended or gang.ordinary.outlives_job):
         return False
     return not gang.ordinary.actor or gang.ordinary.actor in ended_actors
 

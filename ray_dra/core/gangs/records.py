@@ -153,8 +153,10 @@ class Records:
         return [g for g in self._without_job(jobs) if not g.detached and owner_ended(g, jobs, ended_actors)]
 
     def kept_by_actors(self, jobs: Collection[str]) -> set[str]:
-        """The actors that keep ordinary placement groups in the queue which no job keeps."""
-        found = self._without_job(jobs)
+        """The actors that keep ordinary placement groups which no job keeps."""
+        past = [g for g in self._past_queue() if g.ordinary is not None and not g.releasing]
+        kept = [g for g in past if g.ordinary is not None and (g.ordinary.outlives_job or g.owner not in jobs)]
+        found = self._without_job(jobs) + kept
         return {g.ordinary.actor for g in found if g.ordinary is not None and g.ordinary.actor and not g.detached}
 
     def _without_job(self, jobs: Collection[str]) -> list[Gang]:

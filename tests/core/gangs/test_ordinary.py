@@ -230,7 +230,9 @@ def test_other_devices_of_the_same_nodes_where_others_took_one() -> None:
         (ACTOR, False, False, False, (ACTOR,), True),
         (ACTOR, True, False, True, (ACTOR,), True),  # a detached actor's groups are its own
         (ACTOR, True, False, False, (), False),
-        (ACTOR, True, True, False, (ACTOR,), False),  # Ray sees to those that it has
+        (ACTOR, True, True, False, (), False),
+        (ACTOR, True, True, False, (ACTOR,), True),  # it may have ended just before Ray was told
+        ("", False, True, False, (), True),
     ],
 )
 def test_it_ends_with_whom_it_ends_in_ray(
