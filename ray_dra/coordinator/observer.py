@@ -139,7 +139,7 @@ class Observer:
             node_state = self.inventory.node_states.get(placed.node)
             if node_state is None:
                 yield f"node {placed.node} is gone"
-            elif not node_state.node.ready:
+            elif not node_state.node.ready and not self.backend.left_out(placed.node):
                 yield f"node {placed.node}: {node_state.node.reason}"
             else:
                 yield from _changed(node_state.node, placed.grants)

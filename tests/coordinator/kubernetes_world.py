@@ -18,7 +18,7 @@ from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.shared_records import MARK, slot_from_bytes
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, SLOT_VARIABLE, VERIFIED_KEY
-from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from tests.coordinator.world import Clock, Crash
 from tests.translate.kube.objects import cluster
 
@@ -155,7 +155,8 @@ class World:
             self.turn()
             status = self.coordinator.status(gang)
             if status.phase is Phase.HELD and status.group is None:
-                group = self.ray.create_group([{"GPU": 4.0}] * len(status.selectors), status.selectors, "job")
+                bundles = ray_bundles(self.coordinator.gangs[gang].request)
+                group = self.ray.create_group(bundles, status.selectors, "job")
                 self.coordinator.commit(gang, group, status.moves)
             if status.phase is Phase.READY:
                 return status.phase

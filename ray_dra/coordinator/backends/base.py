@@ -88,6 +88,9 @@ class Backend(Protocol):
     def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         """Workers that are not there (any more), as sentences."""
 
+    def left_out(self, node: str) -> bool:
+        """Whether plans leave the node out for a while, though nothing of it is lost."""
+
     # how Ray sees them
 
     def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:

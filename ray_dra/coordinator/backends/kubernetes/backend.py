@@ -174,6 +174,9 @@ class KubernetesBackend:
         slots = self.slots(allocation)
         return tuple(f"the worker on {node} is gone" for label, node in slots.items() if label not in joined)
 
+    def left_out(self, node: str) -> bool:
+        return self.machines.left_out(node)
+
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""
         return {label: node for node, label in self._labels_of(allocation).items() if self._has_own(node)}

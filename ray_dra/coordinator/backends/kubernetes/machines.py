@@ -57,9 +57,18 @@ class Machines:
         return [name for name, state in found if state is not None and state.node.ready and state.node.devices]
 
     def avoid(self, nodes: Iterable[str], why: str) -> None:
-        """Leave nodes out for a while."""
-        until = self._clock() + AVOID_SECONDS
-        self._avoided |= dict.fromkeys(nodes, (until, f"left out for a while: {why}"))
+        """Leave nodes out for a while, and at once: whoever failed on them is planned again before the next look."""
+        until, why = self._clock() + AVOID_SECONDS, f"left out for a while: {why}"
+        for name in nodes:
+            self._avoided[name] = until, why
+            state = self._inventory.node_states.get(name)
+            if state is not None and state.node.ready and self.has(name):
+                self._inventory.put_node(replace(state.node, ready=False, reason=why))
+
+    def left_out(self, node: str) -> bool:
+        """Whether nothing is amiss with a node but that an attempt failed there: who is on it has lost nothing."""
+        state = self._inventory.node_states.get(node)
+        return state is not None and state.node.reason == self.avoided.get(node)
 
     @property
     def avoided(self) -> Mapping[str, str]:

@@ -108,7 +108,7 @@ class Provisioning:
         go = GO_KEY + self.attempt.name
         if stage == "joined" and grouped and self.store.get(go) is None:
             self.store.put(go, MARK)
-        progress = self._judge(there, stage, said, len(self._labels.intersection(joined)))
+        progress = self._judge(there, stage, said, self._labels.intersection(joined))
         if stage == "joined" and not progress.failed:
             return replace(progress, ready=True)
         return progress
@@ -276,16 +276,17 @@ class Provisioning:
             self.kube.patch("Pod", pod.name, gate_opened(pod))
             self._done("open", pod.uid)
 
-    def _judge(self, there: Found, stage: str, said: str, joined: int) -> Progress:
+    def _judge(self, there: Found, stage: str, said: str, joined: Collection[str]) -> Progress:
         """Whether it still gets on: each sign of progress starts the stage's patience anew."""
         now = self.clock()
-        seen = (stage, len(there.claims), *signs(there.pods), joined)
+        seen = (stage, len(there.claims), *signs(there.pods), len(joined))
         if seen != self._seen:
             self._seen, self._since = seen, now
-        failed = [pod for pod in there.pods if pod.failed]
-        if failed:
-            self.machines.avoid([node for node in (failed[0].node,) if node], said)
-            return Progress(failed=f"{failed[0].name} failed: {failed[0].failed}")
+        failed = next((pod for pod in there.pods if pod.failed and not pod.deleting), None)  # a deleted one fails, too
+        if failed is not None:
+            why = f"{failed.name} failed: {failed.failed}"
+            self.machines.avoid([node for node in (failed.node,) if node], why)
+            return Progress(failed=why)
         lost = [node for node in self.attempt.slots if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
@@ -293,8 +294,22 @@ class Provisioning:
         if closed and stage in ("pods", "bound"):
             return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
         if now - self._since > PATIENCE[stage]:
-            bound = {pod.node for pod in there.pods if not pod.waiting}
-            self.machines.avoid([node for node in self.attempt.slots if node not in bound], said)
+            self.machines.avoid(self._behind(there, stage, joined), said)
             said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
             return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
         return Progress(stage=stage, said=f"{stage}: {said}")
+
+    def _behind(self, there: Found, stage: str, joined: Collection[str]) -> list[str]:
+        """The nodes for whose workers the others wait in this stage."""
+        pods = {pod.name: pod for pod in there.pods}
+        verified = set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
+
+        def late(slot: Slot) -> bool:
+            pod = pods.get(slot.name)
+            if stage == "joined":
+                return slot.label not in joined
+            if stage == "verified":
+                return VERIFIED_KEY + slot.label not in verified
+            return pod is None or (pod.node is None if stage == "bound" else bool(pod.waiting))
+
+        return [node for node, slot in self.attempt.slots.items() if late(slot)]

@@ -49,6 +49,9 @@ class RayletsBackend:
     def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         return ()
 
+    def left_out(self, node: str) -> bool:
+        return False
+
     def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
         return self._raylets.selector(node)
 

@@ -4,6 +4,7 @@ devices and lost pods; nothing leaks, nothing is taken twice, no gang stands on 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
-from ray_dra.ports.kube_objects import ComputeDomain
+from ray_dra.ports.kube_objects import ComputeDomain, Pod
 from ray_dra.ports.kubernetes import Object
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay
@@ -334,6 +335,75 @@ def test_raylets_are_let_in_only_when_the_placement_group_waits_for_them() -> No
     assert world.drive(gang) is Phase.READY
     world.coordinator.release(gang)
     world.settle()
+
+
+@pytest.mark.parametrize(("stage", "seconds"), [("bound", 20), ("verified", 120), ("joined", 60)])
+def test_a_gang_that_waits_in_vain_for_one_node_is_planned_without_it(stage: str, seconds: int) -> None:
+    world = World(nodes=6, cliques=2)
+    gang = world.coordinator.submit(world.order()).gang
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    bad, good = allocation.nodes
+    running, add_node, schedule = world.kube.running, world.ray.add_node, world.kube._schedule
+
+    def hanging() -> list[tuple[Pod, frozenset[str]]]:
+        return [(pod, devices) for pod, devices in running() if pod.node != bad]
+
+    def add_others(raylet: str, **more: Any) -> None:
+        if {pod.name: pod.node for pod in world.kube.view().pods}[raylet] != bad:
+            add_node(raylet, **more)
+
+    def schedule_others(pod: dict[str, Any]) -> None:
+        if bad not in str(pod["spec"]["affinity"]):
+            schedule(pod)
+
+    if stage == "bound":
+        world.kube._schedule = schedule_others  # type: ignore[method-assign]
+    elif stage == "verified":
+        world.kube.running = hanging  # type: ignore[method-assign]
+    else:
+        world.ray.add_node = add_others  # type: ignore[method-assign]
+    assert world.drive(gang, turns=2 * seconds + 60) is Phase.READY
+    status = world.coordinator.status(gang)
+    assert status.moves == 1
+    assert status.allocation is not None
+    assert bad not in status.allocation.nodes
+    assert good in status.allocation.nodes, "only the one that was behind"
+
+
+def test_a_gang_on_a_node_where_another_gang_failed_has_lost_nothing() -> None:
+    world = World(nodes=2, cliques=1)
+    first, second = (world.coordinator.submit(world.order(bundles=1, gpus=2)).gang for _ in range(2))
+    nodes = [allocation.nodes for g in (first, second) if (allocation := world.coordinator.status(g).allocation)]
+    assert nodes[0] == nodes[1]
+    assert world.drive(first) is Phase.READY
+    failing = next(pod for pod in world.kube._of("Pod") if pod["metadata"]["labels"][GANG_LABEL] == second)
+    failing["status"] = {"phase": "Failed", "message": "a test"}
+    world.kube.put(failing)
+    world.coordinator.observe()
+    world.turn()
+    moved = world.coordinator.status(second).allocation
+    assert moved is not None
+    assert moved.nodes != nodes[0]
+    assert world.coordinator.status(first).phase is Phase.READY
+    world.kube.lose_node(nodes[0][0])
+    world.turn()
+    assert world.coordinator.status(first).phase is Phase.DEGRADED
+
+
+def test_a_worker_that_ends_because_it_is_deleted_has_not_failed() -> None:
+    """A kubelet writes how its containers ended, then lets the pod go."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(4):
+        world.turn()
+    pod = world.kube._of("Pod")[0]
+    pod["metadata"]["deletionTimestamp"] = "now"
+    pod["status"] = {"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"exitCode": 143}}}]}
+    world.kube.put(pod)
+    world.coordinator.observe()
+    assert world.drive(gang) is Phase.READY
+    assert world.coordinator.status(gang).moves == 0
 
 
 def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
