@@ -218,3 +218,13 @@ def test_plan_holds_nothing(world: World) -> None:
     answer = world.coordinator.plan(gang(4, 4, locality=Locality(cliques=1)))
     assert not isinstance(answer, Unsatisfiable)
     world.check_empty()
+
+
+@pytest.mark.parametrize(("name", "called"), [("", "g"), ("train", "train")])
+def test_the_log_tells_the_end_of_a_gang_by_its_name_else_by_its_id(
+    world: World, caplog: pytest.LogCaptureFixture, name: str, called: str
+) -> None:
+    caplog.set_level("INFO")
+    world.submit(gang(4, name="g"), name=name)
+    world.coordinator.release("g")
+    assert f"gang {called}: gone: released" in caplog.text
