@@ -38,6 +38,11 @@ tell(took=took, stages=dict(times.spent))
 gang.remove()
 """
 BY_HAND = """
+import json, time
+import ray
+ray.init("auto", log_to_driver=False, logging_level="ERROR")
+def tell(**what):
+    print("TOLD", json.dumps(what), flush=True)
 group = ray.util.placement_group([{"GPU": 4}] * 2, "STRICT_SPREAD")
 tell(asked=True)
 tell(ready=group.wait(240), at=time.time())
@@ -86,7 +91,7 @@ def main() -> None:
 
 def by_hand(head: Head, name: str, *, imex: bool = False) -> float:
     at = head.namespace.name
-    program = head.start(BY_HAND)
+    program = head.start(BY_HAND, prelude="")  # a plain Ray program: through ray_dra:// its group would be a gang
     told(program)
     group = head.group_by_hand(name, "by-hand")
     if imex:

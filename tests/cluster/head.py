@@ -67,10 +67,10 @@ class Head:
         conditions = (found or {}).get("status", {}).get("conditions", ())
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
-    def start(self, program_text: str) -> subprocess.Popen[str]:
+    def start(self, program_text: str, prelude: str = PRELUDE) -> subprocess.Popen[str]:
         """A Ray program on the head; what it tells is read by `told`."""
         command = [program("kubectl"), f"--kubeconfig={self.cluster.kubeconfig}", "exec", "-n", self.namespace.name]
-        command += [self.pod, "-c", "ray-head", "--", "python3", "-u", "-c", PRELUDE + program_text]
+        command += [self.pod, "-c", "ray-head", "--", "python3", "-u", "-c", prelude + program_text]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.running.append(process)
         return process
