@@ -40,6 +40,7 @@ class Kube(Protocol):
     """The coordinator's hands on Kubernetes, in the RayCluster's namespace. KubernetesErrors pass through."""
 
     namespace: str
+    raycluster: str  # its name, also while the view has none
     compute_domains: bool  # the cluster serves ComputeDomains
 
     def view(self) -> KubeView: ...

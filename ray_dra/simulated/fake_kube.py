@@ -36,7 +36,7 @@ class FakeKube:
         *,
         compute_domains: bool = True,
     ) -> None:
-        self.namespace = raycluster["metadata"]["namespace"]
+        self.namespace, self.raycluster = raycluster["metadata"]["namespace"], raycluster["metadata"]["name"]
         self.compute_domains = compute_domains
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
@@ -61,7 +61,7 @@ class FakeKube:
 
     def view(self) -> KubeView:
         return KubeView(
-            raycluster=read_raycluster(copy.deepcopy(self._raycluster)),
+            raycluster=read_raycluster(copy.deepcopy(self._raycluster)) if self._raycluster else None,
             nodes=dict(self._nodes),
             slices=tuple(each for slices in self._slices.values() for each in slices),
             claims=tuple(map(read_claim, self._of("ResourceClaim"))),
@@ -254,6 +254,11 @@ class FakeKube:
         self._lists_images = images is not None
         for name, listed in (images or {}).items():
             self._nodes[name] = replace(self._nodes[name], images=tuple(sorted(listed)))
+
+    def drop_raycluster(self) -> None:
+        """The user deletes the RayCluster; its head lives on for a while."""
+        self._version += 1
+        self._raycluster = {}
 
     def seize_lease(self, holder: str) -> None:
         """Another coordinator leads."""

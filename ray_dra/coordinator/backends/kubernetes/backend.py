@@ -83,7 +83,7 @@ class KubernetesBackend:
         key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults, neighbours.believed)
         if key == self._seen:
             return
-        self.found = by_attempt(self.view, self.kube.namespace)
+        self.found = by_attempt(self.view, self.kube)
         self.machines.put(self.view, self._tolerations())
         self.machines.mark_taken(self.view.claims, of_gangs)
         self._seen = key
@@ -122,7 +122,7 @@ class KubernetesBackend:
         return raycluster(self.view, self.kube.namespace)
 
     def _ours(self, thing: OfGang) -> bool:
-        return is_ours(self.view, self.kube.namespace, thing)
+        return is_ours(self.kube, thing)
 
     def _tolerations(self) -> tuple[Toleration, ...]:
         return self.view.raycluster.tolerations if self.view.raycluster is not None else ()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ray_dra.errors import NotFound
 from ray_dra.ports.kube_objects import Claim, ComputeDomain, OfGang, Pod, RayCluster
-from ray_dra.ports.kubernetes import KubeView
+from ray_dra.ports.kubernetes import Kube, KubeView
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Found:
         return not (self.pods or self.domains or any(not claim.deleting for claim in self.claims))
 
 
-def by_attempt(view: KubeView, namespace: str) -> dict[str, Found]:
+def by_attempt(view: KubeView, kube: Kube) -> dict[str, Found]:
     """Every object of ours under the attempt that it is for."""
     found: dict[str, Found] = {}
     lingering: set[str] = set()
@@ -32,24 +32,24 @@ def by_attempt(view: KubeView, namespace: str) -> dict[str, Found]:
         return found.setdefault(attempt, Found())
 
     for pod in view.pods:
-        if pod.attempt is not None and is_ours(view, namespace, pod):
+        if pod.attempt is not None and is_ours(kube, pod):
             if lingers(view, pod):
                 lingering.add(pod.uid)
             else:
                 of(pod.attempt).pods.append(pod)
     for domain in view.domains:
-        if domain.attempt is not None and is_ours(view, namespace, domain):
+        if domain.attempt is not None and is_ours(kube, domain):
             of(domain.attempt).domains.append(domain)
     for claim in view.claims:  # most are others'
-        if claim.attempt is not None and is_ours(view, namespace, claim) and claim.pod not in lingering:
+        if claim.attempt is not None and is_ours(kube, claim) and claim.pod not in lingering:
             of(claim.attempt).claims.append(claim)
     return found
 
 
-def is_ours(view: KubeView, namespace: str, thing: OfGang) -> bool:
-    """Whether it is of a gang of this RayCluster."""
-    cluster = view.raycluster
-    return thing.namespace == namespace and (cluster is None or thing.raycluster == cluster.name)
+def is_ours(kube: Kube, thing: OfGang) -> bool:
+    """Whether it is of a gang of this RayCluster, which may be deleted or unreadable by now; others' are none of ours
+    then either."""
+    return (thing.namespace, thing.raycluster) == (kube.namespace, kube.raycluster)
 
 
 def lives(view: KubeView, node: str) -> bool:

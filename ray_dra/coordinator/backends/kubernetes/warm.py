@@ -52,7 +52,7 @@ class Warming:
 
     def step(self, view: KubeView, usable: Callable[[], Sequence[str]]) -> None:
         """One step further. `usable`: the nodes with GPUs on which pods may run. Errors are met at a later look."""
-        pods = [pod for pod in view.pods if pod.warm is not None and is_ours(view, self._kube.namespace, pod)]
+        pods = [pod for pod in view.pods if pod.warm is not None and is_ours(self._kube, pod)]
         pods = [pod for pod in pods if not lingers(view, pod)]
         self._pods = len(pods)
         now = self._clock()

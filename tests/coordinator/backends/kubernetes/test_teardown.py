@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.coordinator.backends.kubernetes.test_neighbours import say
 from tests.coordinator.kubernetes_world import World
 
 
@@ -22,3 +23,18 @@ def test_a_gang_released_at_any_moment_of_its_making_leaves_nothing(turn: int) -
     for _ in range(10):
         world.turn()
     assert world.kube.writes == before
+
+
+def test_a_raycluster_that_is_deleted_takes_nothing_of_another_in_its_namespace_along() -> None:
+    """Its coordinator lives on for as long as its head takes to end."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(4):
+        world.turn()
+    say(world, "theirs", ["GPU-of-theirs"], world.kube.namespace)
+    world.kube.drop_raycluster()
+    world.coordinator.observe()
+    world.coordinator.release(gang)
+    world.coordinator.observe()
+    assert not [claim for claim in world.kube.view().claims if claim.name != "theirs" and not claim.deleting]
+    assert [claim.deleting for claim in world.kube.view().claims if claim.name == "theirs"] == [False]
