@@ -52,13 +52,15 @@ def racks(count, **more):
 class Head:
     """A RayCluster's head pod, and programs in it."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, raycluster: str = "gangs") -> None:
         self.namespace, self.cluster, self.api = namespace, namespace.cluster, namespace.api
+        self.raycluster = raycluster
         self.running: list[subprocess.Popen[str]] = []
 
     @property
     def pod(self) -> str:
-        pods = self.api.items("Pod", self.namespace.name, labels="ray.io/node-type=head")
+        labels = f"ray.io/cluster={self.raycluster},ray.io/node-type=head"
+        pods = self.api.items("Pod", self.namespace.name, labels=labels)
         alive = [p for p in pods if not p["metadata"].get("deletionTimestamp")]
         return str(alive[0]["metadata"]["name"]) if alive else ""
 
