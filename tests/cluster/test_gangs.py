@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
+from ray_dra.errors import NotAllowed
 from ray_dra.simulated.dra import DOMAIN_LABEL
 from ray_dra.translate.names import ATTEMPT_LABEL, CLIQUE_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, claimed, told, when
-from tests.cluster.world import request
+from tests.cluster.world import CONTAINER_CONTEXT, POD_CONTEXT, Namespace, request
 
 TWO_AND_A_THIRD = """
 first, second = racks(2, name="first"), racks(2, name="second")
@@ -120,27 +124,24 @@ def test_a_device_taken_in_between_moves_the_whole_gang(cluster: Cluster, head: 
     """Another pod gets a planned device before the gang's pods are let in: all is given back and planned elsewhere."""
     namespace = head.namespace
 
-    def planned_here() -> bool:
-        return bool(namespace.api.items("ResourceClaimTemplate", namespace.name, labels=ATTEMPT_LABEL))
+    def planned_here() -> list[str]:
+        claims = namespace.api.items("ResourceClaim", namespace.name, labels=ATTEMPT_LABEL)
+        exactly = [claim["spec"]["devices"]["requests"][0]["exactly"] for claim in claims]
+        return [each["selectors"][0]["cel"]["expression"] for each in exactly if "selectors" in each]
 
     def take() -> None:
-        template = namespace.api.items("ResourceClaimTemplate", namespace.name, labels=ATTEMPT_LABEL)[0]
-        exactly = template["spec"]["spec"]["devices"]["requests"][0]["exactly"]
-        expression = exactly["selectors"][0]["cel"]["expression"]
-        namespace.claim("thief", request(count=1, cel=[expression]))
+        namespace.claim("thief", request(count=1, cel=planned_here()[:1]))
         namespace.pod("thief", "thief")
         namespace.running("thief")
-        cluster.supervisor.signal("operator", "CONT")
+        release.close()
 
-    cluster.supervisor.signal("operator", "STOP")  # so that the gang's pods come after the thief, and not by luck
-    thread = when(cluster, planned_here, take)
-    try:
+    with ExitStack() as release:
+        release.enter_context(nobody_is_let_in(cluster, namespace))  # until the thief is there, and not by luck
+        thread = when(cluster, lambda: bool(planned_here()), take)
         told_ = head.run(
             "gang = racks(2); gang.wait(240); tell(planned=planned(gang), moves=gang._refresh().moves,"
             " ranks=ranks(gang)); gang.remove()"
         )
-    finally:
-        cluster.supervisor.signal("operator", "CONT")
         thread.join()
     assert told_[0]["moves"] >= 1
     stolen = namespace.uuids("thief")
@@ -150,18 +151,59 @@ def test_a_device_taken_in_between_moves_the_whole_gang(cluster: Cluster, head: 
     head.wait_nothing_left()
 
 
+@contextmanager
+def nobody_is_let_in(cluster: Cluster, namespace: Namespace) -> Iterator[None]:
+    """A policy that keeps the scheduling gates of a namespace's pods closed."""
+    name, api = f"closed-{namespace.name}", "admissionregistration.k8s.io/v1"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["pods"]}
+    kept = "!has(oldObject.spec.schedulingGates) || has(object.spec.schedulingGates)"
+    policy = {
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [{"expression": kept, "reason": "Forbidden"}],
+    }
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace.name}}}
+    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": here}
+    kind = "ValidatingAdmissionPolicy"
+    for thing, spec in ((kind, policy), (f"{kind}Binding", binding)):
+        made = {"apiVersion": api, "kind": thing, "metadata": {"name": name}, "spec": spec}
+        cluster.kubectl("apply", "-f", "-", stdin=json.dumps(made))
+    try:
+        cluster.wait(lambda: not _opens(namespace), 30, "the policy")
+        yield
+    finally:
+        cluster.kubectl("delete", f"{kind}Binding,{kind}", name)
+
+
+def _opens(namespace: Namespace) -> bool:
+    """Whether the gate of a pod can be opened; the pod never runs."""
+    container = {"name": "main", "image": "localhost/none", "securityContext": CONTAINER_CONTEXT}
+    spec = {"containers": [container], "securityContext": POD_CONTEXT, "schedulingGates": [{"name": "a"}]}
+    spec["nodeSelector"] = {"no": "node"}
+    namespace.api.create(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gated"}, "spec": spec}, namespace.name
+    )
+    try:
+        namespace.api.patch("Pod", "gated", {"spec": {"schedulingGates": None}}, namespace.name)
+        return True
+    except NotAllowed:
+        return False
+    finally:
+        namespace.delete("Pod", "gated", grace=0)
+
+
 def test_a_coordinator_killed_at_every_stage_goes_on(cluster: Cluster, head: Head) -> None:
     """One gang, whose coordinator is killed three times; each write of its own, before and after, on the fakes."""
     at = head.namespace.name
 
     def there(stage: str) -> bool:
-        if stage == "templates":
-            return bool(head.api.items("ResourceClaimTemplate", at, labels=ATTEMPT_LABEL))
         pods = head.api.items("Pod", at, labels=ATTEMPT_LABEL)
-        return bool(pods) and (stage == "pods" or any(p["status"].get("phase") == "Running" for p in pods))
+        bound = [pod for pod in pods if pod["spec"].get("nodeName")]
+        return bool(
+            {"pods": pods, "bound": bound}.get(stage) or any(p["status"].get("phase") == "Running" for p in pods)
+        )
 
     def kill_at_each() -> None:
-        for stage in ("templates", "pods", "running"):
+        for stage in ("pods", "bound", "running"):
             cluster.wait(lambda stage=stage: there(stage), 120, stage)  # type: ignore[misc]
             head.kill_coordinator()
 

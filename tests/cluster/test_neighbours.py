@@ -79,7 +79,7 @@ tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang)
     assert found[0] == {"native": True}
     assert all(node.startswith("gangs-theirs-worker") for node in found[1]["nodes"])
     assert [rank["seen"] for rank in found[1]["ranks"]] == found[1]["planned"]
-    assert not head.api.items("ResourceClaimTemplate", head.namespace.name, labels="ray-dra.io/attempt")
+    assert head.left() == []
     more = head.run("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); gang.remove()")
     assert sorted(more[0]["nodes"]) == ["r0-t0", "r0-t1", "r0-t2"]
     head.wait_nothing_left()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from ray_dra.operate.check import RIGHTS
 from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import EXAMPLE, Head, told, when
-from tests.cluster.world import CONTAINER_CONTEXT
+from tests.cluster.head import Head, when
 
 GANG = "gang = racks(2); gang.wait(240); tell(planned=planned(gang), ranks=ranks(gang)); gang.remove()"
 
@@ -33,18 +31,10 @@ def test_what_is_deleted_by_hand_in_the_making(cluster: Cluster, head: Head) -> 
     head.wait_nothing_left()
 
 
-def test_a_raycluster_applied_again_without_our_groups_and_every_right_is_needed(cluster: Cluster, head: Head) -> None:
-    """The groups go, KubeRay leaves their pods for good. The gang stands on, and in the end we delete them."""
-    at = head.namespace.name
-    process = head.start("gang = racks(2); gang.wait(200); tell(); hold(); tell(ranks=len(ranks(gang)))")
-    told(process)
-    path = "/spec/workerGroupSpecs/1"
-    head.api.patch("RayCluster", "gangs", [{"op": "remove", "path": path}], at)
-    time.sleep(3)  # some looks of the coordinator and of the operator, which would end the gang if they were to
-    head.let_go()
-    assert told(process) == {"ranks": 2}
-    assert process.wait(60) == 0
+def test_every_right_is_needed_and_none_is_lacking(cluster: Cluster, head: Head) -> None:
+    assert head.run(GANG)
     head.wait_nothing_left()
+    at = head.namespace.name
     cluster.kubectl("exec", "-n", at, head.pod, "-c", "ray-head", "--", "ray-dra", "check")
     asked = list(cluster.asked("ray-dra", at))
     refused = [e["requestURI"] for e in asked if e.get("responseStatus", {}).get("code") == 403]
@@ -97,18 +87,20 @@ except ray_dra.UnsatisfiableError as error:
     head.wait_nothing_left()
 
 
-def test_with_rays_autoscaler_on(cluster: Cluster, head: Head) -> None:
-    """The operator refuses suspended groups then: they are scaled to nothing instead."""
+def test_a_quota_without_room_for_all_of_a_gang_is_said_and_all_is_given_back(cluster: Cluster, head: Head) -> None:
+    """Room for two of its three pods."""
     at = head.namespace.name
-    cluster.kubectl("delete", "-n", at, "raycluster", "gangs")
-    (scaled,) = (thing for thing in cluster.built(EXAMPLE) if thing["kind"] == "RayCluster")
-    scaled["spec"]["enableInTreeAutoscaling"] = True
-    scaled["spec"]["autoscalerOptions"] = {"securityContext": CONTAINER_CONTEXT}
-    cluster.kubectl("apply", "-n", at, "-f", "-", stdin=json.dumps(scaled))
-    cluster.wait(head.ready, 120, "the head with the autoscaler")
-    assert head.run(GANG)
-    head.wait_nothing_left()
-    process = head.start("gang = racks(2); gang.wait(200); tell()")  # and in the middle of creation
-    cluster.wait(lambda: bool(head.api.items("Pod", at, labels=ATTEMPT_LABEL)), 60, "pods")
-    process.kill()
-    head.wait_nothing_left(120)
+    cluster.kubectl("create", "quota", "few", "-n", at, f"--hard=pods={len(head.api.items('Pod', at)) + 2}")
+    try:
+        (refused,) = head.run(
+            """
+try:
+    racks(3).wait(200)
+except ray_dra.UnsatisfiableError as error:
+    tell(said=str(error))
+"""
+        )
+        assert "exceeded quota: few" in refused["said"]
+        head.wait_nothing_left()
+    finally:
+        cluster.kubectl("delete", "quota", "few", "-n", at)
