@@ -187,6 +187,7 @@ class WorkerSettings:
         autoscaled: Ray's autoscaler runs.
         never_restarted: containers are not restarted, because Ray's autoscaler v2 makes new pods.
         head_env: names of the environment that the user gives the head's Ray container.
+        old_autoscaler: Ray's autoscaler runs in its version 1.
     """
 
     head_service: str = ""
@@ -199,6 +200,7 @@ class WorkerSettings:
     autoscaled: bool = False
     never_restarted: bool = False
     head_env: frozenset[str] = frozenset()
+    old_autoscaler: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,7 @@ HEAD_HOST_VARIABLES = ("FQ_RAY_IP", "RAY_IP")  # KubeRay's, in its pods; the fir
 HEAD_PORT_VARIABLE = "RAY_PORT"  # KubeRay's, in its pods
 INSTANCE_VARIABLE = "RAY_CLOUD_INSTANCE_ID"  # KubeRay's, in its pods, for Ray's autoscaler, as the next
 NODE_TYPE_VARIABLE = "RAY_NODE_TYPE_NAME"
+AUTOSCALER_VARIABLE = "RAY_enable_autoscaler_v2"  # Ray's, on the head; KubeRay's heads run version 2 without it
 START_COMMAND_VARIABLE = "KUBERAY_GEN_RAY_START_CMD"  # KubeRay's, in its pods
 USAGE_VARIABLE = "RAY_USAGE_STATS_KUBERAY_IN_USE"  # Ray's, set by KubeRay, as the next
 DISK_USAGE_VARIABLE = "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"

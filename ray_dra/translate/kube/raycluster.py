@@ -12,6 +12,7 @@ from ray_dra.ports.kube_objects import RayAuth, RayCluster, Toleration, WorkerGr
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, texts
 from ray_dra.translate.names import (
+    AUTOSCALER_VARIABLE,
     DEFAULT_TEMPLATE,
     FAULT_TOLERANCE_ANNOTATION,
     KUBERAY_ORIGIN_LABEL,
@@ -24,6 +25,7 @@ from ray_dra.translate.names import (
 )
 
 MOST_AT_ONCE = 64  # writes; each has a thread and a connection
+_YES = ("1", "true")  # as Ray reads a setting
 
 
 def read_raycluster(thing: Raw) -> RayCluster:
@@ -52,6 +54,8 @@ def _worker_settings(meta: Raw, spec: Raw) -> WorkerSettings:
     head = mapping(spec.get("headGroupSpec") or {})
     service = mapping((head.get("headService") or {}).get("metadata") or {})
     containers: Sequence[Raw] = ((head.get("template") or {}).get("spec") or {}).get("containers") or ({},)
+    env = {text(entry["name"]): text(entry.get("value") or "") for entry in containers[0].get("env") or ()}
+    scaled = bool(spec.get("enableInTreeAutoscaling"))
     auth = mapping(spec.get("authOptions") or {})
     tolerant = annotations.get(FAULT_TOLERANCE_ANNOTATION, "").lower() == "true"
     scaler = mapping(spec.get("autoscalerOptions") or {})
@@ -63,9 +67,13 @@ def _worker_settings(meta: Raw, spec: Raw) -> WorkerSettings:
         fault_tolerant=tolerant or spec.get("gcsFaultToleranceOptions") is not None,
         own_command=annotations.get(OWN_COMMAND_ANNOTATION, "").lower() == "true",
         serving=labels.get(KUBERAY_ORIGIN_LABEL) == "RayService",
-        autoscaled=bool(spec.get("enableInTreeAutoscaling")),
-        never_restarted=bool(spec.get("enableInTreeAutoscaling")) and scaler.get("version") == "v2",
-        head_env=frozenset(text(entry["name"]) for entry in containers[0].get("env") or ()),
+        autoscaled=scaled,
+        never_restarted=scaled and scaler.get("version") == "v2",
+        head_env=frozenset(env),
+        # KubeRay puts its own after the user's, which decides.
+        old_autoscaler=scaled
+        and scaler.get("version") != "v2"
+        and env.get(AUTOSCALER_VARIABLE, "1").lower() not in _YES,
     )
 
 
@@ -95,8 +103,16 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
     """The worker group that gangs' workers are copies of: named by the RayCluster's annotation, or `ray-dra`.
 
     Raises:
-        InvalidRequest: there is none, or it asks for GPUs itself.
+        InvalidRequest: there is none, or it asks for GPUs itself; or the RayCluster's autoscaler would end the copies.
     """
+    if cluster.workers.old_autoscaler:
+        raise InvalidRequest(
+            "Version 1 of Ray's autoscaler ends every worker that is of no group of the RayCluster, and so gangs'; leave"
+            f" {AUTOSCALER_VARIABLE} out of the head's environment, or set autoscalerOptions.version.",
+            place=_place(cluster),
+            wanted="autoscalerOptions.version: v2",
+            available=f"{AUTOSCALER_VARIABLE} off",
+        )
     found = next((group.spec for group in cluster.groups if group.name == cluster.template), None)
     place = _place(cluster)
     if found is None:

@@ -52,6 +52,22 @@ def test_a_limit_that_cannot_be_is_refused(setting: str, told: str) -> None:
         write_limits(read_raycluster(raw))
 
 
+@pytest.mark.parametrize("value", [None, "1", "true", "True", "0", "false", ""])
+@pytest.mark.parametrize("version", [None, "v1", "v2"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_autoscaler_that_would_end_gangs_is_refused(value: str | None, version: str | None, scaled: bool) -> None:
+    """KubeRay's heads run version 2 but where the user's environment says otherwise and `version` does not."""
+    raw = cluster(enableInTreeAutoscaling=scaled, autoscalerOptions={"version": version} if version else {})
+    env = [{"name": "RAY_enable_autoscaler_v2", "value": value}] if value is not None else []
+    raw["spec"]["headGroupSpec"] = {"template": {"spec": {"containers": [{"name": "ray-head", "env": env}]}}}
+    read = read_raycluster(raw)
+    if scaled and version != "v2" and value in ("0", "false", ""):
+        with pytest.raises(InvalidRequest, match="Version 1 of Ray's autoscaler"):
+            worker_template(read)
+    else:
+        assert worker_template(read)["groupName"] == "ray-dra"
+
+
 def test_of_the_template_the_tolerations_are_read() -> None:
     raw = cluster()
     raw["spec"]["workerGroupSpecs"][0]["template"]["spec"]["tolerations"] = [
