@@ -27,6 +27,7 @@ OUR_PREFIX = "ray-dra.io/"  # of all names of ours
 GANG_LABEL = "ray-dra.io/gang"  # ours, of all objects of a gang: its id
 ATTEMPT_LABEL = "ray-dra.io/attempt"  # ours: one try at the gang; every object of the try carries it
 CLUSTER_LABEL = "ray-dra.io/raycluster"  # ours: the RayCluster that the gang belongs to
+KUEUE_PREFIX = "kueue.x-k8s.io/"  # Kueue's, of all that it writes into a queued RayCluster's groups
 GATE = "ray-dra.io/gang"  # ours, a scheduling gate of the pods, opened for the whole gang at once
 TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # the user's, of the RayCluster: the worker group to copy
 WRITES_AT_ONCE_ANNOTATION = "ray-dra.io/writes-at-once"  # the user's, of the RayCluster, as the next: limits of ours

@@ -33,6 +33,7 @@ from ray_dra.translate.names import (
     KUBERAY_NODE_TYPE_LABEL,
     KUBERAY_REPLICA_LABEL,
     KUBERAY_SERVING_LABEL,
+    KUEUE_PREFIX,
     NODE_VARIABLE,
     RAY_API,
     SLOT_LABEL,
@@ -124,7 +125,8 @@ class Maker:
         return {**self._labels, SLOT_LABEL: slot.label}
 
     def _group(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The user's worker group as it would be for this slot alone."""
+        """The user's worker group as it would be for this slot alone. What Kueue has written into it, when it let the
+        RayCluster in, is left out: it names Kueue's pod sets, and Kueue would never open its gates of other pods."""
         group = copy.deepcopy(dict(self._template))
         for dropped in DROPPED:
             group.pop(dropped, None)
@@ -148,12 +150,15 @@ class Maker:
         self, template: dict[str, Any], slot: Slot, domain: Mapping[str, Any] | None, labels: Mapping[str, str]
     ) -> dict[str, Any]:
         metadata = template.setdefault("metadata", {})
-        metadata["labels"] = {**(metadata.get("labels") or {}), **self._labels_of(slot)}
+        for told in ("labels", "annotations"):
+            metadata[told] = {k: v for k, v in (metadata.get(told) or {}).items() if not k.startswith(KUEUE_PREFIX)}
+        metadata["labels"] |= self._labels_of(slot)
         if GPU_DOMAIN in labels:
             metadata["labels"][GPU_DOMAIN] = labels[GPU_DOMAIN]
         spec: dict[str, Any] = template["spec"]
         spec["restartPolicy"] = "Never"
-        spec["schedulingGates"] = [*(spec.get("schedulingGates") or ()), {"name": GATE}]
+        theirs = [gate for gate in spec.get("schedulingGates") or () if not gate["name"].startswith(KUEUE_PREFIX)]
+        spec["schedulingGates"] = [*theirs, {"name": GATE}]
         spec["affinity"] = bound_to(spec.get("affinity") or {}, slot.node)
         claims = []
         if slot.uuids:

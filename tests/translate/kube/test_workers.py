@@ -60,6 +60,19 @@ def test_what_a_worker_offers_is_written_the_same_whatever_order_it_was_asked_in
     assert [json.loads(text) for text in said] == [{"a": 1.0, "b": 2.0}]
 
 
+def test_what_kueue_wrote_into_the_group_of_a_queued_raycluster_is_not_the_gangs() -> None:
+    raycluster = cluster()
+    template = raycluster["spec"]["workerGroupSpecs"][0]["template"]
+    kueue = {"kueue.x-k8s.io/podset": "ray-dra", "kueue.x-k8s.io/workload": "w"}
+    template["metadata"] = {"labels": {"mine": "a", **kueue}, "annotations": {"mine": "b", **kueue}}
+    template["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/topology"}, {"name": "mine"}]
+    box = allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False)
+    (pod,) = pods_of(attempt_of(box, read_raycluster(raycluster), compute_domains=False))
+    assert "kueue" not in json.dumps(pod)
+    assert (pod["metadata"]["labels"]["mine"], pod["metadata"]["annotations"]["mine"]) == ("a", "b")
+    assert pod["spec"]["schedulingGates"] == [{"name": "mine"}, {"name": GATE}]
+
+
 def test_the_users_affinity_is_kept_with_each_node() -> None:
     wanted = {"key": "zone", "operator": "In", "values": ["a"]}
     theirs = {
