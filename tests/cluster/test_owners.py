@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import uuid
@@ -130,7 +131,7 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
 @contextmanager
 def applied_again(cluster: Cluster, namespace: Namespace, wanted: dict[str, Any]) -> Iterator[list[int]]:
     """Something like GitOps: what is wanted is applied every second, and is news each time. Yields what it saw: how
-    many workers the group that gangs copy should have."""
+    many workers Ray's autoscaler wanted of all but the last group."""
     seen: list[int] = []
     ended = threading.Event()
 
@@ -142,7 +143,7 @@ def applied_again(cluster: Cluster, namespace: Namespace, wanted: dict[str, Any]
             }
             cluster.kubectl("apply", "-n", namespace.name, "-f", "-", stdin=json.dumps(wanted))
             groups = namespace.api.get("RayCluster", "gangs", namespace.name)["spec"]["workerGroupSpecs"]
-            seen.extend(group.get("replicas") or 0 for group in groups if group["groupName"] == "ray-dra")
+            seen.extend(group.get("replicas") or 0 for group in groups[:-1])
 
     thread = threading.Thread(target=apply)
     thread.start()
@@ -167,8 +168,9 @@ def test_a_raycluster_that_scales_itself_and_is_applied_again_every_second(
     spec["enableInTreeAutoscaling"] = True
     group["maxReplicas"] = 2
     del group["replicas"]  # as in what GitOps applies beside an autoscaler
-    cpu = json.loads(json.dumps(group)) | {"groupName": "cpu", "rayStartParams": {"num-cpus": "1"}}
-    spec["workerGroupSpecs"].append(cpu)
+    # One whose workers would be what a waiting gang asks for, and one for what else the program asks.
+    for name, params in (("gpus", {"num-gpus": "4"}), ("theirs", {"resources": "'{\"theirs\": 1}'"})):
+        spec["workerGroupSpecs"].append({**copy.deepcopy(group), "groupName": name, "rayStartParams": params})
     cluster.kubectl("apply", "-n", at, "-f", "-", stdin=json.dumps(wanted))
     head = Head(namespace)
     cluster.wait(head.ready, 150, "the head with the autoscaler")
@@ -180,10 +182,10 @@ def test_a_raycluster_that_scales_itself_and_is_applied_again_every_second(
     with applied_again(cluster, namespace, wanted) as seen:
         process = head.start(
             """
-@ray.remote(num_cpus=1, max_retries=20)
-def cpu(): return os.uname().nodename
+@ray.remote(num_cpus=0, resources={"theirs": 1})
+def other(): return os.uname().nodename
 gang = racks(2)
-worker = cpu.remote()
+worker = other.remote()
 gang.wait(200)
 tell(id=gang.id, planned=planned(gang), ranks=ranks(gang), worker=ray.get(worker, timeout=100))
 hold()
@@ -193,14 +195,14 @@ time.sleep(600)
         )
         gang = told(process)
         assert [rank["seen"] for rank in gang["ranks"]] == gang["planned"]
-        assert gang["worker"].startswith("gangs-cpu-worker-")
+        assert gang["worker"].startswith("gangs-theirs-worker-")
         pods = set(claimed(head, gang["id"]))
         cluster.wait(lambda: not groups(), 60, "the idle worker of the autoscaler to go")
         head.let_go()
         assert told(process) == {"ranks": 2}
         assert set(claimed(head, gang["id"])) == pods
     assert len(seen) > 5
-    assert set(seen) == {0}, "the autoscaler made workers for a gang"
+    assert set(seen) == {0}, "Ray's autoscaler made workers for a gang"
     said = cluster.kubectl("logs", "-n", at, head.pod, "-c", "autoscaler")
     assert "not managed by autoscaler" in said, "it has seen the gang's raylets"
     assert "Traceback" not in said
