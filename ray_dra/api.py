@@ -17,7 +17,8 @@ from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
 from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError, shown
-from ray_dra.processes.calls import ask, coordinator
+from ray_dra.processes.calls import ask
+from ray_dra.processes.start_coordinator import coordinator_here
 from ray_dra.processes.worker_hook import SeenDevice, seen_devices
 from ray_dra.program.gang_handle import GangPlacementGroup
 from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
@@ -111,7 +112,7 @@ def placement_group(
     )
     if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
-    coordinator()  # first of all: where Ray is not connected, its own calls start a cluster
+    coordinator_here()  # first of all: where Ray is not connected, its own calls start a cluster
     context = ray.get_runtime_context()
     order = Order(
         request,
@@ -161,7 +162,7 @@ def plan(
         priority=priority,
     )
     if cluster is None:
-        answer: Allocation | Unsatisfiable = ask(coordinator().plan.remote(request))
+        answer: Allocation | Unsatisfiable = ask(coordinator_here().plan.remote(request))
         return answer
     snapshot = cluster if isinstance(cluster, Snapshot) else read_snapshot(cluster)
     return plan_and_explain(inventory_of(snapshot), request)
@@ -169,13 +170,13 @@ def plan(
 
 def snapshot() -> Snapshot:
     """The cluster as the coordinator sees it now, gangs and other work included; see `plan(cluster=...)`."""
-    found: Snapshot = ask(coordinator().snapshot.remote())
+    found: Snapshot = ask(coordinator_here().snapshot.remote())
     return found
 
 
 def topology() -> Topology:
     """The cluster as the coordinator sees it: nodes, devices, links, cliques."""
-    found: Topology = ask(coordinator().topology.remote())
+    found: Topology = ask(coordinator_here().topology.remote())
     return found
 
 
@@ -188,7 +189,7 @@ def get_devices() -> tuple[SeenDevice, ...]:
 
 def _handle(order: Order, soft_node: str | None) -> GangPlacementGroup:
     """The gang's handle; or, whatever comes between, nothing is held."""
-    actor = coordinator()
+    actor = coordinator_here()
     try:
         return GangPlacementGroup.of(order, _submit(actor, order, soft_node))
     except (UnsatisfiableError, NameTaken):

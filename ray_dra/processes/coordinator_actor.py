@@ -77,7 +77,7 @@ class CoordinatorActor:
 
     async def hello(self, job: str, locality: str = "") -> bool:
         """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
-        the job yet; call again. `locality`: the policy of its ordinary placement groups."""
+        the job yet; call again. `locality`: the policy of its ordinary placement groups; "" leaves what it has."""
         text(job, "job")
         text(locality, "locality", empty=True)
         if self._retired:
@@ -85,8 +85,9 @@ class CoordinatorActor:
         self._look()
         if not self._jobs.enter(job, self._core.observer.view):
             return False
-        policy = JobPolicy(locality, os.environ.get(DEFAULT_LOCALITY_VARIABLE, ""))
-        self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
+        if locality or self._store.get(LOCALITY_KEY + job) is None:
+            policy = JobPolicy(locality, os.environ.get(DEFAULT_LOCALITY_VARIABLE, ""))
+            self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
         return True
 
     async def ready(self) -> tuple[str, ...]:

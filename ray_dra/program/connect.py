@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +11,16 @@ import ray
 from ray_dra.adapters.ray import check_ray
 from ray_dra.adapters.ray_token import connection_token, forget_token
 from ray_dra.adapters.reach import await_cluster
-from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable
+from ray_dra.errors import ClusterUnavailable
 from ray_dra.processes.address import Embedded, Kubernetes, parse_address
-from ray_dra.processes.calls import ask
 from ray_dra.processes.ordinary_groups import install
-from ray_dra.processes.start_coordinator import start_coordinator
+from ray_dra.processes.start_coordinator import greet
 from ray_dra.processes.worker_hook import install_worker
 from ray_dra.simulated.cluster import LocalCluster, token_of
 from ray_dra.simulated.profile import HEAD_ADDRESS
 from ray_dra.translate.names import LOCALITY_VARIABLE
 from ray_dra.translate.ray.ordinary import check_policies
 
-READY_SECONDS = 120.0  # since the last sign of progress: on a loaded machine a worker takes a minute to start
 HOOK = "worker_process_setup_hook"
 
 _running: LocalCluster | None = None
@@ -113,7 +110,7 @@ class ClientBuilder:
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             context = _connect(address, arguments)
-            _greet(kubernetes, locality)
+            greet(kubernetes, locality)
             install()
         except BaseException:
             ray.shutdown()
@@ -160,44 +157,6 @@ def _both(theirs: str | Callable[[], None]) -> Callable[[], None]:
             theirs()
 
     return install_and_run_users_hook
-
-
-def _greet(kubernetes: Kubernetes | None, locality: str = "") -> None:
-    """Start or find the coordinator, and wait until it has read every node's GPUs."""
-    deadline = time.monotonic() + READY_SECONDS
-    while not _welcome(actor := start_coordinator(kubernetes), locality):
-        if time.monotonic() > deadline:
-            raise CoordinatorUnavailable(
-                "No coordinator stays; why is in Ray's log folder on the head node.",
-                wanted=f"one that answers within {READY_SECONDS:g} s",
-            )
-        time.sleep(0.05)
-    left = None
-    while waiting := ask(actor.ready.remote()):
-        if waiting != left:
-            left, deadline = waiting, time.monotonic() + READY_SECONDS
-        if time.monotonic() > deadline:
-            raise CoordinatorUnavailable(
-                "Some nodes have not said what GPUs they have; is ray-dra installed on them?",
-                place=", ".join(w[:16] for w in waiting),
-                wanted=f"a reading within {READY_SECONDS:g} s",
-            )
-        time.sleep(0.05)
-
-
-def _welcome(actor: Any, locality: str) -> bool:
-    """Whether this coordinator serves this program; False: it is retiring after an earlier program."""
-    hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
-    try:
-        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id(), locality), timeout=READY_SECONDS))
-    except CoordinatorUnavailable as error:
-        died = error.__cause__
-        if isinstance(died, ray.exceptions.ActorUnschedulableError):
-            ray.kill(actor)  # it may only be on a node that is gone, as those of ray-dra 0.1.0
-            return False
-        if isinstance(died, ray.exceptions.RayActorError) and not died.actor_init_failed:
-            return False
-        raise
 
 
 def _at_disconnect(end: Callable[[], None]) -> None:

@@ -17,14 +17,13 @@ import os, signal, sys, time
 import ray
 from ray._private import resource_and_label_spec
 from ray.cluster_utils import Cluster
-from ray_dra.program import connect
 from ray_dra.processes.coordinator_actor import CoordinatorActor
 from ray_dra.translate.names import HEAD_RESOURCE as HEAD
 from ray_dra.processes.node_agent import NAME, NAMESPACE
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.simulated.raylets import SYSTEM
-from ray_dra.processes.start_coordinator import start_coordinator
+from ray_dra.processes.start_coordinator import greet
 
 cluster = Cluster(shutdown_at_exit=True)
 
@@ -55,7 +54,7 @@ head = add("127.0.0.2", no_monitor=True, _system_config=SYSTEM)
 add("127.0.0.3")
 ray.init(cluster.gcs_address, _node_ip_address="127.0.0.3", log_to_driver=False, logging_level="ERROR")
 
-connect._greet(None)
+greet(None)
 first = ask(coordinator().pid.remote())
 head = replace_head(head, "127.0.0.4")
 print("ours: another process", ask(coordinator().pid.remote(), timeout=90) != first, flush=True)
@@ -65,9 +64,9 @@ time.sleep(1)
 pinned = {"ray.io/node-id": nodes().pop()}  # as 0.1.0 did
 options = dict(name=NAME, namespace=NAMESPACE, lifetime="detached", num_cpus=0, max_restarts=-1, max_task_retries=-1)
 ray.remote(CoordinatorActor).options(**options, label_selector=pinned).remote(None)
-connect._greet(None)
+greet(None)
 head = replace_head(head, "127.0.0.5")
-connect._greet(None)
+greet(None)
 print("ours: made anew", bool(ask(coordinator().pid.remote(), timeout=90)), flush=True)
 ray.shutdown()
 cluster.shutdown()

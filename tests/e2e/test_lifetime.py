@@ -172,13 +172,13 @@ SUCCESSION = (
     PLAIN
     + """
 import itertools
-from ray_dra.program import connect
+from ray_dra.processes import start_coordinator as starts
 from ray_dra.processes.calls import ask
 from ray_dra.processes.start_coordinator import start_coordinator
 from ray_dra.adapters.ray import KvStore
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.translate.names import SESSION_KEY
-connect._greet(None)
+starts.greet(None)
 first = start_coordinator()
 KvStore().delete(SESSION_KEY + ray.get_runtime_context().get_job_id())  # to the coordinator this program has ended
 deadline = time.monotonic() + 60
@@ -188,8 +188,8 @@ try:
 except CoordinatorUnavailable:
     pass
 found = itertools.chain([first, first], map(start_coordinator, itertools.repeat(None)))
-connect.start_coordinator = lambda kubernetes: next(found)  # the next one found the first, just before its end
-connect._greet(None)
+starts.start_coordinator = lambda kubernetes: next(found)  # the next one found the first, just before its end
+starts.greet(None)
 time.sleep(1)
 print(first._actor_id != start_coordinator()._actor_id, bool(ask(start_coordinator().pid.remote())))
 """

@@ -76,7 +76,7 @@ def no_ray() -> Iterator[list[Order]]:
 
     context = SimpleNamespace(namespace="here", get_job_id=lambda: "01000000")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "coordinator", lambda: None)
+        patch.setattr(api, "coordinator_here", lambda: None)
         patch.setattr(api, "_submit", submit)
         patch.setattr(api, "GangPlacementGroup", Handle)
         patch.setattr(ray, "get_runtime_context", lambda: context)

@@ -107,8 +107,8 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
     """
     if cluster.workers.old_autoscaler:
         raise InvalidRequest(
-            "Version 1 of Ray's autoscaler ends every worker that is of no group of the RayCluster, and so gangs'; leave"
-            f" {AUTOSCALER_VARIABLE} out of the head's environment, or set autoscalerOptions.version.",
+            "Version 1 of Ray's autoscaler ends every worker that is of no group of the RayCluster, and so gangs';"
+            f" leave {AUTOSCALER_VARIABLE} out of the head's environment, or set autoscalerOptions.version.",
             place=_place(cluster),
             wanted="autoscalerOptions.version: v2",
             available=f"{AUTOSCALER_VARIABLE} off",
