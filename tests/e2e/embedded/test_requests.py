@@ -8,6 +8,7 @@ import pytest
 import ray
 
 import ray_dra
+from ray_dra.adapters.ray_groups import uncaught
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.processes.calls import ask, coordinator
@@ -19,9 +20,11 @@ pytestmark = pytest.mark.ray
 
 
 def test_rays_own_topology_strategy_works_here(free: LocalCluster) -> None:
-    group = ray.util.placement_group([{"GPU": 4}] * 2, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"})
-    assert group.wait(30)
-    ray.util.remove_placement_group(group)
+    with uncaught():
+        group = ray.util.placement_group([{"GPU": 4}] * 2, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"})
+        assert group.wait(30)
+        assert not ask(coordinator().gangs.remote())
+        ray.util.remove_placement_group(group)
 
 
 def test_ours_takes_rays_parameters(free: LocalCluster) -> None:
