@@ -1,0 +1,120 @@
+"""What a program hears of its ordinary placement groups, without a Ray."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from ray_dra.coordinator.status import Status
+from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
+from ray_dra.core.gangs.order import Order
+from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, short
+from ray_dra.errors import CoordinatorUnavailable, RayDraError, UnsatisfiableError
+from ray_dra.ports.ray import GroupAnswer, NewGroup
+from ray_dra.processes import ordinary_groups
+from tests.core.machines import gang
+
+GROUP = f"{7:036x}"
+ORDER = Order(gang(4, 4, name=GROUP), "train", owner="job", ordinary=OrdinaryGroup(GROUP))
+
+
+class Outside:
+    """The coordinator's calls, and Ray's control store."""
+
+    def __init__(self) -> None:
+        self.asked: list[Future[Any]] = []
+        self.made: list[NewGroup] = []
+        self.told = threading.Event()
+
+    @property
+    def await_phase(self) -> Outside:
+        return self
+
+    def remote(self, *_: object) -> Outside:
+        return self
+
+    def future(self) -> Future[Any]:
+        self.asked.append(Future())
+        return self.asked[-1]
+
+    def make(self, new: NewGroup, *, again: bool) -> GroupAnswer:
+        assert again, "it may have it already"
+        self.made.append(new)
+        self.told.set()
+        return GroupAnswer()
+
+
+@pytest.fixture
+def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
+    found = Outside()
+    monkeypatch.setattr(ordinary_groups, "coordinator", lambda: found)
+    monkeypatch.setattr(ordinary_groups, "Groups", lambda: found)
+    monkeypatch.setattr(ordinary_groups, "_followed", set())
+    monkeypatch.setattr(ordinary_groups, "_said", {})
+    return found
+
+
+def waits(lacking: int) -> Status:
+    lacks = (short(ShortfallKind.DEVICES, CLUSTER, 8, lacking),) if lacking < 8 else ()
+    return Status(GROUP, Phase.QUEUED, "train", None, (), None, 0, (), lacks)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "ray_dra"]
+
+
+def test_the_log_says_once_what_is_missing_and_again_when_that_changes(
+    outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "ray_dra"):
+        ordinary_groups._follow(outside, ORDER, None)
+        for lacking in (4, 4, 6, 6):
+            outside.asked[-1].set_result(waits(lacking))
+        assert len(told(caplog)) == 2
+        assert told(caplog)[0].startswith("placement group train (2 bundles, 8 GPUs): pending: ")
+        assert "available 4" in told(caplog)[0]
+        assert "available 6" in told(caplog)[1]
+        ready = Status(GROUP, Phase.READY, "train", None, (), GROUP, 0, (), ())
+        asked = len(outside.asked)
+        outside.asked[-1].set_result(ready)
+    assert len(outside.asked) == asked, "nothing more is asked"
+    assert not ordinary_groups._followed
+
+
+def test_of_many_that_wait_for_the_same_one_is_named(outside: Outside, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ray_dra"):
+        for _ in range(5):
+            ordinary_groups._follow(outside, ORDER, None)
+            outside.asked[-1].set_result(waits(4))
+    assert len(told(caplog)) == 1
+
+
+def test_few_are_followed(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordinary_groups, "MOST_FOLLOWED", 0)
+    ordinary_groups._follow(outside, ORDER, None)
+    outside.asked[-1].set_result(waits(4))
+    assert len(outside.asked) == 1
+
+
+def test_one_that_the_coordinator_refuses_is_left_to_ray(outside: Outside) -> None:
+    ordinary_groups._follow(outside, ORDER, None)
+    outside.asked[-1].set_exception(UnsatisfiableError("There are too many.", place="the queue"))
+    assert outside.told.wait(10)
+    (new,) = outside.made
+    assert (new.id, new.name, new.job, len(new.bundles)) == (GROUP, "train", "job", 2)
+
+
+@pytest.mark.parametrize("said", [None, "something"])
+def test_one_that_it_may_have_taken_is_not_made_twice(outside: Outside, said: str | None) -> None:
+    """Its answer did not come, or the group is gone: what it has on record it makes itself."""
+    error: RayDraError = CoordinatorUnavailable("The coordinator did not answer.")
+    if said is not None:
+        error = UnsatisfiableError("The gang was given up.", place=GROUP)
+    ordinary_groups._follow(outside, ORDER, said)
+    outside.asked[-1].set_exception(error)
+    assert not outside.told.wait(0.2)
+    assert not outside.made
