@@ -22,7 +22,7 @@ from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
-from ray_dra.errors import Conflict, InvalidRequest, KubernetesError, NotFound, OverQuota, Rejected
+from ray_dra.errors import InvalidRequest, KubernetesError, OverQuota, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, OfGang, RayCluster, Toleration
 from ray_dra.ports.kubernetes import Kube, KubeView
@@ -132,11 +132,11 @@ class KubernetesBackend:
     def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further for a gang's workers. Arguments as of `Provisioning.step`; errors become progress."""
         name = attempt_name(allocation.gang, allocation.epoch)
+        attempt = self._attempts.get(name)
         other = self.kube.lead()
         if other:
-            return Progress(said=other)
+            return _held_up(attempt, other)
         try:
-            attempt = self._attempts.get(name)
             if attempt is None:
                 attempt = self._attempts[name] = self._begin(request, allocation)
             return attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
@@ -146,10 +146,9 @@ class KubernetesBackend:
             return Progress(failed=f"Kubernetes refuses the workers: {error.available}", final=True)
         except OverQuota as error:  # what was made of it is given back; there may be room later
             return Progress(failed=f"Kubernetes refuses the workers for now: {error.available}")
-        except (Conflict, NotFound):
-            return Progress(said="the RayCluster changed in between")
         except KubernetesError as error:
-            return Progress(said=str(error).splitlines()[0])
+            place = error.place or error.wanted
+            return _held_up(attempt, f"{error.reason} ({place})" if place else error.reason)
 
     def _begin(self, request: GangRequest, allocation: Allocation) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
@@ -225,3 +224,10 @@ class KubernetesBackend:
     def idle(self) -> bool:
         """Whether nothing of any attempt is left, nor pods that pull images."""
         return self._warming.idle and all(there.nothing for there in self.found.values())
+
+
+def _held_up(attempt: Provisioning | None, why: str) -> Progress:
+    """What keeps an attempt from being taken further is none of its own."""
+    if attempt is not None:
+        attempt.hold_up()
+    return Progress(said=why)

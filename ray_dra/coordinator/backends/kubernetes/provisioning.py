@@ -21,6 +21,7 @@ from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, lives
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.errors import Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, Pod
 from ray_dra.ports.kubernetes import Kube, KubeView
@@ -75,11 +76,13 @@ class Provisioning:
         self._labels = {slot.label for slot in attempt.slots.values()}
         self._taken = False  # the API server has taken a pod of each kind
         self._told = False  # the store has what each slot must find
-        self._there: set[str] = set()  # uids of the pods that were seen
+        self._there: set[str] | None = None  # uids of the pods that were seen; None: none were looked for
         self._lost = 0  # pods that were seen and are gone
         self._written: dict[tuple[str, str], float] = {}  # verb and object -> when it was last done
+        self._refused: set[str] = set()  # pods, with their gates, of which our gate could not be opened
         self._seen: tuple[Any, ...] = ()  # what progress is measured by
-        self._since = clock()  # when that last changed
+        self._since = self._judged = clock()  # when that last changed, and when it was last looked at
+        self._held_up = False  # nothing could be done since
 
     def step(self, view: KubeView, there: Found, joined: Collection[str], *, grouped: bool) -> Progress:
         """One step further.
@@ -100,6 +103,10 @@ class Provisioning:
             return Progress(failed=str(error), gave_way=True)
         except _Failed as error:
             return Progress(failed=str(error))
+
+    def hold_up(self) -> None:
+        """Nothing can be done now, for no fault of this attempt's: this time does not try its patience."""
+        self._held_up = True
 
     def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
         if self._labels.issubset(joined):
@@ -136,7 +143,7 @@ class Provisioning:
             return "bound", "the gates to open"
         if unbound:
             return "bound", unbound[0].pending
-        verified = set(self.store.keys(f"{VERIFIED_KEY}{attempt.name}."))
+        verified = self._proved()
         if len(verified) < count:
             waiting = min((pod for pod in pods if pod.waiting), key=lambda pod: pod.prepared, default=None)
             if waiting is not None:
@@ -180,19 +187,25 @@ class Provisioning:
 
     def _note_lost(self, pods: Iterable[Pod]) -> None:
         """Of pods that are gone, also those that are made anew, what they have proved counts no more."""
-        there = {pod.uid for pod in pods}
-        gone = self._there - there
+        there, before = {pod.uid for pod in pods}, self._there
         self._there = there
-        if not gone:
+        gone = before - there if before is not None else set()
+        if before is not None and not gone:
             return
         self._lost += len(gone)
         if self._lost > LOST_MOST:
             raise _Failed(f"{self._lost} workers were lost in the making")
         live = {pod.name for pod in pods}
+        proved = self._proved()  # also to a coordinator before this one
         for slot in self.attempt.slots.values():
             if slot.name not in live:
-                self.store.delete(VERIFIED_KEY + slot.label)
                 self._written.pop(("make", slot.name), None)
+                if VERIFIED_KEY + slot.label in proved:
+                    self.store.delete(VERIFIED_KEY + slot.label)
+
+    def _proved(self) -> set[str]:
+        """The keys under which pods have said that they have what was planned."""
+        return set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
 
     def _add_one(self, slot: Slot) -> None:
         """Its pod, and at once its claim."""
@@ -272,13 +285,25 @@ class Provisioning:
         self.kube.together([partial(self._open_one, pod) for pod in closed])
 
     def _open_one(self, pod: Pod) -> None:
-        if self._due("open", pod.uid):
+        """Its other gates are others' to open: where one was, since we looked, the patch would close it again, which
+        is refused, and another may be sent once that is seen."""
+        seen = " ".join([pod.uid, *pod.gates])
+        if not self._due("open", seen):
+            return
+        try:
             self.kube.patch("Pod", pod.name, gate_opened(pod))
-            self._done("open", pod.uid)
+        except Rejected:
+            if not pod.gates or seen in self._refused:
+                raise
+            self._refused.add(seen)
+        self._done("open", seen)
 
     def _judge(self, there: Found, stage: str, said: str, joined: Collection[str]) -> Progress:
         """Whether it still gets on: each sign of progress starts the stage's patience anew."""
         now = self.clock()
+        if self._held_up:
+            self._since += now - self._judged
+        self._judged, self._held_up = now, False
         seen = (stage, len(there.claims), *signs(there.pods), len(joined))
         if seen != self._seen:
             self._seen, self._since = seen, now
@@ -302,7 +327,7 @@ class Provisioning:
     def _behind(self, there: Found, stage: str, joined: Collection[str]) -> list[str]:
         """The nodes for whose workers the others wait in this stage."""
         pods = {pod.name: pod for pod in there.pods}
-        verified = set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
+        verified = self._proved()
 
         def late(slot: Slot) -> bool:
             pod = pods.get(slot.name)

@@ -3,6 +3,7 @@ devices and lost pods; nothing leaks, nothing is taken twice, no gang stands on 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,12 @@ from ray_dra.coordinator.backends.kubernetes.teardown import give_back
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.request import GangRequest
-from ray_dra.errors import ApiUnavailable, InvalidRequest, UnsatisfiableError
+from ray_dra.errors import ApiUnavailable, InvalidRequest, NotAllowed, Rejected, UnsatisfiableError
 from ray_dra.ports.kube_objects import ComputeDomain, Pod
 from ray_dra.ports.kubernetes import Object
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay
-from ray_dra.translate.names import CLIQUE_LABEL, GANG_LABEL
+from ray_dra.translate.names import CLIQUE_LABEL, GANG_LABEL, VERIFIED_KEY
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Crash, tray
@@ -404,6 +405,85 @@ def test_a_worker_that_ends_because_it_is_deleted_has_not_failed() -> None:
     world.coordinator.observe()
     assert world.drive(gang) is Phase.READY
     assert world.coordinator.status(gang).moves == 0
+
+
+def test_while_nothing_can_be_written_no_patience_is_tried() -> None:
+    world = World()
+    world.kube.stop_scheduling()
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(30):  # 15 s of the 20 that it has
+        world.turn()
+    world.kube.seize_lease("the lease could not be renewed")
+    for _ in range(200):
+        world.turn()
+    assert world.coordinator.status(gang).said == "the lease could not be renewed"
+    world.kube.free_lease()
+    for _ in range(4):
+        world.turn()
+    assert world.coordinator.status(gang).moves == 0
+    for _ in range(20):
+        world.turn()
+    assert world.coordinator.status(gang).moves == 1, "the rest is tried as before"
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_gate_that_somebody_opens_while_we_open_ours_fails_nobody(others: bool) -> None:
+    """The API server lets gates go and takes none, so a patch that names one that is gone is refused."""
+    world = World()
+    (group,) = cluster()["spec"]["workerGroupSpecs"]
+    group["template"]["spec"]["schedulingGates"] = [{"name": "mine/gate"}]
+    world.kube.apply_raycluster(workerGroupSpecs=[group])
+    patch = world.kube.patch
+
+    def of(gates: Sequence[dict[str, str]] | None) -> set[str]:
+        return {gate["name"] for gate in gates or ()}
+
+    def strict(kind: str, name: str, change: Object) -> None:
+        (pod,) = (pod for pod in world.kube._of("Pod") if pod["metadata"]["name"] == name)
+        if others:  # the other controller is quicker than our write
+            gates = pod["spec"].get("schedulingGates") or ()
+            pod["spec"]["schedulingGates"] = [gate for gate in gates if gate["name"] != "mine/gate"]
+        refused = not others or of(change["spec"]["schedulingGates"]) - of(pod["spec"].get("schedulingGates"))
+        if refused:
+            raise Rejected("The API server refuses the object.", available="only deletion is allowed")
+        patch(kind, name, change)
+
+    world.kube.patch = strict  # type: ignore[method-assign]
+    gang = world.coordinator.submit(world.order()).gang
+    if others:
+        assert world.drive(gang) is Phase.READY
+        assert world.coordinator.status(gang).moves == 0
+        return
+    before = world.kube.writes
+    with pytest.raises(UnsatisfiableError, match="only deletion is allowed"):
+        world.drive(gang)
+    assert world.kube.writes - before < 20
+
+
+def test_what_a_lost_worker_has_proved_does_not_count_after_a_restart_either() -> None:
+    world = World()
+    world.coordinator.submit(world.order())
+    while len(world.store.keys(VERIFIED_KEY)) < 2:
+        world.turn()
+    first, other = world.kube.view().pods
+    world.kube.stop_scheduling()
+    world.kube.drop("Pod", first.name)
+    world.restart()
+    assert len(world.store.keys(VERIFIED_KEY)) == 1
+    assert other.name.rpartition("-")[2] in world.store.keys(VERIFIED_KEY)[0]
+
+
+def test_what_the_api_server_says_no_to_is_named_with_its_place() -> None:
+    world = World()
+
+    def denied(thing: Object) -> str:
+        raise NotAllowed("This identity may not do that.", wanted=f"create {thing['kind']}")
+
+    world.kube.create = denied  # type: ignore[method-assign]
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(3):
+        world.turn()
+    assert world.coordinator.status(gang).said == "This identity may not do that. (create ComputeDomain)"
 
 
 def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
