@@ -20,6 +20,7 @@ from ray_dra.translate.kube.warm import WarmImages
 MOST_PODS = 8  # at once: a registry serves a few well, and gangs' own pods come first
 BIND_SECONDS = 60.0  # for a pod to be bound to its node
 AGAIN_SECONDS = 600.0  # until a node that was given up is tried again
+MOST_NAMED = 5  # nodes in a sentence
 
 
 class Warming:
@@ -43,10 +44,11 @@ class Warming:
 
     def problems(self) -> tuple[str, ...]:
         """Where images cannot be had."""
-        now = self._clock()
-        said = [
-            f"images are not pulled on {node}: {why}" for node, (until, why) in self._given_up.items() if until > now
-        ]
+        now, found = self._clock(), dict[str, list[str]]()
+        for node, (until, why) in self._given_up.items():
+            if until > now:
+                found.setdefault(why, []).append(node)
+        said = [f"images are not pulled on {_some(nodes)}: {why}" for why, nodes in found.items()]
         until, why = self._refused
         return (*said, *([f"images are not pulled: {why}"] if until > now else []))
 
@@ -107,7 +109,7 @@ class Warming:
             self._give_up(node, pod.waiting, now)
             return True
         if pod.node is None and now - self._unbound.setdefault(pod.name, now) > BIND_SECONDS:
-            self._give_up(node, pod.pending, now)
+            self._give_up(node, pod.pending.replace(pod.name, "its pod"), now)
             return True
         return False
 
@@ -121,3 +123,8 @@ class Warming:
 
     def _make(self, node: str) -> None:
         self._kube.create(self._images.pod(node))
+
+
+def _some(nodes: list[str]) -> str:
+    more = len(nodes) - MOST_NAMED
+    return ", ".join(sorted(nodes)[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
