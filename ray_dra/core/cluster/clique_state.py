@@ -156,9 +156,9 @@ class CliqueState:
         nodes_by_free[now] ^= bit
         self.free += now - before
 
-    def flip_imex(self, bit: int) -> None:
-        """A node has joined a gang's IMEX domain, or left it."""
-        self.imex_nodes ^= bit
+    def flip_imex(self, bits: int) -> None:
+        """Nodes have joined a gang's IMEX domain, or left it."""
+        self.imex_nodes ^= bits
 
     def own(self, gang: str | None) -> None:
         """A gang has the clique to itself; None: nobody."""

@@ -225,11 +225,9 @@ class Inventory(Index):
                 state.close(members)
 
     def _set_imex(self, node_states: Iterable[NodeState], gang: str | None, moved: dict[InClique, None]) -> None:
-        for state in node_states:
-            state.join_imex(gang)
-            for clique, _, bit in state.memberships:
-                clique.flip_imex(bit)
-                moved[clique] = None
+        for clique, bits in NodeState.join_imex(gang, node_states).items():
+            clique.flip_imex(bits)
+            moved[clique] = None
 
     def _use(self, allocation: Allocation, sign: float) -> None:
         node_states = self.node_states
@@ -314,7 +312,7 @@ class Inventory(Index):
             self.held_devices += mask.bit_count()
             hold.masks[state] = mask
             if any(c == state.imex_counter for c in hold.allocation.counters):
-                state.join_imex(gang)
+                NodeState.join_imex(gang, (state,))
                 hold.imex_nodes = (*hold.imex_nodes, state)
 
     def _leave(self, state: NodeState) -> None:

@@ -6,7 +6,7 @@ calls `Index.refresh` after it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
@@ -66,7 +66,7 @@ class InClique(Protocol):
 
     def move(self, bit: int, before: int, now: int) -> None: ...
 
-    def flip_imex(self, bit: int) -> None: ...
+    def flip_imex(self, bits: int) -> None: ...
 
     def relist(self) -> None: ...
 
@@ -212,9 +212,18 @@ class NodeState:
         self._closed &= ~members
         self._reopen()
 
-    def join_imex(self, gang: str | None) -> None:
-        """The node is in the IMEX domain of this gang; None: of nobody."""
-        self.imex_gang = gang
+    @staticmethod
+    def join_imex(gang: str | None, node_states: Iterable[NodeState]) -> dict[InClique, int]:
+        """These nodes are in the IMEX domain of this gang; None: of nobody. Clique -> the bits of its nodes among them.
+
+        One call for all nodes, as `take`.
+        """
+        joined: dict[InClique, int] = {}
+        for state in node_states:
+            state.imex_gang = gang
+            for clique, _, bit in state.memberships:
+                joined[clique] = joined.get(clique, 0) | bit
+        return joined
 
     def enter(self, clique: InClique, clique_id: CliqueKey, bit: int) -> None:
         """Its bit in a clique is this one now."""
