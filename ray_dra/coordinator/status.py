@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
+from ray_dra.core.gangs.admission import behind
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import text
-from ray_dra.core.model.shortfall import Shortfall
+from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
 from ray_dra.errors import GangGone, UnsatisfiableError
 from ray_dra.translate.ray.bundles import ray_bundles
 
@@ -91,6 +92,11 @@ class Statuses:
             and (not name or (gang.name, gang.namespace) == (name, namespace))
         ]
 
+    def _waits_for(self, gang: Gang, refused: tuple[Shortfall, ...]) -> tuple[Shortfall, ...]:
+        """Who comes first changes, and a coordinator that has started again has asked only for the first."""
+        turn = behind(self._records, gang) if gang.waits else None
+        return refused if turn is None else (turn, *(each for each in refused if each.kind is not ShortfallKind.QUEUE))
+
     def of(self, gang: Gang, seen: Observed | None = None) -> Status:
         """`seen`: what was observed of it just now."""
         notes, allocation = self._records.notes[gang.id], gang.allocation
@@ -106,7 +112,7 @@ class Statuses:
             group=gang.group,
             moves=gang.moves,
             lost=seen.lost,
-            waits_for=notes.refused,
+            waits_for=self._waits_for(gang, notes.refused),
             said=notes.progress.said or (self._backend.left_to_others if allocation is None else ""),
             failed=gang.failed,
             history=gang.history,

@@ -47,6 +47,25 @@ def test_first_come_first_served_within_a_priority(world: World) -> None:
     assert world.coordinator.status("small").phase is Phase.QUEUED
 
 
+def test_a_gang_that_waits_for_its_turn_says_who_comes_first_now(world: World) -> None:
+    """Who was first when it came may be long gone, and a coordinator that has started again plans only the first."""
+    world.submit(gang(*[4] * 4, name="all"))
+    for name in ("first", "second", "third"):
+        world.submit(gang(*[4] * 4, name=name))
+
+    def before(name: str) -> str:
+        (turn,) = (each for each in world.coordinator.status(name).waits_for if each.kind is ShortfallKind.QUEUE)
+        return str(turn)
+
+    assert "2 ahead, first first" in before("third")
+    world.coordinator.release("all")
+    assert world.coordinator.status("first").phase is Phase.HELD
+    assert "1 ahead, first second" in before("third")
+    world.restart()
+    assert "1 ahead, first second" in before("third")
+    assert ShortfallKind.QUEUE not in {each.kind for each in world.coordinator.status("second").waits_for}
+
+
 @pytest.fixture
 def halves(world: World) -> World:
     """One of two trays is taken in each rack."""

@@ -148,11 +148,8 @@ class Admission:
 
     def _turn_of(self, gang: Gang) -> Unsatisfiable | None:
         """A no where others wait before the gang."""
-        ahead, first = self.records.ahead(gang), self.records.first
-        if not ahead or first is None:
-            return None
-        turn = short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
-        return Unsatisfiable(gang.id, (turn,))
+        turn = behind(self.records, gang)
+        return Unsatisfiable(gang.id, (turn,)) if turn is not None else None
 
     def _refused(
         self, gang: Gang, answer: Unsatisfiable, now: float, *, wait: bool, looked: bool
@@ -169,6 +166,14 @@ class Admission:
         if not never.proven:
             return refusal("No place was found within the bound of work, not even with nobody else here.", never)
         return refusal("The gang would not fit even if nobody else were here.", never)
+
+
+def behind(records: Records, gang: Gang) -> Shortfall | None:
+    """That others come before a gang in the queue, as it is now; None where nobody does."""
+    ahead, first = records.ahead(gang), records.first
+    if not ahead or first is None:
+        return None
+    return short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
 
 
 def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
