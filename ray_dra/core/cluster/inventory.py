@@ -331,14 +331,19 @@ class Inventory(Index):
         return self._emptied
 
     def part(self, names: Iterable[str]) -> Inventory:
-        """These nodes alone, with what is free on them now; nothing changes with this inventory."""
+        """These nodes alone, with what is free on them now, and in the IMEX domains that they are in; nothing changes
+        with this inventory."""
         node_states = [self.node_states[name] for name in names]
+        moved: dict[InClique, None] = {}
         made = Inventory((state.node for state in node_states), self.limits)
         for state in node_states:
             used = {
                 name: state.used.get(name, 0.0) + state.used_by_others.get(name, 0.0) for name in state.node.resources
             }
             made.set_others(state.name, (1 << state.size) - 1 & ~state.free, used)
+            if state.imex_gang is not None:
+                made._set_imex((made.node_states[state.name],), state.imex_gang, moved)
+        made.refresh({}, moved)
         return made
 
 

@@ -34,6 +34,23 @@ def test_two_gangs_over_several_nodes_never_share_one() -> None:
     assert isinstance(plan(inventory, gang(4, 4, name="third", locality=one_clique())), Allocation)
 
 
+@pytest.mark.parametrize("one_per_clique", [False, True])
+def test_a_part_of_the_nodes_is_in_the_imex_domains_that_the_whole_is_in(one_per_clique: bool) -> None:
+    """Workers that are there already are planned on alone."""
+    inventory = Inventory(rack("r", 4), Limits(compute_domains=True, one_per_clique=one_per_clique))
+    first = held(inventory, gang(2, 2, name="first", locality=one_clique()))
+    part = inventory.part(set(first.nodes))
+    assert part.free_devices == 8 - 4
+    assert isinstance(plan(part, gang(2, 2, name="second", locality=one_clique())), Unsatisfiable)
+    assert isinstance(plan(part, gang(2, name="single", locality=one_clique())), Allocation)
+    whole = plan(inventory.part(inventory.node_states), gang(4, 4, name="third", locality=one_clique()))
+    assert isinstance(whole, Unsatisfiable if one_per_clique else Allocation)
+    inventory.release("first")
+    second = plan(inventory.part(set(first.nodes)), gang(2, 2, name="second", locality=one_clique()))
+    assert isinstance(second, Allocation)
+    inventory.hold(second)
+
+
 def test_an_imex_domain_has_at_most_18_nodes() -> None:
     inventory = Inventory(rack("r", 20), IMEX_LIMITS)
     assert isinstance(plan(inventory, gang(*[4] * 18, locality=one_clique())), Allocation)
