@@ -38,15 +38,15 @@ def test_two_gangs_over_several_nodes_never_share_one() -> None:
 def test_a_part_of_the_nodes_is_in_the_imex_domains_that_the_whole_is_in(one_per_clique: bool) -> None:
     """Workers that are there already are planned on alone."""
     inventory = Inventory(rack("r", 4), Limits(compute_domains=True, one_per_clique=one_per_clique))
-    first = held(inventory, gang(2, 2, name="first", locality=one_clique()))
+    first = held(inventory, gang(3, 3, name="first", locality=one_clique()))
     part = inventory.part(set(first.nodes))
-    assert part.free_devices == 8 - 4
-    assert isinstance(plan(part, gang(2, 2, name="second", locality=one_clique())), Unsatisfiable)
-    assert isinstance(plan(part, gang(2, name="single", locality=one_clique())), Allocation)
+    assert part.free_devices == 2
+    assert isinstance(plan(part, gang(1, 1, name="second", locality=one_clique())), Unsatisfiable)
+    assert isinstance(plan(part, gang(1, name="single", locality=one_clique())), Allocation)
     whole = plan(inventory.part(inventory.node_states), gang(4, 4, name="third", locality=one_clique()))
     assert isinstance(whole, Unsatisfiable if one_per_clique else Allocation)
     inventory.release("first")
-    second = plan(inventory.part(set(first.nodes)), gang(2, 2, name="second", locality=one_clique()))
+    second = plan(inventory.part(set(first.nodes)), gang(3, 3, name="second", locality=one_clique()))
     assert isinstance(second, Allocation)
     inventory.hold(second)
 
