@@ -17,7 +17,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Connect, Locality
-from ray_dra.core.model.request import GangRequest, Strategy
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
 from ray_dra.core.planner.work import STEPS, Work
@@ -42,6 +42,13 @@ def cases() -> Iterator[tuple[str, Inventory, GangRequest]]:
     for at in range(200):
         dice = random.Random(f"shares {at}")
         yield f"shares {at}", brute_shares.random_cluster(dice).inventory(), brute_shares.random_request(dice)
+    for at in range(6):
+        dice = random.Random(f"many classes {at}")
+        bundles = tuple(
+            Bundle((DeviceRequest(dice.randint(1, 2)),), {"CPU": 1 + i / 64}) for i in range((16, 18, 32)[at % 3])
+        )
+        locality = dice.choice((Locality(), Locality(cliques=2), Locality(segment=2)))
+        yield f"many classes {at}", Inventory([*rack("r", 8), *rack("s", 9)]), GangRequest("g", bundles, locality)
     inventory = machines()
     dice = random.Random("arrivals")
     for at in range(200):
