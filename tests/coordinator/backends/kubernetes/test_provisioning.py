@@ -3,7 +3,7 @@ devices and lost pods; nothing leaks, nothing is taken twice, no gang stands on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -500,3 +500,35 @@ def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -
         world.coordinator.status(gang)
     assert isinstance(world.order().request, GangRequest)
     world.settle()
+
+
+@pytest.mark.parametrize(("bundles", "asked"), [(2, 2), (40, 1)])
+def test_a_no_to_pods_that_are_alike_costs_few_requests(bundles: int, asked: int) -> None:
+    world = World(nodes=54, cliques=3)
+    tried: list[str] = []
+
+    def refused(thing: Object) -> str:
+        tried.append(thing["kind"])
+        raise Rejected("The API server refuses the object.", available="no such image policy")
+
+    def together(calls: Sequence[Callable[[], object]]) -> None:
+        """As the adapter does: all are made, whatever comes of the first."""
+        errors = []
+        for call in calls:
+            try:
+                call()
+            except Rejected as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    world.kube.create, world.kube.together = refused, together  # type: ignore[method-assign]
+    world.kube.compute_domains = False
+    world.restart()
+    request = request_from_bundles([{"GPU": 4.0}] * bundles)
+    gang = world.coordinator.submit(Order(request, owner="job")).gang
+    for _ in range(4):
+        world.turn()
+    with pytest.raises(UnsatisfiableError, match="no such image policy"):
+        world.coordinator.status(gang)
+    assert tried == ["Pod"] * asked
