@@ -87,6 +87,16 @@ def test_a_node_that_loses_the_image_and_one_that_comes_pull_it_again() -> None:
     assert sorted(there.kube.pulled) == sorted([*there.kube.nodes, first, second])
 
 
+def test_another_image_is_pulled_also_where_nodes_list_none() -> None:
+    there = world(nodes=4)
+    there.kube.list_images(None)
+    turns(there)
+    there.kube.apply_raycluster(**image("mine:2"))
+    turns(there)
+    assert sorted(there.kube.pulled) == sorted([*there.kube.nodes] * 2)
+    assert there.left() == []
+
+
 def test_a_gang_that_comes_meanwhile_is_none_the_worse() -> None:
     there = world(nodes=4)
     gang = there.coordinator.submit(there.order()).gang
