@@ -8,8 +8,9 @@ goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `transla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
@@ -32,6 +33,17 @@ from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.raycluster import worker_template, write_limits
 from ray_dra.translate.kube.slots import attempt_name, slot_labels
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
+
+QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
+REST_SECONDS = 5.0  # the same at most, after any other no; the first time at the next look
+
+
+class _Rest(NamedTuple):
+    """Until when nothing is written for a gang that the API server said no to, why, and how long the next rest is."""
+
+    until: float = -math.inf
+    why: str = ""
+    next: float = 0.0
 
 
 class KubernetesBackend:
@@ -61,6 +73,7 @@ class KubernetesBackend:
         self.machines, self.raylets = machines, raylets
         self.found: dict[str, Found] = {}
         self._attempts: dict[str, Provisioning] = {}
+        self._rests: dict[str, _Rest] = {}  # by gang
         self._labels: dict[str, dict[str, str]] = {}  # attempt -> node -> the label of the slot there
         self._warming = Warming(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
@@ -134,21 +147,29 @@ class KubernetesBackend:
         name = attempt_name(allocation.gang, allocation.epoch)
         attempt = self._attempts.get(name)
         other = self.kube.lead()
-        if other:
-            return _held_up(attempt, other)
+        rest = self._rests.get(allocation.gang, _Rest())
+        if other or self.clock() < rest.until:
+            return _held_up(attempt, other or rest.why)
         try:
             if attempt is None:
                 attempt = self._attempts[name] = self._begin(request, allocation)
-            return attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
+            progress = attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
+            self._rests.pop(allocation.gang, None)
+            return progress
         except InvalidRequest as error:
             return Progress(failed=str(error), final=True)
         except Rejected as error:
             return Progress(failed=f"Kubernetes refuses the workers: {error.available}", final=True)
         except OverQuota as error:  # what was made of it is given back; there may be room later
-            return Progress(failed=f"Kubernetes refuses the workers for now: {error.available}")
+            why = f"Kubernetes refuses the workers for now: {error.available}"
+            self._rests[allocation.gang] = _Rest(self.clock() + QUOTA_SECONDS, why)
+            return Progress(failed=why)
         except KubernetesError as error:
             place = error.place or error.wanted
-            return _held_up(attempt, f"{error.reason} ({place})" if place else error.reason)
+            why = f"{error.reason} ({place})" if place else error.reason
+            seconds = min(REST_SECONDS, rest.next)
+            self._rests[allocation.gang] = _Rest(self.clock() + seconds, why, max(0.5, 2 * seconds))
+            return _held_up(attempt, why)
 
     def _begin(self, request: GangRequest, allocation: Allocation) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
@@ -202,7 +223,9 @@ class KubernetesBackend:
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
-        names = {attempt_name(a.gang, a.epoch) for a in wanted}
+        held = list(wanted)
+        names, gangs = {attempt_name(a.gang, a.epoch) for a in held}, {a.gang for a in held}
+        self._rests = {gang: rest for gang, rest in self._rests.items() if gang in gangs or self.clock() < rest.until}
         if not self.kube.lead():
             give_back(self.kube, self.found, names)
             self._warming.step(self.view, self.machines.usable)

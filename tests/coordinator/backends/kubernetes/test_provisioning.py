@@ -15,7 +15,7 @@ from ray_dra.coordinator.backends.kubernetes.teardown import give_back
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.request import GangRequest
-from ray_dra.errors import ApiUnavailable, InvalidRequest, NotAllowed, Rejected, UnsatisfiableError
+from ray_dra.errors import ApiUnavailable, InvalidRequest, NotAllowed, OverQuota, Rejected, UnsatisfiableError
 from ray_dra.ports.kube_objects import ComputeDomain, Pod
 from ray_dra.ports.kubernetes import Object
 from ray_dra.simulated.fake_kube import FakeKube
@@ -484,6 +484,53 @@ def test_what_the_api_server_says_no_to_is_named_with_its_place() -> None:
     for _ in range(3):
         world.turn()
     assert world.coordinator.status(gang).said == "This identity may not do that. (create ComputeDomain)"
+
+
+def test_what_is_refused_is_sent_again_ever_later_and_at_once_when_all_is_well() -> None:
+    world = World()
+    create, asked = world.kube.create, list[float]()
+
+    def failing(thing: Object) -> str:
+        asked.append(world.clock.now)
+        raise ApiUnavailable("The Kubernetes API cannot answer now.")
+
+    world.kube.create = failing  # type: ignore[method-assign]
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(240):  # two minutes
+        world.turn()
+    assert asked[1] - asked[0] == 0.5
+    assert 20 < len(asked) < 35
+    assert world.coordinator.status(gang).said == "The Kubernetes API cannot answer now."
+    world.kube.create = create  # type: ignore[method-assign]
+    assert world.drive(gang, turns=24) is Phase.READY
+    assert world.coordinator.status(gang).moves == 0
+
+
+def test_a_gang_that_finds_no_room_in_a_quota_gives_all_back_and_tries_again_later() -> None:
+    world = World()
+    create, full = world.kube.create, True
+
+    def counted(thing: Object) -> str:
+        if full and thing["kind"] == "Pod":
+            raise OverQuota("No room.", available="exceeded quota: q")
+        return create(thing)
+
+    world.kube.create = counted  # type: ignore[method-assign]
+    gang = world.coordinator.submit(world.order()).gang
+    for _ in range(80):  # 40 s, in which somebody else's pods end
+        world.turn()
+    status = world.coordinator.status(gang)
+    assert status.moves <= 3
+    assert status.said == "Kubernetes refuses the workers for now: exceeded quota: q"
+    assert not world.kube.left()
+    full = False
+    assert world.drive(gang) is Phase.READY
+    full = True
+    world.coordinator.release(gang)
+    world.settle()
+    gang = world.coordinator.submit(world.order()).gang
+    with pytest.raises(UnsatisfiableError, match="exceeded quota: q"):
+        world.drive(gang, turns=300)
 
 
 def test_an_attempt_that_never_gets_on_is_given_up_a_bounded_number_of_times() -> None:
