@@ -2,9 +2,10 @@
 
 The coordinator makes the pods of gangs itself, beside the operator's. To Ray and to KubeRay they are workers like any
 others, so what the operator adds to a pod template is added here in the same way and order, held to the pods of
-KubeRay 1.6.2 and 1.7.0 field by field on the real operator (tests/cluster/test_kuberay_pod.py). One thing differs on
-purpose: what the init containers run (see `_wait_for_gcs`). Neighbours: `kuberay_start` writes the `ray start` line;
-`kuberay_operator` reads the operator's version and settings off the head's pod.
+KubeRay 1.6.2 field by field on the real operator (tests/cluster/test_kuberay_pod.py); 1.7.0's were compared once
+(docs/notes/own-pods.md). One thing differs on purpose: what the init containers run (see `_wait_for_gcs`).
+Neighbours: `kuberay_start` writes the `ray start` line; `kuberay_operator` reads the operator's version and settings
+off the head's pod.
 """
 
 from __future__ import annotations
