@@ -67,8 +67,8 @@ class Machines:
 
     def left_out(self, node: str) -> bool:
         """Whether nothing is amiss with a node but that an attempt failed there: who is on it has lost nothing."""
-        state = self._inventory.node_states.get(node)
-        return state is not None and state.node.reason == self.avoided.get(node)
+        state, (_, why) = self._inventory.node_states.get(node), self._avoided.get(node, (0.0, ""))
+        return state is not None and why != "" and state.node.reason == why
 
     @property
     def avoided(self) -> Mapping[str, str]:
