@@ -264,3 +264,15 @@ def test_a_detached_group_outlives_everybody() -> None:
     group = world.ordinary(4, number=1, owner="job", detached=True)
     world.act(JobsSeen(()))
     assert not world.gangs[group].releasing
+
+
+def test_one_of_which_ray_has_not_answered_is_buried_when_it_is_given_back() -> None:
+    """Its record has the group already, and whether Ray has it nobody knows."""
+    for answered in (True, False):
+        world = World(nodes=1)
+        group = world.ordinary(4, number=1)
+        assert world.gangs[group].group == group
+        world.engine.records.notes[group].registered = answered
+        given_back = kinds(world.decide(ReleaseAsked(group)))
+        assert (BuryGroup in given_back) is not answered
+        assert RemoveGroup in given_back
