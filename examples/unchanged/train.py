@@ -12,7 +12,7 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 import ray
 import ray.train
 from ray.train import RunConfig, ScalingConfig
-from ray.train.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 WORKERS, GPUS = 4, 2
 
