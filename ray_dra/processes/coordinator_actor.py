@@ -103,6 +103,9 @@ class CoordinatorActor:
         await _still_wanted()
         gang = getattr(getattr(order, "request", None), "gang", None)  # the core refuses what is no order
         if isinstance(gang, str) and gang in self._released:
+            if getattr(order, "ordinary", None) is not None:  # whoever waits for it is to hear that it is removed
+                self._core.submit(order)
+                self._core.release(gang)
             raise GangGone("The gang was given back before it was there.", place=gang)
         status = self._core.submit(order)
         self._wake()

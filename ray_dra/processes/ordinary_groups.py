@@ -88,10 +88,13 @@ def placement_group(
 
 def remove_placement_group(placement_group: Any) -> None:
     """See `ray.util.remove_placement_group`. Ray's own removal is harmless where Ray has not been told of the group."""
+    group = "" if placement_group is None else placement_group.id.hex()
+    until = time.monotonic() + REMOVE_SECONDS
+    while group in _unanswered and time.monotonic() < until:  # the removal is not to overtake it
+        time.sleep(0.001)
     plain("remove_placement_group")(placement_group)
     if _job() is None:
         return
-    group = placement_group.id.hex()
     try:
         release = coordinator().release.remote(group, 0.0)
         if not ray_groups.known(group):  # the coordinator is to tell Ray that it is removed
@@ -163,7 +166,10 @@ def _submit(request: GangRequest, who: Creator, name: str, detached: bool) -> bo
     if name and ray_groups.named_group(name, who.namespace) is not None:
         raise ray_groups.name_taken(request.gang, name)
     try:
-        reference = coordinator().submit.remote(order)
+        actor = coordinator()
+        if not name:  # one with a name is waited for
+            _unanswered[request.gang] = Pending(request.gang, name, ray_bundles(request), request.strategy.value)
+        reference = actor.submit.remote(order)
     except CoordinatorUnavailable as error:
         logger.warning("a placement group is left to Ray: %s", error)
         return False
@@ -208,13 +214,15 @@ def _answer(reference: Any, seconds: float) -> Any:
 
 
 def _pending(group: str = "", name: str = "") -> list[Pending]:
-    """The groups of which Ray has not been told: one, by its name, or all."""
+    """The groups of which Ray has not been told: one, by its name, or all. With those of this process that are on their
+    way to the coordinator, which the question may overtake."""
     if _job() is None:
         return []
+    ours = [one for one in list(_unanswered.values()) if group in ("", one.group) and name in ("", one.name)]
     try:
         namespace = ray_groups.creator().namespace
         found = _answer(coordinator().ordinary.remote(group, name, namespace), ANSWER_SECONDS)
-        return [Pending(*pending) for pending in found]
+        return ours + [Pending(*pending) for pending in found]
     except RayDraError as error:
         logger.info("the coordinator was not asked for pending placement groups: %s", error)
         return []
@@ -222,6 +230,7 @@ def _pending(group: str = "", name: str = "") -> list[Pending]:
 
 # -- the log
 
+_unanswered: dict[str, Pending] = {}  # groups of this process of which the coordinator has not spoken yet
 _followed: set[str] = set()
 _said: dict[str, float] = {}  # what the log says of groups that wait, and since when
 _lock = threading.Lock()
@@ -235,6 +244,7 @@ def _follow(reference: Any, order: Order, said: str | None) -> None:
 def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
     """The coordinator's answer. Runs in Ray's own thread, which must not wait."""
     group = order.request.gang
+    _unanswered.pop(group, None)
     try:
         status = future.result()
     except Exception as error:
