@@ -1,29 +1,19 @@
-"""Who holds what: holds, releases, nodes that come and go; the index after each change."""
+"""Who holds what: holds and releases one by one; test_inventory_life.py has them in any order."""
 
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import replace
 from itertools import combinations_with_replacement
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation, Placed
-from ray_dra.core.model.device import Health
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Locality
-from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.core.planner.capacity import Capacities
-from ray_dra.core.planner.fold import FoldedRequest
-from ray_dra.core.planner.scope import Scope
 from tests.core.machines import DGX1, gang, held, node, one_clique, picture, rack, shares
 
 
@@ -91,174 +81,6 @@ def test_a_lost_node_may_come_back_into_a_clique_that_was_given_away_whole() -> 
             fresh.hold(allocation)
         assert picture(fresh) == picture(inventory)
     assert isinstance(plan(inventory, gang(1, name="third")), Unsatisfiable)
-
-
-class HoldsAndReleases(RuleBasedStateMachine):
-    """Holds, releases, nodes that join, change and leave: the incremental index equals one built afresh."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.nodes = {n.name: n for n in [*rack("a", 3), *rack("b", 2), node("box", 8, box=True, loose=[2])]}
-        self.inventory = Inventory(self.nodes.values(), Limits(compute_domains=True, domain_nodes=2))
-        self.held: dict[str, Allocation] = {}
-        self.busy: dict[str, int] = {}
-        self.away: dict[str, Node] = {}
-        self.count = 0
-
-    @rule(
-        sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4),
-        cliques=st.sampled_from([None, 1, 2]),
-        exclusive=st.booleans(),
-        share=st.sampled_from([None, None, 250, 400]),
-        cpus=st.sampled_from([0, 0, 7]),
-    )
-    def hold(self, sizes: list[int], cliques: int | None, exclusive: bool, share: int | None, cpus: int) -> None:
-        self.count += 1
-        locality = Locality(cliques=cliques, exclusive=exclusive and cliques is not None)
-        resources = {"CPU": cpus} if cpus else {}
-        request = gang(*sizes, name=f"g{self.count}", locality=locality, resources=resources)
-        if share is not None:
-            parts = tuple(Bundle((DeviceRequest(1, share=share),), resources) for _ in sizes)
-            request = replace(request, bundles=(*parts, *request.bundles[1:]))
-        answer = plan(self.inventory, request)
-        if isinstance(answer, Allocation):
-            self.inventory.hold(answer)
-            self.held[answer.gang] = answer
-            with pytest.raises(ValueError, match="already"):
-                self.inventory.hold(answer)
-
-    @precondition(lambda self: self.held)
-    @rule(data=st.data())
-    def release(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        self.inventory.release(name)
-        self.inventory.release(name)
-        del self.held[name]
-
-    @rule(at=st.integers(0, 5), sick=st.integers(0, 3))
-    def change(self, at: int, sick: int) -> None:
-        name = sorted(self.nodes)[at % len(self.nodes)]
-        before = self.nodes[name]
-        gpus = len(before.devices)
-        clique = before.clique
-        box = clique is not None and clique.startswith("box.")
-        loose = [i for i, d in enumerate(before.devices) if d.clique is None]
-        changed = node(
-            name, gpus, clique=None if box else clique, box=box, loose=loose, sick=[sick], order=before.order
-        )
-        self.nodes[name] = changed
-        self.inventory.put_node(changed)
-
-    @rule(at=st.integers(0, 5), mask=st.integers(0, 15))
-    def others(self, at: int, mask: int) -> None:
-        name = sorted(self.nodes)[at % len(self.nodes)]
-        self.busy[name] = mask
-        self.inventory.set_others(name, mask, {})
-
-    @precondition(lambda self: len(self.nodes) > 2)
-    @rule(at=st.integers(0, 5))
-    def leave(self, at: int) -> None:
-        name = sorted(self.nodes)[at % len(self.nodes)]
-        self.away[name] = self.nodes.pop(name)
-        self.busy.pop(name, None)
-        self.inventory.drop_node(name)
-
-    @precondition(lambda self: self.away)
-    @rule(at=st.integers(0, 5))
-    def join(self, at: int) -> None:
-        """A node comes back; whoever had devices there has them again."""
-        name = sorted(self.away)[at % len(self.away)]
-        self.nodes[name] = self.away.pop(name)
-        self.inventory.put_node(self.nodes[name])
-
-    @invariant()
-    def the_index_is_what_a_fresh_one_would_be(self) -> None:
-        fresh = Inventory(self.nodes.values(), self.inventory.limits)
-        for allocation in self.held.values():
-            fresh.hold(allocation)
-        for name, mask in self.busy.items():
-            fresh.set_others(name, mask, {})
-        assert picture(self.inventory) == picture(fresh)
-        for wanted in range(1, 9):
-            # The quick look-up of a single node is the head of the order in which nodes are taken.
-            capacities = Capacities(self.inventory, FoldedRequest(gang(wanted)), Scope((CLIQUE, LOOSE_NODE)))
-            found = capacities.one_by_count(capacities.orders, wanted)
-            first = next(capacities.levels(capacities.orders, wanted), None)
-            assert (found is None) is (first is None)
-            if found is not None and first is not None:
-                assert found[0] is first[0]
-                assert found[1].free & found[1].members[found[0].id]
-                assert (found[1].free & found[1].members[found[0].id]).bit_count() == first[1] >= wanted
-        self._count_anew()
-        devices = [g.device for a in self.held.values() for g in a.grants if g.amount is None]
-        assert len(set(devices)) == len(devices)
-        for device in devices[:1]:
-            if device.pool in self.nodes:
-                assert self.inventory.owner_of(device) in self.held
-        for name, there in self.nodes.items():
-            state = self.inventory.node_states[name]
-            sick = sum(1 << at for at, device in enumerate(there.devices) if device.health is not Health.OK)
-            assert not state.free & sick, "a device that is not well is free for nobody"
-
-    def _count_anew(self) -> None:
-        """What the index keeps up is what its nodes, the holds and others' work say, counted from nothing."""
-        inventory = self.inventory
-        states = inventory.node_states
-        assert set(states) == set(self.nodes)
-        held = dict.fromkeys(self.nodes, 0)
-        shares: dict[tuple[str, int], int] = {}
-        used: dict[str, float] = dict.fromkeys(self.nodes, 0.0)
-        for allocation in self.held.values():
-            for placed in allocation.bundles:
-                if placed.node in self.nodes:
-                    used[placed.node] += placed.resources.get("CPU", 0.0)
-                for grant in placed.grants:
-                    if placed.node in self.nodes and grant.amount is None:
-                        held[placed.node] |= 1 << grant.position
-                    elif placed.node in self.nodes and grant.amount is not None:
-                        at = (placed.node, grant.position)
-                        shares[at] = shares.get(at, 0) + grant.amount
-        alone = {scope for a in self.held.values() for (scope, what), _ in a.counters if what == "exclusive"}
-        free, open_to_shares = {}, {}
-        for name, there in self.nodes.items():
-            well = sum(1 << at for at, device in enumerate(there.devices) if device.health is Health.OK)
-            busy = self.busy.get(name, 0)
-            shared = sum(1 << at for node_name, at in shares if node_name == name)
-            closed = sum(1 << at for at, device in enumerate(there.devices) if device.clique in alone)
-            open_to_shares[name] = well & ~busy & ~held[name] & ~closed
-            free[name] = open_to_shares[name] & ~shared
-            state = states[name]
-            assert (state.held, state.busy, state.free) == (held[name], busy, free[name])
-            assert state.shares == {at: amount for (node_name, at), amount in shares.items() if node_name == name}
-            assert state.used.get("CPU", 0.0) == used[name]
-        assert inventory.devices == sum(len(there.devices) for there in self.nodes.values())
-        assert inventory.free_devices == sum(mask.bit_count() for mask in free.values())
-        assert inventory.held_devices == sum(mask.bit_count() for mask in held.values())
-        assert inventory.busy_devices == sum(self.busy.get(name, 0).bit_count() for name in self.nodes)
-        counts = [mask.bit_count() for mask in free.values()]
-        assert {f: n for f, n in enumerate(inventory.by_free) if n} == {f: counts.count(f) for f in counts}
-        assert inventory.shared == sorted(
-            (1000 - amount, states[name].key, at, name)
-            for (name, at), amount in shares.items()
-            if amount < 1000 and open_to_shares[name] >> at & 1
-        )
-        for clique in inventory.clique_states.values():
-            members = {
-                name: sum(1 << at for at, d in enumerate(there.devices) if d.clique == clique.id)
-                for name, there in self.nodes.items()
-            }
-            if clique.kind != CLIQUE:
-                continue
-            inside = [name for name in members if members[name]]
-            assert sorted(state.name for state in clique.node_states) == sorted(inside)
-            assert clique.free == sum((free[name] & members[name]).bit_count() for name in inside)
-            assert clique.size == sum(members[name].bit_count() for name in inside)
-
-
-TestHoldsAndReleases = HoldsAndReleases.TestCase
-
-
-TestHoldsAndReleases.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 
 
 def test_as_many_free_devices_that_are_others_count_anew_where_links_differ() -> None:
