@@ -45,8 +45,9 @@ application = Gang.bind()
 
 
 def example(cluster: Cluster) -> dict[str, Any]:
-    """The example's RayCluster."""
+    """The example's RayCluster, with a head that is soon gone."""
     (found,) = (thing for thing in cluster.built(EXAMPLE) if thing["kind"] == "RayCluster")
+    found["spec"]["headGroupSpec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 3
     return found
 
 
