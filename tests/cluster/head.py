@@ -164,13 +164,17 @@ def when(cluster: Cluster, condition: Callable[[], bool], act: Callable[[], None
 
 
 def installation(namespace: Namespace, *components: str) -> Path:
+    return installation_in(namespace.cluster, namespace.name, *components)
+
+
+def installation_in(cluster: Cluster, namespace: str, *components: str) -> Path:
     """A folder for `kubectl apply -k`: kube/kustomization.yaml for this namespace, as its users copy and change it."""
-    folder = namespace.cluster.run / "installations" / namespace.name
+    folder = cluster.run / "installations" / namespace
     folder.mkdir(parents=True, exist_ok=True)
     way = os.path.relpath(PROJECT / "kube", folder)
     text = (PROJECT / "kube" / "kustomization.yaml").read_text()
     changes = {
-        "namespace: ray\n": f"namespace: {namespace.name}\n",
+        "namespace: ray\n": f"namespace: {namespace}\n",
         "  - base\n": f"  - {way}/base\n",
         "components: []": f"components: {json.dumps([f'{way}/{name}' for name in components])}",
     }

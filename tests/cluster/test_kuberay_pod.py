@@ -1,4 +1,5 @@
-"""A worker's pod of ours is KubeRay's, field by field: both of the same RayCluster, as the API server has them."""
+"""A worker's pod of ours is KubeRay's, field by field: both of the same RayCluster, as the API server has them. And the
+admission policies under kube/ let a gang's worker of each of them through."""
 
 from __future__ import annotations
 
@@ -13,15 +14,22 @@ import pytest
 import yaml
 
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.errors import InvalidRequest
+from ray_dra.ports.kube_objects import KubeRay
+from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.kuberay_operator import problems_of, read_kuberay
 from ray_dra.translate.kube.kuberay_pod import worker_pod
-from ray_dra.translate.kube.raycluster import read_raycluster
+from ray_dra.translate.kube.raycluster import read_raycluster, worker_template
+from ray_dra.translate.kube.warm import WarmImages
+from ray_dra.translate.names import TEMPLATE_ANNOTATION, WARM_ANNOTATION
 from tests.cluster.binaries import Say, program
 from tests.cluster.cluster import Cluster
+from tests.cluster.head import installation_in
 from tests.cluster.machine import free_ports
 from tests.cluster.supervise import Program
 from tests.translate.kube.kuberay_cases import CASES, NAMESPACE
-from tests.translate.kube.test_kuberay_pod import TWICE, init, run
+from tests.translate.kube.objects import BOXES, allocate, gang
+from tests.translate.kube.test_kuberay_pod import NEWER, TWICE, init, run
 
 AT = {"fieldRef": {"fieldPath": "spec.nodeName", "apiVersion": "v1"}}
 QUIET: Say = lambda text: None  # noqa: E731
@@ -36,10 +44,30 @@ def control_plane() -> Iterator[Cluster]:
     made.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     made.wait(lambda: made.api.find("ServiceAccount", "default", NAMESPACE) is not None, 30, "the account")
     made.api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "mine"}}, NAMESPACE)
+    made.kubectl("apply", "-k", str(installation_in(made, NAMESPACE)))
     for case in CASES.values():
-        made.api.create(copy.deepcopy(case), NAMESPACE)
+        made.api.create(for_gangs(case), NAMESPACE)
     yield made
     made.down()
+
+
+def for_gangs(case: dict[str, Any]) -> dict[str, Any]:
+    """The RayCluster, with the head and the annotations that gangs ask for."""
+    case = copy.deepcopy(case)
+    case["metadata"]["annotations"] |= {TEMPLATE_ANNOTATION: "workers", WARM_ANNOTATION: "true"}
+    case["spec"]["headGroupSpec"]["template"]["spec"]["serviceAccountName"] = "ray-dra"
+    return case
+
+
+def takes_gangs(case: dict[str, Any]) -> bool:
+    """Whether its worker group asks for no devices itself."""
+    made = for_gangs(case)
+    made["metadata"] |= {"namespace": NAMESPACE, "uid": "u", "resourceVersion": "1"}
+    try:
+        worker_template(read_raycluster(made))
+    except InvalidRequest:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -50,6 +78,25 @@ def test_the_pod_is_kuberays(control_plane: Cluster, name: str) -> None:
     (theirs,) = api.items("Pod", NAMESPACE, labels=chosen)
     ours = worker_of(api, cluster)
     assert seen(api.create(ours, NAMESPACE, dry_run=True)) == seen(theirs)
+
+
+@pytest.mark.parametrize("name", [*(name for name, case in CASES.items() if takes_gangs(case)), "certificates"])
+def test_the_policies_let_a_gangs_worker_through(control_plane: Cluster, name: str) -> None:
+    """Made by the head's account from the head; so is the pod that has a node pull its images."""
+    api, cluster = control_plane.api, CASES["plain" if name == "certificates" else name]["metadata"]["name"]
+    chosen = f"ray.io/cluster={cluster},ray.io/node-type=head"
+    control_plane.wait(lambda: bool(api.items("Pod", NAMESPACE, labels=chosen)), 60, f"the head of {cluster}")
+    (head,) = api.items("Pod", NAMESPACE, labels=chosen)
+    kuberay: KubeRay = NEWER if name == "certificates" else read_kuberay(head)
+    read = replace(read_raycluster(api.get("RayCluster", cluster, NAMESPACE)), kuberay=kuberay)
+    attempt = attempt_of(allocate(BOXES, gang([{"GPU": 8}]), compute_domains=False), read, compute_domains=False)
+    (slot,) = attempt.slots.values()
+    ours = KubernetesApi(str(control_plane.account_kubeconfig("ray-dra", NAMESPACE, head["metadata"]["name"])))
+    try:
+        ours.create(attempt.pod(slot), NAMESPACE, dry_run=True)
+        ours.create(WarmImages(read).pod("a-node"), NAMESPACE, dry_run=True)
+    finally:
+        ours.close()
 
 
 def test_both_init_containers_ask_alike(control_plane: Cluster, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,9 +18,9 @@ from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.raycluster import read_raycluster
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import Head, installation
+from tests.cluster.head import EXAMPLE, Head, installation
 from tests.cluster.test_api import outside
-from tests.cluster.world import Namespace
+from tests.cluster.world import Namespace, opaque
 from tests.manifests import containers, pods_in
 from tests.translate.kube.objects import BOXES, allocate, gang
 
@@ -63,7 +64,7 @@ EVERYWHERE = {f"{verb} {right.resource}" for right in RIGHTS for verb in right.v
 def test_installations_share_nothing_and_others_get_nothing(
     cluster: Cluster, namespace: Namespace, other: Namespace, account: Account
 ) -> None:
-    """Two namespaces; one is taken away, and the other's account keeps every right and both policies."""
+    """Two namespaces; one is taken away, and the other's account keeps every right and every policy."""
     first, second = installation(namespace), installation(other)
     cluster.kubectl("apply", "-k", str(first))
     cluster.kubectl("apply", "-k", str(second))
@@ -76,7 +77,7 @@ def test_installations_share_nothing_and_others_get_nothing(
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
     left = cluster.kubectl("get", kinds, "-o", "name")
     assert other.name not in left
-    assert left.count(namespace.name) == 8
+    assert left.count(namespace.name) == 10
     cluster.kubectl("delete", "-k", str(first))
     assert namespace.name not in cluster.kubectl("get", kinds, "-o", "name")
 
@@ -148,12 +149,41 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
         lambda pod: pod["metadata"]["ownerReferences"][0].update(name="another"),
         lambda pod: pod["metadata"]["ownerReferences"][0].update(kind="RayJob"),
         lambda pod: pod["metadata"]["ownerReferences"][0].update(controller=False),
+        lambda pod: pod["metadata"]["ownerReferences"].append(
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "kube-root-ca.crt", "uid": "u"}
+        ),
         lambda pod: pod["spec"].update(nodeName="n", schedulingGates=[]),
     )
     for change in owners:
         with pytest.raises(NotAllowed, match="is its RayCluster's, and is placed by Kubernetes' scheduler"):
             makes(change)
+    with pytest.raises(NotAllowed, match="being deleted"):
+        makes(lambda pod: pod["metadata"]["ownerReferences"][0].update(uid="another"))
+    claims: tuple[Change, ...] = (
+        lambda pod: pod["metadata"].update(name="gangs-head-abcde"),
+        lambda pod: pod["spec"]["resourceClaims"].append({"name": "c", "resourceClaimName": "anothers"}),
+        lambda pod: pod["spec"]["resourceClaims"].append(
+            {"name": "c", "resourceClaimTemplateName": "ray-dra-topology"}
+        ),
+    )
+    for change in claims:
+        with pytest.raises(NotAllowed, match="is named after its attempt, and has no claims but its own"):
+            makes(change)
+    named: tuple[Change, ...] = (
+        lambda pod: pod["metadata"]["labels"].update(app="database"),
+        lambda pod: pod["metadata"]["labels"].update({"ray.io/cluster": "another"}),
+        lambda pod: pod["metadata"]["labels"].update({"ray.io/node-type": "head"}),
+        lambda pod: pod["metadata"]["labels"].update({"ray.io/identifier": "another-head"}),
+        lambda pod: pod["metadata"].update(annotations={"k8s.v1.cni.cncf.io/networks": "another"}),
+        lambda pod: pod["metadata"].update(finalizers=["example.org/stay"]),
+    )
+    for change in named:
+        with pytest.raises(NotAllowed, match="no labels, annotations and finalizers"):
+            makes(change)
     secret = {"secretKeyRef": {"name": "another", "key": "auth_token"}}
+    suffix = {"secretKeyRef": {"name": "bangs", "key": "auth_token"}}  # ends as the RayCluster does
+    host = {"host": "169.254.169.254", "port": 80}
+    mixed = {"sources": [{"secret": {"name": "another"}}]}
     more: tuple[tuple[str, Change], ...] = (
         ("copies", lambda spec: spec.update(serviceAccountName="ray-dra")),
         ("copies", lambda spec: spec.pop("automountServiceAccountToken")),
@@ -169,6 +199,21 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
         ("copies", lambda spec: spec["containers"][0].pop("securityContext")),
         ("copies", lambda spec: spec["containers"][0].update(envFrom=[{"secretRef": {"name": "another"}}])),
         ("no Secrets", lambda spec: spec["containers"][0]["env"].append({"name": "A", "valueFrom": secret})),
+        (
+            "copies",
+            lambda spec: spec["initContainers"].append({"name": "wait-for-tls-ip-san", "image": "localhost/evil"}),
+        ),
+        ("no priority", lambda spec: spec.update(priorityClassName="system-node-critical")),
+        ("no priority", lambda spec: spec.update(tolerations=[{"operator": "Exists"}])),
+        ("no priority", lambda spec: spec.update(terminationGracePeriodSeconds=1 << 30)),
+        ("no priority", lambda spec: spec["containers"][0]["resources"]["limits"].update({"example.org/kvm": "1"})),
+        ("no priority", lambda spec: spec["containers"][0]["ports"].append({"containerPort": 9, "hostPort": 9})),
+        ("no priority", lambda spec: spec["containers"][0].update(livenessProbe={"httpGet": host})),
+        ("no priority", lambda spec: spec["containers"][0].update(lifecycle={"postStart": {"httpGet": host}})),
+        ("no Secrets", lambda spec: spec["containers"][0]["env"].append({"name": "A", "valueFrom": suffix})),
+        ("no Secrets", lambda spec: spec["containers"][0]["env"].append({"name": "NVIDIA_VISIBLE_DEVICES"})),
+        ("no volumes", lambda spec: spec["volumes"].append({"name": "kube-api-access-1", "projected": mixed})),
+        ("no volumes", lambda spec: spec["volumes"].append({"name": "ray-tls", "secret": {"secretName": "another"}})),
         ("no Secrets", lambda spec: spec["initContainers"][0]["env"].append({"name": "A", "valueFrom": secret})),
         ("no volumes", lambda spec: spec["volumes"].append({"name": "s", "secret": {"secretName": "another"}})),
         ("no volumes", lambda spec: spec["volumes"].append({"name": "s", "configMap": {"name": "another"}})),
@@ -185,29 +230,66 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
     with pytest.raises(NotAllowed, match="gangs' workers only"):
         ours.delete("Pod", head.pod, at)
     made = ours.create(attempt.pod(slot), at)
-    ours.patch("Pod", slot.name, {"metadata": {"annotations": {"a": "b"}}}, at)
+    ours.patch("Pod", slot.name, {"spec": {"schedulingGates": None}}, at, dry_run=True)
     patches: tuple[dict[str, Any], ...] = (
+        {"metadata": {"labels": {"app": "database"}}},
+        {"metadata": {"annotations": {"a": "b"}}},
+        {"metadata": {"finalizers": ["example.org/stay"]}},
+        {"spec": {"tolerations": [{"operator": "Exists"}]}},
         {"metadata": {"labels": {LABEL: None}}},
         {"metadata": {"labels": {LABEL: "another"}}},
         {"spec": {"containers": [{**made["spec"]["containers"][0], "image": "localhost/evil"}]}},
         {"metadata": {"ownerReferences": None}},
     )
     for patch in patches:
-        with pytest.raises(NotAllowed, match=r"gangs' workers only|no other images or owners"):
+        with pytest.raises(NotAllowed, match=r"gangs' workers only|changes nothing else in them"):
             ours.patch("Pod", slot.name, patch, at)
+    with pytest.raises(NotAllowed, match="from a RayCluster's head"):
+        elsewhere.delete("Pod", slot.name, at)
     claim = attempt.claim(slot, made["metadata"]["uid"])
     assert claim is not None
     bare = {**claim, "metadata": {**claim["metadata"], "labels": {}}}
     orphan = {**claim, "metadata": {**claim["metadata"], "ownerReferences": []}}
     (asked,) = claim["spec"]["devices"]["requests"]
     admin = {**asked, "exactly": {**asked["exactly"], "adminAccess": True}}
+    channel = {**asked, "exactly": {**asked["exactly"], "deviceClassName": "compute-domain-default-channel.nvidia.com"}}
+    either = {"name": "gpus", "firstAvailable": [{"name": "one", "deviceClassName": "gpu.nvidia.com"}]}
+    settings = opaque({"kind": "GpuConfig"})
     for wrong_claim, said in (
         (bare, "gangs' claims only"),
         (orphan, "is its pod's"),
+        ({**claim, "metadata": {**claim["metadata"], "name": "another"}}, "is its pod's"),
         ({**claim, "spec": {"devices": {"requests": [admin]}}}, "is its pod's|admin"),
+        ({**claim, "spec": {"devices": {"requests": [channel]}}}, "is its pod's"),
+        ({**claim, "spec": {"devices": {"requests": [either]}}}, "is its pod's"),
+        ({**claim, "spec": {"devices": {**claim["spec"]["devices"], "config": [settings]}}}, "is its pod's"),
     ):
         with pytest.raises((NotAllowed, Rejected), match=said):
             ours.create(wrong_claim, at, dry_run=True)
+    domain: dict[str, Any] = {
+        "apiVersion": "resource.nvidia.com/v1beta1",
+        "kind": "ComputeDomain",
+        "metadata": {"name": "rd-1-d0", "namespace": at, "labels": claim["metadata"]["labels"]},
+        "spec": {
+            "numNodes": 0,
+            "channel": {"resourceClaimTemplate": {"name": "rd-1-d0-channel"}, "allocationMode": "Single"},
+        },
+    }
+    ours.create(domain, at, dry_run=True)
+    domains: tuple[Change, ...] = (
+        lambda thing: thing["metadata"].update(labels={}),
+        lambda thing: thing["metadata"].update(labels={LABEL: "another"}),
+        lambda thing: thing["spec"]["channel"]["resourceClaimTemplate"].update(name="ray-dra-topology"),
+    )
+    for change in domains:
+        wrong_domain = copy.deepcopy(domain)
+        change(wrong_domain)
+        with pytest.raises(NotAllowed, match=r"ComputeDomain|for that RayCluster alone"):
+            ours.create(wrong_domain, at, dry_run=True)
+    for name in ("operator", "ray-dra-another"):
+        lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name, "namespace": at}}
+        with pytest.raises(NotAllowed, match=r"leases that are named|for that RayCluster alone"):
+            ours.create(lease, at, dry_run=True)
     ours.create(claim, at)
     head.api.create({**bare, "metadata": {"name": "others", "namespace": at}}, at)
     with pytest.raises(NotAllowed, match="gangs' claims only"):
@@ -219,6 +301,49 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
     with pytest.raises(NotAllowed):
         ours.patch("RayCluster", "gangs", {"metadata": {"annotations": {"a": "b"}}}, at, dry_run=True)
     head.wait_nothing_left()
+
+
+def test_heads_whose_names_begin_alike_and_one_that_is_being_deleted(
+    cluster: Cluster, namespace: Namespace, account: Account
+) -> None:
+    """A head has 50 characters of its RayCluster's name; of a RayCluster that is gone no policy sees the groups."""
+    cluster.kubectl("apply", "-k", str(installation(namespace)))
+    at, alike = namespace.name, "m" * 51
+    (built,) = (thing for thing in cluster.built(EXAMPLE) if thing["kind"] == "RayCluster")
+    for name in (f"{alike}a", f"{alike}b"):
+        thing = copy.deepcopy(built)
+        thing["metadata"] = {"name": name}
+        thing["spec"]["headGroupSpec"]["template"]["spec"]["nodeSelector"] = {"no": "where"}
+        namespace.api.create(thing, at)
+
+    def head_of(name: str) -> str:
+        found = namespace.api.items("Pod", at, labels=f"ray.io/cluster={name},ray.io/node-type=head")
+        return found[0]["metadata"]["name"] if found else ""
+
+    cluster.wait(lambda: bool(head_of(f"{alike}a") and head_of(f"{alike}b")), 60, "both heads")
+    made = head_of(f"{alike}a")
+    ours = account("ray-dra", namespace, made)
+    pods = {}
+    for name in (f"{alike}a", f"{alike}b"):
+        read = read_raycluster(namespace.api.get("RayCluster", name, at))
+        attempt = attempt_of(allocate(BOXES, gang([{"GPU": 8}]), compute_domains=False), read, compute_domains=False)
+        pods[name] = attempt.pod(next(iter(attempt.slots.values())))
+    ours.create(pods[f"{alike}a"], at, dry_run=True)
+    nobodys = copy.deepcopy(pods[f"{alike}b"])
+    nobodys["metadata"]["labels"][LABEL] = nobodys["metadata"]["ownerReferences"][0]["name"] = f"{alike}c"
+    for pod in (pods[f"{alike}b"], nobodys):
+        with pytest.raises(NotAllowed, match="for that RayCluster"):
+            ours.create(pod, at, dry_run=True)
+    namespace.api.patch("Pod", made, {"metadata": {"finalizers": ["example.org/stay"]}}, at)
+    try:
+        namespace.api.delete("RayCluster", f"{alike}a", at)
+        ended: Callable[[], bool] = lambda: "deletionTimestamp" in namespace.api.get("Pod", made, at)["metadata"]  # noqa: E731
+        cluster.wait(ended, 60, "the head to be deleted")
+        with pytest.raises(NotAllowed, match="a head that is being deleted makes no workers"):
+            ours.create(pods[f"{alike}a"], at, dry_run=True)
+    finally:
+        namespace.api.patch("Pod", made, {"metadata": {"finalizers": None}}, at)
+        cluster.kubectl("delete", "-k", str(installation(namespace)))
 
 
 def _in_spec(change: Change, pod: dict[str, Any]) -> None:

@@ -128,6 +128,54 @@ CASES: dict[str, Raw] = {
         ray={"volumeMounts": [{"name": "data", "mountPath": "/data", "readOnly": True}]},
         pod={"volumes": [{"name": "data", "emptyDir": {}}]},
     ),
+    "volumes-of-all-kinds": _case(
+        ray={
+            "volumeMounts": [
+                {"name": "config", "mountPath": "/a", "readOnly": False},
+                {"name": "key", "mountPath": "/b", "subPath": "b"},
+                {"name": "mixed", "mountPath": "/c"},
+                {"name": "claim", "mountPath": "/d", "readOnly": True, "mountPropagation": "HostToContainer"},
+                {"name": "host", "mountPath": "/e"},
+                {"name": "scratch", "mountPath": "/f"},
+            ]
+        },
+        pod={
+            "volumes": [
+                {"name": "config", "configMap": {"name": "c"}},
+                {"name": "key", "secret": {"secretName": "s", "items": [{"key": "a", "path": "b", "mode": 256}]}},
+                {
+                    "name": "mixed",
+                    "projected": {
+                        "sources": [
+                            {"secret": {"name": "s"}},
+                            {"configMap": {"name": "c", "items": [{"key": "a", "path": "b"}]}},
+                            {"downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+                            {"serviceAccountToken": {"path": "t", "audience": "vault"}},
+                        ]
+                    },
+                },
+                {"name": "self", "downwardAPI": {"items": [{"path": "l", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+                {"name": "claim", "persistentVolumeClaim": {"claimName": "p"}},
+                {"name": "read", "persistentVolumeClaim": {"claimName": "q", "readOnly": True}},
+                {"name": "host", "hostPath": {"path": "/data", "type": "DirectoryOrCreate"}},
+                {"name": "any-host", "hostPath": {"path": "/x"}},
+                {
+                    "name": "scratch",
+                    "ephemeral": {
+                        "volumeClaimTemplate": {
+                            "spec": {
+                                "accessModes": ["ReadWriteOnce"],
+                                "storageClassName": "fast",
+                                "resources": {"requests": {"storage": "1024Mi"}},
+                            }
+                        }
+                    },
+                },
+                {"name": "driver", "csi": {"driver": "d", "readOnly": True, "nodePublishSecretRef": {"name": "s"}}},
+                {"name": "share", "nfs": {"server": "s", "path": "/p"}},
+            ]
+        },
+    ),
     "own-shared-memory": _case(
         ray={"volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}]},
         pod={"volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "5Gi"}}]},
@@ -192,6 +240,30 @@ CASES: dict[str, Raw] = {
     ),
     "one-probe": _case(ray={"livenessProbe": _HTTP}),
     "ports": _case(ray={"ports": [{"containerPort": 1}, {"name": "metrics", "containerPort": 99}]}),
+    "nodes": _case(
+        ray={
+            "ports": [{"containerPort": 77, "hostPort": 77}],
+            "resources": {"requests": {"cpu": "1"}, "limits": {"rdma/hca": "1", "memory": "2Gi"}},
+            "livenessProbe": {"httpGet": {"host": "127.0.0.1", "path": "/", "port": 1}},
+        },
+        pod={
+            "terminationGracePeriodSeconds": 3600,
+            "tolerations": [
+                {"operator": "Exists", "effect": "NoSchedule"},
+                {"key": "a", "value": "b", "effect": "NoExecute", "tolerationSeconds": 5},
+            ],
+        },
+    ),
+    "secrets": _case(
+        ray={
+            "env": [
+                {"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": True}}},
+                {"name": "NVIDIA_DRIVER_CAPABILITIES", "value": "all"},
+            ],
+            "envFrom": [{"prefix": "P_", "secretRef": {"name": "s", "optional": True}}],
+        },
+    ),
+    "account-by-its-old-name": _case(pod={"serviceAccount": "mine"}),
     "account": _case(pod={"serviceAccountName": "mine", "imagePullSecrets": [{"name": "s"}], "priorityClassName": ""}),
     "head": _case(
         head={
