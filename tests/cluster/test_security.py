@@ -20,7 +20,7 @@ from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, installation
 from tests.cluster.test_api import outside
-from tests.cluster.world import Namespace, opaque
+from tests.cluster.world import CONTAINER_CONTEXT, POD_CONTEXT, Namespace, opaque
 from tests.manifests import containers, pods_in
 from tests.translate.kube.objects import BOXES, allocate, gang
 
@@ -72,6 +72,11 @@ def test_installations_share_nothing_and_others_get_nothing(
     assert lacks(ours, namespace) == lacks(theirs, other) == set()
     assert lacks(ours, other) == EVERY - EVERYWHERE, "it reads the cluster, and has nothing in another's namespace"
     assert lacks(account("default", namespace), namespace) == EVERY
+    # Nor are others held to anything, where there is no RayCluster yet.
+    container = {"name": "main", "image": "none", "securityContext": CONTAINER_CONTEXT}
+    spec = {"securityContext": POD_CONTEXT, "containers": [container]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "somebodys"}, "spec": spec}
+    namespace.api.create(pod, namespace.name, dry_run=True)
     cluster.kubectl("delete", "-k", str(second))
     assert lacks(ours, namespace) == set()
     kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
