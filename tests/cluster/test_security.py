@@ -236,11 +236,11 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
         ours.delete("Pod", head.pod, at)
     made = ours.create(attempt.pod(slot), at)
     ours.patch("Pod", slot.name, {"spec": {"schedulingGates": None}}, at, dry_run=True)
-    patches: tuple[dict[str, Any], ...] = (
+    patches: tuple[Any, ...] = (
         {"metadata": {"labels": {"app": "database"}}},
         {"metadata": {"annotations": {"a": "b"}}},
         {"metadata": {"finalizers": ["example.org/stay"]}},
-        {"spec": {"tolerations": [{"operator": "Exists"}]}},
+        [{"op": "add", "path": "/spec/tolerations/-", "value": {"operator": "Exists"}}],
         {"metadata": {"labels": {LABEL: None}}},
         {"metadata": {"labels": {LABEL: "another"}}},
         {"spec": {"containers": [{**made["spec"]["containers"][0], "image": "localhost/evil"}]}},
