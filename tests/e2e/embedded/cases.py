@@ -220,6 +220,7 @@ def ready_resolves_to_the_group(scene: Scene) -> Any:
 
 @case
 def a_wait_that_is_over_is_true_at_once(scene: Scene) -> Any:
+    """Not wait(0): of a created group that is True or False by chance in Ray itself."""
     group = scene.ready([{"GPU": 1}])
     return group.wait(1), group.wait(1.5), group.wait(timeout_seconds=1), group.wait()
 
@@ -341,6 +342,21 @@ def removed_in_the_middle_of_being_made(scene: Scene) -> Any:
     return [row(group)[0].get("state") for group in groups], scene.make([{"GPU": 4}] * 4).wait(LONG)
 
 
+@case
+def a_burst_of_a_hundred(scene: Scene) -> Any:
+    """Each has its turn when those before it are removed."""
+    left = [scene.make([{"GPU": 1}]) for _ in range(100)]
+    until = time.monotonic() + LONG
+    while left and time.monotonic() < until:
+        states = {key: row["state"] for key, row in placement_group_table().items()}
+        placed = [group for group in left if states[group.id.hex()] == "CREATED"]
+        for group in placed:
+            remove_placement_group(group)
+        left = [group for group in left if group not in placed]
+        time.sleep(0.02)
+    return len(left), scene.make([{"GPU": 4}] * 4, "STRICT_SPREAD").wait(LONG)
+
+
 # -- tasks and actors
 
 
@@ -428,6 +444,18 @@ def a_task_of_a_pending_group_waits_and_goes_with_it(scene: Scene) -> Any:
     waits = ray.wait([task], timeout=SOON)[0]
     remove_placement_group(group)
     return waits, outcome(lambda: ray.get(task, timeout=1))  # in Ray it waits for ever
+
+
+@case
+def who_waited_runs_when_there_is_room(scene: Scene) -> Any:
+    first = scene.ready([{"GPU": 4}] * 4, "STRICT_SPREAD")
+    group = scene.make([{"GPU": 2}] * 2)
+    task = gpus.options(num_gpus=2, **at(group, 1)).remote()
+    actor = ray.remote(Counter).options(num_gpus=1, num_cpus=0, **at(group, 0)).remote()
+    call, ready = actor.gpus.remote(), group.ready()
+    waits = ray.wait([task, call, ready], timeout=SOON)[0]
+    remove_placement_group(first)
+    return waits, ray.get([task, call], timeout=LONG), ray.get(ready, timeout=LONG) == group
 
 
 @case
