@@ -136,6 +136,19 @@ def test_what_has_no_namespace_is_named_after_one() -> None:
     assert named == kinds
 
 
+def test_a_policy_that_finds_nothing_to_ask_keeps_nobody_from_ending_or_changing_pods() -> None:
+    """The no for want of a parameter comes before the account is looked at: it is for the kubelet, too."""
+    policies = {thing["metadata"]["name"]: thing["spec"] for _, thing in objects("ValidatingAdmissionPolicy")}
+    asking = [t["spec"] for _, t in objects("ValidatingAdmissionPolicyBinding") if "paramRef" in t["spec"]]
+    assert len(asking) == 2
+    for binding in asking:
+        rules = policies[binding["policyName"]]["matchConstraints"]["resourceRules"]
+        if any({"UPDATE", "DELETE"} & {*rule["operations"]} for rule in rules):
+            assert binding["paramRef"]["parameterNotFoundAction"] == "Allow"
+        else:
+            assert binding["matchResources"]["objectSelector"]["matchExpressions"], "pods of gangs alone"
+
+
 def test_the_docs_list_every_right_and_no_other() -> None:
     rows = re.findall(r"^\| (\S+) \| (namespace|cluster) \| (\S+) \| ([a-z, ]+) \| .+ \|$", SECURITY, re.MULTILINE)
     listed = {Rule(account, where, resource, frozenset(verbs.split(", "))) for account, where, resource, verbs in rows}
