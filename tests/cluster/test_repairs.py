@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from ray_dra.operate.check import RIGHTS
 from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
@@ -89,6 +91,7 @@ except ray_dra.UnsatisfiableError as error:
     head.wait_nothing_left()
 
 
+@pytest.mark.by_hand  # test_refused_writes.py has it on the fake
 def test_a_gang_without_room_in_a_quota_says_so_and_is_served_when_there_is_some(cluster: Cluster, head: Head) -> None:
     """Room for two of its three pods."""
     at = head.namespace.name
