@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -116,9 +117,10 @@ def test_the_command_line_tells_a_gangs_history_and_the_log_has_it(free: LocalCl
         command = [sys.executable, "-m", "ray_dra.cli", "gangs", "told", "--address", free.address]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr
-        first, *history = done.stdout.splitlines()
+        first, *history, times = done.stdout.splitlines()
         assert first.split()[:2] == ["told", "ready"]
         assert [line.split("  ")[2].split(" -> ")[-1] for line in history] == ["held", "placing", "ready"]
+        assert re.fullmatch(r"  ready [0-9.]+ s after the call: .*placed [0-9.]+", times)
     (log,) = {path.resolve() for path in free.folder.rglob("ray-dra-coordinator.log")}
     decisions = [line.split(" INFO ")[1] for line in log.read_text().splitlines() if "gang told: " in line]
     assert decisions[0] == "gang told: held: submitted; devices are held"
