@@ -7,7 +7,7 @@ looks at the world, and decides the rest anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 from ray_dra.coordinator.backends.base import Backend
@@ -35,14 +35,14 @@ from ray_dra.core.gangs.actions import (
 )
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import Event, GroupMade, Moment, WorkersLeft, WorkersProgressed
-from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup, Phase
+from ray_dra.core.gangs.lifecycle import Gang, Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import RayDraError
 from ray_dra.ports.metrics import Metrics
-from ray_dra.ports.ray import NewGroup, Ray, RayView
+from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.names import MAP_KEY, NODE_LABEL
-from ray_dra.translate.ray.bundles import ray_bundles
+from ray_dra.translate.ray.ordinary import new_group
 from ray_dra.translate.text import on_one_line
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
@@ -165,7 +165,7 @@ class Executor:
             return None
         selectors = tuple(self._backend.selector(gang.allocation, node) for node in gang.allocation.nodes)
         try:
-            answer = self._ray.make_group(_new_group(gang, selectors), again=again)
+            answer = self._ray.make_group(new_group(gang, selectors), again=again)
         except RayDraError as error:
             logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
             return None
@@ -176,7 +176,7 @@ class Executor:
         another's by now."""
         if gang is None:
             return
-        new = replace(_new_group(gang, ({NODE_LABEL: "none"},) * len(gang.request.bundles)), name="")
+        new = replace(new_group(gang, ({NODE_LABEL: "none"},) * len(gang.request.bundles)), name="")
         try:
             self._ray.make_group(new, again=True)
             self._ray.remove_group(gang.id)
@@ -209,21 +209,6 @@ class Executor:
         if self._told.get(gang.id) != (told.reason, gang.moves):
             self._told[gang.id] = (told.reason, gang.moves)
             self._backend.tell(told.reason, told.message, warning=told.warning)
-
-
-def _new_group(gang: Gang, selectors: tuple[Mapping[str, str], ...]) -> NewGroup:
-    ordinary = gang.ordinary or OrdinaryGroup(gang.id)
-    return NewGroup(
-        id=ordinary.id,
-        name=gang.name,
-        strategy=gang.request.strategy.value,
-        bundles=tuple(ray_bundles(gang.request)),
-        selectors=selectors,
-        job=gang.owner,
-        actor=ordinary.actor,
-        outlives_job=ordinary.outlives_job,
-        detached=gang.detached,
-    )
 
 
 def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]]) -> list[list[str | None]]:

@@ -34,12 +34,11 @@ from ray_dra.errors import (
     RayDraError,
     UnsatisfiableError,
 )
-from ray_dra.ports.ray import NewGroup
 from ray_dra.processes.calls import coordinator
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import LOCALITY_KEY, LOCALITY_VARIABLE
 from ray_dra.translate.ray.bundles import ray_bundles
-from ray_dra.translate.ray.ordinary import Call, request_of, without_policy
+from ray_dra.translate.ray.ordinary import Call, new_group, request_of, without_policy
 
 ANSWER_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
@@ -287,20 +286,8 @@ def _leave_to_ray(order: Order, why: Exception) -> None:
     """A group that the coordinator did not take: Ray places it as it can."""
     logger.warning("placement group %s is left to Ray: %s", _called(order), why)
     labels = tuple(dict(bundle.labels) for bundle in order.request.bundles)
-    minted = order.ordinary or OrdinaryGroup(order.request.gang)
-    new = NewGroup(
-        id=minted.id,
-        name=order.name,
-        strategy=order.request.strategy.value,
-        bundles=tuple(ray_bundles(order.request)),
-        selectors=labels,
-        job=order.owner,
-        actor=minted.actor,
-        outlives_job=minted.outlives_job,
-        detached=order.detached,
-    )
     try:
-        answer = Groups().make(new, again=True)
+        answer = Groups().make(new_group(order, labels), again=True)
         if answer.refused:
             logger.error("placement group %s: %s", _called(order), answer.refused)
     except RayDraError as error:

@@ -40,7 +40,7 @@ def attempt_name(gang: str, epoch: int) -> str:
 
 
 def attempt_of_slot(label: str) -> str:
-    """The attempt that a slot belongs to."""
+    """The attempt that a slot belongs to; an attempt's own name is left as it is."""
     return label.partition(".")[0]
 
 

@@ -1,4 +1,5 @@
-"""Ray's own call for a placement group as a core GangRequest, or None where Ray alone is to place it.
+"""Ray's own call for a placement group as a core GangRequest, or None where Ray alone is to place it; and what Ray is
+asked to make of a planned one.
 
 What is left to Ray: groups without GPUs, with parts of a GPU, with a soft target node, with levels of topology that are
 not NVLink's, or with what `translate.ray.bundles` refuses; and whatever the policy leaves alone.
@@ -10,11 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest
+from ray_dra.ports.ray import NewGroup
 from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, RAY_NODE_ID
-from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from ray_dra.translate.ray.policy import NEAREST, fitted, parse_policy
 
 RACK_SCALE = ("GB200", "GB300")
@@ -118,3 +122,19 @@ def check_policies(environment: Mapping[str, str], names: Sequence[str]) -> None
     for name in names:
         if environment.get(name):
             parse_policy(environment[name], name)
+
+
+def new_group(asked: Gang | Order, selectors: tuple[Mapping[str, str], ...]) -> NewGroup:
+    """The placement group that Ray is to make under the id that was minted for it. `selectors`: of its bundles."""
+    minted = asked.ordinary or OrdinaryGroup(asked.request.gang)
+    return NewGroup(
+        id=minted.id,
+        name=asked.name,
+        strategy=asked.request.strategy.value,
+        bundles=tuple(ray_bundles(asked.request)),
+        selectors=selectors,
+        job=asked.owner,
+        actor=minted.actor,
+        outlives_job=minted.outlives_job,
+        detached=asked.detached,
+    )

@@ -31,7 +31,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.raycluster import worker_template, write_limits
-from ray_dra.translate.kube.slots import attempt_name, slot_labels
+from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
@@ -235,7 +235,7 @@ class KubernetesBackend:
             return  # the store is asked over the network, and this is every look
         self._tidied = names
         for key in [key for kind in ATTEMPT_KEYS for key in self.store.keys(kind)]:
-            if key.partition("/")[2].partition(".")[0] not in names:
+            if attempt_of_slot(key.partition("/")[2]) not in names:
                 self.store.delete(key)
 
     def gone(self, gang: str, moves: int) -> bool:

@@ -265,13 +265,15 @@ class Provisioning:
         """
         own = {claim.uid for claim in there.claims}
         for claim in self.view.claims:
-            if claim.uid in own or (claim.attempt is not None and not (bound and not claim.deleting)):
+            if claim.uid in own or (claim.attempt is not None and (not bound or claim.deleting)):
                 continue  # what an earlier attempt of ours has, or a gang that gives way, may be ending
             for node, published in claim.devices:
                 slot, state = self.attempt.slots.get(node), self.inventory.node_states.get(node)
+                if slot is None or state is None:
+                    continue  # of most claims of the cluster
                 gpus = self.machines.gpus_with(node, published) or ()
-                for device in state.node.devices if slot is not None and state is not None else ():
-                    if device.id.device in gpus and slot is not None and device.uuid in slot.uuids:
+                for device in state.node.devices:
+                    if device.id.device in gpus and device.uuid in slot.uuids:
                         twice = ", though it was ours" if bound else ""
                         raise _Failed(
                             f"{published} on {node} was taken by the claim {claim.namespace}/{claim.name}{twice}"
