@@ -80,3 +80,16 @@ class World:
         minted = OrdinaryGroup(group, actor, bool(more.pop("outlives_job", False)))
         self.act(Submitted(Order(gang(*sizes, name=group), ordinary=minted, **more)))
         return group
+
+
+def plans_of(engine: Engine) -> list[object]:
+    """What is given to the planner from now on, a call each."""
+    asked: list[object] = []
+    plan = engine.planning.plan
+
+    def counted(*given: object, **more: object) -> object:
+        asked.append((given, more))
+        return plan(*given, **more)  # type: ignore[arg-type]
+
+    engine.planning.plan = counted  # type: ignore[method-assign,assignment]
+    return asked
