@@ -174,7 +174,7 @@ class FoldedRequest:
             if not capacity:
                 return 0
             if amount > 0:
-                capacity = min(capacity, int((state.left(resource) + EPSILON) / amount))
+                capacity = int(min(capacity, (state.left(resource) + EPSILON) / amount))  # the quotient may be inf
         return min(capacity, 1) if self.spread else max(capacity, 0)
 
 

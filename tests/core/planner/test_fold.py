@@ -56,6 +56,14 @@ def check_gang(count: int, size: int, cpus: float, zone: str, exclude: tuple[str
             assert all(inventory.node_states[name].left("CPU") >= 0 for name in answer.nodes)
 
 
+@pytest.mark.parametrize("amount", [5e-324, 1e-308, 1e-4])
+def test_of_next_to_nothing_a_node_has_enough(amount: float) -> None:
+    """What is free, divided by it, is more than any number; OverflowError ended each look at the queue."""
+    request = GangRequest("g", (Bundle((DeviceRequest(2),), {"CPU": amount}),) * 5)
+    assert isinstance(plan(Inventory(NODES), request), Allocation)
+    assert not isinstance(plan(Inventory(NODES), replace(request, bundles=request.bundles[:1] * 6)), Allocation)
+
+
 def test_the_classes_of_bundles_that_differ_come_in_an_order_that_is_the_same_every_time() -> None:
     """Shares beside bundles without devices, labels, resources: any two can be compared."""
     bundles = (
