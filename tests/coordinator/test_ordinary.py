@@ -218,6 +218,19 @@ def test_others_that_took_its_place_keep_it_and_it_waits_on_its_nodes() -> None:
     world.check()
 
 
+def test_a_group_whose_device_others_took_and_whose_other_node_is_gone_waits() -> None:
+    """Each look ended in a KeyError."""
+    world = World(nodes=2)
+    other, slots = world.ray.start_task("t0-0", 1) or (0, ())
+    first = order(world, 1, 4, 4)
+    assert world.coordinator.status(first).phase is Phase.PLACING
+    assert len(world.coordinator.devices_for("t0-0", "", -1, slots, other)) == 1
+    world.ray.kill_node("t1-0")
+    world.pass_time(10)
+    assert world.coordinator.status(first).phase is Phase.DEGRADED
+    world.check()
+
+
 BAD: list[object] = [
     OrdinaryGroup("g"),
     OrdinaryGroup(group(2)),

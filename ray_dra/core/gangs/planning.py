@@ -46,7 +46,10 @@ class Planning:
         return any(g.node in states and states[g.node].busy >> g.position & 1 for g in grants)
 
     def other_devices(self, request: GangRequest, held: Allocation, epoch: int) -> Allocation | None:
-        """Other devices of the nodes that a gang is on, for each bundle on its own node; None where none are free."""
+        """Other devices of the nodes that a gang is on, for each bundle on its own node; None where none are free, or
+        a node is gone."""
+        if not self.inventory.node_states.keys() >= set(held.nodes):
+            return None
         self.inventory.release(held.gang)
         try:
             placed = list(held.bundles)

@@ -119,3 +119,6 @@ def test_other_devices_are_of_the_nodes_that_the_gang_is_on() -> None:
     inventory.set_others("r-t1", 0b0111, {})
     assert there.other_devices(request, held, 5) is None
     assert inventory.allocation("g") == held
+    inventory.drop_node("r-t0")
+    assert there.other_devices(request, held, 5) is None, "a node of it is gone"
+    assert inventory.allocation("g") == held
