@@ -138,7 +138,7 @@ class Executor:
         if unread is None:
             return
         group = self._gang_store.traces(unread).group
-        if group is not None:
+        if group is not None and group not in self._records.groups:  # or the record lies aside for claiming it
             self._ray.remove_group(group)
         self._gang_store.aside.let_go(unread.key)
 

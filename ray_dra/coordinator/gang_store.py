@@ -14,6 +14,7 @@ from ray_dra.errors import RayDraError
 from ray_dra.ports.ray import RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import (
+    Failure,
     Traces,
     failure_from_bytes,
     failure_to_bytes,
@@ -33,6 +34,7 @@ class GangStore:
     def __init__(self, store: Store, aside: Aside) -> None:
         self.store, self.aside = store, aside
         self.failures: dict[str, str] = {}
+        self._failed = 0  # the number of the last one
         self._traces: dict[str, Traces] = {}  # by the key of a record that lies aside
         self._unsure: dict[str, None] = {}  # gangs whose last write raised: nobody knows which record the store has
 
@@ -40,7 +42,10 @@ class GangStore:
         """The gangs in order of arrival; what cannot be read is set aside."""
         held: dict[object, str] = {}
         found = self.aside.read(GANG_KEY, lambda key, data: _readable(key, data, held))
-        self.failures = dict(self.aside.read(FAILED_KEY, lambda key, data: (key, failure_from_bytes(data))))
+        failed = list(self.aside.read(FAILED_KEY, lambda key, data: (key, failure_from_bytes(data))))
+        failed.sort(key=lambda each: each[1].number)
+        self.failures = {gang_id: failure.why for gang_id, failure in failed}
+        self._failed = failed[-1][1].number if failed else 0
         return sorted(found, key=lambda g: g.sequence)
 
     def save(self, gang: Gang) -> None:
@@ -53,8 +58,10 @@ class GangStore:
     def drop(self, gang: Gang) -> None:
         """The record goes last, so that a kill before it only repeats the rest. Why the gang was given up stays."""
         if gang.failed:
-            self.store.put(FAILED_KEY + gang.id, failure_to_bytes(gang.failed))
-            self.failures[gang.id] = gang.failed
+            self._failed += 1
+            self.store.put(FAILED_KEY + gang.id, failure_to_bytes(Failure(gang.failed, self._failed)))
+            self.failures.pop(gang.id, None)
+            self.failures[gang.id] = gang.failed  # the last one
         while len(self.failures) > MOST_FAILURES:
             oldest = next(iter(self.failures))
             self.store.delete(FAILED_KEY + oldest)
@@ -110,16 +117,17 @@ class GangStore:
 
 
 def _readable(key: str, data: bytes, held: dict[object, str]) -> Gang:
-    """The gang of a record. `held`: device -> gang, of the records before; two that claim one device cannot both be
-    true, and the one read first is kept. Raises RayDraError."""
+    """The gang of a record. `held`: device or placement group -> gang, of the records before; two that claim one cannot
+    both be true, and the one read first is kept. Raises RayDraError."""
     gang = gang_from_bytes(data)
     if gang.id != key:
         raise RayDraError("The record is of another gang than its key says.", wanted=ascii(key), available=gang.id)
     devices = [] if gang.allocation is None else [_device(g) for g in gang.allocation.grants if g.amount is None]
-    twice = next((held[device] for device in devices if device in held), None)
-    if twice is not None:
-        raise RayDraError("The record claims a device that another gang has.", wanted=gang.id, available=twice)
-    held |= dict.fromkeys(devices, gang.id)
+    for what, claimed in (("device", devices), ("placement group", gang.groups)):
+        twice = next((held[each] for each in claimed if each in held), None)
+        if twice is not None:
+            raise RayDraError(f"The record claims a {what} that another gang has.", wanted=gang.id, available=twice)
+    held |= dict.fromkeys([*devices, *gang.groups], gang.id)
     return gang
 
 

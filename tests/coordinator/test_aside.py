@@ -181,6 +181,28 @@ def test_what_was_given_up_is_told_for_a_while_and_not_kept_for_ever(monkeypatch
         world.check_empty()
 
 
+def test_the_last_that_were_given_up_are_the_last_ones_after_a_start_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store tells its keys in their order, which is none of time: it was the newest that was forgotten next."""
+    monkeypatch.setattr("ray_dra.coordinator.gang_store.MOST_FAILURES", 2)
+    world = World()
+    for name in ("z", "b", "a", "c"):
+        status = world.submit(gang(1, name=name))
+        world.coordinator._decide(WorkersProgressed(status.gang, Progress(failed="a test", final=True)))
+        world.restart()
+    assert world.store.keys(FAILED_KEY) == ["failed/a", "failed/c"]
+
+
+def test_the_reason_for_giving_up_is_written_whatever_a_container_said_last() -> None:
+    world = World()
+    status = world.submit(gang(1, name="g"))
+    world.coordinator._decide(WorkersProgressed(status.gang, Progress(failed="\udcff" + "x" * 10**6, final=True)))
+    world.restart()
+    with pytest.raises(UnsatisfiableError, match=r"given up: \\udcffxxx"):
+        world.coordinator.status("g")
+    assert len(world.store.data["failed/g"]) < 3000
+    world.check_empty()
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_on_kubernetes_the_workers_of_an_unreadable_gang_run_on_until_its_record_goes(whole: bool) -> None:
     """Also where not even its moves can be read, of which those to give way are beyond the tries."""
@@ -265,11 +287,21 @@ IMPOSSIBLE: dict[str, tuple[str, Callable[[Any], object]]] = {
     "a position that no node has": ("gang/c", lambda record: _grants(record)[0].__setitem__(1, 2**63)),
     "a GPU of another node": ("gang/a", lambda record: _grants(record)[0].__setitem__(0, "t3")),
     "a share that nobody asked for": ("gang/a", lambda record: _grants(record)[0].__setitem__(6, 500)),
+    "a share beyond numbers": ("gang/d", lambda record: _device(record).update(share=10**400)),
+    "a number that cannot go on": ("gang/d", lambda record: record.update(sequence=10**4000)),
+    "a placement group and no devices": ("gang/b", lambda record: record.update(allocation=None)),
+    "another gang's placement group": ("gang/b", lambda record: record.update(group=f"{1:036x}")),
+    "one that another gang has left": ("gang/b", lambda record: record.update(old_groups=[f"{1:036x}"], moves=1)),
 }
 
 
 def _first(table: dict[str, Any]) -> Any:
     return next(iter(table.values()))
+
+
+def _device(record: dict[str, Any]) -> dict[str, Any]:
+    device: dict[str, Any] = record["request"]["bundles"][0]["devices"][0]
+    return device
 
 
 def _grants(record: dict[str, Any]) -> list[list[Any]]:
@@ -294,6 +326,18 @@ def test_a_record_that_reads_well_and_cannot_be_true_is_set_aside(what: str) -> 
         with suppress(RayDraError):  # a task where all GPUs are taken
             world.coordinator.devices_for(world.raylet(node), "", -1, (1,), 9)
     world.check()
+
+
+def test_to_let_go_of_a_record_that_claims_a_running_gangs_group_leaves_that_alone() -> None:
+    world = full_world()
+    record = json.loads(world.store.data["gang/b"])
+    record["group"] = world.coordinator.gangs["a"].group
+    world.store.data["gang/b"] = json.dumps(record).encode()
+    world.restart()
+    world.coordinator.release("b")
+    assert not world.coordinator.aside.records
+    assert world.coordinator.status("a").phase is Phase.READY
+    assert world.ray.groups[record["group"]].state == "CREATED"
 
 
 def test_two_gangs_that_both_claim_a_clique_for_themselves_are_not_both_believed() -> None:

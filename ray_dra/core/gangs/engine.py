@@ -68,7 +68,7 @@ from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.stages import READY, StageEnded
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
-from ray_dra.errors import GangGone, InvalidRequest, shown
+from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, cut, shown
 
 
 class Engine:
@@ -244,7 +244,7 @@ class Engine:
         if (progress.ready, progress.joined) != (notes.progress.ready, notes.progress.joined):
             notes.since = now.lived
         notes.progress = progress
-        if not progress.failed:
+        if not progress.failed or gang.releasing:
             return []
         if progress.final or not (progress.gave_way or may_move(gang)):
             return self._give_back(gang, progress.failed, now, failed=True)
@@ -326,6 +326,7 @@ class Engine:
     def _give_back(self, gang: Gang, why: str, now: Moment, *, failed: bool = False) -> list[Action]:
         """Its placement group is removed; its devices are free once Ray has ended its workers. `failed`: nothing more
         is tried for it, and whoever waits hears why."""
+        why = cut(why, MOST_BYTES)  # it may be a container's last words, and goes into the record
         unknown = gang.ordinary is not None and not (gang.group and self._notes(gang).registered)
         buried: list[Action] = [BuryGroup(gang.id)] if unknown else []
         if not _made(gang):
@@ -389,6 +390,7 @@ def _made(gang: Gang) -> bool:
 
 def _changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:
     was = gang.history[-1].to if gang.history else None
+    why = cut(why, MOST_BYTES)
     change = Change(now.wall, was, to, why if len(why) <= MOST_WHY else f"{why[: MOST_WHY - 3]}...")
     return replace(gang, history=(*gang.history[1 - MOST_CHANGES :], change))
 

@@ -81,6 +81,8 @@ HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the dri
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
 WORKERS_SECONDS = 20.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
 MOST_MOVES = 5  # besides those to give way to another RayCluster's gang; see `may_move`
+LAST_MOVE = 1_000_000  # no gang comes so far; of one that is given back, each attempt is looked for
+MOST_COUNTED = 2**53  # of gangs: the next one's number is one more, and has to be written
 MOST_CHANGES = 20  # of a gang's history, the last ones
 MOST_WHY = 300  # characters
 
@@ -240,6 +242,8 @@ def sense_of(gang: Gang) -> str:
     group cannot be removed, or its next record not be written."""
     if not all(map(is_group, gang.old_groups)) or not (gang.group is None or is_group(gang.group)):
         return "it names a placement group that Ray cannot have"
+    if len(set(gang.groups)) < len(gang.groups):
+        return "it names a placement group twice"
     if gang.ordinary is not None:
         if gang.ordinary.id != gang.id or gang.group not in (None, gang.id) or not is_group(gang.id) or gang.old_groups:
             return "its ordinary placement group is another one"
@@ -249,11 +253,15 @@ def sense_of(gang: Gang) -> str:
         return "its history has a time that is none"
     if not (_FIRST_TIME <= gang.times.since <= _LAST_TIME and 0 <= gang.times.total <= _LAST_TIME):
         return "its stages have a time that is none"
+    if gang.waits and gang.group is not None:
+        return "it has a placement group and no devices"
     if not 0 <= gang.gave_way <= gang.moves:
         return "it gave way more often than it moved"
+    if not (0 <= gang.sequence <= MOST_COUNTED and gang.moves <= LAST_MOVE):
+        return "it has counted further than anybody can"
     amounts = [bundle.resources for bundle in gang.request.bundles]
     amounts += [placed.resources for placed in (gang.allocation.bundles if gang.allocation is not None else ())]
-    if not all(math.isfinite(amount) for resources in amounts for amount in resources.values()):
+    if not all(0 <= amount < math.inf for resources in amounts for amount in resources.values()):
         return "it has an amount that is no number"
     return ""
 

@@ -259,7 +259,7 @@ def _check_whole(request: GangRequest) -> None:
             raise InvalidRequest(
                 "A share is a part of one device: count 1, and between 0 and the whole.",
                 place="bundles",
-                wanted=f"{device.share / WHOLE:g} of {device.count}",
+                wanted=f"{shown(device.share)} thousandths of {shown(device.count)}",
             )
     segment = locality.segment
     if segment is not None and len(bundles) % segment:

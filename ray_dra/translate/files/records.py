@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ray_dra.core.gangs.lifecycle import Gang, is_group, sense_of
+from ray_dra.core.gangs.lifecycle import MOST_COUNTED, Gang, is_group, sense_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
@@ -24,7 +24,7 @@ from ray_dra.translate.files.shared_records import one_line, refuse_newer, unrea
 
 GANG_VERSION, NODE_VERSION = 6, 4
 GPU_IDS_VERSION = 3
-FAILURE_VERSION = 0
+FAILURE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,11 @@ class GpuIds:
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class Failure:
+    """Why a gang was given up. `number` counts them, so that the last ones are known after a start, too; 0 did not."""
+
     why: str
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ _HEAD = TypeAdapter(_Head)
 _GANG = TypeAdapter(Gang)
 _KNOWN = TypeAdapter(KnownNode)
 _GPU_IDS = TypeAdapter(GpuIds)
-_FAILURE = TypeAdapter(_Failure)
-_UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, RecursionError)
+_FAILURE = TypeAdapter(Failure)
+_UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 
 def gang_to_bytes(gang: Gang) -> bytes:
@@ -141,14 +144,17 @@ def traces_of(data: bytes) -> Traces:
     )
 
 
-def failure_to_bytes(why: str) -> bytes:
-    return _versioned(FAILURE_VERSION, _FAILURE.dump_json(_Failure(why)))
+def failure_to_bytes(failure: Failure) -> bytes:
+    return _versioned(FAILURE_VERSION, _FAILURE.dump_json(failure))
 
 
-def failure_from_bytes(data: bytes) -> str:
+def failure_from_bytes(data: bytes) -> Failure:
     """Raises RayDraError for what is no reason of a version that we know."""
-    found: _Failure = _read(_FAILURE, data, "reason why a gang was given up", FAILURE_VERSION)
-    return found.why
+    what = "reason why a gang was given up"
+    found: Failure = _read(_FAILURE, data, what, FAILURE_VERSION)
+    if not 0 <= found.number <= MOST_COUNTED:
+        raise unreadable(what, "its number is none")
+    return found
 
 
 def known_to_bytes(known: KnownNode) -> bytes:
