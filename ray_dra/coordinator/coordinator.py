@@ -19,10 +19,10 @@ from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, ReleaseAsked, Submitted
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.lifecycle import LAST_MOVE, Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
-from ray_dra.core.model.checked import text
+from ray_dra.core.model.checked import text, whole
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
@@ -132,9 +132,10 @@ class Coordinator:
 
         Raises:
             GangGone: the gang was given back meanwhile; the driver removes its group.
-            InvalidRequest: this is no placement group's id, or another gang has the group.
+            InvalidRequest: this is no placement group's id or no number of moves, or another gang has the group.
         """
         self._statuses.find(gang_id)
+        moves = whole(moves, "moves", least=0, most=LAST_MOVE)
         self._decide(Committed(gang_id, group, moves))
         return self.status(gang_id)
 

@@ -80,6 +80,21 @@ def test_a_bundle_that_the_gang_does_not_have_is_refused(bundle: Any) -> None:
     assert caught.value.place == "bundle"
 
 
+def test_moves_are_a_number() -> None:
+    """Of a gang that could be committed: what was compared only there ended in numpy's error."""
+    world = World()
+    world.submit(gang(1, name="a"))
+    for value in EXTREMES:
+        if type(value) is int and value == 0:
+            continue
+        found = answers_or_refuses(lambda value=value: world.coordinator.commit("a", group_id("g"), value))  # type: ignore[misc]
+        assert not isinstance(found, RayDraError) or (isinstance(found, InvalidRequest) and found.place == "moves")
+        assert world.coordinator.status("a").group is None
+    for value in (None, "0", 1.5, True, -1, 10**400):
+        with pytest.raises(InvalidRequest):
+            world.coordinator.commit("a", group_id("g"), value)  # type: ignore[arg-type]
+
+
 def test_how_long_to_wait_is_a_number() -> None:
     """Before the coordinator is asked; the gang is not given back for it."""
     handle = GangPlacementGroup(Order(gang(1, name="a")))
