@@ -10,17 +10,19 @@ import ray
 
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
-from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError, shown
+from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError, shown
 from ray_dra.processes.calls import ask
 from ray_dra.processes.start_coordinator import coordinator_here
 from ray_dra.processes.worker_hook import SeenDevice, seen_devices
 from ray_dra.program.gang_handle import GangPlacementGroup
+from ray_dra.program.notice import notice_of
 from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
 from ray_dra.translate.names import RAY_NODE_ID
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -185,6 +187,23 @@ def get_devices() -> tuple[SeenDevice, ...]:
     worker = ray._private.worker.global_worker
     worker.check_connected()
     return tuple(seen_devices(worker) or ())
+
+
+def get_notice(timeout: float = 0.0) -> Notice | None:
+    """What `GangPlacementGroup.notice` says, for the gang of the current task or actor; None outside of a gang, and
+    after its end.
+
+    Raises:
+        InvalidRequest: `timeout` is no number of seconds.
+    """
+    ray._private.worker.global_worker.check_connected()
+    group = ray.get_runtime_context().get_placement_group_id()
+    if group is None:
+        return None
+    try:
+        return notice_of(group, timeout)
+    except (GangGone, UnsatisfiableError):
+        return None
 
 
 def _handle(order: Order, soft_node: str | None) -> GangPlacementGroup:

@@ -207,12 +207,15 @@ def _show_gang(status: Status) -> None:
 
 
 def _show_histories(chosen: list[Status], gang: str) -> None:
-    from ray_dra.translate.text import explain_history, explain_times
+    from ray_dra.translate.text import explain_history, explain_notice, explain_times
 
     if not chosen:
         _no_such_gang(gang)
     for status in chosen:
         _show_gang(status)
+        if status.notice is not None:
+            bundles = len(status.allocation.bundles) if status.allocation is not None else 0
+            console.print(f"  {explain_notice(status.notice, bundles)}", markup=False, soft_wrap=True)
         for line in (*explain_history(status.history), *explain_times(status.times)):
             console.print(f"  {line}", markup=False, soft_wrap=True)
 

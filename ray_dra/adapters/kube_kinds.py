@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "ResourceClaimTemplate": ("resource.k8s.io/v1", "resourceclaimtemplates", True),
     "ComputeDomain": (COMPUTE_DOMAIN_API, "computedomains", True),
     "RayCluster": (RAY_API, "rayclusters", True),
+    "RayService": (RAY_API, "rayservices", True),
     "RayJob": (RAY_API, "rayjobs", True),
     "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
 }

@@ -18,6 +18,7 @@ from ray_dra.errors import AlreadyThere, ApiUnavailable, InvalidRequest, NotFoun
 from ray_dra.ports.kube_objects import Claim, WriteLimits
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
+from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.events import event_about
 from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay
 from ray_dra.translate.kube.pods import read_pod
@@ -62,6 +63,7 @@ class KubeAdapter:
         `patience`: seconds for which the API server may be away now. `resolver`: in a pod, names the DNS domain."""
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
         self._domain: str | None = None
+        self._changed = changed
         deadline = time.monotonic() + patience
         self.compute_domains = _served(api, deadline)
         with suppress(OSError):
@@ -122,10 +124,13 @@ class KubeAdapter:
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
         cluster = next(iter(found["raycluster"]), None)
         if cluster is not None:
+            self._watch_service(cluster.service)
             kuberay = next(iter(found["heads"]), cluster.kuberay)
             cluster = replace(cluster, kuberay=replace(kuberay, domain=self._domain or kuberay.domain))
         return KubeView(
             raycluster=cluster,
+            raycluster_gone=cluster is None and not self._mirrors["raycluster"].left_out,
+            rayservice=next(iter(found.get("rayservice", ())), None),
             nodes={node.name: node for node in found["nodes"]},
             slices=found["slices"],
             claims=found["claims"],
@@ -135,6 +140,21 @@ class KubeAdapter:
             topologies=found["topologies"],
             version=sum(mirror.version for mirror in self._mirrors.values()),
         )
+
+    def _watch_service(self, name: str) -> None:
+        """Watch the RayService that made the RayCluster, once that is known. Without the right to, gangs hear nothing
+        of its upgrade, and `problems` says so."""
+        if name and "rayservice" not in self._mirrors:
+            fields = f"metadata.name={name}"
+            mirror = Mirror(
+                self._api,
+                "RayService",
+                self.namespace,
+                fields=fields,
+                keep=read_rayservice,
+                changed=self._changed,
+            )
+            self._mirrors = {**self._mirrors, "rayservice": mirror}  # the lease's thread may be reading the other
 
     def problems(self) -> tuple[str, ...]:
         found = [problem for mirror in self._mirrors.values() for problem in mirror.problems()]

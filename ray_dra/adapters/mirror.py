@@ -62,6 +62,12 @@ class Mirror:
         with self._lock:
             return tuple(self._things.values())
 
+    @property
+    def left_out(self) -> bool:
+        """Whether there is an object that cannot be read."""
+        with self._lock:
+            return bool(self._left_out)
+
     def problems(self) -> list[str]:
         """Why the mirror may differ from the cluster; empty if all is well."""
         error = self.error

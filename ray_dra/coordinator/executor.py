@@ -30,6 +30,7 @@ from ray_dra.core.gangs.actions import (
     RemoveGroup,
     Save,
     Tell,
+    TellNotice,
     Timed,
     WriteMap,
 )
@@ -43,7 +44,7 @@ from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.names import MAP_KEY, NODE_LABEL
 from ray_dra.translate.ray.ordinary import new_group
-from ray_dra.translate.text import on_one_line
+from ray_dra.translate.text import explain_notice, on_one_line
 
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
 
@@ -102,6 +103,8 @@ class Executor:
                 self._metrics.stage_ended(action.ended.stage, action.ended.seconds)
             case Tell():
                 self._tell(action)
+            case TellNotice():
+                self._tell_notice(action)
             case Refuse():
                 raise action.error
         return None
@@ -209,6 +212,12 @@ class Executor:
         if self._told.get(gang.id) != (told.reason, gang.moves):
             self._told[gang.id] = (told.reason, gang.moves)
             self._backend.tell(told.reason, told.message, warning=told.warning)
+
+    def _tell_notice(self, action: TellNotice) -> None:
+        gang = self._records.gangs.get(action.gang)
+        if gang is not None:
+            said = explain_notice(action.notice, len(gang.request.bundles))
+            self._backend.tell("GangNotice", f"gang {gang.name or gang.id}: {said}", warning=True)
 
 
 def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]]) -> list[list[str | None]]:

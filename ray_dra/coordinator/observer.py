@@ -67,6 +67,7 @@ class Observer:
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),
+            ending=None if gang.allocation is None else self.backend.ending(gang.allocation),
         )
 
     def placed_devices(self, records: Records) -> dict[str, float]:

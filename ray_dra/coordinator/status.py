@@ -10,6 +10,7 @@ from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.admission import behind
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
@@ -38,6 +39,7 @@ class Status:
     failed: str = ""  # why it was given up
     history: tuple[Change, ...] = ()
     times: StageTimes = field(default=StageTimes())
+    notice: Notice | None = None  # that it, or a part of it, will end
 
 
 WAITS = Observed()  # of a gang without devices there is nothing to observe
@@ -117,4 +119,5 @@ class Statuses:
             failed=gang.failed,
             history=gang.history,
             times=gang.times,
+            notice=gang.notice,
         )

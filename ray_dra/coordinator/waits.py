@@ -20,7 +20,7 @@ MOST_WAITS = 25_000
 
 @dataclass(frozen=True, eq=False)
 class _Wait:
-    phases: Collection[Phase]
+    wanted: Callable[[Status], bool]
     job: str
     found: asyncio.Future[Status | RayDraError]
 
@@ -42,14 +42,18 @@ class Waits:
         return self._of.keys()
 
     async def until(self, gang: str, phases: Collection[Phase], timeout: float | None, job: str = "") -> Status:
-        """The gang's status once it is in one of these phases, or when the time is over.
+        """The gang's status once it is in one of these phases, or when the time is over. Raises as `once`."""
+        return await self.once(gang, lambda status: status.phase in phases, timeout, job)
+
+    async def once(self, gang: str, wanted: Callable[[Status], bool], timeout: float | None, job: str = "") -> Status:
+        """The gang's status once it is as wanted, or when the time is over.
 
         Raises:
             GangGone, UnsatisfiableError: the gang is not there, or has gone meanwhile.
             CoordinatorUnavailable: too many wait already.
         """
         status = self._status(gang)
-        if status.phase in phases or (timeout is not None and timeout <= 0):
+        if wanted(status) or (timeout is not None and timeout <= 0):
             return status
         if self._count >= MOST_WAITS:
             raise CoordinatorUnavailable(
@@ -57,7 +61,7 @@ class Waits:
                 place=gang,
                 available=f"{MOST_WAITS} waits",
             )
-        wait = _Wait(phases, job, asyncio.get_running_loop().create_future())
+        wait = _Wait(wanted, job, asyncio.get_running_loop().create_future())
         self._of.setdefault(gang, set()).add(wait)
         self._count += 1
         try:
@@ -84,7 +88,7 @@ class Waits:
         except RayDraError as error:
             found = error
         for wait in waiting:
-            if isinstance(found, RayDraError) or found.phase in wait.phases:
+            if isinstance(found, RayDraError) or wait.wanted(found):
                 wait.found.set_result(found)
 
     def forget(self, jobs: Collection[str]) -> None:

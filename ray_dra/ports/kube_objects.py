@@ -242,6 +242,8 @@ class RayCluster:
         workers: what holds for all workers.
         kuberay: the operator that runs here.
         settings: its annotations that are ours.
+        deleting: Kubernetes deletes it. suspended: KubeRay ends all its pods, until it is let go on.
+        service: the RayService that made it; "" for none.
     """
 
     name: str
@@ -253,6 +255,26 @@ class RayCluster:
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     kuberay: KubeRay = field(default_factory=KubeRay)
     settings: Mapping[str, str] = field(default_factory=dict)
+    deleting: bool = False
+    suspended: bool = False
+    service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RayService:
+    """KubeRay's service.
+
+    Attributes:
+        active: the RayCluster that serves; pending: the one that is to. "" for none.
+        delay: seconds after which a RayCluster that is neither any more is deleted.
+        deleting: Kubernetes deletes it, and with it all of its RayClusters.
+    """
+
+    name: str
+    active: str = ""
+    pending: str = ""
+    delay: int = 60
+    deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from ray_dra.ports.kube_objects import (
     NodeLinks,
     Pod,
     RayCluster,
+    RayService,
     ResourceSlice,
 )
 
@@ -23,9 +24,12 @@ Object = Mapping[str, Any]  # a Kubernetes object to be made, or a merge patch, 
 @dataclass(frozen=True, slots=True)
 class KubeView:
     """One look, from watches. `slices` and `claims` are of the whole cluster, the others of the RayCluster's namespace
-    and, but for the RayCluster, ours by their label."""
+    and, but for the RayCluster and its RayService, ours by their label. `raycluster_gone`: there is no RayCluster;
+    one that is None otherwise cannot be read."""
 
     raycluster: RayCluster | None = None
+    raycluster_gone: bool = False
+    rayservice: RayService | None = None
     nodes: Mapping[str, KubeNode] = field(default_factory=dict)
     slices: tuple[ResourceSlice, ...] = ()
     claims: tuple[Claim, ...] = ()

@@ -19,6 +19,7 @@ from ray_dra.coordinator.jobs import Jobs
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import many, number, text
@@ -164,6 +165,12 @@ class CoordinatorActor:
         if status.phase is Phase.RELEASING:
             raise why_gone(status)
         return gang
+
+    async def notice(self, gang: str, timeout: float) -> Notice | None:
+        """The notice of a gang, named by its id or its placement group's; waits so long for one. GangGone or
+        UnsatisfiableError where there is no such gang, or none any more."""
+        gang = self._core.records.groups.get(text(gang, "gang", most=MAX_KEY, empty=True), gang)
+        return (await self._waits.once(gang, lambda status: status.notice is not None, _seconds(timeout))).notice
 
     async def look(self) -> None:
         """Look at Ray soon rather than at the next turn."""

@@ -16,12 +16,14 @@ from ray_dra.adapters.ray_groups import plain
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import why_gone
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import number
 from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, shown
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.program.follow import follow
+from ray_dra.program.notice import notice_of
 from ray_dra.translate.ray.bundles import ray_bundles
 from ray_dra.translate.text import explain_gang
 
@@ -128,6 +130,23 @@ class GangPlacementGroup:
     def explain(self) -> str:
         """Where each bundle lies, or what the gang waits for, as text."""
         return explain_gang(self._refresh(), self._order.request)
+
+    def notice(self, timeout: float = 0.0) -> Notice | None:
+        """The notice that the gang, or a part of it, will end by no doing of its program; None: there is none.
+
+        It has the `reason`, the `deadline` (the Unix time up to which nothing ends; None: nobody knows), and the
+        `ranks`: the indices of the bundles that end. Given today where the gang's RayCluster ends: deleted, suspended,
+        or replaced in its RayService's upgrade.
+
+        Args:
+            timeout: seconds to wait for a notice where there is none yet.
+
+        Raises:
+            InvalidRequest: `timeout` is no number of seconds.
+            GangGone: the gang has ended. UnsatisfiableError: it was given up.
+        """
+        self._settle()
+        return notice_of(self.id, timeout)
 
     def remove(self) -> None:
         """Give everything back; when this returns the GPUs are free. Removing twice is harmless."""

@@ -15,15 +15,16 @@ from types import MappingProxyType
 from typing import Any
 
 from ray_dra.errors import Conflict, NotFound, NotLeading
-from ray_dra.ports.kube_objects import Claim, KubeNode, Pod, ResourceSlice
+from ray_dra.ports.kube_objects import Claim, KubeNode, Pod, RayService, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
+from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
-from ray_dra.translate.names import DRIVER, WARM_LABEL
+from ray_dra.translate.names import DRIVER, KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
 
 
 class FakeKube:
@@ -40,6 +41,7 @@ class FakeKube:
         self.compute_domains = compute_domains
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
+        self._rayservice: RayService | None = None
         self._nodes: dict[str, KubeNode] = {}
         self._slices: dict[str, tuple[ResourceSlice, ...]] = {}  # by node
         for node, slices in nodes:
@@ -62,6 +64,8 @@ class FakeKube:
     def view(self) -> KubeView:
         return KubeView(
             raycluster=read_raycluster(copy.deepcopy(self._raycluster)) if self._raycluster else None,
+            raycluster_gone=not self._raycluster,
+            rayservice=self._rayservice,
             nodes=dict(self._nodes),
             slices=tuple(each for slices in self._slices.values() for each in slices),
             claims=tuple(map(read_claim, self._of("ResourceClaim"))),
@@ -235,6 +239,21 @@ class FakeKube:
         """The user applies the RayCluster again, as it was but for these fields."""
         self._version += 1
         self._raycluster = {**self._raycluster, "spec": {**self._raycluster["spec"], **spec}}
+
+    def delete_raycluster(self) -> None:
+        """The user deletes the RayCluster, of which a finalizer keeps what there is for a while."""
+        self._version += 1
+        self._raycluster["metadata"] = {**self._raycluster["metadata"], "deletionTimestamp": "now"}
+
+    def say_rayservice(self, *, active: str, pending: str = "", delay: int | None = None) -> None:
+        """A RayService `serve` has made the RayCluster, and says which of its RayClusters is which."""
+        self._version += 1
+        labels = {KUBERAY_ORIGIN_LABEL: "RayService", KUBERAY_ORIGIN_NAME_LABEL: "serve"}
+        self._raycluster["metadata"] = {**self._raycluster["metadata"], "labels": labels}
+        named = {"activeServiceStatus": active, "pendingServiceStatus": pending}
+        status = {which: {"rayClusterName": name} for which, name in named.items() if name}
+        spec = {} if delay is None else {"rayClusterDeletionDelaySeconds": delay}
+        self._rayservice = read_rayservice({"metadata": {"name": "serve"}, "spec": spec, "status": status})
 
     def annotate_raycluster(self, annotations: Mapping[str, str]) -> None:
         """The user sets the RayCluster's annotations."""

@@ -45,6 +45,7 @@ KUBERAY_IDENTIFIER_LABEL = "ray.io/identifier"  # KubeRay's, of its pods: their 
 KUBERAY_REPLICA_LABEL = "ray.io/worker-group-replica-index"  # KubeRay's, of its workers
 KUBERAY_SERVING_LABEL = "ray.io/serve"  # KubeRay's, of its pods: traffic of a RayService may go there
 KUBERAY_ORIGIN_LABEL = "ray.io/originated-from-crd"  # KubeRay's, of RayClusters: the kind that made them
+KUBERAY_ORIGIN_NAME_LABEL = "ray.io/originated-from-cr-name"  # KubeRay's, of RayClusters: its name
 KUBERAY_VERSION_ANNOTATION = "ray.io/kuberay-version"  # KubeRay's, of heads' pods
 APPLICATION_LABEL = "app.kubernetes.io/name"
 CREATED_BY_LABEL = "app.kubernetes.io/created-by"

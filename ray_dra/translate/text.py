@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Protocol
 
 from ray_dra.core.gangs.lifecycle import Change, Phase
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import READY, StageTimes
 from ray_dra.core.model import checked
 from ray_dra.core.model.allocation import Allocation
@@ -39,22 +40,33 @@ class GangStatus(Protocol):
     def said(self) -> str: ...
     @property
     def times(self) -> StageTimes: ...
+    @property
+    def notice(self) -> Notice | None: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
-    """The gang's phase, where each bundle lies, what is lost, what it waits for."""
+    """The gang's phase, what of it will end, where each bundle lies, what is lost, what it waits for."""
     lines = [
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
         + (f", planned again {status.moves} times" if status.moves else "")
     ]
     if status.phase in (Phase.PROVISIONING, Phase.PLACING) and status.said:
         lines.append(f"  {status.said}")
+    if status.notice is not None:
+        lines.append(f"  {explain_notice(status.notice, len(request.bundles))}")
     lines += [f"  lost: {text}" for text in status.lost]
     if status.allocation is None:
         lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
     else:
         lines += explain_allocation(status.allocation)
     return "\n".join([*lines, *(f"  {line}" for line in explain_times(status.times))])
+
+
+def explain_notice(notice: Notice, bundles: int) -> str:
+    """What of a gang of so many bundles will end, when and why, on one line."""
+    who = "the gang" if len(notice.ranks) == bundles else f"bundles {', '.join(map(str, notice.ranks))}"
+    when = "" if notice.deadline is None else f" from {_utc(notice.deadline)} UTC on"
+    return on_one_line(f"notice: {who} will end{when}: {notice.reason}")
 
 
 def explain_times(times: StageTimes) -> list[str]:
@@ -71,10 +83,13 @@ def explain_history(history: Iterable[Change]) -> list[str]:
     """One line a change: when (UTC), from what to what, and why."""
     lines = []
     for change in history:
-        at = datetime.fromtimestamp(change.at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
         was = f"{change.was.value} -> " if change.was is not None else ""
-        lines.append(f"{at}  {was + change.to.value:<26} {on_one_line(change.why)}")
+        lines.append(f"{_utc(change.at)}  {was + change.to.value:<26} {on_one_line(change.why)}")
     return lines
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def on_one_line(text: str) -> str:

@@ -18,7 +18,7 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
 from ray_dra.errors import NotLeading
-from ray_dra.ports.kube_objects import Pod, RayCluster, ResourceSlice
+from ray_dra.ports.kube_objects import Pod, RayCluster, RayService, ResourceSlice
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.fake_kube import FakeKube
@@ -38,6 +38,7 @@ from tests.cluster.paper import add_paper_nodes, paper_node
 
 MACHINES = simulated_nodes("gb200-nvl72", nodes=2)
 NAMESPACE, NAME = "contract", "gangs"
+LABELS = {"ray.io/originated-from-crd": "RayService", "ray.io/originated-from-cr-name": "serve"}
 QUIET: Say = lambda text: None  # noqa: E731
 
 
@@ -49,7 +50,7 @@ def raycluster() -> dict[str, Any]:
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
-        "metadata": {"name": NAME, "namespace": NAMESPACE, "uid": "u-1"},
+        "metadata": {"name": NAME, "namespace": NAMESPACE, "uid": "u-1", "labels": LABELS},
         "spec": {
             "rayVersion": "2.60.0",
             "headGroupSpec": {"rayStartParams": {}, "template": {"spec": head}},
@@ -66,8 +67,11 @@ def read(machine: SimulatedNode) -> list[ResourceSlice]:
 class Side:
     """The port, and what makes time pass behind it."""
 
-    def __init__(self, kube: Kube, turn: Callable[[], None], told: Callable[[], set[str]]) -> None:
-        self.kube, self.turn, self.told = kube, turn, told
+    def __init__(
+        self, kube: Kube, turn: Callable[[], None], told: Callable[[], set[str]], serve: Callable[[str, str], None]
+    ) -> None:
+        """`serve`: the RayService that made the RayCluster says which one is active, and which is pending."""
+        self.kube, self.turn, self.told, self.serve = kube, turn, told, serve
 
     def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 60
@@ -108,7 +112,12 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
     if request.param == "fake":
         nodes = [(read_node(paper_node(m)), slices(gpu_pool(m, {}), m.name, 1)) for m in MACHINES]
         fake = FakeKube(raycluster(), nodes)
-        yield Side(fake, fake.step, lambda: {reason for reason, _ in fake.told})
+        yield Side(
+            fake,
+            fake.step,
+            lambda: {reason for reason, _ in fake.told},
+            lambda active, pending: fake.say_rayservice(active=active, pending=pending, delay=7),
+        )
         return
     cluster: Cluster = request.getfixturevalue("control_plane")
     adapter = KubeAdapter(cluster.api, NAMESPACE, NAME, holder="the test")
@@ -122,7 +131,22 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
     def told() -> set[str]:
         return {e["reason"] for e in cluster.api.items("Event", NAMESPACE) if e["source"].get("component") == "ray-dra"}
 
-    yield Side(adapter, turn, told)
+    def serve(active: str, pending: str) -> None:
+        found = cluster.api.find("RayService", "serve", NAMESPACE)
+        if found is None:
+            spec: dict[str, Any] = {
+                "managedBy": "kueue.x-k8s.io/multikueue",
+                "rayClusterDeletionDelaySeconds": 7,
+            }  # the operator's not
+            spec["rayClusterConfig"] = raycluster()["spec"]
+            meta = {"name": "serve", "namespace": NAMESPACE}
+            found = {"apiVersion": "ray.io/v1", "kind": "RayService", "metadata": meta, "spec": spec}
+            cluster.api.create(found, NAMESPACE)
+        named = {"activeServiceStatus": active, "pendingServiceStatus": pending}
+        status = {"status": {which: {"rayClusterName": name} for which, name in named.items()}}
+        cluster.api.patch("RayService", "serve", status, NAMESPACE, subresource="status")
+
+    yield Side(adapter, turn, told, serve)
     adapter.close()
 
 
@@ -141,6 +165,16 @@ def test_whoever_has_the_lease_leads_and_events_are_told(side: Side) -> None:
     side.kube.tell("GangReady", "a gang is ready")
     side.kube.tell("GangFailed", "\u00e9" * 5000, warning=True)
     side.until(lambda: side.told() == {"GangReady", "GangFailed"})
+
+
+def test_what_the_rayservice_says_of_its_rayclusters_is_seen(side: Side) -> None:
+    for active, pending in ((NAME, ""), (NAME, "next"), ("next", "")):
+        side.serve(active, pending)
+        seen = RayService("serve", active=active, pending=pending, delay=7)
+        side.until(partial(lambda seen: side.kube.view().rayservice == seen, seen))
+    assert side.cluster().service == "serve"
+    assert not side.kube.view().raycluster_gone
+    assert side.kube.problems() == ()
 
 
 def test_objects_may_be_made_and_deleted_twice(side: Side) -> None:

@@ -27,6 +27,11 @@ def rank():
     handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
     return os.uname().nodename, [pynvml.nvmlDeviceGetUUID(handle) for handle in handles]
 
+@ray.remote(num_cpus=0)
+def heard():
+    notice = ray_dra.get_notice()
+    return notice and notice.reason
+
 @serve.deployment(ray_actor_options={"num_cpus": 0})
 class Gang:
     def __init__(self):
@@ -35,10 +40,13 @@ class Gang:
         planned = [sorted(grant.uuid for grant in placed.grants) for placed in gang.allocation.bundles]
         at = [Strategy(gang.placement_group, bundle) for bundle in range(2)]
         ranks = ray.get([rank.options(scheduling_strategy=each).remote() for each in at], timeout=100)
-        self.gang, self.answer = gang, {"id": gang.id, "planned": planned, "ranks": ranks}
+        self.gang, self.at, self.answer = gang, at, {"id": gang.id, "planned": planned, "ranks": ranks}
 
     def __call__(self, request):
-        return self.answer
+        notice = self.gang.notice()
+        told = [notice.reason, notice.deadline, notice.ranks] if notice else None
+        in_gang = ray.get(heard.options(scheduling_strategy=self.at[1]).remote(), timeout=60) if notice else None
+        return {**self.answer, "notice": told, "heard": in_gang}
 
 application = Gang.bind()
 """
@@ -56,6 +64,12 @@ def of(head: Head, raycluster: str) -> list[str]:
     kinds = (*OURS, "Pod")
     found = {kind: head.api.items(kind, head.namespace.name, labels=f"{CLUSTER_LABEL}={raycluster}") for kind in kinds}
     return [f"{kind} {thing['metadata']['name']}" for kind, things in found.items() for thing in things]
+
+
+def events_of(head: Head, raycluster: str) -> list[dict[str, Any]]:
+    """What was told of a RayCluster."""
+    found = head.api.items("Event", head.namespace.name, fields=f"involvedObject.name={raycluster}")
+    return [event for event in found if event["source"].get("component") == "ray-dra"]
 
 
 def rayservice(cluster: Cluster) -> dict[str, Any]:
@@ -84,7 +98,7 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
     cluster: Cluster, namespace: Namespace
 ) -> None:
     """An upgrade makes another RayCluster, whose application gets a gang beside the old one's; then the old RayCluster
-    goes, with its gang."""
+    goes, with its gang, whose program and workers have heard of it."""
     at = namespace.name
     cluster.kubectl("apply", "-k", str(installation(namespace)))
     cluster.kubectl("create", "-n", at, "configmap", "serve", f"--from-literal=application.py={APPLICATION}")
@@ -119,12 +133,21 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
     before = answer(first)
     container = wanted["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "VERSION", "value": "2"})
+    cluster.kubectl("apply", "-n", at, "-f", "-", stdin=json.dumps(wanted))
+    cluster.wait(lambda: answer(first)["notice"], 60, "the program of the first gang to hear that it will end")
+    warned = answer(first)
+    assert warned["heard"] == warned["notice"][0]
+    assert warned["notice"][1:] == [None, [0, 1]]
+    assert "RayService serve is being upgraded" in warned["notice"][0]
     second = serving(but=first)
     after = answer(second)
+    assert before["notice"] is None is after["notice"]
     assert not {u for bundle in before["planned"] for u in bundle} & {u for bundle in after["planned"] for u in bundle}
     old = Head(namespace, first)
     cluster.wait(lambda: not of(old, first), 60, f"the old RayCluster's gang to go: {of(old, first)}")
     assert answer(second) == after
+    told = [e["message"] for e in events_of(old, first) if e["reason"] == "GangNotice"]
+    assert any(f"has gone over to RayCluster {second}" in said for said in told), told
     cluster.kubectl("delete", "-n", at, "rayservice", "serve", "--wait=false")
     cluster.wait(lambda: not of(old, second), 60, f"the gang to go with the RayService: {of(old, second)}")
 

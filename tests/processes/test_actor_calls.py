@@ -30,6 +30,8 @@ CALLS: dict[str, Call] = {
     "wait": lambda actor, value: actor.await_phase(value, (), 0.0),
     "phases": lambda actor, value: actor.await_phase("waits", value, 0.0),
     "wait's timeout": lambda actor, value: actor.await_phase("waits", ("queued",), value),
+    "notice": lambda actor, value: actor.notice(value, 0.0),
+    "notice's timeout": lambda actor, value: actor.notice("nobody", value),
     "ready": lambda actor, value: actor.await_ready(value, ""),
     "plan": lambda actor, value: actor.plan(value),
     "group": lambda actor, value: actor.ordinary(value, "", ""),

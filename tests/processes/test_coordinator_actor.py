@@ -358,3 +358,31 @@ def test_each_decision_is_one_line_in_the_log(
         "gang a b: held -> releasing: released",
         "gang a b: gone: released",
     ]
+
+
+def test_whoever_waits_for_a_notice_hears_it_and_by_the_placement_groups_id_too(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    world.kube.say_rayservice(active="c")
+    gang = world.coordinator.submit(world.order()).gang
+    world.drive(gang)
+    group = world.coordinator.gangs[gang].group
+    assert group is not None
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        monkeypatch.setattr(actor, "_core", world.coordinator)
+        monkeypatch.setattr(actor._waits, "_status", world.coordinator.status)
+        assert await actor.notice(gang, 0.0) is None
+        assert await actor.notice(group, 0.01) is None
+        waiting = asyncio.gather(actor.notice(gang, 30.0), actor.notice(group, 30.0))
+        await asyncio.sleep(0)
+        world.kube.say_rayservice(active="c", pending="next")
+        first, second = await waiting
+        assert first is not None
+        assert first == second == world.coordinator.status(gang).notice
+        await actor.release(gang, 0.0)
+        with pytest.raises(GangGone):
+            await actor.notice("nobody", 0.0)
+
+    run(test)

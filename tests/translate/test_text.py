@@ -8,12 +8,20 @@ from dataclasses import dataclass, field, replace
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.core.model.topology import Topology
-from ray_dra.translate.text import answer_as_json, draw_topology, explain_answer, explain_gang, explain_times
+from ray_dra.translate.text import (
+    answer_as_json,
+    draw_topology,
+    explain_answer,
+    explain_gang,
+    explain_notice,
+    explain_times,
+)
 from tests.core.machines import gang, node, one_clique, rack
 
 NODES = [*rack("r", 2), node("box", 4, box=True, sick=[1])]
@@ -115,6 +123,7 @@ class Status:
     waits_for: tuple[Shortfall, ...] = ()
     said: str = ""
     times: StageTimes = field(default=StageTimes())
+    notice: Notice | None = None
 
 
 def test_a_gang_is_told_by_its_phase() -> None:
@@ -126,6 +135,14 @@ def test_a_gang_is_told_by_its_phase() -> None:
     moved = explain_gang(Status(Phase.DEGRADED, YES, moves=2, lost=("r-t0 is gone",), said="unsaid"), SMALL)
     assert moved.splitlines()[:2] == [f"degraded: {head}, planned again 2 times", "  lost: r-t0 is gone"]
     assert "unsaid" not in moved
+
+
+def test_what_of_a_gang_will_end_is_told() -> None:
+    whole = Notice("it is\nover", None, (0, 1), 7.0)
+    told = explain_gang(Status(Phase.READY, YES, notice=whole), SMALL).splitlines()
+    assert told[1] == "  notice: the gang will end: it is over"
+    part = explain_notice(Notice("t1 is drained", 60.0, (1,), 7.0), 2)
+    assert part == "notice: bundles 1 will end from 1970-01-01 00:01:00 UTC on: t1 is drained"
 
 
 def test_the_time_to_readiness_is_told_by_stage() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
+from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -87,6 +88,9 @@ class Backend(Protocol):
 
     def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         """Workers that are not there (any more), as sentences."""
+
+    def ending(self, allocation: Allocation) -> Ending | None:
+        """What of a gang's workers will end before its program gives it back, as far as is known."""
 
     def left_out(self, node: str) -> bool:
         """Whether plans leave the node out for a while, though nothing of it is lost."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import StageEnded
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
@@ -113,6 +114,14 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
+class TellNotice:
+    """Say that a gang, or a part of it, will end, where people look at the cluster."""
+
+    gang: str
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """What was asked is refused, and nothing is held for it."""
 
@@ -132,5 +141,6 @@ Action = (
     | Note
     | Timed
     | Tell
+    | TellNotice
     | Refuse
 )

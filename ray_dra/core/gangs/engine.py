@@ -27,6 +27,7 @@ from ray_dra.core.gangs.actions import (
     RemoveGroup,
     Save,
     Tell,
+    TellNotice,
     Timed,
     WriteMap,
 )
@@ -62,6 +63,7 @@ from ray_dra.core.gangs.lifecycle import (
     phase,
     stage_of,
 )
+from ray_dra.core.gangs.notice import noticed
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.records import Records, RuntimeNotes
@@ -305,7 +307,7 @@ class Engine:
             return []
         if not isinstance(answer, Allocation):
             waits_for = answer.shortfalls
-        moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups)
+        moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups, notice=None)
         actions = self._save(moved, f"planned again: {why}", now, waits_for)
         if gang.group is not None:
             actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
@@ -366,7 +368,7 @@ class Engine:
         return [Save(gang, waits_for, could_start), Note(gang.id, gang.name, gang.history[-1]), *timed]
 
     def _see(self, gang: Gang, seen: Observed, now: Moment) -> tuple[Gang, list[Action]]:
-        """Take note of the phase and stage that the world says a gang is in."""
+        """Take note of the phase and stage that the world says a gang is in, and of what it says of its end."""
         before, noted = gang, list[Action]()
         to, was = phase(gang, seen), gang.history[-1].to if gang.history else None
         if to is not was:
@@ -374,6 +376,9 @@ class Engine:
             why = why or (ARROWS.get((was, to), "") if was is not None else "found in the store")
             gang = _changed(gang, to, why, now)
             noted.append(Note(gang.id, gang.name, gang.history[-1]))
+        if not gang.releasing:  # else it has heard of its end
+            gang, told = _with_notice(gang, seen, now)
+            noted += told
         gang, timed = _timed(gang, stage_of(gang, seen, self._notes(gang).progress), now)
         if gang is not before:
             self.records.put(gang, now.lived)
@@ -393,6 +398,22 @@ def _changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:
     why = cut(why, MOST_BYTES)
     change = Change(now.wall, was, to, why if len(why) <= MOST_WHY else f"{why[: MOST_WHY - 3]}...")
     return replace(gang, history=(*gang.history[1 - MOST_CHANGES :], change))
+
+
+def _with_notice(gang: Gang, seen: Observed, now: Moment) -> tuple[Gang, list[Action]]:
+    """The gang with the notice of what the world shows of its end, and what is told of a new one. Stored at once: after
+    a restart its deadline is what the program was told."""
+    before, notice = gang.notice, noticed(gang.notice, seen.ending, now.wall)
+    if notice is before:
+        return gang, []
+    told: list[Action] = []
+    if notice is not None:
+        why = f"notice: {notice.reason}"
+        told = [TellNotice(gang.id, notice)]
+    else:
+        why = f"the notice is taken back: {before.reason if before is not None else ''}"
+    gang = _changed(replace(gang, notice=notice), gang.history[-1].to if gang.history else phase(gang, seen), why, now)
+    return gang, [Save(gang), Note(gang.id, gang.name, gang.history[-1]), *told]
 
 
 def _timed(gang: Gang, stage: str | None, now: Moment) -> tuple[Gang, list[Action]]:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.stages import APPLIED, GROUPED, JOINED, PLACED, QUEUED, READY, StageTimes
 from ray_dra.core.model.allocation import Allocation
@@ -131,6 +132,7 @@ class Gang:
         ordinary: the placement group that the program has in its hands already; None where the driver makes it. Its
             `group` is that one's id from the moment on that the coordinator may register it with Ray; then it stays
             where it is, as a program does not expect its placement group to be removed.
+        notice: what its program is told of its end, as long as the world shows that; None: nothing.
     """
 
     request: GangRequest
@@ -149,6 +151,7 @@ class Gang:
     times: StageTimes = field(default=StageTimes())
     ordinary: OrdinaryGroup | None = None
     gave_way: int = 0
+    notice: Notice | None = None
 
     @property
     def id(self) -> str:
@@ -180,6 +183,7 @@ class Observed:
         placed_once: Ray has placed its group, though it may have lost a part since.
         undone: nothing is left of workers made for it.
         left_groups: placement groups that it has left, and that Ray has all the same.
+        ending: what of it will end, though nothing is lost yet; None: nothing.
     """
 
     group_state: str | None = None
@@ -192,6 +196,7 @@ class Observed:
     placed_once: bool = False
     undone: bool = True
     left_groups: tuple[str, ...] = ()
+    ending: Ending | None = None
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -255,6 +260,11 @@ def sense_of(gang: Gang) -> str:
         return "its stages have a time that is none"
     if gang.waits and gang.group is not None:
         return "it has a placement group and no devices"
+    if gang.notice is not None:
+        if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (gang.notice.since, gang.notice.deadline or 0.0)):
+            return "its notice has a time that is none"
+        if not all(0 <= rank < len(gang.request.bundles) for rank in gang.notice.ranks):
+            return "its notice names a bundle that it does not have"
     if not 0 <= gang.gave_way <= gang.moves:
         return "it gave way more often than it moved"
     if not (0 <= gang.sequence <= MOST_COUNTED and gang.moves <= LAST_MOVE):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayAuth, RayCluster, Toleration, WorkerGroup, WorkerSettings, WriteLimits
 from ray_dra.translate.kube.kuberay_pod import worker_pod
-from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, texts
+from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text, texts
 from ray_dra.translate.names import (
     AUTOSCALER_VARIABLE,
     DEFAULT_TEMPLATE,
     FAULT_TOLERANCE_ANNOTATION,
     KUBERAY_ORIGIN_LABEL,
+    KUBERAY_ORIGIN_NAME_LABEL,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
     PLUGIN_RESOURCE,
@@ -43,7 +45,11 @@ def read_raycluster(thing: Raw) -> RayCluster:
         tolerations=_tolerations(next((g.spec for g in groups if g.name == template), {})),
         workers=_worker_settings(meta, spec),
         settings={name: value for name, value in annotations.items() if name.startswith(OUR_PREFIX)},
+        deleting=said.deleting,
+        suspended=bool(spec.get("suspend")),
     )
+    if found.workers.serving:
+        found = replace(found, service=labels_of(thing).get(KUBERAY_ORIGIN_NAME_LABEL, ""))
     with suppress(InvalidRequest):  # said to whoever asks for a gang
         worker_pod(found, worker_template(found), found.name)
     return found

@@ -19,6 +19,7 @@ from ray_dra.core.gangs.events import (
     WorkersProgressed,
 )
 from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Observed, Phase, phase
+from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from tests.core.gangs.world import World
@@ -74,8 +75,18 @@ class Life(RuleBasedStateMachine):
         alive=st.booleans(),
         late=st.booleans(),
         taken=st.booleans(),
+        ending=st.sampled_from([None, Ending("it is upgraded", None, (0,)), Ending("it is deleted", 0.0, (0,))]),
     )
-    def observe(self, data: st.DataObject, state: str | None, lost: bool, alive: bool, late: bool, taken: bool) -> None:
+    def observe(
+        self,
+        data: st.DataObject,
+        state: str | None,
+        lost: bool,
+        alive: bool,
+        late: bool,
+        taken: bool,
+        ending: Ending | None,
+    ) -> None:
         name = self.drawn(data)
         held = self.world.gangs[name]
         seen = Observed(
@@ -86,12 +97,17 @@ class Life(RuleBasedStateMachine):
             held_for=2 * HOLD_SECONDS if late else 0.0,
             provisioned=self.world.engine.records.notes[name].progress.ready,
             placed_once=state not in (None, "PENDING"),
+            ending=ending if held.allocation is not None else None,
         )
         self.world.act(WorkersDue(name, seen))
         if taken and not held.releasing and phase(held, seen) in (Phase.HELD, Phase.PLACING):
             self.world.act(DevicesTaken(name, seen))
         elif name in self.world.gangs:
             self.world.act(GangObserved(name, seen))
+        now = self.world.gangs.get(name)
+        if now is not None and not now.releasing and now.allocation is held.allocation:
+            told = now.notice.reason if now.notice is not None else None
+            assert told == (seen.ending.reason if seen.ending is not None else None)
 
     @precondition(lambda self: self.own_workers and self.world.gangs)
     @rule(

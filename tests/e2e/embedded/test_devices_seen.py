@@ -38,6 +38,8 @@ def test_every_bundle_sees_exactly_its_planned_gpus(free: LocalCluster) -> None:
         task = ray.remote(seen)
         for bundle in range(4):
             assert ray.get(task.options(num_gpus=2, **pinned(gang, bundle)).remote()) == planned(gang, bundle)
+        heard = ray.remote(ray_dra.get_notice).options(num_gpus=2, **pinned(gang, 0)).remote()
+        assert ray.get(heard) is None is ray_dra.get_notice() is gang.notice()
         any_bundle = ray.get([task.options(num_gpus=2, **pinned(gang, -1)).remote() for _ in range(8)])
         assert all(found in [planned(gang, b) for b in range(4)] for found in any_bundle)
 

@@ -20,6 +20,7 @@ from ray_dra.coordinator.backends.kubernetes.teardown import give_back
 from ray_dra.coordinator.backends.kubernetes.warm import Warming
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
+from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -30,6 +31,7 @@ from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.ending import ClusterEnding, ending_of
 from ray_dra.translate.kube.raycluster import worker_template, write_limits
 from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
@@ -78,12 +80,14 @@ class KubernetesBackend:
         self._warming = Warming(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
+        self._ending: ClusterEnding | None = None
 
     # -- what there is
 
     def look(self, wanted: Iterable[Allocation]) -> None:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
+        self._ending = ending_of(self.view, self.kube.raycluster)
         names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
 
         def of_gangs(claim: Claim) -> bool:
@@ -193,6 +197,12 @@ class KubernetesBackend:
         """Slots whose raylet is not there (any more)."""
         slots = self.slots(allocation)
         return tuple(f"the worker on {node} is gone" for label, node in slots.items() if label not in joined)
+
+    def ending(self, allocation: Allocation) -> Ending | None:
+        """With the RayCluster go all its gangs, whole."""
+        if self._ending is None:
+            return None
+        return Ending(self._ending.reason, self._ending.within, tuple(range(len(allocation.bundles))))
 
     def left_out(self, node: str) -> bool:
         return self.machines.left_out(node)

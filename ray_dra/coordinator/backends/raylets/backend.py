@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.core.gangs.lifecycle import PLACE_SECONDS
+from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import THERE, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -48,6 +49,9 @@ class RayletsBackend:
 
     def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
         return ()
+
+    def ending(self, allocation: Allocation) -> Ending | None:
+        return None
 
     def left_out(self, node: str) -> bool:
         return False
