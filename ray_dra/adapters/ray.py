@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, plain
 from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
-from ray_dra.translate.names import HEAD_RESOURCE
+from ray_dra.translate.names import HEAD_RESOURCE, START_HOOK_VARIABLE
 
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
@@ -218,6 +218,14 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._private.worker._global_node", lambda: _import("ray._private.worker").__dict__["_global_node"]),
     ("ray._private.node.Node.kill_all_processes", lambda: ray._private.node.Node.kill_all_processes),
     ("ray._private.ray_constants.WORKER_PROCESS_SETUP_HOOK_ENV_VAR", lambda: _constants()),
+    (
+        f"ray._private.ray_constants.{START_HOOK_VARIABLE}",
+        lambda: getattr(_import("ray._private.ray_constants"), START_HOOK_VARIABLE),
+    ),
+    (
+        "ray._private.runtime_env.setup_hook.load_and_execute_setup_hook",
+        lambda: _import("ray._private.runtime_env.setup_hook").load_and_execute_setup_hook,
+    ),
     ("ray._private.state.available_resources_per_node", lambda: ray._private.state.available_resources_per_node),
     ("ray._private.grpc_utils (needs grpcio)", lambda: _import("ray._private.grpc_utils").init_grpc_channel),
     ("ray._common.network_utils.build_address", lambda: _import("ray._common.network_utils").build_address),

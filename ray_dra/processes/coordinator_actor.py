@@ -76,18 +76,20 @@ class CoordinatorActor:
 
     # -- from drivers
 
-    async def hello(self, job: str, locality: str = "") -> bool:
+    async def hello(self, job: str, locality: str = "", default: str = "") -> bool:
         """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
-        the job yet; call again. `locality`: the policy of its ordinary placement groups; "" leaves what it has."""
+        the job yet; call again. `locality`: the policy of its ordinary placement groups; "" leaves what it has.
+        `default`: the policy where nobody says one, the cluster neither."""
         text(job, "job")
         text(locality, "locality", empty=True)
+        text(default, "default", empty=True)
         if self._retired:
             return False
         self._look()
         if not self._jobs.enter(job, self._core.observer.view):
             return False
         if locality or self._store.get(LOCALITY_KEY + job) is None:
-            policy = JobPolicy(locality, os.environ.get(DEFAULT_LOCALITY_VARIABLE, ""))
+            policy = JobPolicy(locality, os.environ.get(DEFAULT_LOCALITY_VARIABLE) or default)
             self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
         return True
 

@@ -2,7 +2,8 @@
 
 `ray.util.placement_group` returns at once, as Ray's does, with a handle whose id is minted here; the coordinator plans
 the group, and tells Ray of it when its place is certain. Until then Ray keeps whoever waits for it waiting, as it does
-with requests that overtake each other. Of jobs that were not started with a ray_dra address nothing is changed.
+with requests that overtake each other. Of jobs that were not started with a ray_dra address only those groups are
+planned for which a policy is said: by the call, or in the environment of the process or of its raylet.
 
 Neighbours: `adapters/ray_groups.py` catches the calls; `translate/ray/ordinary.py` says what is planned, and by which
 policy; `coordinator_actor.py` answers. Installed by `program/connect.py` in drivers and by `worker_hook.py` in workers.
@@ -28,6 +29,7 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import (
     CoordinatorUnavailable,
+    IncompatibleRay,
     InvalidRequest,
     KubernetesError,
     NameTaken,
@@ -36,9 +38,10 @@ from ray_dra.errors import (
 )
 from ray_dra.processes.calls import coordinator
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
-from ray_dra.translate.names import LOCALITY_KEY, LOCALITY_VARIABLE
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY, LOCALITY_VARIABLE
 from ray_dra.translate.ray.bundles import ray_bundles
-from ray_dra.translate.ray.ordinary import Call, new_group, request_of, without_policy
+from ray_dra.translate.ray.ordinary import Call, asks_for_devices, new_group, request_of, without_policy
+from ray_dra.translate.ray.policy import parse_policy
 
 ANSWER_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
@@ -70,10 +73,10 @@ def placement_group(
     topology_strategy: Any,
 ) -> Any:
     """See `ray.util.placement_group`."""
-    job = _job()
+    policy, selectors = without_policy(selectors)
+    job = _job() or _enter(bundles, policy)
     if job is None or not isinstance(name, str):  # which Ray refuses in its own words
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
-    policy, selectors = without_policy(selectors)
     ray_groups.validate(bundles, strategy, lifetime, soft_node, selectors, topology_strategy)
     who = ray_groups.creator()
     group = ray_groups.mint(who.job)
@@ -134,24 +137,48 @@ def install() -> None:
 
 # -- which jobs
 
-_known: tuple[Any, JobPolicy | None] | None = None  # the connection, and its job's policy
+_known: tuple[Any, JobPolicy | None] | None = None  # the connection, and its job's policy; None: left to Ray for good
 
 
 def _job() -> JobPolicy | None:
-    """The policy of this process's job; None where its groups are left to Ray. Asked once a connection."""
+    """The policy of this process's job; None where its groups are left to Ray."""
     global _known
     if not ray.is_initialized():
         return None
     connection = ray_groups.connection()
-    if _known is None or _known[0] is not connection:
-        data = KvStore().get(LOCALITY_KEY + ray_groups.creator().job)
-        try:
-            policy = None if data is None else policy_from_bytes(data)
-        except RayDraError as error:
-            logger.warning("ordinary placement groups are left to Ray: %s", error)
-            policy = None
-        _known = (connection, policy)
-    return _known[1]
+    if _known is not None and _known[0] is connection:
+        return _known[1]
+    data = KvStore().get(LOCALITY_KEY + ray_groups.creator().job)
+    if data is None:  # but another process of the job may yet say one
+        return None
+    try:
+        policy = policy_from_bytes(data)
+    except RayDraError as error:
+        logger.warning("ordinary placement groups are left to Ray: %s", error)
+        policy = None
+    _known = (connection, policy)
+    return policy
+
+
+def _enter(bundles: Any, said: str) -> JobPolicy | None:
+    """The policy of a job that no address of ours started, such as that of Serve's controller where the dashboard
+    starts it: it uses ray-dra from here on, if a policy is said of GPUs. `said`: by the call."""
+    global _known
+    if not ray.is_initialized() or (_known is not None and _known[0] is ray_groups.connection()):
+        return None
+    if not asks_for_devices(bundles):
+        return None
+    default = os.environ.get(DEFAULT_LOCALITY_VARIABLE, "")
+    if not any(parse_policy(text) for text in (said, os.environ.get(LOCALITY_VARIABLE, ""), default) if text):
+        return None
+    from ray_dra.processes.start_coordinator import enter
+
+    try:
+        enter(default or "none")
+    except (CoordinatorUnavailable, IncompatibleRay) as error:
+        logger.warning("ordinary placement groups are left to Ray: %s", error)
+        _known = (ray_groups.connection(), None)
+    return _job()
 
 
 # -- the coordinator

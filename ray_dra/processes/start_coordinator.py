@@ -47,11 +47,12 @@ def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
     )
 
 
-def greet(kubernetes: Kubernetes | None, locality: str = "") -> None:
-    """Start or find the coordinator, and wait until it has read every node's GPUs."""
+def greet(kubernetes: Kubernetes | None, locality: str = "", default: str = "") -> None:
+    """Start or find the coordinator, and wait until it has read every node's GPUs. `locality`, `default`: as in
+    `hello`."""
     global _greeted
     deadline = time.monotonic() + READY_SECONDS
-    while not _welcome(actor := start_coordinator(kubernetes), locality):
+    while not _welcome(actor := start_coordinator(kubernetes), locality, default):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "No coordinator stays; why is in Ray's log folder on the head node.",
@@ -72,11 +73,12 @@ def greet(kubernetes: Kubernetes | None, locality: str = "") -> None:
     _greeted = ray._private.worker.global_worker.core_worker
 
 
-def _welcome(actor: Any, locality: str) -> bool:
+def _welcome(actor: Any, locality: str, default: str) -> bool:
     """Whether this coordinator serves this program; False: it is retiring after an earlier program."""
     hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
     try:
-        return bool(ask(hello.remote(ray.get_runtime_context().get_job_id(), locality), timeout=READY_SECONDS))
+        job = ray.get_runtime_context().get_job_id()
+        return bool(ask(hello.remote(job, locality, default), timeout=READY_SECONDS))
     except CoordinatorUnavailable as error:
         died = error.__cause__
         if isinstance(died, ray.exceptions.ActorUnschedulableError):
@@ -99,9 +101,23 @@ def coordinator_here() -> Any:
     Raises:
         CoordinatorUnavailable: Ray is not connected, or nobody has started one.
     """
-    in_its_pod = os.environ.get(CLUSTER_NAME_VARIABLE) and os.environ.get(CLUSTER_NAMESPACE_VARIABLE)
-    if in_its_pod and ray.is_initialized() and _greeted is not ray._private.worker.global_worker.core_worker:
-        check_ray()
-        target = parse_address("kubernetes")
-        greet(target if isinstance(target, Kubernetes) else None)
+    if _in_its_pod() and ray.is_initialized() and _greeted is not ray._private.worker.global_worker.core_worker:
+        enter("none")
     return coordinator()
+
+
+def enter(default: str) -> None:
+    """From here on the job of this process uses ray-dra, though no address of ours started it. `default`: the policy of
+    its ordinary placement groups where nobody says one.
+
+    Raises:
+        CoordinatorUnavailable: there is no coordinator, nor does one start.
+    """
+    check_ray()
+    target = parse_address("kubernetes") if _in_its_pod() else None
+    greet(target if isinstance(target, Kubernetes) else None, default=default)
+
+
+def _in_its_pod() -> bool:
+    """Whether this is a pod of KubeRay's."""
+    return bool(os.environ.get(CLUSTER_NAME_VARIABLE) and os.environ.get(CLUSTER_NAMESPACE_VARIABLE))

@@ -1,4 +1,4 @@
-"""The hook that Ray calls before a raylet starts: the node's labels, and a gang worker's proof of its devices."""
+"""The hook that Ray calls before a raylet starts: labels, its workers' hook, a gang worker's proof of its devices."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ import sys
 from typing import Any
 
 from ray_dra.core.model.node import Node
+from ray_dra.errors import IncompatibleRay
 from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
+    DEFAULT_LOCALITY_VARIABLE,
+    LOCALITY_VARIABLE,
     NODE_VARIABLE,
     RAY_ADDRESS_VARIABLE,
     SLOT_VARIABLE,
     START_HOOK_VARIABLE,
+    WORKER_HOOK_VARIABLE,
 )
+
+WORKER_HOOK = "ray_dra.hooks.install_worker"
 
 
 def start(ray_params: Any, head: bool) -> None:
@@ -22,9 +28,18 @@ def start(ray_params: Any, head: bool) -> None:
 
     A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
     (RAY_DRA_SLOT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
+
+    The raylet's workers have our hook, whosever job they run: Serve's controller, which the dashboard starts, too.
+
+    Raises:
+        InvalidRequest: an environment variable that is to have a policy has none.
     """
     import socket
 
+    from ray_dra.translate.ray.ordinary import check_policies
+
+    check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
+    _hook_workers()
     if head and os.environ.get(CLUSTER_NAME_VARIABLE):
         # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
         subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
@@ -37,6 +52,19 @@ def start(ray_params: Any, head: bool) -> None:
 
         labels |= join_gang(label, name, node)
     ray_params.labels = {**labels_of(node), **labels}
+
+
+def _hook_workers() -> None:
+    """Ray's processes inherit this environment, and workers alone read it. Not where this Ray has moved what the hook
+    needs: its workers run as without ray-dra."""
+    from ray_dra.adapters.ray import check_ray
+
+    try:
+        check_ray()
+    except IncompatibleRay as error:
+        print(f"ray-dra leaves the workers of this node alone. {error}", file=sys.stderr)
+        return
+    os.environ.setdefault(WORKER_HOOK_VARIABLE, WORKER_HOOK)
 
 
 def _without_hook() -> dict[str, str]:

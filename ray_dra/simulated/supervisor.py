@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_dra.errors import SimulationError
-from ray_dra.processes.start_hook import labels_here
+from ray_dra.processes.start_hook import WORKER_HOOK, labels_here
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import HEAD_ADDRESS, SimulatedNode, machine_address
 from ray_dra.translate.names import ACCELERATOR_TYPE, WORKER_HOOK_VARIABLE
@@ -35,7 +35,6 @@ from ray_dra.translate.names import ACCELERATOR_TYPE, WORKER_HOOK_VARIABLE
 if TYPE_CHECKING:
     from ray_dra.simulated.raylets import RayletNode
 
-INSTALL = "ray_dra.hooks.install_worker"
 TOKEN = "auth_token"  # in the cluster's folder: Ray's token
 ADDRESS = "address"  # in the cluster's folder: host:port of Ray's control store, once everything is up
 TURN_SECONDS = 0.25
@@ -130,7 +129,7 @@ class Supervisor:
 
     def _hook(self) -> dict[str, str]:
         """Of the head's raylet, too: controllers of libraries run there, and make placement groups."""
-        return {} if self.config["plain"] else {WORKER_HOOK_VARIABLE: INSTALL}
+        return {} if self.config["plain"] else {WORKER_HOOK_VARIABLE: WORKER_HOOK}
 
     def _labels(self, node: SimulatedNode) -> dict[str, str]:
         Machine.create(self.folder / "nodes" / node.name, node)

@@ -25,6 +25,8 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode
 from ray_dra.processes import coordinator_actor as actors
 from ray_dra.processes import look_loop, node_agent, wiring
+from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY
 from ray_dra.translate.ray.bundles import bundle_from_resources
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
@@ -125,6 +127,23 @@ def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
         await actor.report("raylet", sent[-1], None)
         assert sent == [sent[0], None, sent[0], None]
         assert asked == ["raylet"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("cluster", ["", "same_clique"])
+def test_a_job_that_no_address_of_ours_started_has_the_clusters_policy_or_none(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch, cluster: str
+) -> None:
+    monkeypatch.setenv(DEFAULT_LOCALITY_VARIABLE, cluster)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        assert await actor.hello("starter", "", "none")
+        assert policy_from_bytes(outside.store.get(LOCALITY_KEY + "starter") or b"") == JobPolicy("", cluster or "none")
+        assert await actor.hello("starter", "linked_devices")
+        assert await actor.hello("starter", "", "none")
+        kept = policy_from_bytes(outside.store.get(LOCALITY_KEY + "starter") or b"")
+        assert kept == JobPolicy("linked_devices", cluster), "what its address says stays"
 
     run(test)
 

@@ -8,14 +8,20 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+import ray
 
+from ray_dra.adapters import ray_groups
+from ray_dra.adapters.ray_groups import Creator
 from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, short
 from ray_dra.errors import CoordinatorUnavailable, RayDraError, UnsatisfiableError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
-from ray_dra.processes import ordinary_groups
+from ray_dra.processes import ordinary_groups, start_coordinator
+from ray_dra.simulated.fakes import MemoryStore
+from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY, LOCALITY_VARIABLE
 from tests.core.machines import gang
 
 GROUP = f"{7:036x}"
@@ -118,3 +124,62 @@ def test_one_that_it_may_have_taken_is_not_made_twice(outside: Outside, said: st
     outside.asked[-1].set_exception(error)
     assert not outside.told.wait(0.2)
     assert not outside.made
+
+
+class Job:
+    """A process of a job that no address of ours started."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store, self.entered, self.fails = MemoryStore(), list[str](), False
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr(ordinary_groups, "KvStore", lambda: self.store)
+        monkeypatch.setattr(ordinary_groups, "_known", None)
+        monkeypatch.setattr(ray_groups, "connection", lambda: self)
+        monkeypatch.setattr(ray_groups, "creator", lambda: Creator("job", "", "", False))
+        monkeypatch.setattr(start_coordinator, "enter", self.enter)
+        for name in (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE):
+            monkeypatch.delenv(name, raising=False)
+
+    def enter(self, default: str) -> None:
+        self.entered.append(default)
+        if self.fails:
+            raise CoordinatorUnavailable("It did not start.")
+        self.store.put(LOCALITY_KEY + "job", policy_to_bytes(JobPolicy("", default)))
+
+    def policy(self, said: str = "", gpus: float = 4) -> JobPolicy | None:
+        """For a group of which the call says something, or nothing."""
+        return ordinary_groups._job() or ordinary_groups._enter([{"CPU": 1}, {"GPU": gpus}], said)
+
+
+def test_a_job_of_which_nobody_says_anything_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(monkeypatch)
+    monkeypatch.setenv(DEFAULT_LOCALITY_VARIABLE, "none")
+    assert job.policy() is job.policy("none") is None
+    monkeypatch.setenv(DEFAULT_LOCALITY_VARIABLE, "same_clique")
+    assert job.policy(gpus=0) is None, "there is nothing to plan"
+    assert not job.entered
+
+
+def test_a_call_that_says_a_policy_is_planned_and_others_of_the_job_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(monkeypatch)
+    assert job.policy() is None
+    assert job.policy("same_clique") == JobPolicy("", "none")
+    assert job.policy() == JobPolicy("", "none"), "by which a call that says nothing is left to Ray"
+    assert job.entered == ["none"], "once"
+
+
+@pytest.mark.parametrize("variable", [LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE])
+def test_the_environment_of_the_raylet_or_of_an_actor_says_it(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    job = Job(monkeypatch)
+    monkeypatch.setenv(variable, "at_most_cliques(2)")
+    assert job.policy() == JobPolicy("", "at_most_cliques(2)" if variable == DEFAULT_LOCALITY_VARIABLE else "none")
+
+
+def test_where_no_coordinator_starts_it_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = Job(monkeypatch)
+    job.fails = True
+    with caplog.at_level(logging.WARNING, "ray_dra"):
+        assert job.policy("same_clique") is job.policy("same_clique") is None
+    assert len(job.entered) == len(told(caplog)) == 1

@@ -117,6 +117,14 @@ def _whole_devices(bundles: Sequence[Mapping[str, float]]) -> bool:
     return any(amount > 0 for amount in amounts) and all(float(amount).is_integer() for amount in amounts)
 
 
+def asks_for_devices(bundles: object) -> bool:
+    """Whether whatever stands where bundles should asks for a GPU."""
+    amounts = (
+        [bundle.get("GPU", 0) for bundle in bundles if isinstance(bundle, dict)] if isinstance(bundles, list) else []
+    )
+    return any(isinstance(amount, (int, float)) and amount > 0 for amount in amounts)
+
+
 def check_policies(environment: Mapping[str, str], names: Sequence[str]) -> None:
     """Raises InvalidRequest for a variable that has no policy, before anything starts."""
     for name in names:

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.ray
 PROGRAMS = Path(__file__).parents[3] / "examples" / "unchanged"
 
 
-def run(program: str, address: str, **environment: str) -> str:
+def run(program: str, address: str, *arguments: str, **environment: str) -> str:
     own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS / program)],
+        [sys.executable, str(PROGRAMS / program) if arguments == () else program, *arguments],
         capture_output=True,
         text=True,
         timeout=200,
@@ -41,6 +41,29 @@ def rays(program: str, cluster: LocalCluster) -> list[str]:
     """What it prints as Ray has it."""
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)}
     return lines(run(program, cluster.address, **token))
+
+
+ANOTHER_JOB = """
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray_dra.processes.calls import ask, coordinator
+
+class Controller:  # as Serve has one, started by the dashboard's job
+    def make(self, **more):
+        self.made = placement_group([{"GPU": 4}] * 2, name=f"replica {len(more)}", **more)
+        return self.made.wait(60), self.made.id.hex()
+
+    def remove(self):
+        remove_placement_group(self.made)
+
+ray.init(log_to_driver=False)
+controller = ray.remote(Controller).options(num_cpus=0, resources={"node:__internal_head__": 0.001}).remote()
+for more in ({}, {"bundle_label_selector": [{"ray-dra.io/locality": "same_clique"}] * 2}, {}):
+    ready, group = ray.get(controller.make.remote(**more))
+    gangs = {gang.gang: gang for gang in ask(coordinator().gangs.remote())}
+    print("group", ready, len(more), "planned" if group in gangs else "left to Ray")
+    ray.get(controller.remove.remote())
+"""
 
 
 def lines(text: str) -> list[str]:
@@ -93,3 +116,10 @@ def test_each_replica_lies_in_one_clique(free: LocalCluster) -> None:
     assert found
     assert rays("serve_replicas.py", free)
     assert all(re.fullmatch(r"replica: 1 clique, GPUs (0,1|2,3) (0,1|2,3)", line) for line in found), found
+
+
+def test_a_controller_of_a_job_without_our_address_is_planned_where_its_call_says_so(free: LocalCluster) -> None:
+    """Nothing of the job's own has our hook: the raylets of the cluster have."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(free.token)}
+    expected = ["group True 0 left to Ray", "group True 1 planned", "group True 0 left to Ray"]
+    assert lines(run("-c", free.address, ANOTHER_JOB, **token)) == expected

@@ -1,0 +1,58 @@
+"""What a raylet is given by the hook that Ray calls before it starts."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from ray_dra.adapters import ray as adapter
+from ray_dra.errors import InvalidRequest
+from ray_dra.hooks import start
+from ray_dra.processes import start_hook
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_VARIABLE, WORKER_HOOK_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def _without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_hook, "node_here", lambda name: None)
+    monkeypatch.setenv(WORKER_HOOK_VARIABLE, "taken back at the end")
+    monkeypatch.delenv(WORKER_HOOK_VARIABLE)
+
+
+def hook_after(head: bool) -> str | None:
+    import os
+
+    start(SimpleNamespace(labels=None), head)
+    return os.environ.get(WORKER_HOOK_VARIABLE)
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_workers_of_every_job_have_our_hook(head: bool) -> None:
+    """As Ray has it in the environment of a worker; by name, as nothing is exported yet."""
+    from ray._private.ray_constants import WORKER_PROCESS_SETUP_HOOK_ENV_VAR
+
+    assert WORKER_PROCESS_SETUP_HOOK_ENV_VAR == WORKER_HOOK_VARIABLE
+    assert hook_after(head) == "ray_dra.hooks.install_worker"
+
+
+def test_a_hook_that_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WORKER_HOOK_VARIABLE, "theirs.hook")
+    assert hook_after(True) == "theirs.hook"
+
+
+def test_a_ray_that_has_moved_a_part_starts_without_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(adapter, "PRIVATE", (("ray.gone", lambda: ray.gone),))
+    assert hook_after(True) is None
+    assert "moved: ray.gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variable", [LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE])
+def test_a_policy_that_is_none_is_said_before_the_raylet_starts(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "nearby")
+    with pytest.raises(InvalidRequest) as refused:
+        start(SimpleNamespace(labels=None), True)
+    assert refused.value.place == variable
