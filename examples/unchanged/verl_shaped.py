@@ -1,6 +1,7 @@
 """What verl does, in short: a task makes one STRICT_PACK group a node, with bundles of one GPU, and an actor on each.
 
-RAY_ADDRESS="ray_dra://embedded?profile=gb200-nvl72&nodes=4&cliques=2" python examples/unchanged/verl_shaped.py
+RAY_ADDRESS="ray_dra://embedded?profile=gb200-nvl72&nodes=4&cliques=2&locality=*verl_group_*=same_clique(set=2)" \
+    python examples/unchanged/verl_shaped.py
 """
 
 import os
@@ -17,6 +18,12 @@ class Worker:
 
     def look(self) -> tuple[str, str]:
         return ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def domain(node: str) -> str:
+    """The GPU domain of a node."""
+    labels = next(n["Labels"] for n in ray.nodes() if n["NodeID"] == node)
+    return str(labels.get("ray.io/gpu-domain", ""))
 
 
 def run() -> list[list[tuple[str, str]]]:
@@ -47,4 +54,5 @@ found = ray.get(ray.remote(run).options(num_cpus=0).remote())
 for node, workers in enumerate(found):
     assert len({where for where, _ in workers}) == 1, "a group lies on one node"
     print(f"group {node}: GPUs {' '.join(gpus for _, gpus in workers)}")
+print(f"{len({domain(workers[0][0]) for workers in found})} clique")
 ray.shutdown()

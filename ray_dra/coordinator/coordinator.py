@@ -119,6 +119,8 @@ class Coordinator:
         if request.gang not in self.gangs and order.ordinary is None:
             self.observe()  # what looked taken may have ended since
             self._decide(Submitted(order, looked=True))
+        if order.ordinary is not None and order.ordinary.part_of is not None:
+            self._turns.serve()  # it may be the last of its set
         return self.status(request.gang)
 
     def plan(self, request: GangRequest) -> Answer:

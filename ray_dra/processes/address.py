@@ -26,7 +26,7 @@ from ray_dra.translate.names import (
     HEAD_HOST_VARIABLES,
     HEAD_PORT_VARIABLE,
 )
-from ray_dra.translate.ray.policy import parse_policy
+from ray_dra.translate.ray.policy import parse_rules
 
 FORMS = "embedded?profile=NAME&nodes=N, kubernetes, HOST:PORT, or nothing"
 MAX_ADDRESS = 2048
@@ -105,7 +105,7 @@ def _policy(said: str | None) -> str:
     if said is None:
         return ""
     try:
-        parse_policy(said, "option locality")
+        parse_rules(said, "option locality")
     except InvalidRequest as error:
         raise InvalidAddress(
             error.reason, place="option locality", wanted=shown(said), available=error.available

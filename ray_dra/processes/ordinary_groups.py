@@ -23,10 +23,9 @@ import ray
 
 from ray_dra.adapters import ray_groups
 from ray_dra.adapters.ray import KvStore
-from ray_dra.adapters.ray_groups import Creator, Groups, plain
+from ray_dra.adapters.ray_groups import Groups, plain
 from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import (
     CoordinatorUnavailable,
     IncompatibleRay,
@@ -40,8 +39,16 @@ from ray_dra.processes.calls import coordinator
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY, LOCALITY_VARIABLE
 from ray_dra.translate.ray.bundles import ray_bundles
-from ray_dra.translate.ray.ordinary import Call, asks_for_devices, new_group, request_of, without_policy
-from ray_dra.translate.ray.policy import parse_policy
+from ray_dra.translate.ray.ordinary import (
+    Call,
+    asks_for_devices,
+    group_set,
+    new_group,
+    policy_of,
+    request_of,
+    without_policy,
+)
+from ray_dra.translate.ray.policy import parse_rules
 
 ANSWER_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
@@ -82,8 +89,14 @@ def placement_group(
     group = ray_groups.mint(who.job)
     call = Call(bundles, strategy, selectors, topology_strategy, soft_node, policy)
     policies = (job.address, os.environ.get(LOCALITY_VARIABLE, ""), job.default)
-    request = request_of(call, group, policies)
-    if request is None or not _submit(request, who, name, lifetime == "detached"):
+    said = policy_of(call, name, policies)
+    request = request_of(call, group, said)
+    if said is None or request is None:
+        return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
+    part_of = group_set(said, who.job, who.namespace, name)
+    minted = OrdinaryGroup(group, who.actor, who.outlives_job, part_of)
+    order = Order(request, name, who.namespace, who.job, lifetime == "detached", ordinary=minted)
+    if not _submit(order):
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
 
@@ -169,7 +182,8 @@ def _enter(bundles: Any, said: str) -> JobPolicy | None:
     if not asks_for_devices(bundles):
         return None
     default = os.environ.get(DEFAULT_LOCALITY_VARIABLE, "")
-    if not any(parse_policy(text) for text in (said, os.environ.get(LOCALITY_VARIABLE, ""), default) if text):
+    carried = (said, os.environ.get(LOCALITY_VARIABLE, ""), default)
+    if not any(rule.policy for text in carried if text for rule in parse_rules(text)):
         return None
     from ray_dra.processes.start_coordinator import enter
 
@@ -184,12 +198,11 @@ def _enter(bundles: Any, said: str) -> JobPolicy | None:
 # -- the coordinator
 
 
-def _submit(request: GangRequest, who: Creator, name: str, detached: bool) -> bool:
+def _submit(order: Order) -> bool:
     """Hand the group to the coordinator; False where there is none. One with a name waits for the answer: the name may
     be another's."""
-    minted = OrdinaryGroup(request.gang, who.actor, who.outlives_job)
-    order = Order(request, name, who.namespace, who.job, detached, ordinary=minted)
-    if name and ray_groups.named_group(name, who.namespace) is not None:
+    request, name = order.request, order.name
+    if name and ray_groups.named_group(name, order.namespace) is not None:
         raise ray_groups.name_taken(request.gang, name)
     try:
         actor = coordinator()

@@ -13,6 +13,7 @@ from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.records import Records, Turn, turn_of
+from ray_dra.core.gangs.sets import place_near, place_together
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
@@ -38,6 +39,13 @@ class Wait:
     could_start: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class StartTogether:
+    """The groups of a set, each with its devices, which they get now."""
+
+    each: tuple[tuple[Gang, Allocation], ...]
+
+
 Verdict = Start | Wait | Refuse
 
 
@@ -59,6 +67,8 @@ class Admission:
         at the world, because the first answer was Wait."""
         if self.records.named(gang.name, gang.namespace) is not None:
             return Refuse(_name_taken(gang))
+        if size_of(gang) > 1:  # it starts with the others of its set, in its turn
+            return self._pending(gang, self._lacks_groups(gang), None, now)
         could_start = None
         answer: Answer | None = self._turn_of(gang)
         if answer is None and wait:
@@ -81,7 +91,7 @@ class Admission:
         never = self.planning.never(gang.request, now)
         return Wait(never.shortfalls if never is not None else answer.shortfalls, could_start)
 
-    def next(self, now: float) -> tuple[Gang, Start | Wait] | None:
+    def next(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """The answer to the next in the queue; None where nothing is new.
 
         An ordinary placement group holds up nobody, as one that is pending in Ray; it waits for those before it that
@@ -89,7 +99,7 @@ class Admission:
         """
         return self._next_ordinary(now) or self._next(now)
 
-    def _next_ordinary(self, now: float) -> tuple[Gang, Start | Wait] | None:
+    def _next_ordinary(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """One after the other, and all of them again once the inventory has changed."""
         inventory = self.planning.inventory
         if self._changes != inventory.changes:
@@ -97,14 +107,24 @@ class Admission:
             self._noes.clear()
         while (gang := self.records.ordinary_after(self._after)) is not None:
             self._after = turn_of(gang)
-            asked = (gang.request.bundles, gang.request.locality, gang.request.strategy, gang.request.exclude)
+            asked, batch = _asked(gang), self._batch(gang)
             before = self._noes.get(asked)
-            if before is not None:
+            if before is not None and batch is not None:
                 self.records.notes[gang.id].refused = before.why
                 continue
-            answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now)
+            if batch is None:
+                return gang, Wait(self._lacks_groups(gang).shortfalls)
+            since = self.records.notes[batch[0].id].could_start
+            answer: tuple[Allocation, ...] | Answer
+            if len(batch) > 1:
+                answer, could_start = place_together(self.planning, batch, since, now)
+            else:
+                answer, could_start = self._patiently(gang, since, now)
             if isinstance(answer, Allocation):
                 return gang, Start(answer)
+            if not isinstance(answer, Unsatisfiable):
+                return gang, StartTogether(tuple(zip(batch, answer, strict=True)))
+            self.records.notes[batch[0].id].could_start = could_start
             wait = Wait(answer.shortfalls, could_start)
             if gang.request.locality.patience:
                 self._patient = True
@@ -114,6 +134,25 @@ class Admission:
         if self._patient:  # it may end without any change: asked again at the next look
             self._after, self._patient = None, False
         return None
+
+    def _batch(self, gang: Gang) -> list[Gang] | None:
+        """The groups that start when this one does: itself, or as many of its set as are one gang. None where some of
+        these have not come yet. Where others of them have started (a coordinator was ended between two of them, or one
+        was made anew), each goes where they are."""
+        size = size_of(gang)
+        if size < 2:
+            return [gang]
+        members = self.records.set_of(gang)
+        waiting = [member for member in members if member.waits]
+        started = (len(members) - len(waiting)) % size
+        if started:
+            return [gang]
+        return waiting[:size] if len(waiting) >= size else None
+
+    def _lacks_groups(self, gang: Gang) -> Unsatisfiable:
+        """A no for a set of which not all groups have come."""
+        there = sum(member.waits for member in self.records.set_of(gang)) + (gang.id not in self.records.gangs)
+        return Unsatisfiable(gang.id, (short(ShortfallKind.SET, QUEUE, size_of(gang), there),))
 
     def _next(self, now: float) -> tuple[Gang, Start | Wait] | None:
         """The answer to the first of those that hold up who comes after them.
@@ -141,8 +180,10 @@ class Admission:
             self._timed, self._not_before = True, now + REST_FACTOR * seconds
 
     def _patiently(self, gang: Gang, since: float | None, now: float) -> tuple[Answer, float | None]:
+        others = self.records.set_of(gang)
+
         def place(strict: bool) -> Answer:
-            return self.planning.plan(gang.request, gang.moves, strict=strict)
+            return place_near(self.planning, gang, others, gang.moves, strict=strict)
 
         return in_turn(self.planning.inventory, gang.request, since, now, place)
 
@@ -166,6 +207,20 @@ class Admission:
         if not never.proven:
             return refusal("No place was found within the bound of work, not even with nobody else here.", never)
         return refusal("The gang would not fit even if nobody else were here.", never)
+
+
+def size_of(gang: Gang) -> int:
+    """How many ordinary placement groups are one gang with this one; 0 where each is placed by itself."""
+    part_of = gang.ordinary.part_of if gang.ordinary is not None else None
+    return part_of.size if part_of is not None else 0
+
+
+def _asked(gang: Gang) -> object:
+    """By which a no to one ordinary placement group is a no to another."""
+    request, part_of = gang.request, gang.ordinary.part_of if gang.ordinary is not None else None
+    if part_of is not None and part_of.size > 1:
+        return part_of
+    return request.bundles, request.locality, request.strategy, request.exclude
 
 
 def behind(records: Records, gang: Gang) -> Shortfall | None:

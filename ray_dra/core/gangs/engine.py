@@ -31,7 +31,7 @@ from ray_dra.core.gangs.actions import (
     Timed,
     WriteMap,
 )
-from ray_dra.core.gangs.admission import Admission, Start, Wait
+from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
@@ -67,6 +67,7 @@ from ray_dra.core.gangs.notice import noticed
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.stages import READY, StageEnded
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
@@ -166,6 +167,9 @@ class Engine:
         if found is None:
             return []
         gang, verdict = found
+        if isinstance(verdict, StartTogether):
+            why = "its set's turn: devices are held"
+            return [action for each, held in verdict.each for action in self._start(each, held, why, now, ())]
         if isinstance(verdict, Wait):
             notes = self._notes(gang)
             notes.refused, notes.could_start = verdict.why, verdict.could_start
@@ -300,7 +304,10 @@ class Engine:
             return []
         if gang.ordinary is not None and gang.group is not None:
             return self._other_devices(gang, gang.allocation, why, now)
-        answer = self.planning.elsewhere(gang.request, gang.allocation, gang.moves + 1)
+        others = self.records.set_of(gang)
+        answer = self.planning.elsewhere(
+            gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
+        )
         found = answer if isinstance(answer, Allocation) else None
         if stay and (found is None or found.grants == gang.allocation.grants):
             self._notes(gang).since = now.lived

@@ -99,6 +99,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSet:
+    """A set of ordinary placement groups that are to be near each other.
+
+    Attributes:
+        id: the same for all groups of the set.
+        size: so many of them are one gang, planned whole before Ray is told of the first; 0: each is placed when it
+            comes, in a clique where the set is, if that can be.
+    """
+
+    id: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OrdinaryGroup:
     """A placement group that a program made by Ray's own call: its id was minted there, and Ray hears of it when its
     place is certain. It ends as in Ray: with its job and with the actor that made it, once both are gone.
@@ -107,11 +121,13 @@ class OrdinaryGroup:
         id: Ray's, 36 hex digits; the gang's id, too.
         actor: the actor that made it, in hex; "" where the program itself or a task did.
         outlives_job: that actor is detached, so the end of the job does not matter.
+        part_of: the set that it is of; None where it is for itself.
     """
 
     id: str
     actor: str = ""
     outlives_job: bool = False
+    part_of: GroupSet | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup, is_actor, is_group
-from ray_dra.core.model.checked import flag, text
-from ray_dra.core.model.request import GangRequest, check_request
+from ray_dra.core.gangs.lifecycle import GroupSet, OrdinaryGroup, is_actor, is_group
+from ray_dra.core.model.checked import MAX_NAME, flag, text, whole
+from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
 
 
@@ -62,3 +62,8 @@ def _check_fields(order: Order) -> None:
     if not known or ordinary.id != order.request.gang:
         raise InvalidRequest("This is no ordinary placement group.", place="ordinary", wanted=shown(ordinary))
     flag(ordinary.outlives_job, "ordinary.outlives_job")
+    if ordinary.part_of is not None:
+        if not isinstance(ordinary.part_of, GroupSet):
+            raise InvalidRequest("This is no set of groups.", place="ordinary.part_of", wanted=shown(ordinary.part_of))
+        text(ordinary.part_of.id, "ordinary.part_of.id", most=3 * MAX_NAME)
+        whole(ordinary.part_of.size, "ordinary.part_of.size", least=0, most=MAX_BUNDLES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from ray_dra.core.cluster.inventory import Inventory
@@ -31,11 +31,11 @@ class Planning:
         there = self._on_raylets(request, epoch, strict=strict)
         return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
 
-    def elsewhere(self, request: GangRequest, held: Allocation, epoch: int) -> Answer:
-        """The same for a gang that holds devices, as if it held none."""
+    def elsewhere(self, held: Allocation, place: Callable[[], Answer]) -> Answer:
+        """What `place` finds for a gang that holds devices, as if it held none."""
         self.inventory.release(held.gang)
         try:
-            return self.plan(request, epoch)
+            return place()
         finally:
             self.inventory.hold(held)
 

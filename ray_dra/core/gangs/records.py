@@ -70,6 +70,7 @@ class Records:
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue
         self._past: dict[str, None] = {}  # gangs with an allocation, or that are given back
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
+        self._sets: dict[str, dict[str, None]] = {}  # set of ordinary placement groups -> those that live
         self._last = 0
 
     # -- changes
@@ -166,6 +167,11 @@ class Records:
         ordinary = [self.gangs[gang_id] for _, _, gang_id in self._ordinary]
         return found + [g for g in ordinary if g.owner in jobs and g.ordinary is not None and g.ordinary.outlives_job]
 
+    def set_of(self, gang: Gang) -> list[Gang]:
+        """The groups of its set that live, in the order of their turns; none where it is for itself."""
+        members = self._sets.get(_set_of(gang) or "", {})
+        return sorted((self.gangs[member] for member in members), key=turn_of)
+
     # -- those past it
 
     def past_queue(self) -> list[Gang]:
@@ -226,6 +232,8 @@ class Records:
             self._names[gang.namespace, gang.name] = gang.id
         for group in gang.groups:
             self.groups[group] = gang.id
+        if (part_of := _set_of(gang)) is not None:
+            self._sets.setdefault(part_of, {})[gang.id] = None
         self._count(gang, 1)
 
     def _queue_of(self, gang: Gang) -> list[Turn]:
@@ -244,6 +252,11 @@ class Records:
             del self._names[gang.namespace, gang.name]
         for group in gang.groups:
             self.groups.pop(group, None)
+        if (part_of := _set_of(gang)) is not None:
+            members = self._sets[part_of]
+            del members[gang.id]
+            if not members:
+                del self._sets[part_of]
         self._count(gang, -1)
 
     def _count(self, gang: Gang, by: int) -> None:
@@ -264,6 +277,7 @@ class Records:
         _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
         _same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
+        _same("sets", {s: set(ids) for s, ids in self._sets.items()}, _by_set(gangs))
         _same("phases", +self.phases, Counter(g.history[-1].to for g in gangs if g.history))
         _same("stages", +self.stages, Counter(g.times.stage for g in gangs))
         _same("notes", self.notes.keys(), self.gangs.keys())
@@ -303,6 +317,20 @@ def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:
     for gang in waiting:
         found.setdefault(gang.owner, set()).add(gang.id)
     return found
+
+
+def _by_set(gangs: Iterable[Gang]) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for gang in gangs:
+        if (part_of := _set_of(gang)) is not None:
+            found.setdefault(part_of, set()).add(gang.id)
+    return found
+
+
+def _set_of(gang: Gang) -> str | None:
+    """The set that a living ordinary placement group is of."""
+    part_of = gang.ordinary.part_of if gang.ordinary is not None and not gang.releasing else None
+    return part_of.id if part_of is not None else None
 
 
 def turn_of(gang: Gang) -> Turn:

@@ -28,6 +28,7 @@ class ShortfallKind(enum.Enum):
     QUEUE = "turn"
     PATIENCE = "patience"
     WORKERS = "workers"
+    SET = "groups of a set"
 
 
 class PlaceKind(enum.Enum):

@@ -169,6 +169,12 @@ def _workers(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Tex
     return "the gang's workers" if where is PlaceKind.RAY else "workers", str(facts["reason"])
 
 
+def _set(where: PlaceKind, wanted: int, available: int | None, facts: Facts) -> Texts:
+    if "divided" in facts:
+        return f"{wanted} groups as one gang", "room for their bundles, but not group by group"
+    return f"{wanted} groups, which are one gang", f"{available} so far"
+
+
 _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.DEVICES: _devices,
     ShortfallKind.NODE_SIZE: _node_size,
@@ -190,6 +196,7 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.QUEUE: _queue,
     ShortfallKind.PATIENCE: _patience,
     ShortfallKind.WORKERS: _workers,
+    ShortfallKind.SET: _set,
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
+from ray_dra.core.gangs.lifecycle import Gang, GroupSet, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
@@ -19,7 +19,7 @@ from ray_dra.errors import InvalidRequest
 from ray_dra.ports.ray import NewGroup
 from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
-from ray_dra.translate.ray.policy import NEAREST, fitted, parse_policy
+from ray_dra.translate.ray.policy import Policy, fitted, parse_policy, parse_rules, policy_for, set_of
 
 RACK_SCALE = ("GB200", "GB300")
 """Accelerator types for which Ray itself keeps a group in one GPU domain, where the first bundle selects one."""
@@ -59,23 +59,19 @@ def without_policy(selectors: Any) -> tuple[str, Any]:
     return str(policy), rest if any(rest) else None
 
 
-def request_of(call: Call, group: str, policies: Sequence[str]) -> GangRequest | None:
-    """The request for a group that Ray's own checks have passed.
-
-    Args:
-        policies: what holds where the call says nothing, the strongest first; "" for nothing.
+def request_of(call: Call, group: str, policy: Policy | None) -> GangRequest | None:
+    """The request for a group that Ray's own checks have passed; None where it is left to Ray.
 
     Raises:
-        InvalidRequest: a policy that cannot be, or not for this group.
+        InvalidRequest: a policy that cannot be for this group.
     """
-    locality = _locality(call, policies)
-    if locality is None or not _whole_devices(call.bundles) or call.soft_node:
+    if policy is None or not _whole_devices(call.bundles) or call.soft_node:
         return None
     topology = dict(call.topology_strategy or {})
     if topology.keys() - {RAY_NODE_ID, GPU_DOMAIN}:
         return None
     strategy = topology.get(RAY_NODE_ID, "PACK") if call.topology_strategy is not None else call.strategy
-    locality = fitted(locality, len(call.bundles), one_node=strategy == "STRICT_PACK")
+    locality = fitted(policy.locality, len(call.bundles), one_node=strategy == "STRICT_PACK")
     segment = locality.segment
     if segment is not None and len(call.bundles) % segment:
         raise InvalidRequest(
@@ -93,16 +89,27 @@ def request_of(call: Call, group: str, policies: Sequence[str]) -> GangRequest |
         return None
 
 
-def _locality(call: Call, policies: Sequence[str]) -> Locality | None:
-    """The first that speaks."""
+def policy_of(call: Call, name: str, policies: Sequence[str]) -> Policy | None:
+    """The policy for a group, the first that speaks; None: it is left to Ray.
+
+    Args:
+        policies: what holds where the call says nothing, the strongest first; "" for nothing.
+
+    Raises:
+        InvalidRequest: a policy that cannot be.
+    """
     if call.topology_strategy is not None and GPU_DOMAIN in call.topology_strategy:
-        return Locality(cliques=1)
+        return Policy(Locality(cliques=1))
     if call.policy:
         return parse_policy(call.policy)
     if call.selectors and _selects(call.selectors[0].get(ACCELERATOR_TYPE, ""), RACK_SCALE):
-        return Locality(cliques=1)
-    said = next(filter(None, policies), "")
-    return parse_policy(said) if said else NEAREST
+        return Policy(Locality(cliques=1))
+    return policy_for(name, policies)
+
+
+def group_set(policy: Policy, job: str, namespace: str, name: str) -> GroupSet | None:
+    """The set that a group is of by its policy; None where it is for itself."""
+    return GroupSet(set_of(policy.scope, job, namespace, name), policy.groups) if policy.scope else None
 
 
 def _selects(term: str, values: Sequence[str]) -> bool:
@@ -129,7 +136,7 @@ def check_policies(environment: Mapping[str, str], names: Sequence[str]) -> None
     """Raises InvalidRequest for a variable that has no policy, before anything starts."""
     for name in names:
         if environment.get(name):
-            parse_policy(environment[name], name)
+            parse_rules(environment[name], name)
 
 
 def new_group(asked: Gang | Order, selectors: tuple[Mapping[str, str], ...]) -> NewGroup:

@@ -1,44 +1,70 @@
-"""A locality as text, for wherever a policy is carried: an address, an environment variable, a label selector.
+"""A policy as text, for wherever one is carried: an address, an environment variable, a label selector.
 
     same_clique                        every bundle in one NVLink clique
     same_clique(segment=4)             each 4 consecutive bundles in one
     at_most_cliques(2)                 the whole group on at most 2 cliques
     prefer:same_clique                 as near as it can be; so is every group for which nothing is said
     prefer:same_clique(patience=600)   the same, after it could have been in one clique for so many seconds
+    prefer:same_clique(scope=job)      the same, and where it can be in a clique that groups of the same job have
+    same_clique(scope=name, set=16)    16 groups, of the same name up to its number, as one gang: all in one clique
     linked_devices                     the GPUs of each bundle are linked by NVLink, every two of them
     none                               the group is left to Ray
 
 Two are joined by `&`. Values of labels may have letters, digits, `.`, `-` and `_` only, so each can be written with
 these, too: `same_clique.segment-4`, `prefer.same_clique.patience-600`, `at_most_cliques.2`,
-`same_clique.and.linked_devices`.
+`same_clique.scope-name.set-16`, `same_clique.and.linked_devices`.
+
+An address or an environment variable may have rules for groups by their name, too: `*verl_group_*=same_clique; none`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from ray_dra.core.model.locality import MAX_CLIQUES, MAX_PATIENCE, Connect, Locality
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_POLICY = 200
+MAX_RULES = 2000  # characters of a text with rules
+MOST_GROUPS = 10_000  # of a set
 FORMS = (
-    "same_clique, same_clique(segment=4), at_most_cliques(2), linked_devices, prefer:same_clique(patience=600), none"
+    "same_clique, same_clique(segment=4), at_most_cliques(2), linked_devices, prefer:same_clique(patience=600), "
+    "same_clique(scope=name, set=16), none"
 )
-NEAREST = Locality(cliques=1, required=False)
+SCOPES = ("job", "application", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How a group's bundles lie, and near which other groups.
+
+    Attributes:
+        scope: which groups are a set, one of SCOPES; "" where each is for itself.
+        groups: so many groups of the scope are one gang; 0 where each is placed when it comes.
+    """
+
+    locality: Locality
+    scope: str = ""
+    groups: int = 0
+
+
+NEAREST = Policy(Locality(cliques=1, required=False))
 """What holds where nobody says anything: nothing that ran before is refused or has to wait."""
 
 _TERM = re.compile(r"(?:(prefer)[:.])?(same_clique|at_most_cliques|linked_devices|none)(?:\((.*)\)|((?:\.[^.()]+)*))")
-_ARGUMENT = re.compile(r"(?:(segment|patience)[=-])?([0-9]+(?:\.[0-9]+)?)")
-_NUMBER = {"segment": MAX_CLIQUES, "patience": int(MAX_PATIENCE), "count": MAX_CLIQUES}
+_ARGUMENT = re.compile(r"(?:(segment|patience|set)[=-])?([0-9]+(?:\.[0-9]+)?)|scope[=-](job|application|name)")
+_NUMBER = {"segment": MAX_CLIQUES, "patience": int(MAX_PATIENCE), "count": MAX_CLIQUES, "set": MOST_GROUPS}
 
 
-def parse_policy(said: object, place: str = "locality") -> Locality | None:
-    """The locality that a text asks for; None for `none`.
+def parse_policy(said: object, place: str = "locality") -> Policy | None:
+    """The policy that a text is; None for `none`.
 
     Raises:
-        InvalidRequest: it is no policy; says what one is.
+        InvalidRequest: it is none; says what one is.
     """
     if not isinstance(said, str) or not said.isascii() or len(said) > MAX_POLICY:
         raise _wrong(said, place, "This is no policy.")
@@ -47,66 +73,79 @@ def parse_policy(said: object, place: str = "locality") -> Locality | None:
         if len(terms) > 1:
             raise _wrong(said, place, "none stands alone.")
         return None
-    found = Locality()
+    locality, scope, groups = Locality(), "", 0
     try:
         for term in terms:
             assert term is not None
-            found = found & term
+            locality = locality & term.locality
+            scope, groups = term.scope or scope, term.groups or groups
     except InvalidRequest as error:
         raise _wrong(said, place, f"The parts contradict each other: {error.reason}") from error
-    return found
+    return Policy(locality, scope, groups)
 
 
-def _term(term: str, said: str, place: str) -> Locality | None:
+def _term(term: str, said: str, place: str) -> Policy | None:
     match = _TERM.fullmatch(term)
     if match is None:
         raise _wrong(said, place, "This is no policy.")
     prefer, name, in_brackets, in_dots = match.groups()
     given = in_brackets.split(",") if in_brackets else [part for part in (in_dots or "").split(".") if part]
-    arguments = _arguments(given, said, place)
-    made: dict[str, Callable[[], Locality | None]] = {
-        "same_clique": lambda: _cliques(arguments, None, bool(prefer), said, place),
-        "at_most_cliques": lambda: _cliques(arguments, arguments.pop("count", 0), bool(prefer), said, place),
-        "linked_devices": lambda: Locality(connect=Connect.PREFERRED if prefer else Connect.REQUIRED),
+    arguments, scope = _arguments(given, said, place)
+    made: dict[str, Callable[[], Policy | None]] = {
+        "same_clique": lambda: _cliques(arguments, scope, None, bool(prefer), said, place),
+        "at_most_cliques": lambda: _cliques(arguments, scope, arguments.pop("count", 0), bool(prefer), said, place),
+        "linked_devices": lambda: Policy(Locality(connect=Connect.PREFERRED if prefer else Connect.REQUIRED)),
         "none": lambda: None,
     }
     if prefer and name == "none":
         raise _wrong(said, place, "none stands alone.")
     found = made[name]()
-    if arguments:
-        raise _wrong(said, place, f"{name} takes no {', '.join(arguments)}.")
+    left = [*arguments, *(["scope"] if scope and (found is None or not found.scope) else [])]
+    if left:
+        raise _wrong(said, place, f"{name} takes no {', '.join(left)}.")
     return found
 
 
-def _arguments(given: list[str], said: str, place: str) -> dict[str, float]:
+def _arguments(given: list[str], said: str, place: str) -> tuple[dict[str, float], str]:
+    """The numbers by name, and the scope."""
     found: dict[str, float] = {}
+    scope = ""
     for argument in given:
         match = _ARGUMENT.fullmatch(argument)
+        if match is not None and match[3] is not None and not scope:
+            scope = match[3]
+            continue
         name = "count" if match is None or match[1] is None else match[1]
-        if match is None or name in found:
+        if match is None or match[3] is not None or name in found:
             raise _wrong(said, place, f"{argument or 'an argument'} is not understood.")
         value = float(match[2])
         if not (0 if name == "patience" else 1) <= value <= _NUMBER[name] or (name != "patience" and value % 1):
             raise _wrong(said, place, f"{name} is out of range.")
         found[name] = value
-    return found
+    return found, scope
 
 
-def _cliques(arguments: dict[str, float], count: float | None, prefer: bool, said: str, place: str) -> Locality:
+def _cliques(
+    arguments: dict[str, float], scope: str, count: float | None, prefer: bool, said: str, place: str
+) -> Policy:
     segment, patience = arguments.pop("segment", None), arguments.pop("patience", 0.0)
+    groups = int(arguments.pop("set", 0))
     if count == 0:
         raise _wrong(said, place, "at_most_cliques needs a number.")
     if count is not None and segment is not None:
         raise _wrong(said, place, "at_most_cliques takes no segment.")
+    if groups and segment is not None:
+        raise _wrong(said, place, "A set of groups takes no segment.")
     if patience and not prefer:
         raise _wrong(said, place, "Patience is for what is preferred; what is required is waited for anyway.")
     cliques = int(count) if count is not None else (None if segment is not None else 1)
-    return Locality(
+    locality = Locality(
         cliques=cliques,
         segment=None if segment is None else int(segment),
         required=not prefer,
         patience=float(patience),
     )
+    return Policy(locality, scope or ("name" if groups else ""), groups)
 
 
 def fitted(locality: Locality, bundles: int, *, one_node: bool) -> Locality:
@@ -115,6 +154,68 @@ def fitted(locality: Locality, bundles: int, *, one_node: bool) -> Locality:
     if locality.segment is None or (bundles > locality.segment and not one_node):
         return locality
     return replace(locality, segment=None, cliques=1)
+
+
+# -- rules
+
+
+class Rule(NamedTuple):
+    """A policy for the groups whose name is like `pattern`; "" for all. `policy`: None leaves them to Ray."""
+
+    pattern: str
+    policy: Policy | None
+
+
+def parse_rules(said: object, place: str = "locality") -> tuple[Rule, ...]:
+    """The rules of a text, in order.
+
+    Raises:
+        InvalidRequest: one of them has no policy.
+    """
+    if not isinstance(said, str) or len(said) > MAX_RULES:
+        raise _wrong(said, place, "This is no policy.")
+    return tuple(_rule(part, place) for part in said.split(";"))
+
+
+def _rule(said: str, place: str) -> Rule:
+    pattern, equals, policy = said.strip().partition("=")
+    if not equals or "(" in pattern:  # the first = is an argument's
+        return Rule("", parse_policy(said, place))
+    if not pattern.strip():
+        raise _wrong(said, place, "A rule begins with a pattern of names, as in verl_*=same_clique.")
+    return Rule(pattern.strip(), parse_policy(policy, place))
+
+
+def policy_for(name: str, texts: Iterable[str]) -> Policy | None:
+    """The policy for a group of this name. A rule for its name comes before what is said of all; of either kind, the
+    first that speaks. `texts`: the strongest first; "" for nothing."""
+    rules = [rule for text in texts if text for rule in parse_rules(text)]
+    for rule in rules:
+        if rule.pattern and fnmatchcase(name, rule.pattern):
+            return rule.policy
+    return next((rule.policy for rule in rules if not rule.pattern), NEAREST)
+
+
+# -- sets of groups
+
+_SERVE_REPLICA, _SERVE_GANG = "SERVE_REPLICA::", "SERVE_GANG::"
+_NUMBERED = re.compile(r"(.*?)[:_-]?\d*")
+
+
+def set_of(scope: str, job: str, namespace: str, name: str) -> str:
+    """The id of the set that a group is of, by its scope. Serve's names end with a replica's random id."""
+    if scope == "job":
+        return job
+    family, application = name, ""
+    if name.startswith(_SERVE_REPLICA):  # SERVE_REPLICA::<application>#<deployment>#<replica>
+        family, application = name.rpartition("#")[0], name.partition("#")[0]
+    elif name.startswith(_SERVE_GANG):  # SERVE_GANG::<application>_<deployment>_<number>_<id>
+        family = application = name.rsplit("_", 2)[0]
+    elif (numbered := _NUMBERED.fullmatch(name)) is not None:
+        family = numbered[1]
+    if scope == "application":
+        return f"{job}/{namespace}/{application}" if application else job
+    return f"{job}/{namespace}/{family}"
 
 
 def _wrong(said: object, place: str, reason: str) -> InvalidRequest:

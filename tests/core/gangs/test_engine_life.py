@@ -18,7 +18,7 @@ from ray_dra.core.gangs.events import (
     WorkersDue,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Observed, Phase, phase
+from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, GroupSet, Observed, Phase, phase
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
@@ -45,11 +45,18 @@ class Life(RuleBasedStateMachine):
         request = gang(*sizes, name=f"g{self.count}", priority=priority)
         self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait)))
 
-    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), actor=st.booleans(), outlives=st.booleans())
-    def ordinary(self, sizes: list[int], actor: bool, outlives: bool) -> None:
+    @rule(
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        actor=st.booleans(),
+        outlives=st.booleans(),
+        part_of=st.sampled_from([None, None, GroupSet("near"), GroupSet("pair", 2), GroupSet("three", 3)]),
+    )
+    def ordinary(self, sizes: list[int], actor: bool, outlives: bool, part_of: GroupSet | None) -> None:
         self.count += 1
         who, owner = "a" * 32 if actor else "", f"job{self.count % 2}"
-        self.world.ordinary(*sizes, number=self.count, actor=who, owner=owner, outlives_job=actor and outlives)
+        self.world.ordinary(
+            *sizes, number=self.count, actor=who, owner=owner, outlives_job=actor and outlives, part_of=part_of
+        )
 
     @precondition(lambda self: self.world.gangs)
     @rule(data=st.data())

@@ -59,10 +59,10 @@ def test_another_place_is_looked_for_as_if_the_gang_held_nothing_and_it_holds_wh
     assert isinstance(first, Allocation)
     inventory.hold(first)
     before = picture(inventory)
-    again = there.elsewhere(gang(4, 4, name="g"), first, 3)
+    again = there.elsewhere(first, lambda: there.plan(gang(4, 4, name="g"), 3))
     assert isinstance(again, Allocation)
     assert (again.epoch, again.nodes) == (3, ("r-t0", "r-t1"))
-    assert isinstance(there.elsewhere(gang(4, 4, 4, name="g"), first, 3), Unsatisfiable)
+    assert isinstance(there.elsewhere(first, lambda: there.plan(gang(4, 4, 4, name="g"), 3)), Unsatisfiable)
     assert picture(inventory) == before
     assert inventory.allocation("g") == first
 

@@ -18,6 +18,7 @@ from ray_dra.core.gangs.events import (
 from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE
+from ray_dra.core.model.locality import ANYWHERE
 from tests.core.machines import gang, rack
 
 
@@ -77,8 +78,9 @@ class World:
     def ordinary(self, *sizes: int, number: int, actor: str = "", **more: Any) -> str:
         """An ordinary placement group; its id."""
         group = f"{number:036x}"
-        minted = OrdinaryGroup(group, actor, bool(more.pop("outlives_job", False)))
-        self.act(Submitted(Order(gang(*sizes, name=group), ordinary=minted, **more)))
+        minted = OrdinaryGroup(group, actor, bool(more.pop("outlives_job", False)), more.pop("part_of", None))
+        request = gang(*sizes, name=group, locality=more.pop("locality", ANYWHERE))
+        self.act(Submitted(Order(request, ordinary=minted, **more)))
         return group
 
 

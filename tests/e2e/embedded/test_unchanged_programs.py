@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import ray_dra
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
 
@@ -32,9 +33,9 @@ def run(program: str, address: str, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
-def ours(program: str, cluster: LocalCluster) -> list[str]:
+def ours(program: str, cluster: LocalCluster, locality: str = "") -> list[str]:
     """What it prints through ray-dra."""
-    return lines(run(program, f"ray_dra://{cluster.address}"))
+    return lines(run(program, f"ray_dra://{cluster.address}" + (f"?locality={locality}" if locality else "")))
 
 
 def rays(program: str, cluster: LocalCluster) -> list[str]:
@@ -89,9 +90,13 @@ def test_groups_lie_in_one_clique_each(free: LocalCluster) -> None:
     assert len(rays("groups.py", free)) == 2
 
 
-def test_a_group_a_node_as_verl_makes_them(free: LocalCluster) -> None:
-    found = ours("verl_shaped.py", free)
+def test_a_group_a_node_as_verl_makes_them_is_one_gang_where_they_are_a_set(free: LocalCluster) -> None:
+    """The first by itself would go to the clique that has one node left."""
+    with ray_dra.placement_group([{"GPU": 4}]) as other:
+        other.wait(30)
+        *found, cliques = ours("verl_shaped.py", free, "*verl_group_*=same_clique(set=2)")
     assert found == [f"group {number}: GPUs 0 1 2 3" for number in range(2)], "in the order of the bundles"
+    assert cliques == "1 clique"
 
 
 @needs("pyarrow")

@@ -10,7 +10,7 @@ from ray._private.label_utils import validate_label_selector
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.errors import InvalidRequest
 from ray_dra.translate.names import LOCALITY_LABEL
-from ray_dra.translate.ray.policy import fitted, parse_policy
+from ray_dra.translate.ray.policy import NEAREST, Policy, Rule, fitted, parse_policy, parse_rules, policy_for, set_of
 
 ONE = Locality(cliques=1)
 POLICIES: list[tuple[str, str, Locality | None]] = [
@@ -37,7 +37,7 @@ POLICIES: list[tuple[str, str, Locality | None]] = [
 
 @pytest.mark.parametrize(("usual", "label", "meant"), POLICIES)
 def test_both_spellings_mean_the_same_and_one_is_a_label(usual: str, label: str, meant: Locality | None) -> None:
-    assert parse_policy(usual) == parse_policy(label) == meant
+    assert parse_policy(usual) == parse_policy(label) == (None if meant is None else Policy(meant))
     assert validate_label_selector({LOCALITY_LABEL: label}) is None
 
 
@@ -76,14 +76,110 @@ def test_anything_else_is_refused_and_says_what_a_policy_is(bad: object) -> None
     assert "same_clique(segment=4)" in caught.value.available
 
 
-@given(st.text(alphabet="same_cliquprfnotkdv:.()=-&,0123456789 ", max_size=60))
+@pytest.mark.parametrize(
+    ("usual", "label", "meant"),
+    [
+        ("same_clique(scope=job)", "same_clique.scope-job", Policy(ONE, "job")),
+        ("same_clique(set=16)", "same_clique.set-16", Policy(ONE, "name", 16)),
+        (
+            "prefer:at_most_cliques(2, scope=application, set=3)",
+            "prefer.at_most_cliques.2.scope-application.set-3",
+            Policy(Locality(cliques=2, required=False), "application", 3),
+        ),
+        ("same_clique(segment=2, scope=name)", "same_clique.segment-2.scope-name", Policy(Locality(segment=2), "name")),
+        (
+            "linked_devices & same_clique(set=2)",
+            "linked_devices.and.same_clique.set-2",
+            Policy(ONE & Locality(connect=Connect.REQUIRED), "name", 2),
+        ),
+    ],
+)
+def test_a_policy_has_a_scope_and_the_number_of_groups_in_it(usual: str, label: str, meant: Policy) -> None:
+    assert parse_policy(usual) == parse_policy(label) == meant
+    assert validate_label_selector({LOCALITY_LABEL: label}) is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "same_clique(scope=rack)",
+        "same_clique(scope=job, scope=name)",
+        "same_clique(set=0)",
+        "same_clique(set=2.5)",
+        "same_clique(set=100000)",
+        "same_clique(segment=2, set=4)",
+        "linked_devices(scope=job)",
+        "none(scope=job)",
+        "none(set=2)",
+    ],
+)
+def test_a_set_that_cannot_be_is_refused(bad: str) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_policy(bad)
+
+
+VERL = Policy(ONE, "name", 4)
+RULES = "*verl_group_*=same_clique(set=4); dp_?=none ;prefer:same_clique.patience-5"
+
+
+def test_a_text_may_have_rules_by_name() -> None:
+    rest = Policy(Locality(cliques=1, required=False, patience=5.0))
+    assert parse_rules(RULES) == (Rule("*verl_group_*", VERL), Rule("dp_?", None), Rule("", rest))
+    assert parse_rules("same_clique(segment=4)") == (Rule("", Policy(Locality(segment=4))),)
+    assert parse_rules("none") == (Rule("", None),)
+    for bad in ("", "a=;none", "=none", "a=b=none", "same_clique;", "x" * 3000, None, "a=nearby"):
+        with pytest.raises(InvalidRequest):
+            parse_rules(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "texts", "expected"),
+    [
+        ("", (), NEAREST),
+        ("actor_rolloutverl_group_4_4:0", (RULES,), VERL),
+        ("dp_0", (RULES,), None),
+        ("dp_0", ("same_clique", "", RULES), None),  # a rule by name comes before what is said of all
+        ("dp_0", ("dp*=linked_devices", RULES), Policy(Locality(connect=Connect.REQUIRED))),
+        ("other", ("dp_*=none", "same_clique"), Policy(ONE)),
+        ("other", ("dp_*=none",), NEAREST),
+        ("", ("*=none", "same_clique"), None),
+    ],
+)
+def test_the_policy_for_a_name(name: str, texts: tuple[str, ...], expected: Policy | None) -> None:
+    assert policy_for(name, texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("scope", "one", "other", "same"),
+    [
+        ("job", "a", "b", True),
+        ("name", "actor_rolloutverl_group_4_4:0", "actor_rolloutverl_group_4_4:11", True),
+        ("name", "actor_rolloutverl_group_4_4:0", "criticverl_group_4_4:0", False),
+        ("name", "dp_1", "dp-2", True),
+        ("name", "dp_1", "dp2_1", False),
+        ("name", "", "", True),
+        ("name", "SERVE_REPLICA::app#llm#x7", "SERVE_REPLICA::app#llm#y8", True),
+        ("name", "SERVE_REPLICA::app#llm#x7", "SERVE_REPLICA::app#embed#y8", False),
+        ("name", "SERVE_GANG::app_llm_0_aa", "SERVE_GANG::app_llm_1_bb", True),
+        ("application", "SERVE_REPLICA::app#llm#x7", "SERVE_REPLICA::app#embed#y8", True),
+        ("application", "SERVE_REPLICA::app#llm#x7", "SERVE_REPLICA::other#llm#x7", False),
+        ("application", "train", "", True),
+    ],
+)
+def test_groups_are_a_set_by_the_scope(scope: str, one: str, other: str, same: bool) -> None:
+    assert (set_of(scope, "job", "here", one) == set_of(scope, "job", "here", other)) is same
+    assert set_of(scope, "job", "here", one) != set_of(scope, "another", "here", one)
+
+
+@given(st.text(alphabet="same_cliquprfnotkdvjb:.()=-&,;*0123456789 ", max_size=60))
 def test_no_text_is_a_fault(text: str) -> None:
     try:
         found = parse_policy(text)
+        parse_rules(text)
     except InvalidRequest:
         return
     if found is not None:
-        found.check()
+        found.locality.check()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Sets of ordinary placement groups: each placed where the set is, if that can be; or all of them as one gang.
+
+Pure, and holds nothing. Neighbours: `admission.py` says when a set is whole; `planning.py` plans one gang.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DomainId
+from ray_dra.core.model.locality import Connect
+from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE, Bundle, GangRequest, Strategy
+from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
+from ray_dra.core.plan import plan
+
+
+def cliques_of(gangs: Iterable[Gang]) -> frozenset[DomainId]:
+    """The cliques in which these gangs have devices."""
+    held = (gang.allocation for gang in gangs if gang.allocation is not None)
+    return frozenset(grant.clique for each in held for grant in each.grants if grant.clique is not None)
+
+
+def place_near(planning: Planning, gang: Gang, others: Iterable[Gang], epoch: int, *, strict: bool = False) -> Answer:
+    """In cliques that the others of its set have, where what the gang prefers is met there, too; else wherever it would
+    go without them. One of a set that is a gang stays in as few cliques as the set may have."""
+    request = gang.request
+    cliques = cliques_of(other for other in others if other.id != gang.id)
+    inside = _part(planning.inventory, cliques)
+    if inside is not None:
+        answer = plan(inside, request, epoch=epoch, strict=True)
+        if isinstance(answer, Allocation) or _bound(gang, cliques):
+            return answer
+    return planning.plan(request, epoch, strict=strict)
+
+
+def place_together(
+    planning: Planning, gangs: Sequence[Gang], since: float | None, now: float
+) -> tuple[tuple[Allocation, ...] | Unsatisfiable, float | None]:
+    """All of them at once, an allocation each, in the same order; or a no for all. `since` as in `patience.in_turn`.
+
+    Where they go is planned as for one gang. Then each is placed there by itself, the largest first: where the groups
+    are equal, that finds a place whenever there is one.
+    """
+    joint = _as_one(gangs)
+
+    def place(strict: bool) -> Answer:
+        return planning.plan(joint, strict=strict)
+
+    answer, since = in_turn(planning.inventory, joint, since, now, place)
+    if not isinstance(answer, Allocation):
+        return answer, since
+    cliques = frozenset(grant.clique for grant in answer.grants if grant.clique is not None)
+    for part in (planning.inventory.part(dict.fromkeys(answer.nodes)), _part(planning.inventory, cliques)):
+        found = _one_by_one(part, gangs) if part is not None else None
+        if found is not None:
+            return found, since
+    no = short(ShortfallKind.SET, CLUSTER, len(gangs), None, divided=True)
+    return Unsatisfiable(joint.gang, (no,), proven=False), since
+
+
+def _one_by_one(part: Inventory, gangs: Sequence[Gang]) -> tuple[Allocation, ...] | None:
+    found: dict[str, Allocation] = {}
+    for gang in sorted(gangs, key=lambda gang: -gang.request.device_count):
+        answer = plan(part, gang.request, epoch=gang.moves, strict=True)
+        if not isinstance(answer, Allocation):
+            answer = plan(part, gang.request, epoch=gang.moves)
+        if not isinstance(answer, Allocation):
+            return None
+        part.hold(answer)
+        found[gang.id] = answer
+    return tuple(found[gang.id] for gang in gangs)
+
+
+def _part(inventory: Inventory, cliques: Collection[DomainId]) -> Inventory | None:
+    """The nodes of these cliques; None where none are there any more."""
+    states = inventory.clique_states
+    names = {state.name: None for each in sorted(cliques) if each in states for state in states[each].node_states}
+    return inventory.part(names) if names else None
+
+
+def _bound(gang: Gang, cliques: Collection[DomainId]) -> bool:
+    locality, ordinary = gang.request.locality, gang.ordinary
+    whole = ordinary is not None and ordinary.part_of is not None and ordinary.part_of.size > 1
+    return whole and locality.required and locality.cliques is not None and len(cliques) >= locality.cliques
+
+
+def _as_one(gangs: Sequence[Gang]) -> GangRequest:
+    """The request for all of them. A group that is to be on one node counts as one bundle."""
+    first = gangs[0].request
+    bundles = tuple(bundle for gang in gangs for bundle in _bundles(gang.request))
+    exclude = frozenset[str]().union(*(gang.request.exclude for gang in gangs))
+    return replace(first, bundles=bundles, strategy=Strategy.PACK, exclude=exclude)
+
+
+def _bundles(request: GangRequest) -> tuple[Bundle, ...]:
+    bundles, count = request.bundles, request.device_count
+    if request.strategy is not Strategy.STRICT_PACK or len(bundles) == 1:
+        return bundles
+    asked = {replace(device, count=1) for bundle in bundles for device in bundle.devices}
+    alike = len(asked) == 1 and all(bundle.labels == bundles[0].labels for bundle in bundles)
+    if not alike or count > MAX_DEVICES_PER_BUNDLE or request.locality.connect is Connect.REQUIRED:
+        return bundles  # each is planned by itself in the end
+    resources: dict[str, float] = {}
+    for bundle in bundles:
+        for name, amount in bundle.resources.items():
+            resources[name] = resources.get(name, 0.0) + amount
+    return (Bundle((replace(asked.pop(), count=count),), resources, bundles[0].labels),)
