@@ -1,7 +1,8 @@
-"""One simulated machine on disk: the file the NVML library reads, and the faults in it.
+"""One simulated machine on disk: the files the NVML library reads, and the faults in it.
 
 A line a fact, so that the C side needs no parser to speak of: `gpu`, `name`, `fabric`, `platform`, `link`,
-`ancestor`, `rows`, `mig`, `xid`, `hang`, `init`. Files are replaced in one step; the library reads them
+`ancestor`, `rows`, `profile`, `xid`, `hang`, `init` in `machine.txt`, which this module alone writes, and MIG's in
+`mig.txt`, which the library writes, too (`mig` has its lines). Files are replaced in one step; the library reads them
 again when they change. Any process that knows the folder may inject a fault.
 """
 
@@ -10,29 +11,35 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
+from uuid import uuid4
 
+from ray_dra.errors import SimulationError
+from ray_dra.simulated.mig import MigState, Part, from_text, to_text
 from ray_dra.simulated.profile import CLIQUE_ID, MigProfile, SimulatedNode, cluster_uuid
 from ray_dra.translate.names import SIMULATED_NVML_VARIABLE
 
 DRIVER_VERSION = "580.65.06"
 GPU, SWITCH = 0, 2  # nvmlIntNvLinkDeviceType_t
+KEPT = ("xid_count", "seconds", "sharing")  # in the file of the faults, but no faults
+WHOLE_GPU = 0xFFFFFFFF  # no instance: the event is of the whole GPU
 
 
 class Machine:
     """A simulated machine in `folder`.
 
-    Faults, all undone by `heal()`: `link_down`, `xid`, `fabric`, `lose`, `hang`, `missing`, `recovery`, `mig`,
-    `duplicate_uuid`.
+    Faults, all undone by `heal()`: `link_down`, `xid`, `fabric`, `lose`, `hang`, `missing`, `recovery`, `part_in_use`,
+    `duplicate_uuid`. MIG is no fault, and outlives them.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "machine.txt"
+        self._mig_file = folder / "mig.txt"
         self.node = SimulatedNode.model_validate_json((folder / "node.json").read_text())
 
     @classmethod
@@ -40,6 +47,7 @@ class Machine:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "node.json").write_text(node.model_dump_json())
         (folder / "faults.json").write_text("{}")
+        (folder / "mig.txt").unlink(missing_ok=True)
         machine = cls(folder)
         machine._write({})
         return machine
@@ -57,11 +65,12 @@ class Machine:
             down = faults.setdefault("links", [])
             down += [[gpu, n] for n in ([link] if link is not None else range(36))]
 
-    def xid(self, gpu: int, code: int) -> None:
-        """The driver reports an XID event."""
+    def xid(self, gpu: int, code: int, part: Part | None = None) -> None:
+        """The driver reports an XID event of the whole GPU, or of one part."""
+        instances = [part.gpu_instance, part.compute_instance] if part is not None else []
         with self._faults() as faults:
             faults["xid_count"] = faults.get("xid_count", 0) + 1
-            faults.setdefault("xids", []).append([faults["xid_count"], gpu, code])
+            faults.setdefault("xids", []).append([faults["xid_count"], gpu, code, *instances])
 
     def fabric(
         self, gpu: int, *, state: int = 3, status: int = 0, health_mask: int = 0xAA, health_summary: int = 1
@@ -80,32 +89,98 @@ class Machine:
         with self._faults() as faults:
             faults.setdefault("recovery", {})[str(gpu)] = action
 
-    def mig(self, gpu: int, partitions: int = 7) -> None:
-        """MIG mode is on, with so many 1g partitions."""
+    def part_in_use(self, uuid: str) -> None:
+        """A client still uses the part, so that it cannot be destroyed."""
         with self._faults() as faults:
-            faults.setdefault("mig", {})[str(gpu)] = partitions
+            faults.setdefault("in_use", []).append(uuid)
 
-    # -- MIG partitions, which the simulated DRA driver makes and removes
+    # -- MIG
 
-    def partition(self, gpu: int, profile: MigProfile, start: int) -> str:
-        """Make a partition, where it is not there yet; its UUID."""
-        uuid = self.partition_uuid(gpu, profile, start)
-        with self._faults() as faults:
-            faults.setdefault("partitions", {})[uuid] = [gpu, start, profile.slices, profile.memory_mib]
-        return uuid
+    def mig(self, gpu: int, *profiles: str) -> tuple[Part, ...]:
+        """As an administrator: MIG mode on, a reset where it needs one, and parts at the first places that fit."""
+        self.mig_mode(gpu, True)
+        self.reset(gpu)
+        return tuple(self._first_fit(gpu, self.node.profile.mig_profile(name)) for name in profiles)
 
-    def partition_uuid(self, gpu: int, profile: MigProfile, start: int) -> str:
-        return f"MIG-{uuid5(NAMESPACE_OID, f'{self.node.uuid(gpu)}/{profile.id}/{start}')}"
+    def mig_state(self) -> MigState:
+        try:
+            return from_text(self._mig_file.read_text())
+        except FileNotFoundError:
+            return MigState()
 
-    def unpartition(self, uuid: str) -> None:
-        with self._faults() as faults:
-            faults.get("partitions", {}).pop(uuid, None)
+    def mig_mode(self, gpu: int, on: bool) -> None:
+        """As NVML's call: at once, or on Ampere with the GPU's next `reset`. Raises SimulationError."""
+        if not self.node.profile.mig:
+            raise SimulationError("This GPU has no MIG.", place=self.node.profile.product)
+        now = not self.node.profile.resets_for_mig
+        self._change_mig(lambda state: state.with_mode(gpu, on, now=now))
+
+    def reset(self, gpu: int) -> None:
+        """A GPU reset: a change of MIG mode that waited for it is made."""
+        self._change_mig(lambda state: state.with_mode(gpu, gpu in state.pending, now=True))
+
+    def create_part(self, gpu: int, profile: MigProfile, start: int) -> Part:
+        """A part with a new UUID. Raises SimulationError, as the hardware refuses."""
+        time.sleep(self.seconds("create_part"))
+        uuid = f"MIG-{uuid4()}"
+
+        def make(state: MigState) -> MigState:
+            return state.with_part(self.node.profile, gpu, profile, start, uuid)[0]
+
+        found = self._change_mig(make).find(gpu, profile.id, start)
+        assert found is not None
+        return found
+
+    def destroy_part(self, part: Part) -> None:
+        """Nothing to do is no error. Raises SimulationError while a client uses it."""
+        if part not in self.mig_state().parts:
+            return
+        if part.uuid in self.read_faults().get("in_use", ()):
+            raise SimulationError("In use by another client.", place=f"GPU {part.gpu}", wanted=part.uuid)
+        time.sleep(self.seconds("destroy_part"))
+        self._change_mig(lambda state: state.without(part))
+
+    def _first_fit(self, gpu: int, profile: MigProfile) -> Part:
+        for start in profile.starts[:-1]:
+            try:
+                return self.create_part(gpu, profile, start)
+            except SimulationError:
+                continue
+        return self.create_part(gpu, profile, profile.starts[-1])
+
+    def _change_mig(self, change: Callable[[MigState], MigState]) -> MigState:
+        with open(self.folder / "mig.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            state = change(self.mig_state())
+            new = self._mig_file.with_suffix(".new")
+            new.write_text(to_text(state))
+            os.replace(new, self._mig_file)
+        return state
 
     def read_faults(self) -> dict[str, Any]:
         """What is wrong with the machine now, as written by the methods above."""
         with open(self.folder / "faults.json") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
             return dict(json.load(file))
+
+    # -- how it is set, and how long it takes
+
+    def take_seconds(self, *, create_part: float = 0.0, destroy_part: float = 0.0, mps_daemon: float = 0.0) -> None:
+        """How long each takes from now on (hardware: about a second for a part, 7 to 14 for an MPS daemon)."""
+        with self._faults() as faults:
+            faults["seconds"] = {"create_part": create_part, "destroy_part": destroy_part, "mps_daemon": mps_daemon}
+
+    def seconds(self, what: str) -> float:
+        return float(self.read_faults().get("seconds", {}).get(what, 0.0))
+
+    def share_gpu(self, gpu: int, *, time_slice: str = "Default", exclusive: bool = False) -> None:
+        """Set the GPU's time slice, and whether one process alone may use it (the MPS daemon does, for its clients)."""
+        with self._faults() as faults:
+            faults.setdefault("sharing", {})[str(gpu)] = [time_slice, exclusive]
+
+    def gpu_sharing(self, gpu: int) -> tuple[str, bool]:
+        time_slice, exclusive = self.read_faults().get("sharing", {}).get(str(gpu), ("Default", False))
+        return str(time_slice), bool(exclusive)
 
     # -- more faults
 
@@ -127,7 +202,7 @@ class Machine:
     def heal(self) -> None:
         """All faults end; past XIDs stay past."""
         with self._faults() as faults:
-            kept: dict[str, Any] = {name: faults[name] for name in ("xid_count", "partitions") if name in faults}
+            kept: dict[str, Any] = {name: faults[name] for name in KEPT if name in faults}
             faults.clear()
             faults.update(kept)
 
@@ -152,12 +227,15 @@ class Machine:
     def _lines(self, faults: dict[str, Any]) -> Iterator[str]:
         profile = self.node.profile
         down = {(g, n) for g, n in faults.get("links", [])}
-        partitions = faults.get("partitions", {})
         yield f"driver {DRIVER_VERSION}"
         yield f"hang {int(faults.get('hang', False))}"
         yield f"init {faults.get('init', 0)}"
-        for sequence, gpu, code in faults.get("xids", []):
-            yield f"xid {sequence} {gpu} {code}"
+        for mig in profile.mig:
+            numbers = [mig.index, mig.id, mig.slices, mig.most, mig.multiprocessors, *mig.engines, mig.memory_mib]
+            yield " ".join(map(str, ["profile", *numbers, mig.span, *mig.starts]))
+        for sequence, gpu, code, *instances in faults.get("xids", []):
+            gi, ci = instances or (WHOLE_GPU, WHOLE_GPU)
+            yield f"xid {sequence} {gpu} {code} {gi} {ci}"
         for gpu in range(profile.gpus):
             memory = profile.memory_gib << 30
             uuid = faults.get("uuid", {}).get(str(gpu), self.node.uuid(gpu))
@@ -181,11 +259,6 @@ class Machine:
                 yield f"link {gpu} {link} {int((gpu, link) not in down)} {remote} {_address(bus)}"
             for other in range(profile.gpus):
                 yield f"ancestor {gpu} {other} {self._ancestor(gpu, other)}"
-            for k in range(faults.get("mig", {}).get(str(gpu), 0)):
-                yield f"mig {gpu} {k} {k + 7} 0 MIG-{self.node.uuid(gpu)[4:]}-{k} 1 {profile.memory_gib * 128}"
-            made = sorted((start, mig, *rest) for mig, (on, start, *rest) in partitions.items() if on == gpu)
-            for k, (start, mig, slices, memory) in enumerate(made):
-                yield f"mig {gpu} {k} {start + 7} 0 {mig} {slices} {memory}"
 
     def _fabric_line(self, gpu: int, faults: dict[str, Any]) -> str:
         rack = self.node.rack

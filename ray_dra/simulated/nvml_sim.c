@@ -14,13 +14,15 @@
 
 enum { OK, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
        TIMEOUT, GPU_IS_LOST = 15, VERSION_MISMATCH = 25 };
-enum { GPUS = 32, LINKS = 36, MIGS = 8, XIDS = 64 };
+enum { GPUS = 32, LINKS = 36, MIGS = 8, XIDS = 64, PROFILES = 16, PLACES = 8 };
 
 typedef struct { int active, remote_type; unsigned domain, bus, device; } Link;
-typedef struct { unsigned gi, ci, slices; unsigned long long memory_mb; char uuid[96]; } Mig;
+/* One GPU instance and the compute instance in it; no uuid: it has none yet. */
+typedef struct { unsigned gi, ci, profile, start, size; char uuid[96]; } Mig;
+typedef struct { int index; unsigned id, slices, most, sm, copy, decoder, encoder, jpeg, ofa, memory_mb, size; int places; unsigned place[PLACES]; } Profile;
 typedef struct {
     int kind; /* 1: GPU, 2: MIG device; handles point here */
-    int index, lost, numa, mig_mode, mig_count, links;
+    int index, lost, numa, mig_mode, mig_pending, mig_count, links;
     unsigned domain, bus, device, pci_id, recovery;
     unsigned long long memory, used;
     int major, minor;
@@ -36,15 +38,15 @@ typedef struct {
     int ancestor[GPUS];
 } Gpu;
 typedef struct { int kind; int gpu, at; } MigHandle;
-typedef struct { long sequence; int gpu; unsigned xid; } Xid;
-typedef struct { char driver[80]; int gpus, hang, init; Gpu gpu[GPUS]; int xids; Xid xid[XIDS]; } Machine;
+typedef struct { long sequence; int gpu; unsigned xid, gi, ci; } Xid;
+typedef struct { char driver[80]; int gpus, hang, init; Gpu gpu[GPUS]; int xids; Xid xid[XIDS]; int profiles; Profile profile[PROFILES]; } Machine;
 typedef struct { long seen; unsigned long long registered; } EventSet;
 
 static Machine machine;
 static Gpu handle[GPUS];            /* stable addresses: a handle is an index in here */
 static MigHandle mig_handle[GPUS][MIGS];
-static struct timespec loaded;
-static ino_t loaded_inode;
+typedef struct { struct timespec time; ino_t inode; } Seen;
+static Seen loaded, loaded_mig;
 static int started;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -60,7 +62,13 @@ static void parse(FILE *file, Machine *m) {
         else if (!strcmp(word, "init")) sscanf(rest, "%d", &m->init);
         else if (!strcmp(word, "xid") && m->xids < XIDS) {
             Xid *x = &m->xid[m->xids++];
-            sscanf(rest, "%ld %d %u", &x->sequence, &x->gpu, &x->xid);
+            x->gi = x->ci = 0xFFFFFFFF;
+            sscanf(rest, "%ld %d %u %u %u", &x->sequence, &x->gpu, &x->xid, &x->gi, &x->ci);
+        } else if (!strcmp(word, "profile") && m->profiles < PROFILES) {
+            Profile *p = &m->profile[m->profiles++];
+            sscanf(rest, "%d %u %u %u %u %u %u %u %u %u %u %u%n", &p->index, &p->id, &p->slices, &p->most, &p->sm, &p->copy,
+                   &p->decoder, &p->encoder, &p->jpeg, &p->ofa, &p->memory_mb, &p->size, &at);
+            for (rest += at; p->places < PLACES && sscanf(rest, "%u%n", &p->place[p->places], &at) == 1; rest += at) p->places++;
         } else if (sscanf(rest, "%d", &i) == 1 && i >= 0 && i < GPUS) {
             Gpu *g = &m->gpu[i];
             if (!strcmp(word, "gpu")) {
@@ -90,16 +98,35 @@ static void parse(FILE *file, Machine *m) {
                 sscanf(rest, "%*d %*d %d", &g->ancestor[j]);
             } else if (!strcmp(word, "rows")) {
                 sscanf(rest, "%*d %u %u %u %u", &g->corrected, &g->uncorrected, &g->pending, &g->failure);
-            } else if (!strcmp(word, "mig") && sscanf(rest, "%*d %d", &j) == 1) {
-                g->mig_mode = 1;
-                if (j >= 0 && j < MIGS) {
-                    Mig *p = &g->mig[j];
-                    if (j >= g->mig_count) g->mig_count = j + 1;
-                    sscanf(rest, "%*d %*d %u %u %95s %u %llu", &p->gi, &p->ci, p->uuid, &p->slices, &p->memory_mb);
-                }
             }
         }
     }
+}
+
+static Mig *instance(Gpu *g, unsigned gi) {
+    for (int k = 0; k < g->mig_count; k++) if (g->mig[k].gi == gi) return &g->mig[k];
+    return NULL;
+}
+static int by_place(const void *a, const void *b) { return (int)((const Mig *)a)->start - (int)((const Mig *)b)->start; }
+
+/* The file beside the machine's: `mode GPU NOW PENDING`, `gi GPU ID PROFILE START SIZE`, `ci GPU GI ID UUID`. */
+static void parse_mig(FILE *file, Machine *m) {
+    char line[512], word[32];
+    while (fgets(line, sizeof line, file)) {
+        int i = 0, at = 0;
+        if (sscanf(line, "%31s %d%n", word, &i, &at) != 2 || i < 0 || i >= GPUS) continue;
+        Gpu *g = &m->gpu[i];
+        Mig made = {0};
+        if (!strcmp(word, "mode")) sscanf(line + at, "%d %d", &g->mig_mode, &g->mig_pending);
+        else if (!strcmp(word, "gi") && g->mig_count < MIGS) {
+            sscanf(line + at, "%u %u %u %u", &made.gi, &made.profile, &made.start, &made.size);
+            g->mig[g->mig_count++] = made;
+        } else if (!strcmp(word, "ci") && sscanf(line + at, "%u %u %95s", &made.gi, &made.ci, made.uuid) == 3) {
+            Mig *p = instance(g, made.gi);
+            if (p) { p->ci = made.ci; strcpy(p->uuid, made.uuid); }
+        }
+    }
+    for (int i = 0; i < GPUS; i++) qsort(m->gpu[i].mig, (size_t)m->gpu[i].mig_count, sizeof(Mig), by_place);
 }
 
 static int given(const char *folder, const char *uuid) {
@@ -115,7 +142,7 @@ static void keep_given(Machine *m, const char *folder) {
         Gpu *g = &m->gpu[i];
         int whole = given(folder, g->uuid), parts = 0;
         for (int k = 0; k < g->mig_count && !whole; k++)
-            if (given(folder, g->mig[k].uuid)) g->mig[parts++] = g->mig[k];
+            if (g->mig[k].uuid[0] && given(folder, g->mig[k].uuid)) g->mig[parts++] = g->mig[k];
         if (!whole) g->mig_count = parts;
         new_index[i] = whole || parts ? n : -1;
         if (whole || parts) kept[n++] = i;
@@ -137,27 +164,44 @@ static void keep_given(Machine *m, const char *folder) {
     m->xids = xids;
 }
 
+static Seen seen(const char *path) {
+    struct stat now;
+    Seen none = {0};
+    if (stat(path, &now)) return none;
+    return (Seen){now.st_mtim, now.st_ino};
+}
+static int same(Seen a, Seen b) { return a.inode == b.inode && a.time.tv_sec == b.time.tv_sec && a.time.tv_nsec == b.time.tv_nsec; }
+
+/* A file in the machine's folder. */
+static const char *beside(const char *path, const char *name, char *to, size_t size) {
+    const char *slash = strrchr(path, '/');
+    snprintf(to, size, "%.*s%s", slash ? (int)(slash - path + 1) : 0, path, name);
+    return to;
+}
+
 static int load(void) {
     static Machine fresh;
+    char mig[512];
     const char *path = getenv("RAY_DRA_SIMULATED_NVML");
-    struct stat now;
-    if (!path || stat(path, &now)) return DRIVER_NOT_LOADED;
+    Seen now, now_mig;
+    if (!path || !(now = seen(path)).inode) return DRIVER_NOT_LOADED;
+    now_mig = seen(beside(path, "mig.txt", mig, sizeof mig));
     pthread_mutex_lock(&lock);
-    if (now.st_ino != loaded_inode || now.st_mtim.tv_sec != loaded.tv_sec || now.st_mtim.tv_nsec != loaded.tv_nsec) {
+    if (!same(now, loaded) || !same(now_mig, loaded_mig)) {
         FILE *file = fopen(path, "r");
         if (!file) { pthread_mutex_unlock(&lock); return DRIVER_NOT_LOADED; }
         parse(file, &fresh);
         fclose(file);
+        if ((file = fopen(mig, "r"))) { parse_mig(file, &fresh); fclose(file); }
         const char *folder = getenv("RAY_DRA_SIMULATED_VISIBLE");
         if (folder) keep_given(&fresh, folder);
         machine = fresh;
-        loaded = now.st_mtim;
-        loaded_inode = now.st_ino;
+        loaded = now, loaded_mig = now_mig;
     }
     pthread_mutex_unlock(&lock);
     while (machine.hang) { /* a driver call that hangs ends only when the fault is lifted, or with the process */
         usleep(50000);
-        if (stat(path, &now) || now.st_ino != loaded_inode) break;
+        if (seen(path).inode != now.inode) break;
     }
     return OK;
 }
@@ -177,8 +221,15 @@ static Mig *mig_of(void *h, Gpu **parent) {
     if (m < &mig_handle[0][0] || m > &mig_handle[GPUS - 1][MIGS - 1]) return NULL;
     int at = (int)(m - &mig_handle[0][0]);
     Gpu *g = &machine.gpu[at / MIGS];
+    Mig *found = instance(g, (unsigned)(at % MIGS));
     if (parent) *parent = g;
-    return at % MIGS < g->mig_count ? &g->mig[at % MIGS] : NULL;
+    return found && found->uuid[0] ? found : NULL;
+}
+/* The place of a MIG device, among those that can be used. */
+static void *mig_handle_of(Gpu *g, Mig *m) { return &mig_handle[g->index][m->gi]; }
+static Profile *profile_of(unsigned id) {
+    for (int i = 0; i < machine.profiles; i++) if (machine.profile[i].id == id) return &machine.profile[i];
+    return NULL;
 }
 static int text(char *to, unsigned size, const char *from) {
     if (strlen(from) + 1 > size) return INSUFFICIENT_SIZE;
@@ -218,7 +269,7 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **h) {
     for (int i = 0; i < machine.gpus; i++) {
         if (!strcmp(machine.gpu[i].uuid, uuid)) { *h = &handle[i]; return machine.gpu[i].lost ? GPU_IS_LOST : OK; }
         for (int k = 0; k < machine.gpu[i].mig_count; k++)
-            if (!strcmp(machine.gpu[i].mig[k].uuid, uuid)) { *h = &mig_handle[i][k]; return OK; }
+            if (!strcmp(machine.gpu[i].mig[k].uuid, uuid)) { *h = mig_handle_of(&machine.gpu[i], &machine.gpu[i].mig[k]); return OK; }
     }
     return NOT_FOUND;
 }
@@ -309,13 +360,18 @@ int nvmlDeviceGetRemappedRows(void *h, unsigned *corrected, unsigned *uncorrecte
     *corrected = g->corrected, *uncorrected = g->uncorrected, *pending = g->pending, *failure = g->failure;
     return OK;
 }
-int nvmlDeviceGetMigMode(void *h, unsigned *current, unsigned *pending) { DEVICE(g, h); *current = *pending = (unsigned)g->mig_mode; return OK; }
-int nvmlDeviceGetMaxMigDeviceCount(void *h, unsigned *count) { DEVICE(g, h); (void)g; *count = g->mig_mode ? 7 : 0; return OK; }
+int nvmlDeviceGetMigMode(void *h, unsigned *current, unsigned *pending) {
+    DEVICE(g, h);
+    if (!machine.profiles) return NOT_SUPPORTED;
+    *current = (unsigned)g->mig_mode, *pending = (unsigned)g->mig_pending;
+    return OK;
+}
+int nvmlDeviceGetMaxMigDeviceCount(void *h, unsigned *count) { DEVICE(g, h); *count = machine.profiles && g->mig_mode ? 7 : 0; return OK; }
 int nvmlDeviceGetMigDeviceHandleByIndex(void *h, unsigned i, void **mig) {
     DEVICE(g, h);
-    if (i >= (unsigned)g->mig_count) return NOT_FOUND;
-    *mig = &mig_handle[g->index][i];
-    return OK;
+    for (int k = 0; k < g->mig_count; k++)
+        if (g->mig[k].uuid[0] && !i--) { *mig = mig_handle_of(g, &g->mig[k]); return OK; }
+    return NOT_FOUND;
 }
 int nvmlDeviceIsMigDeviceHandle(void *h, unsigned *is) { BEGIN(); *is = mig_of(h, NULL) != NULL; return OK; }
 int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *h, void **parent) {
@@ -331,9 +387,9 @@ typedef struct { unsigned sm, copy, decoder, encoder, jpeg, ofa, gi_slices, ci_s
 int nvmlDeviceGetAttributes_v2(void *h, Attributes *to) {
     BEGIN();
     Mig *m = mig_of(h, NULL);
-    if (!m) return NOT_SUPPORTED;
-    memset(to, 0, sizeof *to);
-    to->gi_slices = to->ci_slices = m->slices, to->memory_mb = m->memory_mb;
+    Profile *p = m ? profile_of(m->profile) : NULL;
+    if (!p) return NOT_SUPPORTED;
+    *to = (Attributes){p->sm, p->copy, p->decoder, p->encoder, p->jpeg, p->ofa, p->slices, p->slices, p->memory_mb};
     return OK;
 }
 
@@ -354,7 +410,7 @@ int nvmlEventSetWait_v2(EventSet *set, Event *to, unsigned timeout_ms) {
             if (x->sequence <= set->seen || !(set->registered >> x->gpu & 1)) continue;
             set->seen = x->sequence;
             memset(to, 0, sizeof *to);
-            to->device = &handle[x->gpu], to->type = 8, to->data = x->xid, to->gi = to->ci = 0xFFFFFFFF;
+            to->device = &handle[x->gpu], to->type = 8, to->data = x->xid, to->gi = x->gi, to->ci = x->ci;
             return OK;
         }
         if (waited >= timeout_ms) return TIMEOUT;

@@ -44,6 +44,23 @@ class MigProfile(BaseModel):
     multiprocessors: int
     engines: tuple[int, int, int, int, int]
 
+    @property
+    def media(self) -> bool:
+        """Whether it has the GPU's media extensions, of which there is one set."""
+        return self.profile.endswith("+me")
+
+    @property
+    def most(self) -> int:
+        """How many of it a GPU holds."""
+        return 1 if self.media else len(self.starts)
+
+    @property
+    def index(self) -> int:
+        """NVML's number of the kind of GPU instance, the same on all GPUs (`id` is the product's own)."""
+        if self.slices == 1 and (self.media or self.span > 1):
+            return 7 if self.media else 9
+        return {1: 0, 2: 1, 3: 2, 4: 3, 7: 4}[self.slices]
+
 
 class Profile(BaseModel):
     """One kind of node, or (with `cluster`) a mix of them."""
@@ -60,6 +77,7 @@ class Profile(BaseModel):
     gpus: int = 0
     memory_gib: int = 0
     cpus: int = 16
+    addressing: Literal["", "HMM", "ATS", "None"] = ""  # how the GPU sees the CPU's memory, as NVML names it
     numa: list[int] = []
     pcie_switches: list[list[int]] = []
     nvlink: NvLink = NvLink()
@@ -67,6 +85,23 @@ class Profile(BaseModel):
     trays: int = 1
     mig: list[MigProfile] = []
     cluster: list[Mix] = []
+
+    @property
+    def resets_for_mig(self) -> bool:
+        """MIG mode changes with a GPU reset alone: Ampere."""
+        return self.architecture == "Ampere"
+
+    def mig_profile(self, key: int | str) -> MigProfile:
+        """By its id or its name. Raises SimulationError."""
+        for mig in self.mig:
+            if key in (mig.id, mig.profile):
+                return mig
+        raise SimulationError(
+            "This machine has no such MIG profile.",
+            place=self.name,
+            wanted=str(key),
+            available=", ".join(mig.profile for mig in self.mig) or "no MIG",
+        )
 
 
 class Mix(BaseModel):

@@ -155,16 +155,16 @@ def test_dynamic_partitions_are_made_shown_and_removed(cluster: Cluster, namespa
     )
     namespace.pod("parts", "together", node=node)
     seen = namespace.seen("parts")
-    made = machine.read_faults()["partitions"]
+    made = machine.mig_state().parts
     assert len(seen["gpus"]) == 1
-    assert sorted(seen["migs"]) == sorted(made)
-    assert sorted(slices for _, _, slices, _ in made.values()) == [1, 1, 3]
+    assert sorted(seen["migs"]) == sorted(part.uuid for part in made)
+    assert sorted(part.profile for part in made) == [9, 19, 19]
     # A whole GPU is still to be had, and is another one: the counters of the first are used in part.
     namespace.claim("whole", request())
     namespace.pod("whole", "whole", node=node)
     assert set(namespace.seen("whole")["gpus"]).isdisjoint(seen["gpus"])
     namespace.delete("Pod", "parts")
-    cluster.wait(lambda: not machine.read_faults().get("partitions"), 30, "the partitions to be removed")
+    cluster.wait(lambda: not machine.mig_state().parts, 30, "the partitions to be removed")
 
 
 def test_a_broken_gpu_is_tainted_and_nothing_is_put_on_it(cluster: Cluster, namespace: Namespace) -> None:
@@ -181,8 +181,8 @@ def test_a_broken_gpu_is_tainted_and_nothing_is_put_on_it(cluster: Cluster, name
         devices = [d for s in slices if s["spec"]["driver"] == "gpu.nvidia.com" for d in s["spec"]["devices"]]
         return {d["name"]: [f"{t['key']}={t['value']}:{t['effect']}" for t in d.get("taints", ())] for d in devices}
 
-    cluster.wait(lambda: sum(map(bool, taints().values())) == 7, 20, "seven taints")
-    assert taints()["gpu-0"] == []
+    cluster.wait(lambda: sum(map(bool, taints().values())) == 8, 20, "eight taints")
+    assert taints()["gpu-0"] == ["gpu.nvidia.com/xid=31:None"]
     assert taints()["gpu-5"] == ["gpu.nvidia.com/xid=79:NoSchedule"]
     namespace.claim("two", request(count=2))
     namespace.pod("two", "two", node=node)

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ray_dra.simulated.dra import DOMAIN_DRIVER
+from ray_dra.simulated.dra.cdi import IN_CONTAINER
 from ray_dra.simulated.dra.devices import Pool, domain_pool, gpu_pool
-from ray_dra.simulated.dra.prepare import IN_CONTAINER, Prepared, PrepareError, Preparer
+from ray_dra.simulated.dra.partitions import place_of
+from ray_dra.simulated.dra.prepare import Prepared, PrepareError, Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile
@@ -55,8 +58,10 @@ class Fragile(Preparer):
 class Bench:
     """A node's driver without a cluster around it."""
 
-    def __init__(self, folder: Path, profile: str = "hgx-h100", gates: frozenset[str] = frozenset()) -> None:
-        self.folder, self.gates = folder, gates
+    def __init__(
+        self, folder: Path, profile: str = "hgx-h100", gates: frozenset[str] = frozenset(), shares: str = ""
+    ) -> None:
+        self.folder, self.gates, self.shares = folder, gates, shares
         node = SimulatedNode(name="n1", profile=load_profile(profile))
         self.machine = Machine.create(folder / "machine", node)
         self.library = library_folder() / NAME
@@ -64,7 +69,10 @@ class Bench:
         self.preparer = self.start()
 
     def pool(self) -> Pool:
-        return gpu_pool(self.machine.node, self.machine.read_faults(), self.gates)
+        machine = self.machine
+        return gpu_pool(
+            machine.node, machine.read_faults(), self.gates, machine.mig_state(), consumable_shares=self.shares
+        )
 
     def start(self) -> Fragile:
         return Fragile(
@@ -76,6 +84,7 @@ class Bench:
             library=self.library,
             published=lambda: self.pool().devices,
             gates=self.gates,
+            shared=bool(self.shares),
         )
 
     def container(self, prepared: list[Prepared]) -> dict[str, str]:
@@ -87,8 +96,8 @@ def container(cdi: Path, wanted: set[str], folder: Path) -> dict[str, str]:
     """Does what a container runtime does with CDI files; IN_CONTAINER becomes a folder."""
     root = Path(tempfile.mkdtemp(dir=folder))
     environment: dict[str, str] = {}
-    for file in cdi.glob("*.json"):
-        spec = json.loads(file.read_text())
+    for file in cdi.glob("*.yaml"):
+        spec = yaml.safe_load(file.read_text())
         chosen = [d for d in spec["devices"] if f"{spec['kind']}={d['name']}" in wanted]
         for edits in [spec["containerEdits"], *(d["containerEdits"] for d in chosen)] if chosen else ():
             environment |= dict(entry.split("=", 1) for entry in edits.get("env", ()))
@@ -136,14 +145,14 @@ def test_a_container_sees_what_it_was_given_numbered_from_zero(tmp_path: Path) -
 
 def test_partitions_are_seen_without_their_neighbours(tmp_path: Path) -> None:
     bench = Bench(tmp_path, gates=DYNAMIC)
-    first = bench.preparer.prepare(claim("a", ("p", "gpu-2-mig-19-0-1"), ("p", "gpu-2-mig-19-3-1")))
-    second = bench.preparer.prepare(claim("b", ("p", "gpu-2-mig-9-4-4")))
+    first = bench.preparer.prepare(claim("a", ("p", "gpu-2-mig-1g10gb-19-0"), ("p", "gpu-2-mig-1g10gb-19-3")))
+    second = bench.preparer.prepare(claim("b", ("p", "gpu-2-mig-3g40gb-9-4")))
     one, two = read(bench.container(first)), read(bench.container(second))
     assert [g.uuid for g in one.gpus] == [g.uuid for g in two.gpus] == [bench.machine.node.uuid(2)]
     assert {m.uuid for m in one.gpus[0].migs} == {device.partition for device in first}
     assert [m.slices for m in two.gpus[0].migs] == [3]
     bench.preparer.unprepare("a")
-    assert list(bench.machine.read_faults()["partitions"]) == [second[0].partition]
+    assert [part.uuid for part in bench.machine.mig_state().parts] == [second[0].partition]
 
 
 def test_the_last_config_that_fits_is_taken_and_one_for_another_kind_is_refused(tmp_path: Path) -> None:
@@ -151,7 +160,9 @@ def test_the_last_config_that_fits_is_taken_and_one_for_another_kind_is_refused(
     mps = {"kind": "GpuConfig", "sharing": {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 30}}}
     plain = {"kind": "GpuConfig"}
     shared = bench.preparer.prepare(claim("a", ("g", "gpu-0"), config=[opaque(mps), opaque(plain, source="FromClass")]))
-    assert bench.container(shared)["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+    seen = bench.container(shared)
+    assert seen["CUDA_MPS_PIPE_DIRECTORY"] == "/tmp/nvidia-mps"
+    assert "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE" not in seen  # the daemon's, not the container's
     one = bench.preparer.prepare(claim("b", ("g/s1", "gpu-1"), config=[opaque(plain), opaque(mps, "g")]))
     assert "CUDA_MPS_PIPE_DIRECTORY" not in bench.container(one)  # `g` is not `g/s1`
     with pytest.raises(PrepareError, match="cannot apply MigDeviceConfig to request g, a gpu device"):
@@ -204,12 +215,16 @@ class Claims(RuleBasedStateMachine):
         self.bench = Bench(self.folder, gates=DYNAMIC)
         self.allocated: dict[str, dict[str, Any]] = {}  # what the scheduler gave, by uid
         self.ready: set[str] = set()
+        self.crashed: set[int] = set()  # GPUs whose MIG mode a crash may have left on
         self.count = 0
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
 
-    @rule(gpu=st.integers(0, 3), parts=st.sets(st.sampled_from(["19-0-1", "19-1-1", "14-2-2", "9-4-4"])))
+    @rule(
+        gpu=st.integers(0, 3),
+        parts=st.sets(st.sampled_from(["1g10gb-19-0", "1g10gb-19-1", "2g20gb-14-2", "3g40gb-9-4"])),
+    )
     def allocate(self, gpu: int, parts: set[str]) -> None:
         """As the scheduler does: nothing that is in another claim, nothing that overlaps."""
         names = {f"gpu-{gpu}-mig-{part}" for part in parts} or {f"gpu-{gpu}"}
@@ -229,6 +244,7 @@ class Claims(RuleBasedStateMachine):
             prepared = self.bench.preparer.prepare(self.allocated[uid])
         except Crash:
             self.bench.preparer = self.bench.start()
+            self.crashed |= self.bench.machine.mig_state().on
             return
         self.bench.preparer.until_crash = None
         results = self.allocated[uid]["status"]["allocation"]["devices"]["results"]
@@ -244,6 +260,7 @@ class Claims(RuleBasedStateMachine):
             self.bench.preparer.unprepare(uid)
         except Crash:
             self.bench.preparer = self.bench.start()
+            self.crashed |= self.bench.machine.mig_state().on
             self.ready.discard(uid)  # the kubelet will ask again; till then it is neither
             return
         self.bench.preparer.until_crash = None
@@ -264,18 +281,22 @@ class Claims(RuleBasedStateMachine):
 
     @invariant()
     def what_is_ready_has_its_file_and_its_partitions(self) -> None:
-        partitions = set(self.bench.machine.read_faults().get("partitions", {}))
-        files = {file.stem.rpartition("_")[2] for file in self.bench.cdi.glob("k8s.*.json")}
+        state = self.bench.machine.mig_state()
+        partitions = {(part.gpu, part.profile, part.start) for part in state.parts}
+        uuids = [part.uuid for part in state.parts]
+        assert len(set(uuids)) == len(uuids)
+        files = {file.stem.rpartition("_")[2] for file in self.bench.cdi.glob("k8s.*.yaml")}
         wanted = set()
         for entry in self.bench.preparer.entries():
-            wanted |= {device["partition"] for device in entry["devices"]} - {None}
+            wanted |= {place_of(device["device"]) for device in entry["devices"]} - {None}
         for entry_uid, entry in zip(self.bench.preparer.claims(), self.bench.preparer.entries(), strict=True):
             if entry_uid in self.ready:
-                assert {device["partition"] for device in entry["devices"]} - {None} <= partitions
+                assert {device["partition"] for device in entry["devices"]} - {None} <= set(uuids)
         assert self.ready <= files
         assert self.ready <= set(self.bench.preparer.claims())
         # Nothing is made that the checkpoint does not know, so nothing can leak.
         assert partitions <= wanted
+        assert state.on <= {part.gpu for part in state.parts} | self.crashed  # MIG mode ends with the last part
         assert files <= set(self.bench.preparer.claims())
 
 
@@ -290,7 +311,7 @@ def test_environment_is_clean() -> None:
 
 def test_a_claim_half_undone_is_made_whole_again(tmp_path: Path) -> None:
     bench = Bench(tmp_path, gates=DYNAMIC)
-    thing = claim("a", ("p", "gpu-2-mig-19-0-1"))
+    thing = claim("a", ("p", "gpu-2-mig-1g10gb-19-0"))
     first = bench.preparer.prepare(thing)
     for crash in range(3):
         bench.preparer.until_crash = crash
@@ -299,5 +320,165 @@ def test_a_claim_half_undone_is_made_whole_again(tmp_path: Path) -> None:
         except Crash:
             bench.preparer = bench.start()
         bench.preparer.until_crash = None
-        assert bench.preparer.prepare(thing) == first
-        assert [m.uuid for m in read(bench.container(first)).gpus[0].migs] == [first[0].partition]
+        (again,) = bench.preparer.prepare(thing)
+        assert (again.device, again.cdi) == (first[0].device, first[0].cdi)
+        undone = crash > 0  # else the crash came before anything
+        assert (again.partition != first[0].partition) is undone, "another part, at the same place"
+        assert [m.uuid for m in read(bench.container([again])).gpus[0].migs] == [again.partition]
+
+
+def test_a_half_made_claim_is_undone_before_it_is_made_anew(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    thing = claim("a", ("p", "gpu-2-mig-1g10gb-19-0"), ("p", "gpu-2-mig-3g40gb-9-4"))
+    bench.preparer.until_crash = 1  # the parts are there, the file is not
+    with pytest.raises(Crash):
+        bench.preparer.prepare(thing)
+    before = {part.uuid for part in bench.machine.mig_state().parts}
+    assert len(before) == 2
+    after = {device.partition for device in bench.start().prepare(thing)}
+    assert not after & before
+    assert {part.uuid for part in bench.machine.mig_state().parts} == after
+
+
+def test_parts_of_nobody_are_destroyed_at_the_start(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    (kept,) = bench.preparer.prepare(claim("a", ("p", "gpu-2-mig-1g10gb-19-0")))
+    bench.machine.mig(2, "3g.40gb")
+    bench.machine.mig(5, "1g.10gb")
+    bench.start().clean_up()
+    assert [part.uuid for part in bench.machine.mig_state().parts] == [kept.partition]
+    assert bench.machine.mig_state().on == {2}
+
+
+def test_static_parts_stay_and_mig_mode_with_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, profile="dgx-a100")
+    (part,) = bench.machine.mig(1, "2g.20gb")
+    (given,) = bench.preparer.prepare(claim("a", ("p", "gpu-1-mig-2g20gb-14-0")))
+    assert [m.uuid for m in read(bench.container([given])).gpus[0].migs] == [part.uuid]
+    bench.preparer.unprepare("a")
+    bench.start().clean_up()
+    assert bench.machine.mig_state().parts == (part,)
+
+
+def test_a_part_in_use_is_not_destroyed_and_the_claim_stays(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    (given,) = bench.preparer.prepare(claim("a", ("p", "gpu-2-mig-1g10gb-19-0")))
+    bench.machine.part_in_use(given.partition or "")
+    with pytest.raises(PrepareError, match="In use by another client"):
+        bench.preparer.unprepare("a")
+    assert set(bench.preparer.claims()) == {"a"}
+    bench.machine.heal()
+    bench.preparer.unprepare("a")
+    assert not bench.machine.mig_state().parts
+    assert not bench.machine.mig_state().on
+
+
+def test_a_place_that_is_taken_fails_the_claim(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    bench.machine.mig(2, "7g.80gb")  # made by hand, beside the driver
+    with pytest.raises(PrepareError, match="error creating MIG device gpu-2-mig-1g10gb-19-3: The place is taken"):
+        bench.preparer.prepare(claim("a", ("p", "gpu-2-mig-1g10gb-19-3")))
+
+
+def test_parts_take_their_time_one_claim_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a claim that waits for the lock too long is refused, as NVIDIA's driver does."""
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if seconds == 3.0:
+            with pytest.raises(PrepareError, match="error acquiring prep/unprep lock"):
+                bench.preparer.prepare(claim("late", ("p", "gpu-3")))
+
+    monkeypatch.setattr("ray_dra.simulated.machine.time.sleep", sleep)
+    monkeypatch.setattr("ray_dra.simulated.dra.prepare.LOCK_SECONDS", 0.01)
+    bench.machine.take_seconds(create_part=3.0, destroy_part=1.0)
+    bench.preparer.prepare(claim("a", ("p", "gpu-2-mig-1g10gb-19-0"), ("p", "gpu-2-mig-1g10gb-19-1")))
+    bench.preparer.unprepare("a")
+    assert slept == [3.0, 3.0, 1.0, 1.0]
+
+
+SLICES = {"kind": "GpuConfig", "sharing": {"strategy": "TimeSlicing", "timeSlicingConfig": {"interval": "Long"}}}
+
+
+def test_time_slices_are_set_on_the_gpu_and_set_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=frozenset({"TimeSlicingSettings"}))
+    bench.preparer.prepare(claim("a", ("g", "gpu-1"), ("g", "gpu-2"), config=[opaque(SLICES)]))
+    assert [bench.machine.gpu_sharing(gpu) for gpu in (0, 1)] == [("Default", False), ("Long", False)]
+    bench.preparer.unprepare("a")
+    assert bench.machine.gpu_sharing(1) == ("Default", False)
+
+
+def test_an_mps_daemon_has_the_limits_and_the_container_its_folders(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=frozenset({"MPSSupport"}))
+    limits = {"defaultPinnedDeviceMemoryLimit": "20Gi", "defaultPerDevicePinnedMemoryLimit": {"1": "512Mi"}}
+    mps = {
+        "kind": "GpuConfig",
+        "sharing": {"strategy": "MPS", "mpsConfig": {"defaultActiveThreadPercentage": 25, **limits}},
+    }
+    bench.preparer.prepare(claim("a", ("g", "gpu-1"), ("g", "gpu-2"), config=[opaque(mps)]))
+    (daemon,) = (tmp_path / "state" / "mps").iterdir()
+    uuids = sorted(bench.machine.node.uuid(gpu) for gpu in (1, 2))
+    assert json.loads((daemon / "control.json").read_text()) == {
+        "devices": uuids,
+        "threads": 25,
+        "memory": {uuids[0]: "20480M", uuids[1]: "512M"},
+        "multiUser": False,
+    }
+    spec = yaml.safe_load(next(bench.cdi.iterdir()).read_text())
+    for device in spec["devices"]:
+        paths = {m["containerPath"]: m["hostPath"] for m in device["containerEdits"]["mounts"]}
+        assert (paths["/dev/shm"], paths["/tmp/nvidia-mps"]) == (str(daemon / "shm"), str(daemon / "pipe"))
+    assert bench.machine.gpu_sharing(1) == ("Default", True)
+    bench.preparer.unprepare("a")
+    assert bench.machine.gpu_sharing(1) == ("Default", False)
+    assert not daemon.exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"defaultPinnedDeviceMemoryLimit": "1Ki"}, "value set too low"),
+        ({"defaultPerDevicePinnedMemoryLimit": {"7": "1Gi"}}, "invalid device: 7"),
+    ],
+)
+def test_limits_that_mps_cannot_have_fail_the_claim(tmp_path: Path, limits: dict[str, Any], message: str) -> None:
+    bench = Bench(tmp_path, gates=frozenset({"MPSSupport"}))
+    mps = {"kind": "GpuConfig", "sharing": {"strategy": "MPS", "mpsConfig": limits}}
+    with pytest.raises(PrepareError, match=message):
+        bench.preparer.prepare(claim("a", ("g", "gpu-1"), config=[opaque(mps)]))
+
+
+def test_several_claims_share_a_device_with_one_configuration(tmp_path: Path) -> None:
+    gates = frozenset({"ConsumableShares", "TimeSlicingSettings", "DynamicMIG"})
+    bench = Bench(tmp_path, gates=gates, shares="4")
+    name = "gpu-2-mig-1g10gb-19-0"
+    (first,) = bench.preparer.prepare(claim("a", ("p", name)))
+    (second,) = bench.preparer.prepare(claim("b", ("p", name)))
+    assert first.partition == second.partition
+    bench.preparer.prepare(claim("c", ("g", "gpu-1"), config=[opaque(SLICES)]))
+    bench.preparer.prepare(claim("d", ("g", "gpu-1"), config=[opaque(SLICES)]))
+    with pytest.raises(PrepareError, match="conflicting configuration"):
+        bench.preparer.prepare(claim("e", ("g", "gpu-1")))
+    for uid, left in (("a", 1), ("b", 0)):
+        bench.preparer.unprepare(uid)
+        assert len(bench.machine.mig_state().parts) == left
+    for uid, interval in (("c", "Long"), ("d", "Default")):
+        bench.preparer.unprepare(uid)
+        assert bench.machine.gpu_sharing(1) == (interval, False)
+
+
+def test_mps_and_consumable_shares_exclude_each_other(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=frozenset({"ConsumableShares", "MPSSupport"}), shares="memory")
+    mps = {"kind": "GpuConfig", "sharing": {"strategy": "MPS"}}
+    with pytest.raises(PrepareError, match="not supported when consumable shares"):
+        bench.preparer.prepare(claim("a", ("g", "gpu-1"), config=[opaque(mps)]))
+
+
+def test_a_parted_box_gives_whole_partitions_alone(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, gates=frozenset({"FabricManagerPartitioning"}))
+    with pytest.raises(PrepareError, match=r"GPU module set \[1 2\] does not match"):
+        bench.preparer.prepare(claim("a", ("g", "gpu-0"), ("g", "gpu-1")))
+    assert len(bench.preparer.prepare(claim("a", ("g", "gpu-0"), ("g", "gpu-2")))) == 2
+    assert len(bench.preparer.prepare(claim("b", *[("g", f"gpu-{gpu}") for gpu in range(4, 8)]))) == 4

@@ -168,7 +168,7 @@ def test_faults(tray: Machine) -> None:
     assert node.links[0][1] == 17
     tray.heal()
     tray.recovery(0, 5)
-    tray.mig(1, 7)
+    tray.mig(1, *["1g.23gb"] * 7)
     reading = read(simulated(tray))
     node = node_from_reading("here", reading)
     assert node.devices[0].health is Health.TAINTED

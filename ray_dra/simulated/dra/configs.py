@@ -27,15 +27,18 @@ class _Strict(BaseModel):
 
 
 class TimeSlicingConfig(_Strict):
-    interval: Literal["Default", "Short", "Medium", "Long"] = "Default"
+    """Without an interval NVIDIA's driver ends; leave out all of it for the default."""
+
+    interval: Literal["Default", "Short", "Medium", "Long"]
 
 
 class MpsConfig(_Strict):
-    """Per-device limits are keyed by UUID or index."""
+    """Per-device limits are keyed by UUID or index. 0 percent passes, as with NVIDIA's driver."""
 
-    defaultActiveThreadPercentage: Annotated[int, Field(ge=1, le=100)] | None = None
+    defaultActiveThreadPercentage: Annotated[int, Field(ge=0, le=100)] | None = None
     defaultPinnedDeviceMemoryLimit: str | None = None
     defaultPerDevicePinnedMemoryLimit: dict[str, str] | None = None
+    multiUser: bool | None = None
 
     @field_validator("defaultPinnedDeviceMemoryLimit")
     @classmethod
@@ -77,8 +80,13 @@ class MigDeviceConfig(_Strict):
     sharing: MigSharing | None = None
 
 
+class IommuConfig(_Strict):
+    backendPolicy: Literal["", "LegacyOnly", "PreferIommuFD"] = "LegacyOnly"
+    enableAPIDevice: bool | None = None
+
+
 class VfioDeviceConfig(_Strict):
-    pass
+    iommu: IommuConfig | None = None
 
 
 class ComputeDomainChannelConfig(_Strict):

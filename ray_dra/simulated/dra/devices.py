@@ -1,28 +1,42 @@
 """What NVIDIA's DRA driver publishes for a machine: devices with its names, attributes, capacities and counters.
 
-Pure: a simulated machine and its faults in, the dicts of `resource.k8s.io/v1` out. Each device also carries what it
-stands for, which `prepare` needs. Source of the names: kubernetes-sigs/dra-driver-nvidia-gpu, 0.5 line.
+Pure: a simulated machine, its faults and its MIG state in, the dicts of `resource.k8s.io/v1` out. Each device also
+carries what it stands for, which `prepare` needs. `partitions` has what MIG adds, `shares` what ConsumableShares adds,
+`gates` the gates. Source of the names: kubernetes-sigs/dra-driver-nvidia-gpu, 0.5 line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import NAMESPACE_DNS, uuid5
 
-from ray_dra.simulated.dra import DOMAIN_DRIVER
-from ray_dra.simulated.machine import DRIVER_VERSION
+from ray_dra.simulated.dra import DOMAIN_DRIVER, partitions
+from ray_dra.simulated.dra.gates import GATES
+from ray_dra.simulated.dra.shares import share
+from ray_dra.simulated.machine import DRIVER_VERSION, WHOLE_GPU
+from ray_dra.simulated.mig import MigState, Part
 from ray_dra.simulated.profile import MigProfile, SimulatedNode
 from ray_dra.translate.names import CLIQUE_LABEL, DRIVER
 from ray_dra.translate.nvml.reading import APPLICATION_XIDS
 
+__all__ = ["GATES", "Pool", "Published", "device_classes", "domain_pool", "gpu_pool", "node_labels", "slices", "twin"]
+
 CUDA_VERSION = "13.0.0"
 DEVICES_A_SLICE = 128
 DEVICES_A_SLICE_WITH_COUNTERS = 64  # with taints or counters: the API's own limits
-
-GATES = frozenset({"TimeSlicingSettings", "MPSSupport", "DynamicMIG", "PassthroughSupport", "NVMLDeviceHealthCheck"})
-
-ENGINES = ("copyEngines", "decoders", "encoders", "jpegEngines", "ofaEngines")
+NO_MIG = MigState()
+FM_PARTITIONS = (  # Fabric Manager's, by the modules of the GPUs in each; of a box of eight
+    (1, 2, 3, 4, 5, 6, 7, 8),
+    (1, 2, 3, 4),
+    (5, 6, 7, 8),
+    (1, 3),
+    (2, 4),
+    (5, 7),
+    (6, 8),
+    *((module,) for module in range(1, 9)),
+)
 
 
 @dataclass(frozen=True)
@@ -42,38 +56,54 @@ class Published:
 
 @dataclass(frozen=True)
 class Pool:
-    """Everything that one driver publishes for one node."""
+    """Everything that one driver publishes for one node.
+
+    Args:
+        groups: devices that are published together; all but DynamicMIG publish one group.
+        counters: None: no slice for counters; empty: an empty one.
+    """
 
     driver: str
-    devices: tuple[Published, ...]
-    counters: tuple[Mapping[str, Any], ...] = field(default=())
+    groups: tuple[tuple[Published, ...], ...]
+    counters: tuple[Mapping[str, Any], ...] | None = field(default=None)
+
+    @property
+    def devices(self) -> tuple[Published, ...]:
+        return tuple(device for group in self.groups for device in group)
+
+    def without(self, names: Iterable[str]) -> Pool:
+        left_out = set(names)
+        return replace(self, groups=tuple(tuple(d for d in g if d.name not in left_out) for g in self.groups))
 
 
-def gpu_pool(node: SimulatedNode, faults: Mapping[str, Any], gates: frozenset[str] = frozenset()) -> Pool:
-    """The GPUs of a machine, their partitions (static ones, or with DynamicMIG all that could be made), and with
-    PassthroughSupport their VFIO twins."""
-    health = "NVMLDeviceHealthCheck" in gates
-    dynamic = "DynamicMIG" in gates and bool(node.profile.mig)
-    partitions = list(faults.get("partitions", {}).items())
-    devices: list[Published] = []
-    for gpu in range(node.profile.gpus):
-        taints = _taints(gpu, faults) if health else []
-        static = [(uuid, *rest) for uuid, (on, *rest) in partitions if on == gpu] if not dynamic else []
-        if static:
-            devices += [_static_partition(node, gpu, each, taints) for each in static]
-            continue
-        devices.append(_whole(node, gpu, taints, dynamic))
-        if "PassthroughSupport" in gates:
-            devices.append(_vfio(node, gpu, taints))
-        if dynamic:
-            devices += [
-                _partition(node, gpu, mig, start, taints, consumes=True)
-                for mig in node.profile.mig
-                for start in mig.starts
-            ]
-    # NVIDIA's driver publishes in random order; by UUID is as random, and the same every time.
-    devices.sort(key=lambda d: (node.uuid(d.gpu), d.name))
-    return Pool(DRIVER, tuple(devices), tuple(_counters(node)) if dynamic else ())
+def gpu_pool(
+    node: SimulatedNode,
+    faults: Mapping[str, Any],
+    gates: frozenset[str] = frozenset(),
+    mig: MigState = NO_MIG,
+    *,
+    consumable_shares: str = "",
+) -> Pool:
+    """The GPUs of a machine, their parts (static ones, or with DynamicMIG all that could be made), and with
+    PassthroughSupport their VFIO twins.
+
+    Args:
+        consumable_shares: as the driver's flag, with the gate ConsumableShares.
+    """
+    opened = consumable_shares if "ConsumableShares" in gates else ""
+    view = _View(node, faults, gates, mig, "" if opened == "disabled" else opened)
+    if "DynamicMIG" not in gates:
+        # NVIDIA's driver publishes in random order; by UUID is as random, and the same every time.
+        devices = sorted(
+            (device for gpu in range(node.profile.gpus) for device in view.static(gpu)),
+            key=lambda d: (node.uuid(d.gpu), d.name),
+        )
+        return Pool(DRIVER, (tuple(devices),))
+    groups = tuple(tuple(sorted(view.dynamic(gpu), key=lambda d: d.name)) for gpu in range(node.profile.gpus))
+    if not node.profile.mig:
+        return Pool(DRIVER, groups)
+    counted = [gpu for gpu in range(node.profile.gpus) if view.can_part(gpu)]
+    return Pool(DRIVER, groups, tuple(partitions.counter_set(node.profile, gpu) for gpu in counted))
 
 
 def twin(name: str) -> str | None:
@@ -88,7 +118,7 @@ def domain_pool(node: SimulatedNode) -> Pool:
         f"{kind}-0": {"name": f"{kind}-0", "attributes": {"type": {"string": kind}, "id": {"int": 0}}}
         for kind in ("channel", "daemon")
     }
-    return Pool(DOMAIN_DRIVER, tuple(Published(name, name[:-2], body) for name, body in bodies.items()))
+    return Pool(DOMAIN_DRIVER, (tuple(Published(name, name[:-2], body) for name, body in bodies.items()),))
 
 
 def node_labels(node: SimulatedNode) -> dict[str, str]:
@@ -104,14 +134,15 @@ def node_labels(node: SimulatedNode) -> dict[str, str]:
 
 
 def slices(pool: Pool, node: str, generation: int, owner: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The pool as ResourceSlices; counters lie in slices of their own, as the API wants it."""
-    narrow = bool(pool.counters) or any(d.body.get("taints") for d in pool.devices)
-    size = DEVICES_A_SLICE_WITH_COUNTERS if narrow else DEVICES_A_SLICE
+    """The pool as ResourceSlices; counters lie in one of their own, the first, as the API wants it since 1.35."""
     parts: list[dict[str, Any]] = []
-    if pool.counters:
-        parts.append({"sharedCounters": [dict(c) for c in pool.counters]})
-    bodies = [dict(d.body) for d in pool.devices]
-    parts += [{"devices": bodies[at : at + size]} for at in range(0, len(bodies), size)]
+    if pool.counters is not None:
+        parts.append({"sharedCounters": [dict(c) for c in pool.counters]} if pool.counters else {})
+    for group in pool.groups:
+        bodies = [dict(d.body) for d in group]
+        narrow = any("consumesCounters" in body or body.get("taints") for body in bodies)
+        size = DEVICES_A_SLICE_WITH_COUNTERS if narrow else DEVICES_A_SLICE
+        parts += [{"devices": bodies[at : at + size]} for at in range(0, len(bodies), size)] or [{}]
     metadata: dict[str, Any] = {"ownerReferences": [dict(owner)]} if owner is not None else {}
     return [
         {
@@ -143,141 +174,177 @@ def device_classes() -> list[dict[str, Any]]:
         "compute-domain-daemon.nvidia.com": kind_is("daemon", DOMAIN_DRIVER),
         "compute-domain-default-channel.nvidia.com": kind_is("channel", DOMAIN_DRIVER, channel_zero),
     }
+    extended = {"gpu.nvidia.com": {"extendedResourceName": "nvidia.com/gpu"}}
     return [
         {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "DeviceClass",
             "metadata": {"name": name},
-            "spec": {"selectors": [{"cel": {"expression": expression}}]},
+            "spec": {"selectors": [{"cel": {"expression": expression}}], **extended.get(name, {})},
         }
         for name, expression in found.items()
     ]
 
 
-# -- one device
+def fabric_partition(gpus: Iterable[int]) -> int | None:
+    """The Fabric Manager's partition that is exactly these GPUs."""
+    modules = tuple(sorted(gpu + 1 for gpu in gpus))
+    return FM_PARTITIONS.index(modules) if modules in FM_PARTITIONS else None
 
 
-def _attributes(node: SimulatedNode, gpu: int, kind: str) -> dict[str, Any]:
-    profile = node.profile
-    group = next((i for i, members in enumerate(profile.pcie_switches) if gpu in members), None)
-    root = group if group is not None else (profile.numa[gpu] if profile.numa else 0)
-    attributes: dict[str, Any] = {
-        "type": {"string": kind},
-        "productName": {"string": profile.product},
-        "brand": {"string": "Tesla" if profile.product.startswith("Tesla") else "Nvidia"},
-        "architecture": {"string": profile.architecture},
-        "cudaComputeCapability": {"version": _version(profile.compute_capability)},
-        "driverVersion": {"version": _version(DRIVER_VERSION)},
-        "cudaDriverVersion": {"version": CUDA_VERSION},
-        "resource.kubernetes.io/pciBusID": {"string": f"0000:{0x10 + gpu:02x}:00.0"},
-        "resource.kubernetes.io/pcieRoot": {"string": f"pci0000:{root * 0x10:02x}"},
-    }
-    if profile.numa:
-        attributes["resource.kubernetes.io/numaNode"] = {"int": profile.numa[gpu]}
-    return attributes
+@dataclass(frozen=True)
+class _View:
+    """A machine as its driver sees it. `opened`: how a device is shared by several claims, "" where it is not."""
 
+    node: SimulatedNode
+    faults: Mapping[str, Any]
+    gates: frozenset[str]
+    mig: MigState
+    opened: str
 
-def _whole(node: SimulatedNode, gpu: int, taints: list[dict[str, Any]], counted: bool) -> Published:
-    body: dict[str, Any] = {
-        "name": f"gpu-{gpu}",
-        "attributes": {**_attributes(node, gpu, "gpu"), "uuid": {"string": node.uuid(gpu)}},
-        "capacity": {"memory": {"value": f"{node.profile.memory_gib}Gi"}},
-    }
-    if counted:
-        everything = next(_counters(node, gpu))
-        body["consumesCounters"] = [{"counterSet": everything["name"], "counters": everything["counters"]}]
-    return _published(body, "gpu", gpu, None, taints)
+    def can_part(self, gpu: int) -> bool:
+        """DynamicMIG: Ampere changes MIG mode with a reset alone, so it has parts only where the mode is on already."""
+        return bool(self.node.profile.mig) and (gpu in self.mig.on or not self.node.profile.resets_for_mig)
 
+    def static(self, gpu: int) -> list[Published]:
+        """A GPU in MIG mode is published by its parts alone, and not at all without any."""
+        if gpu in self.mig.on:
+            return [self._static_part(part) for part in self.mig.of(gpu)]
+        found = [self._whole(gpu, {"memory": {"value": f"{self.node.profile.memory_gib}Gi"}})]
+        if "PassthroughSupport" in self.gates:
+            found.append(self._vfio(gpu))
+        return found
 
-def _vfio(node: SimulatedNode, gpu: int, taints: list[dict[str, Any]]) -> Published:
-    body = {
-        "name": f"gpu-vfio-{gpu}",
-        "attributes": {**_attributes(node, gpu, "vfio"), "uuid": {"string": node.uuid(gpu)}},
-        "capacity": {"addressableMemory": {"value": f"{node.profile.memory_gib}Gi"}},
-    }
-    return _published(body, "vfio", gpu, None, taints)
+    def dynamic(self, gpu: int) -> list[Published]:
+        profile = self.node.profile
+        if not self.can_part(gpu):
+            return self.static(gpu)
+        found = [self._dynamic_part(gpu, mig, start) for mig in profile.mig for start in mig.starts]
+        if gpu not in self.mig.on or not profile.resets_for_mig:
+            found.append(self._whole(gpu, partitions.most_of_all(profile), partitions.whole(profile)))
+        return found
 
+    def _whole(
+        self, gpu: int, capacity: partitions.Quantities, consumes: partitions.Quantities | None = None
+    ) -> Published:
+        body: dict[str, Any] = {
+            "name": f"gpu-{gpu}",
+            "attributes": {
+                **self._attributes(gpu, "gpu"),
+                "uuid": {"string": self.node.uuid(gpu)},
+                **self._module(gpu),
+            },
+            "capacity": capacity,
+        }
+        return self._published(body, "gpu", gpu, None, (WHOLE_GPU, WHOLE_GPU), consumes)
 
-def _static_partition(
-    node: SimulatedNode, gpu: int, made: tuple[str, int, int, int], taints: list[dict[str, Any]]
-) -> Published:
-    uuid, start, slices_, memory = made
-    mig = next(m for m in node.profile.mig if m.slices == slices_ and m.memory_mib == memory)
-    return _partition(node, gpu, mig, start, taints, uuid=uuid)
+    def _vfio(self, gpu: int) -> Published:
+        """As the PCI bus shows it, without NVIDIA's kernel driver: no NVML, so another UUID, and fewer attributes."""
+        profile, bus = self.node.profile, f"0000:{0x10 + gpu:02x}:00.0"
+        window = 1 << (profile.memory_gib - 1).bit_length()  # the card's memory, to the next power of two
+        shown = self._attributes(gpu, "vfio")
+        shown = {name: shown[name] for name in ("type", "productName", *(n for n in shown if "/" in n))}
+        body: dict[str, Any] = {
+            "name": f"gpu-vfio-{gpu}",
+            "attributes": {
+                **shown,
+                "uuid": {"string": str(uuid5(NAMESPACE_DNS, bus))},
+                "deviceID": {"string": f"0x{profile.pci_device_id >> 16:04x}"},
+                "vendorID": {"string": f"0x{profile.pci_device_id & 0xFFFF:04x}"},
+                "iommuFDEnabled": {"bool": True},
+                **self._module(gpu),
+            },
+            "capacity": {"addressableMemory": {"value": f"{window}Gi"}},
+        }
+        return self._published(body, "vfio", gpu, None, None)
 
+    def _static_part(self, part: Part) -> Published:
+        mig = self.node.profile.mig_profile(part.profile)
+        body = self._part(part.gpu, mig, part.start)
+        body["attributes"]["uuid"] = {"string": part.uuid}
+        body["capacity"] |= partitions.memory_slices(part.start, part.size)
+        instances = (part.gpu_instance, part.compute_instance)
+        return self._published(body, "mig", part.gpu, (mig, part.start), instances)
 
-def _partition(
-    node: SimulatedNode,
-    gpu: int,
-    mig: MigProfile,
-    start: int,
-    taints: list[dict[str, Any]],
-    *,
-    uuid: str | None = None,
-    consumes: bool = False,
-) -> Published:
-    """A dynamic partition has no UUID before it is prepared."""
-    attributes = {
-        **_attributes(node, gpu, "mig"),
-        "profile": {"string": mig.profile},
-        "parentUUID": {"string": node.uuid(gpu)},
-    }
-    if uuid is not None:
-        attributes["uuid"] = {"string": uuid}
-    capacity = {name: {"value": str(n)} for name, n in zip(ENGINES, mig.engines, strict=True)}
-    capacity |= {"multiprocessors": {"value": str(mig.multiprocessors)}, "memory": {"value": f"{mig.memory_mib}Mi"}}
-    for at in range(start, start + mig.span):
-        capacity[f"memorySlice{at}"] = {"value": "1"}
-    body: dict[str, Any] = {
-        "name": f"gpu-{gpu}-mig-{mig.id}-{start}-{mig.span}",
-        "attributes": attributes,
-        "capacity": capacity,
-    }
-    if consumes:
-        used = {_counter_name(name): value for name, value in capacity.items()}
-        body["consumesCounters"] = [{"counterSet": _counter_set(gpu), "counters": used}]
-    return _published(body, "mig", gpu, (mig, start), taints)
+    def _dynamic_part(self, gpu: int, mig: MigProfile, start: int) -> Published:
+        """It has no UUID before it is prepared."""
+        body = self._part(gpu, mig, start)
+        return self._published(body, "mig", gpu, (mig, start), None, partitions.part(mig, start))
 
+    def _part(self, gpu: int, mig: MigProfile, start: int) -> dict[str, Any]:
+        return {
+            "name": partitions.part_name(gpu, mig, start),
+            "attributes": {
+                **self._attributes(gpu, "mig"),
+                "profile": {"string": mig.profile},
+                "parentUUID": {"string": self.node.uuid(gpu)},
+            },
+            "capacity": partitions.capacities(mig),
+        }
 
-def _published(
-    body: dict[str, Any], kind: str, gpu: int, mig: tuple[MigProfile, int] | None, taints: Sequence[Mapping[str, Any]]
-) -> Published:
-    if taints:
-        body["taints"] = list(taints)
-    return Published(body["name"], kind, body, gpu, mig)
+    def _attributes(self, gpu: int, kind: str) -> dict[str, Any]:
+        profile = self.node.profile
+        group = next((i for i, members in enumerate(profile.pcie_switches) if gpu in members), None)
+        root = group if group is not None else (profile.numa[gpu] if profile.numa else 0)
+        attributes: dict[str, Any] = {
+            "type": {"string": kind},
+            "productName": {"string": profile.product},
+            "brand": {"string": "Tesla" if profile.product.startswith("Tesla") else "Nvidia"},
+            "architecture": {"string": profile.architecture},
+            "cudaComputeCapability": {"version": _version(profile.compute_capability)},
+            "driverVersion": {"version": _version(DRIVER_VERSION)},
+            "cudaDriverVersion": {"version": CUDA_VERSION},
+            "resource.kubernetes.io/pciBusID": {"string": f"0000:{0x10 + gpu:02x}:00.0"},
+            "resource.kubernetes.io/pcieRoot": {"string": f"pci0000:{root * 0x10:02x}"},
+        }
+        if profile.numa:
+            numa = profile.numa[gpu]
+            listed = "DRAListTypeAttributes" in self.gates
+            attributes["resource.kubernetes.io/numaNode"] = {"ints": [numa]} if listed else {"int": numa}
+        if profile.addressing:
+            attributes["addressingMode"] = {"string": profile.addressing}
+        return attributes
 
+    def _module(self, gpu: int) -> dict[str, Any]:
+        """Of a box whose Fabric Manager parts it: the GPU's module, and its partition of each size."""
+        if "FabricManagerPartitioning" not in self.gates or self.node.profile.fabric != "box":
+            return {}
+        mine = {len(modules): at for at, modules in enumerate(FM_PARTITIONS) if gpu + 1 in modules}
+        return {"gpuModuleID": {"int": gpu + 1}} | {f"partition{size}": {"int": at} for size, at in mine.items()}
 
-def _taints(gpu: int, faults: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """As the health gate sets them: NoSchedule, never NoExecute."""
-    found = []
-    if gpu in faults.get("lost", ()):
-        found.append({"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"})
-    xids = [code for _, on, code in faults.get("xids", ()) if on == gpu and code not in APPLICATION_XIDS]
-    if xids:
-        found.append({"key": "gpu.nvidia.com/xid", "value": str(xids[-1]), "effect": "NoSchedule"})
-    return found
+    def _published(
+        self,
+        body: dict[str, Any],
+        kind: str,
+        gpu: int,
+        mig: tuple[MigProfile, int] | None,
+        instances: tuple[int, int] | None,
+        consumes: partitions.Quantities | None = None,
+    ) -> Published:
+        """`instances`: the GPU instance and compute instance whose events are this device's."""
+        if consumes is not None:
+            body["consumesCounters"] = [{"counterSet": f"gpu-{gpu}-counter-set", "counters": consumes}]
+        if self.opened and kind != "vfio":
+            share(body, self.opened)
+        if "NVMLDeviceHealthCheck" in self.gates and (taints := self._taints(gpu, instances)):
+            body["taints"] = list(taints)
+        return Published(body["name"], kind, body, gpu, mig)
 
-
-def _counters(node: SimulatedNode, only: int | None = None) -> Iterator[dict[str, Any]]:
-    """One counter set a GPU: what its largest profile has, one counter for each memory slice."""
-    largest = max(node.profile.mig, key=lambda mig: mig.slices)
-    counters = {_counter_name(name): {"value": str(n)} for name, n in zip(ENGINES, largest.engines, strict=True)}
-    counters["multiprocessors"] = {"value": str(largest.multiprocessors)}
-    counters["memory"] = {"value": f"{node.profile.memory_gib}Gi"}
-    counters |= {f"memory-slice-{at}": {"value": "1"} for at in range(largest.span)}
-    for gpu in range(node.profile.gpus) if only is None else (only,):
-        yield {"name": _counter_set(gpu), "counters": counters}
-
-
-def _counter_set(gpu: int) -> str:
-    return f"gpu-{gpu}-counter-set"
-
-
-def _counter_name(capacity: str) -> str:
-    """Counters are named as DNS labels, capacities in camel case."""
-    if capacity.startswith("memorySlice"):
-        return f"memory-slice-{capacity.removeprefix('memorySlice')}"
-    return "".join(f"-{c.lower()}" if c.isupper() else c for c in capacity)
+    def _taints(self, gpu: int, instances: tuple[int, int] | None) -> Sequence[Mapping[str, Any]]:
+        """As the health gate sets them: never NoExecute, and None for what is the program's fault. One lost GPU taints
+        all of the node; an event of a whole GPU is not one of its parts."""
+        found = []
+        if self.faults.get("lost"):
+            found.append({"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"})
+        xids = [
+            code
+            for _, on, code, *of in self.faults.get("xids", ())
+            if on == gpu and (tuple(of) or (WHOLE_GPU, WHOLE_GPU)) == instances
+        ]
+        if xids:
+            effect = "None" if xids[-1] in APPLICATION_XIDS else "NoSchedule"
+            found.append({"key": "gpu.nvidia.com/xid", "value": str(xids[-1]), "effect": effect})
+        return found
 
 
 def _version(text: str) -> str:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +20,9 @@ from ray_dra.adapters.kube_answers import Object
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError, NotFound, SimulationError
 from ray_dra.simulated.dra import DOMAIN_DRIVER
-from ray_dra.simulated.dra.devices import GATES, Pool, domain_pool, gpu_pool, node_labels, slices, twin
+from ray_dra.simulated.dra.devices import Pool, domain_pool, gpu_pool, node_labels, slices, twin
 from ray_dra.simulated.dra.domains import NodeDomains
+from ray_dra.simulated.dra.gates import check_gates
 from ray_dra.simulated.dra.kubelet import Plugin
 from ray_dra.simulated.dra.prepare import Preparer
 from ray_dra.simulated.library import NAME, library_folder
@@ -67,19 +67,11 @@ class Driver:
         kubelet: Path,
         cdi: Path,
         gates: frozenset[str] = frozenset(),
+        consumable_shares: str = "",
     ) -> None:
-        if unknown := gates - GATES:
-            raise SimulationError(
-                f"There is no feature gate {', '.join(sorted(unknown))}.",
-                place="--gates",
-                available=", ".join(sorted(GATES)),
-            )
-        others = gates & {"MPSSupport", "PassthroughSupport", "NVMLDeviceHealthCheck"}
-        if "DynamicMIG" in gates and others:
-            raise SimulationError(
-                "DynamicMIG cannot be on together with others.", place="--gates", wanted=", ".join(sorted(others))
-            )
+        check_gates(gates, consumable_shares)
         self._api, self._node, self._gates = api, node, gates
+        self._shares = consumable_shares
         self._object = api.get("Node", node)
         described = simulated_node(node, self._object["metadata"].get("labels", {}), profile, rack, tray)
         self.machine = _machine(state / "machine", described)
@@ -98,6 +90,7 @@ class Driver:
                 published=lambda driver=driver: self.pool(driver).devices,  # type: ignore[misc]
                 gates=gates,
                 domains=self._domains if driver == DOMAIN_DRIVER else None,
+                shared="ConsumableShares" in gates and consumable_shares not in ("", "disabled"),
             )
             for driver in (DRIVER, DOMAIN_DRIVER)
         }
@@ -107,11 +100,14 @@ class Driver:
         """What the driver publishes now."""
         if driver == DOMAIN_DRIVER:
             return domain_pool(self.machine.node)
-        pool = gpu_pool(self.machine.node, self.machine.read_faults(), self._gates)
+        machine = self.machine
+        pool = gpu_pool(
+            machine.node, machine.read_faults(), self._gates, machine.mig_state(), consumable_shares=self._shares
+        )
         if "PassthroughSupport" not in self._gates:
             return pool
         used = {d["device"] for e in self.preparers[driver].entries() for d in e["devices"]}
-        return replace(pool, devices=tuple(d for d in pool.devices if twin(d.name) not in used))
+        return pool.without(other for name in used if (other := twin(name)))
 
     def start(self) -> None:
         """Clean up after a predecessor, label the node, serve the kubelet, and publish.
@@ -119,6 +115,7 @@ class Driver:
         In this order, so that no pod lands here whose claim the kubelet could not have readied yet.
         """
         self.forget_gone()
+        self.preparers[DRIVER].clean_up()
         used = {d["domain"] for e in self.preparers[DOMAIN_DRIVER].entries() for d in e["devices"]}
         current = self._domains.current()
         if current is not None and current not in used:
@@ -213,6 +210,10 @@ def main(
     gates: Annotated[
         str, typer.Option(envvar="FEATURE_GATES", help="Feature gates that are on, comma-separated.")
     ] = "",
+    consumable_shares: Annotated[
+        str,
+        typer.Option(envvar="CONSUMABLE_SHARES", help="With that gate: memory, unlimited, or how many share a device."),
+    ] = "",
 ) -> None:
     """Simulated NVIDIA GPUs on this node, for Kubernetes' dynamic resource allocation."""
     api = KubernetesApi(kubeconfig)
@@ -223,7 +224,16 @@ def main(
     while not ended.is_set() and api.find("Node", node) is None:
         ended.wait(FAULT_SECONDS)  # the kubelet has not registered it yet
     driver = Driver(
-        api, node, profile=profile, rack=rack, tray=tray, state=state, kubelet=kubelet, cdi=cdi, gates=chosen
+        api,
+        node,
+        profile=profile,
+        rack=rack,
+        tray=tray,
+        state=state,
+        kubelet=kubelet,
+        cdi=cdi,
+        gates=chosen,
+        consumable_shares=consumable_shares,
     )
     driver.start()
     rounds, faults = 0, driver.machine.read_faults()

@@ -105,6 +105,7 @@ class Plugin:
                         pool_name=device.pool,
                         device_name=device.device,
                         cdi_device_ids=[device.cdi] if device.cdi else [],
+                        share_id=device.share,
                     )
             except (PrepareError, KubernetesError) as error:
                 text = " ".join(str(error).split())

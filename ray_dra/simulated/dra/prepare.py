@@ -1,36 +1,31 @@
 """Readying claims on a node: which devices, with which configuration, and what the container gets by CDI.
 
 Idempotent over restarts of the driver and of the kubelet by a checkpoint: a claim is written there before anything is
-done for it and marked when all is done. A device that is in one claim's checkpoint is refused to another. Neighbours:
-`kubelet` calls it, `domains` says when an IMEX channel may be given.
+done for it and marked when all is done. A device that is in one claim's checkpoint is refused to another, unless
+ConsumableShares lets several have it. A dynamic part is made for its first claim and destroyed with its last.
+Neighbours: `kubelet` calls it, `domains` says when an IMEX channel may be given, `cdi` writes what the container gets,
+`sharing` sets time slices and MPS.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray_dra.simulated.dra.configs import (
-    FOR_KIND,
-    BadConfig,
-    ComputeDomainChannelConfig,
-    ComputeDomainDaemonConfig,
-    Config,
-    decode,
-)
-from ray_dra.simulated.dra.devices import Published, twin
+from ray_dra.errors import SimulationError
+from ray_dra.simulated.dra import sharing
+from ray_dra.simulated.dra.cdi import Cdi, replaced
+from ray_dra.simulated.dra.configs import FOR_KIND, BadConfig, ComputeDomainChannelConfig, Config, decode
+from ray_dra.simulated.dra.devices import Published, fabric_partition, twin
+from ray_dra.simulated.dra.partitions import place_of
 from ray_dra.simulated.machine import Machine
-from ray_dra.translate.names import SIMULATED_NVML_VARIABLE, SIMULATED_VISIBLE_VARIABLE
 
-IN_CONTAINER = "/run/ray-dra-simulated"
-CHANNELS = 2048  # IMEX channels that a driver has
-LIBRARY_IN_CONTAINER = f"/usr/lib/{platform.machine()}-linux-gnu/libnvidia-ml.so.1"  # where Debian and Ubuntu look
+LOCK_SECONDS = 10.0  # that a call waits for the one before it
 
 
 class PrepareError(Exception):
@@ -39,9 +34,15 @@ class PrepareError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """One device of a readied claim: what the kubelet is told, and what has to be undone. `cdi` is None where the
-    container gets nothing for it, as for an IMEX channel on a node without a fabric; `admin`: by an administrator's
-    access, beside whoever has the device."""
+    """One device of a readied claim: what the kubelet is told, and what has to be undone.
+
+    Args:
+        cdi: None where the container gets nothing for it.
+        partition: the part's UUID, another one at each creation.
+        admin: by an administrator's access, beside whoever has the device.
+        share: which of the device's allocations this is, where there are several.
+        config: the configuration, to be equal for all that share the device.
+    """
 
     request: str
     pool: str
@@ -50,6 +51,8 @@ class Prepared:
     partition: str | None = None
     domain: str | None = None
     admin: bool = False
+    share: str | None = None
+    config: str | None = None
 
 
 class Domains(Protocol):
@@ -70,6 +73,7 @@ class Preparer:
         folder: of the checkpoint; survives restarts.
         cdi: where the container runtime looks for CDI files.
         published: what the driver publishes now.
+        shared: several claims may have one device.
     """
 
     def __init__(
@@ -84,16 +88,15 @@ class Preparer:
         published: Callable[[], Iterable[Published]],
         gates: frozenset[str] = frozenset(),
         domains: Domains | None = None,
+        shared: bool = False,
     ) -> None:
         self.driver, self.node = driver, node
-        self._file, self._cdi = folder / "checkpoint.json", cdi
-        self._machine, self._library = machine, library
-        self._published, self._gates, self._domains = published, gates, domains
+        self._file, self._mps = folder / "checkpoint.json", folder / "mps"
+        self._machine = machine
+        self._published, self._gates, self._domains, self._shared = published, gates, domains, shared
         self._lock = threading.Lock()
-        self._state = folder
-        for path in (folder, cdi):
-            path.mkdir(parents=True, exist_ok=True)
-        (folder / "given").touch()
+        folder.mkdir(parents=True, exist_ok=True)
+        self._cdi = Cdi(driver, folder=cdi, state=folder, machine=machine, library=library)
         self._claims: dict[str, dict[str, Any]] = {}
         if self._file.exists():
             self._claims = json.loads(self._file.read_text())["claims"]
@@ -108,54 +111,71 @@ class Preparer:
         with self._lock:
             return list(self._claims.values())
 
+    def clean_up(self) -> None:
+        """At the start with DynamicMIG: parts that are no readied claim's are destroyed, whoever made them."""
+        if "DynamicMIG" not in self._gates:
+            return
+        with self._locked():
+            kept = self._in_use()
+            state = self._machine.mig_state()
+            for part in state.parts:
+                if (part.gpu, part.profile, part.start) not in kept:
+                    self._destroy((part.gpu, part.profile, part.start))
+            for gpu in state.on:
+                self._mode_off(gpu)
+
     def prepare(self, claim: Mapping[str, Any]) -> list[Prepared]:
         """Ready an allocated ResourceClaim; the same answer every time. Raises PrepareError."""
-        meta = claim["metadata"]
-        with self._lock:
-            entry = self._claims.get(meta["uid"])
+        uid, namespace = claim["metadata"]["uid"], claim["metadata"]["namespace"]
+        with self._locked():
+            entry = self._claims.get(uid)
             if entry is not None and entry["state"] == "completed":
                 prepared = [Prepared(**device) for device in entry["devices"]]
-                if not self._cdi_file(meta["uid"]).exists():  # /var/run is lost with a reboot
-                    self._write_cdi(meta["uid"], prepared, self._chosen(claim))
+                if not self._cdi.file(uid).exists():  # /var/run is lost with a reboot
+                    self._write_cdi(uid, prepared, self._chosen(claim))
                 return prepared
         chosen = self._chosen(claim)
         results = claim["status"]["allocation"]["devices"].get("results") or ()
         admin = {result["device"] for result in results if result.get("adminAccess")}
+        shares = {result["device"]: result.get("shareID") for result in results}
         channels = {
-            config.domainID: self._enter(config.domainID, meta["namespace"])
+            config.domainID: self._enter(config.domainID, namespace)
             for _, _, config in chosen
             if isinstance(config, ComputeDomainChannelConfig)
         }
-        with self._lock:
-            self._refuse_taken(meta["uid"], [each for each in chosen if each[1].name not in admin])
-            self._claims[meta["uid"]] = {
-                "namespace": meta["namespace"],
-                "name": meta["name"],
+        with self._locked():
+            self._refuse_taken(uid, [each for each in chosen if each[1].name not in admin])
+            self._refuse_other_partitions(chosen)
+            if uid in self._claims:  # begun before, and not finished
+                self._undo_parts(uid, self._claims[uid])
+            prepared = [self._prepared(uid, each, channels, admin, shares) for each in chosen]
+            self._claims[uid] = {
+                "namespace": namespace,
+                "name": claim["metadata"]["name"],
                 "state": "started",
-                "devices": [asdict(self._prepared(meta["uid"], each, channels, admin)) for each in chosen],
+                "devices": [asdict(each) for each in prepared],
             }
             self._save()
-            for _, device, _ in chosen:
-                if device.mig is not None and self._dynamic(device):
-                    self._machine.partition(device.gpu, *device.mig)
-            prepared = [self._prepared(meta["uid"], each, channels, admin) for each in chosen]
-            self._write_cdi(meta["uid"], prepared, chosen)
-            self._claims[meta["uid"]]["state"] = "completed"
+            prepared = [self._with_part(*each) for each in zip(prepared, chosen, strict=True)]
+            self._share(uid, prepared, chosen)
+            self._write_cdi(uid, prepared, chosen)
+            self._claims[uid] |= {"state": "completed", "devices": [asdict(each) for each in prepared]}
             self._save()
             return prepared
 
     def unprepare(self, uid: str) -> None:
-        """Undo it; nothing to do is no error."""
-        with self._lock:
+        """Undo it; nothing to do is no error. Raises PrepareError while a part is still in use."""
+        with self._locked():
             entry = self._claims.get(uid)
             if entry is None:
                 return
             entry["state"] = "started"  # a crash from here on leaves a claim that is made anew, or undone to the end
             self._save()
-            self._cdi_file(uid).unlink(missing_ok=True)
-            for device in entry["devices"]:
-                if device["partition"]:
-                    self._machine.unpartition(device["partition"])
+            self._cdi.file(uid).unlink(missing_ok=True)
+            self._undo_parts(uid, entry)
+            elsewhere = {d["device"] for other, e in self._claims.items() if other != uid for d in e["devices"]}
+            left_gpus = {d["device"] for d in entry["devices"]} - elsewhere
+            sharing.undo(self._machine, self._mps, uid, [n for name in left_gpus if (n := _gpu(name)) is not None])
             del self._claims[uid]
             self._save()
             used = {d["domain"] for e in self._claims.values() for d in e["devices"]}
@@ -163,6 +183,16 @@ class Preparer:
         for domain in left:
             assert self._domains is not None
             self._domains.leave(domain)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One call at a time, as NVIDIA's driver has it: the kubelet asks again after an error."""
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise PrepareError(f"error acquiring prep/unprep lock: timeout after {LOCK_SECONDS:.0f} s")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     # -- choosing
 
@@ -217,20 +247,94 @@ class Preparer:
         return self._domains.enter(domain, namespace)
 
     def _refuse_taken(self, uid: str, chosen: Iterable[tuple[str, Published, Config | None]]) -> None:
-        wanted = {name for _, device, _ in chosen for name in (device.name, twin(device.name)) if name}
+        wanted: dict[str, str | None] = {}
+        for _, device, config in chosen:
+            wanted[device.name] = _text(config)
+            if (other := twin(device.name)) is not None:
+                wanted[other] = None
         for other, entry in self._claims.items():
-            both = wanted & {device["device"] for device in entry["devices"] if not device.get("admin")}
-            if other != uid and both:
-                raise PrepareError(
-                    f"{', '.join(sorted(both))} on {self.node} is prepared for the claim"
-                    f" {entry['namespace']}/{entry['name']} (uid {other})"
-                )
+            for device in entry["devices"] if other != uid else ():
+                name = device["device"]
+                if name not in wanted or device.get("admin"):
+                    continue
+                place = f"the claim {entry['namespace']}/{entry['name']} (uid {other})"
+                if not self._shared or name.startswith("gpu-vfio-"):
+                    raise PrepareError(f"{name} on {self.node} is prepared for {place}")
+                if device.get("config") != wanted[name]:
+                    raise PrepareError(f"requested device {name} has conflicting configuration with {place}")
+
+    def _refuse_other_partitions(self, chosen: Iterable[tuple[str, Published, Config | None]]) -> None:
+        """A box that its Fabric Manager parts gives out whole partitions alone."""
+        if "FabricManagerPartitioning" not in self._gates or self._machine.node.profile.fabric != "box":
+            return
+        gpus = {device.gpu for _, device, _ in chosen if device.kind in ("gpu", "vfio")}
+        if gpus and fabric_partition(gpus) is None:
+            modules = " ".join(str(gpu + 1) for gpu in sorted(gpus))
+            raise PrepareError(
+                f"fabric manager: GPU module set [{modules}] does not match any FM partition;"
+                " refusing partition activation"
+            )
+
+    # -- parts, and shared GPUs
+
+    def _in_use(self) -> set[tuple[int, int, int]]:
+        """The places of the parts that readied claims have."""
+        ready = [entry for entry in self._claims.values() if entry["state"] == "completed"]
+        places = {place_of(device["device"]) for entry in ready for device in entry["devices"]}
+        return {place for place in places if place is not None}
+
+    def _with_part(self, prepared: Prepared, chosen: tuple[str, Published, Config | None]) -> Prepared:
+        """A dynamic part is made now, with MIG mode where it is off."""
+        device = chosen[1]
+        if device.mig is None or "uuid" in device.body["attributes"]:
+            return prepared
+        mig, start = device.mig
+        part = self._machine.mig_state().find(device.gpu, mig.id, start) if self._shared else None
+        try:
+            if device.gpu not in self._machine.mig_state().on:
+                self._machine.mig_mode(device.gpu, True)
+            part = part or self._machine.create_part(device.gpu, mig, start)
+        except SimulationError as error:
+            raise PrepareError(f"error creating MIG device {device.name}: {' '.join(str(error).split())}") from error
+        return replace(prepared, partition=part.uuid)
+
+    def _undo_parts(self, uid: str, entry: Mapping[str, Any]) -> None:
+        """Destroy the parts of a claim, unless another has them, too."""
+        if "DynamicMIG" not in self._gates:
+            return
+        self._claims[uid]["state"] = "started"  # so that it does not count as a user
+        kept = self._in_use()
+        for device in entry["devices"]:
+            place = place_of(device["device"])
+            if place is not None and place not in kept:
+                self._destroy(place)
+
+    def _destroy(self, place: tuple[int, int, int]) -> None:
+        part = self._machine.mig_state().find(*place)
+        if part is not None:
+            try:
+                self._machine.destroy_part(part)
+            except SimulationError as error:
+                raise PrepareError(f"error destroying GPU Instance: {' '.join(str(error).split())}") from error
+        self._mode_off(place[0])
+
+    def _mode_off(self, gpu: int) -> None:
+        """With the last part MIG mode ends, where that needs no reset."""
+        state = self._machine.mig_state()
+        empty = gpu in state.on and not any(p.gpu == gpu for p in state.parts)
+        if empty and not self._machine.node.profile.resets_for_mig:
+            self._machine.mig_mode(gpu, False)
+
+    def _share(self, uid: str, prepared: list[Prepared], chosen: list[tuple[str, Published, Config | None]]) -> None:
+        for config, devices in _by_config(prepared, chosen):
+            if sharing.strategy(config) == "MPS" and self._shared:
+                raise PrepareError("MPS sharing is not supported when consumable shares is enabled")
+            try:
+                sharing.apply(self._machine, self._mps, uid, config, devices)
+            except sharing.SharingError as error:
+                raise PrepareError(f"error starting MPS control daemon: {error}") from error
 
     # -- what the container gets
-
-    def _dynamic(self, device: Published) -> bool:
-        """A partition that exists only once it is prepared has no UUID in its slice."""
-        return "uuid" not in device.body["attributes"]
 
     def _prepared(
         self,
@@ -238,91 +342,59 @@ class Preparer:
         chosen: tuple[str, Published, Config | None],
         channels: Mapping[str, bool],
         admin: Collection[str],
+        shares: Mapping[str, str | None],
     ) -> Prepared:
         request, device, config = chosen
-        partition = None
-        if device.mig is not None and self._dynamic(device):
-            partition = self._machine.partition_uuid(device.gpu, *device.mig)
         domain = config.domainID if isinstance(config, ComputeDomainChannelConfig) else None
         name = None if channels.get(domain or "") is False else f"k8s.{self.driver}/claim={uid}-{device.name}"
-        return Prepared(request, self.node, device.name, name, partition, domain, device.name in admin)
-
-    def _cdi_file(self, uid: str) -> Path:
-        return self._cdi / f"k8s.{self.driver}-claim_{uid}.json"
+        return Prepared(
+            request,
+            self.node,
+            device.name,
+            name,
+            domain=domain,
+            admin=device.name in admin,
+            share=shares.get(device.name),
+            config=_text(config),
+        )
 
     def _write_cdi(
-        self,
-        uid: str,
-        prepared: list[Prepared],
-        chosen: list[tuple[str, Published, Config | None]],
+        self, uid: str, prepared: list[Prepared], chosen: list[tuple[str, Published, Config | None]]
     ) -> None:
-        devices = []
-        for made, (_, device, config) in zip(prepared, chosen, strict=True):
-            edits: dict[str, Any] = {}
-            if made.cdi is None:
-                continue
-            if device.kind in ("gpu", "mig", "vfio"):
-                seen = made.partition or device.body["attributes"]["uuid"]["string"]
-                edits["mounts"] = [_mount(self._state / "given", f"{IN_CONTAINER}/visible/{seen}")]
-                edits["env"] = _sharing(config)
-            elif isinstance(config, ComputeDomainDaemonConfig):
-                edits["env"] = [f"COMPUTE_DOMAIN_UUID={config.domainID}"]
-            elif isinstance(config, ComputeDomainChannelConfig):
-                folder = self._channels(CHANNELS if config.allocationMode == "All" else 1)
-                edits["mounts"] = [_mount(folder, "/dev/nvidia-caps-imex-channels")]
-            devices.append({"name": f"{uid}-{device.name}", "containerEdits": edits})
-        common: dict[str, Any] = {"env": ["NVIDIA_VISIBLE_DEVICES=void"]}
-        if any(device.kind in ("gpu", "mig", "vfio") for _, device, _ in chosen):
-            common["env"] += [
-                f"{SIMULATED_NVML_VARIABLE}={IN_CONTAINER}/machine/{self._machine.file.name}",
-                f"{SIMULATED_VISIBLE_VARIABLE}={IN_CONTAINER}/visible",
-            ]
-            common["mounts"] = [
-                # The folder, not the file: a fault replaces the file, and a mount would keep the old one.
-                _mount(self._machine.folder, f"{IN_CONTAINER}/machine"),
-                _mount(self._library, LIBRARY_IN_CONTAINER),
-            ]
-        spec = {
-            "cdiVersion": "0.6.0",
-            "kind": f"k8s.{self.driver}/claim",
-            "containerEdits": common,
-            "devices": devices,
-        }
-        _write(self._cdi_file(uid), spec)
-
-    def _channels(self, count: int) -> Path:
-        folder = self._state / f"channels-{count}"
-        if not folder.exists():
-            new = folder.with_suffix(".new")
-            new.mkdir(exist_ok=True)
-            for channel in range(count):
-                (new / f"channel{channel}").touch()
-            new.rename(folder)
-        return folder
+        mps: dict[str, list[dict[str, Any]]] = {}
+        for config, devices in _by_config(prepared, chosen):
+            if sharing.strategy(config) == "MPS":
+                mps |= dict.fromkeys(devices, sharing.mounts(self._mps, uid, devices))
+        given = [
+            (device, config, each.partition or uuid_of(device), mps.get(each.partition or uuid_of(device), []))
+            for each, (_, device, config) in zip(prepared, chosen, strict=True)
+            if each.cdi is not None
+        ]
+        self._cdi.write(uid, given)
 
     def _save(self) -> None:
-        _write(self._file, {"version": 1, "claims": self._claims})
+        replaced(self._file, {"version": 1, "claims": self._claims})
 
 
-def _sharing(config: Config | None) -> list[str]:
-    sharing = getattr(config, "sharing", None)
-    if sharing is None or sharing.strategy != "MPS":
-        return []
-    env = ["CUDA_MPS_PIPE_DIRECTORY=/tmp/nvidia-mps"]
-    if sharing.mpsConfig is not None and sharing.mpsConfig.defaultActiveThreadPercentage is not None:
-        env.append(f"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE={sharing.mpsConfig.defaultActiveThreadPercentage}")
-    return env
+def uuid_of(device: Published) -> str:
+    return str(device.body["attributes"].get("uuid", {}).get("string", ""))
 
 
-def _mount(host: Path, container: str) -> dict[str, Any]:
-    return {"hostPath": str(host), "containerPath": container, "options": ["ro", "nosuid", "nodev", "bind"]}
+def _by_config(
+    prepared: list[Prepared], chosen: list[tuple[str, Published, Config | None]]
+) -> list[tuple[Config | None, dict[str, int | None]]]:
+    """Each configuration once, with the UUIDs of its devices (and the numbers of whole GPUs)."""
+    found: dict[int, tuple[Config | None, dict[str, int | None]]] = {}
+    for each, (_, device, config) in zip(prepared, chosen, strict=True):
+        devices = found.setdefault(id(config), (config, {}))[1]
+        devices[each.partition or uuid_of(device)] = device.gpu if device.kind == "gpu" else None
+    return list(found.values())
 
 
-def _write(path: Path, content: Any) -> None:
-    """In one step and down to the disk, so that a crash leaves the old file or the new one."""
-    new = path.with_name(f".{path.name}.new")
-    with new.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)
+def _text(config: Config | None) -> str | None:
+    return None if config is None else f"{type(config).__name__}{config.model_dump_json(exclude_none=True)}"
+
+
+def _gpu(name: str) -> int | None:
+    number = name.removeprefix("gpu-")
+    return int(number) if number.isdigit() else None

@@ -25,6 +25,8 @@ from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 from ray_dra.translate.quantity import quantity
 
+# Others (None) tell of a device without keeping pods off it.
+KEEPS_PODS_OFF = ("NoSchedule", "NoExecute")
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
 # links are unknown here.
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
@@ -67,7 +69,7 @@ def read_slice(thing: Raw) -> ResourceSlice:
 def _read_device(device: Raw) -> PublishedDevice:
     attributes: dict[str, Attribute] = {}
     for name, attribute in mapping(device.get("attributes") or {}).items():
-        value = next((v for v in attribute.values() if isinstance(v, str | int | bool)), None)
+        value = next((v for v in map(_only, attribute.values()) if isinstance(v, str | int | bool)), None)
         # A claim compares versions by CEL's semver, which is an error on anything else and ends the whole allocation.
         if value is not None and (name not in VERSIONS or "version" in attribute):
             attributes[name] = value
@@ -75,9 +77,16 @@ def _read_device(device: Raw) -> PublishedDevice:
         name=text(device["name"]),
         attributes=attributes,
         capacity={name: each["value"] for name, each in mapping(device.get("capacity") or {}).items()},
-        taints=tuple(f"{t['key']}={t.get('value', '')}" for t in device.get("taints") or ()),
+        taints=tuple(
+            f"{t['key']}={t.get('value', '')}" for t in device.get("taints") or () if t["effect"] in KEEPS_PODS_OFF
+        ),
         counter_sets=tuple(text(each["counterSet"]) for each in device.get("consumesCounters") or ()),
     )
+
+
+def _only(value: object) -> object:
+    """A list's one value, as the driver writes NUMA nodes with DRAListTypeAttributes; several are no value."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def newest(slices: Iterable[ResourceSlice]) -> tuple[list[PublishedDevice], str]:
@@ -155,7 +164,7 @@ def _why_not(node: KubeNode, tolerations: Sequence[Toleration]) -> str:
     if node.unschedulable:
         return "the node is cordoned"
     for key, value, effect in node.taints:
-        if effect in ("NoSchedule", "NoExecute") and not any(_tolerates(t, key, value, effect) for t in tolerations):
+        if effect in KEEPS_PODS_OFF and not any(_tolerates(t, key, value, effect) for t in tolerations):
             return f"the node has the taint {key}={value}:{effect}, which the worker template does not tolerate"
     return ""
 

@@ -163,3 +163,24 @@ def test_a_box_with_a_card_beside_its_switched_gpus_is_no_clique() -> None:
 def test_a_tray_is_the_number_at_the_end_of_a_name_in_a_rack(name: str, labelled: bool, tray: int | None) -> None:
     labels = {CLIQUE_LABEL: "9c6f5af3-53bf-49b5-a436-b66766c413c0.1"} if labelled else {}
     assert node_from_slices(KubeNode(name, labels=labels), []).order == tray
+
+
+def test_a_taint_that_keeps_no_pod_off_is_no_illness() -> None:
+    """As NVIDIA's driver marks XIDs that are the program's fault."""
+    simulated = simulated_nodes("hgx-h100")[0]
+    faults = {"xids": [[1, 3, 31], [2, 4, 79]]}
+    published = slices(gpu_pool(simulated, faults, frozenset({"NVMLDeviceHealthCheck"})), simulated.name, 1)
+    made = node_from_slices(KubeNode(simulated.name), read(published))
+    assert [at for at, device in enumerate(made.devices) if device.health is Health.TAINTED] == [4]
+
+
+def test_numa_nodes_are_read_from_a_list_too() -> None:
+    simulated = simulated_nodes("hgx-h100")[0]
+    published = slices(gpu_pool(simulated, {}, frozenset({"DRAListTypeAttributes"})), simulated.name, 1)
+    assert [device.numa for device in node_from_slices(KubeNode(simulated.name), read(published)).devices] == [
+        *[0] * 4,
+        *[1] * 4,
+    ]
+    for device in published[0]["spec"]["devices"]:
+        device["attributes"]["resource.kubernetes.io/numaNode"] = {"ints": [0, 1]}
+    assert {device.numa for device in node_from_slices(KubeNode(simulated.name), read(published)).devices} == {None}
