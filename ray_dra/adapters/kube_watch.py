@@ -56,15 +56,15 @@ class KubeAdapter:
         *,
         holder: str = "",
         changed: Callable[[], object] = lambda: None,
-        patience: float = SYNC_SECONDS,
+        sync_seconds: float = SYNC_SECONDS,
         resolver: Path = RESOLVER,
     ) -> None:
         """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait.
-        `patience`: seconds for which the API server may be away now. `resolver`: in a pod, names the DNS domain."""
+        `sync_seconds`: for which the API server may be away now. `resolver`: in a pod, names the DNS domain."""
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
         self._domain: str | None = None
         self._changed = changed
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + sync_seconds
         self.compute_domains = _served(api, deadline)
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))

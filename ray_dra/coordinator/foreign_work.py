@@ -207,12 +207,12 @@ class ForeignWork:
         """
         at = self.clock()
         self._tidy(view, groups)
-        reserved: dict[str, float] = {}
+        grouped: dict[str, float] = {}
         for group in view.groups.values():
             if group.id not in groups and group.state == "CREATED":
                 for raylet_id, bundle in zip(group.nodes, group.bundles, strict=False):
                     if raylet_id is not None:
-                        reserved[raylet_id] = reserved.get(raylet_id, 0.0) + bundle.get("GPU", 0.0)
+                        grouped[raylet_id] = grouped.get(raylet_id, 0.0) + bundle.get("GPU", 0.0)
         for raylet in view.nodes:
             node_state = self.inventory.node_states.get(names.get(raylet.id, ""))
             if node_state is None or not raylet.alive or node_state.node.ray_node_id != raylet.id:
@@ -227,7 +227,7 @@ class ForeignWork:
             if recent is None:
                 recent = self._recent[raylet.id] = RecentUsage(now, at)
             least = recent.least(now, at)
-            used = max(least.pop(GPU), reserved.get(raylet.id, 0.0))  # Ray's view of groups does not lag
+            used = max(least.pop(GPU), grouped.get(raylet.id, 0.0))  # Ray's view of groups does not lag
             busy = 0
             mapped = self._mapped(node_state)
             if used > 1e-6 or now[GPU] > 1e-6 or self.foreign.get(raylet.id) or mapped:
@@ -277,8 +277,8 @@ class ForeignWork:
         mask = 0
         for bundles in self.unclaimed.values():
             at = {device.uuid: position for position, device in enumerate(node_state.node.devices) if device.uuid}
-            for index, uuid, node, _ in (device for bundle in bundles for device in bundle):
-                if node == node_state.name and 0 <= (position := at.get(uuid or "", index)) < len(node_state.grants):
+            for before, uuid, node, _ in (device for bundle in bundles for device in bundle):
+                if node == node_state.name and 0 <= (position := at.get(uuid or "", before)) < len(node_state.grants):
                     mask |= 1 << position
         return mask
 

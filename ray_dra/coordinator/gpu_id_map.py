@@ -23,9 +23,9 @@ from ray_dra.translate.files.shared_records import map_to_bytes
 
 
 class Seen(NamedTuple):
-    """A device as a worker sees it; `index` is its place in the raylet's numbering."""
+    """A device as a worker sees it; `position` is its place in the raylet's numbering."""
 
-    index: int  # type: ignore[assignment]  # tuple.index is never called on it
+    position: int
     uuid: str | None
     node: str
     clique: str | None
@@ -70,7 +70,7 @@ class GpuIdMap:
         """An event for each gang that holds one of these devices, where work of others had to take it."""
         if self._records.of_group(group) is not None:
             return []
-        places = {(device.node, device.index) for device in found}
+        places = {(device.node, device.position) for device in found}
         return [
             DevicesTaken(gang, seen)
             for node in {node for node, _ in places}
@@ -104,7 +104,7 @@ class GpuIdMap:
     def _of_planned(
         self, devices: list[Seen], raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...]
     ) -> list[Seen]:
-        planned = {device.index: device for device in devices}
+        planned = {device.position: device for device in devices}
         positions = self._others.of_bundle(raylet, f"{group}/{bundle}", gpu_ids, tuple(planned))
         return [planned[position] for position in positions]
 

@@ -63,7 +63,9 @@ class Observer:
             lost=tuple(dict.fromkeys(self._lost(gang))),
             held_for=held_for,
             provisioned=notes.progress.ready,
-            patience=self.backend.patience if notes.progress.joined else math.inf,  # until then: the workers' own
+            place_within=self.backend.place_within
+            if notes.progress.joined
+            else math.inf,  # until then: the workers' own
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),

@@ -36,7 +36,7 @@ class Parts:
         self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
         self.known = KnownNodes(self.inventory)
         machines = Machines(self.inventory, clock)
-        self.nodes = Nodes(store, self.inventory, clock, self.aside, reserved=machines.has, best=self.known.best)
+        self.nodes = Nodes(store, self.inventory, clock, self.aside, is_machine=machines.has, best=self.known.best)
         self.known.remember(self.nodes.remembered(), clock())
         self.backend: Backend = (
             RayletsBackend(self.nodes)

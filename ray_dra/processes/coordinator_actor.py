@@ -221,7 +221,7 @@ class CoordinatorActor:
     ) -> list[tuple[int, str | None, str, str | None]]:
         """(position, uuid, node, clique) for a worker's GPU ids, in order."""
         found = self._core.devices_for(raylet, group, bundle, gpu_ids, pid)
-        return [(seen.index, seen.uuid, seen.node, seen.clique) for seen in found]
+        return [(seen.position, seen.uuid, seen.node, seen.clique) for seen in found]
 
     async def ended(self, raylet: str, gpu_ids: tuple[int, ...], pid: int) -> None:
         """A task outside our gangs has ended."""

@@ -41,9 +41,11 @@ def kube_of(target: Kubernetes | None, changed: Callable[[], object]) -> Kube | 
     holder = f"ray-{cluster_id()}"  # the same when Ray starts the coordinator again
     # Ray gives up an actor whose start fails. The first program is told why; a restarted coordinator has gangs.
     again = ray.get_runtime_context().was_current_actor_reconstructed
-    patience = math.inf if again else SYNC_SECONDS
+    sync_seconds = math.inf if again else SYNC_SECONDS
     api = KubernetesApi()
-    return KubeAdapter(api, target.namespace, target.raycluster, holder=holder, changed=changed, patience=patience)
+    return KubeAdapter(
+        api, target.namespace, target.raycluster, holder=holder, changed=changed, sync_seconds=sync_seconds
+    )
 
 
 def log_decisions() -> None:

@@ -46,9 +46,9 @@ def test_a_coordinator_that_was_restarted_waits_for_the_server(
     server.kuberay = False
     server.away = 3
     with pytest.raises(ApiUnavailable, match="cannot answer now"):
-        KubeAdapter(api, "n", "gangs", patience=-1)
+        KubeAdapter(api, "n", "gangs", sync_seconds=-1)
     with pytest.raises(NotFound, match="KubeRay"):  # it was asked until it answered
-        KubeAdapter(api, "n", "gangs", patience=math.inf)
+        KubeAdapter(api, "n", "gangs", sync_seconds=math.inf)
     assert server.away == 0
 
 

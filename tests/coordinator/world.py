@@ -61,7 +61,7 @@ class CrashingStore(MemoryStore):
 
 
 def positions(devices: list[Seen]) -> list[int]:
-    return [device.index for device in devices]
+    return [device.position for device in devices]
 
 
 def tray(

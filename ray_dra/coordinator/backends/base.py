@@ -38,7 +38,7 @@ class Backend(Protocol):
         own_workers: a gang's workers are made for it, so that where they fail or others' work took them, new ones are
             made, and at its end they are undone.
         begins: the progress of a gang whose devices were just held.
-        patience: seconds for Ray to place a gang whose workers have joined, before looking elsewhere.
+        place_within: seconds for Ray to place a gang whose workers have joined, before looking elsewhere.
     """
 
     @property
@@ -46,7 +46,7 @@ class Backend(Protocol):
     @property
     def begins(self) -> Progress: ...
     @property
-    def patience(self) -> float: ...
+    def place_within(self) -> float: ...
 
     # what there is
 

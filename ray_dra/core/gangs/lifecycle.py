@@ -80,7 +80,7 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
 
 HOLD_SECONDS = 30.0  # from planned to a placement group: three calls of the driver
 PLACE_SECONDS = 3.0  # from a placement group to its bundles placed, before looking elsewhere
-WORKERS_SECONDS = 20.0  # the same patience for a gang that brought its own workers: elsewhere costs new ones
+WORKERS_SECONDS = 20.0  # the same for a gang that brought its own workers: elsewhere costs new ones
 MOST_MOVES = 5  # besides those to give way to another RayCluster's gang; see `may_move`
 LAST_MOVE = 1_000_000  # no gang comes so far; of one that is given back, each attempt is looked for
 MOST_COUNTED = 2**53  # of gangs: the next one's number is one more, and has to be written
@@ -195,7 +195,7 @@ class Observed:
         lost: what of it is missing, e.g. "node n1 is lost".
         held_for: seconds since it was planned, or since its workers were there.
         provisioned: its workers are there; always so where nobody makes workers.
-        patience: seconds for Ray to place the bundles before looking elsewhere.
+        place_within: seconds for Ray to place the bundles before looking elsewhere.
         placed_once: Ray has placed its group, though it may have lost a part since.
         undone: nothing is left of workers made for it.
         left_groups: placement groups that it has left, and that Ray has all the same.
@@ -208,7 +208,7 @@ class Observed:
     lost: tuple[str, ...] = ()
     held_for: float = 0.0
     provisioned: bool = True
-    patience: float = PLACE_SECONDS
+    place_within: float = PLACE_SECONDS
     placed_once: bool = False
     undone: bool = True
     left_groups: tuple[str, ...] = ()
@@ -341,8 +341,8 @@ def next_step(gang: Gang, seen: Observed, *, own_workers: bool = False) -> tuple
         return (Step.GIVE_BACK if late else Step.WAIT), f"no placement group within {HOLD_SECONDS:.0f} s"
     if removed and seen.group_state is not None:
         return Step.GIVE_BACK, "its placement group was removed"
-    if seen.group_state == "PENDING" and seen.held_for > seen.patience:
-        why = f"Ray did not place it within {seen.patience:.0f} s"
+    if seen.group_state == "PENDING" and seen.held_for > seen.place_within:
+        why = f"Ray did not place it within {seen.place_within:.0f} s"
         if gang.ordinary is not None:  # Ray places it once it can, on these nodes
             return Step.OTHER_DEVICES, why
         if may_move(gang):

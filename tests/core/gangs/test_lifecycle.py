@@ -147,7 +147,7 @@ def expected(given: Gang, seen: Observed, own_workers: bool) -> Step:
         return Step.GIVE_BACK if seen.provisioned and seen.held_for > 30 else Step.WAIT
     if not there:
         return Step.GIVE_BACK
-    if seen.group_state != "PENDING" or seen.held_for <= seen.patience:
+    if seen.group_state != "PENDING" or seen.held_for <= seen.place_within:
         return Step.WAIT
     if given.ordinary is not None:
         return Step.OTHER_DEVICES

@@ -59,7 +59,7 @@ class KubernetesBackend:
 
     own_workers = True
     begins = STARTS
-    patience = WORKERS_SECONDS
+    place_within = WORKERS_SECONDS
 
     def __init__(
         self,

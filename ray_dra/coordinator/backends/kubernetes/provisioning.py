@@ -38,7 +38,7 @@ LOST_MOST = 3  # pods of an attempt that are made anew: what deletes more of the
 
 # Seconds without progress in a stage before the attempt is given up. `prepared`: a pod's network, volumes and claims,
 # its IMEX channel included; pulling an image is part of `started`, and `image` is where it cannot be had.
-PATIENCE = {
+STAGE_SECONDS = {
     "applied": 30.0,
     "pods": 60.0,
     "bound": 20.0,
@@ -59,7 +59,7 @@ class _GiveWay(_Failed):
 
 
 class Provisioning:
-    """See the module. What it remembers between two steps is for patience and thrift only: a new one goes on."""
+    """See the module. What it remembers between two steps is for deadlines and thrift only: a new one goes on."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Provisioning:
             return Progress(failed=str(error))
 
     def hold_up(self) -> None:
-        """Nothing can be done now, for no fault of this attempt's: this time does not try its patience."""
+        """Nothing can be done now, for no fault of this attempt's: this time does not count."""
         self._held_up = True
 
     def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
@@ -302,7 +302,7 @@ class Provisioning:
         self._done("open", seen)
 
     def _judge(self, there: Found, stage: str, said: str, joined: Collection[str]) -> Progress:
-        """Whether it still gets on: each sign of progress starts the stage's patience anew."""
+        """Whether it still gets on: each sign of progress starts the stage's time anew."""
         now = self.clock()
         if self._held_up:
             self._since += now - self._judged
@@ -321,9 +321,9 @@ class Provisioning:
         closed = [node for node in self.attempt.slots if self.view.nodes[node].unschedulable]
         if closed and stage in ("pods", "bound"):
             return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
-        if now - self._since > PATIENCE[stage]:
+        if now - self._since > STAGE_SECONDS[stage]:
             self.machines.avoid(self._behind(there, stage, joined), said)
-            said = f"{PATIENCE[stage]:.0f} s without progress: waited for {said}"
+            said = f"{STAGE_SECONDS[stage]:.0f} s without progress: waited for {said}"
             return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
         return Progress(stage=stage, said=f"{stage}: {said}")
 

@@ -18,7 +18,7 @@ class RayletsBackend:
 
     own_workers = False
     begins = THERE
-    patience = PLACE_SECONDS
+    place_within = PLACE_SECONDS
     ready_made: Collection[str] = ()  # all are, so none comes before the others
     left_to_others = ""
     idle = True

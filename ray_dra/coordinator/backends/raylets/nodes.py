@@ -38,12 +38,12 @@ class Nodes:
         clock: Clock,
         aside: Aside,
         *,
-        reserved: Callable[[str], bool] = lambda name: False,
+        is_machine: Callable[[str], bool] = lambda name: False,
         best: Callable[[str], Node | None] = lambda name: None,
     ) -> None:
-        """`reserved`: True for Kubernetes node names; a raylet with hostNetwork reports one and must not replace that
+        """`is_machine`: True for Kubernetes node names; a raylet with hostNetwork reports one and must not replace that
         entry. `best`: a node as it was when it was last whole."""
-        self._reserved, self._best = reserved, best
+        self._is_machine, self._best = is_machine, best
         self.store = store
         self.inventory = inventory
         self.clock = clock
@@ -164,7 +164,7 @@ class Nodes:
     def _name_of(self, raylet: RayNode) -> str:
         """Its label, unless that is another's; what has gangs keeps its name, and who has a label keeps it."""
         label, by_id = raylet.labels.get(NODE_LABEL), f"ray-{raylet.id[:16]}"
-        if label is None or self._reserved(label):
+        if label is None or self._is_machine(label):
             return by_id
         if self.names.get(raylet.id) == by_id and self.inventory.has_gangs(by_id):
             return by_id
@@ -175,7 +175,7 @@ class Nodes:
 
     def _leave(self, raylet: str, name: str | None) -> None:
         """A raylet has another name from here on; what it was by the one before is no node any more."""
-        if name is None or self._reserved(name) or name not in self.raylets or self.raylets[name].id != raylet:
+        if name is None or self._is_machine(name) or name not in self.raylets or self.raylets[name].id != raylet:
             return
         del self.raylets[name]
         if name in self.inventory.node_states:
