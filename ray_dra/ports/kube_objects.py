@@ -117,8 +117,8 @@ class Claim(OfGang):
 
 @dataclass(frozen=True, slots=True)
 class PublishedDevice:
-    """A device of a ResourceSlice: its attributes, quantities of its capacity as they are written, its taints as
-    key=value, and the sets of counters that it consumes."""
+    """A device of a ResourceSlice: its attributes, quantities of its capacity as they are written, its taints that keep
+    pods away, as key=value, and the sets of counters that it consumes."""
 
     name: str
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
@@ -154,6 +154,33 @@ class Toleration:
     exists: bool = False  # the value does not matter
     value: str = ""
     effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRequirement:
+    """Of a pod's node affinity: what a node's label has to be; `of_field`: one of its fields, instead of a label."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+    of_field: bool = False
+
+    def __str__(self) -> str:
+        return " ".join([self.key, self.operator, ", ".join(self.values)]).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """What a pod says of the nodes on which it may run.
+
+    Attributes:
+        selector: labels that a node has to have.
+        terms: required, as alternatives, all requirements of one; None: nothing is.
+    """
+
+    tolerations: tuple[Toleration, ...] = ()
+    selector: tuple[tuple[str, str], ...] = ()
+    terms: tuple[tuple[NodeRequirement, ...], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +265,7 @@ class RayCluster:
     """KubeRay's cluster, which gangs' workers join.
 
     Attributes:
-        template: the name of the group that gangs' workers are copies of; tolerations: of its pods.
+        template: the name of the group that gangs' workers are copies of; placing: of its pods.
         workers: what holds for all workers.
         kuberay: the operator that runs here.
         settings: its annotations that are ours.
@@ -251,7 +278,7 @@ class RayCluster:
     uid: str
     groups: tuple[WorkerGroup, ...] = ()
     template: str = ""
-    tolerations: tuple[Toleration, ...] = ()
+    placing: Placing = field(default_factory=Placing)
     workers: WorkerSettings = field(default_factory=WorkerSettings)
     kuberay: KubeRay = field(default_factory=KubeRay)
     settings: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,8 @@ from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
 from ray_dra.translate.names import DRIVER, KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
 
+NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
+
 
 class FakeKube:
     """See the module. `nodes` are (node, its ResourceSlices)."""
@@ -140,15 +142,17 @@ class FakeKube:
                     self._schedule(pod)
             elif node is not None and node.ready and WARM_LABEL in pod["metadata"]["labels"]:
                 self._pull(pod, node)
-            elif node is not None and node.ready:
+            elif node is not None and node.ready and node.name in self._without_images:
+                pod["status"]["containerStatuses"] = [{"imageID": "", "state": NO_IMAGE} for _ in spec["containers"]]
+            elif node is not None and node.ready and pod["status"]["phase"] != "Succeeded":
+                pod["status"].pop("containerStatuses", None)
                 pod["status"]["phase"] = "Running"
                 self._running.add(pod["metadata"]["name"])
 
     def _pull(self, pod: dict[str, Any], node: KubeNode) -> None:
         containers = pod["spec"]["containers"]
         if node.name in self._without_images:
-            waiting = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
-            pod["status"]["containerStatuses"] = [{"imageID": "", "state": waiting} for _ in containers]
+            pod["status"]["containerStatuses"] = [{"imageID": "", "state": NO_IMAGE} for _ in containers]
             return
         self.pulled.append(node.name)
         pod["status"] = {"phase": "Succeeded", "containerStatuses": [{"imageID": each["image"]} for each in containers]}
@@ -203,6 +207,21 @@ class FakeKube:
 
     def cordon(self, name: str, closed: bool = True) -> None:
         self._change_node(name, unschedulable=closed)
+
+    def taint(self, name: str, effect: str) -> None:
+        """The node gets a taint that nobody tolerates, in place of those it had; "" takes it away. Pods stay: whoever
+        evicts them is late."""
+        self._change_node(name, taints=(("maintenance", "soon", effect),) if effect else ())
+
+    def label(self, name: str, **labels: str) -> None:
+        """The node has these labels besides its own."""
+        self._change_node(name, labels={**self._nodes[name].labels, **labels})
+
+    def end_well(self, name: str) -> None:
+        """The containers of a pod end, without an error."""
+        self._version += 1
+        self._things["Pod", name]["status"] = {"phase": "Succeeded"}
+        self._running.discard(name)
 
     def _change_node(self, name: str, **change: Any) -> None:
         self._version += 1

@@ -93,7 +93,7 @@ class Backend(Protocol):
         """What of a gang's workers will end before its program gives it back, as far as is known."""
 
     def left_out(self, node: str) -> bool:
-        """Whether plans leave the node out for a while, though nothing of it is lost."""
+        """Whether plans leave the node out, though nothing of it is lost."""
 
     # how Ray sees them
 

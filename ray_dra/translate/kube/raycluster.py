@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.ports.kube_objects import RayAuth, RayCluster, Toleration, WorkerGroup, WorkerSettings, WriteLimits
+from ray_dra.ports.kube_objects import Placing, RayAuth, RayCluster, WorkerGroup, WorkerSettings, WriteLimits
 from ray_dra.translate.kube.kuberay_pod import worker_pod
+from ray_dra.translate.kube.schedulable import read_placing
 from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text, texts
 from ray_dra.translate.names import (
     AUTOSCALER_VARIABLE,
@@ -42,7 +43,7 @@ def read_raycluster(thing: Raw) -> RayCluster:
         uid=text(meta["uid"]),
         groups=groups,
         template=template,
-        tolerations=_tolerations(next((g.spec for g in groups if g.name == template), {})),
+        placing=_placing(next((g.spec for g in groups if g.name == template), {})),
         workers=_worker_settings(meta, spec),
         settings={name: value for name, value in annotations.items() if name.startswith(OUR_PREFIX)},
         deleting=said.deleting,
@@ -92,24 +93,16 @@ def _read_group(group: Raw) -> WorkerGroup:
     return WorkerGroup(text(group["groupName"]), group)
 
 
-def _tolerations(group: Raw) -> tuple[Toleration, ...]:
-    listed = (group["template"].get("spec") or {}).get("tolerations") or () if group else ()
-    return tuple(
-        Toleration(
-            key=text(each.get("key") or ""),
-            exists=each.get("operator") == "Exists",
-            value=text(each.get("value") or ""),
-            effect=text(each.get("effect") or ""),
-        )
-        for each in listed
-    )
+def _placing(group: Raw) -> Placing:
+    return read_placing(mapping(group["template"].get("spec") or {})) if group else Placing()
 
 
 def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
     """The worker group that gangs' workers are copies of: named by the RayCluster's annotation, or `ray-dra`.
 
     Raises:
-        InvalidRequest: there is none, or it asks for GPUs itself; or the RayCluster's autoscaler would end the copies.
+        InvalidRequest: there is none, or it asks for GPUs or names a node itself; or the RayCluster's autoscaler would
+            end the copies.
     """
     if cluster.workers.old_autoscaler:
         raise InvalidRequest(
@@ -130,6 +123,13 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
             available=", ".join(group.name for group in cluster.groups) or "no worker groups",
         )
     pod = found["template"]["spec"]
+    if pod.get("nodeName"):
+        raise InvalidRequest(
+            "The worker group to copy names one node, past the scheduler; leave nodeName out of it. A nodeSelector or a"
+            " required node affinity limits the nodes of gangs.",
+            place=f"{place}, group {cluster.template}",
+            wanted=f"nodeName {shown(pod['nodeName'])}",
+        )
     if not pod["containers"]:
         raise InvalidRequest("The worker group to copy has no container.", place=f"{place}, group {cluster.template}")
     for container in pod["containers"]:

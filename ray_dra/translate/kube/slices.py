@@ -7,7 +7,7 @@ box without one is a clique of its own where its product is always on NVSwitches
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
@@ -19,8 +19,9 @@ from ray_dra.core.model.device_selector import (
     VERSIONS,
 )
 from ray_dra.core.model.node import Links, Node
-from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
+from ray_dra.ports.kube_objects import KubeNode, Placing, PublishedDevice, ResourceSlice
 from ray_dra.translate.kube.images import images_on
+from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 from ray_dra.translate.quantity import quantity
@@ -30,6 +31,8 @@ KEEPS_PODS_OFF = ("NoSchedule", "NoExecute")
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
 # links are unknown here.
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
+
+ANYWHERE = Placing()
 
 
 def read_node(thing: Raw) -> KubeNode:
@@ -103,14 +106,16 @@ def newest(slices: Iterable[ResourceSlice]) -> tuple[list[PublishedDevice], str]
     return devices, ""
 
 
-def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], tolerations: Sequence[Toleration] = ()) -> Node:
+def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: Placing = ANYWHERE) -> Node:
     """The node as the planner sees it; not ready, with the reason, where nothing may be placed on it.
 
     Args:
         slices: those of the node's pool of NVIDIA's GPU driver.
-        tolerations: of the pods that will be placed.
+        placing: of the pods that will be placed.
     """
     published, reason = newest(slices)
+    closed = obstacle(node, placing)
+    reason = closed.reason if closed is not None else reason
     full = sorted((d for d in published if d.text("type") == "gpu"), key=_number)
     products = {device.text("productName") for device in full}
     switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
@@ -126,7 +131,7 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], toleration
         resources={"CPU": node.cpus, "memory": node.memory},
         labels=node.labels,
         order=_tray(node),
-        ready=not (reason := _why_not(node, tolerations) or reason),
+        ready=not reason,
         reason=reason,
     )
 
@@ -154,28 +159,6 @@ def _device(node: str, device: PublishedDevice, clique: str | None, kind: Fabric
         health=Health.TAINTED if device.taints else Health.OK,
         health_reason=", ".join(device.taints),
     )
-
-
-def _why_not(node: KubeNode, tolerations: Sequence[Toleration]) -> str:
-    if not node.ready:
-        return "Kubernetes says that the node is not ready"
-    if node.device_plugin:
-        return f"a device plugin offers its GPUs as {PLUGIN_RESOURCE}; they cannot be claimed as well"
-    if node.unschedulable:
-        return "the node is cordoned"
-    for key, value, effect in node.taints:
-        if effect in KEEPS_PODS_OFF and not any(_tolerates(t, key, value, effect) for t in tolerations):
-            return f"the node has the taint {key}={value}:{effect}, which the worker template does not tolerate"
-    return ""
-
-
-def _tolerates(toleration: Toleration, key: str, value: str, effect: str) -> bool:
-    """Kubernetes' rule: an empty key with Exists tolerates everything, an empty effect all effects."""
-    if toleration.effect not in ("", effect):
-        return False
-    if toleration.exists:
-        return toleration.key in ("", key)
-    return (toleration.key, toleration.value) == (key, value)
 
 
 def _number(device: PublishedDevice) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.ports.kube_objects import KubeNode, ResourceSlice
+from ray_dra.ports.kube_objects import KubeNode, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.parts import parts_of
@@ -94,7 +94,7 @@ def look(slices: list[dict[str, Any]], *raw: Mapping[str, Any]) -> tuple[Machine
     inventory, claims = Inventory(), tuple(map(read_claim, raw))
     machines = Machines(inventory, lambda: 0.0)
     node = KubeNode("n", cpus=8, memory=64 << 30)
-    machines.put(KubeView(nodes={"n": node}, slices=read(slices), claims=claims), ())
+    machines.put(KubeView(nodes={"n": node}, slices=read(slices), claims=claims), Placing())
     machines.mark_taken(claims, lambda claim: False)
     return machines, inventory
 

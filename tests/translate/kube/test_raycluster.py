@@ -75,7 +75,7 @@ def test_of_the_template_the_tolerations_are_read() -> None:
         {"key": "gpu", "value": "a", "effect": "NoSchedule"},
         {"key": "gpu", "operator": "Equal"},
     ]
-    assert read_raycluster(raw).tolerations == (
+    assert read_raycluster(raw).placing.tolerations == (
         Toleration(exists=True),
         Toleration("gpu", value="a", effect="NoSchedule"),
         Toleration("gpu"),

@@ -65,7 +65,7 @@ def use(made: Any) -> None:
     elif isinstance(made, RayCluster):
         with suppress(InvalidRequest):
             json.dumps(worker_pod(made, worker_template(made), "x"))
-        node_from_slices(KubeNode("n", taints=(("a", "b", "NoSchedule"),)), [], made.tolerations)
+        node_from_slices(KubeNode("n", taints=(("a", "b", "NoSchedule"),)), [], made.placing)
 
 
 @given(anything)

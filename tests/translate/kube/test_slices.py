@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_dra.core.model.device import FabricKind, Health
-from ray_dra.ports.kube_objects import KubeNode, PublishedDevice, ResourceSlice, Toleration
+from ray_dra.ports.kube_objects import KubeNode, Placing, PublishedDevice, ResourceSlice, Toleration
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.sense import check_nodes
@@ -51,7 +51,9 @@ def test_health_tolerations_and_quantities() -> None:
     published = slices(gpu_pool(simulated, faults, frozenset({"NVMLDeviceHealthCheck"})), simulated.name, 1)
     taints = (("gpu", "a", "NoSchedule"), ("soft", "", "PreferNoSchedule"))
     made = node_from_slices(
-        KubeNode(simulated.name, taints=taints), read(published), [Toleration("gpu", value="a", effect="NoSchedule")]
+        KubeNode(simulated.name, taints=taints),
+        read(published),
+        Placing((Toleration("gpu", value="a", effect="NoSchedule"),)),
     )
     assert made.ready
     assert [d.health for d in made.devices].count(Health.TAINTED) == 1
@@ -64,6 +66,20 @@ def test_health_tolerations_and_quantities() -> None:
     assert (seen.cpus, seen.memory, seen.device_plugin, seen.ready) == (3.5, 2 << 30, True, True)
     bare = read_node({"metadata": {"name": "n"}})
     assert bare == KubeNode("n", ready=False), "what a node does not say it has, it has not"
+
+
+def test_a_taint_without_effect_is_for_people() -> None:
+    simulated = simulated_nodes("hgx-h100")[0]
+    published = slices(gpu_pool(simulated, {}), simulated.name, 1)
+    said = {"key": "gpu.nvidia.com/xid", "value": "31", "effect": "None"}
+    by_name = {device["name"]: device for each in published for device in each["spec"]["devices"]}
+    by_name["gpu-0"]["taints"] = [said]
+    by_name["gpu-1"]["taints"] = [said, {**said, "value": "79", "effect": "NoSchedule"}]
+    made = node_from_slices(KubeNode(simulated.name), read(published))
+    assert [(d.health, d.health_reason) for d in made.devices[:2]] == [
+        (Health.OK, ""),
+        (Health.TAINTED, "gpu.nvidia.com/xid=79"),
+    ]
 
 
 def test_every_suffix_of_a_quantity_is_read_and_garbage_is_refused() -> None:
@@ -145,8 +161,8 @@ def test_taints_are_tolerated_by_kubernetes_rule(toleration: Toleration, tolerat
     simulated = simulated_nodes("hgx-h100", nodes=1)[0]
     tainted = KubeNode(simulated.name, taints=(("gpu", "a", "NoSchedule"),))
     published = read(slices(gpu_pool(simulated, {}), simulated.name, 1))
-    assert node_from_slices(tainted, published, [toleration]).ready is tolerates
-    assert node_from_slices(tainted, published, [Toleration("x"), toleration]).ready is tolerates
+    assert node_from_slices(tainted, published, Placing((toleration,))).ready is tolerates
+    assert node_from_slices(tainted, published, Placing((Toleration("x"), toleration))).ready is tolerates
 
 
 def test_a_box_with_a_card_beside_its_switched_gpus_is_no_clique() -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
 from ray_dra.coordinator.backends.kubernetes.provisioning import Provisioning
-from ray_dra.coordinator.backends.kubernetes.teardown import give_back
+from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.coordinator.backends.kubernetes.warm import Warming
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
@@ -26,7 +27,7 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest, KubernetesError, OverQuota, Rejected
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kube_objects import Claim, OfGang, RayCluster, Toleration
+from ray_dra.ports.kube_objects import Claim, OfGang, Placing, RayCluster
 from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
@@ -37,6 +38,7 @@ from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_lab
 from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
+IMAGE_SECONDS = 600.0  # for which a gang's image that could not be had counts
 REST_SECONDS = 5.0  # the same at most, after any other no; the first time at the next look
 
 
@@ -76,8 +78,9 @@ class KubernetesBackend:
         self.found: dict[str, Found] = {}
         self._attempts: dict[str, Provisioning] = {}
         self._rests: dict[str, _Rest] = {}  # by gang
+        self._no_image: dict[str, float] = {}  # gangs for which an image could not be had -> until when that counts
         self._labels: dict[str, dict[str, str]] = {}  # attempt -> node -> the label of the slot there
-        self._warming = Warming(kube, clock)
+        self._warming, self._teardown = Warming(kube, clock), Teardown(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
@@ -101,7 +104,7 @@ class KubernetesBackend:
         if key == self._seen:
             return
         self.found = by_attempt(self.view, self.kube)
-        self.machines.put(self.view, self._tolerations())
+        self.machines.put(self.view, self._placing())
         self.machines.mark_taken(self.view.claims, of_gangs)
         self._seen = key
 
@@ -141,8 +144,8 @@ class KubernetesBackend:
     def _ours(self, thing: OfGang) -> bool:
         return is_ours(self.kube, thing)
 
-    def _tolerations(self) -> tuple[Toleration, ...]:
-        return self.view.raycluster.tolerations if self.view.raycluster is not None else ()
+    def _placing(self) -> Placing:
+        return self.view.raycluster.placing if self.view.raycluster is not None else Placing()
 
     # -- provisioning
 
@@ -159,7 +162,7 @@ class KubernetesBackend:
                 attempt = self._attempts[name] = self._begin(request, allocation)
             progress = attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
             self._rests.pop(allocation.gang, None)
-            return progress
+            return self._without_image(allocation.gang, progress) if attempt.no_image else progress
         except InvalidRequest as error:
             return Progress(failed=str(error), final=True)
         except Rejected as error:
@@ -175,6 +178,12 @@ class KubernetesBackend:
             self._rests[allocation.gang] = _Rest(self.clock() + seconds, why, max(0.5, 2 * seconds))
             return _held_up(attempt, why)
 
+    def _without_image(self, gang: str, progress: Progress) -> Progress:
+        """An image that a second set of nodes cannot have either, none can."""
+        again = gang in self._no_image
+        self._no_image[gang] = self.clock() + IMAGE_SECONDS
+        return replace(progress, final=again)
+
     def _begin(self, request: GangRequest, allocation: Allocation) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
         attempt = attempt_of(
@@ -184,7 +193,7 @@ class KubernetesBackend:
             asked=request.bundles,
             own=self._has_own,
         )
-        return Provisioning(attempt, allocation.epoch, self.kube, self.store, self.inventory, self.machines, self.clock)
+        return Provisioning(attempt, self.kube, self.store, self.inventory, self.machines, self.clock)
 
     # -- what the coordinator and the workers ask
 
@@ -236,8 +245,9 @@ class KubernetesBackend:
         held = list(wanted)
         names, gangs = {attempt_name(a.gang, a.epoch) for a in held}, {a.gang for a in held}
         self._rests = {gang: rest for gang, rest in self._rests.items() if gang in gangs or self.clock() < rest.until}
+        self._no_image = {gang: until for gang, until in self._no_image.items() if self.clock() < until}
         if not self.kube.lead():
-            give_back(self.kube, self.found, names)
+            self._teardown.step(self.found, names)
             self._warming.step(self.view, self.machines.usable)
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
         self._labels = {name: labels for name, labels in self._labels.items() if name in names}

@@ -16,11 +16,12 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kube_objects import Claim, ResourceSlice, Toleration
+from ray_dra.ports.kube_objects import Claim, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.kube.parts import Parts, parts_of
 from ray_dra.translate.kube.published_links import with_links
+from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
 from ray_dra.translate.names import DRIVER
@@ -42,6 +43,7 @@ class Machines:
         self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
         self._translated: dict[str, Any] = {}  # node -> what it was made from
         self._faults: dict[str, dict[str, tuple[float, str]]] = {}  # node -> UUID -> until when, and why
+        self._closed: set[str] = set()  # nodes that take no more pods, and leave those that run there alone
         self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
         self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
         self._taken: dict[str, int] = {}
@@ -66,9 +68,10 @@ class Machines:
                 self._inventory.put_node(replace(state.node, ready=False, reason=why))
 
     def left_out(self, node: str) -> bool:
-        """Whether nothing is amiss with a node but that an attempt failed there: who is on it has lost nothing."""
+        """Whether nothing is amiss with a node but that it takes no more pods (a cordon, say), or that an attempt
+        failed there: who is on it has lost nothing."""
         state, (_, why) = self._inventory.node_states.get(node), self._avoided.get(node, (0.0, ""))
-        return state is not None and why != "" and state.node.reason == why
+        return state is not None and (node in self._closed or (why != "" and state.node.reason == why))
 
     @property
     def avoided(self) -> Mapping[str, str]:
@@ -104,9 +107,9 @@ class Machines:
         }
         return frozenset((node, uuid, why) for node, found in self._faults.items() for uuid, (_, why) in found.items())
 
-    def put(self, view: KubeView, tolerations: tuple[Toleration, ...]) -> None:
-        """The nodes that publish GPUs; `tolerations` are those of the pods to be placed."""
-        made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, tolerations)
+    def put(self, view: KubeView, placing: Placing) -> None:
+        """The nodes that publish GPUs; `placing`: of the pods to be placed."""
+        made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, placing)
         if made_of == self._made_of:
             return  # what has not changed is the same object, so that to compare is quick
         by_node: dict[str, list[ResourceSlice]] = {}
@@ -122,13 +125,15 @@ class Machines:
         for name in seen:
             node = view.nodes[name]
             versions = tuple(s.version for s in by_node[name])
-            made_from = (node, versions, avoided.get(name), faults.get(name), links.get(name), tolerations)
+            made_from = (node, versions, avoided.get(name), faults.get(name), links.get(name), placing)
             if self._translated.get(name) == made_from:
                 continue
             self._translated[name] = made_from
             self._taken.pop(name, None)
             self._parts[name] = parts_of(by_node[name])
-            made = node_from_slices(node, by_node[name], tolerations)
+            closed = obstacle(node, placing)
+            (self._closed.discard if closed is None or closed.harms else self._closed.add)(name)
+            made = node_from_slices(node, by_node[name], placing)
             made = with_links(made, links.get(name))
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
         for gone in self.names - seen:
@@ -136,6 +141,7 @@ class Machines:
             self._translated.pop(gone, None)
             self._taken.pop(gone, None)
             self._parts.pop(gone, None)
+            self._closed.discard(gone)
         self.names = set(seen)
         self._made_of = made_of  # at the end: what raised is met again
 

@@ -64,14 +64,14 @@ class Provisioning:
     def __init__(
         self,
         attempt: Attempt,
-        epoch: int,
         kube: Kube,
         store: Store,
         inventory: Inventory,
         machines: Machines,
         clock: Clock,
     ) -> None:
-        self.attempt, self._epoch = attempt, epoch
+        self.attempt = attempt
+        self.no_image = False  # it was given up for an image that could not be had
         self.kube, self.store, self.inventory, self.machines, self.clock = kube, store, inventory, machines, clock
         self.view = KubeView()
         self._labels = {slot.label for slot in attempt.slots.values()}
@@ -124,12 +124,14 @@ class Provisioning:
     def _make(self, there: Found) -> tuple[str, str]:
         """Do what can be done now; the stage it is in, and what is being waited for."""
         attempt, count = self.attempt, len(self._labels)
+        for domain in there.domains:  # one that goes is made again at once
+            self._written.pop(("join", domain.name), None)
         missing = attempt.missing_domains({domain.name for domain in there.domains})
-        self.kube.together([partial(self.kube.create, domain) for domain in missing])
+        self.kube.together([partial(self._add_domain, domain) for domain in missing])
         names = {template.name for template in self.view.templates}
         absent = [name for name in attempt.channel_templates if name not in names]
-        if absent:
-            return "applied", f"the claim template of the ComputeDomain: {', '.join(absent)}"
+        if missing or absent:
+            return "applied", f"the ComputeDomain and its claim template: {', '.join(attempt.channel_templates)}"
         lacking = self._add(there)
         if lacking:
             return "pods", f"{lacking} of {count} pods and their claims"
@@ -207,6 +209,12 @@ class Provisioning:
     def _proved(self) -> set[str]:
         """The keys under which pods have said that they have what was planned."""
         return set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
+
+    def _add_domain(self, domain: dict[str, Any]) -> None:
+        name = domain["metadata"]["name"]
+        if self._due("join", name):
+            self.kube.create(domain)
+            self._done("join", name)
 
     def _add_one(self, slot: Slot) -> None:
         """Its pod, and at once its claim."""
@@ -310,10 +318,12 @@ class Provisioning:
         seen = (stage, len(there.claims), *signs(there.pods), len(joined))
         if seen != self._seen:
             self._seen, self._since = seen, now
-        failed = next((pod for pod in there.pods if pod.failed and not pod.deleting), None)  # a deleted one fails, too
-        if failed is not None:
-            why = f"{failed.name} failed: {failed.failed}"
-            self.machines.avoid([node for node in (failed.node,) if node], why)
+        ended = next((pod for pod in there.pods if pod.ended and not pod.deleting), None)  # a deleted one ends, too
+        if ended is not None:
+            why = (
+                f"{ended.name} failed: {ended.failed or 'its containers ended without an error, and a worker runs on'}"
+            )
+            self.machines.avoid([node for node in (ended.node,) if node], why)
             return Progress(failed=why)
         lost = [node for node in self.attempt.slots if not lives(self.view, node)]
         if lost:
@@ -323,8 +333,8 @@ class Provisioning:
             return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
         if now - self._since > STAGE_SECONDS[stage]:
             self.machines.avoid(self._behind(there, stage, joined), said)
-            said = f"{STAGE_SECONDS[stage]:.0f} s without progress: waited for {said}"
-            return Progress(failed=said, final=stage == "image" and self._epoch > 0)  # two sets of nodes could not
+            self.no_image = stage == "image"
+            return Progress(failed=f"{STAGE_SECONDS[stage]:.0f} s without progress: waited for {said}")
         return Progress(stage=stage, said=f"{stage}: {said}")
 
     def _behind(self, there: Found, stage: str, joined: Collection[str]) -> list[str]:

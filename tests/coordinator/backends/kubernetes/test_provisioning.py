@@ -8,7 +8,7 @@ import pytest
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.errors import InvalidRequest, UnsatisfiableError
-from ray_dra.ports.kubernetes import Object
+from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.names import CLIQUE_LABEL, GANG_LABEL
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.kubernetes_world import World
@@ -107,6 +107,75 @@ def test_gates_are_opened_once_though_the_watch_is_late(late: int, opened: int) 
     assert world.drive(gang) is Phase.READY
     assert len(world.kube.opened) == opened
     assert world.coordinator.status(gang).moves == 0
+
+
+@pytest.mark.parametrize(("looks", "made"), [(0, 1), (8, 1), (25, 2)])
+def test_a_compute_domain_is_made_once_though_the_watch_is_late(looks: int, made: int) -> None:
+    world = World()
+    before, view, create, asked = world.kube.view(), world.kube.view, world.kube.create, list[str]()
+
+    def counted(thing: Object) -> str:
+        asked.append(thing["kind"])
+        return create(thing)
+
+    def late() -> KubeView:
+        nonlocal looks
+        looks -= bool(asked)
+        return before if looks > 0 else view()
+
+    world.kube.create, world.kube.view = counted, late  # type: ignore[method-assign]
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    assert asked.count("ComputeDomain") == made
+    assert world.coordinator.status(gang).moves == 0
+
+
+def test_a_compute_domain_that_somebody_deletes_is_made_again_at_once() -> None:
+    world = World()
+    world.kube.stop_scheduling()
+    world.coordinator.submit(world.order())
+    for _ in range(4):
+        world.turn()
+    assert len(world.kube.view().domains) == 1
+    world.kube.drop("ComputeDomain")
+    world.turn()
+    assert len(world.kube.view().domains) == 1
+
+
+def test_a_worker_that_ends_well_has_failed_all_the_same() -> None:
+    """Nothing that comes after it would, and it was waited for until the patience was over."""
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    while not world.kube.running():
+        world.turn()
+    world.kube.end_well(world.kube.running()[0][0].name)
+    for _ in range(2):
+        world.turn()
+    status = world.coordinator.status(gang)
+    assert status.moves == 1
+    assert any("its containers ended without an error" in change.why for change in status.history)
+    assert world.drive(gang) is Phase.READY
+
+
+@pytest.mark.parametrize("lost_first", [False, True])
+def test_an_image_that_two_sets_of_nodes_cannot_have_is_a_no(lost_first: bool) -> None:
+    """Two that were seen to: a gang that moved for another reason has seen none."""
+    world = World(nodes=8, cliques=4)
+    status = world.coordinator.submit(world.order())
+    assert status.allocation is not None
+    if lost_first:
+        world.turn()
+        world.kube.lose_node(status.allocation.nodes[0])
+    world.kube.break_registry(*world.kube.nodes)
+    tried = set()
+    while status.gang in world.coordinator.gangs:
+        now = world.coordinator.status(status.gang)
+        if "image" in now.said and now.allocation is not None:
+            tried.add(now.allocation.nodes)
+        world.turn()
+    assert len(tried) == 2
+    with pytest.raises(UnsatisfiableError, match="ErrImagePull"):
+        world.coordinator.status(status.gang)
 
 
 def test_events_tell_a_gangs_way() -> None:

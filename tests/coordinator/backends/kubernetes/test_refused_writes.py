@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from ray_dra.coordinator.backends.kubernetes.objects import Found
-from ray_dra.coordinator.backends.kubernetes.teardown import give_back
+from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.errors import ApiUnavailable, NotAllowed, OverQuota, Rejected, UnsatisfiableError
@@ -52,7 +52,7 @@ def test_a_server_that_does_not_answer_is_waited_for_once_a_look(status: int, tr
             raise error
 
     kube = Failing(cluster(), [])
-    give_back(kube, {name: Found(domains=[ComputeDomain(name)]) for name in "ab"}, ())
+    Teardown(kube, lambda: 0.0).step({name: Found(domains=[ComputeDomain(name)]) for name in "ab"}, ())
     assert asked == tried
 
 
@@ -199,3 +199,39 @@ def test_a_no_to_pods_that_are_alike_costs_few_requests(bundles: int, asked: int
     with pytest.raises(UnsatisfiableError, match="no such image policy"):
         world.coordinator.status(gang)
     assert tried == ["Pod"] * asked
+
+
+def test_a_delete_that_is_refused_is_sent_again_ever_later() -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    delete, asked = world.kube.delete, list[float]()
+
+    def denied(kind: str, name: str) -> None:
+        asked.append(world.clock.now)
+        raise NotAllowed("This identity may not do that.", wanted=f"delete {kind}")
+
+    world.kube.delete = denied  # type: ignore[method-assign]
+    world.coordinator.release(gang)
+    for _ in range(240):  # two minutes
+        world.turn()
+    assert 20 < len(asked) < 35
+    world.kube.delete = delete  # type: ignore[method-assign]
+    world.settle(turns=16)
+
+
+@pytest.mark.parametrize(("seconds", "sent"), [(9, 1), (11, 2)])
+def test_what_was_deleted_is_deleted_again_only_where_no_watch_shows_it(seconds: int, sent: int) -> None:
+    world = World()
+    gang = world.coordinator.submit(world.order()).gang
+    assert world.drive(gang) is Phase.READY
+    view, delete, asked = world.kube.view(), world.kube.delete, list[tuple[str, str]]()
+
+    def counted(kind: str, name: str) -> None:
+        asked.append((kind, name))
+        delete(kind, name)
+
+    world.kube.delete, world.kube.view = counted, lambda: view  # type: ignore[method-assign]
+    world.coordinator.release(gang)
+    world.later(seconds)
+    assert len(asked) == sent * len(set(asked)) == sent * 5, "two pods, two claims, a ComputeDomain"
