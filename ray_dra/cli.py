@@ -26,6 +26,7 @@ def _speak() -> None:
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, callback=_speak)
 console = Console(highlight=False, emoji=False)  # :100: is a part of a name, no picture
+ADVICE = "connect its program by ray_dra://HOST:PORT, or have it say a policy (docs/unchanged.md)"
 Address = Annotated[str, typer.Option(help="A running Ray cluster, HOST:PORT; by default the one on this machine.")]
 
 
@@ -175,7 +176,8 @@ def gangs(
     ] = "",
     address: Address = "",
 ) -> None:
-    """Every gang: its phase, where it lies, what it waits for. And records that cannot be read and were set aside."""
+    """Every gang: its phase, where it lies, what it waits for. And placement groups that wait in Ray without a plan,
+    and records that cannot be read and were set aside."""
     from ray_dra.processes.calls import ask, coordinator
     from ray_dra.translate.text import on_one_line
 
@@ -190,6 +192,11 @@ def gangs(
         _show_gang(status)
     if not found:
         console.print("no gangs")
+    for group, job, gpus in ask(coordinator().unplanned.remote()):
+        what = (
+            f"waits in Ray for {gpus:g} GPUs, made by job {job or 'unknown'}, which ray-dra does not plan for: {ADVICE}"
+        )
+        console.print(on_one_line(f"{group:<34} {'unplanned':<12} {what}"), markup=False, soft_wrap=True)
     for key, why in ask(coordinator().unread.remote()):
         console.print(on_one_line(f"{key:<34} {'set aside':<12} {why}"), markup=False, soft_wrap=True)
 
@@ -199,6 +206,7 @@ def _show_gang(status: Status) -> None:
 
     nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
     why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
+    why += f"; other work has {'; '.join(status.other_work)}" if status.other_work else ""
     console.print(
         on_one_line(f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}"),
         markup=False,

@@ -75,6 +75,20 @@ def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
     assert refused.counterfactual.instead[0].change == "3 of the 4 bundles"
 
 
+def test_gangs_tells_of_groups_without_a_plan_and_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = Status("id", Phase.QUEUED, "train", None, (), None, 0, (), (), other_work=("4 GPUs on t0: theirs",))
+    answers: dict[str, object] = {"gangs": [waits], "unseen": (), "unplanned": [("blocker", "02", 8.0)], "unread": []}
+    remotes = {name: SimpleNamespace(remote=lambda answer=answer: answer) for name, answer in answers.items()}
+    monkeypatch.setattr("ray_dra.cli._connect", lambda address: None)
+    monkeypatch.setattr("ray_dra.processes.calls.coordinator", lambda: SimpleNamespace(**remotes))
+    monkeypatch.setattr("ray_dra.processes.calls.ask", lambda answer: answer)
+    gang, group = CliRunner().invoke(app, ["gangs"]).stdout.splitlines()
+    assert gang.endswith("other work has 4 GPUs on t0: theirs")
+    assert group.split()[:2] == ["blocker", "unplanned"]
+    assert "8 GPUs" in group
+    assert "ray_dra://HOST:PORT" in group
+
+
 def test_gangs_name_tells_what_the_gang_came_to_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
     history = (
         Change(0.0, None, Phase.QUEUED, "submitted; waits for room"),

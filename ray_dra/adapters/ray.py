@@ -24,6 +24,7 @@ KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
 STATS_SECONDS = 2.0  # for a raylet to say what its workers do; the coordinator does nothing else meanwhile
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
+HOOK_ORIGINAL = "_ray_dra_original"  # Ray's own, where our hook has taken its place
 
 
 class KvStore:
@@ -186,6 +187,8 @@ def _group(data: bytes) -> RayGroup:
         state=PlacementGroupTableData.PlacementGroupState.Name(table.state),
         nodes=tuple(bundle.node_id.hex() or None for bundle in bundles),
         bundles=tuple(dict(bundle.unit_resources) for bundle in bundles),
+        name=table.name,
+        job=table.creator_job_id.hex(),
     )
 
 
@@ -239,7 +242,10 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ),
     (
         "ray.core.generated.gcs_pb2.PlacementGroupTableData",
-        lambda: _import("ray.core.generated.gcs_pb2").PlacementGroupTableData.FromString,
+        lambda: [
+            _import("ray.core.generated.gcs_pb2").PlacementGroupTableData.DESCRIPTOR.fields_by_name[name]
+            for name in ("placement_group_id", "state", "bundles", "name", "creator_job_id")
+        ],
     ),
     ("ray._raylet.GcsClient.internal_kv_get", lambda: ray._raylet.GcsClient),
     ("ray._raylet.Config.initialize", lambda: ray._raylet.Config.initialize),
@@ -275,7 +281,8 @@ def check_ray() -> None:
             find()
         except (AttributeError, ImportError, KeyError):
             moved.append(name)
-    hook = getattr(ray._private.worker.Worker, HOOK_METHOD, None)
+    worker = ray._private.worker.Worker
+    hook = getattr(worker, HOOK_ORIGINAL, None) or getattr(worker, HOOK_METHOD, None)  # a worker has our hook already
     if hook is not None and list(inspect.signature(hook).parameters) != ["self", "resource_name", "resource_regex"]:
         moved.append(f"the parameters of Worker.{HOOK_METHOD}")
     moved += moved_functions()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from ray_dra.coordinator.aside import Aside
 from ray_dra.core.cluster.device_choice import bits
@@ -21,7 +22,7 @@ from ray_dra.core.model.checked import many, text, whole
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.ray import Ray, RayView
+from ray_dra.ports.ray import Ray, RayGroup, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import GpuIds, gpu_ids_from_bytes, gpu_ids_to_bytes
 from ray_dra.translate.files.shared_records import MappedDevice, map_from_bytes
@@ -55,6 +56,18 @@ class RecentUsage:
         return {name: min(amount, self._before.get(name, amount)) for name, amount in self._since.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class OtherWork:
+    """What of a node's GPUs work outside our gangs has. `who`: its placement group and job, or its jobs."""
+
+    node: str
+    gpus: float
+    who: str
+
+    def __str__(self) -> str:
+        return f"{self.gpus:g} GPUs on {self.node}: {self.who}"
+
+
 class ForeignWork:
     """Which device each GPU id means.
 
@@ -62,6 +75,8 @@ class ForeignWork:
     `foreign`: raylet -> GPU id -> (position, pids), for all other work; several where they have parts of one GPU.
     `unclaimed`: placement group -> its bundles' devices, for groups with a map and no gang: the gang's record cannot be
     read. They live on as others' work, on their own devices.
+    `work`: node -> what has its GPUs, as of the last look.
+    `waiting`: placement groups with GPUs that Ray has not placed for two looks and that nobody asked us to plan.
     """
 
     def __init__(self, store: Store, inventory: Inventory, ray: Ray, clock: Clock, aside: Aside) -> None:
@@ -76,6 +91,10 @@ class ForeignWork:
         for raylet, gpu_ids in aside.read(GPU_IDS_KEY, lambda key, data: (key, gpu_ids_from_bytes(data))):
             self.bundles[raylet] = gpu_ids.bundles
             self.foreign[raylet] = gpu_ids.foreign
+        self.work: dict[str, tuple[OtherWork, ...]] = {}
+        self.waiting: tuple[RayGroup, ...] = ()
+        self._pending = set[str]()  # at the last look; a gang's own group is one until its program has committed it
+        self._jobs: dict[str, frozenset[str]] = {}  # raylet -> the jobs of workers with GPUs outside placement groups
         self._recent: dict[str, RecentUsage] = {}  # by raylet
 
     def read_maps(self, view: RayView, ours: Collection[str]) -> dict[str, list[list[MappedDevice]]]:
@@ -207,12 +226,17 @@ class ForeignWork:
         """
         at = self.clock()
         self._tidy(view, groups)
-        grouped: dict[str, float] = {}
+        theirs: dict[str, dict[str, float]] = {}  # raylet -> placement group -> GPUs
+        self.work.clear()
+        pending = [g for g in view.groups.values() if g.id not in groups and g.state == "PENDING" and _gpus(g)]
+        self.waiting = tuple(group for group in pending if group.id in self._pending)
+        self._pending = {group.id for group in pending}
         for group in view.groups.values():
             if group.id not in groups and group.state == "CREATED":
                 for raylet_id, bundle in zip(group.nodes, group.bundles, strict=False):
-                    if raylet_id is not None:
-                        grouped[raylet_id] = grouped.get(raylet_id, 0.0) + bundle.get("GPU", 0.0)
+                    if raylet_id is not None and bundle.get(GPU):
+                        of_raylet = theirs.setdefault(raylet_id, {})
+                        of_raylet[group.id] = of_raylet.get(group.id, 0.0) + bundle[GPU]
         for raylet in view.nodes:
             node_state = self.inventory.node_states.get(names.get(raylet.id, ""))
             if node_state is None or not raylet.alive or node_state.node.ray_node_id != raylet.id:
@@ -227,12 +251,27 @@ class ForeignWork:
             if recent is None:
                 recent = self._recent[raylet.id] = RecentUsage(now, at)
             least = recent.least(now, at)
-            used = max(least.pop(GPU), grouped.get(raylet.id, 0.0))  # Ray's view of groups does not lag
+            grouped = theirs.get(raylet.id, {})
+            used = max(least.pop(GPU), sum(grouped.values()))  # Ray's view of groups does not lag
             busy = 0
             mapped = self._mapped(node_state)
             if used > 1e-6 or now[GPU] > 1e-6 or self.foreign.get(raylet.id) or mapped:
                 busy = self._busy(raylet.id, node_state, used, groups) | mapped
             self.inventory.set_others(node_state.name, busy, {name: amount for name, amount in least.items() if amount})
+            if used > 1e-3:
+                self._tell(node_state.name, raylet.id, used, grouped, view)
+
+    def _tell(self, node: str, raylet: str, used: float, theirs: Mapping[str, float], view: RayView) -> None:
+        """Who has these GPUs of a node, for those whom it keeps waiting."""
+        found = []
+        for group, gpus in theirs.items():
+            made = view.groups[group]
+            found.append(OtherWork(node, gpus, f"placement group {made.name or group} of job {made.job or 'unknown'}"))
+        left = used - sum(theirs.values())
+        if left > 1e-3:
+            jobs = ", ".join(sorted(self._jobs.get(raylet, ()))) or "unknown"
+            found.append(OtherWork(node, left, f"tasks or actors of job {jobs}"))
+        self.work[node] = tuple(found)
 
     def _busy(
         self,
@@ -254,6 +293,7 @@ class ForeignWork:
         for at, *_ in known.values():
             located |= 1 << at
         announced = {pid for _, *pids in known.values() for pid in pids}
+        self._jobs[raylet] = frozenset(w.job for w in workers if w.job and (w.pid in announced or "" in w.gpu_ids))
         located |= self._mapped(node_state)
         for worker in workers:
             for group, gpu_ids in worker.gpu_ids.items():
@@ -293,6 +333,7 @@ class ForeignWork:
         for raylet in view.nodes:
             if not raylet.alive:
                 self._recent.pop(raylet.id, None)
+                self._jobs.pop(raylet.id, None)
                 gpu_ids, foreign = self.bundles.pop(raylet.id, None), self.foreign.pop(raylet.id, None)
                 if gpu_ids is not None or foreign is not None:
                     self.store.delete(GPU_IDS_KEY + raylet.id)
@@ -300,3 +341,7 @@ class ForeignWork:
     def _persist(self, raylet: str) -> None:
         record = GpuIds(self.bundles.get(raylet, {}), self.foreign.get(raylet, {}))
         self.store.put(GPU_IDS_KEY + raylet, gpu_ids_to_bytes(record))
+
+
+def _gpus(group: RayGroup) -> float:
+    return sum(bundle.get(GPU, 0.0) for bundle in group.bundles)

@@ -65,7 +65,7 @@ class Parts:
         )
         self.gang_store = GangStore(store, self.aside)
         self.gpu_id_map = GpuIdMap(self.inventory, self.nodes, self.foreign_work, self.backend, records, self.observer)
-        self.statuses = Statuses(records, self.gang_store, self.observer, self.backend)
+        self.statuses = Statuses(records, self.gang_store, self.observer, self.backend, self.foreign_work)
         self.executor = Executor(
             self.engine,
             store,

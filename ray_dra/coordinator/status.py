@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.coordinator.backends.base import Backend
+from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.admission import behind
@@ -39,17 +40,22 @@ class Status:
     failed: str = ""  # why it was given up
     history: tuple[Change, ...] = ()
     times: StageTimes = field(default=StageTimes())
+    other_work: tuple[str, ...] = ()  # what keeps it from its GPUs, or has those for which it waits
     notice: Notice | None = None  # that it, or a part of it, will end
 
 
+MOST_NAMED = 5  # of other work that stands in a gang's way
 WAITS = Observed()  # of a gang without devices there is nothing to observe
 
 
 class Statuses:
     """See the module."""
 
-    def __init__(self, records: Records, gang_store: GangStore, observer: Observer, backend: Backend) -> None:
+    def __init__(
+        self, records: Records, gang_store: GangStore, observer: Observer, backend: Backend, foreign_work: ForeignWork
+    ) -> None:
         self._records, self._gang_store, self._observer, self._backend = records, gang_store, observer, backend
+        self._foreign_work = foreign_work
 
     def find(self, gang_id: str) -> Gang:
         """The gang of an id.
@@ -99,15 +105,26 @@ class Statuses:
         turn = behind(self._records, gang) if gang.waits else None
         return refused if turn is None else (turn, *(each for each in refused if each.kind is not ShortfallKind.QUEUE))
 
+    def _other_work(self, allocation: Allocation | None) -> tuple[str, ...]:
+        """What others have where a gang is to be; of one in the queue, wherever that is."""
+        work = self._foreign_work.work
+        if not work:
+            return ()
+        nodes = work if allocation is None else dict.fromkeys(allocation.nodes)
+        found = [each for node in nodes for each in work.get(node, ())]
+        more = (f"and {len(found) - MOST_NAMED} more",) if len(found) > MOST_NAMED else ()
+        return (*map(str, found[:MOST_NAMED]), *more)
+
     def of(self, gang: Gang, seen: Observed | None = None) -> Status:
         """`seen`: what was observed of it just now."""
         notes, allocation = self._records.notes[gang.id], gang.allocation
         if seen is None:
             seen = WAITS if allocation is None else self._observer.observed(gang, notes)
+        to = phase(gang, seen)
         selectors = () if allocation is None else tuple(self._backend.selector(allocation, n) for n in allocation.nodes)
         return Status(
             gang=gang.id,
-            phase=phase(gang, seen),
+            phase=to,
             name=gang.name,
             allocation=allocation,
             selectors=selectors,
@@ -119,5 +136,6 @@ class Statuses:
             failed=gang.failed,
             history=gang.history,
             times=gang.times,
+            other_work=self._other_work(allocation) if to in (Phase.QUEUED, Phase.PLACING) else (),
             notice=gang.notice,
         )

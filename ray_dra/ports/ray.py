@@ -22,12 +22,15 @@ class RayNode:
 
 @dataclass(frozen=True, slots=True)
 class RayGroup:
-    """A Ray placement group that is not removed: its state, and the Ray node of each bundle (None: not placed)."""
+    """A Ray placement group that is not removed: its state, and the Ray node of each bundle (None: not placed). `job`:
+    the id of the job that made it."""
 
     id: str
     state: str
     nodes: tuple[str | None, ...] = ()
     bundles: tuple[Mapping[str, float], ...] = ()
+    name: str = ""
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)

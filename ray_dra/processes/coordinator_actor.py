@@ -203,6 +203,11 @@ class CoordinatorActor:
         await _still_wanted()
         return self._core.statuses()
 
+    async def unplanned(self) -> list[tuple[str, str, float]]:
+        """(name or id, job, GPUs) of each placement group that waits in Ray without a plan of ours."""
+        waiting = self._core.foreign_work.waiting
+        return [(g.name or g.id, g.job, sum(bundle.get("GPU", 0.0) for bundle in g.bundles)) for g in waiting]
+
     async def unread(self) -> list[tuple[str, str]]:
         """(key, why) of each record that cannot be read and lies aside."""
         return [(record.key, record.reason) for record in self._core.aside.records.values()]

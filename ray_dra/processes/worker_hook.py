@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from ray_dra.adapters.ray import HOOK_METHOD, KvStore, bundle_of, group_of
+from ray_dra.adapters.ray import HOOK_METHOD, HOOK_ORIGINAL, KvStore, bundle_of, group_of
 from ray_dra.adapters.ray_groups import PARAMETERS, catch
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY
@@ -35,9 +35,9 @@ class SeenDevice:
 def install_worker() -> None:
     """Ray's `worker_process_setup_hook`: from now on this worker's GPUs are the planned ones."""
     cls = ray._private.worker.Worker
-    if getattr(cls, "_ray_dra_original", None) is not None:
+    if getattr(cls, HOOK_ORIGINAL, None) is not None:
         return
-    cls._ray_dra_original = getattr(cls, HOOK_METHOD)
+    setattr(cls, HOOK_ORIGINAL, getattr(cls, HOOK_METHOD))
     setattr(cls, HOOK_METHOD, _accelerator_ids)
     utils = ray._private.utils
     utils.reset_visible_accelerator_env_vars = _at_the_end_of_a_task(utils.reset_visible_accelerator_env_vars)
@@ -76,7 +76,7 @@ def _accelerator_ids(worker: Any, resource_name: str, resource_regex: str) -> li
         if devices is not None:
             visible = worker.original_visible_accelerator_ids.get("GPU")
             return [visible[d.index] if visible and d.index < len(visible) else d.index for d in devices]
-    return list(worker._ray_dra_original(resource_name, resource_regex))
+    return list(getattr(worker, HOOK_ORIGINAL)(resource_name, resource_regex))
 
 
 _maps: dict[str, list[list[SeenDevice]] | None] = {}

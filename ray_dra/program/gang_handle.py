@@ -282,6 +282,8 @@ class GangPlacementGroup:
         self.remove()
         waited = "; ".join(map(str, status.waits_for)) or status.said
         waited = waited or f"Ray has not placed the bundles ({status.phase.value})"
+        if status.other_work:
+            waited += f"; other work has {'; '.join(status.other_work)}"
         raise GangTimeout(
             f"The gang was not ready within {timeout:g} s and has been given back.",
             place=", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "the queue",

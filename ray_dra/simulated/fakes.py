@@ -60,7 +60,7 @@ class FakeRay:
     def view(self) -> RayView:
         nodes = tuple(replace(n, available=self._available(n)) for n in self.nodes.values())
         groups = {
-            name: RayGroup(name, g.state, tuple(g.nodes) or (None,) * len(g.bundles), tuple(g.bundles))
+            name: RayGroup(name, g.state, tuple(g.nodes) or (None,) * len(g.bundles), tuple(g.bundles), g.name, g.job)
             for name, g in self.groups.items()
             if g.state != "REMOVED"
         }

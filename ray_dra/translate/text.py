@@ -41,6 +41,8 @@ class GangStatus(Protocol):
     @property
     def times(self) -> StageTimes: ...
     @property
+    def other_work(self) -> tuple[str, ...]: ...
+    @property
     def notice(self) -> Notice | None: ...
 
 
@@ -55,6 +57,7 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
     if status.notice is not None:
         lines.append(f"  {explain_notice(status.notice, len(request.bundles))}")
     lines += [f"  lost: {text}" for text in status.lost]
+    lines += [f"  other work has {text}" for text in status.other_work]
     if status.allocation is None:
         lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
     else:

@@ -9,6 +9,7 @@ from ray_dra.core.gangs.records import RuntimeNotes
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError
+from ray_dra.translate.text import explain_gang
 from tests.coordinator.world import Phase, World
 from tests.core.machines import gang
 
@@ -135,6 +136,51 @@ def test_a_gang_that_ray_does_not_place_moves(world: World) -> None:
     assert status.allocation is not None
     assert status.allocation.nodes[0] != node
     assert world.place("g").phase is Phase.READY
+
+
+def test_work_of_others_that_stands_in_a_gangs_way_is_named(world: World) -> None:
+    world.ray.jobs.add("other")
+    world.submit(gang(4, name="g"))
+    node = (world.coordinator.status("g").allocation or pytest.fail("no allocation")).nodes[0]
+    world.ray.start_task(world.raylet(node), 2)  # by a program without our hook
+    group = world.ray.create_group([{"GPU": 4.0}] * 3, [{}] * 3, "other")
+    world.ray.groups[group].name = "blocker"
+    assert world.place("g").phase is Phase.PLACING
+    world.pass_time(6)
+    status = world.coordinator.status("g")
+    assert status.phase is Phase.QUEUED, "it gives up what Ray does not give"
+    assert world.coordinator.inventory.held_devices == 0
+    named = {f"4 GPUs on {name}: placement group blocker of job other" for name in world.names if name != node}
+    assert set(status.other_work) == named | {f"2 GPUs on {node}: tasks or actors of job unknown"}
+    told = explain_gang(status, gang(4, name="g"))
+    assert "placement group blocker of job other" in told
+    world.ray.remove_group(group)
+    world.pass_time(3)
+    assert world.place("g").phase is Phase.READY
+    assert world.coordinator.status("g").other_work == (), "it is where it should be"
+
+
+def test_of_much_other_work_some_is_named() -> None:
+    world = World(nodes=8)
+    for at in range(8):
+        world.ray.start_task(world.raylet(f"t{at}"), 1)
+    world.pass_time(1)
+    world.submit(gang(4, name="g"))
+    named = world.coordinator.status("g").other_work
+    assert len(named) == 6
+    assert named[-1] == "and 3 more"
+
+
+def test_placement_groups_that_wait_without_a_plan_are_known(world: World) -> None:
+    world.submit(gang(4, 4, name="g"))
+    world.place("g")
+    unplanned = world.ray.create_group([{"GPU": 4.0}] * 3, [{}] * 3, "job")
+    world.ray.create_group([{"CPU": 1000.0}], [{}], "job")
+    world.pass_time(2)
+    assert [group.id for group in world.coordinator.foreign_work.waiting] == [unplanned]
+    world.coordinator.release("g")
+    world.pass_time(2)
+    assert world.coordinator.foreign_work.waiting == ()
 
 
 def test_an_exclusive_gang_that_cannot_move_keeps_its_clique() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -56,3 +58,10 @@ def test_a_policy_that_is_none_is_said_before_the_raylet_starts(monkeypatch: pyt
     with pytest.raises(InvalidRequest) as refused:
         start(SimpleNamespace(labels=None), True)
     assert refused.value.place == variable
+
+
+def test_a_worker_with_our_hook_finds_ray_as_it_is() -> None:
+    """It may be the first to need the coordinator."""
+    code = "from ray_dra.hooks import install_worker; install_worker();"
+    code += "from ray_dra.adapters.ray import check_ray; check_ray()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -123,6 +123,7 @@ class Status:
     waits_for: tuple[Shortfall, ...] = ()
     said: str = ""
     times: StageTimes = field(default=StageTimes())
+    other_work: tuple[str, ...] = ()
     notice: Notice | None = None
 
 

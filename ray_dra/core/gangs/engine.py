@@ -299,7 +299,8 @@ class Engine:
     def _plan_again(
         self, gang: Gang, why: str, now: Moment, *, stay: bool, waits_for: tuple[Shortfall, ...] | None = None
     ) -> list[Action]:
-        """Another place for a gang that cannot go on where it is; `stay` where there is none."""
+        """Another place for a gang that cannot go on where it is. `stay`: not if it can have this one yet, or has its
+        clique to itself; where others' work is there and no other place is free, it gives up what Ray does not give."""
         if gang.allocation is None or gang.releasing:
             return []
         if gang.ordinary is not None and gang.group is not None:
@@ -309,7 +310,8 @@ class Engine:
             gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
         )
         found = answer if isinstance(answer, Allocation) else None
-        if stay and (found is None or found.grants == gang.allocation.grants):
+        same = found is not None and found.grants == gang.allocation.grants
+        if stay and (same or (found is None and gang.request.locality.exclusive)):
             self._notes(gang).since = now.lived
             return []
         if not isinstance(answer, Allocation):

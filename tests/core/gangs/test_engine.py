@@ -198,6 +198,22 @@ def test_a_gang_that_ray_does_not_place_stays_where_nothing_else_is_free() -> No
     assert world.engine.records.notes["g"].since == 10.0, "and Ray has as much time again"
 
 
+def test_a_gang_that_ray_does_not_place_for_others_work_gives_up_what_ray_does_not_give() -> None:
+    world = World(nodes=1)
+    world.submit(4, name="g")
+    world.act(Committed("g", group_id("group"), 0))
+    world.inventory.set_others("a-t0", 0b0001, {})
+    late = Observed(group_state="PENDING", held_for=10.0)
+    world.act(GangObserved("g", late))
+    assert world.gangs["g"].waits
+    assert world.inventory.held_devices == 0
+    assert RemoveGroup(group_id("group")) in world.done
+    assert world.engine.records.notes["g"].refused
+    world.inventory.set_others("a-t0", 0, {})
+    world.act(NextTurn())
+    assert world.gangs["g"].allocation is not None
+
+
 def test_a_step_of_the_workers_starts_their_time_anew_and_a_move_everything() -> None:
     world = World(own_workers=True)
     world.submit(4, name="g")
