@@ -1,9 +1,10 @@
 """One simulated machine on disk: the files the NVML library reads, and the faults in it.
 
 A line a fact, so that the C side needs no parser to speak of: `gpu`, `name`, `fabric`, `platform`, `link`,
-`ancestor`, `rows`, `profile`, `xid`, `hang`, `init` in `machine.txt`, which this module alone writes, and MIG's in
-`mig.txt`, which the library writes, too (`mig` has its lines). Files are replaced in one step; the library reads them
-again when they change. Any process that knows the folder may inject a fault.
+`ancestor`, `rows`, `profile`, `product`, `settings`, `seconds`, `in_use`, `xid`, `hang`, `init` in `machine.txt`, which
+this module alone writes, and MIG's in `mig.txt`, which the library writes, too (`mig` has its lines). Files are
+replaced in one step; the library reads them again when they change. Any process that knows the folder may inject a
+fault.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,12 @@ from ray_dra.simulated.profile import CLIQUE_ID, MigProfile, SimulatedNode, clus
 from ray_dra.translate.names import SIMULATED_NVML_VARIABLE
 
 DRIVER_VERSION = "580.65.06"
+CUDA_DRIVER = 13000  # 13.0, as NVML counts
 GPU, SWITCH = 0, 2  # nvmlIntNvLinkDeviceType_t
+TESLA, NVIDIA = 2, 14  # nvmlBrandType_t
+ARCHITECTURES = {"Volta": 5, "Turing": 6, "Ampere": 7, "Ada Lovelace": 8, "Hopper": 9, "Blackwell": 10}
+ADDRESSING = ("None", "HMM", "ATS")  # nvmlDeviceAddressingModeType_t
+EXCLUSIVE_PROCESS = 3  # nvmlComputeMode_t
 KEPT = ("xid_count", "seconds", "sharing")  # in the file of the faults, but no faults
 WHOLE_GPU = 0xFFFFFFFF  # no instance: the event is of the whole GPU
 
@@ -178,8 +184,10 @@ class Machine:
         with self._faults() as faults:
             faults.setdefault("sharing", {})[str(gpu)] = [time_slice, exclusive]
 
-    def gpu_sharing(self, gpu: int) -> tuple[str, bool]:
-        time_slice, exclusive = self.read_faults().get("sharing", {}).get(str(gpu), ("Default", False))
+    def gpu_sharing(self, gpu: int, faults: Mapping[str, Any] | None = None) -> tuple[str, bool]:
+        """The GPU's time slice, and whether one process alone may use it."""
+        found = self.read_faults() if faults is None else faults
+        time_slice, exclusive = found.get("sharing", {}).get(str(gpu), ("Default", False))
         return str(time_slice), bool(exclusive)
 
     # -- more faults
@@ -230,8 +238,24 @@ class Machine:
         yield f"driver {DRIVER_VERSION}"
         yield f"hang {int(faults.get('hang', False))}"
         yield f"init {faults.get('init', 0)}"
+        brand = TESLA if profile.product.startswith("Tesla") else NVIDIA
+        addressing = ADDRESSING.index(profile.addressing) if profile.addressing else -1
+        yield f"product {CUDA_DRIVER} {ARCHITECTURES[profile.architecture]} {brand} {addressing}"
+        seconds = faults.get("seconds", {})
+        yield f"seconds {seconds.get('create_part', 0.0)} {seconds.get('destroy_part', 0.0)}"
+        for part in faults.get("in_use", []):
+            yield f"in_use {part}"
         for mig in profile.mig:
-            numbers = [mig.index, mig.id, mig.slices, mig.most, mig.multiprocessors, *mig.engines, mig.memory_mib]
+            numbers = [
+                mig.profile,
+                mig.index,
+                mig.id,
+                mig.slices,
+                mig.most,
+                mig.multiprocessors,
+                *mig.engines,
+                mig.memory_mib,
+            ]
             yield " ".join(map(str, ["profile", *numbers, mig.span, *mig.starts]))
         for sequence, gpu, code, *instances in faults.get("xids", []):
             gi, ci = instances or (WHOLE_GPU, WHOLE_GPU)
@@ -247,6 +271,8 @@ class Machine:
             )
             yield f"name {gpu} {profile.product}"
             yield f"capability {gpu} {profile.compute_capability}"
+            module = gpu + 1 if profile.nvlink.kind == "switch" or profile.fabric != "none" else 0
+            yield f"settings {gpu} {module} {EXCLUSIVE_PROCESS if self.gpu_sharing(gpu, faults)[1] else 0}"
             yield f"rows {gpu} 0 0 0 0"
             if profile.fabric != "none":
                 yield self._fabric_line(gpu, faults)

@@ -1,27 +1,31 @@
-/* A libnvidia-ml.so.1 that answers from a text file, so that pynvml, and whatever else loads NVML,
- * sees a simulated machine. Written from NVML's public interface; the file is written by machine.py,
- * which also documents its lines. It is read again whenever it changes, which is how faults arrive.
+/* A libnvidia-ml.so.1 that answers from two text files, so that pynvml, and whatever else loads NVML,
+ * sees a simulated machine. Written from NVML's public interface. machine.py writes the machine's file
+ * and documents its lines; MIG's state, beside it, is written here, too (mig.py has its lines). Both are
+ * read again whenever they change, which is how faults arrive.
  * RAY_DRA_SIMULATED_NVML names the file. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one
  * entry for each device that this container was given, by UUID; other devices are not there. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { OK, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
-       TIMEOUT, GPU_IS_LOST = 15, VERSION_MISMATCH = 25 };
-enum { GPUS = 32, LINKS = 36, MIGS = 8, XIDS = 64, PROFILES = 16, PLACES = 8 };
+enum { OK, UNINITIALIZED, INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
+       TIMEOUT, GPU_IS_LOST = 15, RESET_REQUIRED, IN_USE = 19, INSUFFICIENT_RESOURCES = 23, VERSION_MISMATCH = 25, UNKNOWN = 999 };
+enum { GPUS = 32, LINKS = 36, MIGS = 8, XIDS = 64, PROFILES = 16, PLACES = 8, COMPUTE_SLICES = 7, GI_PROFILES = 17, CI_PROFILES = 9, AMPERE = 7 };
 
 typedef struct { int active, remote_type; unsigned domain, bus, device; } Link;
 /* One GPU instance and the compute instance in it; no uuid: it has none yet. */
 typedef struct { unsigned gi, ci, profile, start, size; char uuid[96]; } Mig;
-typedef struct { int index; unsigned id, slices, most, sm, copy, decoder, encoder, jpeg, ofa, memory_mb, size; int places; unsigned place[PLACES]; } Profile;
+typedef struct { char name[40]; int index; unsigned id, slices, most, sm, copy, decoder, encoder, jpeg, ofa, memory_mb, size; int places; unsigned place[PLACES]; } Profile;
 typedef struct {
     int kind; /* 1: GPU, 2: MIG device; handles point here */
+    unsigned minor_number;
     int index, lost, numa, mig_mode, mig_pending, mig_count, links;
     unsigned domain, bus, device, pci_id, recovery;
     unsigned long long memory, used;
@@ -32,6 +36,7 @@ typedef struct {
     unsigned char cluster[16];
     unsigned slot, tray, host, module;
     int platform;
+    unsigned module_id, compute_mode; /* module_id 0: it has none */
     unsigned corrected, uncorrected, pending, failure;
     Link link[LINKS];
     Mig mig[MIGS];
@@ -39,12 +44,13 @@ typedef struct {
 } Gpu;
 typedef struct { int kind; int gpu, at; } MigHandle;
 typedef struct { long sequence; int gpu; unsigned xid, gi, ci; } Xid;
-typedef struct { char driver[80]; int gpus, hang, init; Gpu gpu[GPUS]; int xids; Xid xid[XIDS]; int profiles; Profile profile[PROFILES]; } Machine;
-typedef struct { long seen; unsigned long long registered; } EventSet;
+typedef struct { char driver[80]; int gpus, hang, init, cuda, architecture, brand, addressing; double create, destroy; int in_use_count; char in_use[MIGS][96]; Gpu gpu[GPUS]; int xids; Xid xid[XIDS]; int profiles; Profile profile[PROFILES]; } Machine;
+typedef struct { long seen; unsigned long long registered, lost; } EventSet;
 
 static Machine machine;
 static Gpu handle[GPUS];            /* stable addresses: a handle is an index in here */
-static MigHandle mig_handle[GPUS][MIGS];
+static MigHandle mig_handle[GPUS][MIGS]; /* by the GPU instance's id, as the two below */
+static char gi_handle[GPUS][MIGS], ci_handle[GPUS][MIGS];
 typedef struct { struct timespec time; ino_t inode; } Seen;
 static Seen loaded, loaded_mig;
 static int started;
@@ -60,24 +66,29 @@ static void parse(FILE *file, Machine *m) {
         if (!strcmp(word, "driver")) sscanf(rest, "%79s", m->driver);
         else if (!strcmp(word, "hang")) sscanf(rest, "%d", &m->hang);
         else if (!strcmp(word, "init")) sscanf(rest, "%d", &m->init);
+        else if (!strcmp(word, "product")) sscanf(rest, "%d %d %d %d", &m->cuda, &m->architecture, &m->brand, &m->addressing);
+        else if (!strcmp(word, "seconds")) sscanf(rest, "%lf %lf", &m->create, &m->destroy);
+        else if (!strcmp(word, "in_use") && m->in_use_count < MIGS) sscanf(rest, "%95s", m->in_use[m->in_use_count++]);
         else if (!strcmp(word, "xid") && m->xids < XIDS) {
             Xid *x = &m->xid[m->xids++];
             x->gi = x->ci = 0xFFFFFFFF;
             sscanf(rest, "%ld %d %u %u %u", &x->sequence, &x->gpu, &x->xid, &x->gi, &x->ci);
         } else if (!strcmp(word, "profile") && m->profiles < PROFILES) {
             Profile *p = &m->profile[m->profiles++];
-            sscanf(rest, "%d %u %u %u %u %u %u %u %u %u %u %u%n", &p->index, &p->id, &p->slices, &p->most, &p->sm, &p->copy,
+            sscanf(rest, "%39s %d %u %u %u %u %u %u %u %u %u %u %u%n", p->name, &p->index, &p->id, &p->slices, &p->most, &p->sm, &p->copy,
                    &p->decoder, &p->encoder, &p->jpeg, &p->ofa, &p->memory_mb, &p->size, &at);
             for (rest += at; p->places < PLACES && sscanf(rest, "%u%n", &p->place[p->places], &at) == 1; rest += at) p->places++;
         } else if (sscanf(rest, "%d", &i) == 1 && i >= 0 && i < GPUS) {
             Gpu *g = &m->gpu[i];
             if (!strcmp(word, "gpu")) {
                 if (i >= m->gpus) m->gpus = i + 1;
-                g->index = i;
+                g->index = i, g->minor_number = (unsigned)i;
                 sscanf(rest, "%*d %95s %x:%x:%x %x %d %llu %llu %d %u", g->uuid, &g->domain, &g->bus, &g->device,
                        &g->pci_id, &g->numa, &g->memory, &g->used, &g->lost, &g->recovery);
             } else if (!strcmp(word, "name")) {
                 sscanf(rest, "%*d %95[^\n]", g->name);
+            } else if (!strcmp(word, "settings")) {
+                sscanf(rest, "%*d %u %u", &g->module_id, &g->compute_mode);
             } else if (!strcmp(word, "capability")) {
                 sscanf(rest, "%*d %d.%d", &g->major, &g->minor);
             } else if (!strcmp(word, "fabric")) {
@@ -242,19 +253,19 @@ int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 int nvmlInit(void) { return nvmlInitWithFlags(0); }
 int nvmlShutdown(void) { if (!started) return UNINITIALIZED; started--; return OK; }
 const char *nvmlErrorString(int code) {
-    switch (code) {
-    case OK: return "Success";
-    case UNINITIALIZED: return "Uninitialized";
-    case INVALID_ARGUMENT: return "Invalid Argument";
-    case NOT_SUPPORTED: return "Not Supported";
-    case NOT_FOUND: return "Not Found";
-    case DRIVER_NOT_LOADED: return "Driver Not Loaded";
-    case TIMEOUT: return "Timeout";
-    case GPU_IS_LOST: return "GPU is lost";
-    default: return "Unknown Error";
-    }
+    static const char *said[] = {
+        "Success", "Uninitialized", "Invalid Argument", "Not Supported", "Insufficient Permissions", "Already Initialized",
+        "Not Found", "Insufficient Size", "Insufficient External Power", "Driver Not Loaded", "Timeout",
+        "Interrupt Request Issue", "NVML Shared Library Not Found", "Function Not Found", "Corrupted infoROM", "GPU is lost",
+        "GPU requires reset", "GPU access blocked by the operating system", "Driver/library version mismatch",
+        "In use by another client", "Insufficient Memory", "No data",
+        "Requested vGPU operation is not available on target device, because ECC is enabled", "Insufficient Resources",
+        "Frequency Not Supported", "Argument version mismatch", "Deprecated", "Not Ready", "GPU not found", "Invalid State" };
+    return code >= 0 && code < (int)(sizeof said / sizeof *said) ? said[code] : "Unknown Error";
 }
 int nvmlSystemGetDriverVersion(char *version, unsigned size) { BEGIN(); return text(version, size, machine.driver); }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { BEGIN(); *version = machine.cuda; return OK; }
+int nvmlSystemGetCudaDriverVersion(int *version) { return nvmlSystemGetCudaDriverVersion_v2(version); }
 int nvmlDeviceGetCount_v2(unsigned *count) { BEGIN(); *count = (unsigned)machine.gpus; return OK; }
 int nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) {
@@ -273,7 +284,33 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **h) {
     }
     return NOT_FOUND;
 }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id, void **h) {
+    unsigned domain, bus, device;
+    BEGIN();
+    if (sscanf(bus_id, "%x:%x:%x", &domain, &bus, &device) != 3) return INVALID_ARGUMENT;
+    for (int i = 0; i < machine.gpus; i++) {
+        Gpu *g = &machine.gpu[i];
+        if (g->domain == domain && g->bus == bus && g->device == device) { *h = &handle[i]; return g->lost ? GPU_IS_LOST : OK; }
+    }
+    return NOT_FOUND;
+}
 int nvmlDeviceGetIndex(void *h, unsigned *i) { DEVICE(g, h); *i = (unsigned)g->index; return OK; }
+int nvmlDeviceGetMinorNumber(void *h, unsigned *minor) { DEVICE(g, h); *minor = g->minor_number; return OK; }
+int nvmlDeviceGetArchitecture(void *h, unsigned *architecture) { DEVICE(g, h); (void)g; *architecture = (unsigned)machine.architecture; return OK; }
+int nvmlDeviceGetBrand(void *h, unsigned *brand) { DEVICE(g, h); (void)g; *brand = (unsigned)machine.brand; return OK; }
+typedef struct { unsigned version, value; } Addressing;
+int nvmlDeviceGetAddressingMode(void *h, Addressing *mode) {
+    DEVICE(g, h);
+    (void)g;
+    if (machine.addressing < 0) return NOT_SUPPORTED;
+    mode->value = (unsigned)machine.addressing;
+    return OK;
+}
+int nvmlDeviceGetModuleId(void *h, unsigned *module) { DEVICE(g, h); if (!g->module_id) return NOT_SUPPORTED; *module = g->module_id; return OK; }
+int nvmlDeviceGetVirtualizationMode(void *h, unsigned *mode) { DEVICE(g, h); (void)g; *mode = 0; return OK; } /* none */
+int nvmlDeviceGetPersistenceMode(void *h, unsigned *mode) { DEVICE(g, h); (void)g; *mode = 1; return OK; }
+int nvmlDeviceSetPersistenceMode(void *h, unsigned mode) { DEVICE(g, h); (void)g; return mode <= 1 ? OK : INVALID_ARGUMENT; }
+int nvmlDeviceGetComputeMode(void *h, unsigned *mode) { DEVICE(g, h); *mode = g->compute_mode; return OK; }
 int nvmlDeviceGetName(void *h, char *name, unsigned size) { DEVICE(g, h); return text(name, size, g->name); }
 int nvmlDeviceGetUUID(void *h, char *uuid, unsigned size) {
     BEGIN();
@@ -331,6 +368,14 @@ int nvmlDeviceGetGpuFabricInfoV(void *h, Fabric *to) {
     memcpy(to->cluster, g->cluster, 16);
     to->status = g->status, to->clique = g->clique, to->state = (unsigned char)g->state, to->health_mask = g->health_mask;
     if (to->version == 0x03000028) to->summary = (unsigned char)g->health_summary;
+    return OK;
+}
+typedef struct { unsigned char cluster[16]; unsigned status, clique; unsigned char state; } FabricV1;
+int nvmlDeviceGetGpuFabricInfo(void *h, FabricV1 *to) {
+    DEVICE(g, h);
+    if (!g->fabric) return NOT_SUPPORTED;
+    memcpy(to->cluster, g->cluster, 16);
+    to->status = g->status, to->clique = g->clique, to->state = (unsigned char)g->state;
     return OK;
 }
 typedef struct { unsigned version; unsigned char ib_guid[16], serial[16], slot, tray, host, peer, module; } Platform;
@@ -393,6 +438,236 @@ int nvmlDeviceGetAttributes_v2(void *h, Attributes *to) {
     return OK;
 }
 
+/* -- MIG: profiles, and parts made and destroyed. The state's file is written in one step, under a lock. */
+
+typedef struct { unsigned id, p2p, slices, most, sm, copy, decoder, encoder, jpeg, ofa; unsigned long long memory_mb; } GiProfile;
+typedef struct { unsigned start, size; } Placement;
+typedef struct { void *device; unsigned id, profile; Placement placement; } GiInfo;
+typedef struct { unsigned id, slices, most, sm, copy, decoder, encoder, jpeg, ofa; } CiProfile;
+typedef struct { void *device, *gi; unsigned id, profile; Placement placement; } CiInfo;
+static const unsigned ci_slices[CI_PROFILES] = {1, 2, 3, 4, 7, 8, 6, 1, 7}; /* by NVML's number of the kind */
+
+static int at_handle(void *h, char table[GPUS][MIGS], Gpu **g, Mig **m) {
+    char *p = h;
+    if (p < &table[0][0] || p > &table[GPUS - 1][MIGS - 1]) return INVALID_ARGUMENT;
+    int at = (int)(p - &table[0][0]);
+    if (at / MIGS >= machine.gpus) return INVALID_ARGUMENT;
+    *g = &machine.gpu[at / MIGS];
+    if ((*g)->lost) return GPU_IS_LOST;
+    *m = instance(*g, (unsigned)(at % MIGS));
+    return *m ? OK : NOT_FOUND;
+}
+#define INSTANCE(g, m, h, table) Gpu *g; Mig *m; do { BEGIN(); int r_ = at_handle(h, table, &g, &m); if (r_) return r_; } while (0)
+
+static void wait_for(double seconds) { if (seconds > 0) usleep((useconds_t)(seconds * 1e6)); }
+
+/* The lock, with the state as it is now; -1: none may be written here (a container's view leaves out what others have). */
+static int begin_change(void) {
+    char path[512];
+    const char *file = getenv("RAY_DRA_SIMULATED_NVML");
+    if (!file || getenv("RAY_DRA_SIMULATED_VISIBLE")) return -1;
+    int fd = open(beside(file, "mig.lock", path, sizeof path), O_RDWR | O_CREAT, 0644);
+    if (fd < 0) return -1;
+    if (flock(fd, LOCK_EX) || load()) { close(fd); return -1; }
+    return fd;
+}
+static int end_change(int fd, int result) {
+    char new[512], path[512];
+    const char *file = getenv("RAY_DRA_SIMULATED_NVML");
+    FILE *to = result == OK ? fopen(beside(file, "mig.new", new, sizeof new), "w") : NULL;
+    if (to) {
+        for (int i = 0; i < machine.gpus; i++) {
+            Gpu *g = &machine.gpu[i];
+            if (g->mig_mode || g->mig_pending) fprintf(to, "mode %d %d %d\n", i, g->mig_mode, g->mig_pending);
+            for (int k = 0; k < g->mig_count; k++) {
+                Mig *m = &g->mig[k];
+                fprintf(to, "gi %d %u %u %u %u\n", i, m->gi, m->profile, m->start, m->size);
+                if (m->uuid[0]) fprintf(to, "ci %d %u %u %s\n", i, m->gi, m->ci, m->uuid);
+            }
+        }
+        int bad = fclose(to) || rename(new, beside(file, "mig.txt", path, sizeof path));
+        if (bad) result = UNKNOWN;
+    } else if (result == OK) result = NO_PERMISSION;
+    close(fd);
+    return result;
+}
+#define CHANGE(fd) int fd = begin_change(); if (fd < 0) return NO_PERMISSION
+
+int nvmlDeviceSetMigMode(void *h, unsigned mode, int *activation) {
+    DEVICE(g, h);
+    if (!machine.profiles) return NOT_SUPPORTED;
+    if (mode > 1) return INVALID_ARGUMENT;
+    CHANGE(fd);
+    *activation = OK;
+    if (!mode && g->mig_count) return *activation = end_change(fd, IN_USE);
+    g->mig_pending = (int)mode;
+    if (machine.architecture > AMPERE) g->mig_mode = (int)mode;
+    else if (g->mig_mode != g->mig_pending) *activation = RESET_REQUIRED;
+    return end_change(fd, OK);
+}
+typedef struct { unsigned version, id, p2p, slices, most, sm, copy, decoder, encoder, jpeg, ofa; unsigned long long memory_mb; char name[96]; } GiProfileV2;
+static Profile *profile_at(unsigned kind) {
+    for (int i = 0; i < machine.profiles; i++) if ((unsigned)machine.profile[i].index == kind) return &machine.profile[i];
+    return NULL;
+}
+int nvmlDeviceGetGpuInstanceProfileInfo(void *h, unsigned kind, GiProfile *to) {
+    DEVICE(g, h);
+    (void)g;
+    Profile *p = profile_at(kind);
+    if (!p) return kind >= GI_PROFILES ? INVALID_ARGUMENT : NOT_SUPPORTED;
+    *to = (GiProfile){p->id, 0, p->slices, p->most, p->sm, p->copy, p->decoder, p->encoder, p->jpeg, p->ofa, p->memory_mb};
+    return OK;
+}
+static int profile_v2(void *h, Profile *p, GiProfileV2 *to) {
+    DEVICE(g, h);
+    (void)g;
+    if (to->version != 0x02000098) return VERSION_MISMATCH;
+    if (!p) return NOT_SUPPORTED;
+    *to = (GiProfileV2){to->version, p->id, 0, p->slices, p->most, p->sm, p->copy, p->decoder, p->encoder, p->jpeg, p->ofa, p->memory_mb, ""};
+    snprintf(to->name, sizeof to->name, "MIG %s", p->name);
+    return OK;
+}
+int nvmlDeviceGetGpuInstanceProfileInfoV(void *h, unsigned kind, GiProfileV2 *to) { BEGIN(); return profile_v2(h, profile_at(kind), to); }
+int nvmlDeviceGetGpuInstanceProfileInfoByIdV(void *h, unsigned id, GiProfileV2 *to) { BEGIN(); return profile_v2(h, profile_of(id), to); }
+int nvmlDeviceGetGpuInstancePossiblePlacements_v2(void *h, unsigned id, Placement *to, unsigned *count) {
+    DEVICE(g, h);
+    (void)g;
+    Profile *p = profile_of(id);
+    if (!p) return machine.profiles ? INVALID_ARGUMENT : NOT_SUPPORTED;
+    if (to && *count < (unsigned)p->places) return INSUFFICIENT_SIZE;
+    *count = (unsigned)p->places;
+    for (int i = 0; to && i < p->places; i++) to[i] = (Placement){p->place[i], p->size};
+    return OK;
+}
+static int fits(Gpu *g, Profile *p, unsigned start) {
+    unsigned slices = p->slices, media = 0;
+    int place = 0;
+    for (int i = 0; i < p->places; i++) place |= p->place[i] == start;
+    for (int k = 0; k < g->mig_count; k++) {
+        Mig *m = &g->mig[k];
+        Profile *other = profile_of(m->profile);
+        if (start < m->start + m->size && m->start < start + p->size) return 0;
+        slices += other ? other->slices : 0;
+        media += other && other->most == 1 && other->slices == 1;
+    }
+    return place && slices <= COMPUTE_SLICES && !(media && p->most == 1 && p->slices == 1);
+}
+static int create_instance(void *h, unsigned id, const Placement *wanted, void **to) {
+    DEVICE(g, h);
+    if (!machine.profiles || !g->mig_mode) return NOT_SUPPORTED;
+    Profile *p = profile_of(id);
+    if (!p || (wanted && wanted->size != p->size)) return INVALID_ARGUMENT;
+    CHANGE(fd);
+    int at = -1;
+    for (int i = 0; i < p->places && at < 0; i++)
+        if ((!wanted || wanted->start == p->place[i]) && fits(g, p, p->place[i])) at = i;
+    if (at < 0 || g->mig_count == MIGS) return end_change(fd, INSUFFICIENT_RESOURCES);
+    Mig made = {.gi = 1, .profile = p->id, .start = p->place[at], .size = p->size};
+    while (instance(g, made.gi)) made.gi++;
+    wait_for(machine.create);
+    g->mig[g->mig_count++] = made;
+    *to = &gi_handle[g->index][made.gi];
+    return end_change(fd, OK);
+}
+int nvmlDeviceCreateGpuInstanceWithPlacement(void *h, unsigned id, const Placement *at, void **gi) { return create_instance(h, id, at, gi); }
+int nvmlDeviceCreateGpuInstance(void *h, unsigned id, void **gi) { return create_instance(h, id, NULL, gi); }
+int nvmlDeviceGetGpuInstanceRemainingCapacity(void *h, unsigned id, unsigned *count) {
+    DEVICE(g, h);
+    Profile *p = profile_of(id);
+    if (!p || !g->mig_mode) return NOT_SUPPORTED;
+    *count = 0;
+    for (int i = 0; i < p->places; i++) *count += fits(g, p, p->place[i]) != 0;
+    if (*count > p->most) *count = p->most;
+    return OK;
+}
+int nvmlDeviceGetGpuInstances(void *h, unsigned id, void **to, unsigned *count) {
+    DEVICE(g, h);
+    if (!g->mig_mode) return NOT_SUPPORTED;
+    *count = 0;
+    for (int k = 0; k < g->mig_count; k++) if (g->mig[k].profile == id) to[(*count)++] = &gi_handle[g->index][g->mig[k].gi];
+    return OK;
+}
+int nvmlDeviceGetGpuInstanceById(void *h, unsigned id, void **gi) {
+    DEVICE(g, h);
+    if (!machine.profiles || !g->mig_mode) return NOT_SUPPORTED;
+    if (!instance(g, id)) return NOT_FOUND;
+    *gi = &gi_handle[g->index][id];
+    return OK;
+}
+int nvmlGpuInstanceGetInfo(void *h, GiInfo *to) {
+    INSTANCE(g, m, h, gi_handle);
+    *to = (GiInfo){&handle[g->index], m->gi, m->profile, {m->start, m->size}};
+    return OK;
+}
+int nvmlGpuInstanceDestroy(void *h) {
+    INSTANCE(g, m, h, gi_handle);
+    unsigned gi = m->gi;
+    CHANGE(fd);
+    m = instance(g, gi);
+    if (!m || m->uuid[0]) return end_change(fd, m ? IN_USE : NOT_FOUND);
+    wait_for(machine.destroy);
+    *m = g->mig[--g->mig_count];
+    return end_change(fd, OK);
+}
+/* A compute instance fills its GPU instance; smaller ones are not simulated. */
+int nvmlGpuInstanceGetComputeInstanceProfileInfo(void *h, unsigned kind, unsigned engines, CiProfile *to) {
+    INSTANCE(g, m, h, gi_handle);
+    Profile *p = profile_of(m->profile);
+    if (kind >= CI_PROFILES || engines) return INVALID_ARGUMENT;
+    if (!p || kind > 4 || ci_slices[kind] != p->slices) return NOT_SUPPORTED;
+    *to = (CiProfile){kind, p->slices, 1, p->sm, p->copy, p->decoder, p->encoder, p->jpeg, p->ofa};
+    (void)g;
+    return OK;
+}
+static int new_uuid(char *to, size_t size) {
+    unsigned char b[16];
+    FILE *random = fopen("/dev/urandom", "r");
+    size_t got = random ? fread(b, 1, sizeof b, random) : 0;
+    if (random) fclose(random);
+    if (got != sizeof b) return UNKNOWN;
+    b[6] = (b[6] & 0x0F) | 0x40, b[8] = (b[8] & 0x3F) | 0x80;
+    snprintf(to, size, "MIG-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3], b[4],
+             b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+    return OK;
+}
+int nvmlGpuInstanceCreateComputeInstance(void *h, unsigned kind, void **ci) {
+    INSTANCE(g, m, h, gi_handle);
+    Profile *p = profile_of(m->profile);
+    if (!p || kind > 4 || ci_slices[kind] != p->slices) return INVALID_ARGUMENT;
+    unsigned gi = m->gi;
+    CHANGE(fd);
+    m = instance(g, gi);
+    if (!m || m->uuid[0]) return end_change(fd, m ? INSUFFICIENT_RESOURCES : NOT_FOUND);
+    m->ci = 0;
+    *ci = &ci_handle[g->index][m->gi];
+    return end_change(fd, new_uuid(m->uuid, sizeof m->uuid));
+}
+int nvmlGpuInstanceGetComputeInstanceById(void *h, unsigned id, void **ci) {
+    INSTANCE(g, m, h, gi_handle);
+    if (!m->uuid[0] || m->ci != id) return NOT_FOUND;
+    *ci = &ci_handle[g->index][m->gi];
+    return OK;
+}
+int nvmlComputeInstanceGetInfo_v2(void *h, CiInfo *to) {
+    INSTANCE(g, m, h, ci_handle);
+    Profile *p = profile_of(m->profile);
+    if (!m->uuid[0] || !p) return NOT_FOUND;
+    unsigned kind = 0;
+    while (ci_slices[kind] != p->slices) kind++;
+    *to = (CiInfo){mig_handle_of(g, m), &gi_handle[g->index][m->gi], m->ci, kind, {0, p->slices}};
+    return OK;
+}
+int nvmlComputeInstanceDestroy(void *h) {
+    INSTANCE(g, m, h, ci_handle);
+    for (int i = 0; i < machine.in_use_count; i++) if (!strcmp(machine.in_use[i], m->uuid)) return IN_USE;
+    unsigned gi = m->gi;
+    CHANGE(fd);
+    m = instance(g, gi);
+    if (!m || !m->uuid[0]) return end_change(fd, NOT_FOUND);
+    m->uuid[0] = 0;
+    return end_change(fd, OK);
+}
+
 int nvmlEventSetCreate(EventSet **set) {
     BEGIN();
     *set = calloc(1, sizeof **set);
@@ -400,6 +675,7 @@ int nvmlEventSetCreate(EventSet **set) {
         if (machine.xid[i].sequence > (*set)->seen) (*set)->seen = machine.xid[i].sequence; /* only what comes later */
     return OK;
 }
+int nvmlDeviceGetSupportedEventTypes(void *h, unsigned long long *types) { DEVICE(g, h); (void)g; *types = 8; return OK; } /* XIDs */
 int nvmlDeviceRegisterEvents(void *h, unsigned long long types, EventSet *set) { DEVICE(g, h); if (types & 8) set->registered |= 1ull << g->index; return OK; }
 typedef struct { void *device; unsigned long long type, data; unsigned gi, ci; } Event;
 int nvmlEventSetWait_v2(EventSet *set, Event *to, unsigned timeout_ms) {
@@ -413,7 +689,12 @@ int nvmlEventSetWait_v2(EventSet *set, Event *to, unsigned timeout_ms) {
             to->device = &handle[x->gpu], to->type = 8, to->data = x->xid, to->gi = x->gi, to->ci = x->ci;
             return OK;
         }
-        if (waited >= timeout_ms) return TIMEOUT;
+        unsigned long long lost = 0;
+        for (int i = 0; i < machine.gpus; i++) if (machine.gpu[i].lost && set->registered >> i & 1) lost |= 1ull << i;
+        unsigned long long newly = lost & ~set->lost;
+        set->lost = lost;
+        if (newly) return GPU_IS_LOST;
+        if (waited >= timeout_ms) return lost ? GPU_IS_LOST : TIMEOUT;
         usleep(20000);
     }
 }
