@@ -7,9 +7,10 @@ import pytest
 from ray_dra.core.gangs.actions import Action
 from ray_dra.core.gangs.events import Event, Moment
 from ray_dra.core.model.locality import Locality
-from ray_dra.errors import GangGone, RayDraError
+from ray_dra.errors import RayDraError
 from ray_dra.simulated.fakes import FakeRay
 from tests.coordinator import kubernetes_world
+from tests.coordinator.kills import Broken, MortalRay, failing_at_each_write, lived
 from tests.core.machines import gang
 
 from .world import Crash, CrashingStore, Phase, World
@@ -32,70 +33,33 @@ def script(world: World) -> None:
     world.pass_time()
 
 
-def writes_of_the_script() -> int:
-    world = World()
-    assert isinstance(world.store, CrashingStore)
-    before = world.store.writes
-    script(world)
-    return world.store.writes - before
-
-
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_write_nothing_is_lost_or_given_twice(after: bool) -> None:
     """Kill the coordinator before and after each of its writes, bring it back, and go on."""
-    count = writes_of_the_script()
-    assert count > 10
-    for at in range(count):
-        world = World()
-        assert isinstance(world.store, CrashingStore)
-        world.store.left, world.store.after = at, after
-        for _ in range(3):
-            try:
-                script(world)
-                break
-            except Crash:
-                world.restart()
-                world.check()
-            except GangGone:
-                pass  # the step before was done already
+    for world in failing_at_each_write(script, after=after):
+        lived(world, script)
         world.check()
-        for name in ("a", "b", "c"):
-            world.coordinator.release(name)
-        for _ in range(3):
-            world.pass_time(40)
-        world.check_empty()
+        end(world)
         assert world.coordinator.inventory.free_devices >= 15
-
-
-class Broken(RuntimeError):
-    """As Ray's store fails: what was asked may have been done."""
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_where_a_write_fails_store_and_memory_say_the_same_from_the_next_look_on(after: bool) -> None:
-    count = writes_of_the_script()
-    for at in range(count):
-        world = World()
-        assert isinstance(world.store, CrashingStore)
-        world.store.left, world.store.after, world.store.error = at, after, Broken
-        for _ in range(3):
-            try:
-                script(world)
-                break
-            except Broken:
-                world.coordinator.observe()
-                world.check()
-            except GangGone:
-                pass  # the step before was done already
+    for world in failing_at_each_write(script, after=after, error=Broken):
+        lived(world, script, back=lambda world: world.coordinator.observe())
         before = {name: gang.allocation for name, gang in world.coordinator.gangs.items()}
         world.restart()
         assert not world.coordinator.aside.records
         assert {name: gang.allocation for name, gang in world.coordinator.gangs.items()} == before
-        for name in ("a", "b", "c"):
-            world.coordinator.release(name)
-        for _ in range(3):
-            world.pass_time(40)
-        world.check_empty()
+        end(world)
+
+
+def end(world: World) -> None:
+    for name in ("a", "b", "c"):
+        world.coordinator.release(name)
+    for _ in range(3):
+        world.pass_time(40)
+    world.check_empty()
 
 
 @pytest.mark.parametrize("look", [False, True])
@@ -161,37 +125,20 @@ def test_a_group_that_a_gang_has_left_is_removed_when_ray_answers_again(released
     assert [group.state for group in world.ray.groups.values()] == ["REMOVED"]
 
 
-class MortalRay(FakeRay):
-    """The coordinator is killed when it is about to remove a placement group, or just has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.before = self.after = False
-
-    def remove_group(self, group: str) -> None:
-        if self.before:
-            self.before = False
-            raise Crash
-        super().remove_group(group)
-        if self.after:
-            self.after = False
-            raise Crash
-
-
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("backend", ["raylets", "kubernetes"])
 def test_killed_at_the_end_of_a_group_the_coordinator_goes_on_with_it(backend: str, when: str) -> None:
     """Between its record, which says that the gang is given back, and Ray; nobody asks again on Kubernetes."""
     world = World() if backend == "raylets" else kubernetes_world.World()
     world.ray.__class__ = MortalRay
-    world.ray.__dict__ |= {"before": False, "after": False}
+    assert isinstance(world.ray, MortalRay)
     if isinstance(world, World):
         name = world.submit(gang(4, name="g")).gang
         world.place(name)
     else:
         name = world.coordinator.submit(world.order()).gang
         assert world.drive(name) is Phase.READY
-    setattr(world.ray, when, True)
+    world.ray.die_at(0, after=when == "after")
     with pytest.raises(Crash):
         world.coordinator.release(name)
     world.restart()

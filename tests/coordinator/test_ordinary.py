@@ -10,9 +10,10 @@ from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.simulated.fakes import FakeRay
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
+from tests.coordinator.kills import MortalRay, failing_at_each_write, lived
 from tests.core.machines import gang
 
-from .world import Crash, CrashingStore, Phase, World
+from .world import Phase, World
 
 ACTOR = "b" * 32
 
@@ -118,27 +119,6 @@ def test_where_ray_is_silent_it_is_told_again(took: bool, removed: bool) -> None
         world.check()
 
 
-class MortalRay(FakeRay):
-    """The coordinator is killed when it is about to do the n-th thing in Ray, or just has."""
-
-    left, after = 0, False
-
-    def _mortal(self, do: object) -> object:
-        self.left -= 1
-        if self.left == -1 and not self.after:
-            raise Crash
-        found = do()  # type: ignore[operator]
-        if self.left == -1:
-            raise Crash
-        return found
-
-    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
-        return self._mortal(lambda: super(MortalRay, self).make_group(new, again=again))  # type: ignore[return-value]
-
-    def remove_group(self, group: str) -> None:
-        self._mortal(lambda: super(MortalRay, self).remove_group(group))
-
-
 def script(world: World) -> None:
     """A life of ordinary groups; every step may be repeated after a kill."""
     for number, sizes in enumerate(([4, 4], [4, 4], [4], [2]), 1):
@@ -153,14 +133,7 @@ def script(world: World) -> None:
     world.pass_time()
 
 
-def live_and_die(world: World) -> None:
-    for _ in range(3):
-        try:
-            script(world)
-            break
-        except Crash:
-            world.restart()
-            world.check()
+def end(world: World) -> None:
     for number in range(1, 5):
         world.coordinator.release(group(number))
     world.pass_time(40)
@@ -173,17 +146,9 @@ def live_and_die(world: World) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_killed_at_every_write_nothing_is_lost_or_twice(after: bool) -> None:
-    world = World()
-    assert isinstance(world.store, CrashingStore)
-    before = world.store.writes
-    live_and_die(world)
-    count = world.store.writes - before
-    assert count >= 15
-    for at in range(count):
-        world = World()
-        assert isinstance(world.store, CrashingStore)
-        world.store.left, world.store.after = at, after
-        live_and_die(world)
+    for world in failing_at_each_write(script, after=after):
+        lived(world, script)
+        end(world)
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -191,8 +156,10 @@ def test_killed_at_every_write_nothing_is_lost_or_twice(after: bool) -> None:
 def test_killed_at_everything_it_does_in_ray_nothing_is_lost_or_twice(at: int, after: bool) -> None:
     world = World()
     world.ray.__class__ = MortalRay
-    world.ray.left, world.ray.after = at, after  # type: ignore[attr-defined]
-    live_and_die(world)
+    assert isinstance(world.ray, MortalRay)
+    world.ray.die_at(at, after=after)
+    lived(world, script)
+    end(world)
 
 
 def test_others_that_took_its_place_keep_it_and_it_waits_on_its_nodes() -> None:

@@ -1,0 +1,78 @@
+"""A coordinator that is killed, or failed by the store, at each single step of a life, and brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ray_dra.errors import GangGone
+from ray_dra.ports.ray import GroupAnswer, NewGroup
+from ray_dra.simulated.fakes import FakeRay
+from tests.coordinator.world import Crash, CrashingStore, World
+
+Life = Callable[[World], None]
+
+
+class Broken(RuntimeError):
+    """As Ray's store fails: what was asked may have been done."""
+
+
+class MortalRay(FakeRay):
+    """The coordinator is killed when it is about to do something to a placement group, or just has: so many such things
+    from now on."""
+
+    left: int | None = None
+    after = False
+
+    def die_at(self, thing: int, *, after: bool) -> None:
+        self.left, self.after = thing, after
+
+    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
+        self._die(after=False)
+        answer = super().make_group(new, again=again)
+        self._die(after=True)
+        return answer
+
+    def remove_group(self, group: str) -> None:
+        self._die(after=False)
+        super().remove_group(group)
+        self._die(after=True)
+
+    def _die(self, *, after: bool) -> None:
+        if self.left is not None and after is self.after:
+            self.left = self.left - 1 if self.left else None
+            if self.left is None:
+                raise Crash
+
+
+def writes_of(life: Life) -> int:
+    """How many writes to the store a life takes."""
+    world = World()
+    assert isinstance(world.store, CrashingStore)
+    before = world.store.writes
+    life(world)
+    return world.store.writes - before
+
+
+def failing_at_each_write(life: Life, *, after: bool, error: type[BaseException] = Crash) -> Iterator[World]:
+    """A world for each write that the life takes, whose store fails before or after that write."""
+    count = writes_of(life)
+    assert count >= 15
+    for at in range(count):
+        world = World()
+        assert isinstance(world.store, CrashingStore)
+        world.store.left, world.store.after, world.store.error = at, after, error
+        yield world
+
+
+def lived(world: World, life: Life, *, back: Callable[[World], None] = World.restart) -> None:
+    """The life, from its beginning where something fails in it: every step of it may be repeated. `back`: what brings
+    the coordinator back."""
+    for _ in range(3):
+        try:
+            life(world)
+            return
+        except (Crash, Broken):
+            back(world)
+            world.check()
+        except GangGone:
+            pass  # the step before was done already
