@@ -13,7 +13,7 @@ import pytest
 from ray_dra.adapters.kubernetes import KubernetesApi
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, Heads, install
-from tests.cluster.world import Namespace
+from tests.cluster.world import Account, Namespace, outside
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -75,3 +75,18 @@ def fresh_head(namespace: Namespace) -> Iterator[Head]:
     made = install(namespace)
     yield made
     made.uninstall()
+
+
+@pytest.fixture
+def account(cluster: Cluster, tmp_path: Path) -> Iterator[Account]:
+    """The API server as seen by a service account."""
+    made: list[KubernetesApi] = []
+
+    def api(name: str, namespace: Namespace, pod: str = "") -> KubernetesApi:
+        config = cluster.account_kubeconfig(name, namespace.name, pod=pod)
+        made.append(KubernetesApi(str(outside(cluster, config, tmp_path))))
+        return made[-1]
+
+    yield api
+    for each in made:
+        each.close()

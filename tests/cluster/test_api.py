@@ -23,7 +23,7 @@ from ray_dra.errors import (
     WatchExpired,
 )
 from tests.cluster.cluster import Cluster
-from tests.cluster.world import Namespace, opaque, request
+from tests.cluster.world import Namespace, opaque, outside, request
 
 
 def settings(name: str, **data: str) -> dict[str, object]:
@@ -76,14 +76,6 @@ def test_errors_have_their_types(namespace: Namespace, cluster: Cluster, tmp_pat
         KubernetesApi(str(tmp_path / "kubeconfig")).items("Pod")
     with pytest.raises(KubernetesError, match="no way to the Kubernetes API"):
         KubernetesApi(str(tmp_path / "none"))
-
-
-def outside(cluster: Cluster, kubeconfig: Path, folder: Path) -> Path:
-    """An account's kubeconfig names the server as seen within the cluster; one that names it as seen from here."""
-    config = json.loads(kubeconfig.read_text())
-    config["clusters"][0]["cluster"]["server"] = cluster.api.server
-    (folder / kubeconfig.name).write_text(json.dumps(config))
-    return folder / kubeconfig.name
 
 
 def test_a_watch_tells_what_happens_from_a_version_on(namespace: Namespace) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray_dra.adapters.kube_answers import Object
 from ray_dra.adapters.kubernetes import KubernetesApi
 from tests.cluster.cluster import Cluster
 from tests.cluster.image import image_name
+
+Account = Callable[..., KubernetesApi]  # by its name, its namespace, and the pod whose token it has
 
 # Prints what NVML shows, and stays.
 SEE = """
@@ -57,6 +60,14 @@ def request(
 
 def opaque(parameters: Mapping[str, Any], *, driver: str = "gpu.nvidia.com") -> dict[str, Any]:
     return {"opaque": {"driver": driver, "parameters": {"apiVersion": "resource.nvidia.com/v1beta1", **parameters}}}
+
+
+def outside(cluster: Cluster, kubeconfig: Path, folder: Path) -> Path:
+    """An account's kubeconfig names the server as seen within the cluster; one that names it as seen from here."""
+    config = json.loads(kubeconfig.read_text())
+    config["clusters"][0]["cluster"]["server"] = cluster.api.server
+    (folder / kubeconfig.name).write_text(json.dumps(config))
+    return folder / kubeconfig.name
 
 
 class Namespace:
