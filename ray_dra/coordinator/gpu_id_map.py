@@ -75,7 +75,7 @@ class GpuIdMap:
             DevicesTaken(gang, seen)
             for node in {node for node, _ in places}
             for gang, allocation, seen in self._on_node(node)
-            if any((g.node, g.position) in places for g in allocation.grants)
+            if any((g.node, g.position) in places for g in allocation.grants if g.part is None)
         ]
 
     def by_bundle(self, allocation: Allocation) -> list[list[Seen]]:
@@ -123,7 +123,7 @@ class GpuIdMap:
         for gang, allocation, seen in self._on_node(node):
             if phase(self._records.gangs[gang], seen) in (Phase.HELD, Phase.PLACING):
                 for grant in allocation.grants:
-                    if grant.node == node:
+                    if grant.node == node and grant.part is None:
                         mask |= 1 << grant.position
         return mask
 

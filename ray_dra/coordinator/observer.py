@@ -14,6 +14,7 @@ from ray_dra.core.gangs.stages import JOINED, PLACED
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
+from ray_dra.core.model.parts import GrantedPart
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
@@ -151,6 +152,9 @@ class Observer:
 def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[str]:
     by_id = {d.id: d for d in node.devices}
     for grant in grants:
+        if grant.part is not None:
+            yield from _part_changed(node, grant, grant.part)
+            continue
         device = by_id.get(grant.device)
         if device is None:
             yield f"{grant.device}: not there any more"
@@ -158,3 +162,17 @@ def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[str]:
             yield f"{grant.device}: {device.health_reason}"
         elif grant.clique is not None and device.clique != grant.clique:
             yield f"{grant.device}: left its clique"
+
+
+def _part_changed(node: Node, grant: Grant, part: GrantedPart) -> Iterator[str]:
+    gpu = next((gpu for gpu in node.parted if gpu.uuid == part.parent), None)
+    if gpu is None:
+        yield f"{grant.device}: its GPU is not there any more"
+        return
+    device = node.devices[gpu.position] if gpu.position is not None else None
+    if gpu.health is not Health.OK:
+        yield f"{grant.device}: {gpu.health_reason}"
+    elif device is not None and device.health is not Health.OK:
+        yield f"{grant.device}: {device.health_reason}"
+    elif grant.uuid is not None and all(each.uuid != grant.uuid for each in gpu.parts):
+        yield f"{grant.device}: not there any more"

@@ -8,7 +8,7 @@ Pure and deterministic. The ways to look for room, in order, by what the request
 
 In each, a gang takes the tightest place that fits, and leaves the roomier ones to those who need
 them. Equal bundles are counted (`equal.py`), unequal ones searched exactly (`unequal.py`); what is
-missing after a no is worked out in `shortfalls.py`.
+missing after a no is worked out in `shortfalls.py`. Gangs of parts of GPUs are `parts.py`'s.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.planner.equal import place_equal, place_linked
 from ray_dra.core.planner.fold import FoldedRequest, kinds_for
 from ray_dra.core.planner.joint import overdrawn, place_jointly, torn
+from ray_dra.core.planner.parts import place_parts
 from ray_dra.core.planner.placement import NOTHING, Layout
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.planner.unequal import place_unequal
@@ -74,6 +75,8 @@ def plan(
 
 def place(inventory: Inventory, folded: FoldedRequest, policy: Policy | None = None, *, strict: bool = False) -> Layout:
     """The layout of a gang, or why there is none: not at all, or not within the bound."""
+    if folded.parted:
+        return place_parts(inventory, folded.request, folded.work)
     if folded.equal:
         if folded.whole and folded.total > inventory.free_devices:
             return NOTHING

@@ -115,16 +115,35 @@ class Claim(OfGang):
         return self.created, self.uid
 
 
+class CounterSet(NamedTuple):
+    """Counters that the devices of a pool share, or what one of them consumes of a set."""
+
+    name: str
+    counters: tuple[tuple[str, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedDevice:
-    """A device of a ResourceSlice: its attributes, quantities of its capacity as they are written, its taints that keep
-    pods away, as key=value, and the sets of counters that it consumes."""
+    """A device of a ResourceSlice.
+
+    Attributes:
+        capacity: quantities as they are written.
+        taints: those that keep pods away, as key=value.
+        consumes: of a set of counters, what it uses up.
+        several: several claims can have it at once. whole: of its capacity a claim gets all, unless it asks for less.
+    """
 
     name: str
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     capacity: Mapping[str, str | int | float] = field(default_factory=dict)
     taints: tuple[str, ...] = ()
-    counter_sets: tuple[str, ...] = ()
+    consumes: tuple[CounterSet, ...] = ()
+    several: bool = False
+    whole: bool = True
+
+    @property
+    def counter_sets(self) -> tuple[str, ...]:
+        return tuple(each.name for each in self.consumes)
 
     def text(self, name: str) -> str | None:
         """An attribute that is a text."""
@@ -135,7 +154,7 @@ class PublishedDevice:
 @dataclass(frozen=True, slots=True)
 class ResourceSlice:
     """A part of a driver's pool. `version` changes with every change; `node`: whose devices they are, "" for none;
-    `count`: so many slices the pool has in this generation."""
+    `count`: so many slices the pool has in this generation; `counters`: the sets that the pool's devices share."""
 
     name: str
     version: str
@@ -144,6 +163,7 @@ class ResourceSlice:
     generation: int
     count: int
     devices: tuple[PublishedDevice, ...] = ()
+    counters: tuple[CounterSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

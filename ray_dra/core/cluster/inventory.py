@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.index import Index
 from ray_dra.core.cluster.node_state import CliqueKey, InClique, NodeState, exclusive_key, members_of
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.node import Node, node_order
@@ -30,7 +31,7 @@ class _Hold:
         masks: of whole devices, by node.
         imex_nodes: nodes in its IMEX domains.
         exclusive: cliques it has to itself.
-        resources, shares: whether it has any, on some node, there or away.
+        resources, shares, parts: whether it has any, on some node, there or away.
     """
 
     allocation: Allocation
@@ -39,6 +40,7 @@ class _Hold:
     exclusive: tuple[CliqueKey, ...]
     resources: bool
     shares: bool
+    parts: bool
 
 
 class Inventory(Index):
@@ -92,21 +94,25 @@ class Inventory(Index):
         planned, self._planned = self._planned, None
         if planned is not None and planned[0] is allocation and planned[2] == self.changes:
             # Straight from `plan`, and nothing has changed since: the devices are free, and where they are is at hand.
-            masks, shares = planned[1], False
+            masks, shares, parts = planned[1], False, False
             away: list[str] = []
             resources = bool(allocation.bundles[0].resources)
         else:
-            masks, away, shares, resources = self._look_up(allocation)
+            masks, away, shares, parts, resources = self._look_up(allocation)
         used, exclusive = self._check_counters(allocation, masks) if allocation.counters else ((), ())
         if shares:
             self._check_shares(allocation, masks)
-        self._holds[gang] = _Hold(allocation, masks, used, exclusive, resources, shares)
+        if parts:
+            self._hold_parts(allocation, masks)
+        self._holds[gang] = _Hold(allocation, masks, used, exclusive, resources, shares, parts)
         before = NodeState.take(gang, masks)
         self.held_devices += sum(map(int.bit_count, masks.values()))
         if resources:
             self._use(allocation, +1.0)
         if shares:
             self._share(allocation, +1)
+        if parts:
+            self._break(allocation, +1)
         for node in away:
             self._away.setdefault(node, {})[gang] = None
         moved: dict[InClique, None] = {}
@@ -122,15 +128,15 @@ class Inventory(Index):
         """What `plan` found, so that holding it next need not look everything up again."""
         self._planned = (allocation, masks, self.changes)
 
-    def _look_up(self, allocation: Allocation) -> tuple[dict[NodeState, int], list[str], bool, bool]:
-        """(whole devices by node, nodes that are not there, whether there are shares, and other resources).
+    def _look_up(self, allocation: Allocation) -> tuple[dict[NodeState, int], list[str], bool, bool, bool]:
+        """(whole devices by node, nodes that are not there, whether there are shares, parts, and other resources).
 
         Raises ValueError where a device is held by another gang, or by two bundles.
         """
         node_states = self.node_states
         masks: dict[NodeState, int] = {}
         away: list[str] = []
-        shares = False
+        shares = parts = False
         resources = False
         for placed in allocation.bundles:
             state = node_states.get(placed.node)
@@ -140,11 +146,13 @@ class Inventory(Index):
             if state is None:
                 away.append(placed.node)
                 shares = shares or bool(grants and grants[0].amount is not None)
+                parts = parts or bool(grants and grants[0].part is not None)
                 continue
             mask = state.known.get(-id(grants))
             if mask is None:  # not made by `plan` on this inventory: read back from a record
-                if grants and grants[0].amount is not None:
-                    shares = True
+                if grants and (grants[0].amount is not None or grants[0].part is not None):
+                    shares = shares or grants[0].amount is not None
+                    parts = parts or grants[0].part is not None
                     masks.setdefault(state, 0)
                     continue
                 mask = state.mask_of(grants)
@@ -156,7 +164,7 @@ class Inventory(Index):
                 masks[state] = mask
             if taken & mask:
                 raise ValueError(f"devices on {state.name} are held by another gang")
-        return masks, away, shares, resources
+        return masks, away, shares, parts, resources
 
     def release(self, gang: str) -> None:
         """Give back what the gang holds; harmless where it holds nothing."""
@@ -171,6 +179,9 @@ class Inventory(Index):
             self._use(allocation, -1.0)
         if hold.shares:
             self._share(allocation, -1)
+        if hold.parts:
+            self._break(allocation, -1)
+            self._release_parts(allocation)
         if self._away:
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
@@ -263,6 +274,53 @@ class Inventory(Index):
         for state, position, amount in self._share_grants(allocation):
             state.share(position, sign * amount)
 
+    # -- parts of GPUs
+
+    def set_parts(self, name: str, others: Mapping[str, int], placed: Mapping[str, Mapping[str, int]]) -> None:
+        """What the cluster's claims have of the parts of a node's GPUs: UUID of a GPU -> mask of the parts that others
+        than gangs have, and gang -> of those that it has got. A GPU of which others have a part is busy, too
+        (`set_others`)."""
+        for gpu in self.node_states[name].parts:
+            got = {gang: mask for gang, by_gpu in placed.items() if (mask := by_gpu.get(gpu.gpu.uuid, 0))}
+            gpu.see(others.get(gpu.gpu.uuid, 0), got)
+        self.changes += 1
+
+    def _gpus_of(self, allocation: Allocation) -> dict[tuple[NodeState, GpuParts], list[Grant]]:
+        """(node, GPU) -> the parts that a gang has of it, where they are there."""
+        found: dict[tuple[NodeState, GpuParts], list[Grant]] = {}
+        for placed in allocation.bundles:
+            state = self.node_states.get(placed.node)
+            for grant in placed.grants if state is not None else ():
+                if state is None or grant.part is None:
+                    continue
+                for gpu in state.parts:
+                    if gpu.gpu.uuid == grant.part.parent:
+                        found.setdefault((state, gpu), []).append(grant)
+        return found
+
+    def _hold_parts(self, allocation: Allocation, masks: Mapping[NodeState, int]) -> None:
+        """All of them, or none: raises ValueError where a GPU has not so many left, or is held whole."""
+        try:
+            for (state, gpu), grants in self._gpus_of(allocation).items():
+                at = gpu.gpu.position
+                if at is not None and (state.held | masks.get(state, 0)) >> at & 1:
+                    raise ValueError(f"a GPU of {state.name} is held whole by another gang")
+                gpu.hold(allocation.gang, grants)
+        except ValueError:
+            self._release_parts(allocation)
+            raise
+
+    def _break(self, allocation: Allocation, sign: int) -> None:
+        """A GPU of which a gang has a part is shared, with nothing left of it as a whole."""
+        for state, gpu in self._gpus_of(allocation):
+            if gpu.gpu.position is not None:
+                state.share(gpu.gpu.position, sign * WHOLE)
+
+    def _release_parts(self, allocation: Allocation) -> None:
+        for _, gpu in self._gpus_of(allocation):
+            gpu.held.pop(allocation.gang, None)
+            gpu.placed.pop(allocation.gang, None)
+
     # -- nodes that come, change and go
 
     def put_node(self, node: Node) -> None:
@@ -308,6 +366,9 @@ class Inventory(Index):
                 if placed.grants and placed.grants[0].amount is None:
                     mask |= state.mask_of(placed.grants)
             self._share(Allocation(gang, on_node), +1)
+            if hold.parts:
+                self._hold_parts(Allocation(gang, on_node), {})
+                self._break(Allocation(gang, on_node), +1)
             NodeState.take(gang, {state: mask})
             self.held_devices += mask.bit_count()
             hold.masks[state] = mask
@@ -341,6 +402,9 @@ class Inventory(Index):
                 name: state.used.get(name, 0.0) + state.used_by_others.get(name, 0.0) for name in state.node.resources
             }
             made.set_others(state.name, (1 << state.size) - 1 & ~state.free, used)
+            if state.parts:
+                everything = {gpu.gpu.uuid: gpu.table.everything for gpu in state.parts}
+                made.set_parts(state.name, everything, {})  # no gang with parts is planned on some nodes alone
             if state.imex_gang is not None:
                 made._set_imex((made.node_states[state.name],), state.imex_gang, moved)
         made.refresh({}, moved)
@@ -355,6 +419,7 @@ def _same_place(state: NodeState, node: Node) -> bool:
         and before.links == node.links
         and before.ancestors == node.ancestors
         and before.counters == node.counters
+        and before.parted == node.parted
         and all(
             (a.id, a.uuid, a.index, a.kind, a.fabric_kind) == (b.id, b.uuid, b.index, b.kind, b.fabric_kind)
             and (a.attributes, a.capacity) == (b.attributes, b.capacity)

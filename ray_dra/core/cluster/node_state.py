@@ -6,10 +6,11 @@ calls `Index.refresh` after it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
+from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.sharing import sharing_of
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.device import Counter, DomainId, Health
@@ -84,6 +85,7 @@ class NodeState:
         memberships: the same for the index.
         grants: every device as a grant, by position.
         sharing: how the devices are given out: whole, in shares, as partitions.
+        parts: its GPUs that are given out in parts, and who has which.
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
         plain: its devices are in one clique and are given out whole, so that `free` says all about them.
         tenants: gang -> mask of what it has here.
@@ -112,6 +114,7 @@ class NodeState:
         "memberships",
         "name",
         "node",
+        "parts",
         "plain",
         "sharing",
         "size",
@@ -129,6 +132,7 @@ class NodeState:
         self.graph: DeviceGraph = graph_of(node)
         self.members = members_of(node)
         self.sharing = sharing_of(node, self.graph)
+        self.parts = tuple([GpuParts(at, gpu) for at, gpu in enumerate(node.parted)]) if node.parted else ()
         self.held = 0
         self.busy = 0
         self.tenants: dict[str, int] = {}
@@ -289,6 +293,20 @@ class NodeState:
     def in_use(self, members: int) -> bool:
         """Whether somebody has one of these devices, or a share of one."""
         return bool((self.busy | self.held) & members) or any(members >> at & 1 for at in self.sharing.shares)
+
+    def in_parts(self) -> Iterator[GpuParts]:
+        """The GPUs of which parts can be given: healthy, not had whole by anybody, nor in a clique that is one gang's
+        alone."""
+        for gpu in self.parts:
+            at = gpu.gpu.position
+            if gpu.gpu.health is not Health.OK:
+                continue
+            if at is not None:
+                if not self._healthy >> at & 1 or (self.held | self._closed) >> at & 1:
+                    continue
+                if self.busy >> at & 1 and not gpu.others:
+                    continue  # whoever has it does not say which part
+            yield gpu
 
     def how_many(self, mask: int, size: int, connect: Connect) -> int:
         """Most bundles of `size` devices that `mask` holds at once."""

@@ -16,6 +16,7 @@ from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, SHARING, NodeState
 from ray_dra.core.explain.criteria import totals_that_will_do, unmet
+from ray_dra.core.explain.parts import parts_short
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -37,6 +38,8 @@ NODES_LOOKED_AT = 64
 def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = True) -> tuple[Shortfall, ...]:
     """The reasons for a no; at least one. Looks at single nodes only where no node holds one bundle."""
     request = folded.request
+    if folded.parted:
+        return parts_short(inventory, request, proven=proven)
     found: list[Shortfall] = []
     for bundle in folded.classes[:CLASSES_TOLD]:
         found += _one_bundle(inventory, folded, bundle)

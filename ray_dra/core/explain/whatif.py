@@ -15,7 +15,7 @@ from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import CliqueKey, exclusive_key
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.locality import Connect, Gpus, Locality
 from ray_dra.core.model.request import MAX_BUNDLES, Bundle, GangRequest, Strategy
 from ray_dra.core.model.shortfall import Counterfactual, Instead, Leaving, Unsatisfiable
 from ray_dra.core.plan import place, plan
@@ -137,6 +137,8 @@ def _looser(request: GangRequest) -> Iterator[tuple[str, GangRequest]]:
                     loose = replace(locality, cliques=cliques)
                     yield f"on {cliques} cliques", replace(request, locality=loose)
         yield "anywhere", replace(request, locality=Locality(connect=locality.connect))
+    if locality.gpus is not Gpus.ANY:
+        yield "parts of whichever GPUs", replace(request, locality=replace(locality, gpus=Gpus.ANY))
     if locality.connect is Connect.REQUIRED:
         loose = replace(locality, connect=Connect.PREFERRED)
         yield "devices that are not all linked", replace(request, locality=loose)

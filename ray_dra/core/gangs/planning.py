@@ -43,7 +43,8 @@ class Planning:
         """Whether others' work has one of these devices."""
         states = self.inventory.node_states
         grants = held.grants if held is not None else ()
-        return any(g.node in states and states[g.node].busy >> g.position & 1 for g in grants)
+        whole = (g for g in grants if g.part is None)
+        return any(g.node in states and states[g.node].busy >> g.position & 1 for g in whole)
 
     def other_devices(self, request: GangRequest, held: Allocation, epoch: int) -> Allocation | None:
         """Other devices of the nodes that a gang is on, for each bundle on its own node; None where none are free, or
@@ -96,7 +97,7 @@ class Planning:
 
 def too_few(inventory: Inventory, request: GangRequest) -> Unsatisfiable | None:
     """A no by the numbers of devices alone, before anything is searched for; None where they say nothing."""
-    wanted = sum(bundle.count for bundle in request.bundles if bundle.share is None)
+    wanted = request.whole_devices
     if wanted <= inventory.devices:
         return None
     return Unsatisfiable(request.gang, (short(ShortfallKind.DEVICES, CLUSTER, wanted, inventory.devices),))

@@ -290,8 +290,8 @@ class Records:
         for gang in gangs:
             _validate_gang(gang)
             for grant in gang.allocation.grants if gang.allocation is not None else ():
-                other, whole = given.setdefault(grant.device, (gang.id, grant.amount is None))
-                if other != gang.id and (whole or grant.amount is None):
+                other, whole = given.setdefault(grant.device, (gang.id, grant.alone))
+                if other != gang.id and (whole or grant.alone):
                     raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
 
 

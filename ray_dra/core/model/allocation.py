@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ray_dra.core.model.device import Counter, DeviceId, DomainId
+from ray_dra.core.model.parts import GrantedPart
 
 
 class _Nothing(dict[str, float]):
@@ -29,7 +30,9 @@ class Grant(NamedTuple):
     """One device, given whole (`amount` None) or in part (`amount` thousandths of it).
 
     `position` is the device's place on its node (the bit in the planner's masks), `index` NVML's
-    number, `uuid` the stable key.
+    number, `uuid` the stable key. Of a `part` of a GPU, `position` is the GPU's place among the node's parted GPUs, and
+    `uuid` is None unless the part is there already; `device` is where the planner sees it, though for one that is yet
+    to be made Kubernetes' allocator may take another of that GPU and profile.
     """
 
     node: str
@@ -39,6 +42,12 @@ class Grant(NamedTuple):
     index: int | None  # type: ignore[assignment]  # tuple.index is never called on a Grant
     clique: DomainId | None
     amount: int | None = None
+    part: GrantedPart | None = None
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other gang's grant may name this device. A part that is yet to be made is only foreseen."""
+        return self.amount is None and (self.part is None or self.uuid is not None)
 
 
 class Placed(NamedTuple):

@@ -26,6 +26,15 @@ class Connect(enum.Enum):
     REQUIRED = "required"
 
 
+class Gpus(enum.Enum):
+    """How parts of GPUs lie in relation to each other: SAME: on one GPU; SPREAD: each on another; ANY: as few GPUs are
+    broken for them as can be."""
+
+    ANY = "any"
+    SAME = "same"
+    SPREAD = "spread"
+
+
 @dataclass(frozen=True, slots=True)
 class Locality:
     """Where the bundles of a gang lie in relation to each other. Combine two with `&`.
@@ -37,7 +46,7 @@ class Locality:
         patience: seconds that a gang which could start now waits for what it prefers, before it is taken as near as
             can be (Slurm's `--switches=1@TIME`).
         exclusive: whole cliques; nobody else is planned onto them while the gang lives.
-        connect: see `Connect`.
+        connect: see `Connect`. gpus: see `Gpus`; for parts alone.
     """
 
     cliques: int | None = None
@@ -46,6 +55,7 @@ class Locality:
     patience: float = 0.0
     exclusive: bool = False
     connect: Connect = Connect.PREFERRED
+    gpus: Gpus = Gpus.ANY
 
     def __post_init__(self) -> None:
         self.check()
@@ -62,6 +72,7 @@ class Locality:
         flag(self.required, "locality.required")
         flag(self.exclusive, "locality.exclusive")
         one_of(Connect, self.connect, "locality.connect")
+        one_of(Gpus, self.gpus, "locality.gpus")
 
     @property
     def within_cliques(self) -> bool:
@@ -85,6 +96,9 @@ class Locality:
         connects = {p.connect for p in (self, other)} - {Connect.PREFERRED}
         if len(connects) > 1:
             raise _contradiction("connect is required in one and any in the other", self, other)
+        gpus = {p.gpus for p in (self, other)} - {Gpus.ANY}
+        if len(gpus) > 1:
+            raise _contradiction("the parts are on one GPU in one and on different ones in the other", self, other)
         cliqueish = self if self.within_cliques else other
         return Locality(
             cliques=self.cliques if self.cliques is not None else other.cliques,
@@ -93,6 +107,7 @@ class Locality:
             patience=self.patience or other.patience,
             exclusive=self.exclusive or other.exclusive,
             connect=connects.pop() if connects else Connect.PREFERRED,
+            gpus=gpus.pop() if gpus else Gpus.ANY,
         )
 
     def __rand__(self, other: object) -> Locality:
@@ -112,6 +127,8 @@ class Locality:
             parts[-1] += f" (preferred, waited for {self.patience:g} s)" if self.patience else " (preferred)"
         if self.connect is not Connect.PREFERRED:
             parts.append({"any": "any devices", "required": "linked devices"}[self.connect.value])
+        if self.gpus is not Gpus.ANY:
+            parts.append({"same": "all parts on one GPU", "spread": "each part on another GPU"}[self.gpus.value])
         return ", ".join(parts) or "anywhere"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.core.model.device import Counter, Device, DomainId
+from ray_dra.core.model.parts import PartedGpu
 
 Links = tuple[tuple[int, ...], ...]
 """Symmetric matrix over a node's devices, by position: active NVLinks between two (0: none)."""
@@ -25,6 +26,7 @@ class Node:
         resources: what the raylet offers besides devices, e.g. {"CPU": 64.0, "memory": bytes}.
         order: position in the rack (the tray), None when unknown; ties break by name.
         counters: what the node's devices share, e.g. (("gpu/GPU-a", "memory-slice-3"), 1); see `Device.consumes`.
+        parted: its GPUs that are given out in parts, some of them whole as well.
         spare: kept for repairs, and lent to small preemptible gangs only.
         ready: False while the node is lost, silent or being drained; `reason` says why.
     """
@@ -41,6 +43,7 @@ class Node:
     reason: str = ""
     counters: tuple[tuple[Counter, int], ...] = ()
     spare: bool = False
+    parted: tuple[PartedGpu, ...] = ()
 
     @property
     def clique(self) -> DomainId | None:

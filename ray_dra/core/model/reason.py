@@ -29,6 +29,7 @@ class ShortfallKind(enum.Enum):
     PATIENCE = "patience"
     WORKERS = "workers"
     SET = "groups of a set"
+    PARTS = "parts of GPUs"
 
 
 class PlaceKind(enum.Enum):

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ray_dra.core.model.checked import MAX_NAME, flag, many, number, one_of, table, text, whole
-from ray_dra.core.model.device_selector import GPU_CLASS, DeviceCriteria, Selector
-from ray_dra.core.model.locality import ANYWHERE, Locality, no_locality
+from ray_dra.core.model.device_selector import GPU_CLASS, MEMORY, DeviceCriteria, Selector
+from ray_dra.core.model.locality import ANYWHERE, Connect, Gpus, Locality, no_locality
+from ray_dra.core.model.parts import PartCriteria
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_BUNDLES = 100_000
@@ -55,7 +56,7 @@ class DeviceRequest:
     """`count` devices of a class, of one of `products` when any are named (matched whole), that `selectors` accept.
 
     `share`: thousandths of one device, which others may share; None for whole devices. The usual class takes devices
-    of every kind.
+    of every kind. `part`: one part of a GPU that `products` and `selectors` accept; None for whole devices.
     """
 
     count: int
@@ -63,6 +64,7 @@ class DeviceRequest:
     products: tuple[str, ...] = ()
     share: int | None = None
     selectors: tuple[Selector, ...] = ()
+    part: PartCriteria | None = None
 
     def check(self) -> int:
         """The characters of its products. Raises InvalidRequest for a field of another type or out of range."""
@@ -70,6 +72,10 @@ class DeviceRequest:
         text(self.device_class, "device_class")
         if self.share is not None:
             whole(self.share, "bundles.devices.share", least=1, most=WHOLE - 1)
+        if self.part is not None:
+            if not isinstance(self.part, PartCriteria):
+                raise InvalidRequest("A part is what mig(...) returns.", place="part", wanted=shown(self.part))
+            self.part.check()
         return DeviceCriteria(self.device_class, self.products, self.selectors).check()
 
     @property
@@ -122,7 +128,7 @@ class Bundle:
     @property
     def whole_devices(self) -> int:
         """Devices it must have to itself; a share may lie on a device that is shared already."""
-        return self.count if not self.devices or self.devices[0].share is None else 0
+        return self.count if not self.devices or (self.share is None and self.part is None) else 0
 
     @property
     def criteria(self) -> DeviceCriteria | None:
@@ -138,6 +144,11 @@ class Bundle:
             tuple(p for c in each for p in c.products),
             tuple(dict.fromkeys(s for c in each for s in c.selectors)),
         )
+
+    @property
+    def part(self) -> PartCriteria | None:
+        """Which part of a GPU it has; None where it has whole ones, or none."""
+        return self.devices[0].part if self.devices else None
 
     @property
     def share(self) -> int | None:
@@ -261,6 +272,7 @@ def _check_whole(request: GangRequest) -> None:
                 place="bundles",
                 wanted=f"{shown(device.share)} thousandths of {shown(device.count)}",
             )
+    _check_parts(_distinct(bundles), locality)
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
         raise InvalidRequest(
@@ -282,4 +294,55 @@ def _check_whole(request: GangRequest) -> None:
             "STRICT_PACK puts all bundles on one node, so they cannot be split into segments.",
             place="strategy",
             wanted=f"STRICT_PACK with {locality}",
+        )
+
+
+def _check_parts(bundles: Sequence[Bundle], locality: Locality) -> None:
+    """What parts of GPUs cannot be: several in a bundle, beside whole GPUs, linked. Each no says what is nearest."""
+    devices = [device for bundle in bundles for device in bundle.devices]
+    parts = [device for device in devices if device.part is not None]
+    if not parts:
+        if locality.gpus is not Gpus.ANY:
+            raise InvalidRequest(
+                "same_gpu() and spread_gpus() are for parts of GPUs.",
+                place="locality",
+                wanted=str(locality),
+                available="part=ray_dra.mig(...), or strategy STRICT_PACK or STRICT_SPREAD for whole GPUs",
+            )
+        return
+    if len(parts) < len(devices):
+        raise InvalidRequest(
+            "A gang has whole GPUs or parts of GPUs.", place="part", available="a gang for each of the two"
+        )
+    if not all(bundle.devices for bundle in bundles):
+        raise InvalidRequest(
+            "Each bundle of a gang of parts has one.",
+            place="bundles",
+            available='{"GPU": 1} in each; what needs no GPU in a gang of its own, or beside the GPU of a bundle',
+        )
+    if any(device.count != 1 for device in parts) or any(len(bundle.devices) > 1 for bundle in bundles):
+        raise InvalidRequest(
+            "A bundle has one part of a GPU: CUDA shows a process one MIG device.",
+            place="bundles",
+            wanted=f"{max(bundle.count for bundle in bundles)} parts",
+            available='{"GPU": 1}, and as many bundles as parts are wanted',
+        )
+    for device in parts:
+        if device.share is not None or device.device_class != GPU_CLASS:
+            raise InvalidRequest(
+                "A part is no share and of no other class.", place="part", wanted=device.device_class or "a share"
+            )
+        if any(selector.name == MEMORY for selector in device.selectors):
+            raise InvalidRequest(
+                "The memory of a part is asked for by the part.",
+                place="devices",
+                wanted=", ".join(map(str, device.selectors)),
+                available='part=ray_dra.mig(memory="20Gi")',
+            )
+    if locality.within_cliques or locality.connect is Connect.REQUIRED:
+        raise InvalidRequest(
+            "Parts of GPUs have no NVLink, so no clique and no linked devices.",
+            place="locality",
+            wanted=str(locality),
+            available="same_gpu(), spread_gpus(), or no locality",
         )

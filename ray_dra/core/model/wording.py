@@ -175,6 +175,20 @@ def _set(where: PlaceKind, wanted: int, available: int | None, facts: Facts) -> 
     return f"{wanted} groups, which are one gang", f"{available} so far"
 
 
+def _parts(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts:
+    if where is PlaceKind.GANG:
+        return ", ".join(f"{n} parts ({part})" for part, n in wanted), "each kind fits, not all together"
+    asked = f"{wanted} parts ({facts['part']}{_that(facts)})"
+    together = facts["where"]
+    if available:
+        return f"{asked} {together}".rstrip(), f"{available}{' at most' if together else ' free'}"
+    if facts["profiles"]:
+        return f"{asked} {together}".rstrip(), f"none free; there are {', '.join(facts['profiles'])}"
+    lost = ", ".join(f"{name} ({reason})" for name, reason in facts["lost"])
+    said = "no node gives GPUs in parts by claims"
+    return f"{asked} {together}".rstrip(), f"{said}; not ready: {lost}" if lost else said
+
+
 _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.DEVICES: _devices,
     ShortfallKind.NODE_SIZE: _node_size,
@@ -197,6 +211,7 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.PATIENCE: _patience,
     ShortfallKind.WORKERS: _workers,
     ShortfallKind.SET: _set,
+    ShortfallKind.PARTS: _parts,
 }
 
 

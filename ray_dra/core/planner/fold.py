@@ -28,6 +28,7 @@ class FoldedRequest:
         bare: some of several classes have no devices: cliques say nothing about them.
         spread: at most one bundle on a node.
         together: every two devices that the gang has on a node are linked, whichever bundles they are of.
+        parted: bundles have parts of GPUs (`parts.py`).
         demanding: cliques are required, not only preferred.
         criteria: which devices the first class accepts; None for any. products: of these; () for any.
         shape: how the first class is counted on a node.
@@ -72,6 +73,7 @@ class FoldedRequest:
             first = self.classes[0]
         devices = first.devices
         self.share = 0
+        self.parted = False
         if len(devices) == 1:
             device = devices[0]
             self.size = device.count
@@ -79,6 +81,8 @@ class FoldedRequest:
             self.criteria = device.criteria if some else None  # a call less for most gangs
             if device.share:
                 self.share = device.share
+            if device.part is not None:
+                self.parted = True
         else:
             self.size = first.count
             self.criteria = first.criteria

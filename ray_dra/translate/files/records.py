@@ -22,7 +22,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 7, 4
+GANG_VERSION, NODE_VERSION = 8, 5
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 
@@ -121,6 +121,8 @@ def _is_for(held: Allocation, gang: Gang) -> bool:
             return False
         for grant in placed.grants:
             if grant.node != placed.node or not 0 <= grant.position < MAX_DEVICES_PER_BUNDLE:
+                return False
+            if (grant.part is None) != (bundle.part is None):
                 return False
             if grant.amount != bundle.share or (grant.amount is None and grant.device in whole):
                 return False

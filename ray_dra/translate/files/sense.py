@@ -17,12 +17,15 @@ from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.node import Node
+from ray_dra.core.model.parts import GrantedPart, Part, PartedGpu
 from ray_dra.core.model.request import MAX_AMOUNT, MAX_BUNDLES, MAX_DEVICES_PER_BUNDLE, MAX_PRIORITY, WHOLE
 from ray_dra.errors import InvalidSnapshot, shown
 
 MAX_NODES = 200_000
 MAX_DEVICES = 1_000_000
 MAX_NUMBER = 1 << 62
+MAX_PARTS = 256
+"""Of one GPU, wherever on it."""
 
 
 def known_fields(value: object, wanted_type: type, place: str, *, more: Iterable[str] = ()) -> Mapping[str, Any]:
@@ -55,6 +58,10 @@ def refuse_unknown(plain: object, snapshot: type, others: type) -> None:
         devices += len(each)
         for i, device in enumerate(each):
             known_fields(device, Device, f"nodes.{at}.devices.{i}")
+        for i, gpu in enumerate(listed(known.get("parted", []), f"nodes.{at}.parted", MAX_DEVICES_PER_BUNDLE)):
+            parted = known_fields(gpu, PartedGpu, f"nodes.{at}.parted.{i}")
+            for part in listed(parted.get("parts"), f"nodes.{at}.parted.{i}.parts", MAX_PARTS):
+                known_fields(part, Part, f"nodes.{at}.parted.{i}.parts")
     if devices > MAX_DEVICES:
         raise _bad("There are too many devices", "nodes", devices, f"at most {MAX_DEVICES}")
     listed(top.get("gangs", []), "gangs", MAX_DEVICES)
@@ -108,6 +115,7 @@ def _check_node(node: Node, place: str) -> None:
     check_amounts(node.resources, f"{place}.resources")
     _check_table(node.labels, f"{place}.labels", lambda value, where: _text(value, where, empty=True))
     _check_counters(node.counters, f"{place}.counters")
+    _check_parted(node, f"{place}.parted")
     for name in ("ready", "spare"):
         _is(bool, getattr(node, name), f"{place}.{name}")
     _text(node.reason, f"{place}.reason", empty=True, most=MAX_NUMBER)
@@ -140,6 +148,57 @@ def _check_device(device: Device, at: str) -> None:
         _check_counters(device.consumes, at)
     else:
         _is(tuple, device.consumes, at)
+
+
+def _check_parted(node: Node, place: str) -> None:
+    """Each GPU in parts once, at the place of a device that is it, and each part once."""
+    _is(tuple, node.parted, place)
+    uuids, ids = set(), {device.id for device in node.devices}
+    for at, gpu in enumerate(node.parted):
+        where = f"{place}.{at}"
+        _is(PartedGpu, gpu, where)
+        _text(gpu.uuid, where)
+        if gpu.uuid in uuids:
+            raise _bad("A GPU is there twice", where, gpu.uuid, "one GPU of a UUID")
+        uuids.add(gpu.uuid)
+        if gpu.position is not None:
+            _whole(gpu.position, where, most=len(node.devices) - 1)
+            if node.devices[gpu.position].uuid != gpu.uuid:
+                raise _bad("Another GPU is at this position", where, gpu.position, f"the position of {gpu.uuid}")
+        _check_table(gpu.attributes, where, _check_attribute)
+        _is(Health, gpu.health, where)
+        _text(gpu.health_reason, where, empty=True, most=MAX_NUMBER)
+        _check_part_counters(gpu.counters, where)
+        _is(tuple, gpu.parts, where)
+        if len(gpu.parts) > MAX_PARTS:
+            raise _bad("There are too many parts", where, len(gpu.parts), f"at most {MAX_PARTS}")
+        counters = {name for name, _ in gpu.counters}
+        for part in gpu.parts:
+            _is(Part, part, where)
+            _is(DeviceId, part.id, where)
+            for text in (*part.id, part.profile) if part.uuid is None else (*part.id, part.profile, part.uuid):
+                _text(text, where)
+            if part.id in ids:
+                raise _bad("A device is there twice", where, str(part.id), "one device of an id")
+            ids.add(part.id)
+            _whole(part.memory, where)
+            _check_part_counters(part.consumes, where)
+            lacking = sorted({name for name, _ in part.consumes} - counters)
+            if lacking:
+                raise _bad("The GPU has no such counter", where, lacking[0], ", ".join(sorted(counters)) or "none")
+
+
+def _check_part_counters(counters: object, at: str) -> None:
+    """(name, amount) each, a name once."""
+    _is(tuple, counters, at)
+    assert isinstance(counters, tuple)
+    for each in counters:
+        if not (isinstance(each, tuple) and len(each) == 2):
+            raise _bad("A counter is (name, amount)", at, each, "[name, amount]")
+        _text(each[0], at)
+        _whole(each[1], at)
+    if len({name for name, _ in counters}) < len(counters):
+        raise _bad("A counter is there twice", at, counters, "one counter of a name")
 
 
 def _check_attribute(value: object, at: str) -> None:
@@ -180,6 +239,17 @@ def check_positions(positions: object, size: int, at: str) -> None:
         _whole(position, at, most=size - 1)
 
 
+def check_parts(parts: object, node: Node, at: str) -> None:
+    """Names of devices that are parts of the node's GPUs."""
+    _is(tuple, parts, at)
+    there = {part.id.device for gpu in node.parted for part in gpu.parts}
+    assert isinstance(parts, tuple)
+    for name in parts:
+        _text(name, at)
+        if name not in there:
+            raise _bad("No GPU of the node has this part", at, name, "the name of a part's device")
+
+
 def check_amounts(amounts: object, at: str) -> None:
     """Resources: finite, and 0 or more."""
     _check_table(amounts, at, _amount)
@@ -189,7 +259,7 @@ def check_gangs(gangs: object, nodes: Mapping[str, Node]) -> None:
     """Raises InvalidSnapshot for allocations of nodes and devices that are not there, and for a gang twice."""
     if not isinstance(gangs, (tuple, list)):
         raise _bad("Gangs are a tuple", "gangs", gangs, "a tuple of Allocation")
-    places = {name: {device.id: i for i, device in enumerate(node.devices)} for name, node in nodes.items()}
+    places = {name: _places(node) for name, node in nodes.items()}
     seen = set()
     for n, gang in enumerate(gangs):
         _is(Allocation, gang, f"gangs.{n}")
@@ -208,7 +278,19 @@ def check_gangs(gangs: object, nodes: Mapping[str, Node]) -> None:
             _check_placed(placed, places, f"{place}.bundles.{i}")
 
 
-def _check_placed(placed: object, places: Mapping[str, Mapping[DeviceId, int]], at: str) -> None:
+Here = tuple[DeviceId, int, GrantedPart | None]
+"""A device, its position, and of what it is a part."""
+
+
+def _places(node: Node) -> set[Here]:
+    """What grants can be of a node."""
+    wholes: set[Here] = {(device.id, i, None) for i, device in enumerate(node.devices)}
+    return wholes | {
+        (part.id, i, GrantedPart(part.profile, gpu.uuid)) for i, gpu in enumerate(node.parted) for part in gpu.parts
+    }
+
+
+def _check_placed(placed: object, places: Mapping[str, set[Here]], at: str) -> None:
     _is(Placed, placed, at)
     assert isinstance(placed, Placed)
     _text(placed.node, at)
@@ -222,15 +304,20 @@ def _check_placed(placed: object, places: Mapping[str, Mapping[DeviceId, int]], 
         if grant.node != placed.node:
             raise _bad("A bundle is on one node", at, grant.node, placed.node)
         _whole(grant.position, at, most=max(len(there) - 1, 0))
-        if not isinstance(grant.device, DeviceId) or there.get(grant.device) != grant.position:
+        _is(DeviceId, grant.device, at)
+        if grant.part is not None:
+            _is(GrantedPart, grant.part, at)
+        for text in (*grant.device, *(grant.part or ())):
+            _text(text, at, empty=True)
+        if (grant.device, grant.position, grant.part) not in there:
             raise _bad("This device is not there", at, f"{grant.device} at {grant.position}", "a device of the node")
         if grant.amount is not None:
             _whole(grant.amount, at, least=1, most=WHOLE - 1)
         for value in (grant.uuid, grant.clique):
             if value is not None:
                 _text(value, at)
-    if len({grant.amount is None for grant in placed.grants}) > 1:
-        raise _bad("A bundle has whole devices or a share", at, placed.grants, "one of the two")
+    if len({(grant.amount is None, grant.part is None) for grant in placed.grants}) > 1:
+        raise _bad("A bundle has whole devices, a share, or a part", at, placed.grants, "one of them")
 
 
 def _check_counters(counters: object, at: str) -> None:

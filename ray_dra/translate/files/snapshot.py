@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import whole
 from ray_dra.core.model.device_selector import DeviceCriteria
@@ -31,6 +32,7 @@ from ray_dra.translate.files.sense import (
     check_gangs,
     check_limits,
     check_nodes,
+    check_parts,
     check_positions,
     known_fields,
     listed,
@@ -45,10 +47,12 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What work outside the gangs has on a node: GPUs by position, and amounts of other resources."""
+    """What work outside the gangs has on a node: GPUs by position, amounts of other resources, and parts of GPUs by
+    their devices' names."""
 
     devices: tuple[int, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +79,16 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
         nodes=tuple(state.node for state in sorted(inventory.node_states.values(), key=lambda s: s.key)),
         gangs=tuple(a for a in gangs if a is not None),
         others={
-            state.name: Others(bits(state.busy), dict(state.used_by_others))
+            state.name: Others(bits(state.busy), dict(state.used_by_others), _parts_of_others(state))
             for state in inventory.node_states.values()
-            if state.busy or any(state.used_by_others.values())
+            if state.busy or any(state.used_by_others.values()) or any(gpu.others for gpu in state.parts)
         },
         limits=inventory.limits,
     )
+
+
+def _parts_of_others(state: NodeState) -> tuple[str, ...]:
+    return tuple(gpu.gpu.parts[at].id.device for gpu in state.parts for at in bits(gpu.others))
 
 
 def _there(inventory: Inventory, gang: str) -> Allocation | None:
@@ -93,6 +101,7 @@ def _there(inventory: Inventory, gang: str) -> Allocation | None:
         state = inventory.node_states.get(bundle.node)
         if state is not None:
             present = {g.device: g.position for g in state.grants}
+            present |= {part.id: gpu.at for gpu in state.parts for part in gpu.gpu.parts}
             grants = (g._replace(position=present[g.device]) for g in bundle.grants if g.device in present)
             placed.append(bundle._replace(grants=tuple(grants)))
     return allocation._replace(bundles=tuple(placed)) if placed else None
@@ -121,6 +130,10 @@ def inventory_of(snapshot: Snapshot) -> Inventory:
         for at in others.devices:
             busy |= 1 << at
         inventory.set_others(name, busy, others.resources)
+        check_parts(others.parts, nodes[name], f"{place}.parts")
+        if others.parts:
+            parts = {gpu.gpu.uuid: gpu.mask_of(others.parts) for gpu in inventory.node_states[name].parts}
+            inventory.set_parts(name, parts, {})
     for allocation in snapshot.gangs:
         try:
             inventory.hold(allocation)

@@ -7,7 +7,7 @@ box without one is a clique of its own where its product is always on NVSwitches
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
@@ -19,7 +19,8 @@ from ray_dra.core.model.device_selector import (
     VERSIONS,
 )
 from ray_dra.core.model.node import Links, Node
-from ray_dra.ports.kube_objects import KubeNode, Placing, PublishedDevice, ResourceSlice
+from ray_dra.core.model.parts import Part, PartedGpu
+from ray_dra.ports.kube_objects import CounterSet, KubeNode, Placing, PublishedDevice, ResourceSlice
 from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
@@ -33,6 +34,9 @@ KEEPS_PODS_OFF = ("NoSchedule", "NoExecute")
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
 
 ANYWHERE = Placing()
+
+
+_PARTITIONS = re.compile(r"partition[0-9]+")  # attributes of GPUs that Fabric Manager gives out in sets
 
 
 def read_node(thing: Raw) -> KubeNode:
@@ -64,6 +68,7 @@ def read_slice(thing: Raw) -> ResourceSlice:
         generation=whole(pool["generation"]),
         count=whole(pool["resourceSliceCount"]),
         devices=tuple(_read_device(device) for device in spec.get("devices") or ()),
+        counters=tuple(_counters(each["name"], each) for each in spec.get("sharedCounters") or ()),
     )
     node_from_slices(KubeNode(found.node), [found])  # quantities of the devices that count
     return found
@@ -83,7 +88,26 @@ def _read_device(device: Raw) -> PublishedDevice:
         taints=tuple(
             f"{t['key']}={t.get('value', '')}" for t in device.get("taints") or () if t["effect"] in KEEPS_PODS_OFF
         ),
-        counter_sets=tuple(text(each["counterSet"]) for each in device.get("consumesCounters") or ()),
+        consumes=tuple(_counters(each["counterSet"], each) for each in device.get("consumesCounters") or ()),
+        several=bool(device.get("allowMultipleAllocations")),
+        whole=any(map(_taken_whole, (device.get("capacity") or {}).values())),
+    )
+
+
+def _counters(name: object, each: Raw) -> CounterSet:
+    counters = mapping(each.get("counters") or {})
+    return CounterSet(text(name), tuple((text(key), int(quantity(n["value"]))) for key, n in sorted(counters.items())))
+
+
+def _taken_whole(capacity: Raw) -> bool:
+    """Whether a claim that does not say how much it wants has all of a capacity, and no other can do with nothing."""
+    policy = capacity.get("requestPolicy") or {}
+    least = (policy.get("validRange") or {}).get("min")
+    return (
+        "default" in policy
+        and quantity(policy["default"]) >= quantity(capacity["value"])
+        and least is not None
+        and quantity(least) > 0
     )
 
 
@@ -113,10 +137,11 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
         slices: those of the node's pool of NVIDIA's GPU driver.
         placing: of the pods that will be placed.
     """
-    published, reason = newest(slices)
+    pool = list(slices)
+    published, reason = newest(pool)
     closed = obstacle(node, placing)
-    reason = closed.reason if closed is not None else reason
     full = sorted((d for d in published if d.text("type") == "gpu"), key=_number)
+    reason = closed.reason if closed is not None else reason or _unsafe(full)
     products = {device.text("productName") for device in full}
     switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
     fabric = node.labels.get(CLIQUE_LABEL)
@@ -133,10 +158,65 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
         order=_tray(node),
         ready=not reason,
         reason=reason,
+        parted=tuple(_parted(node.name, published, _newest_counters(pool), devices)),
     )
 
 
-def _device(node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
+def _newest_counters(slices: Sequence[ResourceSlice]) -> list[CounterSet]:
+    generation = max((each.generation for each in slices), default=0)
+    return [counters for each in slices if each.generation == generation for counters in each.counters]
+
+
+def _unsafe(full: Sequence[PublishedDevice]) -> str:
+    """Why a claim on whole GPUs of the node would not get them for itself, or not at all. "" where it does."""
+    for device in full:
+        if device.several and not device.whole:
+            return f"claims of others can have its GPUs at the same time ({device.name} allows several)"
+        if any(_PARTITIONS.fullmatch(name) for name in device.attributes):
+            return f"its GPUs are given out in Fabric Manager's partitions alone ({device.name} is in some)"
+    return ""
+
+
+def _parted(
+    node: str, published: Sequence[PublishedDevice], sets: Iterable[CounterSet], devices: Sequence[Device]
+) -> Iterator[PartedGpu]:
+    """The GPUs that are given out in parts, by their UUIDs."""
+    counters = {each.name: each.counters for each in sets}
+    positions = {device.uuid: at for at, device in enumerate(devices)}
+    found: dict[str, list[PublishedDevice]] = {}
+    for device in sorted(published, key=lambda d: d.name):
+        parent = device.text("parentUUID")
+        if device.text("type") == "mig" and parent and device.text("profile"):
+            found.setdefault(parent, []).append(device)
+    for parent, parts in sorted(found.items()):
+        shared = {each for part in parts for each in part.counter_sets}
+        if len(shared) > 1 or not shared <= counters.keys():
+            continue  # nobody can tell how many of them there can be at once
+        position = positions.get(parent)
+        taints = tuple(dict.fromkeys(taint for part in parts for taint in part.taints))
+        yield PartedGpu(
+            parent,
+            tuple(_part(node, part) for part in parts),
+            counters[shared.pop()] if shared else (),
+            position,
+            {} if position is not None else _attributes(parts[0]),
+            Health.TAINTED if taints else Health.OK,
+            ", ".join(taints),
+        )
+
+
+def _part(node: str, device: PublishedDevice) -> Part:
+    memory = device.capacity.get(MEMORY)
+    return Part(
+        DeviceId(DRIVER, node, device.name),
+        device.text("profile") or "",
+        device.text("uuid"),
+        0 if memory is None else min(int(quantity(memory)), MAX_VALUE),
+        device.consumes[0].counters if device.consumes else (),
+    )
+
+
+def _attributes(device: PublishedDevice) -> dict[str, Attribute]:
     attributes: dict[str, Attribute] = {}
     for key, name in (
         ("product", "productName"),
@@ -147,12 +227,16 @@ def _device(node: str, device: PublishedDevice, clique: str | None, kind: Fabric
     ):
         if name in device.attributes:
             attributes[key] = device.attributes[name]
+    return attributes
+
+
+def _device(node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
     memory = device.capacity.get(MEMORY)
     return Device(
         id=DeviceId(DRIVER, node, device.name),
         index=_number(device),
         uuid=device.text("uuid"),
-        attributes=attributes,
+        attributes=_attributes(device),
         capacity={} if memory is None else {MEMORY: min(int(quantity(memory)), MAX_VALUE)},
         domains=() if clique is None else (clique,),
         fabric_kind=kind,

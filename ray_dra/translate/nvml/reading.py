@@ -8,13 +8,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, FabricKind, Health
 from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, MEMORY
 from ray_dra.core.model.node import Node
-from ray_dra.ports.nvml import FabricReading, GpuReading, NodeReading
+from ray_dra.core.model.parts import Part, PartedGpu
+from ray_dra.ports.nvml import FabricReading, GpuReading, MigReading, NodeReading
 from ray_dra.translate.names import DRIVER
 from ray_dra.translate.nvml.nvlink import link_matrix, nvlink_graph, switched
 
@@ -23,6 +25,7 @@ ZERO_UUID = "00000000-0000-0000-0000-000000000000"
 HEALTH_UNHEALTHY = 2
 ROUTE_UNHEALTHY_SHIFT = 4  # two-bit fields: 1 is true, 2 is false
 APPLICATION_XIDS = frozenset({13, 31, 43, 45, 68, 109})
+MIG_IS_ON = "MIG mode is on: it cannot be had whole, and its parts are given by claims alone"
 RECOVERY_NAMES = {
     1: "GPU reset needed",
     2: "node reboot needed",
@@ -70,6 +73,7 @@ def node_from_reading(
         resources=common,
         labels=dict(labels or {}),
         order=trays.pop() if len(trays) == 1 else None,
+        parted=tuple(_parted(name, gpu) for gpu in reading.gpus if gpu.mig and gpu.migs and gpu.uuid),
     )
 
 
@@ -98,6 +102,25 @@ def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Dev
         health_reason=reason,
         fabric_kind=FabricKind.BOX if clique == box_clique(node) else FabricKind.MULTI_NODE,
     )
+
+
+def _parted(node: str, gpu: GpuReading) -> PartedGpu:
+    """A GPU in MIG mode, by its partitions in NVML's order. NVML gives them no name."""
+    parts = tuple(
+        Part(DeviceId(DRIVER, node, f"gpu-{gpu.index}-mig-{at}"), profile_of(gpu, mig), mig.uuid, mig.memory_mb << 20)
+        for at, mig in enumerate(gpu.migs)
+    )
+    return PartedGpu(gpu.uuid or "", parts, attributes={} if gpu.name is None else {"product": gpu.name})
+
+
+def profile_of(gpu: GpuReading, mig: MigReading) -> str:
+    """The profile as NVIDIA names it: compute slices, and eighths of the GPU's memory, rounded up, in GB. NVML does not
+    tell a profile with media extensions (+me) from one without."""
+    if not gpu.memory:
+        return f"{mig.slices}g"
+    eighths = math.ceil(8 * (mig.memory_mb << 20) / gpu.memory)
+    gigabytes = math.floor(eighths / 8 * -(-gpu.memory // (1 << 30)) + 0.5)
+    return f"{mig.slices}g.{gigabytes}gb"
 
 
 def _names_clique(gpu: GpuReading) -> bool:
@@ -130,5 +153,5 @@ def _health(gpu: GpuReading) -> tuple[Health, str]:
     if gpu.remap_failed:
         return Health.TAINTED, "row remapping failed"
     if gpu.mig:
-        return Health.TAINTED, "MIG mode is on; partitions are not planned yet"
+        return Health.TAINTED, MIG_IS_ON
     return Health.OK, ""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
 from ray_dra.core.model.device import Health
-from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, NodeReading
+from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, MigReading, NodeReading
 from ray_dra.translate.nvml.reading import (
     APPLICATION_XIDS,
     FABRIC_COMPLETED,
@@ -130,3 +130,27 @@ def test_a_worker_whose_fabric_names_its_clique_starts_without_networkx() -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [fabric_clique(RACK, 7), "False"]
+
+
+@pytest.mark.parametrize(
+    ("total", "slices", "memory", "profile"),
+    [
+        (80 << 30, 1, 9984, "1g.10gb"),
+        (80 << 30, 1, 20096, "1g.20gb"),
+        (80 << 30, 3, 40448, "3g.40gb"),
+        (80 << 30, 7, 81152, "7g.80gb"),
+        (40 << 30, 1, 4864, "1g.5gb"),
+        (40 << 30, 7, 40192, "7g.40gb"),
+        (None, 2, 9984, "2g"),
+    ],
+)
+def test_a_partition_has_the_profile_that_nvidia_names_it_by(
+    total: int | None, slices: int, memory: int, profile: str
+) -> None:
+    mig = MigReading("MIG-0", 1, 0, slices, memory)
+    gpu = replace(GPU, memory=total, mig=True, migs=(mig,))
+    node = node_from_reading("n", NodeReading("580", (gpu, replace(GPU, index=1, uuid="GPU-1"))))
+    (parted,) = node.parted
+    assert (parted.uuid, parted.position) == ("GPU-0", None)
+    assert [(part.profile, part.uuid, part.memory) for part in parted.parts] == [(profile, "MIG-0", memory << 20)]
+    assert [device.health for device in node.devices] == [Health.TAINTED, Health.OK]  # nobody can have it whole

@@ -91,7 +91,8 @@ class KubernetesBackend:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
         self._ending = ending_of(self.view, self.kube.raycluster)
-        names = frozenset(attempt_name(a.gang, a.epoch) for a in wanted)
+        gangs = {attempt_name(a.gang, a.epoch): a.gang for a in wanted}
+        names = frozenset(gangs)
 
         def of_gangs(claim: Claim) -> bool:
             return claim.attempt in names and self._ours(claim)
@@ -105,7 +106,7 @@ class KubernetesBackend:
             return
         self.found = by_attempt(self.view, self.kube)
         self.machines.put(self.view, self._placing())
-        self.machines.mark_taken(self.view.claims, of_gangs)
+        self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""])
         self._seen = key
 
     @property

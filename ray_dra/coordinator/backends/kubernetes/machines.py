@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.ports.clock import Clock
@@ -25,12 +26,42 @@ from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
 from ray_dra.translate.names import DRIVER
-from ray_dra.translate.nvml.reading import node_from_reading
+from ray_dra.translate.nvml.reading import MIG_IS_ON, node_from_reading
 
 logger = logging.getLogger(__name__)
 
 FAULT_SECONDS = 600.0  # how long a GPU that NVML found faulty is left out, unless NVML takes it back
 AVOID_SECONDS = 60.0  # how long nodes on which an attempt failed are left out
+
+
+@dataclass
+class _Taken:
+    """What claims have of a node: GPUs of which others than gangs have something, the parts that they have (UUID of a
+    GPU -> mask), and those that gangs have got."""
+
+    busy: int = 0
+    parts: dict[str, int] = field(default_factory=dict)
+    placed: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def take_parts(self, state: NodeState, device: str, gpus: frozenset[str] | None) -> None:
+        """Others have this device, which is something of these GPUs; None: it may be of any."""
+        for gpu in state.parts:
+            mask = gpu.names.get(device, 0)
+            at = gpu.gpu.position
+            if not mask and (gpus is None or (at is not None and state.node.devices[at].id.device in gpus)):
+                mask = gpu.table.everything  # the whole GPU, or something that is no part that we know
+            if mask:
+                self.parts[gpu.gpu.uuid] = self.parts.get(gpu.gpu.uuid, 0) | mask
+
+    def place_parts(self, state: NodeState, device: str, gang: str) -> None:
+        """A gang's claim has got this device."""
+        for gpu in state.parts:
+            if mask := gpu.names.get(device, 0):
+                got = self.placed.setdefault(gang, {})
+                got[gpu.gpu.uuid] = got.get(gpu.gpu.uuid, 0) | mask
+
+
+_NOTHING = _Taken()
 
 
 class Machines:
@@ -46,7 +77,7 @@ class Machines:
         self._closed: set[str] = set()  # nodes that take no more pods, and leave those that run there alone
         self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
         self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
-        self._taken: dict[str, int] = {}
+        self._taken: dict[str, _Taken] = {}
         self.neighbours = Neighbours(clock)
 
     def has(self, node: str) -> bool:
@@ -90,6 +121,8 @@ class Machines:
         for device in node_from_reading(node, reading).devices:
             faults.pop(device.uuid or "", None)
             known = planned.get(device.uuid)
+            if device.health_reason == MIG_IS_ON:
+                continue  # whoever has parts of it sees it so; it has no NVLinks either
             if device.health is not Health.OK:
                 faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, device.health_reason)
             elif known is not None and known.clique is not None and device.clique != known.clique:
@@ -145,36 +178,53 @@ class Machines:
         self.names = set(seen)
         self._made_of = made_of  # at the end: what raised is met again
 
-    def mark_taken(self, claims: Iterable[Claim], wanted: Callable[[Claim], bool]) -> None:
+    def mark_taken(
+        self,
+        claims: Iterable[Claim],
+        wanted: Callable[[Claim], bool],
+        gang_of: Callable[[Claim], str] = lambda claim: claim.attempt or "",
+    ) -> None:
         """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
+        Of a gang's parts of GPUs it learns which the claim has got.
 
         A GPU is taken with any part of it, and where nothing tells which GPU a device is a part of, all of its node
         are. So are those that claims of other RayClusters' gangs name and do not have yet, as long as that is believed.
         """
-        taken: dict[str, int] = {}
+        taken: dict[str, _Taken] = {}
         named = self.neighbours.named
         unknown: dict[tuple[str, str], str] = {}
         for claim in claims:
-            if wanted(claim):
-                continue
+            ours = wanted(claim)
             for name, published in claim.devices:
+                state = self._inventory.node_states.get(name)
+                if ours:
+                    if state is not None and state.parts:
+                        taken.setdefault(name, _Taken()).place_parts(state, published, gang_of(claim))
+                    continue
                 gpus = self.gpus_with(name, published)
                 if gpus is None:
                     unknown[name, published] = f"{claim.namespace}/{claim.name}"
-                state = self._inventory.node_states.get(name)
-                for position, device in enumerate(state.node.devices) if state is not None else ():
+                if state is None:
+                    continue
+                here = taken.setdefault(name, _Taken())
+                here.take_parts(state, published, gpus)
+                for position, device in enumerate(state.node.devices):
                     if gpus is None or device.id.device in gpus:
-                        taken[name] = taken.get(name, 0) | 1 << position
+                        here.busy |= 1 << position
         self._tell_unknown(unknown)
         if named:
             for name in self.names:
                 state = self._inventory.node_states[name]
                 mask = sum(1 << at for at, device in enumerate(state.node.devices) if device.uuid in named)
-                taken[name] = taken.get(name, 0) | mask
+                if mask:
+                    taken.setdefault(name, _Taken()).busy |= mask
         for name in self.names:
-            if self._taken.get(name) != taken.get(name, 0):
-                self._taken[name] = taken.get(name, 0)
-                self._inventory.set_others(name, self._taken[name], {})
+            now = taken.get(name, _NOTHING)
+            if self._taken.get(name) != now:
+                self._taken[name] = now
+                self._inventory.set_others(name, now.busy, {})
+                if self._inventory.node_states[name].parts:
+                    self._inventory.set_parts(name, now.parts, now.placed)
 
     def gpus_with(self, node: str, device: str) -> frozenset[str] | None:
         """GPUs of a node that whoever has a device of its pool has all or a part of; None: it may be any of them."""

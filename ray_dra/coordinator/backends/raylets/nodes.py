@@ -223,7 +223,9 @@ class Nodes:
     def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
         node = self.translated.get(raylet.id)
         if node is None or node.name != name:
-            node = self.translated[raylet.id] = node_from_reading(name, _offered(reading, raylet))
+            # A raylet offers what it was told to; the parts that its machine has are for no gang to plan.
+            node = replace(node_from_reading(name, _offered(reading, raylet)), parted=())
+            self.translated[raylet.id] = node
         return node
 
     def _persist(self, raylet: str) -> None:

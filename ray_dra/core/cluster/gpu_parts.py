@@ -1,0 +1,255 @@
+"""Which parts of a GPU go together, and who has which.
+
+Kubernetes' allocator makes the last choice. Of a part that is made for it, a claim says no more than GPU and profile,
+so the allocator chooses the place: within a claim it goes back and tries others until all parts are placed, in the
+order of the devices' names; what another claim has stays where it is. So of two claims the one that comes first may
+take a place that the other needs: 3g then 4g fails where 4g then 3g does not. A gang's parts of a GPU are one claim,
+and they are planned only where every order of the claims that have no devices yet ends well.
+
+A part that is there already is named by its UUID; there the planner chooses, and nothing depends on an order.
+Neighbours: `model/parts.py` has the values; `planner/parts.py` asks what fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from ray_dra.core.cluster.device_choice import bits
+from ray_dra.core.model.allocation import Grant
+from ray_dra.core.model.parts import Part, PartedGpu, ProfileOrder, profile_order
+
+Wanted = tuple[int, ...]
+"""Masks of the parts that will do, one a part that is wanted, in the order in which the claim has them."""
+
+
+class PartTable:
+    """The parts of GPUs that are alike. Masks have one bit a part, by its place among the GPU's parts.
+
+    Attributes:
+        pinned: the parts are there already, and the planner chooses among them.
+        everything: mask of all parts.
+    """
+
+    def __init__(self, kinds: tuple[tuple[str, int, tuple[tuple[str, int], ...]], ...], counters: tuple[int, ...]):
+        """`kinds`: (profile, memory, what it consumes: (counter, amount)) of each part; `counters`: how much there is
+        of each, by place; counters are numbered by their places."""
+        self.profiles = tuple(profile for profile, _, _ in kinds)
+        self.memories = tuple(memory for _, memory, _ in kinds)
+        self.everything = (1 << len(kinds)) - 1
+        self.pinned = not counters
+        # The allocator's order is that of the names; of parts that are there the planner takes the least that will do.
+        self._order = sorted(range(len(kinds)), key=lambda at: (self.memories[at] if self.pinned else 0, at))
+        self._rank = {at: rank for rank, at in enumerate(self._order)}
+        self._consumes = tuple(tuple((int(c), n) for c, n in consumes) for _, _, consumes in kinds)
+        self._left: dict[int, tuple[int, ...]] = {0: counters}
+        self._fitted: dict[tuple[int, Wanted], Wanted | None] = {}
+        self._ordered: dict[tuple[int, tuple[Wanted, ...]], bool] = {}
+
+    def of_profile(self, profile: str) -> int:
+        """Mask of the parts of a profile."""
+        return sum(1 << at for at, each in enumerate(self.profiles) if each == profile)
+
+    def at_least(self, memory: int) -> int:
+        """Mask of the parts with so many bytes: of the smallest profile that has them, or (of parts that are there) all
+        that do."""
+        enough = [at for at, has in enumerate(self.memories) if has >= memory]
+        if self.pinned or not enough:
+            return sum(1 << at for at in enough)
+        least = min(enough, key=lambda at: (self.memories[at], sum(n for _, n in self._consumes[at]), at))
+        return self.of_profile(self.profiles[least])
+
+    def size(self, mask: int) -> int:
+        """Orders masks of alternatives: how much the least of them takes of its GPU."""
+        return min((sum(n for _, n in self._consumes[at]) or self.memories[at] for at in bits(mask)), default=0)
+
+    def open(self, taken: int) -> int:
+        """Mask of the parts that could be had beside those that are taken."""
+        left = self._counters_left(taken)
+        return sum(1 << at for at in bits(self.everything & ~taken) if all(left[c] >= n for c, n in self._consumes[at]))
+
+    def first_fit(self, taken: int, wanted: Wanted) -> Wanted | None:
+        """The parts that the allocator gives one claim: the first that go together, a mask of one for each that is
+        wanted. None: none do. Exact."""
+        key = (taken, wanted)
+        if key not in self._fitted:
+            if len(self._fitted) > 50_000:
+                self._fitted.clear()
+            self._fitted[key] = self._fit(taken, wanted, 0, -1, set())
+        return self._fitted[key]
+
+    def every_order(self, taken: int, claims: tuple[Wanted, ...]) -> bool:
+        """Whether all these claims get their parts, whichever comes first."""
+        if len(claims) < 2 or self.pinned:
+            return self._in_order(taken, claims)
+        key = (taken, tuple(sorted(claims)))
+        found = self._ordered.get(key)
+        if found is None:
+            if len(self._ordered) > 50_000:
+                self._ordered.clear()
+            found = True
+            for at, claim in enumerate(claims):
+                if claim in claims[:at]:
+                    continue
+                given = self.first_fit(taken, claim)
+                rest = (*claims[:at], *claims[at + 1 :])
+                if given is None or not self.every_order(taken | sum(given), rest):
+                    found = False
+                    break
+            self._ordered[key] = found
+        return found
+
+    def _in_order(self, taken: int, claims: tuple[Wanted, ...]) -> bool:
+        for claim in claims:
+            given = self.first_fit(taken, claim)
+            if given is None:
+                return False
+            taken |= sum(given)
+        return True
+
+    def _fit(self, taken: int, wanted: Wanted, at: int, after: int, failed: set[tuple[int, int, int]]) -> Wanted | None:
+        """By going back; equal ones ascend, as their order says nothing."""
+        if at == len(wanted):
+            return ()
+        if (taken, at, after) in failed:
+            return None
+        open_parts = self.open(taken) & wanted[at]
+        same = at + 1 < len(wanted) and wanted[at + 1] == wanted[at]
+        for part in self._order:
+            if not open_parts >> part & 1 or self._rank[part] <= after:
+                continue
+            rest = self._fit(taken | 1 << part, wanted, at + 1, self._rank[part] if same else -1, failed)
+            if rest is not None:
+                return (1 << part, *rest)
+        failed.add((taken, at, after))
+        return None
+
+    def _counters_left(self, taken: int) -> tuple[int, ...]:
+        left = self._left.get(taken)
+        if left is None:
+            counters = list(self._left[0])
+            for at in bits(taken):
+                for counter, amount in self._consumes[at]:
+                    counters[counter] -= amount
+            if len(self._left) > 50_000:
+                self._left = {0: self._left[0]}
+            left = self._left[taken] = tuple(counters)
+        return left
+
+
+@lru_cache(maxsize=256)
+def _table(kinds: tuple[tuple[str, int, tuple[tuple[str, int], ...]], ...], counters: tuple[int, ...]) -> PartTable:
+    return PartTable(kinds, counters)
+
+
+def table_of(gpu: PartedGpu) -> PartTable:
+    """One for all GPUs that are alike. A counter that a part consumes and the GPU lacks has nothing left."""
+    has = dict(gpu.counters)
+    names = sorted({name for part in gpu.parts for name, _ in part.consumes} | has.keys())
+    places = {name: str(at) for at, name in enumerate(names)}
+
+    def numbered(part: Part) -> tuple[tuple[str, int], ...]:
+        return tuple((places[name], amount) for name, amount in part.consumes)
+
+    kinds = tuple((part.profile, part.memory, numbered(part)) for part in gpu.parts)
+    return _table(kinds, tuple(has.get(name, 0) for name in names))
+
+
+PartsState = tuple[PartTable, int, tuple[Wanted, ...]]
+"""The parts of a GPU: which are taken, and what claims want that have none yet."""
+
+
+class GpuParts:
+    """A GPU of which parts are given out, and who has which.
+
+    Attributes:
+        gpu: what it is; at: its place among its node's parted GPUs.
+        others: mask of the parts that others than gangs have.
+        held: gang -> what its claim wants, and the parts that were planned.
+        placed: gang -> the parts that its claim has got.
+    """
+
+    __slots__ = ("at", "gpu", "held", "names", "others", "placed", "table")
+
+    def __init__(self, at: int, gpu: PartedGpu) -> None:
+        self.at, self.gpu = at, gpu
+        self.table = table_of(gpu)
+        self.names = {part.id.device: 1 << i for i, part in enumerate(gpu.parts)}
+        self.others = 0
+        self.held: dict[str, tuple[Wanted, int]] = {}
+        self.placed: dict[str, int] = {}
+
+    @property
+    def broken(self) -> bool:
+        """Whether it cannot be given whole: somebody has a part, or it is not offered whole."""
+        return self.gpu.position is None or bool(self.others or self.held)
+
+    @property
+    def taken(self) -> int:
+        """Mask of the parts of which it is known that somebody has them."""
+        mask = self.others
+        for mine in self.placed.values():
+            mask |= mine
+        if self.table.pinned:
+            for _, planned in self.held.values():
+                mask |= planned
+        return mask
+
+    @property
+    def pending(self) -> tuple[Wanted, ...]:
+        """What the claims of gangs want that have nothing yet."""
+        if self.table.pinned:
+            return ()
+        return tuple(wanted for gang, (wanted, _) in self.held.items() if gang not in self.placed)
+
+    @property
+    def state(self) -> PartsState:
+        """What says all about what fits: the same for GPUs that are alike."""
+        return self.table, self.taken, tuple(sorted(self.pending))
+
+    def see(self, others: int, placed: Mapping[str, int]) -> None:
+        """What the cluster's claims have."""
+        self.others, self.placed = others, dict(placed)
+
+    def mask_of(self, names: Iterable[str]) -> int:
+        mask = 0
+        for name in names:
+            mask |= self.names.get(name, 0)
+        return mask
+
+    def wanted(self, grants: Iterable[Grant]) -> tuple[Wanted, int]:
+        """What the claim for a gang's parts here says, and which were planned."""
+        found: list[tuple[ProfileOrder, int]] = []
+        planned = 0
+        for grant in grants:
+            assert grant.part is not None
+            mask = self.names.get(grant.device.device, 0)
+            planned |= mask
+            found.append((profile_order(grant.part.profile), self._alternatives(grant.part.profile, mask)))
+        return tuple(mask for _, mask in sorted(found)), planned
+
+    def _alternatives(self, profile: str, planned: int) -> int:
+        return planned if self.table.pinned else self.table.of_profile(profile)
+
+    def hold(self, gang: str, grants: Sequence[Grant]) -> None:
+        """Raises ValueError where the gangs here could not all have theirs."""
+        wanted, planned = self.wanted(grants)
+        everybody = [wanted, *(each for each, _ in self.held.values())]
+        twice = self.table.pinned and any(planned & other for _, other in self.held.values())
+        if twice or self.table.first_fit(0, tuple(mask for each in everybody for mask in each)) is None:
+            raise ValueError(f"GPU {self.gpu.uuid} has not so many parts left")
+        self.held[gang] = wanted, planned
+
+
+def fits(state: PartsState, wanted: Wanted) -> bool:
+    """Whether one more claim gets its parts, whatever the order of those that have nothing yet. Exact."""
+    table, taken, pending = state
+    return table.every_order(taken, (*pending, wanted))
+
+
+def room(state: PartsState, mask: int, most: int) -> int:
+    """How many parts, each one of a mask's, one more claim gets: at most so many."""
+    count = 0
+    while count < most and fits(state, (mask,) * (count + 1)):
+        count += 1
+    return count
