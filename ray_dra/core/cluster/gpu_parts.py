@@ -169,7 +169,7 @@ class GpuParts:
         placed: gang -> the parts that its claim has got.
     """
 
-    __slots__ = ("at", "gpu", "held", "names", "others", "placed", "table")
+    __slots__ = ("_untouched", "at", "gpu", "held", "names", "others", "placed", "table")
 
     def __init__(self, at: int, gpu: PartedGpu) -> None:
         self.at, self.gpu = at, gpu
@@ -178,6 +178,7 @@ class GpuParts:
         self.others = 0
         self.held: dict[str, tuple[Wanted, int]] = {}
         self.placed: dict[str, int] = {}
+        self._untouched: PartsState = (self.table, 0, ())
 
     @property
     def broken(self) -> bool:
@@ -205,6 +206,8 @@ class GpuParts:
     @property
     def state(self) -> PartsState:
         """What says all about what fits: the same for GPUs that are alike."""
+        if not (self.others or self.held or self.placed):
+            return self._untouched
         return self.table, self.taken, tuple(sorted(self.pending))
 
     def see(self, others: int, placed: Mapping[str, int]) -> None:
@@ -247,7 +250,7 @@ def fits(state: PartsState, wanted: Wanted) -> bool:
     return table.every_order(taken, (*pending, wanted))
 
 
-def room(state: PartsState, mask: int, most: int) -> int:
+def capacity(state: PartsState, mask: int, most: int) -> int:
     """How many parts, each one of a mask's, one more claim gets: at most so many."""
     count = 0
     while count < most and fits(state, (mask,) * (count + 1)):

@@ -25,7 +25,7 @@ def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> 
         by_node = {state: _most(search, c, state, one_a_node) for state in search.gpus}
         where = "on one GPU" if gpus is Gpus.SAME else "on one node" if one_node else ""
         if gpus is Gpus.SAME:
-            there = max((search.room(c, o) for gpus_ in search.gpus.values() for o in gpus_), default=0)
+            there = max((search.capacity(c, o) for gpus_ in search.gpus.values() for o in gpus_), default=0)
         elif one_node:
             there = max(by_node.values(), default=0)
         else:
@@ -47,7 +47,7 @@ def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> 
 
 def _most(search: PartsSearch, c: int, state: NodeState, one_a_node: bool) -> int:
     """How many bundles of a class alone a node holds."""
-    here = sum(search.room(c, o) for o in search.gpus[state] if search.accepts(c, state, o.gpu))
+    here = sum(search.capacity(c, o) for o in search.gpus[state] if search.accepts(c, state, o.gpu))
     return min(here, search.by_resources(state, c), 1 if one_a_node else here)
 
 

@@ -2,7 +2,7 @@
 
 A GPU is broken when a part of it is given out, since it cannot be had whole then; and with it a clique of which nobody
 had anything. So parts first fill GPUs that are broken already, the fullest first. Equal bundles are counted: each GPU
-has room for so many, and the fewest whole ones with most room are broken. Bundles that differ are packed by exact
+holds so many, and the fewest whole ones that hold most are broken. Bundles that differ are packed by exact
 search (`packing.py`), GPUs being the bins. What fits on one GPU, beside all that others have there,
 `cluster/gpu_parts.py` says.
 """
@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from ray_dra.core.cluster.clique_state import LOOSE_NODE
-from ray_dra.core.cluster.gpu_parts import GpuParts, PartsState, PartTable, fits, room
+from ray_dra.core.cluster.gpu_parts import GpuParts, PartsState, PartTable, capacity, fits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, NodeState
 from ray_dra.core.model.allocation import Grant, Placed, make
@@ -59,16 +59,19 @@ class PartsSearch:
     Attributes:
         classes: the distinct bundles, the largest parts first; counts: how many there are of each.
         gpus: GPUs of which some bundle could have a part, by node.
+        planned: what is wanted and foreseen on GPUs that are alike.
     """
 
     def __init__(self, inventory: Inventory, request: GangRequest, work: Work) -> None:
         self.inventory, self.request, self.work = inventory, request, work
-        self.classes = sorted({id(b): b for b in dict.fromkeys(request.bundles)}.values(), key=_size)
+        self.classes = sorted(dict.fromkeys({id(b): b for b in request.bundles}.values()), key=_size)
         self.counts = tuple(request.bundles.count(bundle) for bundle in self.classes)
         self.one_a_gpu = request.locality.gpus is Gpus.SPREAD
         self._masks: dict[tuple[int, PartTable], int] = {}
-        self._rooms: dict[tuple[int, PartsState], int] = {}
+        self._capacities: dict[tuple[int, PartsState], int] = {}
         self._idle: dict[object, bool] = {}
+        self._criteria = [bundle.criteria for bundle in self.classes]
+        self.planned: dict[tuple[PartsState, Contents], tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self.gpus: dict[NodeState, list[Open]] = {}
         for state in inventory.node_states.values():
             if state.parts and self._may_use(state):
@@ -96,7 +99,7 @@ class PartsSearch:
             return False
         if not self.mask(c, gpu.table):
             return False
-        criteria = bundle.criteria
+        criteria = self._criteria[c]
         return criteria is None or criteria.accepts(_device(state, gpu))
 
     def mask(self, c: int, table: PartTable) -> int:
@@ -108,13 +111,13 @@ class PartsSearch:
             found = self._masks[c, table] = parts_like(part, table)
         return found
 
-    def room(self, c: int, open_: Open) -> int:
+    def capacity(self, c: int, open_: Open) -> int:
         """How many bundles of class `c` alone a GPU holds."""
         key = (c, open_.parts)
-        found = self._rooms.get(key)
+        found = self._capacities.get(key)
         if found is None:
             mask = self.mask(c, open_.gpu.table)
-            found = self._rooms[key] = room(open_.parts, mask, 1 if self.one_a_gpu else MOST_PARTS)
+            found = self._capacities[key] = capacity(open_.parts, mask, 1 if self.one_a_gpu else MOST_PARTS)
         return found
 
     def fits(self, open_: Open, contents: Contents) -> bool:
@@ -194,7 +197,7 @@ def choose_equal(
     left = search.counts[0] if wanted is None else wanted
     caps = {state: min(search.by_resources(state), 1 if one_a_node else NO_LIMIT) for state in gpus}
     found: list[Choice] = []
-    broken = [(search.room(0, o), o.order, o) for state in caps for o in search.gpus[state] if not o.whole]
+    broken = [(search.capacity(0, o), o.order, o) for state in caps for o in search.gpus[state] if not o.whole]
     for n, _, open_ in sorted(broken):
         n = min(n, left, caps[open_.state])
         if n > 0:
@@ -205,8 +208,10 @@ def choose_equal(
         return found
     gains: dict[int, list[Open]] = {}  # so many more bundles -> the whole GPUs that give them
     for state, cap in caps.items():
-        rooms = sorted(((search.room(0, o), -o.gpu.at, o) for o in search.gpus[state] if o.whole), reverse=True)
-        for n, _, open_ in rooms:
+        capacities = sorted(
+            ((search.capacity(0, o), -o.gpu.at, o) for o in search.gpus[state] if o.whole), reverse=True
+        )
+        for n, _, open_ in capacities:
             if (gain := min(n, cap)) > 0:
                 cap -= gain
                 gains.setdefault(gain, []).append(open_)
@@ -251,7 +256,7 @@ def _one_gpu(search: PartsSearch, one_a_node: bool) -> list[Choice] | None:
             continue
         for open_ in gpus:
             if search.fits(open_, search.counts):
-                rest = search.room(0, open_)
+                rest = search.capacity(0, open_)
                 rank = (open_.whole, search.idle_clique(open_) is not None, rest, state.free.bit_count(), open_.order)
                 if best is None or rank < best[0]:
                     best = rank, open_
@@ -348,6 +353,12 @@ def _placed(search: PartsSearch, choices: Sequence[Choice]) -> tuple[Placed, ...
         waiting[0 if one else class_of[search.request.bundles[index]]].append(index)
     found: dict[int, Placed] = {}
     for open_, contents in sorted(choices, key=lambda choice: choice.open.order):
+        if one:  # most gangs
+            placed = search.classes[0].resources
+            for part in _planned(search, open_, contents)[1]:
+                grant = _grant(open_, part.bit_length() - 1)
+                found[waiting[0].pop()] = make(Placed, (open_.state.name, (grant,), placed))
+            continue
         for mask, part in zip(*_planned(search, open_, contents), strict=True):
             c = next(c for c, n in enumerate(contents) if n and search.mask(c, open_.gpu.table) == mask and waiting[c])
             contents = tuple(n - (i == c) for i, n in enumerate(contents))
@@ -358,20 +369,27 @@ def _placed(search: PartsSearch, choices: Sequence[Choice]) -> tuple[Placed, ...
 
 def _planned(search: PartsSearch, open_: Open, contents: Contents) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(what is wanted, the parts that will be given, as far as can be foreseen)."""
-    wanted = search.wanted(open_, contents)
-    table, taken, pending = open_.parts
+    key = (open_.parts, contents)
+    found = search.planned.get(key)
+    if found is None:
+        found = search.planned[key] = _foreseen(open_.parts, search.wanted(open_, contents))
+    return found
+
+
+def _foreseen(parts: PartsState, wanted: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    table, taken, pending = parts
     for claim in pending:
         taken |= sum(table.first_fit(taken, claim) or ())
     given = table.first_fit(taken, wanted)
-    assert given is not None, "the planner chose a GPU without room"
+    assert given is not None, "the planner chose a GPU that does not hold it"
     return wanted, given
 
 
 def _grant(open_: Open, at: int) -> Grant:
     gpu = open_.gpu.gpu
     part = gpu.parts[at]
-    granted = GrantedPart(part.profile, gpu.uuid)
-    return Grant(open_.state.name, open_.gpu.at, part.id, part.uuid, None, None, None, granted)
+    granted = make(GrantedPart, (part.profile, gpu.uuid))
+    return make(Grant, (open_.state.name, open_.gpu.at, part.id, part.uuid, None, None, None, granted))
 
 
 def parts_like(part: PartCriteria, table: PartTable) -> int:

@@ -7,7 +7,7 @@ from itertools import combinations_with_replacement, permutations
 
 import pytest
 
-from ray_dra.core.cluster.gpu_parts import GpuParts, PartTable, fits, room, table_of
+from ray_dra.core.cluster.gpu_parts import GpuParts, PartTable, capacity, fits, table_of
 from ray_dra.core.model.parts import Part, PartedGpu, profile_order
 from tests.core.parted import GIGABYTE, H100, SMALL, Table, allocated, parted, together
 
@@ -91,7 +91,7 @@ def test_what_the_real_allocator_answered() -> None:
     assert table.every_order(sum(given), (three,))
     assert not table.every_order(0, (one, four))
     assert table.first_fit(0, wanted(table, ("1g.10gb", "2g.20gb", "4g.40gb"))) is not None
-    assert room((table, 0, ()), table.of_profile("1g.10gb"), 64) == 7
+    assert capacity((table, 0, ()), table.of_profile("1g.10gb"), 64) == 7
     assert table.open(table.everything) == 0
 
 

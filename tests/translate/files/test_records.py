@@ -90,7 +90,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.times != StageTimes()
             assert new_gang.notice is not None  # up to 6 there were none
             kept = old_gang.history and new_gang.history
-            assert old_gang == replace(new_gang, times=old_gang.times, history=kept, notice=None)
+            assert old_gang == replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
         elif key == names.FAILED_KEY:  # 0 did not count them
             assert records.failure_from_bytes(data) == replace(records.failure_from_bytes(now), number=0)
         else:
