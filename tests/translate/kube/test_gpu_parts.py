@@ -13,12 +13,13 @@ from ray_dra.core.model.device import DeviceId, Health
 from ray_dra.core.model.node import Node
 from ray_dra.ports.kube_objects import KubeNode
 from ray_dra.ports.kubernetes import KubeView
-from ray_dra.simulated.dra.devices import gpu_pool, slices
+from ray_dra.simulated.dra.devices import NO_MIG, gpu_pool, slices
+from ray_dra.simulated.mig import MigState
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.sense import check_nodes
 from ray_dra.translate.files.snapshot import dump_snapshot, inventory_of, load_snapshot, snapshot_of
 from ray_dra.translate.kube.claims import read_claim
-from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.kube.slices import ANYWHERE, node_from_slices
 from ray_dra.translate.names import DRIVER
 from tests.translate.kube.objects import read
 from tests.translate.kube.test_parts import claim
@@ -28,8 +29,8 @@ DYNAMIC = frozenset({"DynamicMIG"})
 KUBE_NODE = KubeNode(H100.name, cpus=64, memory=512 << 30)
 
 
-def published(faults: dict[str, Any] | None = None, gates: frozenset[str] = DYNAMIC) -> list[dict[str, Any]]:
-    return slices(gpu_pool(H100, faults or {}, gates), H100.name, 1)
+def published(mig: MigState = NO_MIG, gates: frozenset[str] = DYNAMIC) -> list[dict[str, Any]]:
+    return slices(gpu_pool(H100, {}, gates, mig), H100.name, 1)
 
 
 def made(raw: list[dict[str, Any]]) -> Node:
@@ -38,15 +39,12 @@ def made(raw: list[dict[str, Any]]) -> Node:
     return node
 
 
-def static(gpu: int, *parts: tuple[str, int]) -> dict[str, Any]:
-    """Faults of a machine with these partitions: (profile, start)."""
-    by_name = {mig.profile: mig for mig in H100.profile.mig}
-    return {
-        "partitions": {
-            f"MIG-{gpu}-{at}": [gpu, start, by_name[profile].slices, by_name[profile].memory_mib]
-            for at, (profile, start) in enumerate(parts)
-        }
-    }
+def static(gpu: int, *parts: tuple[str, int]) -> MigState:
+    """What an administrator has made of a GPU: (profile, start)."""
+    state = NO_MIG.with_mode(gpu, True, now=True)
+    for at, (profile, start) in enumerate(parts):
+        state, _ = state.with_part(H100.profile, gpu, H100.profile.mig_profile(profile), start, f"MIG-{gpu}-{at}")
+    return state
 
 
 def test_every_part_that_could_be_made_is_known_with_what_it_consumes() -> None:
@@ -142,7 +140,7 @@ def test_a_node_of_which_only_certain_sets_of_gpus_can_be_had_is_left_out_and_na
 def look(raw: list[dict[str, Any]], *claims: dict[str, Any]) -> tuple[Machines, Inventory]:
     inventory = Inventory()
     machines = Machines(inventory, lambda: 0.0)
-    machines.put(KubeView(nodes={H100.name: KUBE_NODE}, slices=tuple(read(raw))), ())
+    machines.put(KubeView(nodes={H100.name: KUBE_NODE}, slices=tuple(read(raw))), ANYWHERE)
     mark(machines, *claims)
     return machines, inventory
 
