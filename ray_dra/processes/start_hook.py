@@ -24,7 +24,8 @@ WORKER_HOOK = "ray_dra.hooks.install_worker"
 
 
 def start(ray_params: Any, head: bool) -> None:
-    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML.
+    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML, and the
+    resources by which NeMo-RL places.
 
     A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
     (RAY_DRA_SLOT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
@@ -36,6 +37,7 @@ def start(ray_params: Any, head: bool) -> None:
     """
     import socket
 
+    from ray_dra.translate.ray.labels import node_resources
     from ray_dra.translate.ray.ordinary import check_policies
 
     check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
@@ -51,7 +53,9 @@ def start(ray_params: Any, head: bool) -> None:
         from ray_dra.processes.join_gang import join_gang
 
         labels |= join_gang(label, name, node)
-    ray_params.labels = {**labels_of(node), **labels}
+    own = labels_of(node)
+    ray_params.labels = {**own, **labels}
+    ray_params.resources = {**node_resources(own), **(getattr(ray_params, "resources", None) or {})}
 
 
 def _hook_workers() -> None:

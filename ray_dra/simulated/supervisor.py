@@ -31,6 +31,7 @@ from ray_dra.processes.start_hook import WORKER_HOOK, labels_here
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import HEAD_ADDRESS, SimulatedNode, machine_address
 from ray_dra.translate.names import ACCELERATOR_TYPE, WORKER_HOOK_VARIABLE
+from ray_dra.translate.ray.labels import node_resources
 
 if TYPE_CHECKING:
     from ray_dra.simulated.raylets import RayletNode
@@ -154,7 +155,7 @@ class Supervisor:
             num_cpus=self.config["cpus"] or node.profile.cpus,
             num_gpus=node.profile.gpus,
             # As Ray itself names it on a machine with GPUs; it would look for them in this process.
-            resources={f"accelerator_type:{kind}": 1} if kind else {},
+            resources={**({f"accelerator_type:{kind}": 1} if kind else {}), **node_resources(labels)},
             labels={} if self.config["plain"] else labels,
             env_vars=self._environment(node),
         )

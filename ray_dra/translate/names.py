@@ -20,6 +20,8 @@ LOCALITY_LABEL = "ray-dra.io/locality"  # ours, in label selectors of ordinary g
 # -- Ray's resources
 
 HEAD_RESOURCE = "node:__internal_head__"  # Ray's, of the head's raylet alone
+DOMAIN_RESOURCE = "nvlink_domain_"  # + ClusterUUID; NeMo-RL's, which places by it, as by the next: 1 of it
+TOPOLOGY_RESOURCE = "topo_rank"  # NeMo-RL's: as many as the node's place among its neighbours, from 1
 
 # -- labels, annotations and gates of Kubernetes objects
 

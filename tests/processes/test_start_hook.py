@@ -13,7 +13,13 @@ from ray_dra.adapters import ray as adapter
 from ray_dra.errors import InvalidRequest
 from ray_dra.hooks import start
 from ray_dra.processes import start_hook
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_VARIABLE, WORKER_HOOK_VARIABLE
+from ray_dra.translate.names import (
+    DEFAULT_LOCALITY_VARIABLE,
+    GPU_DOMAIN,
+    LOCALITY_VARIABLE,
+    TRAY_LABEL,
+    WORKER_HOOK_VARIABLE,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +56,21 @@ def test_a_ray_that_has_moved_a_part_starts_without_it(
     monkeypatch.setattr(adapter, "PRIVATE", (("ray.gone", lambda: ray.gone),))
     assert hook_after(True) is None
     assert "moved: ray.gone" in capsys.readouterr().err
+
+
+def test_resources_by_which_nemo_rl_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    uuid = "9c6f5af3-53bf-49b5-a436-b66766c413c3"
+    monkeypatch.setattr(start_hook, "labels_of", lambda node: {GPU_DOMAIN: f"{uuid}.3", TRAY_LABEL: "4"})
+    given = SimpleNamespace(labels=None, resources={"topo_rank": 7, "own": 1})
+    start(given, False)
+    assert given.resources == {f"nvlink_domain_{uuid}": 1.0, "topo_rank": 7, "own": 1}, "what the user says stays"
+    given = SimpleNamespace(labels=None, resources=None)
+    start(given, False)
+    assert given.resources["topo_rank"] == 5.0, "from 1: Ray drops what is 0"
+    monkeypatch.setattr(start_hook, "labels_of", lambda node: {GPU_DOMAIN: "box.n1", TRAY_LABEL: "4"})
+    given = SimpleNamespace(labels=None, resources={"own": 1})
+    start(given, False)
+    assert given.resources == {"own": 1}, "a box is no domain of several nodes"
 
 
 @pytest.mark.parametrize("variable", [LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE])

@@ -10,7 +10,14 @@ from ray_dra.core.model.clique import label_value
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_SELECTOR
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, NODE_LABEL, TRAY_LABEL
+from ray_dra.translate.names import (
+    ACCELERATOR_TYPE,
+    DOMAIN_RESOURCE,
+    GPU_DOMAIN,
+    NODE_LABEL,
+    TOPOLOGY_RESOURCE,
+    TRAY_LABEL,
+)
 
 
 def node_labels(node: Node, *, accelerator_type: str | None = None) -> dict[str, str]:
@@ -25,6 +32,18 @@ def node_labels(node: Node, *, accelerator_type: str | None = None) -> dict[str,
     return labels
 
 
+def node_resources(labels: Mapping[str, str]) -> dict[str, float]:
+    """Ray's resources of a node with these labels, by which NeMo-RL keeps segments in one NVLink domain and in order.
+    Of a node that is in none of several nodes, nothing: NeMo-RL knows what to do with that."""
+    found = _DOMAIN.fullmatch(labels.get(GPU_DOMAIN, ""))
+    if found is None:
+        return {}
+    tray = labels.get(TRAY_LABEL, "")
+    rank = {TOPOLOGY_RESOURCE: float(tray) + 1.0} if tray.isdigit() else {}
+    return {DOMAIN_RESOURCE + found[1]: 1.0, **rank}
+
+
+_DOMAIN = re.compile(r"([0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12})\.\d+")
 _VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _DNS_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _KEY = re.compile(rf"(?:(?=[^/]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*/)?{_VALUE}")

@@ -7,6 +7,7 @@ A case gets a Scene, makes what it likes, and returns what a program can see of 
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 import re
 import time
@@ -185,6 +186,25 @@ def _placed(scene: Scene, bundles: list[dict[str, float]], more: dict[str, Any])
 
 for _name, (_bundles, _more) in _PLACED.items():
     CASES[f"placed_{_name}"] = partial(_placed, bundles=_bundles, more=_more)
+
+
+@case
+def placed_by_a_nodes_address(scene: Scene) -> Any:
+    """As vLLM asks for its own node."""
+    address = next(name for name in sorted(ray.cluster_resources()) if re.fullmatch(r"node:127\.0\.0\.[3-6]", name))
+    return _placed(scene, [{"GPU": 1, address: 0.001}, {"GPU": 1}], {})
+
+
+@case
+def placed_in_an_nvlink_domain(scene: Scene) -> Any:
+    """As NeMo-RL does: by a resource that all nodes of a domain have, and in the order of another."""
+    domains = [name for name in sorted(ray.cluster_resources()) if name.startswith("nvlink_domain_")]
+    ranks = [node["Resources"]["topo_rank"] for node in ray.nodes() if domains[1] in node["Resources"]]
+    placed = _placed(scene, [{"GPU": 4, domains[1]: 0.001}] * 2, {})
+    there = {node["NodeID"] for node in ray.nodes() if domains[1] in node["Resources"]}
+    where = placement_group_table(scene.made[-1])["bundles_to_node_id"].values()
+    return len(domains), sorted(ranks), placed, set(where) <= there
+
 
 _PENDING: dict[str, tuple[list[dict[str, float]], dict[str, Any]]] = {
     "more_than_a_node": ([{"GPU": 8}], {}),
@@ -402,6 +422,21 @@ def made(bundles: list[dict[str, float]], plain: bool, **more: Any) -> Any:
         return placement_group(bundles, **more)
     with uncaught():
         return placement_group(bundles, **more)
+
+
+def _visible() -> str:
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+@case
+def halves_keep_off_a_groups_gpus(scene: Scene) -> Any:
+    whole = scene.ready([{"GPU": 2}])
+    (node,) = placement_group_table(whole)["bundles_to_node_id"].values()
+    halves = [scene.ready([{"GPU": 0.5}], bundle_label_selector=[{"ray.io/node-id": node}]) for _ in range(4)]
+    look = ray.remote(_visible)
+    its = ray.get(look.options(num_gpus=2, num_cpus=0, **at(whole, 0)).remote())
+    theirs = ray.get([look.options(num_gpus=0.5, num_cpus=0, **at(half, 0)).remote() for half in halves])
+    return set(its.split(",")).isdisjoint(theirs), len(set(theirs))
 
 
 @case
