@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError
-from ray_dra.ports.kube_objects import KubeNode, ResourceSlice
+from ray_dra.ports.kube_objects import KubeNode, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import Object
 from ray_dra.translate.kube.raycluster import read_raycluster, worker_template, write_limits
 from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
@@ -69,7 +69,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
         where = "everywhere" if right.everywhere else f"in {namespace}"
         yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace, raycluster))
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
-    yield from _asked("GPUs", partial(_of_nodes, api))
+    yield from _asked("GPUs", partial(_of_nodes, api, namespace, raycluster))
     yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
 
 
@@ -161,7 +161,16 @@ def _of_version(wanted: str) -> Finding:
     )
 
 
-def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
+def _placing(api: KubernetesApi, namespace: str, raycluster: str) -> Placing:
+    """Of gangs' workers; where it cannot be told, which is a finding of its own, of pods that ask for nothing."""
+    try:
+        found = api.find("RayCluster", raycluster, namespace)
+        return read_raycluster(found).placing if found is not None else Placing()
+    except (RayDraError, *UNREADABLE):
+        return Placing()
+
+
+def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
     found, odd = _read(api.items("ResourceSlice", fields=f"spec.driver={DRIVER}"), read_slice)
     slices: list[ResourceSlice] = found
     found, odd_nodes = _read(api.items("Node"), read_node)
@@ -174,7 +183,8 @@ def _of_nodes(api: KubernetesApi, what: str) -> Iterator[Finding]:
     for each in slices:
         if each.node in nodes:
             by_node.setdefault(each.node, []).append(each)
-    made = [node_from_slices(nodes[name], pool) for name, pool in sorted(by_node.items())]
+    placing = _placing(api, namespace, raycluster)
+    made = [node_from_slices(nodes[name], pool, placing) for name, pool in sorted(by_node.items())]
     count = sum(len(node.devices) for node in made)
     cliques = {node.clique for node in made if node.clique}
     said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"

@@ -11,9 +11,12 @@ import ray
 from ray_dra.adapters import lease
 from ray_dra.adapters.lease import Lease
 from ray_dra.operate import check
+from ray_dra.simulated.dra.devices import gpu_pool, slices
+from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.names import START_HOOK_VARIABLE
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import end, node, until
+from tests.cluster.paper import paper_node
 from tests.translate.kube.objects import cluster
 
 
@@ -25,7 +28,7 @@ def test_check_tells_what_cannot_be_read_and_what_the_coordinator_says(monkeypat
             return [node("good"), node("bad", cpu="much")] if kind == "Node" else [{"metadata": {"name": "slice"}}]
 
     api: Any = Some({"metadata": {}, "spec": {"renewTime": "2020-01-01T00:00:00.000000Z"}})
-    told = {finding.what: finding for finding in check._of_nodes(api, "GPUs")}
+    told = {finding.what: finding for finding in check._of_nodes(api, "n", "c", "GPUs")}
     assert told["node bad"].ok is told["ResourceSlice slice"].ok is False
     assert "much" in told["node bad"].said
     assert "node good" not in told
@@ -46,6 +49,43 @@ def test_check_tells_what_cannot_be_read_and_what_the_coordinator_says(monkeypat
         assert [finding.ok for finding in check._of_view(api, "n", "c", "view")] == [True]
     finally:
         end(made)
+
+
+def test_nodes_are_left_out_as_the_worker_group_of_the_raycluster_says() -> None:
+    machines = simulated_nodes("gb200-nvl72", nodes=3)
+    published = [each for m in machines for each in slices(gpu_pool(m, {}), m.name, 1)]
+    nodes = [paper_node(m) for m in machines]
+    nodes[0]["spec"] = {"taints": [{"key": "gpu", "effect": "NoSchedule"}]}  # tolerated
+    nodes[1]["metadata"]["labels"]["pool"] = nodes[0]["metadata"]["labels"]["pool"] = "b"
+    found = cluster()
+    found["spec"]["workerGroupSpecs"][0]["template"]["spec"]["nodeSelector"] = {"pool": "b"}
+
+    class Some(Api):
+        def items(self, kind: str, **more: Any) -> list[Any]:
+            each = nodes if kind == "Node" else published
+            return [{**thing, "metadata": {**thing["metadata"], "resourceVersion": "1"}} for thing in each]
+
+    api: Any = Some(found)
+    told = {finding.what: finding.said for finding in check._of_nodes(api, "team", "c", "GPUs")}
+    assert told["GPUs"] == "12 on 3 nodes in 1 cliques"
+    assert told.keys() == {"GPUs", f"node {machines[2].name}"}
+    assert "nodeSelector pool=b does not choose it" in told[f"node {machines[2].name}"]
+    assert {f.what for f in check._of_nodes(Some({"spec": 5}), "team", "c", "GPUs")} == {  # type: ignore[arg-type]
+        "GPUs",
+        f"node {machines[0].name}",
+    }
+
+
+@pytest.mark.parametrize("right", check.RIGHTS, ids=str)
+def test_a_right_that_gangs_can_do_without_is_no_fault(right: check.Right) -> None:
+    class Nobody(Api):
+        def review(self, thing: Any) -> Any:
+            return {"status": {"allowed": False}}
+
+    api: Any = Nobody()
+    (found,) = check._of_right(api, right, "team", "c", "it")
+    assert found.ok is (None if right.resource == "rayservices" else False)
+    assert found.said.endswith(right.without)
 
 
 def raycluster() -> dict[str, Any]:
