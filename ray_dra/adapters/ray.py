@@ -15,7 +15,7 @@ import ray
 from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup
 
-from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, plain
+from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, remove
 from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
 from ray_dra.translate.names import HEAD_RESOURCE, START_HOOK_VARIABLE
@@ -154,7 +154,7 @@ class RayAdapter:
         return self._made.actor_ended(actor)
 
     def remove_group(self, group: str) -> None:
-        plain("remove_placement_group")(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
+        remove(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
 
 
 def cluster_id() -> str:

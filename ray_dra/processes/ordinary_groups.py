@@ -107,7 +107,10 @@ def remove_placement_group(placement_group: Any) -> None:
     until = time.monotonic() + REMOVE_SECONDS
     while group in _unanswered and time.monotonic() < until:  # the removal is not to overtake it
         time.sleep(0.001)
-    plain("remove_placement_group")(placement_group)
+    if group:
+        ray_groups.remove(placement_group)
+    else:
+        plain("remove_placement_group")(placement_group)
     if _job() is None:
         return
     try:

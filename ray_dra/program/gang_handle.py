@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from ray_dra.adapters.ray_groups import plain
+from ray_dra.adapters.ray_groups import plain, remove
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import why_gone
 from ray_dra.core.gangs.lifecycle import Phase
@@ -234,7 +234,7 @@ class GangPlacementGroup:
             self._group = group
         except BaseException as error:
             if group is not None:
-                plain("remove_placement_group")(group)
+                remove(group)
             elif isinstance(error, Exception):  # of no type: another copy may have made a group of this name just now
                 status = self._await(GROUPED, SLICE_SECONDS)
                 if status.group is not None:
@@ -251,12 +251,12 @@ class GangPlacementGroup:
             try:
                 status: Status = ask(commit)
             except BaseException:
-                plain("remove_placement_group")(self._group)
+                remove(self._group)
                 self._group = None
                 raise
             self._status = status
             if status.group != self._group.id.hex():  # planned again, or another copy was quicker
-                plain("remove_placement_group")(self._group)
+                remove(self._group)
                 self._group = None
 
     def _placed(self, group: PlacementGroup, timeout: float) -> bool:

@@ -92,3 +92,54 @@ def test_a_ray_that_moved_a_part_is_told_by_name(monkeypatch: pytest.MonkeyPatch
                 ray_adapter.check_ray()
             assert name in caught.value.available
     ray_adapter.check_ray()
+
+
+STATES: dict[
+    str, tuple[str, str, bool]
+] = {  # state, scheduling state, whether Ray is left to reserve the bundles first
+    "just registered": ("PENDING", "QUEUED", True),
+    "bundles asked of raylets": ("PENDING", "SCHEDULING_STARTED", True),
+    "bundles reserved, not yet given": ("PREPARED", "SCHEDULING_STARTED", True),
+    "placed again after a raylet was lost": ("RESCHEDULING", "SCHEDULING_STARTED", True),
+    "no room": ("PENDING", "NO_RESOURCES", False),
+    "never": ("PENDING", "INFEASIBLE", False),
+    "placed": ("CREATED", "FINISHED", False),
+    "removed": ("REMOVED", "REMOVED", False),
+}
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_group_is_not_removed_while_ray_reserves_its_bundles(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would lose what a raylet reserves just then."""
+    from ray.core.generated.gcs_pb2 import PlacementGroupStats, PlacementGroupTableData
+
+    def record(state: str, scheduling: str) -> PlacementGroupTableData:
+        stats = PlacementGroupStats(scheduling_state=PlacementGroupStats.SchedulingState.Value(scheduling))
+        return PlacementGroupTableData(state=PlacementGroupTableData.PlacementGroupState.Value(state), stats=stats)
+
+    state, scheduling, waits = STATES[case]
+    first, then = record(state, scheduling), record("CREATED", "FINISHED")
+    asked: list[str] = []
+
+    def found(group: str) -> PlacementGroupTableData:
+        asked.append(group)
+        return first if len(asked) < 4 else then
+
+    monkeypatch.setattr(ray_groups, "_record", found)
+    told: list[tuple[object, int]] = []
+    monkeypatch.setattr(ray_groups, "plain", lambda name: lambda group: told.append((group, len(asked))))
+    group = ray_groups.handle("ab" * 18, [{"GPU": 1.0}])
+    ray_groups.remove(group)
+    assert told == [(group, 4 if waits else 1)]
+    assert set(asked) == {"ab" * 18}
+
+
+def test_a_group_that_ray_reserves_without_end_is_removed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+
+    monkeypatch.setattr(ray_groups, "_record", lambda group: PlacementGroupTableData())
+    monkeypatch.setattr(ray_groups, "RESERVED_SECONDS", 0.02)
+    told: list[object] = []
+    monkeypatch.setattr(ray_groups, "plain", lambda name: told.append)
+    ray_groups.remove(group := ray_groups.handle("ab" * 18, [{"GPU": 1.0}]))
+    assert told == [group]

@@ -26,6 +26,8 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from ray_dra.adapters import ray_groups
+
 SOON = 0.3  # seconds in which something that is not to happen has not happened
 LONG = 60.0
 IDS = re.compile(r"\b[0-9a-f]{32,56}\b|0x[0-9a-f]+")
@@ -56,7 +58,11 @@ class Scene:
 
     def end(self) -> None:
         for group in self.made:
-            remove_placement_group(group)
+            self.remove(group)
+
+    def remove(self, group: PlacementGroup) -> None:
+        """Not while Ray reserves the bundles: plain Ray may lose a GPU for good then, for all cases after."""
+        (ray_groups.remove if self.mode == "rays" else remove_placement_group)(group)
 
 
 def case(run: Callable[[Scene], Any]) -> Callable[[Scene], Any]:
@@ -222,7 +228,7 @@ def _pending(scene: Scene, bundles: list[dict[str, float]], more: dict[str, Any]
     waited = group.wait(0), ray.wait([group.ready()], timeout=SOON)[0]
     state = row(group)[0]
     ready = group.ready()
-    remove_placement_group(group)
+    scene.remove(group)
     after = outcome(lambda: ray.get(ready, timeout=LONG))
     return waited, state, group.bundle_specs, after, outcome(lambda: group.wait(1)), row(group)[0]["state"]
 
@@ -316,7 +322,7 @@ def a_name_is_free_after_the_removal(scene: Scene) -> Any:
     for bundles in ([{"GPU": 1}], [{"GPU": 8}], [{"GPU": 1}]):
         group = scene.make(bundles, name=name)
         found.append((get_placement_group(name) == group, group.wait(1)))
-        remove_placement_group(group)
+        scene.remove(group)
         found.append(outcome(lambda: get_placement_group(name)))
     return found
 
@@ -334,14 +340,16 @@ def a_detached_group_has_a_name(scene: Scene) -> Any:
 @case
 def a_removed_group_says_so(scene: Scene) -> Any:
     group = scene.ready([{"GPU": 1}])
-    remove_placement_group(group)
+    scene.remove(group)
     return row(group)[0]["state"], outcome(lambda: group.wait(1)), outcome(lambda: ray.get(group.ready(), timeout=LONG))
 
 
 @case
 def to_remove_twice_is_harmless(scene: Scene) -> Any:
     group, pending = scene.ready([{"GPU": 1}]), scene.make([{"GPU": 8}])
-    return [remove_placement_group(each) for each in (group, group, pending, pending)], row(pending)[0]["state"]
+    for each in (group, group, pending, pending):
+        scene.remove(each)
+    return row(pending)[0]["state"]
 
 
 @case
@@ -350,7 +358,7 @@ def a_removed_groups_gpus_are_free(scene: Scene) -> Any:
     for _ in range(2):
         group = scene.make([{"GPU": 4}] * 4, "STRICT_SPREAD")
         found.append(group.wait(LONG))
-        remove_placement_group(group)
+        scene.remove(group)
     return found
 
 
@@ -358,7 +366,7 @@ def a_removed_groups_gpus_are_free(scene: Scene) -> Any:
 def removed_in_the_middle_of_being_made(scene: Scene) -> Any:
     groups = [scene.make([{"GPU": 1}]) for _ in range(5)]
     for group in groups:
-        remove_placement_group(group)
+        scene.remove(group)
     return [row(group)[0].get("state") for group in groups], scene.make([{"GPU": 4}] * 4).wait(LONG)
 
 
@@ -371,7 +379,7 @@ def a_burst_of_a_hundred(scene: Scene) -> Any:
         states = {key: row["state"] for key, row in placement_group_table().items()}
         placed = [group for group in left if states[group.id.hex()] == "CREATED"]
         for group in placed:
-            remove_placement_group(group)
+            scene.remove(group)
         left = [group for group in left if group not in placed]
         time.sleep(0.02)
     return len(left), scene.make([{"GPU": 4}] * 4, "STRICT_SPREAD").wait(LONG)
@@ -477,7 +485,7 @@ def a_task_of_a_pending_group_waits_and_goes_with_it(scene: Scene) -> Any:
     group = scene.make([{"GPU": 8}])
     task = gpus.options(**at(group)).remote()
     waits = ray.wait([task], timeout=SOON)[0]
-    remove_placement_group(group)
+    scene.remove(group)
     return waits, outcome(lambda: ray.get(task, timeout=1))  # in Ray it waits for ever
 
 
@@ -489,7 +497,7 @@ def who_waited_runs_when_there_is_room(scene: Scene) -> Any:
     actor = ray.remote(Counter).options(num_gpus=1, num_cpus=0, **at(group, 0)).remote()
     call, ready = actor.gpus.remote(), group.ready()
     waits = ray.wait([task, call, ready], timeout=SOON)[0]
-    remove_placement_group(first)
+    scene.remove(first)
     return waits, ray.get([task, call], timeout=LONG), ray.get(ready, timeout=LONG) == group
 
 
@@ -499,7 +507,7 @@ def an_actor_of_a_pending_group_waits_and_goes_with_it(scene: Scene) -> Any:
     actor = ray.remote(Counter).options(num_gpus=1, num_cpus=0, **at(group)).remote()
     call = actor.add.remote()
     waits = ray.wait([call], timeout=SOON)[0]
-    remove_placement_group(group)
+    scene.remove(group)
     return waits, outcome(lambda: ray.get(call, timeout=2))[0]
 
 
@@ -508,7 +516,7 @@ def an_actor_goes_with_its_group(scene: Scene) -> Any:
     group = scene.make([{"GPU": 1}])
     actor = ray.remote(Counter).options(num_gpus=1, num_cpus=0, **at(group, 0)).remote()
     found = ray.get([actor.add.remote(), actor.add.remote(), actor.gpus.remote()], timeout=LONG)
-    remove_placement_group(group)
+    scene.remove(group)
     until = time.monotonic() + LONG
     while (after := outcome(lambda: ray.get(actor.add.remote(), timeout=LONG))) == found[1] + 1:
         assert time.monotonic() < until
@@ -518,7 +526,7 @@ def an_actor_goes_with_its_group(scene: Scene) -> Any:
 @case
 def a_task_of_a_removed_group_waits_for_ever(scene: Scene) -> Any:
     group = scene.ready([{"GPU": 1}])
-    remove_placement_group(group)
+    scene.remove(group)
     return outcome(lambda: ray.get(gpus.options(**at(group, 0)).remote(), timeout=1))
 
 
@@ -538,7 +546,7 @@ def a_pending_group_of_a_task_is_the_programs(scene: Scene) -> Any:
     scene.made.append(group)
     ready = group.ready()
     found = group.wait(0), row(group)[0], get_placement_group(name) == group
-    remove_placement_group(group)
+    scene.remove(group)
     return found, outcome(lambda: ray.get(ready, timeout=LONG))
 
 
