@@ -18,6 +18,7 @@ from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE, Bundle, GangRequest, Strategy
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
+from ray_dra.errors import InvalidRequest
 
 
 def cliques_of(gangs: Iterable[Gang]) -> frozenset[DomainId]:
@@ -47,7 +48,11 @@ def place_together(
     Where they go is planned as for one gang. Then each is placed there by itself, the largest first: where the groups
     are equal, that finds a place whenever there is one.
     """
-    joint = _as_one(gangs)
+    no = short(ShortfallKind.SET, CLUSTER, len(gangs), None, divided=True)
+    try:
+        joint = _as_one(gangs)
+    except InvalidRequest:  # groups that ask for different things, e.g. bundles that do not divide into segments
+        return Unsatisfiable(gangs[0].id, (no,)), since
 
     def place(strict: bool) -> Answer:
         return planning.plan(joint, strict=strict)
@@ -60,7 +65,6 @@ def place_together(
         found = _one_by_one(part, gangs) if part is not None else None
         if found is not None:
             return found, since
-    no = short(ShortfallKind.SET, CLUSTER, len(gangs), None, divided=True)
     return Unsatisfiable(joint.gang, (no,), proven=False), since
 
 
@@ -91,7 +95,8 @@ def _bound(gang: Gang, cliques: Collection[DomainId]) -> bool:
 
 
 def _as_one(gangs: Sequence[Gang]) -> GangRequest:
-    """The request for all of them. A group that is to be on one node counts as one bundle."""
+    """The request for all of them. A group that is to be on one node counts as one bundle. Raises InvalidRequest where
+    no gang can ask so."""
     first = gangs[0].request
     bundles = tuple(bundle for gang in gangs for bundle in _bundles(gang.request))
     exclude = frozenset[str]().union(*(gang.request.exclude for gang in gangs))
@@ -100,11 +105,16 @@ def _as_one(gangs: Sequence[Gang]) -> GangRequest:
 
 def _bundles(request: GangRequest) -> tuple[Bundle, ...]:
     bundles, count = request.bundles, request.device_count
-    if request.strategy is not Strategy.STRICT_PACK or len(bundles) == 1:
+    if request.strategy is not Strategy.STRICT_PACK or len(bundles) == 1 or request.locality.segment is not None:
         return bundles
     asked = {replace(device, count=1) for bundle in bundles for device in bundle.devices}
     alike = len(asked) == 1 and all(bundle.labels == bundles[0].labels for bundle in bundles)
-    if not alike or count > MAX_DEVICES_PER_BUNDLE or request.locality.connect is Connect.REQUIRED:
+    if (
+        not alike
+        or bundles[0].share is not None
+        or count > MAX_DEVICES_PER_BUNDLE
+        or request.locality.connect is Connect.REQUIRED
+    ):
         return bundles  # each is planned by itself in the end
     resources: dict[str, float] = {}
     for bundle in bundles:

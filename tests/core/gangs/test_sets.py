@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.actions import MakeGroup, Save
-from ray_dra.core.gangs.events import JobsSeen, NextTurn, ReleaseAsked, WorkersProgressed
+from ray_dra.core.gangs.events import JobsSeen, NextTurn, ReleaseAsked, Submitted, WorkersProgressed
 from ray_dra.core.gangs.lifecycle import Gang, GroupSet, OrdinaryGroup
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.sets import place_near, place_together
@@ -21,7 +22,7 @@ from ray_dra.core.model.locality import ANYWHERE, Locality
 from ray_dra.core.model.request import Strategy
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from tests.core.gangs.world import World
-from tests.core.machines import gang, rack
+from tests.core.machines import gang, rack, shares
 
 ONE = Locality(cliques=1)
 NEAR = Locality(cliques=1, required=False)
@@ -309,3 +310,29 @@ def test_a_pull_refuses_nothing_and_worsens_nothing(
         inside = planning_of([free[at]]).plan(gang(*sizes, locality=ONE))
         if isinstance(inside, Allocation):
             assert {grant.clique for grant in answer.grants} == {f"c{at}"}
+
+
+THREE = GroupSet("job/name", 3)
+
+
+@pytest.mark.parametrize("asked", ["segments on one node", "shares on one node"])
+def test_groups_that_are_no_bundle_each_are_placed_all_the_same(asked: str) -> None:
+    """As one bundle each they would be what no gang can ask: the next turn, and each start, ended in InvalidRequest."""
+    world = world_of(a=3)
+    for number in (1, 2, 3):
+        request = shares(500, 400) if asked.startswith("shares") else gang(1, 1, locality=Locality(segment=2))
+        request = replace(request, gang=f"{number:036x}", strategy=Strategy.STRICT_PACK)
+        minted = OrdinaryGroup(request.gang, part_of=THREE)
+        world.act(Submitted(Order(request, ordinary=minted)))
+    serve(world)
+    assert not any(each.waits for each in world.gangs.values())
+
+
+def test_groups_that_ask_for_what_does_not_go_together_wait_and_hold_up_nobody() -> None:
+    world = world_of(a=3)
+    segments = world.ordinary(1, 1, number=1, locality=Locality(segment=2), part_of=PAIR)
+    other = world.ordinary(1, 1, 1, number=2, part_of=PAIR)
+    serve(world)
+    assert waiting(world, segments, other)
+    assert kind(world, segments) is ShortfallKind.SET
+    assert world.submit(4, name="g").allocation is not None
