@@ -11,6 +11,7 @@ Neighbours: `parts.py` puts together what it is made of, `inventory_sync.py` bri
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 
@@ -30,6 +31,8 @@ from ray_dra.ports.metrics import NO_METRICS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
+
+logger = logging.getLogger("ray_dra")
 
 
 class Coordinator:
@@ -58,7 +61,10 @@ class Coordinator:
         self.behind = False
         parts.restore()
         self.executor.recover(ray.view())
-        self.observe()
+        try:
+            self.observe()
+        except Exception:  # of one gang, say: the others are to be served, and the next look comes as after any other
+            logger.exception("the first look failed")
 
     @property
     def gangs(self) -> Mapping[str, Gang]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.core.gangs.lifecycle import Gang, Observed
 from ray_dra.core.gangs.records import RuntimeNotes
 from ray_dra.core.model.locality import Locality
@@ -274,3 +275,18 @@ def test_the_log_tells_the_end_of_a_gang_by_its_name_else_by_its_id(
     world.submit(gang(4, name="g"), name=name)
     world.coordinator.release("g")
     assert f"gang {called}: gone: released" in caplog.text
+
+
+def test_a_fault_in_the_first_look_does_not_keep_the_coordinator_from_starting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is one gang's, say, and it would end each start until somebody empties the store."""
+    world = World()
+    world.submit(gang(4, name="g"))
+    monkeypatch.setattr(Coordinator, "observe", lambda self: 1 // 0)
+    world.restart()
+    assert "the first look failed" in caplog.text
+    monkeypatch.undo()
+    world.pass_time(1)
+    assert world.coordinator.status("g").phase is Phase.HELD
+    world.check()
