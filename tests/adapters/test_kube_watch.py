@@ -17,8 +17,9 @@ from ray_dra.adapters import kubernetes, lease
 from ray_dra.adapters.kube_watch import KubeAdapter
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.write_limits import Writers
-from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound, NotLeading
-from ray_dra.ports.kube_objects import WriteLimits
+from ray_dra.errors import ApiUnavailable, KubernetesError, NotAllowed, NotFound, NotLeading
+from ray_dra.ports.kube_objects import RayService, WriteLimits
+from ray_dra.translate.names import KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import ConfigMapServer, thing, until
 from tests.translate.kube.objects import cluster as raycluster
@@ -135,3 +136,52 @@ def test_an_adapter_that_cannot_begin_leaves_no_thread(monkeypatch: pytest.Monke
     with pytest.raises(KubernetesError, match="no"):
         KubeAdapter(api, "n", "gangs", holder="me")
     until(lambda: not {t for t in threading.enumerate() if t not in before and t.is_alive()})
+
+
+@pytest.mark.parametrize("may_list", [True, False])
+def test_the_rayservice_of_a_raycluster_is_watched_by_its_name(may_list: bool) -> None:
+    """Once the RayCluster says which made it; without the right to, that is a problem that is told, and no more."""
+    asked: list[dict[str, Any]] = []
+    named = {KUBERAY_ORIGIN_LABEL: "RayService", KUBERAY_ORIGIN_NAME_LABEL: "serve"}
+    made = raycluster()
+    made["metadata"]["labels"] = named
+    status = {"activeServiceStatus": {"rayClusterName": "c"}, "pendingServiceStatus": {"rayClusterName": "next"}}
+    service = {"metadata": {"name": "serve", "namespace": "n"}, "spec": {}, "status": status}
+
+    class Serving(Api):
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[Any]:
+            if kind == "RayService":
+                asked.append(more)
+                if not may_list:
+                    raise NotAllowed("This identity may not do that.", wanted="list rayservices")
+            yield {"RayCluster": [made], "RayService": [service]}.get(kind, []), "1"
+
+    api: Any = Serving()
+    adapter = KubeAdapter(api, "n", "c", holder="me")
+    try:
+        assert adapter.view().raycluster is not None
+        until(lambda: bool(adapter.view().rayservice or adapter.problems()))
+        assert asked[0] == {"labels": "", "fields": "metadata.name=serve"}
+        if may_list:
+            assert adapter.view().rayservice == RayService("serve", active="c", pending="next", delay=60)
+            assert adapter.problems() == ()
+        else:
+            assert adapter.view().rayservice is None
+            assert adapter.problems() == ("RayServices cannot be watched: This identity may not do that.",)
+    finally:
+        adapter.close()
+
+
+@pytest.mark.parametrize(("found", "gone"), [([], True), ([{"metadata": {"name": "c"}, "spec": 5}], False)])
+def test_a_raycluster_that_cannot_be_read_is_not_gone(found: list[Any], gone: bool) -> None:
+    class Some(Api):
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[Any]:
+            yield found if kind == "RayCluster" else [], "1"
+
+    api: Any = Some()
+    adapter = KubeAdapter(api, "n", "c", holder="me")
+    try:
+        view = adapter.view()
+        assert (view.raycluster, view.raycluster_gone) == (None, gone)
+    finally:
+        adapter.close()
