@@ -23,7 +23,7 @@ from ray_dra.errors import RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
 
 ASK_SECONDS = 10.0  # for the control store's answer
-RESERVED_SECONDS = 1.0  # until Ray has reserved a group's bundles, or has seen that it cannot; most often milliseconds
+PREPARE_SECONDS = 1.0  # until Ray has reserved a group's bundles, or has seen that it cannot; most often milliseconds
 PARAMETERS = {
     "placement_group": (
         "bundles",
@@ -212,7 +212,7 @@ def remove(group: PlacementGroup) -> None:
     Where it comes in between, Ray 2.60 may lose a bundle's resources for good: one GPU in 900 groups on a busy machine
     (ray-project/ray, issue 64693).
     """
-    until = time.monotonic() + RESERVED_SECONDS
+    until = time.monotonic() + PREPARE_SECONDS
     while _reserves(_record(group.id.hex())) and time.monotonic() < until:
         time.sleep(0.005)
     plain("remove_placement_group")(group)

@@ -138,7 +138,7 @@ def test_a_group_that_ray_reserves_without_end_is_removed_all_the_same(monkeypat
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 
     monkeypatch.setattr(ray_groups, "_record", lambda group: PlacementGroupTableData())
-    monkeypatch.setattr(ray_groups, "RESERVED_SECONDS", 0.02)
+    monkeypatch.setattr(ray_groups, "PREPARE_SECONDS", 0.02)
     told: list[object] = []
     monkeypatch.setattr(ray_groups, "plain", lambda name: told.append)
     ray_groups.remove(group := ray_groups.handle("ab" * 18, [{"GPU": 1.0}]))

@@ -37,9 +37,10 @@ class Attempt:
         """What the ComputeDomains' controller makes, and pods name."""
         return tuple(d["spec"]["channel"]["resourceClaimTemplate"]["name"] for d in self.domains.values())
 
-    def missing_domains(self, there: Collection[str]) -> list[dict[str, Any]]:
-        """ComputeDomains of other names than these."""
-        return [domain for domain in self.domains.values() if domain["metadata"]["name"] not in there]
+    def missing_domains(self, there: Collection[str]) -> dict[str, dict[str, Any]]:
+        """ComputeDomains of other names than these, by name."""
+        named = {str(domain["metadata"]["name"]): domain for domain in self.domains.values()}
+        return {name: domain for name, domain in named.items() if name not in there}
 
     def pod(self, slot: Slot) -> dict[str, Any]:
         """The slot's worker."""

@@ -127,7 +127,7 @@ class Provisioning:
         for domain in there.domains:  # one that goes is made again at once
             self._written.pop(("join", domain.name), None)
         missing = attempt.missing_domains({domain.name for domain in there.domains})
-        self.kube.together([partial(self._add_domain, domain) for domain in missing])
+        self.kube.together([partial(self._add_domain, name, domain) for name, domain in missing.items()])
         names = {template.name for template in self.view.templates}
         absent = [name for name in attempt.channel_templates if name not in names]
         if missing or absent:
@@ -210,8 +210,7 @@ class Provisioning:
         """The keys under which pods have said that they have what was planned."""
         return set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
 
-    def _add_domain(self, domain: dict[str, Any]) -> None:
-        name = domain["metadata"]["name"]
+    def _add_domain(self, name: str, domain: dict[str, Any]) -> None:
         if self._due("join", name):
             self.kube.create(domain)
             self._done("join", name)
