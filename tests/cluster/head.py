@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -199,7 +200,7 @@ class Heads:
     """One RayCluster for many tests: a head takes half a minute to come and to go.
 
     Whether a test left it as it found it is looked at after the test, so that no test has to say so; one that did not
-    (or that failed) costs the next test a new RayCluster.
+    (or that failed) costs the next test a new RayCluster. Pods that are on their way out are waited for.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -215,8 +216,11 @@ class Heads:
 
     def take_back(self, head: Head) -> None:
         head.close()
-        if not (head.ready() and self._state(head) == self._found):
-            self.end()
+        deadline = time.monotonic() + 20
+        while (state := self._state(head)) != self._found or not head.ready():
+            if state["spec"] != self._found["spec"] or time.monotonic() > deadline:
+                return self.end()
+            time.sleep(0.1)
 
     def end(self) -> None:
         kept, self._kept = self._kept, None

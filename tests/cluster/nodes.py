@@ -67,7 +67,7 @@ class RealNode:
         command = self.supervisor.write(self._programs(kubeconfig, driver_kubeconfig))
         enter = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
         script = str(TESTBED / "enter-node.sh")
-        return Program(f"node-{self.name}", [*enter, "sh", script, str(self.folder), *command], stop="KILL")
+        return Program(f"node-{self.name}", [*enter, "sh", script, str(self.folder), *command])
 
     def _programs(self, kubeconfig: Path, driver_kubeconfig: Path) -> list[Program]:
         spec = self.spec

@@ -1,6 +1,7 @@
 """Processes that are kept alive, by supervisord: what systemd is on a machine of its own.
 
-A process that dies is started again; each has a log file. Neighbours: `cluster.py` and `nodes.py` write what is to run.
+A process that dies is started again; each has a log file. They are stopped by SIGKILL: what they would save on their
+way out is thrown away. Neighbours: `cluster.py` and `nodes.py` write what is to run.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ autostart = {autostart}
 autorestart = true
 startsecs = 1
 startretries = 1000000
-stopsignal = {stop}
-stopwaitsecs = 5
+stopsignal = KILL
 redirect_stderr = true
 stdout_logfile = {folder}/logs/{name}.log
 stdout_logfile_maxbytes = 50MB
@@ -61,7 +61,6 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     autostart: bool = False
-    stop: str = "TERM"
 
 
 class Supervisor:
@@ -87,7 +86,6 @@ class Supervisor:
             folder=self.folder,
             environment=quoted.replace("%", "%%"),
             autostart=str(program.autostart).lower(),
-            stop=program.stop,
         )
         (self.folder / "programs" / f"{program.name}.conf").write_text(text)
 

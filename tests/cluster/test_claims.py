@@ -54,8 +54,10 @@ def test_a_raycluster_with_claims_runs_and_each_worker_sees_its_own_gpus(
     assert len(seen) == 4
     assert {pod: set(uuids) for pod, uuids in seen.items()} == {p: namespace.uuids(c) for p, c in claims.items()}
     assert all(len(uuids) == 4 for uuids in seen.values())
-    # Deletion returns the devices: no claim is left, and no node keeps one readied.
+    # Deletion returns the devices: no claim is left, and no node keeps one readied. Ray itself would take longer, as it
+    # waits for what runs there, or for a head that is gone already.
     cluster.kubectl("delete", "-n", namespace.name, "-k", str(EXAMPLE), "--wait=false")
+    cluster.kubectl("delete", "-n", namespace.name, "pods", "--all", "--grace-period=2", "--wait=false")
     cluster.wait(lambda: not namespace.api.items("ResourceClaim", namespace.name), 60, "the claims to go")
     cluster.wait(lambda: not any(prepared(cluster, node) for node in cluster.nodes), 30, "the devices to come back")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,40 +14,51 @@ from tests.cluster.world import WAIT, Namespace, prepared, prepared_twice
 NODE = "r0-t0"
 
 
-def start_two(namespace: Namespace, tag: str) -> list[str]:
+VICTIMS = {"driver": NODE, "kubelet": "r0-t1", "containerd": "r0-t2"}
+
+
+def start_two(namespace: Namespace, tag: str, node: str = NODE) -> list[str]:
     """Two pods on one node, two GPUs each: all that the node has."""
     names = [f"{tag}-a", f"{tag}-b"]
     for name in names:
         namespace.claim(name, {"name": "gpus", "exactly": {"deviceClassName": "gpu.nvidia.com", "count": 2}})
-        namespace.pod(name, name, node=NODE)
+        namespace.pod(name, name, node=node)
     return names
 
 
-def end(cluster: Cluster, namespace: Namespace, names: list[str]) -> None:
+def end(namespace: Namespace, names: list[str]) -> None:
     for name in names:
         namespace.delete("Pod", name)
         namespace.delete("ResourceClaim", name)
 
 
-@pytest.mark.parametrize("victim", ["driver", "kubelet", "containerd"])
 @pytest.mark.parametrize("moment", ["preparing", "running", "unpreparing"])
-def test_a_killed_process_of_a_node(cluster: Cluster, namespace: Namespace, victim: str, moment: str) -> None:
+def test_killed_processes_of_nodes(cluster: Cluster, namespace: Namespace, moment: str) -> None:
+    """Another one on each of three nodes, at the same time."""
+    with ThreadPoolExecutor(len(VICTIMS)) as beside:
+        kills = [beside.submit(kill_one, cluster, namespace, *each, moment) for each in VICTIMS.items()]
+    for done in kills:
+        done.result()
+    assert not prepared_twice(cluster)
+
+
+def kill_one(cluster: Cluster, namespace: Namespace, victim: str, node: str, moment: str) -> None:
     chosen = random.Random(f"{victim} {moment}")
-    names = start_two(namespace, "first")
+    names = start_two(namespace, f"first-{victim}", node)
     if moment == "preparing":
         time.sleep(chosen.uniform(0.05, 0.6))
-        cluster.kill(victim, NODE)
+        cluster.kill(victim, node)
     seen = {name: set(namespace.seen(name, 120)["gpus"]) for name in names}
     if moment == "running":
-        cluster.kill(victim, NODE)
+        cluster.kill(victim, node)
         time.sleep(2)
         assert all(namespace.phase(name) == "Running" for name in names)
-    end(cluster, namespace, names)
+    end(namespace, names)
     if moment == "unpreparing":
         time.sleep(chosen.uniform(0.05, 0.6))
-        cluster.kill(victim, NODE)
+        cluster.kill(victim, node)
     # The same devices are free for others, once these are gone, and meanwhile belong to one claim each.
-    again = start_two(namespace, "second")
+    again = start_two(namespace, f"second-{victim}", node)
     deadline = time.monotonic() + 150
     while not all(namespace.phase(name) == "Running" for name in again):
         assert not prepared_twice(cluster)
@@ -71,7 +83,7 @@ def test_a_killed_api_server_and_etcd(cluster: Cluster, namespace: Namespace) ->
     cluster.kill("apiserver")
     cluster.wait_api()
     assert all(namespace.phase(name) == "Running" for name in names)
-    end(cluster, namespace, names)
+    end(namespace, names)
     cluster.kill("apiserver")
     cluster.wait_api()
     cluster.wait(lambda: not prepared(cluster, NODE), 90, "the devices to come back")
