@@ -11,7 +11,7 @@ from ray_dra.errors import NotAllowed
 from ray_dra.simulated.dra import DOMAIN_LABEL
 from ray_dra.translate.names import ATTEMPT_LABEL, CLIQUE_LABEL
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import EXAMPLE, Head, claimed, told, when
+from tests.cluster.head import EXAMPLE, Head, claimed, installation, told, when
 from tests.cluster.world import CONTAINER_CONTEXT, POD_CONTEXT, Namespace, request
 
 TWO_AND_A_THIRD = """
@@ -108,6 +108,7 @@ def test_check_says_what_is_there_and_what_is_missing(cluster: Cluster, head: He
     printed, _ = program.communicate(timeout=120)
     assert program.returncode != 0
     assert "This identity may not do that; see the roles under kube/" in printed
+    cluster.kubectl("apply", "-k", str(installation(head.namespace)))
 
 
 def test_a_gang_ends_with_its_program_and_with_its_cluster(cluster: Cluster, head: Head) -> None:
@@ -148,6 +149,8 @@ def test_a_device_taken_in_between_moves_the_whole_gang(cluster: Cluster, head: 
     assert len(stolen) == 1
     assert not stolen & {uuid for bundle in told_[0]["planned"] for uuid in bundle}
     assert [rank["seen"] for rank in told_[0]["ranks"]] == told_[0]["planned"]
+    namespace.delete("Pod", "thief")
+    namespace.delete("ResourceClaim", "thief")
     head.wait_nothing_left()
 
 

@@ -51,12 +51,8 @@ def test_workers_that_are_there_are_used_first(head: Head) -> None:
         "spec": {"spec": {"devices": {"requests": [request(count=4)]}}},
     }
     head.api.create(template, head.namespace.name)
-    head.api.patch(
-        "RayCluster",
-        "gangs",
-        [{"op": "add", "path": "/spec/workerGroupSpecs/-", "value": their_group(head)}],
-        head.namespace.name,
-    )
+    path, at = "/spec/workerGroupSpecs", head.namespace.name
+    head.api.patch("RayCluster", "gangs", [{"op": "add", "path": f"{path}/-", "value": their_group(head)}], at)
     found = head.run(
         """
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -82,13 +78,19 @@ tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang)
     assert head.left() == []
     more = head.run("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); gang.remove()")
     assert sorted(more[0]["nodes"]) == ["r0-t0", "r0-t1", "r0-t2"]
+    none = [{"op": "replace", "path": f"{path}/1/{name}", "value": 0} for name in ("minReplicas", "replicas")]
+    head.api.patch("RayCluster", "gangs", none, at)
+    theirs = "ray.io/group=theirs"
+    head.cluster.wait(lambda: not head.api.items("Pod", at, labels=theirs), 60, "the user's workers to go")
+    head.api.patch("RayCluster", "gangs", [{"op": "remove", "path": f"{path}/1"}], at)
+    head.api.delete("ResourceClaimTemplate", "theirs", at)
     head.wait_nothing_left()
 
 
 def their_group(head: Head) -> dict[str, Any]:
     group = head.group_by_hand("theirs", "theirs")
     spec = group["template"]["spec"]
-    spec["containers"][0]["env"] = [{"name": "RAY_START_HOOK", "value": "ray_dra.hooks.start"}]
+    spec["containers"][0]["env"].append({"name": "RAY_START_HOOK", "value": "ray_dra.hooks.start"})
     terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [n]}]} for n in ("r1-t0", "r1-t1")]
     spec["affinity"] = {
         "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
