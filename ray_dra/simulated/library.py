@@ -60,7 +60,7 @@ def library_folder(*, compiler: list[str] | None = None, cache: Path | None = No
     # Compiled aside and renamed, so that two processes can do it at once.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as work:
         (Path(work) / "nvml_sim.c").write_bytes(source)
-        command = [*commands[0], "-shared", "-fPIC", "-O2", "-o", NAME, "nvml_sim.c", "-lpthread"]
+        command = [*commands[0], "-shared", "-fPIC", "-O2", "-o", NAME, "nvml_sim.c", "-lpthread", "-ldl"]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=300, check=False)
         if done.returncode:
             raise SimulationError(

@@ -2,9 +2,13 @@
  * sees a simulated machine. Written from NVML's public interface. machine.py writes the machine's file
  * and documents its lines; MIG's state, beside it, is written here, too (mig.py has its lines). Both are
  * read again whenever they change, which is how faults arrive.
- * RAY_DRA_SIMULATED_NVML names the file. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one
+ * RAY_DRA_SIMULATED_NVML names the machine's file; without it, a library in a driver's root (driver_root.py) knows
+ * its own. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one
  * entry for each device that this container was given, by UUID; other devices are not there. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -190,10 +194,26 @@ static const char *beside(const char *path, const char *name, char *to, size_t s
     return to;
 }
 
+/* `machine/machine.txt` in the root whose usr/lib64 has this library. */
+static const char *in_root(void) {
+    static char found[PATH_MAX + 32];
+    Dl_info here;
+    char library[PATH_MAX], *end;
+    if (found[0]) return found;
+    if (!dladdr(&machine, &here) || !here.dli_fname || !realpath(here.dli_fname, library)) return NULL;
+    if (!(end = strstr(library, "/usr/lib64/"))) return NULL;
+    snprintf(found, sizeof found, "%.*s/machine/machine.txt", (int)(end - library), library);
+    return found;
+}
+static const char *machine_path(void) {
+    const char *told = getenv("RAY_DRA_SIMULATED_NVML");
+    return told ? told : in_root();
+}
+
 static int load(void) {
     static Machine fresh;
-    char mig[512];
-    const char *path = getenv("RAY_DRA_SIMULATED_NVML");
+    char mig[PATH_MAX + 32];
+    const char *path = machine_path();
     Seen now, now_mig;
     if (!path || !(now = seen(path)).inode) return DRIVER_NOT_LOADED;
     now_mig = seen(beside(path, "mig.txt", mig, sizeof mig));
@@ -463,8 +483,8 @@ static void wait_for(double seconds) { if (seconds > 0) usleep((useconds_t)(seco
 
 /* The lock, with the state as it is now; -1: none may be written here (a container's view leaves out what others have). */
 static int begin_change(void) {
-    char path[512];
-    const char *file = getenv("RAY_DRA_SIMULATED_NVML");
+    char path[PATH_MAX + 32];
+    const char *file = machine_path();
     if (!file || getenv("RAY_DRA_SIMULATED_VISIBLE")) return -1;
     int fd = open(beside(file, "mig.lock", path, sizeof path), O_RDWR | O_CREAT, 0644);
     if (fd < 0) return -1;
@@ -472,8 +492,8 @@ static int begin_change(void) {
     return fd;
 }
 static int end_change(int fd, int result) {
-    char new[512], path[512];
-    const char *file = getenv("RAY_DRA_SIMULATED_NVML");
+    char new[PATH_MAX + 32], path[PATH_MAX + 32];
+    const char *file = machine_path();
     FILE *to = result == OK ? fopen(beside(file, "mig.new", new, sizeof new), "w") : NULL;
     if (to) {
         for (int i = 0; i < machine.gpus; i++) {

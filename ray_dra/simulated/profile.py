@@ -91,6 +91,11 @@ class Profile(BaseModel):
         """MIG mode changes with a GPU reset alone: Ampere."""
         return self.architecture == "Ampere"
 
+    def pcie_root(self, gpu: int) -> int:
+        """The number of the PCIe bus on which the GPU's root complex begins: one a switch, or else one a NUMA node."""
+        group = next((at for at, members in enumerate(self.pcie_switches) if gpu in members), None)
+        return 0x10 * (group if group is not None else (self.numa[gpu] if self.numa else 0))
+
     def mig_profile(self, key: int | str) -> MigProfile:
         """By its id or its name. Raises SimulationError."""
         for mig in self.mig:

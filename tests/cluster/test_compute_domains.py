@@ -90,13 +90,13 @@ def test_a_node_is_in_one_domain_at_a_time(cluster: Cluster, namespace: Namespac
 def test_a_box_without_a_fabric_gets_no_channel_and_all_channels_are_2048(
     cluster: Cluster, namespace: Namespace
 ) -> None:
-    domain(namespace, "box")
+    box = domain(namespace, "box")
     domain(namespace, "all", allocationMode="All")
     cluster.wait(lambda: template(namespace, "all-channel"), 10, "the claim templates")
     namespace.pod("box", templates=["box-channel"], node="head")
     namespace.pod("all", templates=["all-channel"], node="r0-t2")
     assert namespace.seen("box")["channels"] == []
-    assert DOMAIN_LABEL not in labels(namespace, "head")
+    assert labels(namespace, "head")[DOMAIN_LABEL] == box  # its daemon has nothing to join, and is waited for
     assert len(namespace.seen("all")["channels"]) == 2048
 
 

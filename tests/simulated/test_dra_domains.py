@@ -33,6 +33,10 @@ def status(nodes: list[dict[str, Any]], of: dict[str, Any], *, now: float = 100.
 
 def test_the_channels_template_names_its_domain_in_a_config_that_decodes() -> None:
     made = channel_template(domain())
+    assert made["metadata"]["labels"] == {
+        "resource.nvidia.com/computeDomain": "u-1",
+        "resource.nvidia.com/computeDomainTarget": "Workload",
+    }
     assert (made["metadata"]["name"], made["metadata"]["namespace"]) == ("d-channel", "team")
     config = made["spec"]["spec"]["devices"]["config"][0]["opaque"]["parameters"]
     assert decode(config, frozenset()) == ComputeDomainChannelConfig(domainID="u-1", allocationMode="All")
@@ -47,12 +51,21 @@ def test_at_most_eighteen_nodes_of_a_clique_are_ready() -> None:
     assert status([node(f"a{i:02}") for i in range(18)], domain(18))["status"] == "Ready"
 
 
+def test_nodes_without_a_clique_are_ready_however_many() -> None:
+    bare = [{"metadata": {"name": f"n{at:02}"}} for at in range(MOST_NODES + 2)]
+    made = status(bare, domain(0))
+    assert made["status"] == "Ready"
+    assert {entry["cliqueID"] for entry in made["nodes"]} == {""}
+
+
 def test_a_daemon_takes_its_time() -> None:
     early = status_of(domain(1), [node("a")], joined={"a": 99.5}, now=100.0, after=1.0)
     assert (early["status"], early["nodes"][0]["status"]) == ("NotReady", "NotReady")
     late = status_of(domain(1), [node("a")], joined={"a": 99.5}, now=101.0, after=1.0)
     assert (late["status"], late["nodes"][0]["status"]) == ("Ready", "Ready")
-    assert status([], domain(0))["status"] == "Ready"  # as NVIDIA's: whatever the nodes
+    assert status_of(domain(0), [node("a")], joined={"a": 99.5}, now=100.0, after=1.0)["status"] == "NotReady"
+    assert status([], domain(0)) == {"status": "Ready"}  # and no nodes: a fresh one has no such field
+    assert status([], domain(1))["status"] == "NotReady"
 
 
 @given(st.lists(st.sets(st.sampled_from("abcdefgh")), min_size=1, max_size=12))
@@ -60,7 +73,7 @@ def test_a_node_keeps_its_place_while_others_come_and_go(steps: list[set[str]]) 
     before: dict[str, Any] = {}
     for names in steps:
         made = status([node(name) for name in sorted(names)], domain(0, before))
-        places = {entry["name"]: entry["index"] for entry in made["nodes"]}
+        places = {entry["name"]: entry["index"] for entry in made.get("nodes", ())}
         assert places.keys() == names
         assert len(set(places.values())) == len(places)
         for entry in before.get("nodes", ()):

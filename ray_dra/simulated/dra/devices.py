@@ -284,8 +284,6 @@ class _View:
 
     def _attributes(self, gpu: int, kind: str) -> dict[str, Any]:
         profile = self.node.profile
-        group = next((i for i, members in enumerate(profile.pcie_switches) if gpu in members), None)
-        root = group if group is not None else (profile.numa[gpu] if profile.numa else 0)
         attributes: dict[str, Any] = {
             "type": {"string": kind},
             "productName": {"string": profile.product},
@@ -295,7 +293,7 @@ class _View:
             "driverVersion": {"version": _version(DRIVER_VERSION)},
             "cudaDriverVersion": {"version": CUDA_VERSION},
             "resource.kubernetes.io/pciBusID": {"string": f"0000:{0x10 + gpu:02x}:00.0"},
-            "resource.kubernetes.io/pcieRoot": {"string": f"pci0000:{root * 0x10:02x}"},
+            "resource.kubernetes.io/pcieRoot": {"string": f"pci0000:{profile.pcie_root(gpu):02x}"},
         }
         if profile.numa:
             numa = profile.numa[gpu]

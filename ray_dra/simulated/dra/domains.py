@@ -20,6 +20,7 @@ from ray_dra.translate.names import CLIQUE_LABEL, COMPUTE_DOMAIN_API
 
 MOST_NODES = 18  # in one IMEX domain
 WAIT_SECONDS = 20.0  # within one call of the kubelet's, which then asks again
+TARGET_LABEL = "resource.nvidia.com/computeDomainTarget"  # of claim templates: for whose pods
 FINALIZER = "resource.nvidia.com/computeDomain"
 CHANNEL_CLASS = "compute-domain-default-channel.nvidia.com"
 
@@ -39,7 +40,7 @@ def channel_template(domain: Mapping[str, Any]) -> Object:
         "metadata": {
             "name": channel["resourceClaimTemplate"]["name"],
             "namespace": meta["namespace"],
-            "labels": {DOMAIN_LABEL: meta["uid"]},
+            "labels": {DOMAIN_LABEL: meta["uid"], TARGET_LABEL: "Workload"},
             "finalizers": [FINALIZER],
         },
         "spec": {
@@ -72,7 +73,8 @@ def status_of(
     now: float,
     after: float,
 ) -> Object:
-    """The domain's status from the nodes that carry its label.
+    """The domain's status from the nodes that carry its label: Ready once there are enough, and none is not ready.
+    A node without a clique counts; its daemon has nothing to join.
 
     Args:
         joined: when each node was first seen with the label, in seconds.
@@ -89,7 +91,7 @@ def status_of(
     for name in order:
         clique = labelled[name]["metadata"].get("labels", {}).get(CLIQUE_LABEL, "")
         in_clique[clique] += 1
-        ready = now - joined.get(name, now) >= after and in_clique[clique] <= MOST_NODES
+        ready = now - joined.get(name, now) >= after and (not clique or in_clique[clique] <= MOST_NODES)
         entries.append(
             {
                 "name": name,
@@ -99,9 +101,10 @@ def status_of(
                 "status": "Ready" if ready else "NotReady",
             }
         )
-    wanted = domain["spec"]["numNodes"]
-    all_there = wanted == 0 or sum(entry["status"] == "Ready" for entry in entries) >= wanted
-    return {"status": "Ready" if all_there else "NotReady", "nodes": entries}
+    all_there = len(entries) >= domain["spec"].get("numNodes", 0)
+    ready = all_there and all(entry["status"] == "Ready" for entry in entries)
+    status: Object = {"status": "Ready" if ready else "NotReady"}
+    return status | {"nodes": entries} if entries or "nodes" in (domain.get("status") or {}) else status
 
 
 def _address(node: Mapping[str, Any]) -> str:
@@ -125,14 +128,12 @@ class NodeDomains:
             )
         node = self._api.get("Node", self._node)
         labels = node["metadata"].get("labels", {})
-        if CLIQUE_LABEL not in labels:
-            return False
         other = labels.get(DOMAIN_LABEL, domain)
         if other != domain:
             raise PrepareError(f"{self._node} is in another ComputeDomain, {other}; a node is in one at a time")
         self._label(domain)
         self._wait_ready(found["metadata"]["name"], namespace)
-        return True
+        return CLIQUE_LABEL in labels
 
     def leave(self, domain: str) -> None:
         if self.current() == domain:

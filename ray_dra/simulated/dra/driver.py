@@ -114,6 +114,9 @@ class Driver:
 
         In this order, so that no pod lands here whose claim the kubelet could not have readied yet.
         """
+        if lost := self.machine.read_faults().get("lost"):
+            gpus = ", ".join(map(str, sorted(lost)))
+            raise SimulationError("NVIDIA's driver does not start on a machine with a lost GPU.", place=f"GPU {gpus}")
         self.forget_gone()
         self.preparers[DRIVER].clean_up()
         used = {d["domain"] for e in self.preparers[DOMAIN_DRIVER].entries() for d in e["devices"]}
@@ -132,7 +135,8 @@ class Driver:
             plugin.stop()
 
     def publish(self) -> None:
-        """Make the API server's slices those of now: a new generation of the whole pool where anything differs."""
+        """Make the API server's slices those of now: a slice that differs is replaced in its place, and the pool's
+        generation rises where their number does not stay."""
         fields = f"spec.nodeName={self._node}"
         existing = self._api.items("ResourceSlice", fields=fields)
         for driver in self.preparers:
@@ -140,10 +144,15 @@ class Driver:
             mine = {s["metadata"]["name"]: s for s in existing if s["spec"]["driver"] == driver}
             generation = max((s["spec"]["pool"]["generation"] for s in mine.values()), default=0)
             wanted = slices(pool, self._node, generation, self._owner())
-            if {s["metadata"]["name"]: s["spec"] for s in wanted} == {n: _spec(s) for n, s in mine.items()}:
+            if len(wanted) != len(mine):
+                generation += 1
+                wanted = slices(pool, self._node, generation, self._owner())
+            old = {name: _spec(found) for name, found in mine.items()}
+            changed = [each for each in wanted if each["spec"] != old.get(each["metadata"]["name"])]
+            if not changed and len(wanted) == len(mine):
                 continue
-            self._replace(mine, slices(pool, self._node, generation + 1, self._owner()))
-            print(f"{driver}: published {len(pool.devices)} devices, generation {generation + 1}", flush=True)
+            self._replace(mine, changed, keep={each["metadata"]["name"] for each in wanted})
+            print(f"{driver}: published {len(pool.devices)} devices, generation {generation}", flush=True)
 
     def forget_gone(self) -> None:
         """Undo claims that were deleted while nobody told us."""
@@ -154,9 +163,8 @@ class Driver:
                     print(f"{preparer.driver}: {namespace}/{name} is gone, undone", flush=True)
                     preparer.unprepare(uid)
 
-    def _replace(self, mine: Mapping[str, Object], wanted: list[Object]) -> None:
-        names = {s["metadata"]["name"] for s in wanted}
-        for name in mine.keys() - names:
+    def _replace(self, mine: Mapping[str, Object], wanted: list[Object], *, keep: set[str]) -> None:
+        for name in mine.keys() - keep:
             self._api.delete("ResourceSlice", name)
         for each in wanted:
             old = mine.get(each["metadata"]["name"])
