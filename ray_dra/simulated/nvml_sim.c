@@ -3,8 +3,8 @@
  * and documents its lines; MIG's state, beside it, is written here, too (mig.py has its lines). Both are
  * read again whenever they change, which is how faults arrive.
  * RAY_DRA_SIMULATED_NVML names the machine's file; without it, a library in a driver's root (driver_root.py) knows
- * its own. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one
- * entry for each device that this container was given, by UUID; other devices are not there. */
+ * its own. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one entry for each device that this
+ * container was given, by UUID; other devices are not there. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -278,9 +278,10 @@ const char *nvmlErrorString(int code) {
         "Not Found", "Insufficient Size", "Insufficient External Power", "Driver Not Loaded", "Timeout",
         "Interrupt Request Issue", "NVML Shared Library Not Found", "Function Not Found", "Corrupted infoROM", "GPU is lost",
         "GPU requires reset", "GPU access blocked by the operating system", "Driver/library version mismatch",
-        "In use by another client", "Insufficient Memory", "No data",
-        "Requested vGPU operation is not available on target device, because ECC is enabled", "Insufficient Resources",
-        "Frequency Not Supported", "Argument version mismatch", "Deprecated", "Not Ready", "GPU not found", "Invalid State" };
+        "In use by another client", "Insufficient Memory", "No data", "vGPU ECC not supported", "Insufficient Resources",
+        "Invalid Frequency", "Argument version mismatch", "Requested functionality has been deprecated",
+        "System is not in ready state", "No supported GPUs were found",
+        "Resource not in correct state to perform requested operation", "Reset type is not supported for given device" };
     return code >= 0 && code < (int)(sizeof said / sizeof *said) ? said[code] : "Unknown Error";
 }
 int nvmlSystemGetDriverVersion(char *version, unsigned size) { BEGIN(); return text(version, size, machine.driver); }
@@ -547,7 +548,10 @@ static int profile_v2(void *h, Profile *p, GiProfileV2 *to) {
     snprintf(to->name, sizeof to->name, "MIG %s", p->name);
     return OK;
 }
-int nvmlDeviceGetGpuInstanceProfileInfoV(void *h, unsigned kind, GiProfileV2 *to) { BEGIN(); return profile_v2(h, profile_at(kind), to); }
+int nvmlDeviceGetGpuInstanceProfileInfoV(void *h, unsigned kind, GiProfileV2 *to) {
+    BEGIN();
+    return kind >= GI_PROFILES ? INVALID_ARGUMENT : profile_v2(h, profile_at(kind), to);
+}
 int nvmlDeviceGetGpuInstanceProfileInfoByIdV(void *h, unsigned id, GiProfileV2 *to) { BEGIN(); return profile_v2(h, profile_of(id), to); }
 int nvmlDeviceGetGpuInstancePossiblePlacements_v2(void *h, unsigned id, Placement *to, unsigned *count) {
     DEVICE(g, h);
@@ -609,7 +613,7 @@ int nvmlDeviceGetGpuInstances(void *h, unsigned id, void **to, unsigned *count) 
 }
 int nvmlDeviceGetGpuInstanceById(void *h, unsigned id, void **gi) {
     DEVICE(g, h);
-    if (!machine.profiles || !g->mig_mode) return NOT_SUPPORTED;
+    if (!machine.profiles) return NOT_SUPPORTED;
     if (!instance(g, id)) return NOT_FOUND;
     *gi = &gi_handle[g->index][id];
     return OK;
@@ -695,7 +699,7 @@ int nvmlEventSetCreate(EventSet **set) {
         if (machine.xid[i].sequence > (*set)->seen) (*set)->seen = machine.xid[i].sequence; /* only what comes later */
     return OK;
 }
-int nvmlDeviceGetSupportedEventTypes(void *h, unsigned long long *types) { DEVICE(g, h); (void)g; *types = 8; return OK; } /* XIDs */
+int nvmlDeviceGetSupportedEventTypes(void *h, unsigned long long *types) { DEVICE(g, h); (void)g; *types = 0xFF9F; return OK; } /* as an H100's; only XIDs come */
 int nvmlDeviceRegisterEvents(void *h, unsigned long long types, EventSet *set) { DEVICE(g, h); if (types & 8) set->registered |= 1ull << g->index; return OK; }
 typedef struct { void *device; unsigned long long type, data; unsigned gi, ci; } Event;
 int nvmlEventSetWait_v2(EventSet *set, Event *to, unsigned timeout_ms) {

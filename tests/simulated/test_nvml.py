@@ -18,7 +18,7 @@ import pytest
 from ray_dra.errors import SimulationError
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
-from ray_dra.simulated.profile import load_profile, profile_names, simulated_nodes
+from ray_dra.simulated.profile import Profile, load_profile, profile_names, simulated_nodes
 
 MACHINES = [name for name in profile_names() if not load_profile(name).cluster]
 WITH_MIG = [name for name in MACHINES if load_profile(name).mig]
@@ -96,6 +96,41 @@ def say(**what):
 """
 
 
+WHAT = """
+profiles = {}
+for kind in range(17):
+    try:
+        info = n.nvmlDeviceGetGpuInstanceProfileInfo(gpus[0], kind)
+    except n.NVMLError_NotSupported:
+        continue
+    count = ctypes.c_uint(8)
+    places = (Placement * 8)()
+    n.nvmlDeviceGetGpuInstancePossiblePlacements(gpus[0], info.id, places, ctypes.byref(count))
+    profiles[info.name.decode() if isinstance(info.name, bytes) else info.name] = [
+        info.id, info.sliceCount, info.instanceCount, info.multiprocessorCount, info.copyEngineCount,
+        info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount, info.memorySizeMB,
+        [[p.start, p.size] for p in places[:count.value]]]
+say(minors=[n.nvmlDeviceGetMinorNumber(g) for g in gpus], architecture=n.nvmlDeviceGetArchitecture(gpus[0]),
+    brand=n.nvmlDeviceGetBrand(gpus[0]), cuda=n.nvmlSystemGetCudaDriverVersion(),
+    mig=code(n.nvmlDeviceGetMigMode, gpus[0]),
+    addressing=code(n.nvmlDeviceGetAddressingMode, gpus[0]) or n.nvmlDeviceGetAddressingMode(gpus[0]),
+    most=n.nvmlDeviceGetMaxMigDeviceCount(gpus[0]), profiles=profiles,
+    by_bus=n.nvmlDeviceGetUUID(n.nvmlDeviceGetHandleByPciBusId(n.nvmlDeviceGetPciInfo(gpus[0]).busId)),
+    name=n.nvmlDeviceGetName(gpus[0]), unknown=code(n.nvmlDeviceGetGpuInstanceProfileInfo, gpus[0], 17))
+"""
+ARCHITECTURES = {"Volta": 5, "Ampere": 7, "Ada Lovelace": 8, "Hopper": 9, "Blackwell": 10}
+
+
+def table(profile: Profile) -> dict[str, Any]:
+    return {
+        f"MIG {mig.profile}": [
+            *[mig.id, mig.slices, mig.most, mig.multiprocessors, *mig.engines, mig.memory_mib],
+            [[start, mig.span] for start in mig.starts],
+        ]
+        for mig in profile.mig
+    }
+
+
 def run(machine: Machine, script: str) -> dict[str, Any]:
     environment = {**os.environ, "LD_LIBRARY_PATH": str(library_folder()), **machine.environment}
     command = [sys.executable, "-c", HELPERS + script]
@@ -119,45 +154,35 @@ def test_what_a_machine_is(profile: str, tmp_path: Path) -> None:
     machine = machine_of(profile, tmp_path)
     said = run(
         machine,
-        """
-profiles = {}
-for kind in range(17):
-    try:
-        info = n.nvmlDeviceGetGpuInstanceProfileInfo(gpus[0], kind)
-    except n.NVMLError_NotSupported:
-        continue
-    count = ctypes.c_uint(8)
-    places = (Placement * 8)()
-    n.nvmlDeviceGetGpuInstancePossiblePlacements(gpus[0], info.id, places, ctypes.byref(count))
-    profiles[info.name.decode() if isinstance(info.name, bytes) else info.name] = [
-        info.id, info.sliceCount, info.instanceCount, info.multiprocessorCount, info.copyEngineCount,
-        info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount, info.memorySizeMB,
-        [[p.start, p.size] for p in places[:count.value]]]
-say(minors=[n.nvmlDeviceGetMinorNumber(g) for g in gpus], architecture=n.nvmlDeviceGetArchitecture(gpus[0]),
-    brand=n.nvmlDeviceGetBrand(gpus[0]), cuda=n.nvmlSystemGetCudaDriverVersion(),
-    mig=code(n.nvmlDeviceGetMigMode, gpus[0]),
-    addressing=code(n.nvmlDeviceGetAddressingMode, gpus[0]) or n.nvmlDeviceGetAddressingMode(gpus[0]),
-    most=n.nvmlDeviceGetMaxMigDeviceCount(gpus[0]), profiles=profiles,
-    by_bus=n.nvmlDeviceGetUUID(n.nvmlDeviceGetHandleByPciBusId("00000000:11:00.0")))
-""",
+        WHAT,
     )
     wanted = machine.node.profile
     assert said["minors"] == list(range(wanted.gpus))
-    architectures = {"Volta": 5, "Ampere": 7, "Ada Lovelace": 8, "Hopper": 9, "Blackwell": 10}
-    assert said["architecture"] == architectures[wanted.architecture]
+    assert said["architecture"] == ARCHITECTURES[wanted.architecture]
     assert said["brand"] == (2 if profile == "dgx-v100" else 14)
     assert said["cuda"] == 13000
-    assert said["by_bus"] == machine.node.uuid(1)
+    assert said["by_bus"] == machine.node.uuid(0)
     assert said["mig"] == (0 if wanted.mig else 3), "a V100 and an L40S have no MIG"
     assert said["most"] == 0
     assert said["addressing"] == {"": 3, "HMM": 1, "ATS": 2}[wanted.addressing]
-    assert said["profiles"] == {
-        f"MIG {mig.profile}": [
-            *[mig.id, mig.slices, mig.most, mig.multiprocessors, *mig.engines, mig.memory_mib],
-            [[start, mig.span] for start in mig.starts],
-        ]
-        for mig in wanted.mig
-    }
+    assert said["profiles"] == table(wanted)
+    assert said["unknown"] == 2
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_answers_as_its_simulation() -> None:
+    """Reads alone: MIG's profiles and places of a GPU that we have a table of, and what else tells machines apart."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELPERS + WHAT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    ours = next((p for p in map(load_profile, MACHINES) if p.product == said["name"]), None)
+    if ours is None:
+        pytest.skip(f"there is no table of a {said['name']}")
+    assert (said["architecture"], said["brand"]) == (ARCHITECTURES[ours.architecture], 14)
+    assert said["profiles"] == table(ours)
+    assert said["unknown"] == 2
 
 
 def test_parts_made_by_nvml_are_the_machines(tmp_path: Path) -> None:
@@ -326,11 +351,14 @@ say(seen=[[e.eventData, e.gpuInstanceId, e.computeInstanceId] for e in seen], qu
 def test_errors_have_texts() -> None:
     said = subprocess.run(
         [sys.executable, "-c", "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).nvmlErrorString;"
-         "f.restype = ctypes.c_char_p; print(*(f(c).decode() for c in (0, 19, 23, 29, 77)), sep='|')",
+         "f.restype = ctypes.c_char_p; print(*(f(c).decode() for c in (0, 19, 23, 28, 77)), sep='|')",
          str(library_folder() / NAME)],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert said.stdout.strip() == "Success|In use by another client|Insufficient Resources|Invalid State|Unknown Error"
+    assert (
+        said.stdout.strip()
+        == "Success|In use by another client|Insufficient Resources|No supported GPUs were found|Unknown Error"
+    )
 
 
 def test_a_containers_view_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
