@@ -1,4 +1,5 @@
-"""The names by which Ray calls ray-dra: RAY_START_HOOK=ray_dra.hooks.start, and the workers' setup hook."""
+"""The names by which Ray calls ray-dra: RAY_START_HOOK=ray_dra.hooks.start, and the hooks of workers and drivers, which
+that sets."""
 
 from __future__ import annotations
 
@@ -17,3 +18,10 @@ def install_worker() -> None:
     from ray_dra.processes.worker_hook import install_worker
 
     install_worker()
+
+
+def install_driver(runtime_env: Any) -> Any:
+    """See `processes.worker_hook.install_driver`."""
+    from ray_dra.processes.worker_hook import install_driver
+
+    return install_driver(runtime_env)

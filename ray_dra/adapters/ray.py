@@ -18,7 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, remove
 from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
-from ray_dra.translate.names import HEAD_RESOURCE, START_HOOK_VARIABLE
+from ray_dra.translate.names import DRIVER_HOOK_VARIABLE, HEAD_RESOURCE, START_HOOK_VARIABLE
 
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
@@ -224,6 +224,10 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     (
         f"ray._private.ray_constants.{START_HOOK_VARIABLE}",
         lambda: getattr(_import("ray._private.ray_constants"), START_HOOK_VARIABLE),
+    ),
+    (
+        f"ray._private.ray_constants.{DRIVER_HOOK_VARIABLE}",
+        lambda: getattr(_import("ray._private.ray_constants"), DRIVER_HOOK_VARIABLE),
     ),
     (
         "ray._private.runtime_env.setup_hook.load_and_execute_setup_hook",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_dra.ports.ray import RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK
-from ray_dra.translate.names import SESSION_KEY
+from ray_dra.translate.names import LOCALITY_KEY, SESSION_KEY
 
 
 class Jobs:
@@ -29,4 +29,5 @@ class Jobs:
         alive = known & view.jobs
         for job in known - alive:
             self.store.delete(SESSION_KEY + job)
+            self.store.delete(LOCALITY_KEY + job)
         return not alive

@@ -16,10 +16,17 @@ from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError
 from ray_dra.ports.kube_objects import KubeNode, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import Object
-from ray_dra.translate.kube.raycluster import read_raycluster, worker_template, write_limits
+from ray_dra.translate.kube.raycluster import default_locality, read_raycluster, worker_template, write_limits
 from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
-from ray_dra.translate.names import COMPUTE_DOMAIN_GROUP, DRIVER, PROBLEMS_ANNOTATION, RAY_GROUP, START_HOOK_VARIABLE
+from ray_dra.translate.names import (
+    COMPUTE_DOMAIN_GROUP,
+    DRIVER,
+    LOCALITY_LABEL,
+    PROBLEMS_ANNOTATION,
+    RAY_GROUP,
+    START_HOOK_VARIABLE,
+)
 
 LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few seconds, by a clock that may differ
 
@@ -136,6 +143,7 @@ def _of_found(found: Object, what: str) -> Iterator[Finding]:
     read = read_raycluster(found)
     template = worker_template(read)
     write_limits(read)
+    policy = default_locality(read)
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
     yield _of_version(str(found["spec"].get("rayVersion", "")))
@@ -148,6 +156,8 @@ def _of_found(found: Object, what: str) -> Iterator[Finding]:
         "set" if hooked else "not set: when the head is lost, nothing sweeps what gangs left until a program connects"
     )
     yield Finding(hooked or None, f"{START_HOOK_VARIABLE} of the head", said)
+    said = policy or "not set: ordinary placement groups are planned in programs with a ray_dra:// address alone"
+    yield Finding(bool(hooked or not policy), f"annotation {LOCALITY_LABEL}", said)
 
 
 def _of_version(wanted: str) -> Finding:

@@ -35,9 +35,11 @@ from ray_dra.processes.wiring import coordinator_on, log_decisions, store_here
 from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY
+from ray_dra.translate.ray.policy import parse_policy
 
 MOST_RELEASED = 50_000
+DEFAULT_PLACE = "the cluster's default policy"
 logger = logging.getLogger("ray_dra")
 
 
@@ -53,6 +55,7 @@ class CoordinatorActor:
         self._retired = False
         self._jobs = Jobs(self._store, ray.get_runtime_context().get_job_id())
         self._waits = Waits(self._core.status)
+        self._default: str | None = None  # the cluster's default policy, as the store has it; None: not looked at
         self._released: dict[str, None] = {}  # the latest; see submit
         self._agents = Agents(self._core.nodes)
         self._loop = LookLoop(self._turn, lambda: self._waits.forget(self._core.observer.view.jobs))
@@ -79,7 +82,11 @@ class CoordinatorActor:
     async def hello(self, job: str, locality: str = "", default: str = "") -> bool:
         """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
         the job yet; call again. `locality`: the policy of its ordinary placement groups; "" leaves what it has.
-        `default`: the policy where nobody says one, the cluster neither."""
+        `default`: the policy where nobody says one, the cluster neither.
+
+        Raises:
+            InvalidRequest: the cluster's default, which is to hold for it, is no policy.
+        """
         text(job, "job")
         text(locality, "locality", empty=True)
         text(default, "default", empty=True)
@@ -89,7 +96,9 @@ class CoordinatorActor:
         if not self._jobs.enter(job, self._core.observer.view):
             return False
         if locality or self._store.get(LOCALITY_KEY + job) is None:
-            policy = JobPolicy(locality, os.environ.get(DEFAULT_LOCALITY_VARIABLE) or default)
+            policy = JobPolicy(locality, self._default_policy() or default)
+            if policy.default and not locality:
+                parse_policy(policy.default, DEFAULT_PLACE)
             self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
         return True
 
@@ -243,8 +252,34 @@ class CoordinatorActor:
         self._loop.expects = self._core.records.expects_proofs
         if self._core.behind:
             self._loop.wake()
-        if self._core.idle and self._jobs.all_ended(self._core.observer.view):
+        self._tell_policy()
+        # Where the cluster has a policy, a program that knows nothing of ray-dra may make a group at any time.
+        if self._core.idle and self._jobs.all_ended(self._core.observer.view) and not self._default:
             self._retire()
+
+    def _default_policy(self) -> str:
+        """Of the cluster, as somebody set it, which may be no policy; "" for none."""
+        return self._core.backend.default_policy or os.environ.get(DEFAULT_LOCALITY_VARIABLE, "")
+
+    def _tell_policy(self) -> None:
+        """The cluster's default goes to the store, for processes of jobs that have said no hello.
+
+        One that is no policy does, too: it is an error of whoever makes a group. But what held before goes on to.
+        """
+        said = self._default_policy()
+        if said == self._default:
+            return
+        if said and self._default:
+            try:
+                parse_policy(said, DEFAULT_PLACE)
+            except InvalidRequest:  # told by the backend
+                return
+        if said:
+            self._store.put(LOCALITY_KEY + EVERY_JOB, policy_to_bytes(JobPolicy(default=said)))
+            logger.info("ordinary placement groups for which nobody says a policy have the cluster's: %s", said)
+        else:
+            self._store.delete(LOCALITY_KEY + EVERY_JOB)
+        self._default = said
 
     def _look(self) -> None:
         try:

@@ -37,7 +37,7 @@ from ray_dra.errors import (
 )
 from ray_dra.processes.calls import coordinator
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY, LOCALITY_VARIABLE
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_VARIABLE
 from ray_dra.translate.ray.bundles import ray_bundles
 from ray_dra.translate.ray.ordinary import (
     Call,
@@ -157,22 +157,23 @@ _known: tuple[Any, JobPolicy | None] | None = None  # the connection, and its jo
 
 
 def _job() -> JobPolicy | None:
-    """The policy of this process's job; None where its groups are left to Ray."""
+    """The policy of this process's job, or else the cluster's; None where its groups are left to Ray."""
     global _known
     if not ray.is_initialized():
         return None
     connection = ray_groups.connection()
     if _known is not None and _known[0] is connection:
         return _known[1]
-    data = KvStore().get(LOCALITY_KEY + ray_groups.creator().job)
-    if data is None:  # but another process of the job may yet say one
-        return None
+    store = KvStore()
+    own = store.get(LOCALITY_KEY + ray_groups.creator().job)
+    data = store.get(LOCALITY_KEY + EVERY_JOB) if own is None else own
     try:
-        policy = policy_from_bytes(data)
+        policy = None if data is None else policy_from_bytes(data)
     except RayDraError as error:
         logger.warning("ordinary placement groups are left to Ray: %s", error)
         policy = None
-    _known = (connection, policy)
+    if own is not None:  # else another process of the job may yet say one, and the cluster's may change
+        _known = (connection, policy)
     return policy
 
 

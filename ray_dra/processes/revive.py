@@ -21,7 +21,7 @@ def main() -> None:
     deadline = time.monotonic() + HEAD_SECONDS
     while True:
         try:
-            ray.init("ray_dra://kubernetes", log_to_driver=False, logging_level="ERROR")
+            ray.init("ray_dra://kubernetes?locality=none", log_to_driver=False, logging_level="ERROR")
             ray.shutdown()
             return
         except (RayDraError, ray.exceptions.RayError, ConnectionError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from ray_dra.errors import IncompatibleRay
 from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
     DEFAULT_LOCALITY_VARIABLE,
+    DRIVER_HOOK_VARIABLE,
     LOCALITY_VARIABLE,
     NODE_VARIABLE,
     RAY_ADDRESS_VARIABLE,
@@ -21,6 +22,7 @@ from ray_dra.translate.names import (
 )
 
 WORKER_HOOK = "ray_dra.hooks.install_worker"
+DRIVER_HOOK = "ray_dra.hooks.install_driver"
 
 
 def start(ray_params: Any, head: bool) -> None:
@@ -30,7 +32,8 @@ def start(ray_params: Any, head: bool) -> None:
     A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
     (RAY_DRA_SLOT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
 
-    The raylet's workers have our hook, whosever job they run: Serve's controller, which the dashboard starts, too.
+    The raylet's workers have our hook, whosever job they run: Serve's controller, which the dashboard starts, too. So
+    have programs that are started beside it: by `ray job submit`, or as a RayJob.
 
     Raises:
         InvalidRequest: an environment variable that is to have a policy has none.
@@ -41,7 +44,7 @@ def start(ray_params: Any, head: bool) -> None:
     from ray_dra.translate.ray.ordinary import check_policies
 
     check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
-    _hook_workers()
+    _hook_programs()
     if head and os.environ.get(CLUSTER_NAME_VARIABLE):
         # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
         subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
@@ -58,17 +61,18 @@ def start(ray_params: Any, head: bool) -> None:
     ray_params.resources = {**node_resources(own), **(getattr(ray_params, "resources", None) or {})}
 
 
-def _hook_workers() -> None:
-    """Ray's processes inherit this environment, and workers alone read it. Not where this Ray has moved what the hook
-    needs: its workers run as without ray-dra."""
+def _hook_programs() -> None:
+    """Ray's processes inherit this environment. Not where this Ray has moved what the hooks need: its programs run as
+    without ray-dra."""
     from ray_dra.adapters.ray import check_ray
 
     try:
         check_ray()
     except IncompatibleRay as error:
-        print(f"ray-dra leaves the workers of this node alone. {error}", file=sys.stderr)
+        print(f"ray-dra leaves the programs of this node alone. {error}", file=sys.stderr)
         return
     os.environ.setdefault(WORKER_HOOK_VARIABLE, WORKER_HOOK)
+    os.environ.setdefault(DRIVER_HOOK_VARIABLE, DRIVER_HOOK)
 
 
 def _without_hook() -> dict[str, str]:

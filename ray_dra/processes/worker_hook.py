@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from ray_dra.adapters.ray import HOOK_METHOD, HOOK_ORIGINAL, KvStore, bundle_of, group_of
-from ray_dra.adapters.ray_groups import PARAMETERS, catch
+from ray_dra.adapters.ray_groups import PARAMETERS, catch, moved_functions
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY
 
@@ -44,6 +44,14 @@ def install_worker() -> None:
     catch({name: _lazily(name) for name in PARAMETERS})
     # NVML numbers GPUs by PCI address; CUDA does so only when told.
     os.environ.setdefault(DEVICE_ORDER_VARIABLE, "PCI_BUS_ID")
+
+
+def install_driver(runtime_env: Any) -> Any:
+    """Ray's `RAY_RUNTIME_ENV_HOOK`, which it calls in a program that connects: the placement groups that the program
+    makes itself are planned, where it or the cluster has a policy. Its `runtime_env` stays as it is."""
+    if not moved_functions():  # else workers are left alone, too (`start_hook.py`)
+        catch({name: _lazily(name) for name in PARAMETERS})
+    return runtime_env
 
 
 def _lazily(name: str) -> Callable[..., Any]:

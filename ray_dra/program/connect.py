@@ -62,8 +62,8 @@ class ClientBuilder:
         with connection_token(target.address, token_of(target.address)):
             kubernetes = target.model_copy(update={"locality": ""}) if isinstance(target, Kubernetes) else None
             # There, where workers are made for a group, it has to be asked for.
-            locality = target.locality or ("none" if kubernetes is not None else "")
-            return self._join(target.address, kubernetes, forget_token, locality)
+            default = "none" if kubernetes is not None else ""
+            return self._join(target.address, kubernetes, forget_token, target.locality, default)
 
     def _check_policies(self) -> None:
         """Those in the environment of the program, and in the one that its workers are to have."""
@@ -96,11 +96,13 @@ class ClientBuilder:
         kubernetes: Kubernetes | None,
         end: Callable[[], None],
         locality: str,
+        default: str = "",
         *,
         embedded: bool = False,
     ) -> Any:
         """Connect, greet the coordinator, and have `end` called when Ray disconnects. `locality`: the policy of this
-        job's ordinary placement groups, which are planned from here on."""
+        job's ordinary placement groups, which are planned from here on; `default`: where nobody says one, the cluster
+        neither."""
         arguments = dict(self._arguments)
         # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
         if not embedded or HOOK in dict(arguments.get("runtime_env") or {}):
@@ -110,7 +112,7 @@ class ClientBuilder:
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             context = _connect(address, arguments)
-            greet(kubernetes, locality)
+            greet(kubernetes, locality, default)
             install()
         except BaseException:
             ray.shutdown()

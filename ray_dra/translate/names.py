@@ -15,7 +15,9 @@ RAY_NODE_ID = "ray.io/node-id"  # Ray's, and new for every raylet
 NODE_LABEL = "ray-dra.io/node"  # ours: the node's name, which a restarted raylet keeps
 SLOT_LABEL = "ray-dra.io/slot"  # ours, on Kubernetes, of pods and claims, too: an attempt's place for one worker
 TRAY_LABEL = "ray-dra.io/tray"  # ours: the tray in the rack
-LOCALITY_LABEL = "ray-dra.io/locality"  # ours, in label selectors of ordinary groups alone: their policy; on no node
+LOCALITY_LABEL = (
+    "ray-dra.io/locality"  # ours, in ordinary groups' label selectors, and annotation of RayClusters: their policy
+)
 
 # -- Ray's resources
 
@@ -75,6 +77,7 @@ COMPUTE_DOMAIN_API = f"{COMPUTE_DOMAIN_GROUP}/v1beta1"
 START_HOOK_VARIABLE = "RAY_START_HOOK"  # Ray's: what it calls before a raylet starts
 NODE_VARIABLE = "RAY_DRA_NODE"  # ours, in gangs' pods: the Kubernetes node
 LOCALITY_VARIABLE = "RAY_DRA_LOCALITY"  # ours: the policy of the ordinary placement groups that a process makes
+DRIVER_HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"  # Ray's: what it calls in a program that connects
 DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the policy where nobody says one
 SLOT_VARIABLE = "RAY_DRA_SLOT"  # ours, in gangs' pods: the slot for which the raylet is
 RAY_ADDRESS_VARIABLE = "RAY_ADDRESS"  # Ray's
@@ -154,6 +157,7 @@ GPU_IDS_KEY = "gpu_ids/"  # + raylet: the device that each of its GPU ids means
 FAILED_KEY = "failed/"  # + gang: why it was given up; whoever waits for it asks after its end
 SESSION_KEY = "session/"  # + job: it uses ray-dra
 LOCALITY_KEY = "locality/"  # + job: its ordinary placement groups are planned, and by which policy
+EVERY_JOB = "every"  # in place of a job there: the cluster's default, for the programs of which the store has none
 ASIDE_KEY = "aside/"  # + the key that it had: a record that cannot be read
 SLOT_KEY = "slot/"  # + slot: what the gang's pod must find there by NVML; its start hook reads it
 VERIFIED_KEY = "verified/"  # + slot: it did; its start hook writes it

@@ -13,7 +13,7 @@ from ray_dra.adapters.lease import Lease
 from ray_dra.operate import check
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.names import START_HOOK_VARIABLE
+from ray_dra.translate.names import LOCALITY_LABEL, START_HOOK_VARIABLE
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import end, node, until
 from tests.cluster.paper import paper_node
@@ -106,7 +106,7 @@ def findings(found: dict[str, Any]) -> list[check.Finding]:
 
 def test_a_raycluster_that_is_as_it_should_be_passes_each_check() -> None:
     told = findings(raycluster())
-    assert [finding.ok for finding in told] == [True] * 4
+    assert [finding.ok for finding in told] == [True] * 5
     assert "the group ray-dra, image mine:1" in told[0].said
 
 
@@ -124,4 +124,20 @@ def test_a_raycluster_that_cannot_be_used_is_a_finding_and_not_a_traceback(chang
     made["spec"] |= change
     *_, last = findings(made)
     assert last.ok is False
+    assert said in last.said
+
+
+@pytest.mark.parametrize(
+    ("said", "hooked", "ok"),
+    [("same_clique", True, True), ("same_clique", False, False), ("sameclique", True, False), ("none", True, True)],
+)
+def test_the_policy_of_ordinary_groups_is_checked_and_what_it_needs(said: str, hooked: bool, ok: bool) -> None:
+    """Without the hook on the head nobody would hear of it."""
+    made = raycluster()
+    made["metadata"]["annotations"] = {LOCALITY_LABEL: said}
+    if not hooked:
+        made["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["env"] = []
+    *_, last = findings(made)
+    assert last.ok is ok
+    assert LOCALITY_LABEL in last.what + last.said
     assert said in last.said

@@ -20,13 +20,13 @@ from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.request import GangRequest
-from ray_dra.errors import CoordinatorUnavailable, GangGone
+from ray_dra.errors import CoordinatorUnavailable, GangGone, InvalidRequest
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode
 from ray_dra.processes import coordinator_actor as actors
 from ray_dra.processes import look_loop, node_agent, wiring
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_LABEL
 from ray_dra.translate.ray.bundles import bundle_from_resources
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
@@ -168,6 +168,69 @@ def test_it_ends_with_the_last_program_and_whoever_comes_then_asks_again(outside
     run(test)
     assert outside.killed == ["itself"]
     assert not outside.store.data
+
+
+def policy(outside: Outside, job: str) -> JobPolicy | None:
+    """Of a job's ordinary placement groups, as its processes read it."""
+    data = outside.store.get(LOCALITY_KEY + job)
+    return None if data is None else policy_from_bytes(data)
+
+
+def test_the_clusters_policy_is_there_for_every_job_and_it_stays_for_them(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for those that never say hello; and it goes with its annotation."""
+    world = World()
+    world.kube.annotate_raycluster({LOCALITY_LABEL: "same_clique"})
+    monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await until(lambda: policy(outside, EVERY_JOB) == JobPolicy(default="same_clique"))
+        outside.ray.jobs.update({"with", "without"})
+        assert await actor.hello("with", "linked_devices")
+        assert await actor.hello("without")
+        assert policy(outside, "with") == JobPolicy("linked_devices", "same_clique")
+        assert policy(outside, "without") == JobPolicy(default="same_clique")
+        outside.ray.jobs.clear()
+        await until(lambda: policy(outside, "with") is None)
+        await asyncio.sleep(0.2)
+        assert not outside.killed
+        world.kube.annotate_raycluster({LOCALITY_LABEL: "prefer:same_clique"})
+        await until(lambda: policy(outside, EVERY_JOB) == JobPolicy(default="prefer:same_clique"))
+        world.kube.annotate_raycluster({LOCALITY_LABEL: "nearby"})
+        await until(lambda: world.kube.told)
+        await asyncio.sleep(0.1)
+        assert policy(outside, EVERY_JOB) == JobPolicy(default="prefer:same_clique"), "what held before goes on to"
+        world.kube.annotate_raycluster({})
+        await until(lambda: outside.killed)
+
+    run(test)
+    assert not outside.store.data
+
+
+def test_a_clusters_policy_that_is_none_is_an_error_before_anything_starts(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told once on the RayCluster, and to whoever connects without a policy of their own."""
+    world = World()
+    world.kube.annotate_raycluster({LOCALITY_LABEL: "sameclique"})
+    monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        outside.ray.jobs.add("job")
+        with pytest.raises(InvalidRequest, match="sameclique"):
+            await actor.hello("job")
+        assert policy(outside, "job") is None
+        assert await actor.hello("job", "same_clique")
+        await asyncio.sleep(0.2)
+        assert "sameclique" in " ".join(await actor.unseen())
+        assert policy(outside, EVERY_JOB) == JobPolicy(default="sameclique"), "an error of whoever makes a group"
+        world.kube.annotate_raycluster({LOCALITY_LABEL: "same_clique"})
+        await until(lambda: policy(outside, EVERY_JOB) == JobPolicy(default="same_clique"))
+        assert await actor.unseen() == ()
+
+    run(test)
+    assert [reason for reason, _ in world.kube.told] == ["LocalityInvalid"]
 
 
 def test_it_ends_though_its_starter_died_before_it_said_hello(outside: Outside) -> None:

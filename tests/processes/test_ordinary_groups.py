@@ -21,7 +21,7 @@ from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.processes import ordinary_groups, start_coordinator
 from ray_dra.simulated.fakes import MemoryStore
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, LOCALITY_KEY, LOCALITY_VARIABLE
+from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_VARIABLE
 from tests.core.machines import gang
 
 GROUP = f"{7:036x}"
@@ -146,6 +146,9 @@ class Job:
             raise CoordinatorUnavailable("It did not start.")
         self.store.put(LOCALITY_KEY + "job", policy_to_bytes(JobPolicy("", default)))
 
+    def have(self, job: str, policy: JobPolicy) -> None:
+        self.store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
+
     def policy(self, said: str = "", gpus: float = 4) -> JobPolicy | None:
         """For a group of which the call says something, or nothing."""
         return ordinary_groups._job() or ordinary_groups._enter([{"CPU": 1}, {"GPU": gpus}], said)
@@ -183,3 +186,23 @@ def test_where_no_coordinator_starts_it_is_asked_for_once(
     with caplog.at_level(logging.WARNING, "ray_dra"):
         assert job.policy("same_clique") is job.policy("same_clique") is None
     assert len(job.entered) == len(told(caplog)) == 1
+
+
+def test_a_job_without_a_policy_has_the_clusters_as_it_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to say hello for it; a controller that lives for months sees the changes."""
+    job = Job(monkeypatch)
+    assert ordinary_groups._job() is None
+    for said in ("same_clique", "linked_devices"):
+        job.have(EVERY_JOB, JobPolicy(default=said))
+        assert ordinary_groups._job() == JobPolicy(default=said)
+    job.store.delete(LOCALITY_KEY + EVERY_JOB)
+    assert ordinary_groups._job() is None
+
+
+def test_a_jobs_own_policy_comes_first_and_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job(monkeypatch)
+    job.have(EVERY_JOB, JobPolicy(default="same_clique"))
+    job.have("job", JobPolicy("none"))
+    assert ordinary_groups._job() == JobPolicy("none")
+    job.store.data.clear()
+    assert ordinary_groups._job() == JobPolicy("none")

@@ -10,11 +10,13 @@ import pytest
 import ray
 
 from ray_dra.adapters import ray as adapter
+from ray_dra.adapters.ray_groups import PARAMETERS
 from ray_dra.errors import InvalidRequest
-from ray_dra.hooks import start
-from ray_dra.processes import start_hook
+from ray_dra.hooks import install_driver, start
+from ray_dra.processes import start_hook, worker_hook
 from ray_dra.translate.names import (
     DEFAULT_LOCALITY_VARIABLE,
+    DRIVER_HOOK_VARIABLE,
     GPU_DOMAIN,
     LOCALITY_VARIABLE,
     TRAY_LABEL,
@@ -25,15 +27,16 @@ from ray_dra.translate.names import (
 @pytest.fixture(autouse=True)
 def _without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_hook, "node_here", lambda name: None)
-    monkeypatch.setenv(WORKER_HOOK_VARIABLE, "taken back at the end")
-    monkeypatch.delenv(WORKER_HOOK_VARIABLE)
+    for variable in (WORKER_HOOK_VARIABLE, DRIVER_HOOK_VARIABLE):
+        monkeypatch.setenv(variable, "taken back at the end")
+        monkeypatch.delenv(variable)
 
 
-def hook_after(head: bool) -> str | None:
+def hook_after(head: bool, variable: str = WORKER_HOOK_VARIABLE) -> str | None:
     import os
 
     start(SimpleNamespace(labels=None), head)
-    return os.environ.get(WORKER_HOOK_VARIABLE)
+    return os.environ.get(variable)
 
 
 @pytest.mark.parametrize("head", [True, False])
@@ -43,6 +46,24 @@ def test_workers_of_every_job_have_our_hook(head: bool) -> None:
 
     assert WORKER_PROCESS_SETUP_HOOK_ENV_VAR == WORKER_HOOK_VARIABLE
     assert hook_after(head) == "ray_dra.hooks.install_worker"
+
+
+def test_programs_that_are_started_beside_it_have_our_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray calls it, by its name, with the program's runtime_env, which is not changed."""
+    from ray._common.utils import load_class
+    from ray._private import ray_constants
+
+    assert ray_constants.RAY_RUNTIME_ENV_HOOK == DRIVER_HOOK_VARIABLE
+    assert load_class(hook_after(True, DRIVER_HOOK_VARIABLE) or "") is install_driver
+    caught: list[set[str]] = []
+    monkeypatch.setattr(worker_hook, "catch", lambda handlers: caught.append(set(handlers)))
+    given = {"env_vars": {"A": "b"}}
+    assert install_driver(given) is given
+    assert install_driver(None) is None
+    assert caught == [set(PARAMETERS)] * 2
+    monkeypatch.setattr(worker_hook, "moved_functions", lambda: ["ray.util.placement_group"])
+    assert install_driver(given) is given
+    assert len(caught) == 2, "a program on another Ray runs as without ray-dra"
 
 
 def test_a_hook_that_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:

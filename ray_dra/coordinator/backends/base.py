@@ -63,6 +63,11 @@ class Backend(Protocol):
         """Take note of what an agent in a gang's own worker says of its devices."""
 
     @property
+    def default_policy(self) -> str:
+        """The policy of ordinary placement groups for which nobody says one, as it is set: it may be none that can be.
+        "" where none is set."""
+
+    @property
     def ready_made(self) -> Collection[str]:
         """Nodes on which a gang is tried before workers are made for it."""
 

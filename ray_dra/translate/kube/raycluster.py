@@ -19,6 +19,7 @@ from ray_dra.translate.names import (
     FAULT_TOLERANCE_ANNOTATION,
     KUBERAY_ORIGIN_LABEL,
     KUBERAY_ORIGIN_NAME_LABEL,
+    LOCALITY_LABEL,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
     PLUGIN_RESOURCE,
@@ -26,6 +27,7 @@ from ray_dra.translate.names import (
     WRITES_AT_ONCE_ANNOTATION,
     WRITES_PER_SECOND_ANNOTATION,
 )
+from ray_dra.translate.ray.policy import parse_policy
 
 MOST_AT_ONCE = 64  # writes; each has a thread and a connection
 _YES = ("1", "true")  # as Ray reads a setting
@@ -156,6 +158,18 @@ def write_limits(cluster: RayCluster) -> WriteLimits:
     usual = WriteLimits()
     at_once = _number(cluster, WRITES_AT_ONCE_ANNOTATION, usual.at_once, 1, MOST_AT_ONCE)
     return WriteLimits(int(at_once), _number(cluster, WRITES_PER_SECOND_ANNOTATION, usual.per_second, 0.1, 10_000.0))
+
+
+def default_locality(cluster: RayCluster) -> str:
+    """The policy of the ordinary placement groups for which nobody else says one; "" where the RayCluster has none.
+
+    Raises:
+        InvalidRequest: its annotation is no policy.
+    """
+    said = cluster.settings.get(LOCALITY_LABEL, "")
+    if said:
+        parse_policy(said, f"{_place(cluster)}, annotation {LOCALITY_LABEL}")
+    return said
 
 
 def _number(cluster: RayCluster, setting: str, usual: float, least: float, most: float) -> float:

@@ -6,8 +6,13 @@ import pytest
 
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import Toleration, WriteLimits
-from ray_dra.translate.kube.raycluster import read_raycluster, worker_template, write_limits
-from ray_dra.translate.names import TEMPLATE_ANNOTATION, WRITES_AT_ONCE_ANNOTATION, WRITES_PER_SECOND_ANNOTATION
+from ray_dra.translate.kube.raycluster import default_locality, read_raycluster, worker_template, write_limits
+from ray_dra.translate.names import (
+    LOCALITY_LABEL,
+    TEMPLATE_ANNOTATION,
+    WRITES_AT_ONCE_ANNOTATION,
+    WRITES_PER_SECOND_ANNOTATION,
+)
 from tests.translate.kube.objects import cluster
 
 
@@ -50,6 +55,22 @@ def test_a_limit_that_cannot_be_is_refused(setting: str, told: str) -> None:
     raw["metadata"]["annotations"] = {setting: told}
     with pytest.raises(InvalidRequest, match=setting):
         write_limits(read_raycluster(raw))
+
+
+@pytest.mark.parametrize("said", ["", "same_clique", "prefer:same_clique(patience=600) & linked_devices", "none"])
+def test_the_policy_of_ordinary_groups_is_an_annotation(said: str) -> None:
+    raw = cluster()
+    assert default_locality(read_raycluster(raw)) == ""
+    raw["metadata"]["annotations"] = {LOCALITY_LABEL: said}
+    assert default_locality(read_raycluster(raw)) == said
+
+
+@pytest.mark.parametrize("said", ["same-clique", "none & same_clique", "x" * 400, "\u00e4"])
+def test_an_annotation_that_is_no_policy_is_refused(said: str) -> None:
+    raw = cluster()
+    raw["metadata"]["annotations"] = {LOCALITY_LABEL: said}
+    with pytest.raises(InvalidRequest, match=f"team/c, annotation {LOCALITY_LABEL}"):
+        default_locality(read_raycluster(raw))
 
 
 @pytest.mark.parametrize("value", [None, "1", "true", "True", "0", "false", ""])

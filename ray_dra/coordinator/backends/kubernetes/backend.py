@@ -33,9 +33,9 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.ending import ClusterEnding, ending_of
-from ray_dra.translate.kube.raycluster import worker_template, write_limits
+from ray_dra.translate.kube.raycluster import default_locality, worker_template, write_limits
 from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels
-from ray_dra.translate.names import ATTEMPT_KEYS, SLOT_LABEL
+from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
 IMAGE_SECONDS = 600.0  # for which a gang's image that could not be had counts
@@ -84,6 +84,7 @@ class KubernetesBackend:
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
+        self._odd_policy = ""  # why the RayCluster's policy is none; told when that changes
 
     # -- what there is
 
@@ -91,6 +92,7 @@ class KubernetesBackend:
         """Read the cluster, and write it into the inventory. `wanted`: the allocations that gangs hold now."""
         self.view = self.kube.view()
         self._ending = ending_of(self.view, self.kube.raycluster)
+        self._look_at_policy()
         gangs = {attempt_name(a.gang, a.epoch): a.gang for a in wanted}
         names = frozenset(gangs)
 
@@ -126,7 +128,23 @@ class KubernetesBackend:
             *self.machines.problems(),
             *self.machines.neighbours.ignored,
             *self._warming.problems(),
+            *filter(None, [self._odd_policy]),
         )
+
+    @property
+    def default_policy(self) -> str:
+        return "" if self.view.raycluster is None else self.view.raycluster.settings.get(LOCALITY_LABEL, "")
+
+    def _look_at_policy(self) -> None:
+        """Whoever set what is no policy is told on the RayCluster, before any program needs it."""
+        before, self._odd_policy = self._odd_policy, ""
+        try:
+            if self.view.raycluster is not None:
+                default_locality(self.view.raycluster)
+        except InvalidRequest as error:
+            self._odd_policy = str(error)
+        if self._odd_policy not in ("", before):
+            self.kube.tell("LocalityInvalid", self._odd_policy, warning=True)
 
     def hear(self, node: str, reading: NodeReading) -> None:
         self.machines.hear(node, reading)

@@ -21,6 +21,7 @@ class RayletsBackend:
     place_within = PLACE_SECONDS
     ready_made: Collection[str] = ()  # all are, so none comes before the others
     left_to_others = ""
+    default_policy = ""
     idle = True
 
     def __init__(self, raylets: GivenRaylets) -> None:
