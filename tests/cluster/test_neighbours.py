@@ -43,7 +43,8 @@ for each in backlog + sitters: ray.kill(each) if hasattr(each, "seen") else ray.
 
 def test_workers_that_are_there_are_used_first(head: Head) -> None:
     """Two GPU workers of the user's own in one clique: gangs are pinned on them as on a static cluster, and Ray's own
-    topology placement works on them by the labels of our start hook. A third tray needs a worker of our making."""
+    topology placement works on them by the labels of our start hook; a library that counts the GPUs there are before it
+    makes its groups, as verl does, gets them there. A third tray needs a worker of our making."""
     template = {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaimTemplate",
@@ -62,6 +63,20 @@ while sum(n["Alive"] and n["Resources"].get("GPU", 0) for n in ray.nodes()) < 8 
 native = placement_group([{"GPU": 4}] * 2, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"})
 tell(native=native.wait(60))
 remove_placement_group(native)
+def counted():
+    return sum(there.get("GPU", 0) for there in ray._private.state.available_resources_per_node().values())
+while counted() < 8 and time.monotonic() < deadline + 30:
+    time.sleep(0.2)
+ours = [{"ray-dra.io/locality": "same_clique"}] * 4
+pools = [placement_group([{"GPU": 1}] * 4, strategy="STRICT_PACK", bundle_label_selector=ours) for _ in range(2)]
+ray.get([pool.ready() for pool in pools], timeout=60)
+@ray.remote(num_gpus=1, num_cpus=0)
+def one():
+    return os.uname().nodename, ray_dra.get_devices()[0].uuid
+at = [Strategy(pool, bundle) for pool in pools for bundle in (0, 3)]
+tell(pools=ray.get([one.options(scheduling_strategy=each).remote() for each in at], timeout=60))
+for pool in pools:
+    remove_placement_group(pool)
 def free():  # Ray's view lags behind the removal
     answer = ray_dra.plan([{"GPU": 4}] * 2, product="NVIDIA GB200", locality=ray_dra.same_clique())
     return all(node.startswith("gangs-theirs") for node in answer.nodes)
@@ -73,8 +88,12 @@ tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang)
 """
     )
     assert found[0] == {"native": True}
-    assert all(node.startswith("gangs-theirs-worker") for node in found[1]["nodes"])
-    assert [rank["seen"] for rank in found[1]["ranks"]] == found[1]["planned"]
+    (pods, uuids), gang = zip(*found[1]["pools"], strict=True), found[2]
+    assert pods[0] == pods[1] != pods[2] == pods[3], "a group lies on one node"
+    assert len(set(uuids)) == 4
+    assert all(node.startswith("gangs-theirs-worker") for node in [*gang["nodes"], *pods])
+    assert [rank["seen"] for rank in gang["ranks"]] == gang["planned"]
+    assert set(uuids) <= {uuid for bundle in gang["planned"] for uuid in bundle}
     assert head.left() == []
     more = head.run("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); gang.remove()")
     assert sorted(more[0]["nodes"]) == ["r0-t0", "r0-t1", "r0-t2"]

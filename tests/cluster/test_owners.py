@@ -161,7 +161,7 @@ def applied_again(cluster: Cluster, namespace: Namespace, wanted: dict[str, Any]
 
     def apply() -> None:
         while not ended.wait(1):
-            wanted["metadata"]["annotations"] = {"applied": uuid.uuid4().hex}
+            wanted["metadata"]["annotations"] = {"applied": uuid.uuid4().hex, LOCALITY_LABEL: "same_clique"}
             wanted["spec"]["workerGroupSpecs"][0]["template"].setdefault("metadata", {})["annotations"] = {
                 "applied": str(len(seen) % 2)
             }
@@ -181,11 +181,13 @@ def applied_again(cluster: Cluster, namespace: Namespace, wanted: dict[str, Any]
 def test_a_raycluster_that_scales_itself_and_is_applied_again_every_second(
     cluster: Cluster, namespace: Namespace
 ) -> None:
-    """Ray's autoscaler makes and ends what it is there for, beside gangs; it makes nothing for a gang that waits, and
-    takes nothing of one. A change under `Recreate` ends the gang with everything else, and nothing of it is left."""
+    """Ray's autoscaler makes and ends what it is there for, beside gangs; it makes nothing for a gang that waits, nor for
+    an ordinary placement group that is made, or that never fits, and takes nothing of one. A change under `Recreate` ends
+    the gang with everything else, and nothing of it is left."""
     at = namespace.name
     cluster.kubectl("apply", "-k", str(installation(namespace)))
     wanted = example(cluster)
+    wanted["metadata"]["annotations"] = {LOCALITY_LABEL: "same_clique"}
     spec, (group,) = wanted["spec"], wanted["spec"]["workerGroupSpecs"]
     interval = [{"name": "AUTOSCALER_UPDATE_INTERVAL_S", "value": "1"}]
     spec["autoscalerOptions"] = {"securityContext": CONTAINER_CONTEXT, "idleTimeoutSeconds": 4, "env": interval}
@@ -209,9 +211,13 @@ def test_a_raycluster_that_scales_itself_and_is_applied_again_every_second(
 @ray.remote(num_cpus=0, resources={"theirs": 1})
 def other(): return os.uname().nodename
 gang = racks(2)
+never = ray.util.placement_group([{"GPU": 4}] * 40)
+ordinary = ray.util.placement_group([{"GPU": 4}] * 2, bundle_label_selector=[{"kubernetes.io/hostname": "head"}] * 2)
 worker = other.remote()
 gang.wait(200)
 tell(id=gang.id, planned=planned(gang), ranks=ranks(gang), worker=ray.get(worker, timeout=100))
+ray.get(ordinary.ready(), timeout=100)
+tell(id=ordinary.id.hex(), states=[ray.util.placement_group_table(each)["state"] for each in (ordinary, never)])
 hold()
 tell(ranks=len(ranks(gang)))
 time.sleep(600)
@@ -221,6 +227,10 @@ time.sleep(600)
         assert [rank["seen"] for rank in gang["ranks"]] == gang["planned"]
         assert gang["worker"].startswith("gangs-theirs-worker-")
         pods = set(claimed(head, gang["id"]))
+        ordinary = told(process)
+        assert ordinary["states"] == ["CREATED", "PENDING"]
+        (uuids,) = claimed(head, ordinary["id"]).values()
+        assert len(uuids) == 8
         cluster.wait(lambda: not groups(), 60, "the idle worker of the autoscaler to go")
         head.let_go()
         assert told(process) == {"ranks": 2}
