@@ -181,9 +181,9 @@ def applied_again(cluster: Cluster, namespace: Namespace, wanted: dict[str, Any]
 def test_a_raycluster_that_scales_itself_and_is_applied_again_every_second(
     cluster: Cluster, namespace: Namespace
 ) -> None:
-    """Ray's autoscaler makes and ends what it is there for, beside gangs; it makes nothing for a gang that waits, nor for
-    an ordinary placement group that is made, or that never fits, and takes nothing of one. A change under `Recreate` ends
-    the gang with everything else, and nothing of it is left."""
+    """Ray's autoscaler makes and ends what it is there for, beside gangs; it makes nothing for a gang that waits, nor
+    for an ordinary placement group that is made, or that never fits, and takes nothing of one. A change under
+    `Recreate` ends the gang with everything else, and nothing of it is left."""
     at = namespace.name
     cluster.kubectl("apply", "-k", str(installation(namespace)))
     wanted = example(cluster)

@@ -76,8 +76,17 @@ class MortalWorld(World):
         else:
             self.ray.left, self.ray.after = write, after
 
+    def restart(self) -> None:
+        """It may be killed at each place once more while it starts."""
+        for _ in PLACES:
+            try:
+                return super().restart()
+            except Crash:
+                pass
+        super().restart()
+
     def ask(self, call: Callable[[], object]) -> None:
-        for _ in range(3):
+        for _ in (*PLACES, None):
             try:
                 call()
                 return
