@@ -36,7 +36,7 @@ from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY
-from ray_dra.translate.ray.policy import parse_policy
+from ray_dra.translate.ray.policy import parse_rules
 
 MOST_RELEASED = 50_000
 DEFAULT_PLACE = "the cluster's default policy"
@@ -98,7 +98,7 @@ class CoordinatorActor:
         if locality or self._store.get(LOCALITY_KEY + job) is None:
             policy = JobPolicy(locality, self._default_policy() or default)
             if policy.default and not locality:
-                parse_policy(policy.default, DEFAULT_PLACE)
+                parse_rules(policy.default, DEFAULT_PLACE)
             self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
         return True
 
@@ -271,7 +271,7 @@ class CoordinatorActor:
             return
         if said and self._default:
             try:
-                parse_policy(said, DEFAULT_PLACE)
+                parse_rules(said, DEFAULT_PLACE)
             except InvalidRequest:  # told by the backend
                 return
         if said:

@@ -27,7 +27,7 @@ from ray_dra.translate.names import (
     WRITES_AT_ONCE_ANNOTATION,
     WRITES_PER_SECOND_ANNOTATION,
 )
-from ray_dra.translate.ray.policy import parse_policy
+from ray_dra.translate.ray.policy import parse_rules
 
 MOST_AT_ONCE = 64  # writes; each has a thread and a connection
 _YES = ("1", "true")  # as Ray reads a setting
@@ -168,7 +168,7 @@ def default_locality(cluster: RayCluster) -> str:
     """
     said = cluster.settings.get(LOCALITY_LABEL, "")
     if said:
-        parse_policy(said, f"{_place(cluster)}, annotation {LOCALITY_LABEL}")
+        parse_rules(said, f"{_place(cluster)}, annotation {LOCALITY_LABEL}")
     return said
 
 
