@@ -110,11 +110,14 @@ class Executor:
         return None
 
     def recover(self, view: RayView) -> None:
-        """After a start: undo what a kill left half done. Groups that a gang has left are removed; a map that is not
-        there, or does not say what its gang's record says, is written again."""
+        """After a start: undo what a kill left half done. Groups that a gang has left are removed, and so are ordinary
+        ones that are given back, of which Ray may not have been told; a map that is not there, or does not say what its
+        gang's record says, is written again."""
         for gang in self._records.gangs.values():
             for group in gang.old_groups:
                 self._ray.remove_group(group)
+            if gang.ordinary is not None and gang.releasing:
+                self._bury_group(gang)
         mapped = self._foreign.read_maps(view, self._records.groups)
         for gang, allocation in self._records.holders():
             planned = [[grant.uuid for grant in placed.grants] for placed in allocation.bundles]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray_dra.translate.names import CLUSTER_LABEL, GANG_LABEL
+from ray_dra.translate.names import CLUSTER_LABEL, GANG_LABEL, LOCALITY_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, OURS, Head, claimed, installation, told
 from tests.cluster.world import CONTAINER_CONTEXT, Namespace

@@ -176,6 +176,24 @@ def test_a_coordinator_killed_at_any_write_goes_on(place: str, after: bool) -> N
         life(world)
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", [0, 1])
+@pytest.mark.parametrize("turn", range(0, 16, 3))
+def test_a_coordinator_killed_while_a_group_is_given_back_tells_ray_all_the_same(
+    turn: int, write: int, after: bool
+) -> None:
+    """Of one that Ray did not know it is told twice: that it is there, and that it is removed."""
+    world = MortalWorld()
+    group = world.make(1)
+    for _ in range(turn):
+        world.turn()
+    world.die_at("ray", write, after=after)
+    world.remove(group)
+    world.die_at("ray", -1, after=False)
+    world.check_empty()
+    assert world.ray.groups[group].state == "REMOVED"
+
+
 @pytest.mark.parametrize("turn", range(0, 26))
 def test_a_program_that_ends_at_any_step_leaves_nothing(turn: int) -> None:
     """The one that waits, too; and another program's stays."""
