@@ -12,7 +12,7 @@ import pytest
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import Head, Heads, install
+from tests.cluster.head import Head, Heads
 from tests.cluster.world import Account, Namespace, outside
 
 
@@ -67,14 +67,6 @@ def head(heads: Heads) -> Iterator[Head]:
     lent = heads.lend()
     yield lent
     heads.take_back(lent)
-
-
-@pytest.fixture
-def fresh_head(namespace: Namespace) -> Iterator[Head]:
-    """A RayCluster in whose namespace nothing has happened yet."""
-    made = install(namespace)
-    yield made
-    made.uninstall()
 
 
 @pytest.fixture

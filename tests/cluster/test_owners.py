@@ -148,6 +148,8 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
     assert answer(second) == after
     told = [e["message"] for e in events_of(old, first) if e["reason"] == "GangNotice"]
     assert any(f"has gone over to RayCluster {second}" in said for said in told), told
+    asked = [event for event in cluster.asked("ray-dra", at) if "rayservices" in event["requestURI"]]
+    assert {event["verb"] for event in asked} == {"list", "watch"}, "a right that other heads need not"
     cluster.kubectl("delete", "-n", at, "rayservice", "serve", "--wait=false")
     cluster.wait(lambda: not of(old, second), 60, f"the gang to go with the RayService: {of(old, second)}")
 

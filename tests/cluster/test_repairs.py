@@ -42,11 +42,14 @@ def test_every_right_is_needed_and_none_is_lacking(cluster: Cluster, head: Head)
     # By the roles, that is: other tests have quotas and policies that refuse what the roles allow.
     decided = [(e["requestURI"], e.get("annotations", {}).get("authorization.k8s.io/decision")) for e in asked]
     assert "allow" in {decision for _, decision in decided}
-    assert not [uri for uri, decision in decided if decision == "forbid"]
+    refused = [uri for uri, decision in decided if decision == "forbid"]
+    assert not [uri for uri in refused if "/portforward" not in uri], "that one a test asks for to be refused"
     used = {
         (e["objectRef"].get("apiGroup", ""), e["objectRef"]["resource"], e["verb"]) for e in asked if "objectRef" in e
     }
     for right in RIGHTS:
+        if right.resource == "rayservices":
+            continue  # only where one made the RayCluster: test_owners.py
         for verb in right.verbs:
             assert (right.group, right.resource, verb) in used, f"nobody needs to {verb} {right.resource}"
 
@@ -70,24 +73,23 @@ def hang(cluster: Cluster, seconds: float = 30) -> None:
 
 
 def test_an_image_that_cannot_be_pulled_is_said(head: Head) -> None:
-    change = [
-        {
-            "op": "add",
-            "path": "/spec/workerGroupSpecs/0/template/spec/containers/0/image",
-            "value": "localhost/none:latest",
-        }
-    ]
-    head.api.patch("RayCluster", "gangs", change, head.namespace.name)
+    """By the kubelets; what comes of it, after a minute and more, is on the fake."""
+    at, path = head.namespace.name, "/spec/workerGroupSpecs/0/template/spec/containers/0/image"
+    before = head.api.get("RayCluster", "gangs", at)["spec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
+    head.api.patch("RayCluster", "gangs", [{"op": "add", "path": path, "value": "localhost/none:latest"}], at)
     (found,) = head.run(
         """
-try:
-    racks(2).wait(200)
-except ray_dra.UnsatisfiableError as error:
-    tell(said=str(error))
+gang, deadline = racks(2), time.monotonic() + 100
+while "localhost/none:latest" not in gang.explain() and time.monotonic() < deadline:
+    time.sleep(0.2)
+tell(said=gang.explain(), moves=gang._refresh().moves)
+gang.remove()
 """
     )
+    assert "image: " in found["said"]
     assert "localhost/none:latest" in found["said"]
-    assert "given up" in found["said"]
+    assert found["moves"] == 0
+    head.api.patch("RayCluster", "gangs", [{"op": "replace", "path": path, "value": before["image"]}], at)
     head.wait_nothing_left()
 
 

@@ -135,6 +135,7 @@ gang.remove()
     assert found["seen"] == [False, 1000, False, True]
     # A worker group that Pod Security does not take: said before anything is made.
     path = "/spec/workerGroupSpecs/0/template/spec/containers/0/securityContext"
+    before = head.api.get("RayCluster", "gangs", head.namespace.name)["spec"]["workerGroupSpecs"][0]["template"]["spec"]
     head.api.patch("RayCluster", "gangs", [{"op": "remove", "path": path}], head.namespace.name)
     (refused,) = head.run(
         """
@@ -145,4 +146,6 @@ except ray_dra.UnsatisfiableError as error:
 """
     )
     assert "violates PodSecurity" in refused["said"]
+    again = {"op": "add", "path": path, "value": before["containers"][0]["securityContext"]}
+    head.api.patch("RayCluster", "gangs", [again], head.namespace.name)
     head.wait_nothing_left()

@@ -36,5 +36,7 @@ def test_linked_gpus_of_a_hybrid_mesh_are_known_before_a_worker_runs(cluster: Cl
         head.wait_nothing_left()
         cluster.kubectl("delete", "-n", at, "-k", str(PROJECT / "kube" / "topology-agent"))
         cluster.wait(lambda: not head.api.find("ConfigMap", f"ray-dra-topology-{node}", at), 60, "it to be gone")
+        cluster.wait(lambda: not head.api.items("Pod", at, labels="app=ray-dra-topology"), 60, "its pods to be gone")
     finally:
+        cluster.kubectl("label", "namespace", at, "resource.kubernetes.io/admin-access-")
         cluster.remove_node(node)
