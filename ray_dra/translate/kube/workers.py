@@ -126,12 +126,13 @@ class Maker:
 
     def _group(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:
         """The user's worker group as it would be for this slot alone. What Kueue has written into it, when it let the
-        RayCluster in, is left out: it names Kueue's pod sets, and Kueue would never open its gates of other pods."""
+        RayCluster in, is left out: it names Kueue's pod sets, and Kueue would never open its gates of other pods. So are
+        Kueue's names in the user's own labels: a queue's would make the pod Kueue's."""
         group = copy.deepcopy(dict(self._template))
         for dropped in DROPPED:
             group.pop(dropped, None)
         params = {str(k): str(v) for k, v in (group.get("rayStartParams") or {}).items()}
-        labels = dict(group.get("labels") or {})
+        labels = _without_kueue(group.get("labels"))
         if slot.clique is not None:
             labels[GPU_DOMAIN] = label_value(slot.clique)
         return {
@@ -151,7 +152,7 @@ class Maker:
     ) -> dict[str, Any]:
         metadata = template.setdefault("metadata", {})
         for told in ("labels", "annotations"):
-            metadata[told] = {k: v for k, v in (metadata.get(told) or {}).items() if not k.startswith(KUEUE_PREFIX)}
+            metadata[told] = _without_kueue(metadata.get(told))
         metadata["labels"] |= self._labels_of(slot)
         if GPU_DOMAIN in labels:
             metadata["labels"][GPU_DOMAIN] = labels[GPU_DOMAIN]
@@ -177,6 +178,11 @@ class Maker:
             {"name": SLOT_VARIABLE, "value": slot.label},
         ]
         return template
+
+
+def _without_kueue(named: Mapping[str, str] | None) -> dict[str, str]:
+    """Labels or annotations that are not Kueue's."""
+    return {name: value for name, value in (named or {}).items() if not name.startswith(KUEUE_PREFIX)}
 
 
 def _node_type(cluster: RayCluster) -> str:

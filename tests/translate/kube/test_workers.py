@@ -66,10 +66,12 @@ def test_what_kueue_wrote_into_the_group_of_a_queued_raycluster_is_not_the_gangs
     kueue = {"kueue.x-k8s.io/podset": "ray-dra", "kueue.x-k8s.io/workload": "w"}
     template["metadata"] = {"labels": {"mine": "a", **kueue}, "annotations": {"mine": "b", **kueue}}
     template["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/topology"}, {"name": "mine"}]
+    raycluster["spec"]["workerGroupSpecs"][0]["labels"] = {"ours": "c", "kueue.x-k8s.io/queue-name": "q"}
     box = allocate(BOXES, gang([{"GPU": 1}]), compute_domains=False)
     (pod,) = pods_of(attempt_of(box, read_raycluster(raycluster), compute_domains=False))
     assert "kueue" not in json.dumps(pod)
     assert (pod["metadata"]["labels"]["mine"], pod["metadata"]["annotations"]["mine"]) == ("a", "b")
+    assert pod["metadata"]["labels"]["ours"] == "c"
     assert pod["spec"]["schedulingGates"] == [{"name": "mine"}, {"name": GATE}]
 
 
