@@ -47,9 +47,13 @@ def down(name: Name = "default") -> None:
 
 
 @app.command()
-def build() -> None:
+def build(
+    kueue: Annotated[bool, typer.Option(help="Kueue, too, for the tests by hand beside it: some 20 minutes.")] = False,
+) -> None:
     """Fill the cache: the programs from Go modules, and the container image."""
     binaries.build()
+    if kueue:
+        binaries.build(only=("kueue",))
     if os.geteuid() == 0:
         image.build()
     else:

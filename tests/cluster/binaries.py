@@ -89,6 +89,20 @@ TABLE = (
     ),
 )
 
+KUEUE_VERSION = "v0.19.2"
+# Neighbours take long to build and only tests by hand need them, so `build` makes them where it is told to.
+OPTIONAL = (
+    Module(
+        "kueue",
+        {"kueue": "sigs.k8s.io/kueue/cmd/kueue"},
+        ldflags=f"-X sigs.k8s.io/kueue/pkg/version.GitVersion={KUEUE_VERSION}",
+        files=(
+            ("sigs.k8s.io/kueue", "config/components/crd/bases/*.yaml"),
+            ("sigs.k8s.io/kueue", "config/components/webhook/manifests.yaml"),
+        ),
+    ),
+)
+
 
 def cache() -> Path:
     """The one folder that outlives a testbed: $RAY_DRA_TESTBED_CACHE, or the user's cache folder."""
@@ -100,22 +114,27 @@ def cache() -> Path:
 
 def folder(name: str) -> Path:
     """Where the module `name`'s programs lie, or will."""
-    module = next(module for module in TABLE if module.name == name)
+    module = next(module for module in TABLE + OPTIONAL if module.name == name)
     return cache() / f"{name}-{module.key()}"
 
 
 def program(name: str) -> str:
     """The path of one program; RuntimeError where it has not been built."""
-    module = next(module for module in TABLE if name in module.programs)
+    module = next(module for module in TABLE + OPTIONAL if name in module.programs)
     path = folder(module.name) / name
     if not path.exists():
-        raise RuntimeError(f"{name} is not built: run `make cluster-binaries`")
+        how = f"python -m tests.cluster build --{module.name}" if module in OPTIONAL else "make cluster-binaries"
+        raise RuntimeError(f"{name} is not built: run `{how}`")
     return str(path)
 
 
 def build(say: Say = print, only: tuple[str, ...] = ()) -> None:
-    """Build what the cache lacks, one module after another; several callers at once wait for each other."""
-    wanted = [module for module in TABLE if not only or module.name in only]
+    """Build what the cache lacks, one module after another; several callers at once wait for each other.
+
+    Args:
+        only: these modules, the optional ones too; empty: all but those.
+    """
+    wanted = [module for module in TABLE + OPTIONAL if module.name in only] if only else TABLE
     missing = [module for module in wanted if not folder(module.name).exists()]
     if not missing:
         return

@@ -122,12 +122,12 @@ class Cluster:
     def _start(self, options: Options, tied: bool, say: Say) -> None:
         """Namespaces, supervisor, control plane, until the API server is ready."""
         run = self.run
-        self._pki = pki = Authority(run / "pki")
+        self.authority = pki = Authority(run / "pki")
         (run / "resolv.conf").write_text(f"nameserver {GATEWAY}\nsearch svc.cluster.local cluster.local\n")
         outside, inside = free_link() if self.real else ("", "127.0.0.1")
         ports = Ports() if self.real else Ports(*free_ports(5))
         address = GATEWAY if self.real else inside
-        self._server = f"https://{address}:{ports.api}"  # as seen by those within
+        self.server = f"https://{address}:{ports.api}"  # as seen by those within
         hosts = [GATEWAY, "127.0.0.1", inside]
         programs = control_plane.programs(run, pki, address, hosts, ports, options)
         command = self.supervisor.write(programs)
@@ -166,10 +166,10 @@ class Cluster:
             host = GATEWAY if self.real else "127.0.0.1"
             metrics, health = ("8443", "8444") if self.real else map(str, free_ports(2))
             self.supervisor.add(
-                control_plane.operator(self.run, self._pki, self._server, f"{host}:{metrics}", f"{host}:{health}")
+                control_plane.operator(self.run, self.authority, self.server, f"{host}:{metrics}", f"{host}:{health}")
             )
         if self.real:
-            self.supervisor.add(control_plane.dns(self.run, self._pki, GATEWAY, self._server))
+            self.supervisor.add(control_plane.dns(self.run, self.authority, GATEWAY, self.server))
         config = self.account_kubeconfig("simulated-domains", SIMULATED_NAMESPACE)
         command = [sys.executable, "-m", "ray_dra.simulated.dra.controller", "--kubeconfig", str(config)]
         self.supervisor.add(Program("domains", command, {"PYTHONUNBUFFERED": "1"}))
@@ -183,11 +183,11 @@ class Cluster:
         subprocess.run(
             [*self.inside(), "ip", "addr", "add", f"{node.address}/32", "dev", BRIDGE], check=True, capture_output=True
         )
-        kubeconfig = self._pki.kubeconfig(
-            self.run / f"node-{spec.name}.kubeconfig", self._server, f"system:node:{spec.name}", "system:nodes"
+        kubeconfig = self.authority.kubeconfig(
+            self.run / f"node-{spec.name}.kubeconfig", self.server, f"system:node:{spec.name}", "system:nodes"
         )
         driver = self.account_kubeconfig("simulated-gpus", SIMULATED_NAMESPACE)
-        self.supervisor.add(node.write(self.run / "images", kubeconfig, driver, self._pki.folder / "ca.crt"))
+        self.supervisor.add(node.write(self.run / "images", kubeconfig, driver, self.authority.folder / "ca.crt"))
         if wait:
             self.wait_nodes([spec.name])
         return node
@@ -261,7 +261,7 @@ class Cluster:
                 spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": pod}
             request["spec"] = spec  # type: ignore[assignment]
             token = self.api.post("ServiceAccount", account, "token", request, namespace)["status"]["token"]
-            write_kubeconfig(path, self._server, self._pki.folder / "ca.crt", {"token": token})
+            write_kubeconfig(path, self.server, self.authority.folder / "ca.crt", {"token": token})
         return path
 
     def wait_api(self, seconds: float = START_SECONDS) -> None:

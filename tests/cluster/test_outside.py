@@ -28,7 +28,7 @@ def test_jobs_are_submitted_through_the_api_server(
         JobSubmissionClient(f"{at}nobody")
     # The head's own account may look, and may not forward ports; that is said at once.
     account = cluster.account_kubeconfig("ray-dra", head.namespace.name).read_text()
-    (tmp_path / "account").write_text(account.replace(cluster._server, cluster.api.server))
+    (tmp_path / "account").write_text(account.replace(cluster.server, cluster.api.server))
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "account"))
     with pytest.raises(KubernetesError, match="pods/portforward"):
         JobSubmissionClient(f"{at}gangs")

@@ -126,8 +126,8 @@ class Maker:
 
     def _group(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:
         """The user's worker group as it would be for this slot alone. What Kueue has written into it, when it let the
-        RayCluster in, is left out: it names Kueue's pod sets, and Kueue would never open its gates of other pods. So are
-        Kueue's names in the user's own labels: a queue's would make the pod Kueue's."""
+        RayCluster in, is left out: it names Kueue's pod sets, and Kueue would never open its gates of other pods. So
+        are Kueue's names in the user's own labels: a queue's would make the pod Kueue's."""
         group = copy.deepcopy(dict(self._template))
         for dropped in DROPPED:
             group.pop(dropped, None)
