@@ -31,6 +31,7 @@ class NodeSpec:
     rack: str = "0"
     tray: int = 0
     gates: str = ""
+    consumable_shares: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     driver: bool = True
 
@@ -96,6 +97,7 @@ class RealNode:
             driver = [sys.executable, "-m", "ray_dra.simulated.dra.driver", "--node", self.name]
             driver += ["--kubeconfig", str(driver_kubeconfig), "--profile", spec.profile]
             driver += ["--rack", spec.rack, "--tray", str(spec.tray), "--gates", spec.gates]
+            driver += ["--consumable-shares", spec.consumable_shares]
             programs.append(Program("driver", driver, {"PYTHONUNBUFFERED": "1"}, autostart=True))
         return programs
 

@@ -57,6 +57,26 @@ def test_published_parts_are_as_reviewed(profile: str, kind: str) -> None:
     assert made == list(yaml.safe_load_all(golden.read_text()))
 
 
+@pytest.mark.parametrize(
+    ("file", "gates", "shares"),
+    [
+        ("shares-memory", {"ConsumableShares"}, "memory"),
+        ("shares-unlimited", {"ConsumableShares"}, "unlimited"),
+        ("shares-4", {"ConsumableShares"}, "4"),
+        ("fabric-partitions", {"FabricManagerPartitioning", "DRAListTypeAttributes"}, ""),
+    ],
+)
+def test_published_shares_and_partitions_are_as_reviewed(file: str, gates: set[str], shares: str) -> None:
+    """Two GPUs, of which the first has two static parts; of the box that its Fabric Manager parts, all eight."""
+    node = simulated_nodes("hgx-h100")[0] if file == "fabric-partitions" else two_gpus("hgx-h100")
+    mig = MigState() if file == "fabric-partitions" else parted(node, 0)
+    made = slices(gpu_pool(node, {}, frozenset(gates), mig, consumable_shares=shares), node.name, 1)
+    golden = GOLDEN / f"{file}.yaml"
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text("".join(map(_lines, made)))
+    assert made == list(yaml.safe_load_all(golden.read_text()))
+
+
 def _lines(made: dict[str, Any]) -> str:
     text = json.dumps(made)
     for one in (*made["spec"].get("devices", ()), *made["spec"].get("sharedCounters", ())):

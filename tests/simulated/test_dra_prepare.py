@@ -206,13 +206,19 @@ def test_a_lost_cdi_file_is_written_again(tmp_path: Path) -> None:
     assert [g.uuid for g in read(bench.container(again)).gpus] == [bench.machine.node.uuid(4)]
 
 
+def given(allocated: dict[str, Any]) -> set[str]:
+    return {result["device"] for result in allocated["status"]["allocation"]["devices"]["results"]}
+
+
 class Claims(RuleBasedStateMachine):
     """Any order of preparing and undoing, with restarts and crashes between any two writes."""
+
+    gates, shares = DYNAMIC, ""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="ray-dra-test-"))
-        self.bench = Bench(self.folder, gates=DYNAMIC)
+        self.bench = Bench(self.folder, gates=self.gates, shares=self.shares)
         self.allocated: dict[str, dict[str, Any]] = {}  # what the scheduler gave, by uid
         self.ready: set[str] = set()
         self.crashed: set[int] = set()  # GPUs whose MIG mode a crash may have left on
@@ -228,12 +234,18 @@ class Claims(RuleBasedStateMachine):
     def allocate(self, gpu: int, parts: set[str]) -> None:
         """As the scheduler does: nothing that is in another claim, nothing that overlaps."""
         names = {f"gpu-{gpu}-mig-{part}" for part in parts} or {f"gpu-{gpu}"}
-        taken = {r["device"] for c in self.allocated.values() for r in c["status"]["allocation"]["devices"]["results"]}
-        if taken & names or f"gpu-{gpu}" in taken or (not parts and any(t.startswith(f"gpu-{gpu}-") for t in taken)):
+        if not self.fits(names, gpu):
             return
         self.count += 1
         uid = f"u{self.count}"
         self.allocated[uid] = claim(uid, *(("r", name) for name in sorted(names)))
+
+    def fits(self, names: set[str], gpu: int) -> bool:
+        taken = {name for c in self.allocated.values() for name in given(c)}
+        whole = names == {f"gpu-{gpu}"}
+        return not (
+            taken & names or f"gpu-{gpu}" in taken or (whole and any(t.startswith(f"gpu-{gpu}-") for t in taken))
+        )
 
     @precondition(lambda self: self.allocated)
     @rule(data=st.data(), crash=st.none() | st.integers(0, 4))
@@ -300,8 +312,35 @@ class Claims(RuleBasedStateMachine):
         assert files <= set(self.bench.preparer.claims())
 
 
+class SharedClaims(Claims):
+    """The same where several claims may have one device: a part is there as long as one of them has it."""
+
+    gates, shares = frozenset({"DynamicMIG", "ConsumableShares"}), "unlimited"
+
+    def fits(self, names: set[str], gpu: int) -> bool:
+        """Counters are charged once a device, however many claims have it."""
+        others = {name for c in self.allocated.values() for name in given(c)} - names
+        places = [place for name in (*names, *others) if (place := place_of(name)) is not None and place[0] == gpu]
+        return len(places) == 0 or f"gpu-{gpu}" not in names | others
+
+    @invariant()
+    def no_device_twice(self) -> None:
+        """Not here."""
+
+    @invariant()
+    def sharers_see_one_part(self) -> None:
+        uuids: dict[str, set[str]] = {}
+        for uid, entry in zip(self.bench.preparer.claims(), self.bench.preparer.entries(), strict=True):
+            for device in entry["devices"] if uid in self.ready else ():
+                if device["partition"]:
+                    uuids.setdefault(device["device"], set()).add(device["partition"])
+        assert all(len(each) == 1 for each in uuids.values())
+
+
 TestClaims = Claims.TestCase
 TestClaims.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestSharedClaims = SharedClaims.TestCase
+TestSharedClaims.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
 def test_environment_is_clean() -> None:
