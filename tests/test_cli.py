@@ -14,7 +14,8 @@ from ray_dra.cli import app
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Change, Phase
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
@@ -109,6 +110,11 @@ def test_gangs_name_tells_what_the_gang_came_to_and_why(monkeypatch: pytest.Monk
             "  1970-01-01 00:01:01  queued -> held             its turn: devices are held",
         ]
     odd = Change(0.0, None, Phase.QUEUED, "waits\nfor \x1b[2Jroom\u2028here")
+    given = Notice("RayCluster gangs is being deleted", 60.0, (0,), 60.0)
+    allocation = Allocation("id", (Placed("t0", ()), Placed("t1", ())))
+    told[:] = [Status("id", Phase.READY, "train", allocation, (), None, 0, (), (), history=history, notice=given)]
+    _, notice, *_ = CliRunner().invoke(app, ["gangs", "train"]).stdout.splitlines()
+    assert notice == "  notice: bundle 0 will end from 1970-01-01 00:01:00 UTC on: RayCluster gangs is being deleted"
     told[:] = [Status("id", Phase.QUEUED, "a\n\x1b[31mb", None, (), None, 0, (), (), said="a\rb:100:c", history=(odd,))]
     done = CliRunner().invoke(app, ["gangs", "id"])
     assert all(letter.isprintable() for line in done.stdout.split("\n") for letter in line)

@@ -67,7 +67,8 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
 
 def explain_notice(notice: Notice, bundles: int) -> str:
     """What of a gang of so many bundles will end, when and why, on one line."""
-    who = "the gang" if len(notice.ranks) == bundles else f"bundles {', '.join(map(str, notice.ranks))}"
+    some = "bundle" if len(notice.ranks) == 1 else "bundles"
+    who = "the gang" if len(notice.ranks) == bundles else f"{some} {', '.join(map(str, notice.ranks))}"
     when = "" if notice.deadline is None else f" from {_utc(notice.deadline)} UTC on"
     return on_one_line(f"notice: {who} will end{when}: {notice.reason}")
 

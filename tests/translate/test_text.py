@@ -143,7 +143,7 @@ def test_what_of_a_gang_will_end_is_told() -> None:
     told = explain_gang(Status(Phase.READY, YES, notice=whole), SMALL).splitlines()
     assert told[1] == "  notice: the gang will end: it is over"
     part = explain_notice(Notice("t1 is drained", 60.0, (1,), 7.0), 2)
-    assert part == "notice: bundles 1 will end from 1970-01-01 00:01:00 UTC on: t1 is drained"
+    assert part == "notice: bundle 1 will end from 1970-01-01 00:01:00 UTC on: t1 is drained"
 
 
 def test_the_time_to_readiness_is_told_by_stage() -> None:
