@@ -5,16 +5,18 @@ What is left over when the time is up is the next look's, which begins there.
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable
 
 from ray_dra.coordinator.observer import Observer
-from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, TurnTook, WorkersDue
+from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, TurnFailed, TurnTook, WorkersDue
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.records import Records
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
 
+logger = logging.getLogger(__name__)
 BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue
 
 
@@ -35,12 +37,18 @@ class Turns:
 
     def serve(self) -> bool:
         """Plan the queue, in order; the first that does not fit holds up those behind it, but an ordinary placement
-        group nobody. False where the time was over
-        before that."""
+        group nobody. False where the time was over before that."""
         until = self._clock() + BUSY_SECONDS
         while self._records.waiting and self._clock() <= until:
             began = self._clock()
-            if not self._decide(NextTurn()):
+            try:
+                more = self._decide(NextTurn())
+            except RayDraError:
+                raise  # the world does not answer, to no gang
+            except Exception as fault:  # a fault of ours, and the same at each look
+                logger.exception("a gang's turn failed")
+                more = self._decide(TurnFailed(f"{type(fault).__name__}: {fault}"))
+            if not more:
                 self._decide(TurnTook(self._clock() - began))
                 return True
         return not self._records.waiting

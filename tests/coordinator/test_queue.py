@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from ray_dra.core.gangs.lifecycle import OrdinaryGroup
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind
 from ray_dra.errors import UnsatisfiableError
 from tests.core.machines import gang
@@ -139,3 +143,33 @@ def test_a_restarted_coordinator_is_patient_anew_and_not_for_ever(halves: World)
     assert halves.coordinator.status("g").phase is Phase.QUEUED
     halves.pass_time(61)
     assert halves.coordinator.status("g").phase is Phase.HELD
+
+
+@pytest.mark.parametrize("ordinary", [False, True], ids=["gang", "ordinary placement group"])
+def test_a_gang_that_cannot_be_planned_leaves_the_queue_to_those_behind_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, ordinary: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A fault of ours, which each look would meet again."""
+    world.submit(gang(*[4] * 4, name="all"))
+    poisoned = gang(2, name="poisoned")
+    if ordinary:
+        poisoned = replace(poisoned, gang="ab" * 18)
+    world.submit(poisoned, ordinary=OrdinaryGroup(poisoned.gang) if ordinary else None)
+    world.submit(gang(4, name="behind"))
+    plan = world.coordinator.engine.planning.plan
+
+    def faulty(request: GangRequest, *more: object, **named: object) -> object:
+        if request.gang == poisoned.gang:
+            raise KeyError("a fault")
+        return plan(request, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.coordinator.engine.planning, "plan", faulty)
+    world.coordinator.release("all")
+    world.pass_time()
+    world.pass_time()
+    assert world.coordinator.status("behind").phase is Phase.HELD
+    assert poisoned.gang not in world.coordinator.gangs
+    with pytest.raises(UnsatisfiableError, match="KeyError: 'a fault'"):
+        world.coordinator.status(poisoned.gang)
+    assert "a fault" in caplog.text
+    assert not ordinary or world.ray.groups[poisoned.gang].state == "REMOVED", "whoever waits for it hears of it"

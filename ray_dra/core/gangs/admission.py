@@ -54,6 +54,7 @@ class Admission:
 
     def __init__(self, records: Records, planning: Planning) -> None:
         self.records, self.planning = records, planning
+        self.turn: Gang | None = None  # whose turn it is, or was last
         self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
         self._timed = True  # how long that no took is known
         self._not_before = 0.0  # when that gang is planned again at the earliest
@@ -106,7 +107,7 @@ class Admission:
             self._changes, self._after, self._patient = inventory.changes, None, False
             self._noes.clear()
         while (gang := self.records.ordinary_after(self._after)) is not None:
-            self._after = turn_of(gang)
+            self.turn, self._after = gang, turn_of(gang)
             asked, batch = _asked(gang), self._batch(gang)
             before = self._noes.get(asked)
             if before is not None and batch is not None:
@@ -160,7 +161,7 @@ class Admission:
         What was a no is none again until the inventory changes, nor sooner than a no that took long to find may cost: a
         gang that is hard to place takes a small share of the time.
         """
-        gang = self.records.first
+        self.turn = gang = self.records.first
         if gang is None:
             return None
         asked = (gang.id, gang.moves, self.planning.inventory.changes)

@@ -43,6 +43,7 @@ from ray_dra.core.gangs.events import (
     NextTurn,
     ReleaseAsked,
     Submitted,
+    TurnFailed,
     TurnTook,
     WorkersDue,
     WorkersLeft,
@@ -105,6 +106,8 @@ class Engine:
             case TurnTook():
                 self.admission.took(event.seconds, now.lived)
                 return []
+            case TurnFailed():
+                return self._turn_failed(event, now)
         gang = self.records.gangs.get(event.gang)
         if gang is None:
             return []
@@ -175,6 +178,15 @@ class Engine:
             notes.refused, notes.could_start = verdict.why, verdict.could_start
             return [Tell(gang.id)] if gang.ordinary is not None else []  # others may go before it
         return self._start(gang, verdict.allocation, "its turn: devices are held", now, ())
+
+    def _turn_failed(self, event: TurnFailed, now: Moment) -> list[Action]:
+        """It would be so at each look: it leaves the queue, for those behind it."""
+        gang = self.records.gangs.get(self.admission.turn.id) if self.admission.turn is not None else None
+        if gang is None or not gang.waits:
+            return []
+        why = cut(f"to plan it met a fault of ray-dra's, which its log has: {event.fault}", MOST_BYTES)
+        buried: list[Action] = [BuryGroup(gang.id)] if gang.ordinary is not None else []
+        return [*self._save(replace(gang, releasing=True, failed=why), why, now), *buried]
 
     def _start(
         self, gang: Gang, allocation: Allocation, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None

@@ -125,6 +125,13 @@ class TurnTook:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class TurnFailed:
+    """To plan the gang whose turn it was met a fault of ours."""
+
+    fault: str
+
+
 Event = (
     Submitted
     | Committed
@@ -138,4 +145,5 @@ Event = (
     | DevicesTaken
     | NextTurn
     | TurnTook
+    | TurnFailed
 )
