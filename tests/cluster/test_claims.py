@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.simulated.dra.devices import gpu_pool, slices
+from ray_dra.simulated.dra.driver import spec_of
 from ray_dra.simulated.machine import Machine
+from ray_dra.simulated.profile import SimulatedNode, load_profile
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.nodes import NodeSpec
@@ -220,3 +223,30 @@ def test_the_kustomization_is_complete(cluster: Cluster) -> None:
     assert {*listed, "kustomization.yaml"} == {path.name for path in folder.iterdir()}
     printed = cluster.kubectl("apply", "--server-side", "--dry-run=server", "--force-conflicts", "-k", str(folder))
     assert "daemonset.apps/simulated-gpus serverside-applied" in printed
+
+
+@pytest.mark.parametrize(
+    ("profile", "gates", "shares", "parted"),
+    [
+        ("hgx-h100", {"DynamicMIG"}, "", False),
+        ("gb200-nvl72", {"DynamicMIG"}, "", False),
+        ("hgx-b200", {"DynamicMIG", "ConsumableShares"}, "memory", False),
+        ("dgx-a100", {"DynamicMIG"}, "", False),
+        ("dgx-a100", {"DynamicMIG"}, "", True),
+        ("hgx-h100", {"ConsumableShares", "FabricManagerPartitioning"}, "4", True),
+        ("l40s-pcie", {"DynamicMIG", "ConsumableShares"}, "unlimited", False),
+        ("hgx-h100", {"PassthroughSupport"}, "", False),
+        ("hgx-h100", {"NVMLDeviceHealthCheck"}, "", True),
+    ],
+)
+def test_what_is_published_is_what_the_api_server_keeps(
+    api: KubernetesApi, tmp_path: Path, profile: str, gates: set[str], shares: str, parted: bool
+) -> None:
+    """Quantities, policies, counters and an empty slice in its own form: else the driver wrote them at every look."""
+    machine = Machine.create(tmp_path / "m", SimulatedNode(name="nowhere", profile=load_profile(profile)))
+    if parted:
+        machine.mig(0, "1g.10gb", "3g.40gb")
+    faults = {"xids": [[1, 1, 31], [2, 2, 79]]}
+    pool = gpu_pool(machine.node, faults, frozenset(gates), machine.mig_state(), consumable_shares=shares)
+    for each in slices(pool, "nowhere", 1):
+        assert spec_of(api.create(each, dry_run=True)) == each["spec"]

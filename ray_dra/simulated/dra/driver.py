@@ -147,7 +147,7 @@ class Driver:
             if len(wanted) != len(mine):
                 generation += 1
                 wanted = slices(pool, self._node, generation, self._owner())
-            old = {name: _spec(found) for name, found in mine.items()}
+            old = {name: spec_of(found) for name, found in mine.items()}
             changed = [each for each in wanted if each["spec"] != old.get(each["metadata"]["name"])]
             if not changed and len(wanted) == len(mine):
                 continue
@@ -191,7 +191,7 @@ def _machine(folder: Path, node: SimulatedNode) -> Machine:
     return Machine.create(folder, node)
 
 
-def _spec(found: Object) -> dict[str, Any]:
+def spec_of(found: Object) -> dict[str, Any]:
     """A slice's spec without what the server adds."""
     spec = dict(found["spec"])
     if "devices" in spec:
