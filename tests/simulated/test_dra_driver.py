@@ -114,6 +114,23 @@ def test_a_taint_keeps_its_time(tmp_path: Path) -> None:
     assert server.writes == []
 
 
+def test_a_lost_cdi_file_is_written_again_where_the_claims_say_what_is_published(tmp_path: Path) -> None:
+    """With PassthroughSupport a GPU in use as itself has no VFIO twin: no call waits for itself."""
+    made = driver(Server(), tmp_path, "hgx-h100", "PassthroughSupport")
+    preparer = made.preparers[DRIVER]
+    results = [{"request": "g", "driver": DRIVER, "pool": "n1", "device": "gpu-3"}]
+    claim = {
+        "metadata": {"namespace": "default", "name": "c", "uid": "u"},
+        "status": {"allocation": {"devices": {"results": results}}},
+    }
+    first = preparer.prepare(claim)
+    assert "gpu-vfio-3" not in [device.name for device in made.pool(DRIVER).devices]
+    (file,) = (tmp_path / "cdi").iterdir()
+    file.unlink()
+    assert preparer.prepare(claim) == first
+    assert file.exists()
+
+
 def test_it_does_not_start_on_a_lost_gpu(tmp_path: Path) -> None:
     made = driver(Server(), tmp_path)
     made.machine.lose(3)

@@ -129,12 +129,15 @@ class Preparer:
         uid, namespace = claim["metadata"]["uid"], claim["metadata"]["namespace"]
         with self._locked():
             entry = self._claims.get(uid)
-            if entry is not None and entry["state"] == "completed":
-                prepared = [Prepared(**device) for device in entry["devices"]]
-                if not self._cdi.file(uid).exists():  # /var/run is lost with a reboot
-                    self._write_cdi(uid, prepared, self._chosen(claim))
-                return prepared
-        chosen = self._chosen(claim)
+            ready = entry if entry is not None and entry["state"] == "completed" else None
+        if ready is not None and self._cdi.file(uid).exists():
+            return [Prepared(**device) for device in ready["devices"]]
+        chosen = self._chosen(claim)  # outside the lock: what is published may depend on what is readied
+        if ready is not None:  # /var/run is lost with a reboot
+            prepared = [Prepared(**device) for device in ready["devices"]]
+            with self._locked():
+                self._write_cdi(uid, prepared, chosen)
+            return prepared
         results = claim["status"]["allocation"]["devices"].get("results") or ()
         admin = {result["device"] for result in results if result.get("adminAccess")}
         shares = {result["device"]: result.get("shareID") for result in results}
