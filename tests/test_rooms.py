@@ -1,0 +1,83 @@
+"""Whoever changes a module of core, coordinator or translate finds its tests: by its name, or by this table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "ray_dra"
+ROOMS = ("core", "coordinator", "translate")
+ELSEWHERE = {
+    "coordinator/backends/base.py": "coordinator/backends/kubernetes/test_provisioning.py, coordinator/test_life.py",
+    "coordinator/backends/kubernetes/backend.py": "coordinator/backends/kubernetes/test_provisioning.py",
+    "coordinator/backends/kubernetes/machines.py": "coordinator/backends/kubernetes/test_closed_nodes.py, "
+    "coordinator/backends/kubernetes/test_taken_devices.py",
+    "coordinator/backends/kubernetes/objects.py": "coordinator/backends/kubernetes/test_teardown.py",
+    "coordinator/backends/raylets/backend.py": "coordinator/backends/raylets/test_nodes.py",
+    "coordinator/executor.py": "coordinator/test_kills.py, coordinator/test_coordinator.py",
+    "coordinator/gang_store.py": "coordinator/test_aside.py, coordinator/test_kills.py",
+    "coordinator/inventory_sync.py": "coordinator/test_silence.py, coordinator/backends/raylets/test_nodes.py",
+    "coordinator/jobs.py": "processes/test_coordinator_actor.py",
+    "coordinator/kube_events.py": "coordinator/test_notice.py, translate/kube/test_events.py",
+    "coordinator/observer.py": "coordinator/test_coordinator.py, coordinator/test_silence.py",
+    "coordinator/parts.py": "coordinator/test_aside.py, coordinator/test_life.py",
+    "coordinator/status.py": "coordinator/test_coordinator.py",
+    "coordinator/turns.py": "coordinator/test_queue.py, coordinator/test_crowd.py",
+    "coordinator/waits.py": "processes/test_coordinator_actor.py",
+    "core/cluster/index.py": "core/cluster/test_changes.py, core/cluster/test_inventory_life.py",
+    "core/cluster/node_state.py": "core/cluster/test_inventory.py, core/cluster/test_owned_writes.py",
+    "core/cluster/sharing/partitions.py": "core/cluster/test_sharing.py",
+    "core/cluster/sharing/shares.py": "core/cluster/test_sharing.py",
+    "core/cluster/sharing/whole.py": "core/cluster/test_device_choice.py",
+    "core/explain/criteria.py": "core/model/test_device_selector.py, core/explain/test_shortfalls.py",
+    "core/explain/parts.py": "core/planner/test_parts.py",
+    "core/gangs/actions.py": "core/gangs/test_engine.py",
+    "core/gangs/events.py": "core/gangs/test_engine.py",
+    "core/gangs/order.py": "edge/test_orders.py",
+    "core/gangs/progress.py": "core/gangs/test_stages.py, core/gangs/test_engine_life.py",
+    "core/model/allocation.py": "core/test_plan_brute.py",
+    "core/model/checked.py": "edge/test_parameters.py",
+    "core/model/device.py": "core/model/test_fabric_kinds.py, core/model/test_device_selector.py",
+    "core/model/imex.py": "core/planner/test_imex.py",
+    "core/model/node.py": "core/model/test_fabric_kinds.py, translate/test_device_sources.py",
+    "core/model/parts.py": "core/cluster/test_gpu_parts.py, core/planner/test_parts.py",
+    "core/model/reason.py": "core/explain/test_shortfall_values.py",
+    "core/model/selector.py": "core/model/test_device_selector.py",
+    "core/model/shortfall.py": "core/explain/test_shortfall_values.py",
+    "core/model/topology.py": "core/model/test_clique.py, core/model/test_fabric_kinds.py",
+    "core/model/wording.py": "core/explain/test_shortfalls.py, translate/test_text.py",
+    "core/planner/placement.py": "core/test_plan.py",
+    "core/planner/scope.py": "core/test_plan.py, core/cluster/test_clique_order.py",
+    "core/planner/unequal.py": "core/planner/test_packing.py, core/test_plan_oracle.py",
+    "core/policy/base.py": "core/policy/test_place_by_policy.py",
+    "translate/files/readings.py": "translate/nvml/test_reading.py",
+    "translate/files/shared_records.py": "translate/files/test_records.py",
+    "translate/kube/ending.py": "coordinator/test_notice.py",
+    "translate/kube/images.py": "translate/kube/test_warm.py",
+    "translate/kube/kuberay_start.py": "translate/kube/test_kuberay_pod.py",
+    "translate/quantity.py": "translate/kube/test_slices.py",
+    "translate/ray/bundles.py": "edge/test_parameters.py",
+}
+"""Modules without a file of tests by their name in the same folder, and the files that have their tests."""
+
+
+def modules() -> list[str]:
+    found = [path for room in ROOMS for path in (PACKAGE / room).rglob("*.py")]
+    return sorted(path.relative_to(PACKAGE).as_posix() for path in found if path.name != "__init__.py")
+
+
+def by_name(module: str) -> Path:
+    return TESTS / Path(module).parent / f"test_{Path(module).name}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_has_tests_that_are_found(module: str) -> None:
+    assert by_name(module).exists() != (module in ELSEWHERE), "its tests have its name, or stand in the table"
+    for path in ELSEWHERE.get(module, "").split(", "):
+        assert (TESTS / path).exists(), path
+
+
+def test_the_table_has_no_module_that_is_gone() -> None:
+    assert ELSEWHERE.keys() <= set(modules())
