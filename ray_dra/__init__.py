@@ -18,7 +18,9 @@ if TYPE_CHECKING:
         placement_group,
         plan,
         same_clique,
+        same_gpu,
         snapshot,
+        spread_gpus,
         topology,
     )
     from ray_dra.errors import (
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
-    from ray_dra.translate.ray.devices import gpu
+    from ray_dra.translate.ray.devices import gpu, mig
     from ray_dra.translate.text import draw_topology
 
 __version__ = "0.1.0"
@@ -55,7 +57,9 @@ _HOMES = {
         "placement_group",
         "plan",
         "same_clique",
+        "same_gpu",
         "snapshot",
+        "spread_gpus",
         "topology",
     ),
     "ray_dra.program.connect": ("ClientBuilder", "embedded_cluster"),
@@ -77,7 +81,7 @@ _HOMES = {
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
-    "ray_dra.translate.ray.devices": ("gpu",),
+    "ray_dra.translate.ray.devices": ("gpu", "mig"),
     "ray_dra.translate.text": ("draw_topology",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -108,10 +112,13 @@ __all__ = [
     "get_notice",
     "gpu",
     "linked_devices",
+    "mig",
     "placement_group",
     "plan",
     "same_clique",
+    "same_gpu",
     "snapshot",
+    "spread_gpus",
     "topology",
 ]
 

@@ -14,7 +14,8 @@ from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device_selector import DeviceCriteria
-from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.locality import Connect, Gpus, Locality
+from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
 from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError, shown
@@ -57,6 +58,16 @@ def linked_devices() -> Locality:
     return Locality(connect=Connect.REQUIRED)
 
 
+def same_gpu() -> Locality:
+    """The parts of a gang on one GPU. For `part=`."""
+    return Locality(gpus=Gpus.SAME)
+
+
+def spread_gpus() -> Locality:
+    """Each part of a gang on another GPU. For `part=`."""
+    return Locality(gpus=Gpus.SPREAD)
+
+
 def best_connected() -> Locality:
     """The best-connected free GPUs on each node, NUMA in mind; the default."""
     return Locality(connect=Connect.PREFERRED)
@@ -77,6 +88,7 @@ def placement_group(
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
     devices: DeviceCriteria | None = None,
+    part: PartCriteria | None = None,
     priority: int = 0,
     wait: bool = True,
 ) -> GangPlacementGroup:
@@ -91,6 +103,9 @@ def placement_group(
         name: at most 253 characters.
         locality: where the bundles lie in relation to each other; combine two with `&`.
         devices: which GPUs will do, as `ray_dra.gpu(memory=">=80G", compute_capability=">=9.0")` says.
+        part: a part of a GPU in place of each bundle's whole GPU, as `ray_dra.mig("1g.10gb")` says; on Kubernetes
+            alone. Each bundle has `"GPU": 1` then, and as few whole GPUs are broken as can be. See `same_gpu`,
+            `spread_gpus`.
         product: shorthand for `gpu(product=...)`: product name or names that will do, matched whole ("NVIDIA H100 80GB
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
@@ -109,6 +124,7 @@ def placement_group(
         locality=locality,
         product=product,
         devices=devices,
+        part=part,
         priority=priority,
         soft_node=_soft_target_node_id,
     )
@@ -136,6 +152,7 @@ def plan(
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
     devices: DeviceCriteria | None = None,
+    part: PartCriteria | None = None,
     priority: int = 0,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
@@ -161,6 +178,7 @@ def plan(
         locality=locality,
         product=product,
         devices=devices,
+        part=part,
         priority=priority,
     )
     if cluster is None:

@@ -83,7 +83,7 @@ class GpuIdMap:
         numbers = self._backend.numbers(allocation)
         return [
             [
-                Seen(numbers[g.node][g.position] if g.node in numbers else g.position, g.uuid, g.node, g.clique)
+                Seen(numbers[g.node][g.device] if g.node in numbers else g.position, g.uuid, g.node, g.clique)
                 for g in placed.grants
             ]
             for placed in allocation.bundles

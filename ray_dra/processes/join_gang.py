@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ray_dra.adapters.ray import GcsStore
 from ray_dra.core.model.node import Node
@@ -34,8 +34,16 @@ POLL_SECONDS = 0.1
 TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def join_gang(label: str, node_name: str, node: Node | None) -> dict[str, str]:
-    """The labels with which the raylet joins its gang. Ends the process where it must not join.
+class Joined(NamedTuple):
+    """The labels with which a raylet joins its gang, and the UUIDs of the parts of GPUs that it has, as it numbers
+    them."""
+
+    labels: dict[str, str]
+    parts: tuple[str, ...]
+
+
+def join_gang(label: str, node_name: str, node: Node | None) -> Joined:
+    """How the raylet joins its gang. Ends the process where it must not join.
 
     Args:
         label: the slot's.
@@ -45,8 +53,11 @@ def join_gang(label: str, node_name: str, node: Node | None) -> dict[str, str]:
     expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
     if expected is None:
         _refuse(f"nobody planned anything for {label} on {node_name}")
+    parts: tuple[str, ...] = ()
     try:
-        problem = difference(slot_from_bytes(expected), node)
+        planned = slot_from_bytes(expected)
+        problem = difference(planned, node)
+        parts = parts_of(planned, node) if not problem else ()
     except RayDraError as error:
         problem = str(error)
     if problem:
@@ -55,17 +66,53 @@ def join_gang(label: str, node_name: str, node: Node | None) -> dict[str, str]:
     attempt = attempt_of_slot(label)
     if _wait(lambda: store.get(GO_KEY + attempt), BARRIER_SECONDS) is None:
         _refuse(f"the other workers of {attempt} did not come within {BARRIER_SECONDS:.0f} s")
-    return {SLOT_LABEL: label}
+    return Joined({SLOT_LABEL: label}, parts)
 
 
 def difference(planned: PlannedSlot, node: Node | None) -> str:
     """How the node's devices differ from those planned for the slot; empty if they do not."""
+    if planned.parts:
+        return _other_parts(planned, node)
     seen = sorted(d.uuid or "" for d in node.devices) if node is not None else []
     if seen != sorted(planned.uuids):
         return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(planned.uuids)) or 'none'}"
     if planned.clique is not None and node is not None and node.clique != planned.clique:
         return f"NVML says clique {node.clique}; planned was {planned.clique}"
     return ""
+
+
+def _other_parts(planned: PlannedSlot, node: Node | None) -> str:
+    gpus = node.parted if node is not None else ()
+    seen = sorted(f"{part.profile} of {gpu.uuid}" for gpu in gpus for part in gpu.parts)
+    parents = {gpu.uuid for gpu in gpus}
+    seen += sorted(d.uuid or "" for d in node.devices if d.uuid not in parents) if node is not None else []
+    if len(parts_of(planned, node)) == len(planned.parts) == len(seen):
+        return ""
+    wanted = sorted(f"{uuid or profile} of {parent}" for parent, profile, uuid in planned.parts)
+    return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(wanted)}"
+
+
+def parts_of(planned: PlannedSlot, node: Node | None) -> tuple[str, ...]:
+    """The UUIDs of the parts that were planned, in their order, as far as they are there. Those of a GPU and profile
+    that were made for the gang are alike."""
+    there = {
+        part.uuid: (gpu.uuid, _without_media(part.profile))
+        for gpu in (node.parted if node is not None else ())
+        for part in gpu.parts
+        if part.uuid is not None
+    }
+    found = []
+    for parent, profile, uuid in planned.parts:
+        alike = (each for each, kind in there.items() if kind == (parent, _without_media(profile)))
+        uuid = next(alike, None) if uuid is None else uuid
+        if uuid is not None and there.pop(uuid, None) is not None:
+            found.append(uuid)
+    return tuple(found)
+
+
+def _without_media(profile: str) -> str:
+    """NVML does not tell 1g.10gb+me from 1g.10gb."""
+    return profile.partition("+")[0]
 
 
 def _wait(ask: Callable[[], bytes | None], seconds: float) -> bytes | None:

@@ -18,6 +18,7 @@ from ray_dra.translate.names import (
     RAY_ADDRESS_VARIABLE,
     SLOT_VARIABLE,
     START_HOOK_VARIABLE,
+    VISIBLE_VARIABLE,
     WORKER_HOOK_VARIABLE,
 )
 
@@ -55,7 +56,12 @@ def start(ray_params: Any, head: bool) -> None:
     if label and not head:
         from ray_dra.processes.join_gang import join_gang
 
-        labels |= join_gang(label, name, node)
+        joined = join_gang(label, name, node)
+        labels |= joined.labels
+        if joined.parts:
+            # Ray counts GPUs, and one in parts as one. It takes this for what there is, and numbers it in this order.
+            os.environ[VISIBLE_VARIABLE] = ",".join(joined.parts)
+            ray_params.num_gpus = len(joined.parts)
     own = labels_of(node)
     ray_params.labels = {**own, **labels}
     ray_params.resources = {**node_resources(own), **(getattr(ray_params, "resources", None) or {})}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -116,8 +116,14 @@ def seen_devices(worker: Any) -> list[SeenDevice] | None:
         if planned is not None:
             devices = planned[next(iter(bundles))]
             if len(gpu_ids) == len(devices):
-                return devices
+                return [_named(worker, device) for device in devices]
     return _ask(worker, group, min(bundles, default=-1), tuple(sorted(gpu_ids)))
+
+
+def _named(worker: Any, device: SeenDevice) -> SeenDevice:
+    """A part that was made for the gang has its UUID once it is there: the raylet's list has it."""
+    visible = worker.original_visible_accelerator_ids.get("GPU") if device.uuid is None else None
+    return replace(device, uuid=visible[device.index]) if visible and device.index < len(visible) else device
 
 
 def _map(group: str) -> list[list[SeenDevice]] | None:

@@ -9,13 +9,16 @@ nobody has; a pod on a lost node lingers. Time passes in `step`; what befalls th
 from __future__ import annotations
 
 import copy
+import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from ray_dra.core.model.device_selector import CLASSES
 from ray_dra.errors import Conflict, NotFound, NotLeading
-from ray_dra.ports.kube_objects import Claim, KubeNode, Pod, RayService, ResourceSlice
+from ray_dra.ports.kube_objects import KubeNode, Pod, PublishedDevice, RayService, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
@@ -173,15 +176,21 @@ class FakeKube:
         return MappingProxyType(self._nodes)
 
     def running(self) -> list[tuple[Pod, frozenset[str]]]:
-        """The pods whose start hook is called, and the UUIDs of the devices in each."""
+        """The pods whose start hook is called, and the UUIDs of the devices in each; of a part that was made for its
+        claim GPU/profile/device."""
         found = []
         for name in sorted(self._running):
-            pod, raw = read_pod(self._things["Pod", name]), self._things.get(("ResourceClaim", name))
-            claim = read_claim(raw) if raw is not None else Claim(name)  # a slot without devices has none
+            pod = read_pod(self._things["Pod", name])
+            claims = [read_claim(claim) for claim in self._claims_of(self._things["Pod", name]) if claim is not None]
             if pod.node in self._nodes and self._nodes[pod.node].ready:
-                published = {(pod.node, d.name): d.text("uuid") for s in self._slices[pod.node] for d in s.devices}
-                found.append((pod, frozenset(published[device] or "" for device in claim.devices)))
+                published = {(pod.node, d.name): _uuid_of(d) for s in self._slices[pod.node] for d in s.devices}
+                found.append((pod, frozenset(published[device] for claim in claims for device in claim.devices)))
         return found
+
+    def _claims_of(self, pod: Object) -> list[dict[str, Any] | None]:
+        """Those that a pod names; None for one that is not there."""
+        names = [c["resourceClaimName"] for c in pod["spec"].get("resourceClaims") or () if "resourceClaimName" in c]
+        return [self._things.get(("ResourceClaim", name)) for name in names]
 
     def left(self) -> list[str]:
         """What there is that the RayCluster's namespace did not begin with."""
@@ -330,20 +339,18 @@ class FakeKube:
     def _schedule(self, pod: dict[str, Any]) -> None:
         required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
         (node,) = required["nodeSelectorTerms"][0]["matchFields"][-1]["values"]
-        names = [c["resourceClaimName"] for c in pod["spec"].get("resourceClaims") or () if "resourceClaimName" in c]
-        claims = [self._things.get(("ResourceClaim", name)) for name in names]
-        taken, fits = set(self.claimed()), node in self._nodes and self._nodes[node].ready
+        claims = self._claims_of(pod)
+        fits = node in self._nodes and self._nodes[node].ready
         for claim in claims:
             if claim is None or claim["metadata"].get("deletionTimestamp"):
                 return
-            wanted = read_claim(claim)
-            if wanted.allocated:
+            if read_claim(claim).allocated:
                 continue
-            free = [d for d in self._devices(node, wanted.named) if (node, d) not in taken]
-            if not fits or len(free) < wanted.count:
+            got = self._allocate(node, claim) if fits else None
+            if got is None:
                 fits = False
                 break
-            results = [{"driver": DRIVER, "pool": node, "device": d} for d in free[: wanted.count]]
+            results = [{"driver": DRIVER, "pool": node, "device": d} for d in got]
             claim["status"] = {"allocation": {"devices": {"results": results}}}
         if fits:
             pod["spec"]["nodeName"] = node
@@ -351,9 +358,48 @@ class FakeKube:
         condition = {"type": "PodScheduled", "status": "False", "message": "cannot allocate all claims"}
         pod["status"]["conditions"] = [condition]
 
-    def _devices(self, node: str, uuids: Collection[str]) -> list[str]:
-        devices = [device for each in self._slices.get(node, ()) for device in each.devices]
-        return [device.name for device in devices if device.text("uuid") in uuids]
+    def _allocate(self, node: str, claim: Object) -> list[str] | None:
+        """As Kubernetes' allocator: for each device that is wanted the first that will do, going back within the claim;
+        None where there are none."""
+        slices = self._slices.get(node, ())
+        devices = [device for each in slices for device in each.devices]
+        taken = {device for pool, device in self.claimed() if pool == node}
+        left = {(s.name, counter): n for each in slices for s in each.counters for counter, n in s.counters}
+
+        def use(device: PublishedDevice, sign: int) -> bool:
+            used = [(each.name, counter, n) for each in device.consumes for counter, n in each.counters]
+            for name, counter, n in used:
+                left[name, counter] = left.get((name, counter), 0) - sign * n
+            return all(left[name, counter] >= 0 for name, counter, _ in used)
+
+        for device in devices:
+            if device.name in taken:
+                use(device, +1)
+        wanted = [
+            (
+                request["exactly"]["deviceClassName"],
+                [each["cel"]["expression"] for each in request["exactly"]["selectors"]],
+            )
+            for request in claim["spec"]["devices"]["requests"]
+            for _ in range(request["exactly"]["count"])
+        ]
+
+        def fit(at: int) -> list[str] | None:
+            if at == len(wanted):
+                return []
+            kind, expressions = wanted[at]
+            for device in devices:
+                if device.name in taken or not all(_selects(each, kind, device) for each in expressions):
+                    continue
+                taken.add(device.name)
+                rest = fit(at + 1) if use(device, +1) else None
+                if rest is not None:
+                    return [device.name, *rest]
+                taken.discard(device.name)
+                use(device, -1)
+            return None
+
+        return fit(0)
 
     def _end_pod(self, pod: dict[str, Any]) -> None:
         name = pod["metadata"]["name"]
@@ -374,3 +420,21 @@ class FakeKube:
         if self._leader:
             raise NotLeading(self._leader)
         self._version += 1
+
+
+_NAMES = re.compile(r'device\.attributes\["[^"]+"\]\.(\w+) (in|==) (.+)')
+
+
+def _selects(expression: str, device_class: str, device: PublishedDevice) -> bool:
+    """CEL as far as gangs' claims have it: names and profiles; what is compared besides, the planner has compared."""
+    if CLASSES[device_class] != device.text("type"):
+        return False
+    found = _NAMES.fullmatch(expression)
+    if found is None:
+        return True
+    told = json.loads(found[3])
+    return device.text(found[1]) in (told if found[2] == "in" else [told])
+
+
+def _uuid_of(device: PublishedDevice) -> str:
+    return device.text("uuid") or f"{device.text('parentUUID')}/{device.text('profile')}/{device.name}"

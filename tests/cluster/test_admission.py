@@ -151,8 +151,7 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
             ours.patch("Pod", slot.name, patch, at)
     with pytest.raises(NotAllowed, match="from a RayCluster's head"):
         elsewhere.delete("Pod", slot.name, at)
-    claim = attempt.claim(slot, made["metadata"]["uid"])
-    assert claim is not None
+    claim = attempt.claims(slot, made["metadata"]["uid"])[slot.name]
     bare = {**claim, "metadata": {**claim["metadata"], "labels": {}}}
     orphan = {**claim, "metadata": {**claim["metadata"], "ownerReferences": []}}
     (asked,) = claim["spec"]["devices"]["requests"]

@@ -13,6 +13,7 @@ from typing import Protocol
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import NodeReading
 
@@ -108,8 +109,8 @@ class Backend(Protocol):
     def slots(self, allocation: Allocation) -> Mapping[str, str]:
         """The label of each of the gang's own workers -> its node."""
 
-    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
-        """Node -> a device's position -> its number in the gang's own worker there; none where all are seen."""
+    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[DeviceId, int]]:
+        """Node -> a device -> its number in the gang's own worker there; none where all are seen."""
 
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         """An event for people who look at the cluster."""

@@ -23,8 +23,8 @@ Version = tuple[int, int, int]
 Value = int | Version
 """A capacity is a number, an attribute a version."""
 
-GPU_CLASS = "gpu.nvidia.com"
-CLASSES = {GPU_CLASS: "gpu", "mig.nvidia.com": "mig"}
+GPU_CLASS, MIG_CLASS = "gpu.nvidia.com", "mig.nvidia.com"
+CLASSES = {GPU_CLASS: "gpu", MIG_CLASS: "mig"}
 """DeviceClass -> the `Device.kind` that it selects."""
 
 MEMORY, COMPUTE_CAPABILITY, DRIVER_VERSION = "memory", "cudaComputeCapability", "driverVersion"

@@ -17,7 +17,8 @@ from typing import Any
 
 from ray_dra.errors import RayDraError
 
-MAP_VERSION = SLOT_VERSION = ASIDE_VERSION = 1
+MAP_VERSION = ASIDE_VERSION = 1
+SLOT_VERSION = 2
 LOCALITY_VERSION = 0
 
 MARK = b""
@@ -29,10 +30,16 @@ MappedDevice = tuple[int, str | None, str, str | None]
 
 @dataclass(frozen=True, slots=True)
 class PlannedSlot:
-    """What a gang's pod must find by NVML on its node."""
+    """What a gang's pod must find by NVML on its node.
+
+    Attributes:
+        parts: of GPUs, in the order in which its raylet numbers them: the GPU's UUID, the profile, and the part's own
+            UUID where it was there before the gang.
+    """
 
     uuids: tuple[str, ...]
     clique: str | None
+    parts: tuple[tuple[str, str, str | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ def _device(told: Any) -> MappedDevice:
 
 
 def slot_to_bytes(slot: PlannedSlot) -> bytes:
-    return _written(SLOT_VERSION, uuids=list(slot.uuids), clique=slot.clique)
+    return _written(SLOT_VERSION, uuids=list(slot.uuids), clique=slot.clique, parts=[list(p) for p in slot.parts])
 
 
 def slot_from_bytes(data: bytes) -> PlannedSlot:
@@ -80,9 +87,17 @@ def slot_from_bytes(data: bytes) -> PlannedSlot:
     found = _read(data, "slot", SLOT_VERSION)
     try:
         uuids, clique = found if isinstance(found, list) else (found["uuids"], found["clique"])  # 0: the two, in a list
-        return PlannedSlot(_texts(uuids), _text_or_none(clique))
+        parts = found.get("parts", []) if isinstance(found, dict) else []  # up to 1 there were none
+        return PlannedSlot(_texts(uuids), _text_or_none(clique), tuple(map(_part, _list(parts))))
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable("slot", error) from error
+
+
+def _part(told: Any) -> tuple[str, str, str | None]:
+    parent, profile, uuid = _list(told)
+    if not isinstance(parent, str) or not isinstance(profile, str):
+        raise TypeError("a part is the UUID of a GPU, a profile, and a UUID or nothing")
+    return parent, profile, _text_or_none(uuid)
 
 
 # -- locality/: the policy of a job's ordinary placement groups

@@ -22,8 +22,9 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import whole
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.imex import NO_LIMITS, Limits
-from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.locality import Connect, Gpus, Locality
 from ray_dra.core.model.node import Node
+from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest
 from ray_dra.errors import InvalidRequest, InvalidSnapshot, shown
 from ray_dra.translate.files.plain import plain, read_file
@@ -40,7 +41,7 @@ from ray_dra.translate.files.sense import (
     refuse_unknown,
 )
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.devices import gpu
+from ray_dra.translate.ray.devices import gpu, mig
 
 VERSION = 1
 
@@ -67,8 +68,8 @@ class Snapshot:
 
 
 _SNAPSHOT = TypeAdapter(Snapshot)
-GPU = inspect.signature(gpu).parameters
-REQUEST = ("bundles", "count", "strategy", "locality", "product", "devices", "priority", "preemptible")
+GPU, MIG = inspect.signature(gpu).parameters, inspect.signature(mig).parameters
+REQUEST = ("bundles", "count", "strategy", "locality", "product", "devices", "part", "priority", "preemptible")
 """What a gang's file may say: as `placement_group` has it; `count`: the bundles, so many times over."""
 
 
@@ -199,14 +200,16 @@ def load_request(text: str | bytes) -> GangRequest:
     if len(bundles) * count > MAX_BUNDLES:
         raise InvalidRequest("Too many bundles.", place="count", wanted=str(count), available=f"{MAX_BUNDLES} bundles")
     where = dict(known_fields(given.get("locality", {}), Locality, "locality"))
-    if isinstance(where.get("connect"), str) and where["connect"] in {c.value for c in Connect}:
-        where["connect"] = Connect(where["connect"])
+    for name, kind in (("connect", Connect), ("gpus", Gpus)):
+        if isinstance(where.get(name), str) and where[name] in {c.value for c in kind}:
+            where[name] = kind(where[name])
     request = request_from_bundles(
         bundles * count,
         strategy=given.get("strategy"),
         locality=Locality(**where),
         product=given.get("product"),
         devices=_devices(given.get("devices")),
+        part=_part(given.get("part")),
         priority=given.get("priority", 0),
     )
     return replace(request, preemptible=given.get("preemptible", False))
@@ -221,6 +224,17 @@ def _devices(given: object) -> DeviceCriteria | None:
             "devices is what ray_dra.gpu takes.", place="devices", wanted=shown(given), available=", ".join(GPU)
         )
     return gpu(**given)
+
+
+def _part(given: object) -> PartCriteria | None:
+    """The arguments of `ray_dra.mig`, by name; or a profile."""
+    if given is None or isinstance(given, str):
+        return mig(given) if given is not None else None
+    if not isinstance(given, dict) or not given.keys() <= MIG.keys():
+        raise InvalidSnapshot(
+            "part is what ray_dra.mig takes.", place="part", wanted=shown(given), available=", ".join(MIG)
+        )
+    return mig(**given)
 
 
 def read_snapshot(path: Path | str) -> Snapshot:

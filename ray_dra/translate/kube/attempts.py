@@ -46,16 +46,18 @@ class Attempt:
         """The slot's worker."""
         return self._maker.pod(slot, self.domains.get(slot.clique or ""))
 
-    def claim(self, slot: Slot, pod: str) -> dict[str, Any] | None:
-        """The claim of the slot's devices, owned by the pod of this uid; None for a slot without devices."""
-        return self._maker.claim(slot, pod) if slot.uuids else None
+    def claims(self, slot: Slot, pod: str) -> dict[str, dict[str, Any]]:
+        """The claims of the slot's devices by name, owned by the pod of this uid; none for a slot without devices."""
+        return {name: self._maker.claim(slot, pod, name, parts) for name, parts in slot.claims.items()}
 
     def unlike(self, slots: Iterable[Slot]) -> list[Slot]:
         """One of each kind among them: of those left out, the API server thinks as of these."""
         kinds: dict[Any, Slot] = {}
         for slot in slots:
             asked = tuple(sorted(slot.resources.items()))
-            kinds.setdefault((slot.clique in self.domains, len(slot.uuids), slot.criteria, asked), slot)
+            kinds.setdefault(
+                (slot.clique in self.domains, len(slot.uuids), len(slot.parts), slot.criteria, asked), slot
+            )
         return list(kinds.values())
 
 

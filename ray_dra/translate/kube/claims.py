@@ -45,6 +45,15 @@ def expression_for(uuids: Sequence[str]) -> str:
     return f'device.attributes["{DRIVER}"].uuid in {json.dumps(list(uuids), separators=(",", ":"))}'
 
 
+def expression_for_parts_of(gpu: str) -> str:
+    """The parts of a GPU, by its UUID."""
+    return f'device.attributes["{DRIVER}"].parentUUID in {json.dumps([gpu], separators=(",", ":"))}'
+
+
+def expression_for_profile(profile: str) -> str:
+    return f'device.attributes["{DRIVER}"].profile == {json.dumps(profile)}'
+
+
 def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
     """What a request says of its devices, in CEL: beside their names, so that the cluster holds to it as well."""
     found = []
@@ -63,27 +72,31 @@ def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
 
 
 def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
-    """The devices that a gang's claim names (its first selector), and how many it counts; none for another's form."""
+    """The devices that a gang's claim names (the first selector of each request), and how many it counts; of parts that
+    are to be made, their GPU; none for another's form."""
     requests: Sequence[Raw] = ((thing.get("spec") or {}).get("devices") or {}).get("requests") or ()
-    if len(requests) != 1:
-        return (), 0
-    exactly = requests[0].get("exactly") or {}
-    selectors: Sequence[Raw] = exactly.get("selectors") or ()
-    count = exactly.get("count", 1)
-    if not selectors or not isinstance(count, int):
-        return (), 0
-    first, *others = (selector["cel"]["expression"] for selector in selectors)
-    if any(_names_in(other) for other in others):
-        return (), 0
-    return _names_in(first), count
+    named: dict[str, None] = {}
+    total = 0
+    for request in requests:
+        exactly = request.get("exactly") or {}
+        selectors: Sequence[Raw] = exactly.get("selectors") or ()
+        count = exactly.get("count", 1)
+        if not selectors or not isinstance(count, int):
+            return (), 0
+        first, *others = (selector["cel"]["expression"] for selector in selectors)
+        if any(_names_in(other) for other in others):
+            return (), 0
+        named |= dict.fromkeys(_names_in(first))
+        total += count
+    return tuple(named), total
 
 
 @functools.lru_cache(maxsize=1024)  # a claim is read at each of its changes, and says the same
 def _names_in(expression: str) -> tuple[str, ...]:
-    """Of an expression as `expression_for` writes it; none of any other."""
+    """Of an expression as `expression_for` and `expression_for_parts_of` write it; none of any other."""
     head, _, names = expression.partition(" in ")
     try:
-        found = json.loads(names) if head.endswith(".uuid") else []
+        found = json.loads(names) if head.endswith((".uuid", ".parentUUID")) else []
     except ValueError:
         return ()
     return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()

@@ -5,10 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
+from ray_dra.core.model.parts import profile_order
 from ray_dra.core.model.request import Bundle
+
+
+class SlotPart(NamedTuple):
+    """A part of a GPU that a slot has: of this GPU and profile, and which one where it is there already."""
+
+    parent: str
+    profile: str
+    uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +33,32 @@ class Slot:
     label: str
     node: str
     bundles: tuple[int, ...]
-    uuids: tuple[str, ...]  # in the node's order
+    uuids: tuple[str, ...]  # of whole devices, in the node's order
     clique: str | None
     resources: Mapping[str, float]
     criteria: DeviceCriteria = ANY_DEVICE  # what all its bundles say of their devices
+    parts: tuple[SlotPart, ...] = ()  # of GPUs, in the order in which its raylet numbers them
 
     @property
     def name(self) -> str:
-        """Of its pod and of its claim."""
+        """Of its pod, and of its claim where it has whole devices."""
         return self.label.replace(".", "-")
+
+    @property
+    def devices(self) -> int:
+        """How many its raylet offers."""
+        return len(self.uuids) + len(self.parts)
+
+    @property
+    def claims(self) -> Mapping[str, tuple[SlotPart, ...]]:
+        """The names of its claims: one for whole devices (no parts), and one for the parts of each GPU. The allocator
+        goes back within a claim and not beyond it, and the driver makes the parts of a claim one after the other."""
+        found = {self.name: ()} if self.uuids else {}
+        parents = list(dict.fromkeys(part.parent for part in self.parts))
+        return found | {
+            f"{self.name}-g{at}": tuple(part for part in self.parts if part.parent == parent)
+            for at, parent in enumerate(parents)
+        }
 
 
 def attempt_name(gang: str, epoch: int) -> str:
@@ -50,6 +77,12 @@ def slot_labels(allocation: Allocation) -> dict[str, str]:
     return {node: f"{attempt}.{number}" for number, node in enumerate(dict.fromkeys(allocation.nodes))}
 
 
+def slot_order(grant: Grant) -> tuple[object, ...]:
+    """Sorts a slot's devices as its raylet numbers them: by position, and the parts of a GPU as its claim has them."""
+    profile = profile_order(grant.part.profile) if grant.part is not None else ()
+    return grant.position, profile, grant.uuid or "", grant.device.device
+
+
 def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, Slot]:
     """The slots of an allocation, in topology order, by node. `asked`: the bundles of its request, in its order."""
     by_node: dict[str, list[tuple[int, Placed]]] = {}
@@ -58,7 +91,7 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
     labels = slot_labels(allocation)
     found = {}
     for node, members in by_node.items():
-        grants = sorted((g for _, placed in members for g in placed.grants), key=lambda g: g.position)
+        grants = sorted((g for _, placed in members for g in placed.grants), key=slot_order)
         cliques = {g.clique for g in grants}
         resources: dict[str, float] = {}
         for _, placed in members:
@@ -68,10 +101,11 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
             labels[node],
             node,
             tuple(index for index, _ in members),
-            tuple(g.uuid or "" for g in grants),
+            tuple(g.uuid or "" for g in grants if g.part is None),
             cliques.pop() if len(cliques) == 1 else None,
             resources,
             _common([asked[index] for index, placed in members if asked and placed.grants]),
+            tuple(SlotPart(g.part.parent, g.part.profile, g.uuid) for g in grants if g.part is not None),
         )
     return found
 

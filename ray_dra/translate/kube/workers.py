@@ -10,18 +10,24 @@ import copy
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.clique import label_value
-from ray_dra.core.model.device_selector import GPU_CLASS
+from ray_dra.core.model.device_selector import GPU_CLASS, MIG_CLASS
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster
-from ray_dra.translate.kube.claims import demands_on, expression_for
+from ray_dra.translate.kube.claims import (
+    demands_on,
+    expression_for,
+    expression_for_parts_of,
+    expression_for_profile,
+)
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.raycluster import worker_template
-from ray_dra.translate.kube.slots import Slot
+from ray_dra.translate.kube.slots import Slot, SlotPart
 from ray_dra.translate.names import (
     ATTEMPT_LABEL,
     CLUSTER_LABEL,
@@ -83,22 +89,28 @@ class Maker:
             },
         }
 
-    def claim(self, slot: Slot, pod: str) -> dict[str, Any]:
-        """For the slot's pod of this uid alone. Kubernetes deletes it with the pod."""
+    def claim(self, slot: Slot, pod: str, name: str, parts: Sequence[SlotPart] = ()) -> dict[str, Any]:
+        """For the slot's pod of this uid alone: its whole devices, or these parts of one GPU. Kubernetes deletes it
+        with the pod."""
         criteria = slot.criteria
-        expressions = (expression_for(slot.uuids), *demands_on(criteria))
-        exactly = {
-            "deviceClassName": criteria.device_class or GPU_CLASS,
-            "allocationMode": "ExactCount",
-            "count": len(slot.uuids),
-            "selectors": [{"cel": {"expression": expression}} for expression in expressions],
-        }
+        demands = demands_on(criteria)
+        requests = []
+        if not parts:
+            wanted = (expression_for(slot.uuids), *demands)
+            requests.append(_request("gpus", criteria.device_class or GPU_CLASS, len(slot.uuids), wanted))
+        there = [part.uuid for part in parts if part.uuid is not None]
+        if there:
+            requests.append(_request("parts", MIG_CLASS, len(there), (expression_for(there), *demands)))
+        made = Counter(part.profile for part in parts if part.uuid is None)
+        for number, (profile, count) in enumerate(made.items()):
+            wanted = (expression_for_parts_of(parts[0].parent), expression_for_profile(profile), *demands)
+            requests.append(_request(f"parts-{number}", MIG_CLASS, count, wanted))
         owner = {"apiVersion": "v1", "kind": "Pod", "name": slot.name, "uid": pod, "controller": True}
         return {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaim",
-            "metadata": self._meta(slot.name, self._labels_of(slot), owner),
-            "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
+            "metadata": self._meta(name, self._labels_of(slot), owner),
+            "spec": {"devices": {"requests": requests}},
         }
 
     def pod(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -162,8 +174,9 @@ class Maker:
         spec["schedulingGates"] = [*theirs, {"name": GATE}]
         spec["affinity"] = bound_to(spec.get("affinity") or {}, slot.node)
         claims = []
-        if slot.uuids:
-            claims.append({"name": "gpus", "resourceClaimName": slot.name})
+        for name in slot.claims:
+            local = "gpus" + name.removeprefix(slot.name)
+            claims.append({"name": local, "resourceClaimName": name})
         if domain is not None:
             channel = domain["spec"]["channel"]["resourceClaimTemplate"]["name"]
             claims.append({"name": "imex", "resourceClaimTemplateName": channel})
@@ -185,6 +198,16 @@ def _without_kueue(named: Mapping[str, str] | None) -> dict[str, str]:
     return {name: value for name, value in (named or {}).items() if not name.startswith(KUEUE_PREFIX)}
 
 
+def _request(name: str, device_class: str, count: int, expressions: Sequence[str]) -> dict[str, Any]:
+    exactly = {
+        "deviceClassName": device_class,
+        "allocationMode": "ExactCount",
+        "count": count,
+        "selectors": [{"cel": {"expression": expression}} for expression in expressions],
+    }
+    return {"name": name, "exactly": exactly}
+
+
 def _node_type(cluster: RayCluster) -> str:
     """Of a gang's worker. KubeRay's certificates have the addresses of heads and workers only, and GCS reaches a raylet
     by its address; so where it makes them, a gang's worker is a worker, and Ray's autoscaler must be off."""
@@ -204,7 +227,7 @@ def _offers(slot: Slot) -> dict[str, str]:
 
     `ray start` takes whole CPUs and bytes only, so a fraction is rounded up: down, the bundles would not fit.
     """
-    params = {"num-gpus": str(len(slot.uuids)), "num-cpus": str(_whole(slot.resources.get("CPU", 0.0)))}
+    params = {"num-gpus": str(slot.devices), "num-cpus": str(_whole(slot.resources.get("CPU", 0.0)))}
     if "memory" in slot.resources:
         params["memory"] = str(_whole(slot.resources["memory"]))
     custom = {k: v for k, v in slot.resources.items() if k not in ("CPU", "GPU", "memory")}

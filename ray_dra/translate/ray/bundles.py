@@ -10,6 +10,7 @@ from typing import Any
 from ray_dra.core.model.checked import many, number, table, text
 from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
 from ray_dra.core.model.locality import ANYWHERE, Locality, no_locality
+from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.request import (
     MAX_AMOUNT,
     MAX_BUNDLES,
@@ -23,8 +24,8 @@ from ray_dra.core.model.request import (
     check_text_length,
 )
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import GPU_DOMAIN, RAY_NODE_ID
-from ray_dra.translate.ray.devices import criteria_from, request_for
+from ray_dra.translate.names import GPU_DOMAIN, MIG_PREFIX, RAY_NODE_ID
+from ray_dra.translate.ray.devices import check_part, criteria_from, request_for
 from ray_dra.translate.ray.labels import check_selector
 
 NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
@@ -39,6 +40,7 @@ def request_from_bundles(
     locality: Locality | None = None,
     product: str | Sequence[str] | None = None,
     devices: DeviceCriteria | None = None,
+    part: PartCriteria | None = None,
     priority: int = 0,
     soft_node: str | None = None,
 ) -> GangRequest:
@@ -66,7 +68,7 @@ def request_from_bundles(
             wanted=str(len(asked_for)),
             available=str(len(labels)),
         )
-    made = _bundles(asked_for, labels, criteria_from(devices, product))
+    made = _bundles(asked_for, labels, criteria_from(devices, product), check_part(part))
     return check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
 
 
@@ -91,7 +93,9 @@ def _check_soft_node(node: object, strategy: Strategy) -> None:
         )
 
 
-def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, criteria: DeviceCriteria) -> tuple[Bundle, ...]:
+def _bundles(
+    bundles: Sequence[Any], selectors: Sequence[Any] | None, criteria: DeviceCriteria, part: PartCriteria | None
+) -> tuple[Bundle, ...]:
     """Equal bundles are one object: the planner folds them quickly."""
     made: dict[Any, Bundle] = {}
     same: dict[tuple[int, int], Bundle] = {}  # the very same dicts, as [{"GPU": 1}] * 1000 has them
@@ -107,6 +111,7 @@ def _bundles(bundles: Sequence[Any], selectors: Sequence[Any] | None, criteria: 
                 resources,
                 index=i,
                 criteria=criteria,
+                part=part,
                 labels=check_selector(table(labels, place, most=MAX_ENTRIES), place),
             )
             key = (bundle.devices, tuple(sorted(bundle.resources.items())), tuple(sorted(bundle.labels.items())))
@@ -148,6 +153,7 @@ def bundle_from_resources(
     *,
     index: int,
     criteria: DeviceCriteria = ANY_DEVICE,
+    part: PartCriteria | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Bundle:
     """A Bundle from Ray's dict, e.g. {"GPU": 4, "CPU": 8}; `index` is for the message.
@@ -169,6 +175,13 @@ def bundle_from_resources(
             count = _gpu_count(amount, place)
         elif name == "GPU":
             continue
+        elif name.startswith(MIG_PREFIX):
+            raise InvalidRequest(
+                "Parts of GPUs are asked for by `part`.",
+                place=place,
+                wanted=name,
+                available=f'{{"GPU": 1}} with part=ray_dra.mig("{name.removeprefix(MIG_PREFIX)}")',
+            )
         elif amount < 0 or (amount == 0 and len(resources) == 1):
             raise InvalidRequest(f"{name} must be more than 0.", place=place, wanted=f"{name}: {amount:g}")
         elif 0 < amount < MIN_AMOUNT:
@@ -177,7 +190,7 @@ def bundle_from_resources(
             )
         elif amount > 0:
             rest[name] = amount
-    devices = (request_for(count, criteria),) if count else ()
+    devices = (request_for(count, criteria, part),) if count else ()
     return Bundle(devices, rest, dict(labels or {}))
 
 

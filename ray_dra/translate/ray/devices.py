@@ -25,6 +25,7 @@ from ray_dra.core.model.device_selector import (
     Value,
     version_of,
 )
+from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.request import DeviceRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.quantity import quantity
@@ -82,6 +83,57 @@ def gpu(
     return criteria
 
 
+_PROFILE = re.compile(r"(?:[1-9]c\.)?[1-9]g\.[1-9][0-9]{0,3}gb(?:\+[a-z.]{1,16})?")
+
+
+def mig(profile: str | None = None, *, memory: str | int | None = None) -> PartCriteria:
+    """Which part of a GPU each bundle has, for `placement_group(..., part=...)`: a MIG partition.
+
+    Args:
+        profile: as NVIDIA names it, e.g. "1g.10gb".
+        memory: in place of a profile: the smallest part that has so much, e.g. "20Gi" or a number of bytes. A part of
+            "20gb" has a little less than 20Gi: ask for "19Gi".
+
+    Raises:
+        InvalidRequest: no profile and no memory, both, or one that can be none.
+    """
+    if (profile is None) == (memory is None):
+        raise InvalidRequest(
+            "A part is named by its profile or by its memory.",
+            place="mig",
+            wanted="both" if profile is not None else "neither",
+            available='mig("1g.10gb") or mig(memory="20Gi")',
+        )
+    if profile is not None:
+        if not isinstance(profile, str) or not _PROFILE.fullmatch(profile):
+            raise InvalidRequest(
+                "This is no profile of MIG.", place="profile", wanted=shown(profile), available="1g.10gb and its like"
+            )
+        return PartCriteria(profile)
+    wanted: float | None = None
+    if isinstance(memory, numbers.Integral) and not isinstance(memory, bool):
+        wanted = int(memory)
+    elif isinstance(memory, str):
+        try:
+            wanted = quantity(memory)
+        except ValueError:
+            wanted = None
+    if wanted is None or not 1 <= wanted <= MAX_VALUE:
+        raise InvalidRequest(
+            "The memory of a part is a quantity.", place="memory", wanted=shown(memory), available='"20Gi", "10G"'
+        )
+    return PartCriteria(memory=int(wanted))
+
+
+def check_part(part: object) -> PartCriteria | None:
+    """What `part=` says."""
+    if part is not None and not isinstance(part, PartCriteria):
+        raise InvalidRequest(
+            "part is what ray_dra.mig(...) returns.", place="part", wanted=shown(part), available="mig(...)"
+        )
+    return part
+
+
 def product_names(product: object) -> tuple[str, ...]:
     """The products of a request: one name, several, or none."""
     if product is None:
@@ -105,8 +157,9 @@ def criteria_from(devices: object, product: object) -> DeviceCriteria:
     return DeviceCriteria(devices.device_class, names or tuple(devices.products), tuple(devices.selectors))
 
 
-def request_for(count: int, criteria: DeviceCriteria) -> DeviceRequest:
-    return DeviceRequest(count, criteria.device_class or GPU_CLASS, criteria.products, selectors=criteria.selectors)
+def request_for(count: int, criteria: DeviceCriteria, part: PartCriteria | None = None) -> DeviceRequest:
+    device_class = criteria.device_class or GPU_CLASS
+    return DeviceRequest(count, device_class, criteria.products, selectors=criteria.selectors, part=part)
 
 
 def _selectors(name: str, demands: object, place: str) -> list[Selector]:

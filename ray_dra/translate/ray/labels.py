@@ -23,7 +23,7 @@ from ray_dra.translate.names import (
 def node_labels(node: Node, *, accelerator_type: str | None = None) -> dict[str, str]:
     """The labels of the raylet on this node; `accelerator_type` as Ray spells it."""
     labels = {NODE_LABEL: label_value(node.name)}
-    if node.clique is not None:
+    if node.clique is not None and not node.parted:  # parts of GPUs have no NVLink
         labels[GPU_DOMAIN] = label_value(node.clique)
     if node.order is not None:
         labels[TRAY_LABEL] = str(node.order)

@@ -23,7 +23,8 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import STARTS, Progress
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Grant
+from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest, KubernetesError, OverQuota, Rejected
 from ray_dra.ports.clock import Clock
@@ -34,7 +35,7 @@ from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.ending import ClusterEnding, ending_of
 from ray_dra.translate.kube.raycluster import default_locality, worker_template, write_limits
-from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels
+from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order
 from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
@@ -246,13 +247,16 @@ class KubernetesBackend:
             found = self._labels[name] = slot_labels(allocation)
         return found
 
-    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
-        """A gang's own worker sees no other devices, in the order of their positions."""
-        by_node: dict[str, list[int]] = {}
+    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[DeviceId, int]]:
+        """A gang's own worker sees no other devices, in the order of its slot."""
+        by_node: dict[str, list[Grant]] = {}
         for grant in allocation.grants:
             if self._has_own(grant.node):
-                by_node.setdefault(grant.node, []).append(grant.position)
-        return {node: {p: rank for rank, p in enumerate(sorted(positions))} for node, positions in by_node.items()}
+                by_node.setdefault(grant.node, []).append(grant)
+        return {
+            node: {grant.device: rank for rank, grant in enumerate(sorted(grants, key=slot_order))}
+            for node, grants in by_node.items()
+        }
 
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.kube.tell(reason, message, warning=warning)

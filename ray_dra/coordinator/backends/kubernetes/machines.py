@@ -7,11 +7,12 @@ decides.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
+from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.device import Health
@@ -51,7 +52,11 @@ class _Taken:
             if not mask and (gpus is None or (at is not None and state.node.devices[at].id.device in gpus)):
                 mask = gpu.table.everything  # the whole GPU, or something that is no part that we know
             if mask:
-                self.parts[gpu.gpu.uuid] = self.parts.get(gpu.gpu.uuid, 0) | mask
+                self.leave_parts(gpu.gpu.uuid, mask)
+
+    def leave_parts(self, gpu: str, mask: int) -> None:
+        """These parts of a GPU are others'."""
+        self.parts[gpu] = self.parts.get(gpu, 0) | mask
 
     def place_parts(self, state: NodeState, device: str, gang: str) -> None:
         """A gang's claim has got this device."""
@@ -218,6 +223,9 @@ class Machines:
                 mask = sum(1 << at for at, device in enumerate(state.node.devices) if device.uuid in named)
                 if mask:
                     taken.setdefault(name, _Taken()).busy |= mask
+                for gpu in state.parts:
+                    if parts := _named_parts(gpu, named):
+                        taken.setdefault(name, _Taken()).leave_parts(gpu.gpu.uuid, parts)
         for name in self.names:
             now = taken.get(name, _NOTHING)
             if self._taken.get(name) != now:
@@ -245,6 +253,13 @@ class Machines:
         for problem in self.problems():
             if problem not in before:
                 logger.warning(problem)
+
+
+def _named_parts(gpu: GpuParts, named: Collection[str]) -> int:
+    """The parts that claims name: by their UUIDs, or all of a GPU by its own."""
+    if gpu.gpu.uuid in named:
+        return gpu.table.everything
+    return sum(1 << at for at, part in enumerate(gpu.gpu.parts) if part.uuid is not None and part.uuid in named)
 
 
 def _with_faults(node: Node, faults: Mapping[str, str]) -> Node:

@@ -175,16 +175,21 @@ class Provisioning:
         calls = [partial(self._add_one, slot) for slot in bare]
         lacking = len(bare)
         for slot in slots:
-            pod, claim = pods.get(slot.name), claims.get(slot.name)
-            if pod is None or not (pod.deleting or (slot.uuids and (claim is None or claim.pod != pod.uid))):
+            pod = pods.get(slot.name)
+            if pod is None:
+                continue
+            missing = [name for name in slot.claims if name not in claims]
+            foreign = [claims[name] for name in slot.claims if name in claims and claims[name].pod != pod.uid]
+            if not (pod.deleting or missing or foreign):
                 continue
             lacking += 1
             if pod.deleting:
                 continue
-            if claim is None:
-                calls.append(partial(self._add_claim, slot, pod.uid))
-            elif not claim.deleting:  # of a pod that is gone
-                calls.append(partial(self._drop_claim, claim))
+            if missing:
+                calls.append(partial(self._add_claims, slot, pod.uid, missing))
+            calls += [
+                partial(self._drop_claim, claim) for claim in foreign if not claim.deleting
+            ]  # of a pod that is gone
         self.kube.together(calls)
         return lacking
 
@@ -216,18 +221,18 @@ class Provisioning:
             self._done("join", name)
 
     def _add_one(self, slot: Slot) -> None:
-        """Its pod, and at once its claim."""
+        """Its pod, and at once its claims."""
         if self._due("make", slot.name):
             pod = self.kube.create(self.attempt.pod(slot))
             self._done("make", slot.name)
             if pod:
-                self._add_claim(slot, pod)
+                self._add_claims(slot, pod, slot.claims)
 
-    def _add_claim(self, slot: Slot, pod: str) -> None:
-        claim = self.attempt.claim(slot, pod)
-        if claim is not None and self._due("claim", pod):
-            self.kube.create(claim)
-            self._done("claim", pod)
+    def _add_claims(self, slot: Slot, pod: str, names: Collection[str]) -> None:
+        for name, claim in self.attempt.claims(slot, pod).items():
+            if name in names and self._due("claim", f"{pod} {name}"):
+                self.kube.create(claim)
+                self._done("claim", f"{pod} {name}")
 
     def _drop_claim(self, claim: Claim) -> None:
         if self._due("drop", claim.uid):
@@ -255,7 +260,8 @@ class Provisioning:
         Raises:
             _GiveWay: ours is the younger.
         """
-        ours = {uuid for slot in self.attempt.slots.values() for uuid in slot.uuids}
+        slots = self.attempt.slots.values()
+        ours = {uuid for slot in slots for uuid in (*slot.uuids, *(part.uuid or part.parent for part in slot.parts))}
         neighbours = self.machines.neighbours
         first = neighbours.before(ours, min((claim.age for claim in there.claims), default=None))
         if first is not None:
@@ -290,7 +296,8 @@ class Provisioning:
         """Say what each slot must find by NVML, then let all pods be scheduled."""
         if not self._told:
             for slot in self.attempt.slots.values():
-                self.store.put(SLOT_KEY + slot.label, slot_to_bytes(PlannedSlot(slot.uuids, slot.clique)))
+                planned = PlannedSlot(slot.uuids, slot.clique, slot.parts)
+                self.store.put(SLOT_KEY + slot.label, slot_to_bytes(planned))
             self._told = True
         self.kube.together([partial(self._open_one, pod) for pod in closed])
 

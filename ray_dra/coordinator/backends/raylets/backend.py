@@ -9,6 +9,7 @@ from ray_dra.core.gangs.lifecycle import PLACE_SECONDS
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import THERE, Progress
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import NodeReading
 
@@ -63,7 +64,7 @@ class RayletsBackend:
     def slots(self, allocation: Allocation) -> Mapping[str, str]:
         return {}
 
-    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[int, int]]:
+    def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[DeviceId, int]]:
         return {}
 
     def tell(self, reason: str, message: str, *, warning: bool = False) -> None:

@@ -254,11 +254,13 @@ class Nodes:
 
 
 def only_visible(reading: NodeReading, visible: str | None) -> NodeReading:
-    """The GPUs that a raylet's CUDA_VISIBLE_DEVICES names, in its order: indices or UUIDs; None or "" for all."""
+    """The GPUs that a raylet's CUDA_VISIBLE_DEVICES names, in its order: indices or UUIDs; None or "" for all. Of a part
+    it is the GPU."""
     if not visible:
         return reading
     by_name = {str(g.index): at for at, g in enumerate(reading.gpus)}
     by_name |= {g.uuid: at for at, g in enumerate(reading.gpus) if g.uuid}
+    by_name |= {mig.uuid: at for at, g in enumerate(reading.gpus) for mig in g.migs}
     chosen: list[int] = []
     for name in visible.split(","):
         found = by_name.get(name, next((at for known, at in by_name.items() if known.startswith(name)), None))
