@@ -202,7 +202,8 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go(side: Side) -> None
 
     def make(slot: Slot) -> None:
         pod = side.kube.create(attempt.pod(slot))
-        side.kube.create(attempt.claim(slot, pod) or {})
+        for claim in attempt.claims(slot, pod).values():
+            side.kube.create(claim)
 
     side.kube.together([partial(make, slot) for slot in slots.values()])
 

@@ -77,14 +77,23 @@ class CrashingKube(FakeKube):
 
 
 class World:
-    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed."""
+    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed. `gates`: the DRA driver's."""
 
-    def __init__(self, nodes: int = 4, cliques: int = 2) -> None:
-        machines = simulated_nodes("gb200-nvl72", nodes=nodes, cliques=cliques)
+    def __init__(
+        self,
+        nodes: int = 4,
+        cliques: int | None = 2,
+        profile: str = "gb200-nvl72",
+        gates: frozenset[str] = frozenset(),
+    ) -> None:
+        machines = simulated_nodes(profile, nodes=nodes, cliques=cliques)
         self.kube = CrashingKube(
             cluster(),
             [
-                (KubeNode(m.name, labels=node_labels(m), cpus=8, memory=64 << 30), slices(gpu_pool(m, {}), m.name, 1))
+                (
+                    KubeNode(m.name, labels=node_labels(m), cpus=8, memory=64 << 30),
+                    slices(gpu_pool(m, {}, gates), m.name, 1),
+                )
                 for m in machines
             ],
         )

@@ -41,6 +41,7 @@ GOOD: dict[str, Any] = {
     "locality": None,
     "product": None,
     "devices": None,
+    "part": None,
     "priority": 0,
     "wait": True,
 }

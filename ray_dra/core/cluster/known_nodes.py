@@ -78,4 +78,6 @@ class KnownNodes:
 
 
 def _healthy(node: Node) -> int:
-    return sum(device.health is Health.OK for device in node.devices)
+    """Devices that are well, and GPUs that are given out in parts alone: an administrator has made them so."""
+    parted = sum(gpu.position is None and gpu.health is Health.OK for gpu in node.parted)
+    return parted + sum(device.health is Health.OK for device in node.devices)

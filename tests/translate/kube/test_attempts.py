@@ -20,12 +20,13 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.plan import plan
 from ray_dra.ports.kube_objects import KubeNode
 from ray_dra.simulated.dra.devices import gpu_pool, slices
-from ray_dra.simulated.profile import SimulatedNode, load_profile
+from ray_dra.simulated.mig import MigState
+from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.slots import Slot
-from ray_dra.translate.ray.devices import gpu
+from ray_dra.translate.ray.devices import gpu, mig
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -52,8 +53,50 @@ def test_objects_are_as_reviewed(
     )
     content = list(made.domains.values())
     for number, slot in enumerate(made.slots.values()):
-        content += filter(None, (made.claim(slot, f"uid-{number}"), made.pod(slot)))
+        content += [*made.claims(slot, f"uid-{number}").values(), made.pod(slot)]
     golden = GOLDEN / file
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
+    assert content == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_parts_are_claimed_one_claim_a_gpu() -> None:
+    """Of each GPU what is to be made by profile, the largest first, and what is there by UUID."""
+    machine = simulated_nodes("hgx-h100", nodes=1)[0]
+    state = MigState()
+    dynamic = node_from_slices(
+        KubeNode("n0", cpus=64, memory=64 << 30),
+        read(slices(gpu_pool(machine, {}, frozenset({"DynamicMIG"})), "n0", 1)),
+    )
+    for at, profile in enumerate(("3g.40gb", "1g.10gb")):
+        kind = machine.profile.mig_profile(profile)
+        state = state.with_mode(1, True, now=True)
+        state, _ = state.with_part(machine.profile, 1, kind, kind.starts[0] if at == 0 else 4, f"MIG-{at}")
+    static = node_from_slices(
+        KubeNode("n1", cpus=64, memory=64 << 30), read(slices(gpu_pool(machine, {}, frozenset(), state), "n1", 1))
+    )
+    static = replace(static, devices=())  # so that its UUIDs are not those of the other node, too
+    one, three = mig("1g.10gb"), mig("3g.40gb")
+    request = gang([{"GPU": 1, "CPU": 1}] * 12, part=one)
+    first = request.bundles[0]
+    large = replace(first, devices=(replace(first.devices[0], part=three),))
+    request = replace(request, bundles=(*request.bundles, large, large))
+    made = attempt_of(allocate([static, dynamic], request), CLUSTER, compute_domains=True, asked=request.bundles)
+    assert not made.domains
+    content: list[dict[str, Any]] = []
+    for number, slot in enumerate(made.slots.values()):
+        assert slot.clique is None
+        assert slot.uuids == ()
+        claims = made.claims(slot, f"uid-{number}")
+        named = [each["resourceClaimName"] for each in made.pod(slot)["spec"]["resourceClaims"]]
+        assert named == list(claims)
+        assert all(name.startswith(f"{slot.name}-g") for name in named)
+        for claim in claims.values():
+            back = read_claim({**claim, "metadata": {**claim["metadata"], "uid": "u"}})
+            assert back.named  # a neighbour can tell which GPU it is about
+            assert back.count == sum(each["exactly"]["count"] for each in claim["spec"]["devices"]["requests"])
+        content += [*claims.values(), made.pod(slot)]
+    golden = GOLDEN / "parts.yaml"
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
     assert content == list(yaml.safe_load_all(golden.read_text()))
@@ -66,7 +109,7 @@ def test_a_claim_says_what_the_request_says_of_its_devices() -> None:
     request = gang([{"GPU": 4}] * 2, locality=Locality(segment=1), devices=wanted)
     made = attempt_of(allocate(RACKS, request), CLUSTER, compute_domains=True, asked=request.bundles)
     golden = GOLDEN / "rack-selectors.yaml"
-    claims = [made.claim(slot, "uid") or {} for slot in made.slots.values()]
+    claims = [claim for slot in made.slots.values() for claim in made.claims(slot, "uid").values()]
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(claims)), sort_keys=False, width=120))
     assert claims == list(yaml.safe_load_all(golden.read_text()))
@@ -91,8 +134,7 @@ def test_a_claim_for_bundles_that_ask_for_different_things_says_what_all_do() ->
 
 
 def exactly_of(made: Attempt, slot: Slot) -> dict[str, Any]:
-    claim = made.claim(slot, "uid")
-    assert claim is not None
+    (claim,) = made.claims(slot, "uid").values()
     (request,) = claim["spec"]["devices"]["requests"]
     found: dict[str, Any] = request["exactly"]
     return found

@@ -254,8 +254,8 @@ class Nodes:
 
 
 def only_visible(reading: NodeReading, visible: str | None) -> NodeReading:
-    """The GPUs that a raylet's CUDA_VISIBLE_DEVICES names, in its order: indices or UUIDs; None or "" for all. Of a part
-    it is the GPU."""
+    """The GPUs that a raylet's CUDA_VISIBLE_DEVICES names, in its order: indices or UUIDs; None or "" for all. Of a
+    part it is the GPU."""
     if not visible:
         return reading
     by_name = {str(g.index): at for at, g in enumerate(reading.gpus)}
