@@ -1,5 +1,5 @@
-"""A gang of parts of GPUs on KubeRay, end to end: what is planned, allocated, made by the driver, shown by NVML and seen
-by each rank are the same parts."""
+"""A gang of parts of GPUs on KubeRay, end to end: what is planned, allocated, made by the driver, shown by NVML and
+seen by each rank are the same parts."""
 
 from __future__ import annotations
 
