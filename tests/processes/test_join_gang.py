@@ -8,6 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
+from ray._private.resource_and_label_spec import ResourceAndLabelSpec
 
 from ray_dra.core.model.node import Node
 from ray_dra.hooks import start
@@ -88,6 +90,10 @@ def test_a_raylet_offers_its_parts_and_is_in_no_gpu_domain(monkeypatch: pytest.M
     start(params, False)
     assert os.environ[VISIBLE_VARIABLE] == "MIG-2,MIG-1,MIG-4"
     assert params.num_gpus == 3
+    spec = ResourceAndLabelSpec(num_gpus=params.num_gpus)  # what Ray makes of it, without a part of a GPU at hand
+    spec._resolve_accelerator_resources(NvidiaGPUAcceleratorManager, params.num_gpus)
+    assert spec.num_gpus == 3
+    assert NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids() == ["MIG-2", "MIG-1", "MIG-4"]
     assert params.labels[SLOT_LABEL] == "rd-x-0.0"
     assert GPU_DOMAIN not in params.labels
 
