@@ -123,6 +123,8 @@ def _pci(sys: Path, node: SimulatedNode) -> None:
             ("vendor", f"0x{profile.pci_device_id & 0xFFFF:04x}"),
             ("device", f"0x{profile.pci_device_id >> 16:04x}"),
             ("class", "0x030200"),
+            ("subsystem_vendor", "0x10de"),
+            ("subsystem_device", "0x0000"),
             ("numa_node", str(numa)),
             ("resource", "0x0000000000000000 0x0000000000000000 0x0000000000000000"),
         ):

@@ -633,12 +633,16 @@ int nvmlGpuInstanceDestroy(void *h) {
     *m = g->mig[--g->mig_count];
     return end_change(fd, OK);
 }
-/* A compute instance fills its GPU instance; smaller ones are not simulated. */
+/* A compute instance fills its GPU instance; smaller ones are not simulated. Since Hopper one of seven slices also comes
+ * with NVLink (8), which NVIDIA's DRA driver asks for; on Ampere it cannot make 7g for that. */
+static int fills(unsigned kind, Profile *p) {
+    return p && (kind <= 4 || (kind == 8 && machine.architecture > AMPERE)) && ci_slices[kind] == p->slices;
+}
 int nvmlGpuInstanceGetComputeInstanceProfileInfo(void *h, unsigned kind, unsigned engines, CiProfile *to) {
     INSTANCE(g, m, h, gi_handle);
     Profile *p = profile_of(m->profile);
     if (kind >= CI_PROFILES || engines) return INVALID_ARGUMENT;
-    if (!p || kind > 4 || ci_slices[kind] != p->slices) return NOT_SUPPORTED;
+    if (!fills(kind, p)) return NOT_SUPPORTED;
     *to = (CiProfile){kind, p->slices, 1, p->sm, p->copy, p->decoder, p->encoder, p->jpeg, p->ofa};
     (void)g;
     return OK;
@@ -657,7 +661,7 @@ static int new_uuid(char *to, size_t size) {
 int nvmlGpuInstanceCreateComputeInstance(void *h, unsigned kind, void **ci) {
     INSTANCE(g, m, h, gi_handle);
     Profile *p = profile_of(m->profile);
-    if (!p || kind > 4 || ci_slices[kind] != p->slices) return INVALID_ARGUMENT;
+    if (!fills(kind, p)) return INVALID_ARGUMENT;
     unsigned gi = m->gi;
     CHANGE(fd);
     m = instance(g, gi);

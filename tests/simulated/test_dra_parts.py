@@ -169,6 +169,8 @@ def test_consumable_shares_open_gpus_and_parts(shares: str, memory: tuple[str, s
     assert all(device.body["allowMultipleAllocations"] for device in parts.devices)
     # Counters are of the device, however many have it.
     assert all("requestPolicy" not in str(device.body["consumesCounters"]) for device in parts.devices)
+    assert all(("shares" in each["counters"]) is counted for each in parts.counters or ())  # NVIDIA's driver adds it
+    assert not any("shares" in str(device.body["consumesCounters"]) for device in parts.devices)
     assert "allowMultipleAllocations" not in gpu_pool(node, {}, gate).devices[0].body
     passed = gpu_pool(node, {}, gate | {"PassthroughSupport"}, consumable_shares=shares)
     assert {d.kind: "allowMultipleAllocations" in d.body for d in passed.devices} == {"gpu": True, "vfio": False}

@@ -301,6 +301,20 @@ def test_ampere_turns_mig_on_with_a_reset_alone(tmp_path: Path) -> None:
     assert run(machine, "say(mode=n.nvmlDeviceGetMigMode(gpus[1]))") == {"mode": [1, 1]}
 
 
+@pytest.mark.parametrize(("profile", "codes"), [("hgx-h100", [0, 0]), ("dgx-a100", [0, 3])])
+def test_seven_slices_come_with_nvlink_since_hopper(profile: str, codes: list[int], tmp_path: Path) -> None:
+    """NVIDIA's DRA driver asks for them so; on an A100 it cannot make its largest part (its issue 1480)."""
+    machine = machine_of(profile, tmp_path)
+    machine.mig(0)
+    script = """
+gi = ctypes.c_void_p()
+call("nvmlDeviceCreateGpuInstance", gpus[0], 0, ctypes.byref(gi))
+info = (ctypes.c_uint * 9)()
+say(codes=[refused("nvmlGpuInstanceGetComputeInstanceProfileInfo", gi, kind, 0, info) for kind in (4, 8)])
+"""
+    assert run(machine, script) == {"codes": codes}
+
+
 def test_a_part_in_use_stays(tmp_path: Path) -> None:
     machine = machine_of("hgx-b200", tmp_path)
     (part,) = machine.mig(0, "1g.23gb")

@@ -102,8 +102,11 @@ def gpu_pool(
     groups = tuple(tuple(sorted(view.dynamic(gpu), key=lambda d: d.name)) for gpu in range(node.profile.gpus))
     if not node.profile.mig:
         return Pool(DRIVER, groups)
-    counted = [gpu for gpu in range(node.profile.gpus) if view.can_part(gpu)]
-    return Pool(DRIVER, groups, tuple(partitions.counter_set(node.profile, gpu) for gpu in counted))
+    counters = []
+    for gpu in filter(view.can_part, range(node.profile.gpus)):
+        shares = view.opened if view.opened.isdigit() and view.can_be_whole(gpu) else ""
+        counters.append(partitions.counter_set(node.profile, gpu, shares))
+    return Pool(DRIVER, groups, tuple(counters))
 
 
 def twin(name: str) -> str | None:
@@ -206,6 +209,10 @@ class _View:
         """DynamicMIG: Ampere changes MIG mode with a reset alone, so it has parts only where the mode is on already."""
         return bool(self.node.profile.mig) and (gpu in self.mig.on or not self.node.profile.resets_for_mig)
 
+    def can_be_whole(self, gpu: int) -> bool:
+        """DynamicMIG: where MIG mode is on, it has to go off without a reset."""
+        return gpu not in self.mig.on or not self.node.profile.resets_for_mig
+
     def static(self, gpu: int) -> list[Published]:
         """A GPU in MIG mode is published by its parts alone, and not at all without any."""
         if gpu in self.mig.on:
@@ -220,7 +227,7 @@ class _View:
         if not self.can_part(gpu):
             return self.static(gpu)
         found = [self._dynamic_part(gpu, mig, start) for mig in profile.mig for start in mig.starts]
-        if gpu not in self.mig.on or not profile.resets_for_mig:
+        if self.can_be_whole(gpu):
             found.append(self._whole(gpu, partitions.most_of_all(profile), partitions.whole(profile)))
         return found
 

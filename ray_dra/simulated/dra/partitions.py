@@ -47,9 +47,14 @@ def memory_slices(start: int, size: int) -> Quantities:
     return {f"memorySlice{at}": {"value": "1"} for at in range(start, start + size)}
 
 
-def counter_set(profile: Profile, gpu: int) -> dict[str, Any]:
-    """One a GPU: what its parts, and the GPU as a whole, consume from."""
-    return {"name": f"gpu-{gpu}-counter-set", "counters": whole(profile)}
+def counter_set(profile: Profile, gpu: int, shares: str = "") -> dict[str, Any]:
+    """One a GPU: what its parts, and the GPU as a whole, consume from.
+
+    Args:
+        shares: how many claims may have the whole GPU. NVIDIA's driver counts them here, too; nothing consumes them.
+    """
+    counted: Quantities = {"shares": {"value": shares}} if shares else {}
+    return {"name": f"gpu-{gpu}-counter-set", "counters": whole(profile) | counted}
 
 
 def whole(profile: Profile) -> Quantities:
