@@ -90,7 +90,8 @@ def _device(path: Path, major: int, minor: int) -> None:
     if path.exists():
         return
     try:
-        os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(major, minor))
+        os.mknod(path, stat.S_IFCHR, os.makedev(major, minor))
+        path.chmod(0o666)  # whatever the umask
     except PermissionError:
         path.touch()
 

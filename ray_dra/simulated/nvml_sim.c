@@ -4,7 +4,8 @@
  * read again whenever they change, which is how faults arrive.
  * RAY_DRA_SIMULATED_NVML names the machine's file; without it, a library in a driver's root (driver_root.py) knows
  * its own. RAY_DRA_SIMULATED_VISIBLE, where set, names a folder with one entry for each device that this
- * container was given, by UUID; other devices are not there. */
+ * container was given, by UUID; other devices are not there. In a container that NVIDIA's driver filled, the
+ * device nodes say so instead (RAY_DRA_SIMULATED_DEV: where they are), and the machine is mounted at /machine. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -150,14 +151,28 @@ static int given(const char *folder, const char *uuid) {
     return access(path, F_OK) == 0;
 }
 
+/* The same by device nodes: a part by its GPU instance's capability, a GPU in MIG mode only for its parts. */
+static int node_of_part(const char *dev, const Gpu *g, const Mig *part) {
+    char name[64];
+    snprintf(name, sizeof name, "nvidia-caps/nvidia-cap%u", 3 + g->minor_number * 135 + part->gi * 9);
+    return given(dev, name);
+}
+static int node_of_gpu(const char *dev, const Gpu *g) {
+    char name[32];
+    snprintf(name, sizeof name, "nvidia%u", g->minor_number);
+    return !g->mig_mode && given(dev, name);
+}
+
 /* Leave only what the container was given, numbered from 0. A GPU is also there for its partitions. */
-static void keep_given(Machine *m, const char *folder) {
+static void keep_given(Machine *m, const char *folder, const char *dev) {
     int kept[GPUS], new_index[GPUS], n = 0;
     for (int i = 0; i < m->gpus; i++) {
         Gpu *g = &m->gpu[i];
-        int whole = given(folder, g->uuid), parts = 0;
-        for (int k = 0; k < g->mig_count && !whole; k++)
-            if (g->mig[k].uuid[0] && given(folder, g->mig[k].uuid)) g->mig[parts++] = g->mig[k];
+        int whole = folder ? given(folder, g->uuid) : node_of_gpu(dev, g), parts = 0;
+        for (int k = 0; k < g->mig_count && !whole; k++) {
+            Mig *part = &g->mig[k];
+            if (part->uuid[0] && (folder ? given(folder, part->uuid) : node_of_part(dev, g, part))) g->mig[parts++] = *part;
+        }
         if (!whole) g->mig_count = parts;
         new_index[i] = whole || parts ? n : -1;
         if (whole || parts) kept[n++] = i;
@@ -209,6 +224,11 @@ static const char *machine_path(void) {
     const char *told = getenv("RAY_DRA_SIMULATED_NVML");
     return told ? told : in_root();
 }
+/* The folder of device nodes that limits the view: a container's, whose root has the library and the machine. */
+static const char *nodes_limit(const char *machine_file) {
+    const char *told = getenv("RAY_DRA_SIMULATED_DEV");
+    return told ? told : !strcmp(machine_file, "/machine/machine.txt") ? "/dev" : NULL;
+}
 
 static int load(void) {
     static Machine fresh;
@@ -224,8 +244,8 @@ static int load(void) {
         parse(file, &fresh);
         fclose(file);
         if ((file = fopen(mig, "r"))) { parse_mig(file, &fresh); fclose(file); }
-        const char *folder = getenv("RAY_DRA_SIMULATED_VISIBLE");
-        if (folder) keep_given(&fresh, folder);
+        const char *folder = getenv("RAY_DRA_SIMULATED_VISIBLE"), *dev = nodes_limit(path);
+        if (folder || dev) keep_given(&fresh, folder, dev);
         machine = fresh;
         loaded = now, loaded_mig = now_mig;
     }
@@ -486,7 +506,7 @@ static void wait_for(double seconds) { if (seconds > 0) usleep((useconds_t)(seco
 static int begin_change(void) {
     char path[PATH_MAX + 32];
     const char *file = machine_path();
-    if (!file || getenv("RAY_DRA_SIMULATED_VISIBLE")) return -1;
+    if (!file || getenv("RAY_DRA_SIMULATED_VISIBLE") || nodes_limit(file)) return -1;
     int fd = open(beside(file, "mig.lock", path, sizeof path), O_RDWR | O_CREAT, 0644);
     if (fd < 0) return -1;
     if (flock(fd, LOCK_EX) || load()) { close(fd); return -1; }

@@ -36,6 +36,39 @@ def test_the_library_in_it_knows_its_machine(tmp_path: Path) -> None:
     assert type(machine)(moved / "machine").mig_state().on == {2}
 
 
+def test_device_nodes_limit_what_a_container_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NVIDIA's driver fills it: a node a GPU, and for a part its GPU's and those of its capabilities."""
+    node = simulated_nodes("hgx-h100")[0]
+    machine = make_driver_root(tmp_path / "root", node)
+    first, second = machine.mig(1, "1g.10gb", "3g.40gb")
+    dev = tmp_path / "dev"
+    minor = 3 + 1 * 135 + second.gpu_instance * 9
+    for name in (
+        "nvidia1",
+        "nvidia6",
+        "nvidiactl",
+        f"nvidia-caps/nvidia-cap{minor}",
+        f"nvidia-caps/nvidia-cap{minor + 1}",
+    ):
+        (dev / name).parent.mkdir(parents=True, exist_ok=True)
+        (dev / name).touch()
+    monkeypatch.setenv("RAY_DRA_SIMULATED_DEV", str(dev))
+    code = """
+import json, pynvml as n
+n.nvmlInit()
+gpus = [n.nvmlDeviceGetHandleByIndex(i) for i in range(n.nvmlDeviceGetCount())]
+def parts(gpu):
+    for at in range(n.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        try:
+            yield n.nvmlDeviceGetUUID(n.nvmlDeviceGetMigDeviceHandleByIndex(gpu, at))
+        except n.NVMLError_NotFound:
+            pass
+print(json.dumps([[n.nvmlDeviceGetUUID(gpu), n.nvmlDeviceGetMinorNumber(gpu), *parts(gpu)] for gpu in gpus]))
+"""
+    assert json.loads(python(code, tmp_path / "root")) == [[node.uuid(1), 1, second.uuid], [node.uuid(6), 6]]
+    assert first in machine.mig_state().parts
+
+
 def test_it_has_what_the_driver_looks_for(tmp_path: Path) -> None:
     node = simulated_nodes("gb200-nvl72")[0]
     make_driver_root(tmp_path, node)
