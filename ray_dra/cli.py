@@ -106,6 +106,7 @@ def plan(
     memory: Annotated[str | None, typer.Option(help='Of a GPU, e.g. ">=80G".')] = None,
     compute_capability: Annotated[str | None, typer.Option(help='Of a GPU, e.g. ">=9.0".')] = None,
     driver_version: Annotated[str | None, typer.Option(help='NVIDIA\'s, e.g. ">=580".')] = None,
+    mig_profile: Annotated[str | None, typer.Option("--mig", help="A part of a GPU a bundle, e.g. 1g.10gb.")] = None,
     strategy: Annotated[str, typer.Option(help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")] = "PACK",
     priority: Annotated[int, typer.Option(help="Only gangs of at most this priority may have to leave.")] = 0,
     address: Address = "",
@@ -121,7 +122,7 @@ def plan(
     from ray_dra.core.model.request import MAX_BUNDLES
     from ray_dra.translate.files.snapshot import inventory_of, read_request, read_snapshot
     from ray_dra.translate.ray.bundles import request_from_bundles
-    from ray_dra.translate.ray.devices import gpu
+    from ray_dra.translate.ray.devices import gpu, mig
     from ray_dra.translate.text import answer_as_json, explain_answer
 
     if request is not None:
@@ -139,6 +140,7 @@ def plan(
             devices=gpu(
                 memory=memory, compute_capability=compute_capability, driver_version=driver_version, product=product
             ),
+            part=mig(mig_profile) if mig_profile is not None else None,
             priority=priority,
         )
     if cluster is not None:

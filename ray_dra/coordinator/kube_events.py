@@ -51,7 +51,8 @@ def told_of(gang: Gang, stage: str, joined: bool) -> Told:
     if gang.allocation is None:
         why = "; ".join([*map(str, gang.waits_for), *filter(None, [gang.said])]) or "its turn"
         return Told("GangMoved" if gang.moves else "GangQueued", f"{who} waits for {why}", bool(gang.moves))
-    where = f"{len(gang.allocation.grants)} GPUs on {', '.join(dict.fromkeys(gang.allocation.nodes))}"
+    kind = "parts of GPUs" if any(grant.part is not None for grant in gang.allocation.grants) else "GPUs"
+    where = f"{len(gang.allocation.grants)} {kind} on {', '.join(dict.fromkeys(gang.allocation.nodes))}"
     if gang.phase is Phase.READY:
         return Told("GangReady", f"{who} is ready: {where}")
     if gang.phase is Phase.DEGRADED:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import READY, StageTimes
 from ray_dra.core.model import checked
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import DomainId, Health
 from ray_dra.core.model.device_selector import DeviceCriteria, Selector
 from ray_dra.core.model.locality import Locality
@@ -49,8 +49,8 @@ class GangStatus(Protocol):
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
     """The gang's phase, what of it will end, where each bundle lies, what is lost, what it waits for."""
     lines = [
-        f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} GPUs, {request.locality}"
-        + (f", planned again {status.moves} times" if status.moves else "")
+        f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} {_kind(request)}s,"
+        f" {request.locality}" + (f", planned again {status.moves} times" if status.moves else "")
     ]
     if status.phase in (Phase.PROVISIONING, Phase.PLACING) and status.said:
         lines.append(f"  {status.said}")
@@ -109,14 +109,23 @@ def explain_allocation(allocation: Allocation) -> list[str]:
         if placed.clique != clique:
             clique = placed.clique
             lines.append(f"  clique {clique}" if clique is not None else "  in no clique")
-        gpus = ", ".join(f"{g.index} ({(g.uuid or 'no uuid')[:12]})" for g in placed.grants) or "no GPU"
-        lines.append(f"    bundle {index} on {placed.node}: GPU {gpus}")
+        lines.append(f"    bundle {index} on {placed.node}: {_devices(placed.grants)}")
     return lines
+
+
+def _devices(grants: Sequence[Grant]) -> str:
+    parts = [f"{g.part.profile} of {g.part.parent[:12]}" for g in grants if g.part is not None]
+    if parts:
+        return ", ".join(parts)
+    whole = [f"{g.index} ({(g.uuid or 'no uuid')[:12]})" for g in grants]
+    return f"GPU {', '.join(whole) or 'no GPU'}"
 
 
 def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> str:
     """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes."""
-    what = f"{_count(len(request.bundles), 'bundle')}, {_count(request.device_count, 'GPU')}, {request.locality}"
+    what = (
+        f"{_count(len(request.bundles), 'bundle')}, {_count(request.device_count, _kind(request))}, {request.locality}"
+    )
     if isinstance(answer, Allocation):
         return "\n".join([f"fits: {what}", *explain_allocation(answer)])
     lines = [f"does not fit{'' if answer.proven else ' (not found within the bound)'}: {what}"]
@@ -174,9 +183,18 @@ def _shortfall(found: Shortfall) -> dict[str, Any]:
 
 def _bundles(allocation: Allocation) -> list[dict[str, Any]]:
     return [
-        {"node": p.node, "clique": p.clique, "gpus": [{"index": g.index, "uuid": g.uuid} for g in p.grants]}
-        for p in allocation.bundles
+        {"node": p.node, "clique": p.clique, "gpus": [_plain_device(g) for g in p.grants]} for p in allocation.bundles
     ]
+
+
+def _plain_device(grant: Grant) -> dict[str, Any]:
+    plain: dict[str, Any] = {"index": grant.index, "uuid": grant.uuid}
+    return plain if grant.part is None else {**plain, "profile": grant.part.profile, "parent": grant.part.parent}
+
+
+def _kind(request: GangRequest) -> str:
+    """GPUs, or parts of GPUs."""
+    return "GPU" if request.bundles[0].part is None else "part"
 
 
 def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> str:

@@ -12,8 +12,10 @@ from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.core.model.topology import Topology
+from ray_dra.core.plan import plan
 from ray_dra.translate.text import (
     answer_as_json,
     draw_topology,
@@ -23,6 +25,8 @@ from ray_dra.translate.text import (
     explain_times,
 )
 from tests.core.machines import gang, node, one_clique, rack
+from tests.core.parted import bundle as part_bundle
+from tests.core.parted import parted_node
 
 NODES = [*rack("r", 2), node("box", 4, box=True, sick=[1])]
 SMALL, LARGE = gang(4, 2, name="small", locality=one_clique()), gang(4, 4, locality=one_clique())
@@ -166,3 +170,18 @@ def test_a_topology_is_drawn_by_clique_with_what_is_held_and_what_is_not_well() 
         "in no clique",
         "  lost             [ 0 | 1 ]  (its raylet is lost)",
     ]
+
+
+def test_parts_of_gpus_are_told_by_profile_and_gpu() -> None:
+    inventory = Inventory([parted_node("n", 1)])
+    request = GangRequest("g", (part_bundle("1g.10gb"),) * 2)
+    answer = plan(inventory, request)
+    text = explain_answer(answer, request)
+    assert text.startswith("fits: 2 bundles, 2 parts, anywhere")
+    assert "    bundle 1 on n: 1g.10gb of GPU-n-0" in text.splitlines()
+    (first, _) = json.loads(answer_as_json(answer))["bundles"]
+    assert first["gpus"] == [{"index": None, "uuid": None, "profile": "1g.10gb", "parent": "GPU-n-0"}]
+    no = GangRequest("g", (part_bundle("1g.10gb"),) * 8)
+    refused = plan(inventory, no)
+    assert "does not fit: 8 bundles, 8 parts" in explain_answer(refused, no)
+    assert json.loads(answer_as_json(refused))["shortfalls"][0]["available"] == 7

@@ -221,18 +221,24 @@ class GpuParts:
         return mask
 
     def wanted(self, grants: Iterable[Grant]) -> tuple[Wanted, int]:
-        """What the claim for a gang's parts here says, and which were planned."""
+        """What the claim for a gang's parts here says, and which were planned; without what the GPU offers no more."""
         found: list[tuple[ProfileOrder, int]] = []
         planned = 0
         for grant in grants:
             assert grant.part is not None
             mask = self.names.get(grant.device.device, 0)
             planned |= mask
-            found.append((profile_order(grant.part.profile), self._alternatives(grant.part.profile, mask)))
+            alternatives = self._alternatives(grant.part.profile, mask)
+            if alternatives:
+                found.append((profile_order(grant.part.profile), alternatives))
         return tuple(mask for _, mask in sorted(found)), planned
 
     def _alternatives(self, profile: str, planned: int) -> int:
         return planned if self.table.pinned else self.table.of_profile(profile)
+
+    def take_back(self, gang: str, grants: Sequence[Grant]) -> None:
+        """A gang has had these parts, whatever the GPU offers by now."""
+        self.held[gang] = self.wanted(grants)
 
     def hold(self, gang: str, grants: Sequence[Grant]) -> None:
         """Raises ValueError where the gangs here could not all have theirs."""

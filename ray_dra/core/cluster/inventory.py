@@ -367,7 +367,8 @@ class Inventory(Index):
                     mask |= state.mask_of(placed.grants)
             self._share(Allocation(gang, on_node), +1)
             if hold.parts:
-                self._hold_parts(Allocation(gang, on_node), {})
+                for (_, gpu), grants in self._gpus_of(Allocation(gang, on_node)).items():
+                    gpu.take_back(gang, grants)
                 self._break(Allocation(gang, on_node), +1)
             NodeState.take(gang, {state: mask})
             self.held_devices += mask.bit_count()

@@ -347,3 +347,18 @@ def test_bundles_are_in_the_order_of_nodes_and_gpus() -> None:
     places = [(grant.node, grant.position) for grant in answer.grants]
     assert places == sorted(places)
     assert len(set(places)) == 8
+
+
+def test_a_node_that_comes_back_with_other_parts_keeps_what_its_gangs_have() -> None:
+    """An administrator has made other parts meanwhile: nothing is refused for it, and what is left is given."""
+    had = replace(node("n", 0), parted=(parted("n", 0, static=("1g.10gb", "3g.40gb")),))
+    inventory = Inventory([had])
+    held = plan(inventory, asking(bundle("1g.10gb"), bundle("3g.40gb")))
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    inventory.put_node(replace(had, parted=(parted("n", 0, static=("1g.10gb",)),)))
+    assert isinstance(plan(inventory, asking(bundle("1g.10gb"), name="h")), Unsatisfiable)
+    inventory.release("g")
+    inventory.hold(held)  # as a gang that is planned again, in vain
+    inventory.release("g")
+    assert isinstance(plan(inventory, asking(bundle("1g.10gb"), name="h")), Allocation)
