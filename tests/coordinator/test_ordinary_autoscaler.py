@@ -77,4 +77,7 @@ def test_what_train_asks_of_it_makes_workers_unless_our_key_is_in_its_selector(
 ) -> None:
     """Train asks Ray's autoscaler for its workers itself, beside its placement group, with the selector of its
     `ScalingConfig`; docs/unchanged.md says so."""
-    assert makes(constraint=[asked({"GPU": 4, "CPU": 1}, selector)] * 2) == made
+    workers = [asked({"GPU": 4, "CPU": 1}, selector)] * 2
+    assert makes(constraint=workers) == made
+    # All requests are one to it, so that with one that cannot be met it makes nothing for the others.
+    assert makes(constraint=[*workers, asked({"CPU": 4}, {})]) == (made and made + 1)
