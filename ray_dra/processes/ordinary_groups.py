@@ -37,7 +37,13 @@ from ray_dra.errors import (
 )
 from ray_dra.processes.calls import coordinator
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_VARIABLE
+from ray_dra.translate.names import (
+    DEFAULT_LOCALITY_VARIABLE,
+    EVERY_JOB,
+    LOCALITY_KEY,
+    LOCALITY_VARIABLE,
+    RAYCLUSTER_LOCALITY_VARIABLE,
+)
 from ray_dra.translate.ray.bundles import ray_bundles
 from ray_dra.translate.ray.ordinary import (
     Call,
@@ -52,6 +58,7 @@ from ray_dra.translate.ray.policy import parse_rules
 
 ANSWER_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
+START_SECONDS = 60.0  # for the coordinator to start beside a head
 FOLLOW_SECONDS = 30.0  # how long one call waits for news of a group
 MOST_FOLLOWED = 100  # groups of a process of which its log says what they wait for; each costs the coordinator a wait
 PAST_QUEUE = tuple(phase.value for phase in Phase if phase is not Phase.QUEUED)
@@ -81,7 +88,7 @@ def placement_group(
 ) -> Any:
     """See `ray.util.placement_group`."""
     policy, selectors = without_policy(selectors)
-    job = _job() or _enter(bundles, policy)
+    job = _job() or _await_clusters(bundles) or _enter(bundles, policy)
     if job is None or not isinstance(name, str):  # which Ray refuses in its own words
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     ray_groups.validate(bundles, strategy, lifetime, soft_node, selectors, topology_strategy)
@@ -153,6 +160,7 @@ def install() -> None:
 
 # -- which jobs
 
+_awaited = False  # the RayCluster's policy was waited for
 _known: tuple[Any, JobPolicy | None] | None = None  # the connection, and its job's policy; None: left to Ray for good
 
 
@@ -175,6 +183,23 @@ def _job() -> JobPolicy | None:
     if own is not None:  # else another process of the job may yet say one, and the cluster's may change
         _known = (connection, policy)
     return policy
+
+
+def _await_clusters(bundles: Any) -> JobPolicy | None:
+    """The policy of a RayCluster that had one when its head started. Serve's controller and a job may be there before
+    the coordinator, which says how it is now: they wait for it, once a process."""
+    global _awaited
+    if _awaited or not os.environ.get(RAYCLUSTER_LOCALITY_VARIABLE) or not asks_for_devices(bundles):
+        return None
+    if not ray.is_initialized() or (_known is not None and _known[0] is ray_groups.connection()):
+        return None
+    _awaited = True
+    until = time.monotonic() + START_SECONDS
+    while (found := _job()) is None and time.monotonic() < until:
+        time.sleep(0.1)
+    if found is None:
+        logger.warning("ordinary placement groups are left to Ray: no coordinator says the RayCluster's policy")
+    return found
 
 
 def _enter(bundles: Any, said: str) -> JobPolicy | None:

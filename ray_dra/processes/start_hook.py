@@ -8,14 +8,17 @@ import sys
 from typing import Any
 
 from ray_dra.core.model.node import Node
-from ray_dra.errors import IncompatibleRay
+from ray_dra.errors import IncompatibleRay, KubernetesError
 from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
+    CLUSTER_NAMESPACE_VARIABLE,
     DEFAULT_LOCALITY_VARIABLE,
     DRIVER_HOOK_VARIABLE,
+    LOCALITY_LABEL,
     LOCALITY_VARIABLE,
     NODE_VARIABLE,
     RAY_ADDRESS_VARIABLE,
+    RAYCLUSTER_LOCALITY_VARIABLE,
     SLOT_VARIABLE,
     START_HOOK_VARIABLE,
     VISIBLE_VARIABLE,
@@ -24,6 +27,7 @@ from ray_dra.translate.names import (
 
 WORKER_HOOK = "ray_dra.hooks.install_worker"
 DRIVER_HOOK = "ray_dra.hooks.install_driver"
+ANSWER_SECONDS = 5.0  # for the Kubernetes API
 
 
 def start(ray_params: Any, head: bool) -> None:
@@ -47,6 +51,8 @@ def start(ray_params: Any, head: bool) -> None:
     check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
     _hook_programs()
     if head and os.environ.get(CLUSTER_NAME_VARIABLE):
+        # Programs may be there before the coordinator is: they wait for it where they see this.
+        os.environ[RAYCLUSTER_LOCALITY_VARIABLE] = _policy_of_raycluster()
         # KubeRay's head: the coordinator sweeps what an earlier head left. A process of its own, for after we return.
         subprocess.Popen([sys.executable, "-m", "ray_dra.wake"], start_new_session=True, env=_without_hook())
     labels = dict(getattr(ray_params, "labels", None) or {})
@@ -79,6 +85,21 @@ def _hook_programs() -> None:
         return
     os.environ.setdefault(WORKER_HOOK_VARIABLE, WORKER_HOOK)
     os.environ.setdefault(DRIVER_HOOK_VARIABLE, DRIVER_HOOK)
+
+
+def _policy_of_raycluster() -> str:
+    """As its annotation says it now; "" where it has none, or cannot be read."""
+    from ray_dra.adapters.kubernetes import KubernetesApi
+
+    name, namespace = os.environ[CLUSTER_NAME_VARIABLE], os.environ.get(CLUSTER_NAMESPACE_VARIABLE)
+    try:
+        api = KubernetesApi()
+        api.await_answer(ANSWER_SECONDS)
+        meta = api.get("RayCluster", name, namespace).get("metadata") or {}
+        return str((meta.get("annotations") or {}).get(LOCALITY_LABEL, ""))
+    except KubernetesError as error:
+        print(f"ray-dra does not know yet whether the RayCluster has a policy. {error}", file=sys.stderr)
+        return ""
 
 
 def _without_hook() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -21,7 +22,13 @@ from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.processes import ordinary_groups, start_coordinator
 from ray_dra.simulated.fakes import MemoryStore
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_VARIABLE
+from ray_dra.translate.names import (
+    DEFAULT_LOCALITY_VARIABLE,
+    EVERY_JOB,
+    LOCALITY_KEY,
+    LOCALITY_VARIABLE,
+    RAYCLUSTER_LOCALITY_VARIABLE,
+)
 from tests.core.machines import gang
 
 GROUP = f"{7:036x}"
@@ -137,7 +144,8 @@ class Job:
         monkeypatch.setattr(ray_groups, "connection", lambda: self)
         monkeypatch.setattr(ray_groups, "creator", lambda: Creator("job", "", "", False))
         monkeypatch.setattr(start_coordinator, "enter", self.enter)
-        for name in (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE):
+        monkeypatch.setattr(ordinary_groups, "_awaited", False)
+        for name in (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE, RAYCLUSTER_LOCALITY_VARIABLE):
             monkeypatch.delenv(name, raising=False)
 
     def enter(self, default: str) -> None:
@@ -206,3 +214,33 @@ def test_a_jobs_own_policy_comes_first_and_is_asked_for_once(monkeypatch: pytest
     assert ordinary_groups._job() == JobPolicy("none")
     job.store.data.clear()
     assert ordinary_groups._job() == JobPolicy("none")
+
+
+def test_a_program_that_is_there_before_the_coordinator_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a head that started with a policy; what the coordinator says counts, which may be another by now."""
+    job, slept = Job(monkeypatch), list[float]()
+    bundles = [{"GPU": 4}]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            job.have(EVERY_JOB, JobPolicy(default="linked_devices"))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert ordinary_groups._await_clusters(bundles) is None, "nothing is to come"
+    monkeypatch.setenv(RAYCLUSTER_LOCALITY_VARIABLE, "same_clique")
+    assert ordinary_groups._await_clusters([{"CPU": 1}]) is None, "nothing is to be planned"
+    assert not slept
+    assert ordinary_groups._await_clusters(bundles) == JobPolicy(default="linked_devices")
+    assert len(slept) == 3
+
+
+def test_it_waits_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The annotation may have gone since."""
+    Job(monkeypatch)
+    monkeypatch.setenv(RAYCLUSTER_LOCALITY_VARIABLE, "same_clique")
+    monkeypatch.setattr(ordinary_groups, "START_SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING, "ray_dra"):
+        for _ in range(2):
+            assert ordinary_groups._await_clusters([{"GPU": 4}]) is None
+    assert len(told(caplog)) == 1

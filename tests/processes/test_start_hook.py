@@ -5,20 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
 
+from ray_dra.adapters import kubernetes
 from ray_dra.adapters import ray as adapter
 from ray_dra.adapters.ray_groups import PARAMETERS
-from ray_dra.errors import InvalidRequest
+from ray_dra.errors import ApiUnavailable, InvalidRequest
 from ray_dra.hooks import install_driver, start
 from ray_dra.processes import start_hook, worker_hook
 from ray_dra.translate.names import (
+    CLUSTER_NAME_VARIABLE,
+    CLUSTER_NAMESPACE_VARIABLE,
     DEFAULT_LOCALITY_VARIABLE,
     DRIVER_HOOK_VARIABLE,
     GPU_DOMAIN,
+    LOCALITY_LABEL,
     LOCALITY_VARIABLE,
+    RAYCLUSTER_LOCALITY_VARIABLE,
     TRAY_LABEL,
     WORKER_HOOK_VARIABLE,
 )
@@ -107,3 +113,29 @@ def test_a_worker_with_our_hook_finds_ray_as_it_is() -> None:
     code = "from ray_dra.hooks import install_worker; install_worker();"
     code += "from ray_dra.adapters.ray import check_ray; check_ray()"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("said", ["same_clique", "", None])
+def test_a_head_of_kuberays_starts_with_the_rayclusters_policy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], said: str | None
+) -> None:
+    """None: the API server does not answer, and the head starts all the same."""
+
+    class Api:
+        def await_answer(self, seconds: float) -> None:
+            if said is None:
+                raise ApiUnavailable("It does not answer.")
+
+        def get(self, kind: str, name: str, namespace: str) -> dict[str, Any]:
+            assert (kind, name, namespace) == ("RayCluster", "c", "team")
+            return {"metadata": {"annotations": {LOCALITY_LABEL: said} if said else None}}
+
+    started: list[Any] = []
+    monkeypatch.setattr(kubernetes, "KubernetesApi", Api)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: started.append(1))
+    monkeypatch.setenv(CLUSTER_NAME_VARIABLE, "c")
+    monkeypatch.setenv(CLUSTER_NAMESPACE_VARIABLE, "team")
+    monkeypatch.setenv(RAYCLUSTER_LOCALITY_VARIABLE, "taken back at the end")
+    assert hook_after(True, RAYCLUSTER_LOCALITY_VARIABLE) == (said or "")
+    assert started, "the coordinator is woken"
+    assert ("does not answer" in capsys.readouterr().err) == (said is None)
