@@ -265,7 +265,9 @@ def test_nvml_and_python_refuse_the_same_parts(tmp_path: Path) -> None:
     machine.mig(0)
     profile = machine.node.profile
     places = [(mig, start) for mig in profile.mig for start in mig.starts]
-    chosen = [[places[a], places[b], places[c]] for a in (0, 8, 15, 18, 24) for b in range(0, 25, 3) for c in range(25)]
+    chosen = [
+        [places[a], places[b], places[c]] for a in (0, 8, 15, 18, 24) for b in range(0, 25, 6) for c in range(0, 25, 2)
+    ]
     said = run(
         machine,
         f"""
