@@ -339,8 +339,6 @@ class _View:
         """As the health gate sets them: never NoExecute, and None for what is the program's fault. One lost GPU taints
         all of the node; an event of a whole GPU is not one of its parts."""
         found = []
-        if self.faults.get("lost"):
-            found.append({"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"})
         xids = [
             code
             for _, on, code, *of in self.faults.get("xids", ())
@@ -349,6 +347,8 @@ class _View:
         if xids:
             effect = "None" if xids[-1] in APPLICATION_XIDS else "NoSchedule"
             found.append({"key": "gpu.nvidia.com/xid", "value": str(xids[-1]), "effect": effect})
+        if self.faults.get("lost"):
+            found.append({"key": "gpu.nvidia.com/gpu-lost", "effect": "NoSchedule"})
         return found
 
 
