@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 
-from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.core.model.device_selector import MIG_CLASS, DeviceCriteria
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
 from ray_dra.translate.names import DRIVER
@@ -75,10 +75,12 @@ def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
     """The devices that a gang's claim names (the first selector of each request), and how many it counts; of parts that
     are to be made, their GPU; none for another's form."""
     requests: Sequence[Raw] = ((thing.get("spec") or {}).get("devices") or {}).get("requests") or ()
-    named: dict[str, None] = {}
+    named: list[str] = []
     total = 0
     for request in requests:
         exactly = request.get("exactly") or {}
+        if len(requests) > 1 and exactly.get("deviceClassName") != MIG_CLASS:
+            return (), 0  # of whole devices there is one request
         selectors: Sequence[Raw] = exactly.get("selectors") or ()
         count = exactly.get("count", 1)
         if not selectors or not isinstance(count, int):
@@ -86,7 +88,7 @@ def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
         first, *others = (selector["cel"]["expression"] for selector in selectors)
         if any(_names_in(other) for other in others):
             return (), 0
-        named |= dict.fromkeys(_names_in(first))
+        named += [name for name in _names_in(first) if len(requests) == 1 or name not in named]
         total += count
     return tuple(named), total
 
