@@ -202,6 +202,7 @@ def _migs(handle: Any) -> tuple[MigReading, ...]:
                 compute_instance=pynvml.nvmlDeviceGetComputeInstanceId(mig),
                 slices=attributes.gpuInstanceSliceCount,
                 memory_mb=attributes.memorySizeMB,
+                name=_maybe(pynvml.nvmlDeviceGetName, mig),
             )
         )
     return tuple(found)

@@ -28,11 +28,14 @@ class FabricReading:
 
 @dataclass(frozen=True, slots=True)
 class MigReading:
+    """A MIG device. `name`: such as "NVIDIA H100 80GB HBM3 MIG 1g.10gb"; None where the driver does not say."""
+
     uuid: str
     gpu_instance: int
     compute_instance: int
     slices: int
     memory_mb: int
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,23 +96,25 @@ def parts_of(planned: PlannedSlot, node: Node | None) -> tuple[str, ...]:
     """The UUIDs of the parts that were planned, in their order, as far as they are there. Those of a GPU and profile
     that were made for the gang are alike."""
     there = {
-        part.uuid: (gpu.uuid, _without_media(part.profile))
+        part.uuid: (gpu.uuid, part.profile)
         for gpu in (node.parted if node is not None else ())
         for part in gpu.parts
         if part.uuid is not None
     }
     found = []
     for parent, profile, uuid in planned.parts:
-        alike = (each for each, kind in there.items() if kind == (parent, _without_media(profile)))
+        alike = (each for each, (gpu, seen) in there.items() if gpu == parent and _can_be(seen, profile))
         uuid = next(alike, None) if uuid is None else uuid
         if uuid is not None and there.pop(uuid, None) is not None:
             found.append(uuid)
     return tuple(found)
 
 
-def _without_media(profile: str) -> str:
-    """NVML does not tell 1g.10gb+me from 1g.10gb."""
-    return profile.partition("+")[0]
+def _can_be(seen: str, planned: str) -> bool:
+    """Whether what NVML shows is of the planned profile. It may not tell 1g.10gb+me from 1g.10gb, nor 1g.10gb from
+    1g.20gb."""
+    base = planned.partition("+")[0]
+    return seen == planned or seen in (base, base.partition(".")[0])
 
 
 def _wait(ask: Callable[[], bytes | None], seconds: float) -> bytes | None:

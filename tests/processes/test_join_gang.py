@@ -76,6 +76,21 @@ def test_other_parts_than_planned_are_told(found: Node | None) -> None:
     assert "planned were 1g.10gb+me of GPU-a, 3g.40gb of GPU-a, MIG-4 of GPU-b" in difference(PLANNED, found)
 
 
+def test_where_nvml_tells_the_slices_alone_they_are_enough() -> None:
+    """In a container the driver may keep to itself how much memory the whole GPU has."""
+    gpus = (
+        GpuReading(
+            0, "GPU-a", mig=True, migs=(MigReading("MIG-1", 1, 0, 1, 9984), MigReading("MIG-2", 2, 0, 3, 40448))
+        ),
+        GpuReading(1, "GPU-b", mig=True, migs=(MigReading("MIG-4", 1, 0, 1, 9984),)),
+    )
+    node = node_from_reading("n", NodeReading("580", gpus))
+    assert difference(PLANNED, node) == ""
+    assert parts_of(PLANNED, node) == ("MIG-2", "MIG-1", "MIG-4")
+    named = replace(gpus[0], migs=(replace(gpus[0].migs[0], name="NVIDIA H100 MIG 1g.20gb"), gpus[0].migs[1]))
+    assert difference(PLANNED, node_from_reading("n", NodeReading("580", (named, gpus[1])))) != ""
+
+
 def test_a_raylet_offers_its_parts_and_is_in_no_gpu_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     node = seen(**RIGHT)
     node = replace(node, devices=tuple(replace(device, domains=("box.n",)) for device in node.devices))

@@ -114,8 +114,11 @@ def _parted(node: str, gpu: GpuReading) -> PartedGpu:
 
 
 def profile_of(gpu: GpuReading, mig: MigReading) -> str:
-    """The profile as NVIDIA names it: compute slices, and eighths of the GPU's memory, rounded up, in GB. NVML does not
-    tell a profile with media extensions (+me) from one without."""
+    """The profile by the device's name; else as NVIDIA makes it: compute slices, and eighths of the GPU's memory,
+    rounded up, in GB. In a container NVML may not tell how much memory the whole GPU has: the slices alone then."""
+    _, _, named = (mig.name or "").rpartition(" MIG ")
+    if mig.name is not None and named != mig.name:
+        return named
     if not gpu.memory:
         return f"{mig.slices}g"
     eighths = math.ceil(8 * (mig.memory_mb << 20) / gpu.memory)

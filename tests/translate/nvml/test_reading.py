@@ -21,6 +21,7 @@ from ray_dra.translate.nvml.reading import (
     ZERO_UUID,
     clique_of,
     node_from_reading,
+    profile_of,
 )
 
 RACK = "9c6f5af3-53bf-49b5-a436-b66766c413c0"
@@ -150,6 +151,8 @@ def test_a_partition_has_the_profile_that_nvidia_names_it_by(
     mig = MigReading("MIG-0", 1, 0, slices, memory)
     gpu = replace(GPU, memory=total, mig=True, migs=(mig,))
     node = node_from_reading("n", NodeReading("580", (gpu, replace(GPU, index=1, uuid="GPU-1"))))
+    named = replace(mig, name="NVIDIA A100-SXM4-40GB MIG 1g.5gb+me")
+    assert profile_of(gpu, named) == "1g.5gb+me"
     (parted,) = node.parted
     assert (parted.uuid, parted.position) == ("GPU-0", None)
     assert [(part.profile, part.uuid, part.memory) for part in parted.parts] == [(profile, "MIG-0", memory << 20)]
