@@ -153,7 +153,7 @@ def _ask(worker: Any, group: str, bundle: int, gpu_ids: tuple[int, ...]) -> list
             _answers.clear()
         node = context.get_node_id()
         call = coordinator.devices_for.remote(node, group, bundle, gpu_ids, os.getpid())
-        _answers[key] = [SeenDevice(*d) for d in ask(call, timeout=ASK_SECONDS)]
+        _answers[key] = [_named(worker, SeenDevice(*d)) for d in ask(call, timeout=ASK_SECONDS)]
         if _map(group) is None:
             _to_end.append((coordinator, node, gpu_ids))
     return _answers[key]
