@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from ray_dra.adapters.ray_groups import creator, mint
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.lifecycle import Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
@@ -132,13 +135,15 @@ def placement_group(
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
     coordinator_here()  # first of all: where Ray is not connected, its own calls start a cluster
     context = ray.get_runtime_context()
+    who = creator()
     order = Order(
-        request,
+        replace(request, gang=mint(who.job)),
         name=name,
         namespace=context.namespace,
         owner=context.get_job_id(),
         detached=lifetime == "detached",
         wait=wait,
+        maker=Maker(who.actor, who.outlives_job),
     )
     return _handle(order, _soft_target_node_id)
 
@@ -249,7 +254,5 @@ def _submit(actor: Any, order: Order, soft_node: str | None) -> Status:
 
 
 def _with_labels(order: Order, labels: dict[str, str]) -> Order:
-    from dataclasses import replace
-
     bundles = tuple(replace(b, labels={**b.labels, **labels}) for b in order.request.bundles)
     return replace(order, request=replace(order.request, bundles=bundles), wait=False)

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.core.gangs.lifecycle import ARROWS
+from ray_dra.core.gangs.lifecycle import ARROWS, Maker
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import RayDraError, UnsatisfiableError
 from tests.core.machines import gang
@@ -51,12 +51,16 @@ class Life(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         wait=st.booleans(),
         detached=st.booleans(),
+        maker=st.sampled_from([None, Maker()]),
     )
-    def submit(self, sizes: list[int], locality: Locality, priority: int, wait: bool, detached: bool) -> None:
+    def submit(
+        self, sizes: list[int], locality: Locality, priority: int, wait: bool, detached: bool, maker: Maker | None
+    ) -> None:
         self.count += 1
-        request = gang(*sizes, name=f"g{self.count}", locality=locality, priority=priority)
+        name = f"g{self.count}" if maker is None else f"{self.count + 2**64:036x}"
+        request = gang(*sizes, name=name, locality=locality, priority=priority)
         try:
-            status = self.world.submit(request, wait=wait, detached=detached)
+            status = self.world.submit(request, wait=wait, detached=detached, maker=maker)
             assert wait or status.allocation is not None
         except UnsatisfiableError as error:
             assert error.shortfalls

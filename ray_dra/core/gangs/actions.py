@@ -52,8 +52,8 @@ class DeleteMap:
 
 @dataclass(frozen=True, slots=True)
 class MakeGroup:
-    """Ray's record of an ordinary placement group, under the id that the program has; GroupMade follows. `again`: Ray
-    may have it, or may have removed it, already."""
+    """Ray's record of a placement group that is made here, under the gang's id; GroupMade follows. `again`: Ray may
+    have it, or may have removed it, already."""
 
     gang: str
     again: bool = False

@@ -59,6 +59,7 @@ from ray_dra.core.gangs.lifecycle import (
     Phase,
     Step,
     is_group,
+    made_here,
     may_move,
     next_step,
     phase,
@@ -159,6 +160,7 @@ class Engine:
         if isinstance(verdict, Refuse):
             return [verdict]
         if isinstance(verdict, Start):
+            gang = replace(gang, maker=None if self.own_workers else order.maker)
             return self._start(gang, verdict.allocation, "submitted; devices are held", now)
         if not order.wait:
             return []
@@ -191,22 +193,22 @@ class Engine:
     def _start(
         self, gang: Gang, allocation: Allocation, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None
     ) -> list[Action]:
-        """It holds these devices from here on. Where its workers are there already, Ray is told of an ordinary
-        placement group at once."""
+        """It holds these devices from here on. Where its workers are there already, Ray is told at once of a placement
+        group that is made here."""
         gang = replace(gang, allocation=allocation)
-        if gang.ordinary is not None and self.records.begins.ready:
+        if made_here(gang) and self.records.begins.ready:
             return self._register(gang, why, now, waits_for)
         return self._save(gang, why, now, waits_for)
 
     def _register(
         self, gang: Gang, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None
     ) -> list[Action]:
-        """Ray is told of an ordinary placement group, once its workers can find its map."""
-        if gang.ordinary is None or gang.allocation is None:
+        """Ray is told of a placement group, once its workers can find its map."""
+        if gang.allocation is None:
             return []
         again = gang.id in self.records.gangs  # a coordinator before this one may have been ended in the middle
-        saved = self._save(replace(gang, group=gang.ordinary.id), why, now, waits_for)
-        return [WriteMap(gang.ordinary.id, gang.allocation), *saved, MakeGroup(gang.id, again)]
+        saved = self._save(replace(gang, group=gang.id), why, now, waits_for)
+        return [WriteMap(gang.id, gang.allocation), *saved, MakeGroup(gang.id, again)]
 
     def _jobs_seen(self, event: JobsSeen, now: Moment) -> list[Action]:
         """Gangs in the queue whose program has ended, all of them at once, are in it no more.
@@ -236,7 +238,7 @@ class Engine:
         return [WriteMap(event.group, gang.allocation), *self._save(grouped, "its placement group exists", now)]
 
     def _group_made(self, gang: Gang, event: GroupMade, now: Moment) -> list[Action]:
-        """Ray's answer to an ordinary placement group."""
+        """Ray's answer to a placement group that was made here."""
         self._notes(gang).registered = True
         if gang.releasing or not (event.removed or event.refused):
             return []
@@ -271,7 +273,7 @@ class Engine:
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self._see(gang, seen, now)
         notes = self._notes(gang)
-        if gang.ordinary is not None and gang.group is not None and not (notes.registered or gang.releasing):
+        if made_here(gang) and gang.group is not None and not (notes.registered or gang.releasing):
             notes.registered = seen.group_state not in (None, "ABSENT")
             if not notes.registered:  # Ray did not answer, or this coordinator was started after the record was written
                 return [*noted, MakeGroup(gang.id, again=True)]
@@ -350,7 +352,8 @@ class Engine:
         """Its placement group is removed; its devices are free once Ray has ended its workers. `failed`: nothing more
         is tried for it, and whoever waits hears why."""
         why = cut(why, MOST_BYTES)  # it may be a container's last words, and goes into the record
-        unknown = gang.ordinary is not None and not (gang.group and self._notes(gang).registered)
+        registered = bool(gang.group) and self._notes(gang).registered
+        unknown = made_here(gang) and not registered and (gang.ordinary is not None or gang.group is not None)
         buried: list[Action] = [BuryGroup(gang.id)] if unknown else []
         if not _made(gang):
             return [*buried, Drop(gang.id, why)]

@@ -38,7 +38,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class GroupMade:
-    """What Ray said to an ordinary placement group. Follows the action MakeGroup.
+    """What Ray said to a placement group that was made here. Follows the action MakeGroup.
 
     Attributes:
         removed: Ray had it already, and has removed it.

@@ -131,6 +131,20 @@ class OrdinaryGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class Maker:
+    """In whose name the coordinator makes Ray's placement group, with the plan and under the gang's id: so the program
+    need not come back for it. It ends with them, as one that the program makes itself.
+
+    Attributes:
+        actor: the actor that asked for the gang, in hex; "" where the program itself or a task did.
+        outlives_job: that actor is detached.
+    """
+
+    actor: str = ""
+    outlives_job: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Gang:
     """What is recorded of a gang; one key in the store, replaced in one step.
 
@@ -148,6 +162,8 @@ class Gang:
         ordinary: the placement group that the program has in its hands already; None where the driver makes it. Its
             `group` is that one's id from the moment on that the coordinator may register it with Ray; then it stays
             where it is, as a program does not expect its placement group to be removed.
+        maker: the coordinator makes the placement group of the first plan; None: the program does, as that of any plan
+            that follows. Of a gang that started when it was asked for, without workers of its own.
         notice: what its program is told of its end, as long as the world shows that; None: nothing.
     """
 
@@ -167,6 +183,7 @@ class Gang:
     times: StageTimes = field(default=StageTimes())
     ordinary: OrdinaryGroup | None = None
     gave_way: int = 0
+    maker: Maker | None = None
     notice: Notice | None = None
 
     @property
@@ -248,6 +265,11 @@ def stage_of(gang: Gang, seen: Observed, progress: Progress) -> str | None:
     return None
 
 
+def made_here(gang: Gang) -> bool:
+    """Whether the coordinator makes the placement group of the gang's present plan. Its id is the gang's."""
+    return gang.ordinary is not None or (gang.maker is not None and not gang.moves)
+
+
 def is_group(text: object) -> bool:
     """Whether it can be the id of one of Ray's placement groups: 18 bytes in hex."""
     return isinstance(text, str) and _GROUP.fullmatch(text) is not None
@@ -270,6 +292,8 @@ def sense_of(gang: Gang) -> str:
             return "its ordinary placement group is another one"
         if not is_actor(gang.ordinary.actor):
             return "it names an actor that Ray cannot have"
+    if gang.maker is not None and not (is_group(gang.id) and is_actor(gang.maker.actor)):
+        return "it was made in the name of an actor that Ray cannot have"
     if not all(_FIRST_TIME <= change.at <= _LAST_TIME for change in gang.history):
         return "its history has a time that is none"
     if not (_FIRST_TIME <= gang.times.since <= _LAST_TIME and 0 <= gang.times.total <= _LAST_TIME):
@@ -391,7 +415,7 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
 def _check_arrow(before: Gang | None, after: Gang | None) -> None:
     was, to = phase(before, Observed()), phase(after, Observed())
     if before is None:
-        begins = (Phase.QUEUED, Phase.HELD, *((Phase.PLACING,) if after is not None and after.ordinary else ()))
+        begins = (Phase.QUEUED, Phase.HELD, *((Phase.PLACING,) if after is not None and made_here(after) else ()))
         _check(to in begins, "a gang begins queued or held", before, after)
         return
     if after is not None and after.ordinary is None:
@@ -407,7 +431,16 @@ def _check(holds: bool, otherwise: str, before: Gang | None, after: Gang | None 
 
 
 def _who(gang: Gang) -> tuple[object, ...]:
-    return (gang.request, gang.sequence, gang.name, gang.namespace, gang.owner, gang.detached, gang.ordinary)
+    return (
+        gang.request,
+        gang.sequence,
+        gang.name,
+        gang.namespace,
+        gang.owner,
+        gang.detached,
+        gang.ordinary,
+        gang.maker,
+    )
 
 
 def _nodes(gang: Gang) -> list[str]:

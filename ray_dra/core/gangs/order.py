@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import GroupSet, OrdinaryGroup, is_actor, is_group
+from ray_dra.core.gangs.lifecycle import GroupSet, Maker, OrdinaryGroup, is_actor, is_group
 from ray_dra.core.model.checked import MAX_NAME, flag, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -19,6 +19,8 @@ class Order:
         wait: False: refuse at once what cannot be met now.
         ordinary: the placement group that the program made by Ray's own call, whose id is the gang's, too. It waits for
             as long as it takes.
+        maker: the coordinator may make the placement group in this name, under the gang's id, if the gang starts at
+            once.
     """
 
     request: GangRequest
@@ -28,6 +30,7 @@ class Order:
     detached: bool = False
     wait: bool = True
     ordinary: OrdinaryGroup | None = None
+    maker: Maker | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -55,7 +58,11 @@ def _check_fields(order: Order) -> None:
     text(order.owner, "owner", empty=True)
     flag(order.detached, "detached")
     flag(order.wait, "wait")
-    ordinary = order.ordinary
+    ordinary, maker = order.ordinary, order.maker
+    if maker is not None:
+        if not isinstance(maker, Maker) or not is_actor(maker.actor) or not is_group(order.request.gang) or ordinary:
+            raise InvalidRequest("Nobody can make this gang's placement group.", place="maker", wanted=shown(maker))
+        flag(maker.outlives_job, "maker.outlives_job")
     if ordinary is None:
         return
     known = isinstance(ordinary, OrdinaryGroup) and is_group(ordinary.id) and is_actor(ordinary.actor)

@@ -32,7 +32,7 @@ class RuntimeNotes:
         refused: why it waits.
         ending: its workers are being given back.
         could_start: since when it waits only for what it prefers.
-        registered: Ray has taken its ordinary placement group, so that one which is not there was removed.
+        registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
     """
 
     since: float

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_dra.core.gangs.lifecycle import Gang, GroupSet, OrdinaryGroup
+from ray_dra.core.gangs.lifecycle import Gang, GroupSet, Maker
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
@@ -141,15 +141,15 @@ def check_policies(environment: Mapping[str, str], names: Sequence[str]) -> None
 
 def new_group(asked: Gang | Order, selectors: tuple[Mapping[str, str], ...]) -> NewGroup:
     """The placement group that Ray is to make under the id that was minted for it. `selectors`: of its bundles."""
-    minted = asked.ordinary or OrdinaryGroup(asked.request.gang)
+    in_name = asked.ordinary or asked.maker or Maker()
     return NewGroup(
-        id=minted.id,
+        id=asked.request.gang,
         name=asked.name,
         strategy=asked.request.strategy.value,
         bundles=tuple(ray_bundles(asked.request)),
         selectors=selectors,
         job=asked.owner,
-        actor=minted.actor,
-        outlives_job=minted.outlives_job,
+        actor=in_name.actor,
+        outlives_job=in_name.outlives_job,
         detached=asked.detached,
     )

@@ -18,7 +18,7 @@ from ray_dra.core.gangs.events import (
     WorkersDue,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, GroupSet, Observed, Phase, phase
+from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, GroupSet, Maker, Observed, Phase, phase
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
@@ -39,11 +39,16 @@ class Life(RuleBasedStateMachine):
     def drawn(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.world.gangs)))
 
-    @rule(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), priority=st.integers(0, 1), wait=st.booleans())
-    def submit(self, sizes: list[int], priority: int, wait: bool) -> None:
+    @rule(
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+        priority=st.integers(0, 1),
+        wait=st.booleans(),
+        maker=st.sampled_from([None, Maker(), Maker("a" * 32)]),
+    )
+    def submit(self, sizes: list[int], priority: int, wait: bool, maker: Maker | None) -> None:
         self.count += 1
-        request = gang(*sizes, name=f"g{self.count}", priority=priority)
-        self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait)))
+        request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
+        self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait, maker=maker)))
 
     @rule(
         sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
