@@ -134,13 +134,12 @@ def placement_group(
     if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
     coordinator_here()  # first of all: where Ray is not connected, its own calls start a cluster
-    context = ray.get_runtime_context()
     who = creator()
     order = Order(
         replace(request, gang=mint(who.job)),
         name=name,
-        namespace=context.namespace,
-        owner=context.get_job_id(),
+        namespace=who.namespace,
+        owner=who.job,
         detached=lifetime == "detached",
         wait=wait,
         maker=Maker(who.actor, who.outlives_job),

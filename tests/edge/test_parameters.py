@@ -6,7 +6,6 @@ import itertools
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra import api
+from ray_dra.adapters.ray_groups import Creator
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.model.allocation import Allocation
@@ -71,16 +71,15 @@ def no_ray() -> Iterator[list[Order]]:
 
     def submit(actor: Any, order: Order, soft_node: Any) -> None:
         check_order(pickle.loads(pickle.dumps(order)))
-        record = Gang(order.request, 1, order.name, order.namespace, order.owner, order.detached)
+        record = Gang(order.request, 1, order.name, order.namespace, order.owner, order.detached, maker=order.maker)
         assert gang_from_bytes(gang_to_bytes(record)) == record
         orders.append(order)
 
-    context = SimpleNamespace(namespace="here", get_job_id=lambda: "01000000")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "coordinator_here", lambda: None)
         patch.setattr(api, "_submit", submit)
         patch.setattr(api, "GangPlacementGroup", Handle)
-        patch.setattr(ray, "get_runtime_context", lambda: context)
+        patch.setattr(api, "creator", lambda: Creator("01000000", "here", "", False))
         yield orders
 
 
