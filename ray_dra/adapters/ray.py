@@ -153,6 +153,9 @@ class RayAdapter:
     def actor_ended(self, actor: str) -> bool:
         return self._made.actor_ended(actor)
 
+    def has_actors(self, job: str) -> bool:
+        return self._made.has_actors(job)
+
     def remove_group(self, group: str) -> None:
         remove(PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))))
 

@@ -278,6 +278,18 @@ class Groups:
         table = _pb("gcs_pb2").ActorTableData
         return data is None or table.FromString(data).state == table.DEAD
 
+    def has_actors(self, job: str) -> bool:
+        """See the port `Ray`."""
+        try:
+            identity = ray.JobID(bytes.fromhex(job))
+            found = ray._private.state.state._connect_and_get_accessor().get_actor_table(identity, None)
+        except ValueError:  # a key that somebody else has written
+            return False
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            raise RayDraError("Ray's control store did not answer.", place=job) from error
+        table = _pb("gcs_pb2").ActorTableData
+        return any(table.FromString(data).state != table.DEAD for data in found)
+
     def _service(self) -> Any:
         """The stub; its channel is kept, as a new one takes longer than the answer."""
         from ray._private.grpc_utils import init_grpc_channel
@@ -344,6 +356,7 @@ PRIVATE_OF_GROUPS: tuple[tuple[str, Callable[[], Any]], ...] = (
         "ray._raylet.GlobalStateAccessor.get_placement_group_info",
         lambda: ray._raylet.GlobalStateAccessor.get_placement_group_info,
     ),
+    ("ray._raylet.GlobalStateAccessor.get_actor_table", lambda: ray._raylet.GlobalStateAccessor.get_actor_table),
     ("ray._raylet.GlobalStateAccessor.get_actor_info", lambda: ray._raylet.GlobalStateAccessor.get_actor_info),
     (
         "ray.core.generated.gcs_service_pb2_grpc.PlacementGroupInfoGcsServiceStub",

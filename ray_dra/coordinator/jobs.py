@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from ray_dra.ports.ray import RayView
+from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK
-from ray_dra.translate.names import LOCALITY_KEY, SESSION_KEY
+from ray_dra.translate.names import EVERY_JOB, LOCALITY_KEY, SESSION_KEY
+
+TIDY_SECONDS = 60.0  # between two looks for what ended jobs have left
 
 
 class Jobs:
@@ -14,6 +16,7 @@ class Jobs:
     def __init__(self, store: Store, starter: str) -> None:
         """`starter`: the job that started the coordinator; counted from the start, as it may die before its hello."""
         self.store = store
+        self._tidy_at = 0.0
         store.put(SESSION_KEY + starter, MARK)
 
     def enter(self, job: str, view: RayView) -> bool:
@@ -23,11 +26,21 @@ class Jobs:
         self.store.put(SESSION_KEY + job, MARK)
         return True
 
+    def tidy(self, view: RayView, ray: Ray, now: float) -> None:
+        """Forget the policies of jobs that make no placement groups any more: an actor may outlive its job, as Serve's
+        controller does. Raises RayDraError when Ray does not answer."""
+        if now < self._tidy_at:
+            return
+        self._tidy_at = now + TIDY_SECONDS
+        for key in self.store.keys(LOCALITY_KEY):
+            job = key.removeprefix(LOCALITY_KEY)
+            if job not in view.jobs and job != EVERY_JOB and not ray.has_actors(job):
+                self.store.delete(key)
+
     def all_ended(self, view: RayView) -> bool:
         """Whether none is left; those that have ended are forgotten."""
         known = {key.removeprefix(SESSION_KEY) for key in self.store.keys(SESSION_KEY)}
         alive = known & view.jobs
         for job in known - alive:
             self.store.delete(SESSION_KEY + job)
-            self.store.delete(LOCALITY_KEY + job)
         return not alive

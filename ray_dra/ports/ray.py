@@ -97,5 +97,8 @@ class Ray(Protocol):
     def actor_ended(self, actor: str) -> bool:
         """Whether an actor has ended for good. Raises RayDraError when Ray does not answer."""
 
+    def has_actors(self, job: str) -> bool:
+        """Whether an actor of a job lives, or may yet. Raises RayDraError when Ray does not answer."""
+
     def remove_group(self, group: str) -> None:
         """Ask Ray to remove a placement group; harmless when it is gone."""

@@ -253,6 +253,7 @@ class CoordinatorActor:
         if self._core.behind:
             self._loop.wake()
         self._tell_policy()
+        self._tidy()
         # Where the cluster has a policy, a program that knows nothing of ray-dra may make a group at any time.
         if self._core.idle and self._jobs.all_ended(self._core.observer.view) and not self._default:
             self._retire()
@@ -280,6 +281,12 @@ class CoordinatorActor:
         else:
             self._store.delete(LOCALITY_KEY + EVERY_JOB)
         self._default = said
+
+    def _tidy(self) -> None:
+        try:
+            self._jobs.tidy(self._core.observer.view, self._core.observer.ray, self._core.clock())
+        except RayDraError as error:
+            logger.warning("the coordinator cannot see Ray just now: %s", error)
 
     def _look(self) -> None:
         try:

@@ -53,6 +53,7 @@ class FakeRay:
         self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, GPU ids
         self.jobs: set[str] = set()
         self.ended_actors: set[str] = set()
+        self.jobs_with_actors: set[str] = set()  # that have ended, and whose actors have not
         self._next = 0
 
     # -- the ports
@@ -90,6 +91,9 @@ class FakeRay:
 
     def actor_ended(self, actor: str) -> bool:
         return actor in self.ended_actors
+
+    def has_actors(self, job: str) -> bool:
+        return job in self.jobs_with_actors
 
     def remove_group(self, group: str) -> None:
         if group in self.groups:

@@ -148,6 +148,25 @@ def test_a_job_that_no_address_of_ours_started_has_the_clusters_policy_or_none(
     run(test)
 
 
+def test_a_policy_ends_with_its_job_and_the_actors_of_it(outside: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve's controller goes on when its program has ended, and may be started again."""
+    monkeypatch.setattr("ray_dra.coordinator.jobs.TIDY_SECONDS", 0.0)
+    outside.ray.jobs |= {"program", "serves"}
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        for job in ("program", "serves"):
+            await actor.hello(job, "same_clique")
+        outside.ray.jobs_with_actors.add("serves")
+        outside.ray.jobs -= {"program", "serves"}
+        await until(lambda: outside.store.get(LOCALITY_KEY + "program") is None)
+        await asyncio.sleep(0.1)
+        assert outside.store.get(LOCALITY_KEY + "serves") is not None
+        outside.ray.jobs_with_actors.clear()
+        await until(lambda: outside.store.get(LOCALITY_KEY + "serves") is None)
+
+    run(test)
+
+
 def test_it_ends_with_the_last_program_and_whoever_comes_then_asks_again(outside: Outside) -> None:
     outside.ray.nodes["raylet"] = RayNode("raylet", alive=True, labels={}, total={}, available={})
 
