@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ for more in ({}, {"bundle_label_selector": [{"ray-dra.io/locality": "same_clique
 
 def lines(text: str) -> list[str]:
     """Those of the program, without what Ray and its libraries print."""
-    return [line for line in text.splitlines() if re.match(r"(group|rank|trial|replica|\d+ clique)", line)]
+    return [line for line in text.splitlines() if re.match(r"(group|rank|trial|replica|actor|\d+ clique)", line)]
 
 
 def test_no_program_knows_of_ray_dra() -> None:
@@ -109,6 +110,27 @@ def test_each_replica_lies_in_one_clique(free: LocalCluster) -> None:
     found = ours("serve_replicas.py", free)
     assert found
     assert all(re.fullmatch(r"replica: 1 clique, GPUs (0,1|2,3) (0,1|2,3)", line) for line in found), found
+
+
+def test_ranks_as_vllm_makes_them_for_a_replica(free: LocalCluster) -> None:
+    """One whole node and half of another, both in one clique; the first rank where the engine is."""
+    *ranks, cliques = ours("vllm_shaped.py", free)
+    assert cliques == "1 clique"
+    assert [rank.partition(":")[0] for rank in ranks] == [f"rank {number}" for number in range(6)]
+    gpus = Counter(rank.partition("GPU ")[2] for rank in ranks)
+    assert set(gpus) == {"0", "1", "2", "3"}, ranks
+    assert sorted(gpus.values()) == [1, 1, 2, 2], ranks
+
+
+def test_actors_of_data_beside_a_gang_train(free: LocalCluster) -> None:
+    """A gang has half of each node: the actors have the other half, whatever Ray counts."""
+    with ray_dra.placement_group([{"GPU": 2}] * 4, strategy="STRICT_SPREAD") as gang:
+        gang.wait(60)
+        assert gang.allocation is not None
+        taken = {",".join(str(grant.index) for grant in placed.grants) for placed in gang.allocation.bundles}
+        found = ours("data_actors.py", free)
+    assert 1 <= len(found) <= 2
+    assert not {line.partition("GPUs ")[2] for line in found} & taken, (found, taken)
 
 
 @pytest.mark.by_hand
