@@ -201,6 +201,7 @@ def test_the_clusters_policy_is_there_for_every_job_and_it_stays_for_them(
     """Also for those that never say hello; and it goes with its annotation."""
     world = World()
     world.kube.annotate_raycluster({LOCALITY_LABEL: "same_clique"})
+    monkeypatch.setattr("ray_dra.coordinator.jobs.TIDY_SECONDS", 0.0)
     monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
 
     async def test(actor: actors.CoordinatorActor) -> None:
