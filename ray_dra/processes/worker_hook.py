@@ -17,7 +17,7 @@ import ray
 from ray_dra.adapters.ray import HOOK_METHOD, HOOK_ORIGINAL, KvStore, bundle_of, group_of
 from ray_dra.adapters.ray_groups import PARAMETERS, catch, moved_functions
 from ray_dra.translate.files.shared_records import map_from_bytes
-from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY
+from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY, MIG_PREFIX
 
 ASK_SECONDS = 60.0
 
@@ -123,7 +123,8 @@ def seen_devices(worker: Any) -> list[SeenDevice] | None:
 def _named(worker: Any, device: SeenDevice) -> SeenDevice:
     """A part that was made for the gang has its UUID once it is there: the raylet's list has it."""
     visible = worker.original_visible_accelerator_ids.get("GPU") if device.uuid is None else None
-    return replace(device, uuid=visible[device.index]) if visible and device.index < len(visible) else device
+    uuid = visible[device.index] if visible and device.index < len(visible) else ""
+    return replace(device, uuid=uuid) if str(uuid).startswith(MIG_PREFIX) else device
 
 
 def _map(group: str) -> list[list[SeenDevice]] | None:

@@ -118,3 +118,5 @@ def test_a_task_is_told_the_uuid_of_a_part_that_was_made_for_the_gang() -> None:
     assert _named(worker, SeenDevice(1, None, "n", None)).uuid == "MIG-1"
     assert _named(worker, SeenDevice(1, "MIG-9", "n", None)).uuid == "MIG-9"
     assert _named(worker, SeenDevice(7, None, "n", None)).uuid is None
+    by_number: Any = SimpleNamespace(original_visible_accelerator_ids={"GPU": ["0", "1"]})
+    assert _named(by_number, SeenDevice(1, None, "n", None)).uuid is None, "a whole GPU that nobody has read"
