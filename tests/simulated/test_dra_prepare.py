@@ -23,7 +23,7 @@ from ray_dra.simulated.dra.partitions import place_of
 from ray_dra.simulated.dra.prepare import Prepared, PrepareError, Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
-from ray_dra.simulated.profile import SimulatedNode, load_profile
+from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
 from ray_dra.translate.names import DRIVER
 from tests.simulated.test_profiles import read
 
@@ -195,6 +195,47 @@ def test_a_channel_needs_its_domains_config(tmp_path: Path) -> None:
     thing["status"]["allocation"]["devices"]["results"][0]["driver"] = DOMAIN_DRIVER
     with pytest.raises(PrepareError, match="carries no ComputeDomain configuration"):
         preparer.prepare(thing)
+
+
+class Domain:
+    """A node's ComputeDomains, where there is one."""
+
+    def named(self, domain: str) -> tuple[str, str]:
+        return "team", "train"
+
+    def enter(self, domain: str, namespace: str) -> bool:
+        return True
+
+    def leave(self, domain: str) -> None: ...
+
+
+def test_a_domains_daemon_is_told_its_domain(tmp_path: Path) -> None:
+    machine = Machine.create(tmp_path / "m", simulated_nodes("gb200-nvl72")[0])
+    preparer = Preparer(
+        DOMAIN_DRIVER,
+        "n1",
+        folder=tmp_path / "state",
+        cdi=tmp_path / "cdi",
+        machine=machine,
+        library=library_folder() / NAME,
+        published=lambda: domain_pool(machine.node).devices,
+        domains=Domain(),
+    )
+    parameters = {"apiVersion": VERSION, "kind": "ComputeDomainDaemonConfig", "domainID": "u-1"}
+    config = {"source": "FromClaim", "requests": ["d"], "opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}
+    thing = claim("a", ("d", "daemon-0"), config=[config])
+    thing["status"]["allocation"]["devices"]["results"][0]["driver"] = DOMAIN_DRIVER
+    (prepared,) = preparer.prepare(thing)
+    spec = yaml.safe_load(next((tmp_path / "cdi").iterdir()).read_text())
+    (edits,) = (device["containerEdits"] for device in spec["devices"])
+    assert sorted(edits["env"]) == [
+        f"CLIQUE_ID={machine.node.clique}",
+        "COMPUTE_DOMAIN_NAME=train",
+        "COMPUTE_DOMAIN_NAMESPACE=team",
+        "COMPUTE_DOMAIN_UUID=u-1",
+    ]
+    assert [mount["containerPath"] for mount in edits["mounts"]] == ["/imexd"]
+    assert prepared.domain is None  # it does not hold the node in the domain, as a channel does
 
 
 def test_a_lost_cdi_file_is_written_again(tmp_path: Path) -> None:

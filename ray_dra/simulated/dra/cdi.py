@@ -10,6 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,17 @@ from ray_dra.translate.names import SIMULATED_NVML_VARIABLE, SIMULATED_VISIBLE_V
 IN_CONTAINER = "/run/ray-dra-simulated"
 CHANNELS = 2048  # IMEX channels that a driver has
 LIBRARY_IN_CONTAINER = f"/usr/lib/{platform.machine()}-linux-gnu/libnvidia-ml.so.1"  # where Debian and Ubuntu look
-Given = tuple[Published, Config | None, str, list[dict[str, Any]]]  # a device, its UUID, and MPS's mounts
+
+
+@dataclass(frozen=True)
+class Given:
+    """A device of a claim, its UUID, the mounts of its MPS daemon, and the domain of which it is the IMEX daemon."""
+
+    device: Published
+    config: Config | None
+    uuid: str
+    mps: list[dict[str, Any]]
+    daemon: tuple[str, str] | None
 
 
 class Cdi:
@@ -40,13 +51,13 @@ class Cdi:
     def write(self, uid: str, given: Iterable[Given]) -> None:
         devices = []
         simulated = False
-        for device, config, uuid, mps in given:
-            edits = self._edits(device, config, uuid)
-            if mps:
+        for each in given:
+            edits = self._edits(each)
+            if each.mps:
                 edits["env"] = [f"CUDA_MPS_PIPE_DIRECTORY={PIPE}"]
-                edits["mounts"] += mps
-            devices.append({"name": f"{uid}-{device.name}", "containerEdits": edits})
-            simulated = simulated or device.kind in ("gpu", "mig")
+                edits["mounts"] += each.mps
+            devices.append({"name": f"{uid}-{each.device.name}", "containerEdits": edits})
+            simulated = simulated or each.device.kind in ("gpu", "mig")
         common: dict[str, Any] = {"env": ["NVIDIA_VISIBLE_DEVICES=void"]}
         if simulated:
             common["env"] += [
@@ -61,9 +72,17 @@ class Cdi:
         kind = f"k8s.{self._driver}/claim"
         replaced(self.file(uid), {"cdiVersion": "0.5.0", "kind": kind, "containerEdits": common, "devices": devices})
 
-    def _edits(self, device: Published, config: Config | None, uuid: str) -> dict[str, Any]:
-        if isinstance(config, ComputeDomainDaemonConfig):
-            return {"env": [f"COMPUTE_DOMAIN_UUID={config.domainID}"]}
+    def _edits(self, given: Given) -> dict[str, Any]:
+        device, config, uuid = given.device, given.config, given.uuid
+        if isinstance(config, ComputeDomainDaemonConfig) and given.daemon is not None:
+            folder = self._state / "domains" / config.domainID
+            folder.mkdir(parents=True, exist_ok=True)
+            namespace, name = given.daemon
+            env = [f"COMPUTE_DOMAIN_UUID={config.domainID}", f"CLIQUE_ID={self._machine.node.clique or ''}"]
+            return {
+                "env": [*env, f"COMPUTE_DOMAIN_NAME={name}", f"COMPUTE_DOMAIN_NAMESPACE={namespace}"],
+                "mounts": [{**_mount(folder, "/imexd"), "options": ["rw", "nosuid", "nodev", "bind"]}],
+            }
         if isinstance(config, ComputeDomainChannelConfig):
             folder = self._channels(CHANNELS if config.allocationMode == "All" else 1)
             return {"mounts": [_mount(folder, "/dev/nvidia-caps-imex-channels")]}

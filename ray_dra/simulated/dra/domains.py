@@ -118,10 +118,18 @@ class NodeDomains:
     def __init__(self, api: KubernetesApi, node: str) -> None:
         self._api, self._node = api, node
 
-    def enter(self, domain: str, namespace: str) -> bool:
+    def named(self, domain: str) -> tuple[str, str]:
+        meta = self._find(domain)["metadata"]
+        return meta["namespace"], meta["name"]
+
+    def _find(self, domain: str) -> Object:
         found = next((d for d in self._api.items("ComputeDomain") if d["metadata"]["uid"] == domain), None)
         if found is None or found["metadata"].get("deletionTimestamp"):
             raise PrepareError(f"ComputeDomain not found: {domain}")
+        return found
+
+    def enter(self, domain: str, namespace: str) -> bool:
+        found = self._find(domain)
         if found["metadata"]["namespace"] != namespace:
             raise PrepareError(
                 f"the claim's namespace {namespace} is not that of its ComputeDomain, {found['metadata']['namespace']}"

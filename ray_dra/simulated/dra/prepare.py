@@ -19,8 +19,15 @@ from typing import Any, Protocol
 
 from ray_dra.errors import SimulationError
 from ray_dra.simulated.dra import sharing
-from ray_dra.simulated.dra.cdi import Cdi, replaced
-from ray_dra.simulated.dra.configs import FOR_KIND, BadConfig, ComputeDomainChannelConfig, Config, decode
+from ray_dra.simulated.dra.cdi import Cdi, Given, replaced
+from ray_dra.simulated.dra.configs import (
+    FOR_KIND,
+    BadConfig,
+    ComputeDomainChannelConfig,
+    ComputeDomainDaemonConfig,
+    Config,
+    decode,
+)
 from ray_dra.simulated.dra.devices import Published, fabric_partition, twin
 from ray_dra.simulated.dra.partitions import place_of
 from ray_dra.simulated.machine import Machine
@@ -61,6 +68,9 @@ class Domains(Protocol):
     def enter(self, domain: str, namespace: str) -> bool:
         """Join this node to the domain, and wait until it is ready; whether there is a channel to give (a node
         without a multi-node fabric has none). PrepareError otherwise."""
+
+    def named(self, domain: str) -> tuple[str, str]:
+        """The domain's namespace and name. PrepareError where there is none."""
 
     def leave(self, domain: str) -> None:
         """No claim on this node uses the domain any more."""
@@ -135,8 +145,9 @@ class Preparer:
         chosen = self._chosen(claim)  # outside the lock: what is published may depend on what is readied
         if ready is not None:  # /var/run is lost with a reboot
             prepared = [Prepared(**device) for device in ready["devices"]]
+            daemons = self._daemons(chosen)
             with self._locked():
-                self._write_cdi(uid, prepared, chosen)
+                self._write_cdi(uid, prepared, chosen, daemons)
             return prepared
         results = claim["status"]["allocation"]["devices"].get("results") or ()
         admin = {result["device"] for result in results if result.get("adminAccess")}
@@ -146,6 +157,7 @@ class Preparer:
             for _, _, config in chosen
             if isinstance(config, ComputeDomainChannelConfig)
         }
+        daemons = self._daemons(chosen)
         with self._locked():
             self._refuse_taken(uid, [each for each in chosen if each[1].name not in admin])
             self._refuse_other_partitions(chosen)
@@ -161,7 +173,7 @@ class Preparer:
             self._save()
             prepared = [self._with_part(*each) for each in zip(prepared, chosen, strict=True)]
             self._share(uid, prepared, chosen)
-            self._write_cdi(uid, prepared, chosen)
+            self._write_cdi(uid, prepared, chosen, daemons)
             self._claims[uid] |= {"state": "completed", "devices": [asdict(each) for each in prepared]}
             self._save()
             return prepared
@@ -243,6 +255,16 @@ class Preparer:
         if device.kind in ("channel", "daemon"):
             raise PrepareError(f"request {request} of a {device.kind} device carries no ComputeDomain configuration")
         return None
+
+    def _daemons(self, chosen: Iterable[tuple[str, Published, Config | None]]) -> dict[str, tuple[str, str]]:
+        """Namespace and name of the domains whose IMEX daemons are given a container."""
+        found = {}
+        for _, _, config in chosen:
+            if isinstance(config, ComputeDomainDaemonConfig):
+                if self._domains is None:
+                    raise PrepareError("this node serves no ComputeDomains")
+                found[config.domainID] = self._domains.named(config.domainID)
+        return found
 
     def _enter(self, domain: str, namespace: str) -> bool:
         if self._domains is None:
@@ -362,17 +384,22 @@ class Preparer:
         )
 
     def _write_cdi(
-        self, uid: str, prepared: list[Prepared], chosen: list[tuple[str, Published, Config | None]]
+        self,
+        uid: str,
+        prepared: list[Prepared],
+        chosen: list[tuple[str, Published, Config | None]],
+        daemons: Mapping[str, tuple[str, str]],
     ) -> None:
         mps: dict[str, list[dict[str, Any]]] = {}
         for config, devices in _by_config(prepared, chosen):
             if sharing.strategy(config) == "MPS":
                 mps |= dict.fromkeys(devices, sharing.mounts(self._mps, uid, devices))
-        given = [
-            (device, config, each.partition or uuid_of(device), mps.get(each.partition or uuid_of(device), []))
-            for each, (_, device, config) in zip(prepared, chosen, strict=True)
-            if each.cdi is not None
-        ]
+        given = []
+        for each, (_, device, config) in zip(prepared, chosen, strict=True):
+            if each.cdi is not None:
+                uuid = each.partition or uuid_of(device)
+                daemon = daemons.get(config.domainID) if isinstance(config, ComputeDomainDaemonConfig) else None
+                given.append(Given(device, config, uuid, mps.get(uuid, []), daemon))
         self._cdi.write(uid, given)
 
     def _save(self) -> None:
