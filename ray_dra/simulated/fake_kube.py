@@ -350,7 +350,15 @@ class FakeKube:
             if got is None:
                 fits = False
                 break
-            results = [{"driver": DRIVER, "pool": node, "device": d} for d in got]
+            asked = [
+                request["name"]
+                for request in claim["spec"]["devices"]["requests"]
+                for _ in range(request["exactly"]["count"])
+            ]
+            results = [
+                {"request": request, "driver": DRIVER, "pool": node, "device": device}
+                for request, device in zip(asked, got, strict=True)
+            ]
             claim["status"] = {"allocation": {"devices": {"results": results}}}
         if fits:
             pod["spec"]["nodeName"] = node
