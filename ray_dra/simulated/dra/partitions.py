@@ -13,6 +13,7 @@ from ray_dra.simulated.profile import MigProfile, Profile
 
 ENGINES = ("copyEngines", "decoders", "encoders", "jpegEngines", "ofaEngines")
 Quantities = dict[str, dict[str, str]]
+Place = tuple[int, int, int]  # of a part: its GPU, its profile's id, its first memory slice
 
 
 _NAME = re.compile(r"gpu-(\d+)-mig-.+-(\d+)-(\d+)")
@@ -23,8 +24,8 @@ def part_name(gpu: int, mig: MigProfile, start: int) -> str:
     return f"gpu-{gpu}-mig-{kind}-{mig.id}-{start}"
 
 
-def place_of(name: str) -> tuple[int, int, int] | None:
-    """(GPU, profile's id, first memory slice) by the published name; None: no part."""
+def place_of(name: str) -> Place | None:
+    """By the published name; None: no part."""
     match = _NAME.fullmatch(name)
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
 

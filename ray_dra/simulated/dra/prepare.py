@@ -4,7 +4,7 @@ Idempotent over restarts of the driver and of the kubelet by a checkpoint: a cla
 done for it and marked when all is done. A device that is in one claim's checkpoint is refused to another, unless
 ConsumableShares lets several have it. A dynamic part is made for its first claim and destroyed with its last.
 Neighbours: `kubelet` calls it, `domains` says when an IMEX channel may be given, `cdi` writes what the container gets,
-`sharing` sets time slices and MPS.
+`parts` makes and destroys partitions, `sharing` sets time slices and MPS.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from ray_dra.simulated.dra.configs import (
     decode,
 )
 from ray_dra.simulated.dra.devices import Published, fabric_partition, twin
-from ray_dra.simulated.dra.partitions import place_of
+from ray_dra.simulated.dra.partitions import Place, place_of
+from ray_dra.simulated.dra.parts import Parts
 from ray_dra.simulated.machine import Machine
 
 LOCK_SECONDS = 10.0  # that a call waits for the one before it
@@ -102,7 +103,7 @@ class Preparer:
     ) -> None:
         self.driver, self.node = driver, node
         self._file, self._mps = folder / "checkpoint.json", folder / "mps"
-        self._machine = machine
+        self._machine, self._parts = machine, Parts(machine)
         self._published, self._gates, self._domains, self._shared = published, gates, domains, shared
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,13 +127,8 @@ class Preparer:
         if "DynamicMIG" not in self._gates:
             return
         with self._locked():
-            kept = self._in_use()
-            state = self._machine.mig_state()
-            for part in state.parts:
-                if (part.gpu, part.profile, part.start) not in kept:
-                    self._destroy((part.gpu, part.profile, part.start))
-            for gpu in state.on:
-                self._mode_off(gpu)
+            self._destroy(self._parts.there() - self._in_use())
+            self._parts.end_idle_modes()
 
     def prepare(self, claim: Mapping[str, Any]) -> list[Prepared]:
         """Ready an allocated ResourceClaim; the same answer every time. Raises PrepareError."""
@@ -171,7 +167,7 @@ class Preparer:
                 "devices": [asdict(each) for each in prepared],
             }
             self._save()
-            prepared = [self._with_part(*each) for each in zip(prepared, chosen, strict=True)]
+            prepared = [self._with_part(each, device) for each, (_, device, _) in zip(prepared, chosen, strict=True)]
             self._share(uid, prepared, chosen)
             self._write_cdi(uid, prepared, chosen, daemons)
             self._claims[uid] |= {"state": "completed", "devices": [asdict(each) for each in prepared]}
@@ -302,23 +298,18 @@ class Preparer:
 
     # -- parts, and shared GPUs
 
-    def _in_use(self) -> set[tuple[int, int, int]]:
+    def _in_use(self) -> set[Place]:
         """The places of the parts that readied claims have."""
         ready = [entry for entry in self._claims.values() if entry["state"] == "completed"]
         places = {place_of(device["device"]) for entry in ready for device in entry["devices"]}
         return {place for place in places if place is not None}
 
-    def _with_part(self, prepared: Prepared, chosen: tuple[str, Published, Config | None]) -> Prepared:
-        """A dynamic part is made now, with MIG mode where it is off."""
-        device = chosen[1]
+    def _with_part(self, prepared: Prepared, device: Published) -> Prepared:
+        """A dynamic part is made now; one that is shared may be there."""
         if device.mig is None or "uuid" in device.body["attributes"]:
             return prepared
-        mig, start = device.mig
-        part = self._machine.mig_state().find(device.gpu, mig.id, start) if self._shared else None
         try:
-            if device.gpu not in self._machine.mig_state().on:
-                self._machine.mig_mode(device.gpu, True)
-            part = part or self._machine.create_part(device.gpu, mig, start)
+            part = self._parts.make(device.gpu, *device.mig, reuse=self._shared)
         except SimulationError as error:
             raise PrepareError(f"error creating MIG device {device.name}: {' '.join(str(error).split())}") from error
         return replace(prepared, partition=part.uuid)
@@ -328,27 +319,15 @@ class Preparer:
         if "DynamicMIG" not in self._gates:
             return
         self._claims[uid]["state"] = "started"  # so that it does not count as a user
-        kept = self._in_use()
-        for device in entry["devices"]:
-            place = place_of(device["device"])
-            if place is not None and place not in kept:
-                self._destroy(place)
+        places = {place for device in entry["devices"] if (place := place_of(device["device"])) is not None}
+        self._destroy(places - self._in_use())
 
-    def _destroy(self, place: tuple[int, int, int]) -> None:
-        part = self._machine.mig_state().find(*place)
-        if part is not None:
-            try:
-                self._machine.destroy_part(part)
-            except SimulationError as error:
-                raise PrepareError(f"error destroying GPU Instance: {' '.join(str(error).split())}") from error
-        self._mode_off(place[0])
-
-    def _mode_off(self, gpu: int) -> None:
-        """With the last part MIG mode ends, where that needs no reset."""
-        state = self._machine.mig_state()
-        empty = gpu in state.on and not any(p.gpu == gpu for p in state.parts)
-        if empty and not self._machine.node.profile.resets_for_mig:
-            self._machine.mig_mode(gpu, False)
+    def _destroy(self, places: Iterable[Place]) -> None:
+        try:
+            for place in sorted(places):
+                self._parts.destroy(place)
+        except SimulationError as error:
+            raise PrepareError(f"error destroying GPU Instance: {' '.join(str(error).split())}") from error
 
     def _share(self, uid: str, prepared: list[Prepared], chosen: list[tuple[str, Published, Config | None]]) -> None:
         for config, devices in _by_config(prepared, chosen):
