@@ -17,7 +17,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	sh tests/cluster/apt.sh
 	$(BIN)/python -m tests.cluster build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests
 
 # A real Kubernetes cluster on this machine; docs/testbed.md.
 cluster: $(STAMP)

@@ -74,24 +74,32 @@ def test_shutdown_and_the_end_of_the_program_leave_nothing() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None], ids=str)
-def test_a_program_that_dies_leaves_nothing(end: signal.Signals | None) -> None:
-    """Killed, terminated, or simply at its end without ray.shutdown()."""
-    program = run(START + ("time.sleep(600)" if end else ""))
-    assert program.stdout is not None
+def test_programs_that_die_leave_nothing() -> None:
+    """Killed, terminated, or simply at its end without ray.shutdown(): three at the same time."""
+    ends = (signal.SIGKILL, signal.SIGTERM, None)
+    programs = [run(START + ("time.sleep(600)" if end else "")) for end in ends]
     try:
-        folder = program.stdout.readline().strip()
-        assert program.stdout.readline() == "ready\n"
-        if end is not None:
-            program.send_signal(end)
-        program.wait(30)
+        folders = [_line(program) for program in programs]
+        assert [_line(program) for program in programs] == ["ready"] * 3
+        for program, end in zip(programs, ends, strict=True):
+            if end is not None:
+                program.send_signal(end)
+        for program in programs:
+            program.wait(30)
     finally:
-        program.kill()
-        program.wait()
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert len(set(folders)) == 3
     deadline = time.monotonic() + 20
-    while left_over(folder) or Path(folder).exists():
-        assert time.monotonic() < deadline, left_over(folder)
+    while any(left_over(folder) or Path(folder).exists() for folder in folders):
+        assert time.monotonic() < deadline, [left_over(folder) for folder in folders]
         time.sleep(0.2)
+
+
+def _line(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    return program.stdout.readline().strip()
 
 
 STARTING = f"""
@@ -115,16 +123,19 @@ ray.init("{EMBEDDED}")
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("steps", [0, 1, 2, 3])
-def test_a_program_that_dies_during_the_start_leaves_nothing(steps: int) -> None:
+def test_programs_that_die_during_the_start_leave_nothing() -> None:
     """Before its supervisor's first word, while the head starts, while NVML is read, while a raylet starts."""
-    name = f"t{os.getpid()}{steps}"
-    folder = Path("/tmp") / f"{PREFIX}{name}"
-    program = subprocess.run([sys.executable, "-c", STARTING, name, str(steps)], timeout=120, check=False)
-    assert program.returncode == -signal.SIGKILL
+    names = [f"t{os.getpid()}{steps}" for steps in range(4)]
+    folders = [Path("/tmp") / f"{PREFIX}{name}" for name in names]
+    programs = [subprocess.Popen([sys.executable, "-c", STARTING, *each]) for each in zip(names, "0123", strict=True)]
+    try:
+        assert [program.wait(120) for program in programs] == [-signal.SIGKILL] * 4
+    finally:
+        for program in programs:
+            program.kill()
     deadline = time.monotonic() + 20
-    while left_over(str(folder)) or folder.exists():
-        assert time.monotonic() < deadline, left_over(str(folder))
+    while any(left_over(str(folder)) or folder.exists() for folder in folders):
+        assert time.monotonic() < deadline, [left_over(str(folder)) for folder in folders]
         time.sleep(0.1)
 
 
