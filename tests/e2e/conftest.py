@@ -1,4 +1,4 @@
-"""One embedded cluster for a module of tests, or for a folder of them; two racks of two GB200 trays."""
+"""What tests of the embedded cluster share: two racks of two GB200 trays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import ray
 
 import ray_dra
@@ -32,24 +31,6 @@ def connected() -> Iterator[LocalCluster]:
     assert found is not None
     yield found
     ray.shutdown()
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with connected() as found:
-        yield found
-
-
-@pytest.fixture
-def free(cluster: LocalCluster) -> Iterator[LocalCluster]:
-    """The cluster with nothing held, before and after."""
-    from ray_dra.processes.calls import ask, coordinator
-
-    for machine in cluster.nodes:
-        cluster.machine(machine.name).heal()
-    yield cluster
-    for status in ask(coordinator().gangs.remote()):
-        ask(coordinator().release.remote(status.gang, 20.0), timeout=40)
 
 
 def pinned(gang: ray_dra.GangPlacementGroup, bundle: int, **options: Any) -> dict[str, Any]:

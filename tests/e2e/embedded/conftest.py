@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
 from tests.e2e.conftest import connected
 
@@ -14,3 +15,13 @@ from tests.e2e.conftest import connected
 def cluster() -> Iterator[LocalCluster]:
     with connected() as found:
         yield found
+
+
+@pytest.fixture
+def free(cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """The cluster with nothing held, before and after."""
+    for machine in cluster.nodes:
+        cluster.machine(machine.name).heal()
+    yield cluster
+    for status in ask(coordinator().gangs.remote()):
+        ask(coordinator().release.remote(status.gang, 20.0), timeout=40)

@@ -1,4 +1,4 @@
-"""What breaks on the embedded cluster: devices, drivers, programs, the coordinator, a node."""
+"""What breaks on the embedded cluster: devices, drivers, programs, the coordinator, a node. The last of its folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.device import Health
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
-
-from .conftest import eventually, pinned, planned, seen
+from tests.e2e.conftest import eventually, pinned, planned, seen
 
 pytestmark = pytest.mark.ray
 
