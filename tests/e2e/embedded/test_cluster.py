@@ -119,9 +119,9 @@ def test_the_command_line_tells_a_gangs_history_and_the_log_has_it(free: LocalCl
         assert done.returncode == 0, done.stderr
         first, *history, times = done.stdout.splitlines()
         assert first.split()[:2] == ["told", "ready"]
-        assert [line.split("  ")[2].split(" -> ")[-1] for line in history] == ["held", "placing", "ready"]
+        assert [line.split("  ")[2].split(" -> ")[-1] for line in history] == ["placing", "ready"]
         assert re.fullmatch(r"  ready [0-9.]+ s after the call: .*placed [0-9.]+", times)
     (log,) = {path.resolve() for path in free.folder.rglob("ray-dra-coordinator.log")}
     decisions = [line.split(" INFO ")[1] for line in log.read_text().splitlines() if "gang told: " in line]
-    assert decisions[0] == "gang told: held: submitted; devices are held"
+    assert decisions[0] == "gang told: placing: submitted; devices are held"
     assert decisions[-1].startswith("gang told: gone: ")
