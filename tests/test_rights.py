@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ray_dra.operate.check import RIGHTS
+from ray_dra.operate.check import QUEUE_RIGHTS, RIGHTS, Right
 
 PROJECT = Path(__file__).parents[1]
 
@@ -23,9 +23,12 @@ def rules(file: str, kind: str) -> set[tuple[str, str, frozenset[str]]]:
 
 
 def test_the_roles_are_the_rights() -> None:
-    def named(everywhere: bool) -> set[tuple[str, str, frozenset[str]]]:
-        return {(r.group, r.resource, frozenset(r.verbs)) for r in RIGHTS if r.everywhere is everywhere}
+    def named(rights: tuple[Right, ...], everywhere: bool) -> set[tuple[str, str, frozenset[str]]]:
+        return {(r.group, r.resource, frozenset(r.verbs)) for r in rights if r.everywhere is everywhere}
 
-    assert rules("base/namespaced.yaml", "Role") == named(False)
-    assert rules("base/topology.yaml", "ClusterRole") == named(True)
-    assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in named(True)), "no write goes outside the namespace"
+    assert rules("base/namespaced.yaml", "Role") == named(RIGHTS, False)
+    assert rules("base/topology.yaml", "ClusterRole") == named(RIGHTS, True)
+    assert rules("kueue/roles.yaml", "Role") == named(QUEUE_RIGHTS, False)
+    assert rules("kueue/roles.yaml", "ClusterRole") == named(QUEUE_RIGHTS, True)
+    outside = named(RIGHTS + QUEUE_RIGHTS, True)
+    assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in outside), "no write goes outside the namespace"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray_dra.translate.names import COMPUTE_DOMAIN_API, RAY_API
+from ray_dra.translate.names import COMPUTE_DOMAIN_API, KUEUE_API, RAY_API
 
 # kind: (group and version, plural, namespaced)
 KINDS: dict[str, tuple[str, str, bool]] = {
@@ -34,6 +34,8 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "ComputeDomain": (COMPUTE_DOMAIN_API, "computedomains", True),
     "RayCluster": (RAY_API, "rayclusters", True),
     "RayService": (RAY_API, "rayservices", True),
+    "Workload": (KUEUE_API, "workloads", True),
+    "ResourceFlavor": (KUEUE_API, "resourceflavors", False),
     "RayJob": (RAY_API, "rayjobs", True),
     "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
 }

@@ -21,6 +21,7 @@ from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.events import event_about
 from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay
+from ray_dra.translate.kube.kueue import read_flavor, read_workload
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.published_links import read_topology
 from ray_dra.translate.kube.raycluster import MOST_AT_ONCE, read_raycluster, write_limits
@@ -65,7 +66,7 @@ class KubeAdapter:
         self._domain: str | None = None
         self._changed = changed
         deadline = time.monotonic() + sync_seconds
-        self.compute_domains = _served(api, deadline)
+        self.compute_domains, self.kueue = _served(api, deadline)
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
@@ -121,6 +122,7 @@ class KubeAdapter:
 
     def view(self) -> KubeView:
         self._log_problems()
+        queues_known = self._queues_known  # before they are read, or those that are listed meanwhile were none
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
         cluster = next(iter(found["raycluster"]), None)
         if cluster is not None:
@@ -138,6 +140,8 @@ class KubeAdapter:
             templates=found["templates"],
             domains=found.get("domains", ()),
             topologies=found["topologies"],
+            workloads=found.get("workloads") if queues_known else None,
+            flavors={flavor.name: flavor for flavor in found.get("flavors", ())},
             version=sum(mirror.version for mirror in self._mirrors.values()),
         )
 
@@ -155,6 +159,23 @@ class KubeAdapter:
                 changed=self._changed,
             )
             self._mirrors = {**self._mirrors, "rayservice": mirror}  # the lease's thread may be reading the other
+
+    def watch_queues(self) -> None:
+        if "workloads" in self._mirrors:
+            return
+        api, ours = self._api, f"{CLUSTER_LABEL}={self.raycluster}"
+        self._mirrors = {
+            **self._mirrors,  # another dict: others' threads go through the old one
+            "workloads": Mirror(
+                api, "Workload", self.namespace, labels=ours, keep=read_workload, changed=self._changed
+            ),
+            "flavors": Mirror(api, "ResourceFlavor", keep=read_flavor, changed=self._changed),
+        }
+
+    @property
+    def _queues_known(self) -> bool:
+        watched = [self._mirrors[name] for name in ("workloads", "flavors") if name in self._mirrors]
+        return bool(watched) and all(mirror.synced.is_set() for mirror in watched)
 
     def problems(self) -> tuple[str, ...]:
         found = [problem for mirror in self._mirrors.values() for problem in mirror.problems()]
@@ -216,8 +237,8 @@ class KubeAdapter:
         self._pool.shutdown(wait=False)
 
 
-def _served(api: KubernetesApi, deadline: float) -> bool:
-    """Whether the cluster has ComputeDomains. Raises NotFound where it lacks what gangs cannot do without."""
+def _served(api: KubernetesApi, deadline: float) -> tuple[bool, bool]:
+    """Whether the cluster has ComputeDomains, and Kueue. Raises NotFound where it lacks what gangs need."""
     while True:
         try:
             for kind, needed in (
@@ -226,7 +247,7 @@ def _served(api: KubernetesApi, deadline: float) -> bool:
             ):
                 if not api.serves(kind):
                     raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
-            return api.serves("ComputeDomain")
+            return api.serves("ComputeDomain"), api.serves("Workload")
         except ApiUnavailable:
             if time.monotonic() > deadline:
                 raise

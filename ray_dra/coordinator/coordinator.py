@@ -55,9 +55,10 @@ class Coordinator:
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
         self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
+        self._quotas = parts.quotas
         self.foreign_work, self.gpu_id_map, self._statuses = parts.foreign_work, parts.gpu_id_map, parts.statuses
         self.pending_groups = self._statuses.pending_groups
-        self._turns = Turns(self.records, self.observer, self.clock, self._decide)
+        self._turns = Turns(self.records, self.observer, parts.quotas, self.clock, self._decide)
         self.behind = False
         parts.restore()
         self.executor.recover(ray.view())
@@ -74,7 +75,7 @@ class Coordinator:
     @property
     def idle(self) -> bool:
         """Nothing is held, and nothing of an earlier gang is left to undo."""
-        return not self.gangs and not self.foreign_work.unclaimed and self.backend.idle
+        return not self.gangs and not self.foreign_work.unclaimed and self.backend.idle and self._quotas.idle
 
     # -- what the world reports
 
@@ -89,13 +90,15 @@ class Coordinator:
         self._sync.look()
         self.executor.catch_up(self.observer.view)
         self._decide(JobsSeen(self.observer.view.jobs, self.observer.ended_actors))
+        unheard = self._turns.hear_queues()
         done, fault = self._turns.advance()
         self._sync.end_of_look()
         served = self._turns.serve()
         self.behind = not (done and served)
         self.executor.count_gangs()
-        if fault is not None:
-            raise fault
+        for each in (unheard, fault):
+            if each is not None:
+                raise each
 
     def _decide(self, event: Event) -> bool:
         """The engine decides, the executor acts; what comes of an action is decided on before the next. True where
@@ -121,10 +124,11 @@ class Coordinator:
         """
         request = check_order(order).request
         self.backend.check()
-        self._decide(Submitted(order))
+        queue = self._quotas.queue_for(request)
+        self._decide(Submitted(order, queue=queue))
         if request.gang not in self.gangs and order.ordinary is None:
             self.observe()  # what looked taken may have ended since
-            self._decide(Submitted(order, looked=True))
+            self._decide(Submitted(order, looked=True, queue=queue))
         if order.ordinary is not None and order.ordinary.part_of is not None:
             self._turns.serve()  # it may be the last of its set
         return self.status(request.gang)

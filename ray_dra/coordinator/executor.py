@@ -7,7 +7,7 @@ looks at the world, and decides the rest anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ray_dra.coordinator.backends.base import Backend
@@ -19,6 +19,7 @@ from ray_dra.coordinator.observer import Observer
 from ray_dra.coordinator.status import Statuses
 from ray_dra.core.gangs.actions import (
     Action,
+    AskQuota,
     BuryGroup,
     DeleteMap,
     Drop,
@@ -40,12 +41,14 @@ from ray_dra.core.gangs.lifecycle import Gang, Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import RayDraError
 from ray_dra.ports.metrics import Metrics
+from ray_dra.ports.quota import Quotas
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.names import MAP_KEY, NODE_LABEL
 from ray_dra.translate.ray.ordinary import new_group
 from ray_dra.translate.text import explain_notice, on_one_line
 
+MOST_ASKS = 100  # for the quota of a gang whose record lies aside
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
 
 logger = logging.getLogger("ray_dra")
@@ -65,12 +68,13 @@ class Executor:
         statuses: Statuses,
         gpu_id_map: GpuIdMap,
         foreign_work: ForeignWork,
+        quotas: Quotas,
         metrics: Metrics,
     ) -> None:
         self._engine, self._records = engine, engine.records
         self._store, self._gang_store, self._ray, self._backend = store, gang_store, ray, backend
         self._observer, self._statuses, self._gpu_id_map, self._foreign = observer, statuses, gpu_id_map, foreign_work
-        self._metrics = metrics
+        self._quotas, self._metrics = quotas, metrics
         self._mapped: dict[str, None] = {}  # placement groups whose map was written since the last look
         self._told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it, and the move it was in
 
@@ -97,6 +101,8 @@ class Executor:
                 return self._make_workers(self._records.gangs.get(action.gang), now)
             case EndWorkers():
                 return self._end_workers(self._records.gangs.get(action.gang), action.why)
+            case AskQuota():
+                self._ask_quota(self._records.gangs.get(action.gang))
             case Note():
                 _log(action)
             case Timed():
@@ -132,7 +138,18 @@ class Executor:
             if group not in self._records.groups:
                 self._store.delete(MAP_KEY + group)
             del self._mapped[group]
-        self._backend.undo([*self._records.wanted(), *self._gang_store.left_alone(view)])
+        aside = self._gang_store.left_alone(view)
+        self._backend.undo([*self._records.wanted(), *aside])
+        unread = {each.gang for each in aside}
+        self._quotas.keep([*self._requests(), *((gang, asks) for gang in unread for asks in range(MOST_ASKS))])
+
+    def _requests(self) -> Iterator[tuple[str, int]]:
+        """Gangs' present requests for their quota; and the last one for as long as anything is left of what it paid."""
+        for gang in self._records.with_quota():
+            if gang.quota is not None:
+                yield gang.id, gang.quota.asks
+                if gang.quota.asks and gang.allocation is None and not self._backend.gone(gang.id, gang.moves):
+                    yield gang.id, gang.quota.asks - 1
 
     def count_gangs(self) -> None:
         """How many gangs are in each phase, for the metrics."""
@@ -197,6 +214,10 @@ class Executor:
         if progress.joined and grouped and now.lived - self._records.notes[gang.id].since > STRAY_SECONDS:
             progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
         return WorkersProgressed(gang.id, progress)
+
+    def _ask_quota(self, gang: Gang | None) -> None:
+        if gang is not None and gang.quota is not None:
+            self._quotas.ask(gang.quota, gang.request)
 
     def _end_workers(self, gang: Gang | None, why: str) -> WorkersLeft | None:
         """Ray tells the raylets of a removed group before it answers us, and they say how it is now."""

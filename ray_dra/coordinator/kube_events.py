@@ -50,6 +50,8 @@ def told_of(gang: Gang, stage: str, joined: bool) -> Told:
         return Told("GangReleasing", f"{who} is being given back")
     if gang.allocation is None:
         why = "; ".join([*map(str, gang.waits_for), *filter(None, [gang.said])]) or "its turn"
+        if gang.phase is Phase.QUOTA:
+            return Told("GangAwaitsQuota", f"{who} waits for {why}", bool(gang.moves))
         return Told("GangMoved" if gang.moves else "GangQueued", f"{who} waits for {why}", bool(gang.moves))
     kind = "parts of GPUs" if any(grant.part is not None for grant in gang.allocation.grants) else "GPUs"
     where = f"{len(gang.allocation.grants)} {kind} on {', '.join(dict.fromkeys(gang.allocation.nodes))}"

@@ -9,6 +9,8 @@ from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Gang, Observed, owner_ended
+from ray_dra.core.gangs.notice import Ending
+from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.stages import JOINED, PLACED
 from ray_dra.core.model.allocation import Allocation, Grant
@@ -70,8 +72,17 @@ class Observer:
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),
-            ending=None if gang.allocation is None else self.backend.ending(gang.allocation),
+            ending=None if gang.allocation is None else self._ending(gang.allocation, notes),
         )
+
+    def _ending(self, allocation: Allocation, notes: RuntimeNotes) -> Ending | None:
+        """Why it will end: its workers' end, or, as long as these stay, its quota's."""
+        workers = self.backend.ending(allocation)
+        if workers is not None or notes.evicted is None:
+            return workers
+        since, why = notes.evicted
+        left = max(0.0, since + GRACE_SECONDS - self.clock())
+        return Ending(why, left, tuple(range(len(allocation.bundles))))
 
     def placed_devices(self, records: Records) -> dict[str, float]:
         """Node -> GPUs that Ray counts as taken for our gangs."""

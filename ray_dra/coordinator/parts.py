@@ -5,6 +5,7 @@ from __future__ import annotations
 from ray_dra.coordinator.aside import Aside
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.coordinator.backends.kubernetes.kueue import Kueue
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.raylets.backend import RayletsBackend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
@@ -23,6 +24,7 @@ from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.metrics import Metrics
+from ray_dra.ports.quota import NoQuotas, Quotas
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
 
@@ -38,11 +40,13 @@ class Parts:
         machines = Machines(self.inventory, clock)
         self.nodes = Nodes(store, self.inventory, clock, self.aside, is_machine=machines.has, best=self.known.best)
         self.known.remember(self.nodes.remembered(), clock())
-        self.backend: Backend = (
-            RayletsBackend(self.nodes)
-            if kube is None
-            else KubernetesBackend(kube, store, self.inventory, clock, machines, self.nodes)
-        )
+        self.backend: Backend
+        self.quotas: Quotas
+        if kube is None:
+            self.backend, self.quotas = RayletsBackend(self.nodes), NoQuotas()
+        else:
+            workers = KubernetesBackend(kube, store, self.inventory, clock, machines, self.nodes)
+            self.backend, self.quotas = workers, Kueue(kube, lambda: workers.view, clock)
         self.engine = Engine(
             self.inventory,
             self.known,
@@ -76,6 +80,7 @@ class Parts:
             self.statuses,
             self.gpu_id_map,
             self.foreign_work,
+            self.quotas,
             metrics,
         )
 

@@ -10,11 +10,13 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from ray_dra.coordinator.observer import Observer
-from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, TurnFailed, TurnTook, WorkersDue
+from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, QuotaAnswered, TurnFailed, TurnTook, WorkersDue
 from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.quota import Said
 from ray_dra.core.gangs.records import Records
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
+from ray_dra.ports.quota import Quotas
 
 logger = logging.getLogger(__name__)
 BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue
@@ -24,9 +26,31 @@ class Turns:
     """See the module. `decide` has the engine decide on an event and the executor act, and returns whether there was
     anything to do."""
 
-    def __init__(self, records: Records, observer: Observer, clock: Clock, decide: Callable[[Event], bool]) -> None:
+    def __init__(
+        self,
+        records: Records,
+        observer: Observer,
+        quotas: Quotas,
+        clock: Clock,
+        decide: Callable[[Event], bool],
+    ) -> None:
         self._records, self._observer, self._clock, self._decide = records, observer, clock, decide
+        self._quotas = quotas
         self._resume = {True: 0, False: 0}  # whether it has devices -> the gang with which the next look begins
+
+    def hear_queues(self) -> Exception | None:
+        """What queues outside say to gangs' requests, where it is news. Returns a fault of ours."""
+        faults = [_fault_of(self._hear_queue, gang) for gang in self._records.with_quota()]
+        return next(filter(None, faults), None)
+
+    def _hear_queue(self, gang: Gang) -> None:
+        quota, notes = gang.quota, self._records.notes[gang.id]
+        answer = self._quotas.answer(quota, gang.request) if quota is not None and not gang.releasing else None
+        if quota is None or answer is None:
+            return
+        known = quota.granted is not None if answer.said is Said.ADMITTED else answer == notes.answer
+        if not known:
+            self._decide(QuotaAnswered(gang.id, answer, self._observer.observed(gang, notes)))
 
     def advance(self) -> tuple[bool, Exception | None]:
         """Take each gang past the queue one step on. Returns whether the time sufficed, and a fault of ours."""
@@ -67,23 +91,30 @@ class Turns:
             if self._clock() > until:
                 self._resume[holds] = gang.sequence
                 break
-            try:
-                self._advance(gang.id)
-            except InvalidRequest as error:  # it cannot be recorded, say
-                fault = fault or error
-            except RayDraError:
-                raise  # the world does not answer, to no gang
-            except Exception as error:  # a fault of ours; those behind it get on all the same
-                fault = fault or error
+            met = _fault_of(self._advance, gang)
+            fault = fault or met
         return not self._resume[holds], fault
 
-    def _advance(self, gang_id: str) -> None:
-        gang = self._records.gangs.get(gang_id)
+    def _advance(self, was: Gang) -> None:
+        gang = self._records.gangs.get(was.id)
         if gang is None:
             return
-        seen = self._observer.observed(gang, self._records.notes[gang_id])
-        acted = self._decide(WorkersDue(gang_id, seen))
-        gang = self._records.gangs.get(gang_id)
+        seen = self._observer.observed(gang, self._records.notes[gang.id])
+        acted = self._decide(WorkersDue(gang.id, seen))
+        gang = self._records.gangs.get(was.id)
         if gang is not None:
-            seen = self._observer.observed(gang, self._records.notes[gang_id]) if acted else seen
-            self._decide(GangObserved(gang_id, seen))
+            seen = self._observer.observed(gang, self._records.notes[gang.id]) if acted else seen
+            self._decide(GangObserved(gang.id, seen))
+
+
+def _fault_of(step: Callable[[Gang], None], gang: Gang) -> Exception | None:
+    """What a gang's step met that is its own, or a fault of ours; those behind it get on all the same."""
+    try:
+        step(gang)
+    except InvalidRequest as error:  # it cannot be recorded, say
+        return error
+    except RayDraError:
+        raise  # the world does not answer, to no gang
+    except Exception as error:
+        return error
+    return None

@@ -13,17 +13,21 @@ from typing import Any, NamedTuple
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
-from ray_dra.errors import RayDraError
+from ray_dra.errors import RayDraError, shown
 from ray_dra.ports.kube_objects import KubeNode, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import Object
+from ray_dra.translate.kube.kueue import is_queue
 from ray_dra.translate.kube.raycluster import default_locality, read_raycluster, worker_template, write_limits
 from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_GROUP,
     DRIVER,
+    KUEUE_API,
+    KUEUE_GROUP,
     LOCALITY_LABEL,
     PROBLEMS_ANNOTATION,
+    QUEUE_ANNOTATION,
     RAY_GROUP,
     START_HOOK_VARIABLE,
 )
@@ -58,6 +62,13 @@ RIGHTS = (
 )
 
 
+QUEUE_RIGHTS = (
+    Right(KUEUE_GROUP, "workloads", ("list", "watch", "create", "delete")),
+    Right(KUEUE_GROUP, "resourceflavors", ("list", "watch"), everywhere=True),
+)
+"""Those that a RayCluster needs besides whose gangs are paid from a queue."""
+
+
 class Finding(NamedTuple):
     """One line. `ok` is None for what may be missing."""
 
@@ -76,6 +87,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
         where = "everywhere" if right.everywhere else f"in {namespace}"
         yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace, raycluster))
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
+    yield from _asked("the queue that gangs are paid from", partial(_of_queue, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api, namespace, raycluster))
     yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
 
@@ -96,6 +108,26 @@ def _of_kind(api: KubernetesApi, kind: str) -> Iterator[Finding]:
     served = api.serves(kind)
     lacking = None if kind == "ComputeDomain" else False
     yield Finding(True, kind, "served") if served else Finding(lacking, kind, missing[kind])
+
+
+def _of_queue(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    """Nothing where the RayCluster names none. Whether there is such a queue, Kueue says to each gang."""
+    annotations = (api.get("RayCluster", raycluster, namespace)["metadata"].get("annotations")) or {}
+    queue = annotations.get(QUEUE_ANNOTATION)
+    if queue is None:
+        return
+    if not is_queue(queue):
+        yield Finding(False, what, f"{shown(queue)} is none that is known: kueue/NAME, of a LocalQueue")
+    elif not api.serves("Workload"):
+        yield Finding(False, what, f"{queue}: {KUEUE_API} is not served: no Kueue, or an old one")
+    else:
+        yield Finding(True, what, queue)
+        for right in QUEUE_RIGHTS:
+            missing = may_not(api, right, namespace, raycluster)
+            where = "everywhere" if right.everywhere else f"in {namespace}"
+            said = f"may not {', '.join(missing)}: kubectl apply -k kube/, with `kueue` among its components"
+            named = f"{right.resource} {where}"
+            yield Finding(False, named, said) if missing else Finding(True, named, f"may {', '.join(right.verbs)}")
 
 
 def _of_ray(what: str) -> Iterator[Finding]:

@@ -291,6 +291,7 @@ class RayCluster:
         settings: its annotations that are ours.
         deleting: Kubernetes deletes it. suspended: KubeRay ends all its pods, until it is let go on.
         service: the RayService that made it; "" for none.
+        queued: Kueue queues it, as a whole.
     """
 
     name: str
@@ -305,6 +306,7 @@ class RayCluster:
     deleting: bool = False
     suspended: bool = False
     service: str = ""
+    queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,3 +335,30 @@ class NodeLinks:
     uuids: tuple[str | None, ...]
     links: Links
     ancestors: Links
+
+
+@dataclass(frozen=True, slots=True)
+class Workload(OfGang):
+    """Kueue's, of our making: a gang's request for its quota.
+
+    Attributes:
+        active: nobody has turned it off.
+        admitted: it has its quota; stays true where it is evicted.
+        evicted: the reason, where its quota was taken back or it has finished; "" otherwise.
+        said: what Kueue says of it.
+        flavors: pod set -> the names of the ResourceFlavors that it was admitted with.
+    """
+
+    active: bool = True
+    admitted: bool = False
+    evicted: str = ""
+    said: str = ""
+    flavors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceFlavor:
+    """Kueue's: a kind of nodes that there is a quota of. `labels`: of these nodes."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)

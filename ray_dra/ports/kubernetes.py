@@ -15,7 +15,9 @@ from ray_dra.ports.kube_objects import (
     Pod,
     RayCluster,
     RayService,
+    ResourceFlavor,
     ResourceSlice,
+    Workload,
 )
 
 Object = Mapping[str, Any]  # a Kubernetes object to be made, or a merge patch, as `translate.kube` writes it
@@ -37,6 +39,8 @@ class KubeView:
     templates: tuple[ClaimTemplate, ...] = ()
     domains: tuple[ComputeDomain, ...] = ()
     topologies: tuple[NodeLinks, ...] = ()  # of the topology agents' ConfigMaps
+    workloads: tuple[Workload, ...] | None = None  # Kueue's; None where they are not looked at, or not yet
+    flavors: Mapping[str, ResourceFlavor] = field(default_factory=dict)
     version: int = 0  # grows with every change
 
 
@@ -46,8 +50,12 @@ class Kube(Protocol):
     namespace: str
     raycluster: str  # its name, also while the view has none
     compute_domains: bool  # the cluster serves ComputeDomains
+    kueue: bool  # and Kueue's Workloads
 
     def view(self) -> KubeView: ...
+
+    def watch_queues(self) -> None:
+        """Have Kueue's objects in the view from soon on. Who needs no queue needs no right to read them."""
 
     def create(self, thing: Object) -> str:
         """The uid of what was made; "" where one of this name is there, which is no error: names are ours, and say

@@ -61,7 +61,8 @@ REMOVE_SECONDS = 5.0
 START_SECONDS = 60.0  # for the coordinator to start beside a head
 FOLLOW_SECONDS = 30.0  # how long one call waits for news of a group
 MOST_FOLLOWED = 100  # groups of a process of which its log says what they wait for; each costs the coordinator a wait
-PAST_QUEUE = tuple(phase.value for phase in Phase if phase is not Phase.QUEUED)
+IN_QUEUE = (Phase.QUOTA, Phase.QUEUED)
+PAST_QUEUE = tuple(phase.value for phase in Phase if phase not in IN_QUEUE)
 logger = logging.getLogger("ray_dra")
 
 
@@ -321,7 +322,7 @@ def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
         if said is None and isinstance(cause, (UnsatisfiableError, InvalidRequest, KubernetesError)):
             threading.Thread(target=_leave_to_ray, args=(order, cause), daemon=True).start()
         return
-    if status.phase is not Phase.QUEUED:
+    if status.phase not in IN_QUEUE:
         _followed.discard(group)
         return
     waits_for = "; ".join(map(str, status.waits_for))

@@ -18,11 +18,13 @@ from typing import Any
 
 from ray_dra.core.model.device_selector import CLASSES
 from ray_dra.errors import Conflict, NotFound, NotLeading
-from ray_dra.ports.kube_objects import KubeNode, Pod, PublishedDevice, RayService, ResourceSlice
+from ray_dra.ports.kube_objects import KubeNode, Pod, PublishedDevice, RayService, ResourceFlavor, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.simulated.fake_kueue import FakeKueue
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.images import images_on
+from ray_dra.translate.kube.kueue import read_workload
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
@@ -33,7 +35,7 @@ NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
 
 
 class FakeKube:
-    """See the module. `nodes` are (node, its ResourceSlices)."""
+    """See the module. `nodes` are (node, its ResourceSlices); `queues`: Kueue, where it runs beside."""
 
     def __init__(
         self,
@@ -41,9 +43,11 @@ class FakeKube:
         nodes: Iterable[tuple[KubeNode, list[dict[str, Any]]]],
         *,
         compute_domains: bool = True,
+        queues: FakeKueue | None = None,
     ) -> None:
         self.namespace, self.raycluster = raycluster["metadata"]["namespace"], raycluster["metadata"]["name"]
-        self.compute_domains = compute_domains
+        self.compute_domains, self.kueue, self.queues = compute_domains, queues is not None, queues
+        self._watches_queues = False
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
         self._rayservice: RayService | None = None
@@ -77,6 +81,11 @@ class FakeKube:
             pods=tuple(map(read_pod, self._of("Pod"))),
             templates=tuple(map(read_template, self._of("ResourceClaimTemplate"))),
             domains=tuple(map(read_domain, self._of("ComputeDomain"))),
+            workloads=tuple(map(read_workload, self._of("Workload"))) if self._watches_queues else None,
+            flavors={
+                name: ResourceFlavor(name, labels)
+                for name, labels in (self.queues.flavors if self.queues is not None else {}).items()
+            },
             version=self._version,
         )
 
@@ -114,6 +123,9 @@ class FakeKube:
             channel = gone["spec"]["channel"]["resourceClaimTemplate"]["name"]
             self._things.pop(("ResourceClaimTemplate", channel), None)
 
+    def watch_queues(self) -> None:
+        self._watches_queues = True
+
     def lead(self) -> str:
         return self._leader
 
@@ -133,6 +145,8 @@ class FakeKube:
         """The collector, the scheduler and the kubelets each take a turn."""
         self._version += 1
         self._collect()
+        if self.queues is not None:
+            self.queues.step(self._of("Workload"))
         for pod in self._of("Pod"):
             spec, node = pod["spec"], self._nodes.get(pod["spec"].get("nodeName", ""))
             if "nodeName" in spec and node is None:
@@ -329,6 +343,8 @@ class FakeKube:
         """Claims whose pod is gone go, too; and the ComputeDomains' controller makes their channels' templates."""
         for domain in self._of("ComputeDomain"):
             self._make_channel(domain)
+        for workload in self._of("Workload") if not self._raycluster else ():
+            self._things.pop(("Workload", workload["metadata"]["name"]))
         pods = {pod["metadata"]["uid"] for pod in self._of("Pod")}
         for claim in self._of("ResourceClaim"):
             owners = claim["metadata"].get("ownerReferences") or ()

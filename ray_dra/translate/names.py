@@ -32,6 +32,8 @@ GANG_LABEL = "ray-dra.io/gang"  # ours, of all objects of a gang: its id
 ATTEMPT_LABEL = "ray-dra.io/attempt"  # ours: one try at the gang; every object of the try carries it
 CLUSTER_LABEL = "ray-dra.io/raycluster"  # ours: the RayCluster that the gang belongs to
 KUEUE_PREFIX = "kueue.x-k8s.io/"  # Kueue's, of all that it writes into a queued RayCluster's groups
+KUEUE_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"  # the user's, of what Kueue is to queue
+QUEUE_ANNOTATION = "ray-dra.io/queue"  # the user's, of the RayCluster: the queue that its gangs are paid from
 GATE = "ray-dra.io/gang"  # ours, a scheduling gate of the pods, opened for the whole gang at once
 TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # the user's, of the RayCluster: the worker group to copy
 WRITES_AT_ONCE_ANNOTATION = "ray-dra.io/writes-at-once"  # the user's, of the RayCluster, as the next: limits of ours
@@ -61,6 +63,7 @@ CLIQUE_LABEL = "nvidia.com/gpu.clique"  # NVIDIA's, of Nodes: <ClusterUUID>.<Cli
 
 DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs, which prefixes its attributes
 PLUGIN_RESOURCE = "nvidia.com/gpu"  # what NVIDIA's device plugin counts GPUs as, behind the scheduler's back
+PLUGIN_PART_PREFIX = "nvidia.com/mig-"  # NVIDIA's, before a part's profile, for what counts parts
 PLUGIN_MIG_RESOURCE = r"nvidia\.com/mig-\d+g\.\d+gb$"  # and partitions
 BUS_ATTRIBUTE = "resource.kubernetes.io/pciBusID"
 NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
@@ -69,6 +72,9 @@ NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
 
 RAY_GROUP = "ray.io"
 RAY_API = f"{RAY_GROUP}/v1"
+RAY_API_UNWATCHED = f"{RAY_GROUP}/v1alpha1"  # KubeRay serves it, too, and Kueue does not look for it
+KUEUE_GROUP = "kueue.x-k8s.io"
+KUEUE_API = f"{KUEUE_GROUP}/v1beta2"
 COMPUTE_DOMAIN_GROUP = "resource.nvidia.com"
 COMPUTE_DOMAIN_API = f"{COMPUTE_DOMAIN_GROUP}/v1beta1"
 

@@ -185,3 +185,40 @@ def test_a_raycluster_that_cannot_be_read_is_not_gone(found: list[Any], gone: bo
         assert (view.raycluster, view.raycluster_gone) == (None, gone)
     finally:
         adapter.close()
+
+
+def test_kueues_objects_are_read_once_somebody_asks_for_them() -> None:
+    """Who needs no queue needs no right to them; and until they have been listed, nobody takes a request for gone."""
+    listed: list[str] = []
+    gate = threading.Event()
+
+    class Some(Api):
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[tuple[list[Any], str]]:
+            listed.append(kind)
+            if kind == "ResourceFlavor":
+                gate.wait(30)
+                yield [{"metadata": {"name": "racks"}, "spec": {"nodeLabels": {"pool": "a"}}}], "1"
+            elif kind == "Workload":
+                yield [{"metadata": {"name": "rd-1-q0", "namespace": "n"}, "status": {}}], "1"
+            else:
+                yield [], "1"
+
+    api: Any = Some()
+    adapter = KubeAdapter(api, "n", "gangs", holder="me")
+    try:
+        assert adapter.kueue
+        assert adapter.view().workloads is None
+        assert "Workload" not in listed
+        adapter.watch_queues()
+        adapter.watch_queues()
+        until(lambda: adapter._mirrors["workloads"].synced.is_set())
+        assert adapter.view().workloads is None
+        gate.set()
+        until(lambda: adapter.view().workloads is not None)
+        view = adapter.view()
+        assert view.workloads is not None
+        assert [workload.name for workload in view.workloads] == ["rd-1-q0"]
+        assert {name: dict(flavor.labels) for name, flavor in view.flavors.items()} == {"racks": {"pool": "a"}}
+        assert listed.count("Workload") == listed.count("ResourceFlavor") == 1
+    finally:
+        adapter.close()

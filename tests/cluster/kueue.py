@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ray_dra.translate.names import CLUSTER_LABEL
 from tests.cluster.binaries import OPTIONAL, folder, program
 from tests.cluster.cluster import Cluster
 from tests.cluster.machine import free_ports
@@ -136,3 +137,10 @@ def conditions(workload: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Type -> (status, reason) of a Workload's conditions."""
     found = (workload.get("status") or {}).get("conditions") or ()
     return {each["type"]: (each["status"], each["reason"]) for each in found}
+
+
+def of(cluster: Cluster, namespace: str, raycluster: str) -> list[str]:
+    """The names of the requests that a RayCluster's gangs have made."""
+    found = get(cluster, "workloads", namespace)
+    named = [w["metadata"] for w in found]
+    return [meta["name"] for meta in named if (meta.get("labels") or {}).get(CLUSTER_LABEL) == raycluster]

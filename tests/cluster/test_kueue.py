@@ -1,4 +1,5 @@
-"""Beside the real Kueue: a RayCluster that it has admitted gets gangs, and Kueue notices nothing of them.
+"""Beside the real Kueue: a RayCluster that it has admitted gets gangs, and Kueue notices nothing of them; and gangs
+that a queue of it pays for.
 
 By hand: `python -m pytest tests/cluster/test_kueue.py -m by_hand`, with Kueue built. On paper nodes.
 """
@@ -9,24 +10,34 @@ import copy
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from ray_dra.adapters.kube_watch import KubeAdapter
+from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.coordinator.backends.kubernetes.kueue import Kueue
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.model.locality import Locality
+from ray_dra.errors import KubernetesError, UnsatisfiableError
+from ray_dra.operate.check import QUEUE_RIGHTS, may_not
+from ray_dra.ports.kubernetes import KubeView
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
-from ray_dra.translate.names import ATTEMPT_LABEL, KUEUE_PREFIX
+from ray_dra.translate.kube.kueue import workload
+from ray_dra.translate.kube.raycluster import read_raycluster
+from ray_dra.translate.names import CLUSTER_LABEL, GANG_LABEL, KUEUE_PREFIX, QUEUE_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.cluster import kueue
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
+from tests.cluster.head import installation_in
 from tests.cluster.paper import add_paper_nodes
+from tests.ports.quota_contract import CONTRACT, Quotas, Side, gang
 
 pytestmark = pytest.mark.by_hand
 QUIET: Say = lambda text: None  # noqa: E731
@@ -43,6 +54,7 @@ def control_plane() -> Iterator[Cluster]:
         add_paper_nodes(made.api, NODES)
         made.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         made.wait(lambda: made.api.find("ServiceAccount", "default", NAMESPACE) is not None, 30, "the account")
+        made.kubectl("apply", "-k", str(installation_in(made, NAMESPACE, "kueue")))
         kueue.install(made)
         yield made
     finally:
@@ -62,13 +74,13 @@ class Gangs:
         self.cluster.wait(lambda: not self.kube.lead(), 30, "the lease")
         self.coordinator = Coordinator(self.store, self.ray, time.monotonic, self.kube)
 
-    def submit(self, workers: int, **more: Any) -> str:
+    def submit(self, workers: int, priority: int = 0) -> str:
         bundles = [{"GPU": 4.0, "CPU": 2.0}] * workers
-        request = request_from_bundles(bundles, locality=Locality(cliques=1), **more)
+        request = request_from_bundles(bundles, locality=Locality(cliques=1), priority=priority)
         return self.coordinator.submit(Order(request, owner="job")).gang
 
     def pods(self) -> list[dict[str, Any]]:
-        return self.api.items("Pod", NAMESPACE, labels=ATTEMPT_LABEL)
+        return self.api.items("Pod", NAMESPACE, labels=f"{CLUSTER_LABEL}={self.raycluster}")
 
     def bound(self) -> int:
         self.turn()
@@ -92,7 +104,7 @@ class Gangs:
         return time.monotonic() - began
 
     def nothing_left(self) -> bool:
-        claims = self.api.items("ResourceClaim", NAMESPACE, labels=ATTEMPT_LABEL)
+        claims = self.api.items("ResourceClaim", NAMESPACE, labels=f"{CLUSTER_LABEL}={self.raycluster}")
         return not self.pods() and not claims and not self.coordinator.gangs
 
     def phase(self, gang: str) -> Phase:
@@ -105,7 +117,7 @@ class Gangs:
 def raycluster(name: str, queue: str = "", group_labels: dict[str, str] | None = None) -> dict[str, Any]:
     small = {"requests": {"cpu": "1", "memory": "1Gi"}}
     worker = {"containers": [{"name": "ray-worker", "image": "none", "resources": small}]}
-    head = {"containers": [{"name": "ray-head", "image": "none", "resources": small}]}
+    head = {"containers": [{"name": "ray-head", "image": "none", "resources": small}], "serviceAccountName": "ray-dra"}
     group = {"groupName": "ray-dra", "replicas": 0, "minReplicas": 0, "maxReplicas": 0, "rayStartParams": {}}
     if group_labels:
         group["labels"] = group_labels
@@ -120,6 +132,13 @@ def raycluster(name: str, queue: str = "", group_labels: dict[str, str] | None =
             "workerGroupSpecs": [{**group, "template": {"metadata": {"labels": {"team": "a"}}, "spec": worker}}],
         },
     }
+
+
+def annotated(name: str, queue: str, label: str = "") -> dict[str, Any]:
+    """A RayCluster whose gangs are paid from a queue; itself queued where `label` names one."""
+    made = raycluster(name, label)
+    made["metadata"]["annotations"] = {QUEUE_ANNOTATION: f"kueue/{queue}"}
+    return made
 
 
 def heads(cluster: Cluster, name: str) -> list[dict[str, Any]]:
@@ -182,3 +201,185 @@ def unchanged(cluster: Cluster, name: str, before: list[dict[str, Any]], head: s
         assert kueue.conditions(now) == kueue.conditions(was)
     assert not cluster.api.get("RayCluster", name, NAMESPACE)["spec"].get("suspend")
     assert [pod["metadata"]["uid"] for pod in heads(cluster, name)] == [head]
+
+
+PREEMPTS = {"withinClusterQueue": "LowerPriority", "reclaimWithinCohort": "Any"}
+FULL: dict[str, int | str] = {"nvidia.com/gpu": 8, "cpu": 100, "memory": "1Ti"}
+
+
+class RealSide:
+    """The port over the real Kueue."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.kube = KubeAdapter(cluster.api, NAMESPACE, "contract", holder="the test")
+        cluster.wait(lambda: not self.kube.lead(), 30, "the lease")
+        self.view = KubeView()
+        self.kueue = Kueue(self.kube, lambda: self.view, time.monotonic)
+        self.kube.watch_queues()
+        cluster.wait(lambda: self.kube.view().workloads is not None, 30, "Kueue's objects")
+        self.turn()
+
+    def queue(self, name: str, quotas: Quotas, labels: Mapping[str, Mapping[str, str]]) -> None:
+        kueue.queue(self.cluster, name, quotas, namespaces=(NAMESPACE,), labels=labels, preemption=PREEMPTS)
+
+    def turn(self) -> None:
+        time.sleep(0.1)
+        self.view = self.kube.view()
+
+    def deactivate(self, request: str) -> None:
+        change = json.dumps({"spec": {"active": False}})
+        self.cluster.kubectl("patch", "workload", request, "-n", NAMESPACE, "--type=merge", "-p", change)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        def holds() -> bool:
+            self.turn()
+            return condition()
+
+        self.cluster.wait(holds, 30, "Kueue's answer")
+
+
+@pytest.fixture(scope="module")
+def side(control_plane: Cluster) -> Iterator[RealSide]:
+    control_plane.api.create(annotated("contract", "any"), NAMESPACE)
+    made = RealSide(control_plane)
+    yield made
+    made.kube.close()
+    control_plane.api.delete("RayCluster", "contract", NAMESPACE)
+
+
+@pytest.mark.parametrize("rule", CONTRACT, ids=lambda rule: rule.__name__)
+def test_the_real_one_keeps_the_contract(side: RealSide, rule: Callable[[Side], None]) -> None:
+    rule(side)
+
+
+def test_gangs_are_paid_in_their_racks_wait_over_quota_and_are_preempted_whole(control_plane: Cluster) -> None:
+    """A RayCluster that Kueue does not queue itself."""
+    cluster, name = control_plane, "paid"
+    nodes = sorted(cluster.api.items("Node"), key=lambda node: str(node["metadata"]["name"]))
+    rack = [node["metadata"]["name"] for node in nodes[4:]]
+    for node in rack:
+        cluster.kubectl("label", "node", node, "pool=paid")
+    quotas = {"paid-racks": FULL}
+    labels = {"paid-racks": {"pool": "paid"}}
+    kueue.queue(cluster, "paid", quotas, namespaces=(NAMESPACE,), labels=labels, preemption=PREEMPTS)
+    cluster.api.create(annotated(name, "paid"), NAMESPACE)
+    cluster.wait(lambda: bool(heads(cluster, name)), 30, "its head")
+    head = heads(cluster, name)[0]["metadata"]["uid"]
+    gangs = Gangs(cluster, name)
+    try:
+        low = gangs.submit(2)
+        assert gangs.phase(low) is Phase.QUOTA
+        took = gangs.until(lambda: gangs.bound() == 2)
+        print(f"asked, admitted, planned and bound in {took:.1f} s")
+        assert {pod["spec"]["nodeName"] for pod in gangs.pods()} <= {*rack}
+        second = gangs.submit(2)
+        gangs.until(lambda: "8 more needed" in "".join(map(str, gangs.coordinator.status(second).waits_for)))
+        gangs.coordinator.release(second)
+        high = gangs.submit(1, priority=5)
+        gangs.until(lambda: gangs.phase(low) is Phase.QUOTA)
+        gangs.until(lambda: gangs.phase(high) is not Phase.QUOTA)
+        assert not gangs.pods() or {p["metadata"]["labels"][GANG_LABEL] for p in gangs.pods()} == {high}
+        gangs.until(lambda: gangs.bound() == 1)
+        gangs.coordinator.release(high)
+        gangs.until(lambda: gangs.bound() == 2, 60)
+        assert [pod["metadata"]["uid"] for pod in heads(cluster, name)] == [head]
+        # A coordinator that starts again finds what there is; one whose gangs are gone gives their requests up.
+        gangs.kube.close()
+        again = Gangs(cluster, name)
+        again.until(lambda: again.nothing_left() and not kueue.of(cluster, NAMESPACE, name))
+        again.close()
+    finally:
+        gangs.kube.close()
+        cluster.api.delete("RayCluster", name, NAMESPACE)
+
+
+def test_what_is_borrowed_is_reclaimed_and_a_gang_that_waits_for_ray_asks_again(control_plane: Cluster) -> None:
+    cluster, name = control_plane, "borrower"
+    for queue in ("lender", "borrower"):
+        quotas = {"shared-racks": {**FULL, "nvidia.com/gpu": 4}}
+        kueue.queue(cluster, queue, quotas, namespaces=(NAMESPACE,), cohortName="both", preemption=PREEMPTS)
+    cluster.api.create(annotated(name, "borrower"), NAMESPACE)
+    cluster.api.create(annotated("lender", "lender"), NAMESPACE)
+    cluster.wait(lambda: bool(heads(cluster, name)), 30, "its head")
+    gangs, lender = Gangs(cluster, name), Gangs(cluster, "lender")
+    try:
+        borrowed = gangs.submit(2)
+        gangs.until(lambda: gangs.bound() == 2)
+        theirs = lender.submit(1)
+
+        def reclaimed() -> bool:
+            lender.turn()
+            return lender.phase(theirs) is not Phase.QUOTA and gangs.phase(borrowed) is Phase.QUOTA
+
+        gangs.until(reclaimed)
+        gangs.until(lambda: "more needed" in "".join(map(str, gangs.coordinator.status(borrowed).waits_for)))
+        lender.coordinator.release(theirs)
+        lender.until(lender.nothing_left)
+        gangs.until(lambda: gangs.bound() == 2)
+        (workload,) = kueue.of(cluster, NAMESPACE, name)
+        change = json.dumps({"spec": {"active": False}})
+        cluster.kubectl("patch", "workload", workload, "-n", NAMESPACE, "--type=merge", "-p", change)
+        gangs.until(lambda: borrowed not in gangs.coordinator.gangs)
+        with pytest.raises(UnsatisfiableError, match="Deactivated"):
+            gangs.coordinator.status(borrowed)
+    finally:
+        gangs.close()
+        lender.close()
+        cluster.api.delete("RayCluster", name, NAMESPACE)
+        cluster.api.delete("RayCluster", "lender", NAMESPACE)
+
+
+def test_a_queued_raycluster_whose_gangs_are_paid_besides_is_left_alone_and_takes_its_requests_along(
+    control_plane: Cluster,
+) -> None:
+    """Kueue deletes every Workload of a queued RayCluster but its own, by the owner's API version."""
+    cluster, name = control_plane, "both"
+    kueue.queue(cluster, "heads", {"heads": {"cpu": 40, "memory": "40Gi"}}, namespaces=(NAMESPACE,))
+    kueue.queue(cluster, "gangs", {"gangs": FULL}, namespaces=(NAMESPACE,))
+    cluster.api.create(annotated(name, "gangs", "heads"), NAMESPACE)
+    cluster.wait(lambda: bool(heads(cluster, name)), 60, "Kueue to admit it")
+    head = heads(cluster, name)[0]["metadata"]["uid"]
+    gangs = Gangs(cluster, name)
+    try:
+        gangs.submit(2)
+        gangs.until(lambda: gangs.bound() == 2)
+        time.sleep(5)
+        gangs.turn()
+        assert gangs.bound() == 2
+        assert [pod["metadata"]["uid"] for pod in heads(cluster, name)] == [head]
+        assert kueue.of(cluster, NAMESPACE, name)
+    finally:
+        gangs.close()
+        cluster.api.delete("RayCluster", name, NAMESPACE)
+    cluster.wait(lambda: not kueue.of(cluster, NAMESPACE, name), 60, "its gangs' requests to go with it")
+
+
+def test_the_account_makes_and_deletes_its_own_requests_and_no_others(control_plane: Cluster) -> None:
+    """By the component kube/kueue, and by the admission policies of kube/base."""
+    cluster, name = control_plane, "rights"
+    cluster.api.create(annotated(name, "nobodys"), NAMESPACE)
+    cluster.wait(lambda: bool(heads(cluster, name)), 30, "its head")
+    (head,) = heads(cluster, name)
+    read = read_raycluster(cluster.api.get("RayCluster", name, NAMESPACE))
+    ours = KubernetesApi(str(cluster.account_kubeconfig("ray-dra", NAMESPACE, head["metadata"]["name"])))
+    made = workload(gang("rights-gang", 1), Quota("kueue/nobodys"), read)
+    theirs: dict[str, Any] = copy.deepcopy(made)
+    theirs["metadata"] = {"name": "theirs", "namespace": NAMESPACE}
+    try:
+        assert [may_not(ours, right, NAMESPACE, name) for right in QUEUE_RIGHTS] == [[]] * len(QUEUE_RIGHTS)
+        cluster.api.create(theirs, NAMESPACE)
+        ours.create(made, NAMESPACE)
+        attempts: tuple[Callable[[], object], ...] = (
+            lambda: ours.create({**theirs, "metadata": {**theirs["metadata"], "name": "more"}}, NAMESPACE),
+            lambda: ours.delete("Workload", "theirs", NAMESPACE),
+        )
+        for forbidden in attempts:
+            with pytest.raises(KubernetesError, match=r"gangs' ComputeDomains and Workloads"):
+                forbidden()
+        ours.delete("Workload", made["metadata"]["name"], NAMESPACE)
+        assert cluster.api.find("Workload", made["metadata"]["name"], NAMESPACE) is None
+    finally:
+        ours.close()
+        cluster.api.delete("Workload", "theirs", NAMESPACE)
+        cluster.api.delete("RayCluster", name, NAMESPACE)

@@ -13,7 +13,7 @@ from ray_dra.adapters.lease import Lease
 from ray_dra.operate import check
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.names import LOCALITY_LABEL, START_HOOK_VARIABLE
+from ray_dra.translate.names import LOCALITY_LABEL, QUEUE_ANNOTATION, START_HOOK_VARIABLE
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import end, node, until
 from tests.cluster.paper import paper_node
@@ -141,3 +141,31 @@ def test_the_policy_of_ordinary_groups_is_checked_and_what_it_needs(said: str, h
     assert last.ok is ok
     assert LOCALITY_LABEL in last.what + last.said
     assert said in last.said
+
+
+@pytest.mark.parametrize(
+    ("annotations", "served", "allowed", "told"),
+    [
+        (None, True, True, []),
+        ({QUEUE_ANNOTATION: "kueue/team-a"}, True, True, [True, True, True]),
+        ({QUEUE_ANNOTATION: "kueue/team-a"}, True, False, [True, False, False]),
+        ({QUEUE_ANNOTATION: "kueue/team-a"}, False, True, [False]),
+        ({QUEUE_ANNOTATION: "kai/team-a"}, True, True, [False]),
+    ],
+)
+def test_what_a_queue_that_pays_needs_is_looked_at_where_one_is_named(
+    annotations: dict[str, str] | None, served: bool, allowed: bool, told: list[bool]
+) -> None:
+    class One(Api):
+        def get(self, *arguments: Any) -> Any:
+            return {"metadata": {"annotations": annotations}}
+
+        def serves(self, kind: str) -> bool:
+            return served
+
+        def review(self, thing: Any) -> Any:
+            return {"status": {"allowed": allowed}}
+
+    api: Any = One()
+    found = [*check._asked("queue", partial(check._of_queue, api, "team", "c"))]
+    assert [finding.ok for finding in found] == told

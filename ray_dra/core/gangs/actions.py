@@ -89,6 +89,13 @@ class EndWorkers:
 
 
 @dataclass(frozen=True, slots=True)
+class AskQuota:
+    """Make the present request for a gang's quota. What the queue outside makes of it is seen at the next look."""
+
+    gang: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line in the log: what was decided or seen of a gang."""
 
@@ -138,6 +145,7 @@ Action = (
     | RemoveGroup
     | MakeWorkers
     | EndWorkers
+    | AskQuota
     | Note
     | Timed
     | Tell

@@ -12,11 +12,12 @@ from ray_dra.core.gangs.actions import Refuse
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.quota import paid, wanting
 from ray_dra.core.gangs.records import Records, Turn, turn_of
 from ray_dra.core.gangs.sets import place_near, place_together
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
-from ray_dra.errors import NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
+from ray_dra.errors import InvalidRequest, NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
 
 MOST_WAITING = 10_000
 """Gangs of one program in the queue: far more than a program can mean, and so few that what they cost everybody (a few
@@ -68,10 +69,12 @@ class Admission:
         at the world, because the first answer was Wait."""
         if self.records.named(gang.name, gang.namespace) is not None:
             return Refuse(_name_taken(gang))
+        if gang.quota is not None and (size_of(gang) > 1 or not wait):
+            return Refuse(_no_answer(gang.quota.queue, together=size_of(gang) > 1))
         if size_of(gang) > 1:  # it starts with the others of its set, in its turn
             return self._pending(gang, self._lacks_groups(gang), None, now)
         could_start = None
-        answer: Answer | None = self._turn_of(gang)
+        answer: Answer | None = self._unpaid(gang) or self._turn_of(gang)
         if answer is None and wait:
             answer, could_start = self._patiently(gang, None, now)
         elif answer is None:
@@ -186,7 +189,13 @@ class Admission:
         def place(strict: bool) -> Answer:
             return place_near(self.planning, gang, others, gang.moves, strict=strict)
 
-        return in_turn(self.planning.inventory, gang.request, since, now, place)
+        return in_turn(self.planning.inventory, paid(gang.request, gang.quota), since, now, place)
+
+    def _unpaid(self, gang: Gang) -> Unsatisfiable | None:
+        """A no where a queue outside is asked first."""
+        if gang.quota is None or not gang.unpaid:
+            return None
+        return Unsatisfiable(gang.id, (wanting(gang.request, gang.quota.queue, "it is asked"),))
 
     def _turn_of(self, gang: Gang) -> Unsatisfiable | None:
         """A no where others wait before the gang."""
@@ -218,7 +227,7 @@ def size_of(gang: Gang) -> int:
 
 def _asked(gang: Gang) -> object:
     """By which a no to one ordinary placement group is a no to another."""
-    request, part_of = gang.request, gang.ordinary.part_of if gang.ordinary is not None else None
+    request, part_of = paid(gang.request, gang.quota), gang.ordinary.part_of if gang.ordinary is not None else None
     if part_of is not None and part_of.size > 1:
         return part_of
     return request.bundles, request.locality, request.strategy, request.exclude
@@ -243,6 +252,17 @@ def _name_taken(gang: Gang) -> NameTaken:
         place=f"namespace {gang.namespace}",
         wanted=gang.name,
     )
+
+
+def _no_answer(queue: str, *, together: bool) -> InvalidRequest:
+    """To what a queue outside cannot be asked."""
+    if together:
+        said = (
+            "A queue admits one after the other, so half of a set that is one gang could wait for ever with its quota."
+        )
+        return InvalidRequest(said, place=f"the queue {queue}", wanted="a set of ordinary groups as one gang")
+    said = "Nobody can say at once whether a gang that is paid from a queue can start: leave out wait=False."
+    return InvalidRequest(said, place=f"the queue {queue}", wanted="wait=False")
 
 
 def _crowd(waiting: int) -> UnsatisfiableError:

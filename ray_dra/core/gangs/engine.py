@@ -9,6 +9,7 @@ Neighbours: `admission.py` says who starts, waits or is refused, `lifecycle.py` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.actions import (
     Action,
+    AskQuota,
     BuryGroup,
     DeleteMap,
     Drop,
@@ -41,6 +43,7 @@ from ray_dra.core.gangs.events import (
     JobsSeen,
     Moment,
     NextTurn,
+    QuotaAnswered,
     ReleaseAsked,
     Submitted,
     TurnFailed,
@@ -68,6 +71,7 @@ from ray_dra.core.gangs.lifecycle import (
 from ray_dra.core.gangs.notice import noticed
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.quota import GRACE_SECONDS, Answer, Quota, Said, wanting
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.stages import READY, StageEnded
@@ -127,6 +131,8 @@ class Engine:
                 return self._observed(gang, event.seen, now)
             case WorkersLeft():
                 return self._workers_left(gang, event, now)
+            case QuotaAnswered():
+                return self._quota_answered(gang, event.answer, event.seen, now)
             case DevicesTaken():
                 gang, noted = self._see(gang, event.seen, now)
                 if phase(gang, event.seen) is Phase.READY:  # by work whose record says that it has it, too
@@ -156,6 +162,8 @@ class Engine:
         gang = Gang(
             order.request, sequence, order.name, order.namespace, order.owner, order.detached, ordinary=order.ordinary
         )
+        if event.queue:
+            gang = replace(gang, quota=Quota(event.queue))
         verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
@@ -165,7 +173,8 @@ class Engine:
         if not order.wait:
             return []
         why = f"submitted; waits for {_sentence(verdict.why)}"
-        return [*self._save(gang, why, now, verdict.why, verdict.could_start), Tell(gang.id)]
+        asked = [AskQuota(gang.id)] if gang.unpaid else []
+        return [*self._save(gang, why, now, verdict.why, verdict.could_start), *asked, Tell(gang.id)]
 
     def _next_turn(self, now: Moment) -> list[Action]:
         found = self.admission.next(now.lived)
@@ -297,6 +306,63 @@ class Engine:
             actions = self._give_back(gang, said or why, now, failed=True)
         left = map(RemoveGroup, seen.left_groups)  # Ray did not answer when it was planned again
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
+
+    # -- the queue outside that pays for it
+
+    def _quota_answered(self, gang: Gang, answer: Answer, seen: Observed, now: Moment) -> list[Action]:
+        """Admitted, it comes into our own queue, for the nodes that are paid for. What is taken back is given back
+        whole before it is asked for again, in the same order as if it had failed."""
+        quota, notes = gang.quota, self._notes(gang)
+        if quota is None or gang.releasing:
+            return []
+        waits_for = (wanting(gang.request, quota.queue, answer.why),)
+        if quota.granted is None and answer.said is Said.NOTHING:
+            return [AskQuota(gang.id)]
+        if quota.granted is None and answer.said is Said.WAITS:
+            told, notes.answer, notes.refused = notes.answer == answer, answer, waits_for
+            return [] if told else [Tell(gang.id)]
+        if answer.said is Said.ADMITTED:
+            if quota.granted is not None:
+                return []
+            admitted = replace(gang, quota=replace(quota, granted=answer.granted))
+            return [*self._save(admitted, f"admitted by {quota.queue}", now, ()), Tell(gang.id)]
+        gang, noted = self._see(gang, seen, now)
+        why = f"{quota.queue}: {answer.why or 'the request is gone'}"
+        if seen.placed_once and answer.said is Said.EVICTED and not self._grace_is_over(gang, why, now):
+            return noted
+        # Whoever has a placement group that Ray has placed does not expect another one.
+        if answer.said is Said.REFUSED or seen.placed_once or (gang.ordinary is not None and gang.group is not None):
+            return [*noted, *self._give_back(gang, why, now, failed=True)]
+        return [*noted, *self._ask_again(gang, quota, f"quota taken back by {why}", now, waits_for)]
+
+    def _grace_is_over(self, gang: Gang, why: str, now: Moment) -> bool:
+        """Of a gang that runs and is evicted: its program has had notice of it (`Observed.ending`) for so long; after a
+        restart, too, by the deadline in its record."""
+        notes, notice = self._notes(gang), gang.notice
+        if notes.evicted is None:
+            notes.evicted = now.lived, why
+        told = notice is not None and notice.reason == notes.evicted[1] and (notice.deadline or math.inf) <= now.wall
+        return told or now.lived - notes.evicted[0] >= GRACE_SECONDS
+
+    def _ask_again(
+        self, gang: Gang, quota: Quota, why: str, now: Moment, waits_for: tuple[Shortfall, ...]
+    ) -> list[Action]:
+        """It holds nothing any more, and costs no try; the next request is made once nothing is left of the last."""
+        moved = int(gang.allocation is not None)
+        again = replace(
+            gang,
+            quota=Quota(quota.queue, quota.asks + 1),
+            allocation=None,
+            group=None,
+            moves=gang.moves + moved,
+            gave_way=gang.gave_way + moved,
+            old_groups=gang.groups,
+            notice=None,
+        )
+        actions = self._save(again, why, now, waits_for)
+        if gang.group is not None:
+            actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
+        return [*actions, Tell(gang.id)]
 
     # -- elsewhere
 

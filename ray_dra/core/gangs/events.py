@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.quota import Answer
 
 
 class Moment(NamedTuple):
@@ -21,10 +22,12 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A program asks for a gang. `looked`: the world was looked at again after a first no, which is now an answer."""
+    """A program asks for a gang. `looked`: the world was looked at again after a first no, which is now an answer;
+    `queue`: the queue outside that it is to be paid from, "" for none."""
 
     order: Order
     looked: bool = False
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,15 @@ class WorkersLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaAnswered:
+    """What the queue that a gang is paid from says of its request now."""
+
+    gang: str
+    answer: Answer
+    seen: Observed
+
+
+@dataclass(frozen=True, slots=True)
 class DevicesTaken:
     """Work of others had to take a device that a gang holds."""
 
@@ -142,6 +154,7 @@ Event = (
     | WorkersProgressed
     | GangObserved
     | WorkersLeft
+    | QuotaAnswered
     | DevicesTaken
     | NextTurn
     | TurnTook

@@ -3,9 +3,11 @@
 No phase is stored. A coordinator that starts again reads the records and looks at Ray, and `phase` and
 `next_step` say the same as before: level-triggered, never edge-triggered.
 
-    queued -> [provisioning ->] held -> placing -> ready <-> degraded
-       ^            |            |         |         |          |
-       '------------+------------+---------'         '----------+--> releasing -> gone
+    [quota ->] queued -> [provisioning ->] held -> placing -> ready <-> degraded
+                  ^            |            |         |         |          |
+                  '------------+------------+---------'         '----------+--> releasing -> gone
+
+What a queue outside takes back of a gang that is not ready yet leads to `quota` from everywhere.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from dataclasses import dataclass, field
 
 from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.progress import Progress
-from ray_dra.core.gangs.stages import APPLIED, GROUPED, JOINED, PLACED, QUEUED, READY, StageTimes
+from ray_dra.core.gangs.quota import Quota, kinds
+from ray_dra.core.gangs.stages import APPLIED, GROUPED, JOINED, PLACED, QUEUED, QUOTA, READY, StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 
 
 class Phase(enum.Enum):
+    QUOTA = "quota"  # waits for somebody else's queue to admit it; not in our own yet
     QUEUED = "queued"  # waits for its turn, or for room
     PROVISIONING = "provisioning"  # devices held; on Kubernetes, workers with them are being made
     HELD = "held"  # devices held, no placement group yet
@@ -35,6 +39,15 @@ class Phase(enum.Enum):
 
 
 ARROWS: Mapping[tuple[Phase, Phase], str] = {
+    (Phase.QUOTA, Phase.QUOTA): "its quota was taken back before it was used; asked again",
+    (Phase.QUOTA, Phase.QUEUED): "admitted by the queue that it is paid from",
+    (Phase.QUOTA, Phase.RELEASING): "released, given up, or its program has ended",
+    (Phase.QUOTA, Phase.GONE): "the same, with nothing made for it to undo",
+    (Phase.QUEUED, Phase.QUOTA): "its quota was taken back; asked again",
+    (Phase.PROVISIONING, Phase.QUOTA): "its quota was taken back, and all that was made is given back; asked again",
+    (Phase.HELD, Phase.QUOTA): "the same",
+    (Phase.PLACING, Phase.QUOTA): "the same",
+    (Phase.DEGRADED, Phase.QUOTA): "the same",
     (Phase.QUEUED, Phase.PROVISIONING): "its turn: devices are held, its workers are made",
     (Phase.QUEUED, Phase.HELD): "its turn: devices are held",
     (Phase.QUEUED, Phase.PLACING): "its turn: devices are held, and Ray is told of its ordinary placement group",
@@ -152,7 +165,8 @@ class Gang:
         sequence: order of arrival.
         owner: Ray's job id; the gang is given back when the job ends, unless `detached`.
         moves: how often it was planned again elsewhere.
-        gave_way: how many of these moves were to give way to another RayCluster's gang; they cost no try.
+        gave_way: how many of these moves were to give way, to another RayCluster's gang or to those who took its quota
+            back; they cost no try.
         group: Ray's placement group id, once it exists; `attempt` tells the groups of one gang apart.
         releasing: asked to go; final.
         failed: why it was given up, for whoever waits for it; empty where it was not.
@@ -165,6 +179,7 @@ class Gang:
         maker: the coordinator makes the placement group of the first plan; None: the program does, as that of any plan
             that follows. Of a gang that started when it was asked for, without workers of its own.
         notice: what its program is told of its end, as long as the world shows that; None: nothing.
+        quota: the queue outside that it is paid from; None where it needs none.
     """
 
     request: GangRequest
@@ -185,6 +200,7 @@ class Gang:
     gave_way: int = 0
     maker: Maker | None = None
     notice: Notice | None = None
+    quota: Quota | None = None
 
     @property
     def id(self) -> str:
@@ -196,9 +212,15 @@ class Gang:
         return self.old_groups + ((self.group,) if self.group else ())
 
     @property
+    def unpaid(self) -> bool:
+        """Whether it waits for a queue outside to admit it."""
+        return self.quota is not None and self.quota.granted is None and not self.releasing
+
+    @property
     def waits(self) -> bool:
         """Whether it is in the queue."""
-        return self.allocation is None and not self.releasing
+        paid = self.quota is None or self.quota.granted is not None
+        return paid and self.allocation is None and not self.releasing
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +261,7 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
     if gang.releasing:
         return Phase.RELEASING
     if gang.allocation is None:
-        return Phase.QUEUED
+        return Phase.QUEUED if gang.quota is None or gang.quota.granted is not None else Phase.QUOTA
     if gang.group is None and not seen.provisioned:
         return Phase.PROVISIONING
     if seen.lost:
@@ -252,6 +274,8 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
 def stage_of(gang: Gang, seen: Observed, progress: Progress) -> str | None:
     """What a gang waits for on its way to readiness; None: it is on none."""
     match phase(gang, seen):
+        case Phase.QUOTA:
+            return QUOTA
         case Phase.QUEUED:
             return QUEUED
         case Phase.PROVISIONING:
@@ -313,7 +337,17 @@ def sense_of(gang: Gang) -> str:
     amounts += [placed.resources for placed in (gang.allocation.bundles if gang.allocation is not None else ())]
     if not all(0 <= amount < math.inf for resources in amounts for amount in resources.values()):
         return "it has an amount that is no number"
+    if gang.quota is not None and not _is_quota(gang.quota, gang):
+        return "its quota is for another gang"
     return ""
+
+
+def _is_quota(quota: Quota, gang: Gang) -> bool:
+    if not (quota.queue and 0 <= quota.asks <= LAST_MOVE):
+        return False
+    if quota.granted is None:
+        return gang.allocation is None and gang.group is None
+    return len(quota.granted) == len(kinds(gang.request))
 
 
 _GROUP = re.compile("[0-9a-f]{36}")
@@ -403,6 +437,8 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     if kept:
         _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
         _check(_nodes(after) == _nodes(before), "Ray has pinned it to its nodes", before, after)
+    if before.quota is not None and after.quota is not None:
+        _check_quota(before.quota, after.quota, before, after)
     new = after.moves - before.moves
     _check(0 <= after.gave_way - before.gave_way <= new, "it gave way without a move", before, after)
     if not moved and before.allocation is not None:
@@ -412,11 +448,19 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
         _check(after.group is None, "its placement group outlived a move", before, after)
 
 
+def _check_quota(was: Quota, now: Quota, before: Gang, after: Gang) -> None:
+    again = now.asks - was.asks
+    _check(again in (0, 1), "a request for its quota was forgotten", before, after)
+    _check(again == 0 or now.granted is None, "a request was admitted before it was made", before, after)
+    _check(again == 1 or was.granted in (None, now.granted), "its quota changed without a request", before, after)
+    _check(now.granted is not None or after.allocation is None, "it holds what nobody pays for", before, after)
+
+
 def _check_arrow(before: Gang | None, after: Gang | None) -> None:
     was, to = phase(before, Observed()), phase(after, Observed())
     if before is None:
-        begins = (Phase.QUEUED, Phase.HELD, *((Phase.PLACING,) if after is not None and made_here(after) else ()))
-        _check(to in begins, "a gang begins queued or held", before, after)
+        begins = {Phase.QUOTA, Phase.QUEUED, Phase.HELD} | ({Phase.PLACING} if after and made_here(after) else set())
+        _check(to in begins, "a gang begins unpaid, queued or held", before, after)
         return
     if after is not None and after.ordinary is None:
         _check((was, to) != (Phase.QUEUED, Phase.PLACING), "no arrow leads from queued to placing", before, after)
@@ -431,6 +475,7 @@ def _check(holds: bool, otherwise: str, before: Gang | None, after: Gang | None 
 
 
 def _who(gang: Gang) -> tuple[object, ...]:
+    queue = gang.quota.queue if gang.quota is not None else None
     return (
         gang.request,
         gang.sequence,
@@ -440,6 +485,7 @@ def _who(gang: Gang) -> tuple[object, ...]:
         gang.detached,
         gang.ordinary,
         gang.maker,
+        queue,
     )
 
 

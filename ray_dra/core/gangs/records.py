@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import ARROWS, Gang, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.quota import Answer
 from ray_dra.core.gangs.stages import VERIFIED
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
@@ -33,6 +34,8 @@ class RuntimeNotes:
         ending: its workers are being given back.
         could_start: since when it waits only for what it prefers.
         registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
+        answer: what the queue said last while the gang waited for it.
+        evicted: when that was first seen to have taken back what a running gang has, and why.
     """
 
     since: float
@@ -41,6 +44,8 @@ class RuntimeNotes:
     ending: bool = False
     could_start: float | None = None
     registered: bool = False
+    answer: Answer | None = None
+    evicted: tuple[float, str] | None = None
 
 
 class Records:
@@ -67,8 +72,9 @@ class Records:
         self.stages: Counter[str | None] = Counter()
         self._queue: list[Turn] = []  # of those that hold up who comes after them
         self._ordinary: list[Turn] = []  # of ordinary placement groups, which hold up nobody
-        self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue
-        self._past: dict[str, None] = {}  # gangs with an allocation, or that are given back
+        self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue, or in one outside
+        self._past: dict[str, None] = {}  # gangs with an allocation, in a queue outside, or that are given back
+        self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
         self._sets: dict[str, dict[str, None]] = {}  # set of ordinary placement groups -> those that live
         self._last = 0
@@ -146,11 +152,11 @@ class Records:
         return bisect_left(self._queue, turn_of(gang))
 
     def waiting_of(self, owner: str) -> Collection[str]:
-        """A program's gangs in the queue."""
+        """A program's gangs in the queue, or in one outside."""
         return self._owners.get(owner, {}).keys()
 
     def orphans(self, jobs: Collection[str], ended_actors: Collection[str] = ()) -> list[Gang]:
-        """Gangs in the queue whose program has ended."""
+        """Gangs in a queue whose program has ended."""
         return [g for g in self._without_job(jobs) if not g.detached and owner_ended(g, jobs, ended_actors)]
 
     def kept_by_actors(self, jobs: Collection[str]) -> set[str]:
@@ -161,7 +167,7 @@ class Records:
         return {g.ordinary.actor for g in found if g.ordinary is not None and g.ordinary.actor and not g.detached}
 
     def _without_job(self, jobs: Collection[str]) -> list[Gang]:
-        """Gangs in the queue that no job keeps there."""
+        """Gangs in a queue that no job keeps there."""
         gone = (owned for owner, owned in self._owners.items() if owner and owner not in jobs)
         found = [self.gangs[gang_id] for owned in gone for gang_id in owned]
         ordinary = [self.gangs[gang_id] for _, _, gang_id in self._ordinary]
@@ -174,8 +180,12 @@ class Records:
 
     # -- those past it
 
+    def with_quota(self) -> list[Gang]:
+        """Gangs that are paid from a queue outside."""
+        return [self.gangs[gang_id] for gang_id in self._quotas]
+
     def past_queue(self) -> list[Gang]:
-        """Gangs with an allocation, or that are given back; the earliest first."""
+        """Gangs with an allocation, in a queue outside, or that are given back; the earliest first."""
         return sorted(self._past_queue(), key=lambda g: g.sequence)
 
     def wanted(self) -> list[Allocation]:
@@ -225,9 +235,12 @@ class Records:
         self._last = max(self._last, gang.sequence)
         if gang.waits:
             insort(self._queue_of(gang), turn_of(gang))
-            self._owners.setdefault(gang.owner, {})[gang.id] = None
         else:
             self._past[gang.id] = None
+        if gang.waits or gang.unpaid:
+            self._owners.setdefault(gang.owner, {})[gang.id] = None
+        if gang.quota is not None:
+            self._quotas[gang.id] = None
         if gang.name and not gang.releasing:
             self._names[gang.namespace, gang.name] = gang.id
         for group in gang.groups:
@@ -243,11 +256,13 @@ class Records:
         if gang.waits:
             queue = self._queue_of(gang)
             del queue[bisect_left(queue, turn_of(gang))]
+        if gang.waits or gang.unpaid:
             owned = self._owners[gang.owner]
             del owned[gang.id]
             if not owned:
                 del self._owners[gang.owner]
         self._past.pop(gang.id, None)
+        self._quotas.pop(gang.id, None)
         if self._names.get((gang.namespace, gang.name)) == gang.id:
             del self._names[gang.namespace, gang.name]
         for group in gang.groups:
@@ -273,7 +288,9 @@ class Records:
         _same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
         _same("queue", self._queue, sorted(turn_of(g) for g in waiting if g.ordinary is None))
         _same("ordinary groups", self._ordinary, sorted(turn_of(g) for g in waiting if g.ordinary is not None))
-        _same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(waiting))
+        in_queues = [g for g in gangs if g.waits or g.unpaid]
+        _same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
+        _same("quotas", set(self._quotas), {g.id for g in gangs if g.quota is not None})
         _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
         _same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
@@ -296,6 +313,8 @@ class Records:
 
 
 def _validate_gang(gang: Gang) -> None:
+    if gang.unpaid and gang.allocation is not None:
+        raise AssertionError(f"gang {gang.id} holds what nobody pays for")
     if gang.allocation is not None:
         counts = [len(placed.grants) for placed in gang.allocation.bundles]
         _same(f"devices of gang {gang.id}", counts, [bundle.count for bundle in gang.request.bundles])

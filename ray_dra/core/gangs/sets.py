@@ -12,6 +12,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.quota import paid
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.locality import Connect
@@ -30,7 +31,7 @@ def cliques_of(gangs: Iterable[Gang]) -> frozenset[DomainId]:
 def place_near(planning: Planning, gang: Gang, others: Iterable[Gang], epoch: int, *, strict: bool = False) -> Answer:
     """In cliques that the others of its set have, where what the gang prefers is met there, too; else wherever it would
     go without them. One of a set that is a gang stays in as few cliques as the set may have."""
-    request = gang.request
+    request = paid(gang.request, gang.quota)
     cliques = cliques_of(other for other in others if other.id != gang.id)
     inside = _part(planning.inventory, cliques)
     if inside is not None:

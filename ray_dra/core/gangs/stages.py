@@ -1,7 +1,7 @@
 """Where the time from a gang's call to its readiness goes, by stage. For people: nothing is decided by it.
 
-    queued -> applied -> pods -> bound -> prepared -> started -> verified -> grouped -> joined -> placed
-              '---------- on Kubernetes, as the backend says (Progress.stage) ---------'
+    quota -> queued -> applied -> pods -> bound -> prepared -> started -> verified -> grouped -> joined -> placed
+                       '---------- on Kubernetes, as the backend says (Progress.stage) ---------'
 
 The time of a stage is how long the gang waited for it to be over. A gang that is planned again comes to a stage twice,
 and both count. `lifecycle.stage_of` says in which stage a gang is.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+QUOTA = "quota"  # a queue outside that pays for it
 QUEUED = "queued"  # its turn, or room
 APPLIED = "applied"  # the first stage of workers that are made
 VERIFIED = "verified"  # the workers' proof, which they write into the store

@@ -30,6 +30,7 @@ class ShortfallKind(enum.Enum):
     WORKERS = "workers"
     SET = "groups of a set"
     PARTS = "parts of GPUs"
+    QUOTA = "quota"
 
 
 class PlaceKind(enum.Enum):
@@ -44,6 +45,7 @@ class PlaceKind(enum.Enum):
     QUEUE = "queue"
     KUBERNETES = "kubernetes"
     RAY = "ray"
+    OUTSIDE = "outside"
 
 
 class Choice(enum.Enum):

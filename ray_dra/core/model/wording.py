@@ -32,6 +32,8 @@ def place(kind: PlaceKind, name: str | int | None, choice: Choice | None, of: st
         return f"clique {name} ({why[choice]})" if choice else f"clique {name}"
     if kind is PlaceKind.CLIQUES:
         return f"the {name} {choice.value} cliques" if choice else f"{name} cliques"
+    if kind is PlaceKind.OUTSIDE:
+        return f"the queue {name}"
     return f"bundle {name}" if kind is PlaceKind.BUNDLE else _PLACES[kind]
 
 
@@ -189,6 +191,10 @@ def _parts(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts
     return f"{asked} {together}".rstrip(), f"{said}; not ready: {lost}" if lost else said
 
 
+def _quota(where: PlaceKind, wanted: int, available: Any, facts: Facts) -> Texts:
+    return f"{wanted} GPUs and what goes with them", str(facts["reason"])
+
+
 _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.DEVICES: _devices,
     ShortfallKind.NODE_SIZE: _node_size,
@@ -212,6 +218,7 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.WORKERS: _workers,
     ShortfallKind.SET: _set,
     ShortfallKind.PARTS: _parts,
+    ShortfallKind.QUOTA: _quota,
 }
 
 

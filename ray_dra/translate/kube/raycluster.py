@@ -19,6 +19,7 @@ from ray_dra.translate.names import (
     FAULT_TOLERANCE_ANNOTATION,
     KUBERAY_ORIGIN_LABEL,
     KUBERAY_ORIGIN_NAME_LABEL,
+    KUEUE_QUEUE_LABEL,
     LOCALITY_LABEL,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
@@ -50,6 +51,7 @@ def read_raycluster(thing: Raw) -> RayCluster:
         settings={name: value for name, value in annotations.items() if name.startswith(OUR_PREFIX)},
         deleting=said.deleting,
         suspended=bool(spec.get("suspend")),
+        queued=KUEUE_QUEUE_LABEL in texts(meta.get("labels") or {}),
     )
     if found.workers.serving:
         found = replace(found, service=labels_of(thing).get(KUBERAY_ORIGIN_NAME_LABEL, ""))

@@ -63,7 +63,12 @@ class Slot:
 
 def attempt_name(gang: str, epoch: int) -> str:
     """Short, so that pods' names stay within their 63 characters; new for every attempt."""
-    return f"rd-{hashlib.sha256(gang.encode()).hexdigest()[:8]}-{epoch}"
+    return f"{stem_of(gang)}-{epoch}"
+
+
+def stem_of(gang: str) -> str:
+    """What the names of a gang's objects begin with."""
+    return f"rd-{hashlib.sha256(gang.encode()).hexdigest()[:8]}"
 
 
 def attempt_of_slot(label: str) -> str:

@@ -182,7 +182,7 @@ class Maker:
             claims.append({"name": "imex", "resourceClaimTemplateName": channel})
         spec["resourceClaims"] = claims
         ray = spec["containers"][0]
-        ray["resources"] = _resources(ray.get("resources") or {}, slot, [c["name"] for c in claims])
+        ray["resources"] = resources_of(ray.get("resources") or {}, slot, [c["name"] for c in claims])
         ours = {START_HOOK_VARIABLE, NODE_VARIABLE, SLOT_VARIABLE}
         ray["env"] = [
             *(entry for entry in ray.get("env") or () if entry["name"] not in ours),
@@ -249,7 +249,7 @@ def _whole(amount: float) -> int:
     return math.ceil(round(amount, 4))
 
 
-def _resources(theirs: Mapping[str, Any], slot: Slot, claims: list[str]) -> dict[str, Any]:
+def resources_of(theirs: Mapping[str, Any], slot: Slot, claims: list[str]) -> dict[str, Any]:
     """The container's requests and limits: the bundles' and the raylet's own; theirs where the bundles say nothing."""
     requests, limits = dict(theirs.get("requests") or {}), dict(theirs.get("limits") or {})
     cpus = slot.resources.get("CPU")

@@ -13,6 +13,7 @@ from ray_dra.core.gangs.events import (
     GangObserved,
     JobsSeen,
     NextTurn,
+    QuotaAnswered,
     ReleaseAsked,
     Submitted,
     WorkersDue,
@@ -22,8 +23,12 @@ from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, GroupSet, Maker, Observed
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
+from ray_dra.core.gangs.quota import Answer, Said, kinds
+from ray_dra.errors import InvalidRequest
 from tests.core.gangs.world import World
 from tests.core.machines import gang, group_id
+
+QUEUES = st.sampled_from(["", "", "outside/q"])
 
 
 class Life(RuleBasedStateMachine):
@@ -44,24 +49,60 @@ class Life(RuleBasedStateMachine):
         priority=st.integers(0, 1),
         wait=st.booleans(),
         maker=st.sampled_from([None, Maker(), Maker("a" * 32)]),
+        queue=QUEUES,
     )
-    def submit(self, sizes: list[int], priority: int, wait: bool, maker: Maker | None) -> None:
+    def submit(self, sizes: list[int], priority: int, wait: bool, maker: Maker | None, queue: str) -> None:
         self.count += 1
         request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
-        self.world.act(Submitted(Order(request, owner=f"job{self.count % 2}", wait=wait, maker=maker)))
+        order = Order(request, owner=f"job{self.count % 2}", wait=wait, maker=maker)
+        try:
+            self.world.act(Submitted(order, queue=queue))
+        except InvalidRequest:
+            assert queue
+            assert not wait
 
     @rule(
         sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
         actor=st.booleans(),
         outlives=st.booleans(),
         part_of=st.sampled_from([None, None, GroupSet("near"), GroupSet("pair", 2), GroupSet("three", 3)]),
+        queue=QUEUES,
     )
-    def ordinary(self, sizes: list[int], actor: bool, outlives: bool, part_of: GroupSet | None) -> None:
+    def ordinary(self, sizes: list[int], actor: bool, outlives: bool, part_of: GroupSet | None, queue: str) -> None:
         self.count += 1
         who, owner = "a" * 32 if actor else "", f"job{self.count % 2}"
-        self.world.ordinary(
-            *sizes, number=self.count, actor=who, owner=owner, outlives_job=actor and outlives, part_of=part_of
-        )
+        outlives = actor and outlives
+        try:
+            self.world.ordinary(
+                *sizes,
+                number=self.count,
+                actor=who,
+                owner=owner,
+                outlives_job=outlives,
+                part_of=part_of,
+                queue=queue,
+            )
+        except InvalidRequest:
+            assert queue
+            assert part_of is not None
+
+    @precondition(lambda self: self.world.engine.records.with_quota())
+    @rule(
+        data=st.data(),
+        said=st.sampled_from(Said),
+        labels=st.sampled_from([(), (("zone", "a"),)]),
+        state=st.sampled_from(["PENDING", "CREATED"]),
+    )
+    def answer(self, data: st.DataObject, said: Said, labels: tuple[tuple[str, str], ...], state: str) -> None:
+        """A queue outside says anything at any time."""
+        paying = data.draw(st.sampled_from(self.world.engine.records.with_quota()))
+        granted = (labels,) * len(kinds(paying.request)) if said is Said.ADMITTED else ()
+        grouped = paying.group is not None
+        seen = Observed(group_state=state if grouped else None, placed_once=grouped and state == "CREATED")
+        self.world.act(QuotaAnswered(paying.id, Answer(said, "it says so", granted), seen))
+        now = self.world.gangs.get(paying.id)
+        if now is not None and said is Said.EVICTED and not seen.placed_once:
+            assert now.releasing or now.unpaid
 
     @precondition(lambda self: self.world.gangs)
     @rule(data=st.data())

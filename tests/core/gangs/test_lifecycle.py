@@ -23,6 +23,7 @@ from ray_dra.core.gangs.lifecycle import (
     phase,
     sense_of,
 )
+from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.plan import plan
@@ -43,6 +44,10 @@ RELEASING = replace(PLACING, releasing=True)
 NOTHING = None
 ORDINARY_QUEUED = replace(QUEUED, ordinary=OrdinaryGroup("g"))
 ORDINARY = replace(ORDINARY_QUEUED, allocation=planned(), group="g")
+UNPAID = replace(QUEUED, quota=Quota("outside/q"))
+PAID = replace(QUEUED, quota=Quota("outside/q", 0, ((),)))
+PAID_HELD = replace(PAID, allocation=planned())
+AGAIN = replace(UNPAID, quota=Quota("outside/q", 1), moves=1, gave_way=1)
 
 
 def test_every_phase_is_reached_and_left_and_every_arrow_says_why() -> None:
@@ -76,6 +81,16 @@ def test_every_phase_is_reached_and_left_and_every_arrow_says_why() -> None:
         (ORDINARY, replace(ORDINARY, moves=1)),
         (ORDINARY, replace(ORDINARY, releasing=True)),
         (ORDINARY, NOTHING),
+        (NOTHING, UNPAID),
+        (UNPAID, PAID),
+        (UNPAID, replace(UNPAID, quota=Quota("outside/q", 1))),
+        (UNPAID, replace(UNPAID, releasing=True)),
+        (UNPAID, NOTHING),
+        (PAID, PAID_HELD),
+        (PAID, replace(UNPAID, quota=Quota("outside/q", 1))),
+        (PAID_HELD, AGAIN),
+        (replace(PAID_HELD, group="first"), replace(AGAIN, old_groups=("first",))),
+        (PAID_HELD, replace(PAID_HELD, releasing=True)),
     ],
 )
 def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
@@ -85,8 +100,8 @@ def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "why"),
     [
-        (NOTHING, PLACING, "begins queued or held"),
-        (NOTHING, RELEASING, "begins queued or held"),
+        (NOTHING, PLACING, "begins unpaid, queued or held"),
+        (NOTHING, RELEASING, "begins unpaid, queued or held"),
         (QUEUED, PLACING, "no arrow leads from queued to placing"),
         (HELD, QUEUED, "without a move"),
         (HELD, replace(HELD, allocation=planned(1)), "without a move"),
@@ -104,6 +119,14 @@ def test_what_a_record_may_do(before: Gang | None, after: Gang | None) -> None:
         (ORDINARY, replace(ORDINARY, ordinary=None), "another gang's"),
         (ORDINARY, replace(ORDINARY, moves=1, group=None, old_groups=("g",)), "the program's"),
         (ORDINARY, replace(ORDINARY, moves=1, allocation=None), "pinned it to its nodes"),
+        (UNPAID, replace(UNPAID, quota=Quota("outside/other")), "another gang's"),
+        (UNPAID, QUEUED, "another gang's"),
+        (UNPAID, replace(UNPAID, quota=Quota("outside/q", 2)), "a request for its quota was forgotten"),
+        (PAID, replace(PAID, quota=Quota("outside/q", 1, ((),))), "admitted before it was made"),
+        (PAID, UNPAID, "its quota changed without a request"),
+        (PAID, replace(PAID, quota=Quota("outside/q", 0, ((("zone", "a"),),))), "changed without a request"),
+        (UNPAID, replace(UNPAID, allocation=planned()), "no arrow leads from quota to held"),
+        (PAID_HELD, replace(PAID_HELD, quota=Quota("outside/q", 1)), "it holds what nobody pays for"),
     ],
 )
 def test_what_a_record_may_not_do_is_refused(before: Gang | None, after: Gang | None, why: str) -> None:

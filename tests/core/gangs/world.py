@@ -6,7 +6,17 @@ from typing import Any
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.actions import Action, BuryGroup, Drop, EndWorkers, MakeGroup, Refuse, RemoveGroup, Save
+from ray_dra.core.gangs.actions import (
+    Action,
+    AskQuota,
+    BuryGroup,
+    Drop,
+    EndWorkers,
+    MakeGroup,
+    Refuse,
+    RemoveGroup,
+    Save,
+)
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import (
     Event,
@@ -34,6 +44,7 @@ class World:
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run
         self.done: list[Action] = []
+        self.asked: set[str] = set()  # gangs that ask a queue outside
         self.ray: dict[str, str] = {}  # ordinary placement groups that Ray was told of, and their states
 
     @property
@@ -66,13 +77,15 @@ class World:
             self.act(GroupMade(action.gang, removed=self.ray[action.gang] == "REMOVED"))
         elif isinstance(action, BuryGroup):
             self.ray[action.gang] = "REMOVED"
+        elif isinstance(action, AskQuota):
+            self.asked.add(action.gang)
         elif isinstance(action, RemoveGroup):
             self.ray[action.group] = "REMOVED"
         elif isinstance(action, EndWorkers):
             self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
 
-    def submit(self, *sizes: int, name: str, **more: Any) -> Gang:
-        self.act(Submitted(Order(gang(*sizes, name=name), **more)))
+    def submit(self, *sizes: int, name: str, queue: str = "", **more: Any) -> Gang:
+        self.act(Submitted(Order(gang(*sizes, name=name), **more), queue=queue))
         return self.gangs[name]
 
     def ordinary(self, *sizes: int, number: int, actor: str = "", **more: Any) -> str:
@@ -80,7 +93,8 @@ class World:
         group = f"{number:036x}"
         minted = OrdinaryGroup(group, actor, bool(more.pop("outlives_job", False)), more.pop("part_of", None))
         request = gang(*sizes, name=group, locality=more.pop("locality", ANYWHERE))
-        self.act(Submitted(Order(request, ordinary=minted, **more)))
+        queue = str(more.pop("queue", ""))
+        self.act(Submitted(Order(request, ordinary=minted, **more), queue=queue))
         return group
 
 
