@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ from ray.job_submission import JobSubmissionClient
 
 from ray_dra.errors import KubernetesError, NotFound
 from ray_dra.program import submit_job as submission
+from ray_dra.translate.names import GANG_LABEL, LOCALITY_VARIABLE
 from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, PRELUDE, Head, installation
 from tests.cluster.world import Namespace
+
+UNCHANGED = {"groups": "", "train": "RAY_ADDRESS='ray_dra://kubernetes?locality=same_clique'"}
+"""Programs of examples/unchanged, and how they come to ray-dra."""
 
 
 def test_jobs_are_submitted_through_the_api_server(
@@ -61,22 +67,42 @@ def events(head: Head) -> list[dict[str, str]]:
 
 
 def test_the_examples_rayjob_trains(cluster: Cluster, namespace: Namespace) -> None:
-    """By the commands of the example's README."""
+    """By the commands of the example's README; and after it, in the same RayJob, programs that know nothing of ray-dra:
+    one by an environment variable of the RayJob's, one by an address of ours. No GPU worker is there before."""
     at = ("-n", namespace.name)
     cluster.kubectl("apply", "-k", str(installation(namespace)))
-    files = [f"--from-file={PROJECT / 'examples' / name}" for name in ("train_nvlink_gang.py", "tensor_parallel.py")]
+    names = ("train_nvlink_gang.py", "tensor_parallel.py", *(f"unchanged/{program}.py" for program in UNCHANGED))
+    files = [f"--from-file={PROJECT / 'examples' / name}" for name in names]
     cluster.kubectl("create", *at, "configmap", "train", *files)
-    cluster.kubectl("apply", *at, "-k", str(EXAMPLE / "rayjob"))
+    things = cluster.built(EXAMPLE / "rayjob")
+    (job,) = (thing["spec"] for thing in things if thing["kind"] == "RayJob")
+    variables = {LOCALITY_VARIABLE: "same_clique", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "200"}
+    job["runtimeEnvYAML"] = json.dumps({"env_vars": variables})
+    programs = [job["entrypoint"], *(f"{by} python3 /train/{program}.py" for program, by in UNCHANGED.items())]
+    job["entrypoint"] = f'sh -c "{" && ".join(programs)}"'
+    cluster.kubectl("apply", *at, "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": things}))
     status: dict[str, Any] = {}
+    gangs: dict[str, set[str]] = {}  # gang -> nodes of which it has devices
 
     def ended() -> bool:
+        for claim in namespace.api.items("ResourceClaim", namespace.name, labels=GANG_LABEL):
+            results = ((claim.get("status") or {}).get("allocation") or {}).get("devices", {}).get("results", ())
+            gangs.setdefault(claim["metadata"]["labels"][GANG_LABEL], set()).update(r["pool"] for r in results)
         status.update(namespace.api.get("RayJob", "train", namespace.name).get("status") or {})
         return status.get("jobDeploymentStatus") in ("Complete", "Failed")
 
-    cluster.wait(ended, 240, f"the RayJob to end: {status}")
+    cluster.wait(ended, 300, f"the RayJob to end: {status}")
     printed = cluster.kubectl("logs", *at, "job/train")
     assert status["jobStatus"] == "SUCCEEDED", printed
     assert "every rank saw exactly its planned GPUs" in printed
+    lines = [line for line in printed.splitlines() if re.match(r"(group|rank) \d: |1 clique", line)]
+    assert [re.sub(r"\d(,\d)+", lambda gpus: f"{len(gpus[0]) // 2 + 1} GPUs", line) for line in lines] == [
+        *(f"group {number}: 1 clique, GPUs 4 GPUs and 4 GPUs" for number in range(2)),
+        *(f"rank {rank}: GPUs 2 GPUs" for rank in range(4)),
+        "1 clique",
+    ], lines
+    assert len(gangs) == 4, gangs
+    assert all(len({node.partition("-")[0] for node in nodes}) == 1 for nodes in gangs.values()), gangs
     deadline = time.monotonic() + 60
     while namespace.api.items("ResourceClaim", namespace.name) and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -51,6 +51,36 @@ class Gang:
 application = Gang.bind()
 """
 
+# One that knows nothing of ray-dra: Serve makes a placement group for its replica. It names a node, so that there is
+# room for the next one in an upgrade.
+UNCHANGED = """
+import ray
+from ray import serve
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy as Strategy
+
+def look():
+    import os, pynvml
+    pynvml.nvmlInit()
+    uuids = [pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+    return os.uname().nodename, [uuids[int(i)] for i in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+
+@serve.deployment(
+    ray_actor_options={"num_cpus": 0, "num_gpus": 2},
+    placement_group_bundles=[{"GPU": 2}] * 2,
+    placement_group_bundle_label_selector=[{"kubernetes.io/hostname": "head"}] * 2,
+)
+class Replica:
+    def __init__(self):
+        group = ray.util.get_current_placement_group()
+        there = ray.remote(num_gpus=2, num_cpus=0)(look).options(scheduling_strategy=Strategy(group, 1)).remote()
+        self.answer = {"id": group.id.hex(), "ranks": [look(), ray.get(there)]}
+
+    def __call__(self, request):
+        return self.answer
+
+application = Replica.bind()
+"""
+
 
 def example(cluster: Cluster) -> dict[str, Any]:
     """The example's RayCluster, with a head that is soon gone."""
@@ -73,7 +103,8 @@ def events_of(head: Head, raycluster: str) -> list[dict[str, Any]]:
 
 
 def rayservice(cluster: Cluster) -> dict[str, Any]:
-    """The example's RayCluster as a RayService's, with an application that asks for a gang."""
+    """The example's RayCluster as a RayService's, with an application that asks for a gang, and one for whose
+    replica Serve makes a placement group."""
     spec = example(cluster)["spec"]
     for template in (spec["headGroupSpec"]["template"], spec["workerGroupSpecs"][0]["template"]):
         container = template["spec"]["containers"][0]
@@ -81,13 +112,16 @@ def rayservice(cluster: Cluster) -> dict[str, Any]:
         container["volumeMounts"].append({"name": "serve", "mountPath": "/serve"})
         template["spec"]["volumes"].append({"name": "serve", "configMap": {"name": "serve"}})
     spec["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"].append({"containerPort": 8000, "name": "serve"})
-    application = {"name": "gang", "import_path": "application:application", "route_prefix": "/"}
+    applications = [
+        {"name": "gang", "import_path": "application:application", "route_prefix": "/"},
+        {"name": "unchanged", "import_path": "unchanged:application", "route_prefix": "/unchanged"},
+    ]
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
-        "metadata": {"name": "serve"},
+        "metadata": {"name": "serve", "annotations": {LOCALITY_LABEL: "same_clique"}},
         "spec": {
-            "serveConfigV2": json.dumps({"applications": [application]}),
+            "serveConfigV2": json.dumps({"applications": applications}),
             "rayClusterDeletionDelaySeconds": 5,
             "rayClusterConfig": spec,
         },
@@ -98,10 +132,12 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
     cluster: Cluster, namespace: Namespace
 ) -> None:
     """An upgrade makes another RayCluster, whose application gets a gang beside the old one's; then the old RayCluster
-    goes, with its gang, whose program and workers have heard of it."""
+    goes, with its gang, whose program and workers have heard of it. So it is with the placement group that Serve makes
+    for an application that knows of nothing."""
     at = namespace.name
     cluster.kubectl("apply", "-k", str(installation(namespace)))
-    cluster.kubectl("create", "-n", at, "configmap", "serve", f"--from-literal=application.py={APPLICATION}")
+    files = (f"--from-literal=application.py={APPLICATION}", f"--from-literal=unchanged.py={UNCHANGED}")
+    cluster.kubectl("create", "-n", at, "configmap", "serve", *files)
     wanted = rayservice(cluster)
 
     def serving(but: str = "") -> str:
@@ -117,12 +153,25 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
         cluster.wait(active, 240, "the RayService to serve")
         return found[0]
 
+    def said_by(head: Head, route: str) -> dict[str, Any]:
+        ask = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/{route}').read().decode())"
+        said = cluster.kubectl("exec", "-n", at, head.pod, "-c", "ray-head", "--", "python3", "-c", ask)
+        return dict(json.loads(said))
+
+    def of_serve(raycluster: str) -> list[str]:
+        """The GPUs of the replica for which Serve made a group: all that the claim of its one pod says."""
+        head = Head(namespace, raycluster)
+        found = said_by(head, "unchanged")
+        ((pod, uuids),) = claimed(head, found["id"]).items()
+        seen = [uuid for where, uuids in found["ranks"] for uuid in uuids if where == pod]
+        assert sorted(seen) == uuids
+        assert len(seen) == 4
+        return seen
+
     def answer(raycluster: str) -> dict[str, Any]:
         """What the application says, asked on the head; its gang is what was planned, and what the claims say."""
         head = Head(namespace, raycluster)
-        ask = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:8000/').read().decode())"
-        said = cluster.kubectl("exec", "-n", at, head.pod, "-c", "ray-head", "--", "python3", "-c", ask)
-        found: dict[str, Any] = json.loads(said)
+        found = said_by(head, "")
         allocated = claimed(head, found["id"])
         assert len(found["ranks"]) == 2
         for planned, (pod, seen) in zip(found["planned"], found["ranks"], strict=True):
@@ -130,7 +179,7 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
         return found
 
     first = serving()
-    before = answer(first)
+    before, serves_before = answer(first), of_serve(first)
     container = wanted["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     container["env"].append({"name": "VERSION", "value": "2"})
     cluster.kubectl("apply", "-n", at, "-f", "-", stdin=json.dumps(wanted))
@@ -140,8 +189,9 @@ def test_a_rayservice_has_a_gang_and_the_next_one_before_the_old_one_goes(
     assert warned["notice"][1:] == [None, [0, 1]]
     assert "RayService serve is being upgraded" in warned["notice"][0]
     second = serving(but=first)
-    after = answer(second)
+    after, serves = answer(second), of_serve(second)
     assert before["notice"] is None is after["notice"]
+    assert not {*serves_before} & {*serves}
     assert not {u for bundle in before["planned"] for u in bundle} & {u for bundle in after["planned"] for u in bundle}
     old = Head(namespace, first)
     cluster.wait(lambda: not of(old, first), 60, f"the old RayCluster's gang to go: {of(old, first)}")
