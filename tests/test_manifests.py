@@ -136,6 +136,21 @@ def test_what_has_no_namespace_is_named_after_one() -> None:
     assert named == kinds
 
 
+def test_a_policy_that_cannot_be_asked_keeps_nobody_else_from_anything() -> None:
+    """An API server that has just started does not know RayClusters: the no comes before account and binding."""
+    main = yaml.safe_load((PROJECT / "kube" / "kustomization.yaml").read_text())
+    targets = [target for each in main["replacements"] for target in each["targets"]]
+    path = "spec.matchConstraints.namespaceSelector.matchLabels.[kubernetes.io/metadata.name]"
+    assert {"select": {"kind": "ValidatingAdmissionPolicy"}, "fieldPaths": [path]} in targets
+    for _, policy in objects("ValidatingAdmissionPolicy"):
+        constraints = policy["spec"]["matchConstraints"]
+        assert constraints["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "NAMESPACE"}
+        if "paramKind" in policy["spec"]:
+            assert constraints["objectSelector"]["matchExpressions"], "gangs' objects alone"
+    for _, binding in objects("ValidatingAdmissionPolicyBinding"):
+        assert "matchResources" not in binding["spec"], "one place says what is asked about"
+
+
 def test_a_policy_that_finds_nothing_to_ask_keeps_nobody_from_ending_or_changing_pods() -> None:
     """The no for want of a parameter comes before the account is looked at: it is for the kubelet, too."""
     policies = {thing["metadata"]["name"]: thing["spec"] for _, thing in objects("ValidatingAdmissionPolicy")}
@@ -145,8 +160,6 @@ def test_a_policy_that_finds_nothing_to_ask_keeps_nobody_from_ending_or_changing
         rules = policies[binding["policyName"]]["matchConstraints"]["resourceRules"]
         if any({"UPDATE", "DELETE"} & {*rule["operations"]} for rule in rules):
             assert binding["paramRef"]["parameterNotFoundAction"] == "Allow"
-        else:
-            assert binding["matchResources"]["objectSelector"]["matchExpressions"], "pods of gangs alone"
 
 
 def test_the_docs_list_every_right_and_no_other() -> None:

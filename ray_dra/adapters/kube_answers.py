@@ -63,6 +63,10 @@ def event_of(event: Object, place: str) -> tuple[str, Object]:
 _TEST_FAILED = "the server rejected our request due to an error in our request"
 
 
+# An API server that has just started does not serve, or has not read, what an admission policy asks. With 422 and 403.
+_POLICY_NOT_READY = ("denied request: failed to configure policy: ", "not yet synced to use for admission")
+
+
 # A 403 is mostly a missing role. Of what else is forbidden, the words of the server say what it was.
 _FORBIDDEN: tuple[tuple[str, type[KubernetesError], str], ...] = (
     ("violates PodSecurity", Rejected, "Pod Security of the namespace refuses the pod."),
@@ -96,6 +100,8 @@ def error_of(status: int, body: bytes, place: str) -> KubernetesError:
         error = Conflict("The object changed in between; read it again.", place=place, available=message)
     elif status == 410:
         error = WatchExpired("The watch is too old to go on; list again.", place=place, available=message)
+    elif status in (403, 422) and any(words in message for words in _POLICY_NOT_READY):
+        error = ApiUnavailable("An admission policy cannot be asked yet.", place=place, available=message)
     elif status in (401, 403):
         error = _forbidden(message, place)
     elif status in (400, 422):

@@ -52,3 +52,20 @@ def test_what_is_forbidden_for_another_reason_than_a_missing_role_says_so(
     assert said in str(error)
     assert ("roles" in str(error)) == (kind is NotAllowed)
     assert error.status == 403
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (
+            422,
+            "pods \"x\" is forbidden: ValidatingAdmissionPolicy 'ray-dra-copies.n' denied request: failed to configure"
+            " policy: failed to find resource referenced by paramKind: 'ray.io/v1, Kind=RayCluster'",
+        ),
+        (403, "paramKind kind `ray.io/v1, Kind=RayCluster` not yet synced to use for admission"),
+    ],
+)
+def test_a_server_whose_policies_cannot_be_asked_yet_is_asked_again(status: int, message: str) -> None:
+    """It has just started: a gang whose pod it refuses so is not given up."""
+    error = error_of(status, json.dumps({"message": message}).encode(), "POST /api/v1/namespaces/n/pods")
+    assert type(error) is ApiUnavailable
