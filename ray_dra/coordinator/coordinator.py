@@ -19,7 +19,7 @@ from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
-from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, ReleaseAsked, Submitted
+from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, NextTurn, ReleaseAsked, Submitted, TurnFailed
 from ray_dra.core.gangs.lifecycle import LAST_MOVE, Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
@@ -104,7 +104,14 @@ class Coordinator:
         """The engine decides, the executor acts; what comes of an action is decided on before the next. True where
         there was something to do."""
         now = Moment(self.clock(), self._wall())
-        actions = self.engine.handle(event, now)
+        try:
+            actions = self.engine.handle(event, now)
+        except Exception as fault:
+            if not isinstance(event, NextTurn):
+                raise
+            # A fault of ours, and the same at each look; what the store raises below is not.
+            logger.exception("a gang's turn failed")
+            actions = self.engine.handle(TurnFailed(f"{type(fault).__name__}: {fault}"), now)
         for action in actions:
             follows = self.executor.do(action, now)
             if follows is not None:

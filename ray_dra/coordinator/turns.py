@@ -5,7 +5,6 @@ What is left over when the time is up is the next look's, which begins there.
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from collections.abc import Callable
 
@@ -18,7 +17,6 @@ from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.quota import Quotas
 
-logger = logging.getLogger(__name__)
 BUSY_SECONDS = 0.25  # of a look for gangs' steps, and as much for the queue
 
 
@@ -67,11 +65,8 @@ class Turns:
             began = self._clock()
             try:
                 more = self._decide(NextTurn())
-            except RayDraError:
-                raise  # the world does not answer, to no gang
-            except Exception as fault:  # a fault of ours, and the same at each look
-                logger.exception("a gang's turn failed")
-                more = self._decide(TurnFailed(f"{type(fault).__name__}: {fault}"))
+            except InvalidRequest as error:  # what it got cannot be recorded, say: the same at each look
+                more = self._decide(TurnFailed(str(error)))
             if not more:
                 self._decide(TurnTook(self._clock() - began))
                 return True

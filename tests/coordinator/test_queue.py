@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup
+from ray_dra.coordinator.gang_store import GangStore
+from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind
-from ray_dra.errors import UnsatisfiableError
+from ray_dra.errors import InvalidRequest, UnsatisfiableError
+from tests.coordinator.kills import Broken
 from tests.core.machines import gang
 
-from .world import Phase, World
+from .world import CrashingStore, Phase, World
 
 NEAR = Locality(cliques=1, required=False, patience=60.0)
 
@@ -173,3 +176,43 @@ def test_a_gang_that_cannot_be_planned_leaves_the_queue_to_those_behind_it(
         world.coordinator.status(poisoned.gang)
     assert "a fault" in caplog.text
     assert not ordinary or world.ray.groups[poisoned.gang].state == "REMOVED", "whoever waits for it hears of it"
+
+
+def test_a_gang_whose_devices_cannot_be_recorded_leaves_the_queue_to_those_behind_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.submit(gang(*[4] * 4, name="all"))
+    world.submit(gang(2, name="poisoned"))
+    world.submit(gang(4, name="behind"))
+    save = GangStore.save
+
+    def choosy(self: GangStore, gang: Gang) -> None:
+        if gang.id == "poisoned" and gang.allocation is not None:
+            raise InvalidRequest("The gang cannot be recorded.")
+        save(self, gang)
+
+    monkeypatch.setattr(GangStore, "save", choosy)
+    world.coordinator.release("all")
+    world.pass_time()
+    assert world.coordinator.status("behind").phase is Phase.HELD
+    with pytest.raises(UnsatisfiableError, match="cannot be recorded"):
+        world.coordinator.status("poisoned")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_gang_whose_turn_met_a_store_that_fails_has_its_turn_again(after: bool) -> None:
+    """At any write on the way: that is no fault of the gang's, nor the same at each look."""
+    at, met = 0, True
+    while met:
+        world = World()
+        assert isinstance(world.store, CrashingStore)
+        world.submit(gang(*[4] * 4, name="all"))
+        world.submit(gang(4, name="g"))
+        world.store.left, world.store.after, world.store.error = at, after, Broken
+        for _ in range(4):
+            with suppress(Broken):
+                world.coordinator.release("all")
+                world.pass_time(1)
+        assert world.coordinator.status("g").phase is Phase.HELD, at
+        at, met = at + 1, world.store.left is None
+    assert at > 3
