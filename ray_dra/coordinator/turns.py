@@ -46,7 +46,8 @@ class Turns:
         answer = self._quotas.answer(quota, gang.request) if quota is not None and not gang.releasing else None
         if quota is None or answer is None:
             return
-        known = quota.granted is not None if answer.said is Said.ADMITTED else answer == notes.answer
+        settled = quota.granted is not None and notes.evicted is None
+        known = settled if answer.said is Said.ADMITTED else answer == notes.answer
         if not known:
             self._decide(QuotaAnswered(gang.id, answer, self._observer.observed(gang, notes)))
 

@@ -276,3 +276,112 @@ def test_what_is_evicted_as_soon_as_it_is_made_is_asked_for_now_and_then() -> No
     assert world.coordinator.status(gang).phase is Phase.QUOTA
     world.coordinator.release(gang)
     world.settle()
+
+
+def ordinary(world: World, number: int, bundles: int) -> str:
+    order, group = world.order(bundles), f"{number:036x}"
+    request = replace(order.request, gang=group)
+    world.coordinator.submit(replace(order, request=request, ordinary=OrdinaryGroup(group)))
+    return group
+
+
+def admit(world: World, gang: str) -> None:
+    """In Kueue's own order, which is none of ours."""
+    (workload,) = [w for w in world.kube._of("Workload") if w["metadata"]["name"].startswith(stem_of(gang))]
+    assigned = [
+        {"name": each["name"], "flavors": dict.fromkeys(GPUS, "default")} for each in workload["spec"]["podSets"]
+    ]
+    workload["status"] = {
+        "admission": {"podSetAssignments": assigned},
+        "conditions": [{"type": "Admitted", "status": "True", "reason": "Admitted", "message": ""}],
+    }
+
+
+def test_an_ordinary_placement_group_that_is_admitted_after_a_later_one_has_its_turn_all_the_same() -> None:
+    """The later one does not fit, and nothing of the cluster changes."""
+    world = world_with(**{"nvidia.com/gpu": 0.0})
+    for node in sorted(world.kube.nodes)[1:]:
+        for device in range(4):
+            world.kube.take(node, f"gpu-{device}")
+    first, second = ordinary(world, 1, 1), ordinary(world, 2, 2)
+    world.turn()
+    admit(world, second)
+    for _ in range(4):
+        world.turn()
+    assert world.coordinator.status(second).phase is Phase.QUEUED
+    admit(world, first)
+    for _ in range(4):
+        world.turn()
+    assert world.coordinator.gangs[first].allocation is not None
+
+
+def test_a_gang_that_is_admitted_anew_is_planned_on_its_new_nodes_though_the_cluster_has_not_changed() -> None:
+    world = world_with()
+    nodes = sorted(world.kube.nodes)
+    for node in nodes:
+        world.kube.label(node, pool="full" if node in nodes[:2] else "free")
+    for node in nodes[:2]:
+        for device in range(4):
+            world.kube.take(node, f"gpu-{device}")
+    none = {**GPUS, "nvidia.com/gpu": 0.0}
+    labels = {"full": {"pool": "full"}, "free": {"pool": "free"}}
+    world.kube.queues = FakeKueue({"team": {"full": dict(GPUS), "free": none}}, labels)
+    world.turn()
+    gang = submit(world)
+    for _ in range(6):
+        world.turn()
+    assert world.coordinator.status(gang).phase is Phase.QUEUED
+    world.kube.queues.queues["team"] = {"full": none, "free": dict(GPUS)}
+    world.kube.queues.evict(world.kube._of("Workload")[0], "Preempted", "to accommodate another")
+    assert world.drive(gang) is Phase.READY
+
+
+def test_an_admission_that_goes_without_an_eviction_is_missed_in_the_same_words_as_before() -> None:
+    world = world_with(**{"nvidia.com/gpu": 4.0})
+    gang = submit(world)
+    for _ in range(3):
+        world.turn()
+    assert world.kube.queues is not None
+    world.kube.queues.queues["team"]["default"]["nvidia.com/gpu"] = 8.0
+    for _ in range(6):
+        world.turn()
+    assert world.coordinator.gangs[gang].allocation is not None
+    world.kube.queues.queues["team"]["default"]["nvidia.com/gpu"] = 4.0
+    world.kube._of("Workload")[0]["status"].clear()
+    for _ in range(3):
+        world.turn()
+    assert world.coordinator.gangs[gang].allocation is None
+
+
+def test_an_eviction_that_is_taken_back_takes_the_notice_back_and_the_next_has_its_whole_grace() -> None:
+    world = world_with()
+    gang = submit(world)
+    assert world.drive(gang) is Phase.READY
+    (workload,) = world.kube._of("Workload")
+    assert world.kube.queues is not None
+    for _ in range(2):
+        world.kube.queues.evict(workload, "ClusterQueueStopped", "The ClusterQueue is stopped")
+        for _ in range(4):
+            world.turn()
+        assert world.coordinator.gangs[gang].notice is not None
+        conditions = workload["status"]["conditions"]
+        conditions[:] = [each for each in conditions if each["type"] != "Evicted"]
+        for _ in range(2 * int(GRACE_SECONDS) + 4):
+            world.turn()
+        assert world.coordinator.gangs[gang].notice is None
+        assert world.coordinator.status(gang).phase is Phase.READY
+
+
+def test_a_gang_whose_program_removes_it_in_its_grace_is_not_asked_for_again() -> None:
+    world = world_with()
+    gang = submit(world)
+    assert world.drive(gang) is Phase.READY
+    for _ in range(6):
+        world.turn()
+    assert world.kube.queues is not None
+    world.kube.queues.evict(world.kube._of("Workload")[0], "ClusterQueueStopped", "The ClusterQueue is stopped")
+    world.turn()
+    group = world.coordinator.gangs[gang].group
+    assert group is not None
+    world.ray.remove_group(group)
+    world.settle(20)

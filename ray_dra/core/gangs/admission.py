@@ -7,12 +7,13 @@ fourth answer, Evict(victims); quotas and backfill would be reasons of these thr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ray_dra.core.gangs.actions import Refuse
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
-from ray_dra.core.gangs.quota import paid, wanting
+from ray_dra.core.gangs.quota import Quota, paid, wanting
 from ray_dra.core.gangs.records import Records, Turn, turn_of
 from ray_dra.core.gangs.sets import place_near, place_together
 from ray_dra.core.model.allocation import Allocation
@@ -50,13 +51,22 @@ class StartTogether:
 Verdict = Start | Wait | Refuse
 
 
+class _No(NamedTuple):
+    """What was a no: a gang, its moves, the nodes that are paid for, and the inventory."""
+
+    gang: str
+    moves: int
+    quota: Quota | None
+    changes: int
+
+
 class Admission:
     """See the module."""
 
     def __init__(self, records: Records, planning: Planning) -> None:
         self.records, self.planning = records, planning
         self.turn: Gang | None = None  # whose turn it is, or was last
-        self._no: tuple[str, int, int] | None = None  # the first gang, its moves and the inventory, that were a no
+        self._no: _No | None = None  # what was a no to the first gang
         self._timed = True  # how long that no took is known
         self._not_before = 0.0  # when that gang is planned again at the earliest
         self._changes = -1  # of the inventory, by which the ordinary groups up to `_after` were a no
@@ -102,6 +112,13 @@ class Admission:
         do.
         """
         return self._next_ordinary(now) or self._next(now)
+
+    def queued(self, gang: Gang) -> None:
+        """A gang comes into the queue. An ordinary placement group may come before those that were a no, e.g. where a
+        queue outside admits it late: then it is asked next, though the inventory has not changed."""
+        priority, sequence, _ = turn_of(gang)
+        if gang.ordinary is not None and self._after is not None:
+            self._after = min(self._after, (priority, sequence, ""))
 
     def _next_ordinary(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """One after the other, and all of them again once the inventory has changed."""
@@ -167,10 +184,10 @@ class Admission:
         self.turn = gang = self.records.first
         if gang is None:
             return None
-        asked = (gang.id, gang.moves, self.planning.inventory.changes)
+        asked = _No(gang.id, gang.moves, gang.quota, self.planning.inventory.changes)
         if asked == self._no and not gang.request.locality.patience:
             return None
-        if self._no is not None and asked[:2] == self._no[:2] and now < self._not_before:
+        if self._no is not None and asked[:-1] == self._no[:-1] and now < self._not_before:
             return None
         answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now)
         if isinstance(answer, Allocation):

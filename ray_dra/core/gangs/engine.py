@@ -141,7 +141,10 @@ class Engine:
 
     def saved(self, save: Save, now: Moment) -> None:
         """The store has it: so it is from here on. Raises ForbiddenChange for what no record may do."""
+        before = self.records.gangs.get(save.gang.id)
         self.records.put(save.gang, now.lived)
+        if before is not None and save.gang.waits and not before.waits:
+            self.admission.queued(save.gang)
         notes = self.records.notes[save.gang.id]
         if save.waits_for is not None:
             notes.refused = save.waits_for
@@ -322,10 +325,13 @@ class Engine:
             told, notes.answer, notes.refused = notes.answer == answer, answer, waits_for
             return [] if told else [Tell(gang.id)]
         if answer.said is Said.ADMITTED:
+            notes.answer = notes.evicted = None  # what it said before counts no more
             if quota.granted is not None:
                 return []
             admitted = replace(gang, quota=replace(quota, granted=answer.granted))
             return [*self._save(admitted, f"admitted by {quota.queue}", now, ()), Tell(gang.id)]
+        if seen.group_state == "ABSENT":
+            return []  # its program has removed it, so it is given back next
         gang, noted = self._see(gang, seen, now)
         why = f"{quota.queue}: {answer.why or 'the request is gone'}"
         if seen.placed_once and answer.said is Said.EVICTED and not self._grace_is_over(gang, why, now):
