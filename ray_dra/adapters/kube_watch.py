@@ -14,7 +14,7 @@ from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
 from ray_dra.adapters.mirror import AGAIN_SECONDS, Mirror
 from ray_dra.adapters.write_limits import Writers
-from ray_dra.errors import AlreadyThere, ApiUnavailable, InvalidRequest, NotFound, NotLeading
+from ray_dra.errors import AlreadyThere, ApiUnavailable, InvalidRequest, KubernetesError, NotFound, NotLeading
 from ray_dra.ports.kube_objects import Claim, WriteLimits
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.kube.claims import read_claim
@@ -70,6 +70,7 @@ class KubeAdapter:
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
+        self.requests_left = self.kueue and _has_requests(api, namespace, ours, deadline)
         self._mirrors = {
             "raycluster": Mirror(
                 api,
@@ -235,6 +236,19 @@ class KubeAdapter:
             mirror.stop()
         self._lease.stop()
         self._pool.shutdown(wait=False)
+
+
+def _has_requests(api: KubernetesApi, namespace: str, ours: str, deadline: float) -> bool:
+    """Whether there are Workloads of ours. Who has no right to read them has made none."""
+    while True:
+        try:
+            return any(page for page, _ in api.pages("Workload", namespace, labels=ours))
+        except ApiUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(AGAIN_SECONDS)
+        except KubernetesError:
+            return False
 
 
 def _served(api: KubernetesApi, deadline: float) -> tuple[bool, bool]:

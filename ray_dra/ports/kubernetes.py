@@ -52,6 +52,10 @@ class Kube(Protocol):
     compute_domains: bool  # the cluster serves ComputeDomains
     kueue: bool  # and Kueue's Workloads
 
+    @property
+    def requests_left(self) -> bool:
+        """Whether there were Workloads of ours before this coordinator began, as far as it may read them."""
+
     def view(self) -> KubeView: ...
 
     def watch_queues(self) -> None:

@@ -123,6 +123,10 @@ class FakeKube:
             channel = gone["spec"]["channel"]["resourceClaimTemplate"]["name"]
             self._things.pop(("ResourceClaimTemplate", channel), None)
 
+    @property
+    def requests_left(self) -> bool:
+        return any(each.raycluster == self.raycluster for each in map(read_workload, self._of("Workload")))
+
     def watch_queues(self) -> None:
         self._watches_queues = True
 

@@ -188,7 +188,8 @@ def test_a_raycluster_that_cannot_be_read_is_not_gone(found: list[Any], gone: bo
 
 
 def test_kueues_objects_are_read_once_somebody_asks_for_them() -> None:
-    """Who needs no queue needs no right to them; and until they have been listed, nobody takes a request for gone."""
+    """Who needs no queue needs no right to them; and until they have been listed, nobody takes a request for gone. They
+    are asked for once at the start, for those that an earlier coordinator has left."""
     listed: list[str] = []
     gate = threading.Event()
 
@@ -208,7 +209,8 @@ def test_kueues_objects_are_read_once_somebody_asks_for_them() -> None:
     try:
         assert adapter.kueue
         assert adapter.view().workloads is None
-        assert "Workload" not in listed
+        assert adapter.requests_left
+        assert listed.count("Workload") == 1
         adapter.watch_queues()
         adapter.watch_queues()
         until(lambda: adapter._mirrors["workloads"].synced.is_set())
@@ -219,6 +221,27 @@ def test_kueues_objects_are_read_once_somebody_asks_for_them() -> None:
         assert view.workloads is not None
         assert [workload.name for workload in view.workloads] == ["rd-1-q0"]
         assert {name: dict(flavor.labels) for name, flavor in view.flavors.items()} == {"racks": {"pool": "a"}}
-        assert listed.count("Workload") == listed.count("ResourceFlavor") == 1
+        assert (listed.count("Workload"), listed.count("ResourceFlavor")) == (2, 1)
+    finally:
+        adapter.close()
+
+
+def test_without_the_right_to_read_requests_there_are_none_of_an_earlier_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors: list[KubernetesError] = [ApiUnavailable("Later."), NotAllowed("No.", wanted="list workloads")]
+    monkeypatch.setattr("ray_dra.adapters.kube_watch.AGAIN_SECONDS", 0.01)
+
+    class Some(Api):
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[tuple[list[Any], str]]:
+            if kind == "Workload":
+                raise errors.pop(0)
+            yield [], "1"
+
+    api: Any = Some()
+    adapter = KubeAdapter(api, "n", "gangs", holder="me")
+    try:
+        assert not errors
+        assert not adapter.requests_left
     finally:
         adapter.close()

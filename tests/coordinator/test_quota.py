@@ -385,3 +385,24 @@ def test_a_gang_whose_program_removes_it_in_its_grace_is_not_asked_for_again() -
     assert group is not None
     world.ray.remove_group(group)
     world.settle(20)
+
+
+def test_a_request_that_a_coordinator_left_is_given_up_by_the_next_though_the_annotation_is_gone() -> None:
+    """Nor does that one end before it has seen which there are."""
+    world = world_with()
+    gang = submit(world)
+    assert world.drive(gang) is Phase.READY
+    world.coordinator.release(gang)
+    while gang in world.coordinator.gangs:
+        world.turn()
+    assert workloads(world)
+    world.kube.annotate_raycluster({})
+    world.kube._watches_queues = False
+    world.kube.seize_lease("the one before")
+    world.restart()
+    assert not world.coordinator.idle
+    world.kube.free_lease()
+    for _ in range(3):
+        world.turn()
+    assert not workloads(world)
+    assert world.coordinator.idle

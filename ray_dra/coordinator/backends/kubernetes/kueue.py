@@ -29,6 +29,7 @@ class Kueue:
 
     def __init__(self, kube: Kube, view: Callable[[], KubeView], clock: Clock) -> None:
         self._kube, self._view, self._clock = kube, view, clock
+        self._made = kube.requests_left  # whether there may be any, by a coordinator before this one, too
         self._refused: dict[str, tuple[float, Answer]] = {}  # request -> until when it is not made again, and why
         self._deleted: dict[str, float] = {}  # request -> when it was deleted
         self._asked: dict[str, tuple[str, float]] = {}  # gang -> its last request, and when that was made
@@ -61,7 +62,7 @@ class Kueue:
         before, when = self._asked.get(request.gang, ("", -math.inf))
         if before not in ("", name) and self._clock() - when < REST_SECONDS:
             return  # else one that is evicted again and again would keep everybody busy
-        self._asked[request.gang] = name, self._clock()
+        self._asked[request.gang], self._made = (name, self._clock()), True
         try:
             self._kube.create(workload(request, quota, self._cluster()))
         except (InvalidRequest, Rejected) as error:
@@ -87,7 +88,8 @@ class Kueue:
 
     def keep(self, wanted: Collection[tuple[str, int]]) -> None:
         kept = {request_name(gang, asks) for gang, asks in wanted}
-        ours = self._ours(self._workloads() or ()) if wanted or self._named() or self._by_name else {}
+        concerned = wanted or self._named() or self._made
+        ours = self._ours((self._workloads() if concerned else self._view().workloads) or ())
         self._refused = {name: rest for name, rest in self._refused.items() if name in kept}
         gangs = {gang for gang, _ in wanted}
         self._asked = {gang: asked for gang, asked in self._asked.items() if gang in gangs}
@@ -106,7 +108,7 @@ class Kueue:
 
     @property
     def idle(self) -> bool:
-        return not self._by_name
+        return not self._by_name and not (self._made and self._view().workloads is None)
 
     def _workloads(self) -> tuple[Workload, ...] | None:
         """Those that are there; None where that is not known yet."""
