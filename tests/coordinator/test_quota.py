@@ -406,3 +406,24 @@ def test_a_request_that_a_coordinator_left_is_given_up_by_the_next_though_the_an
         world.turn()
     assert not workloads(world)
     assert world.coordinator.idle
+
+
+def test_a_raycluster_that_is_suspended_leaves_no_request() -> None:
+    """Its coordinator ends with it, and the RayCluster, which owns the requests, stays. Let go on before that, what ran
+    has lost its quota, and what waited is asked for again."""
+    world = world_with()
+    runs = submit(world)
+    assert world.drive(runs) is Phase.READY
+    waits = submit(world)
+    world.turn()
+    assert len(workloads(world)) == 2
+    world.kube.apply_raycluster(suspend=True)
+    for _ in range(3):
+        world.turn()
+    assert not workloads(world)
+    world.kube.apply_raycluster(suspend=False)
+    for _ in range(10):
+        world.turn()
+    with pytest.raises(UnsatisfiableError, match="the request is gone"):
+        world.coordinator.status(runs)
+    assert world.drive(waits) is Phase.READY

@@ -56,7 +56,7 @@ class Kueue:
 
     def ask(self, quota: Quota, request: GangRequest) -> None:
         name = request_name(request.gang, quota.asks)
-        if self._clock() < self._refused.get(name, (-math.inf, None))[0]:
+        if self._ends() or self._clock() < self._refused.get(name, (-math.inf, None))[0]:
             return
         self._refused.pop(name, None)
         before, when = self._asked.get(request.gang, ("", -math.inf))
@@ -77,7 +77,7 @@ class Kueue:
         until, why = self._refused.get(name, (-math.inf, None))
         if why is not None and self._clock() < until:
             return why
-        if found is None:
+        if found is None or self._ends():
             return None
         ours = self._ours(found)
         if name in ours:
@@ -87,7 +87,7 @@ class Kueue:
         return Answer(Said.NOTHING)
 
     def keep(self, wanted: Collection[tuple[str, int]]) -> None:
-        kept = {request_name(gang, asks) for gang, asks in wanted}
+        kept = {request_name(gang, asks) for gang, asks in wanted if not self._ends()}
         concerned = wanted or self._named() or self._made
         ours = self._ours((self._workloads() if concerned else self._view().workloads) or ())
         self._refused = {name: rest for name, rest in self._refused.items() if name in kept}
@@ -115,6 +115,12 @@ class Kueue:
         if self._kube.kueue and self._view().workloads is None:
             self._kube.watch_queues()
         return self._view().workloads
+
+    def _ends(self) -> bool:
+        """Whether the RayCluster ends with all its pods, ours among them: who else would give its quota up? One that is
+        suspended keeps what it owns."""
+        cluster = self._view().raycluster
+        return cluster is not None and (cluster.deleting or cluster.suspended)
 
     def _named(self) -> bool:
         """Whether the RayCluster names a queue."""
