@@ -427,3 +427,26 @@ def test_a_raycluster_that_is_suspended_leaves_no_request() -> None:
     with pytest.raises(UnsatisfiableError, match="the request is gone"):
         world.coordinator.status(runs)
     assert world.drive(waits) is Phase.READY
+
+
+@pytest.mark.parametrize("evicted", [True, False], ids=["evicted", "released"])
+def test_what_was_made_since_the_last_look_is_waited_for_before_its_request_is_given_up(evicted: bool) -> None:
+    """No look has shown the pod yet; and a gang on one node has no ComputeDomain that one would have shown."""
+    world = world_with()
+    order = world.order(1)
+    gang = world.coordinator.submit(order).gang
+    while not world.kube._of("Pod"):
+        world.turn()
+    (name,) = workloads(world)
+    if evicted:
+        assert world.kube.queues is not None
+        world.kube.queues.evict(world.kube._of("Workload")[0], "Preempted", "to accommodate another")
+    else:
+        world.coordinator.release(gang)
+    for look in range(40):
+        world.clock.now += 0.1
+        world.coordinator.observe()
+        assert name in workloads(world) or not world.kube._of("Pod")
+        if look % 10 == 9:
+            world.kube.step()
+    assert name not in workloads(world)

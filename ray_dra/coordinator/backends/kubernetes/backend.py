@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
-from ray_dra.coordinator.backends.kubernetes.provisioning import Provisioning
+from ray_dra.coordinator.backends.kubernetes.provisioning import MAKING, Provisioning
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.coordinator.backends.kubernetes.warm import Warming
 from ray_dra.core.cluster.inventory import Inventory
@@ -40,6 +40,7 @@ from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
 IMAGE_SECONDS = 600.0  # for which a gang's image that could not be had counts
+UNSEEN_SECONDS = 2.0  # within which a look shows what was made
 REST_SECONDS = 5.0  # the same at most, after any other no; the first time at the next look
 
 
@@ -78,6 +79,7 @@ class KubernetesBackend:
         self.machines, self.raylets = machines, raylets
         self.found: dict[str, Found] = {}
         self._attempts: dict[str, Provisioning] = {}
+        self._unseen: dict[str, float] = {}  # attempt -> when something was made for it that no look has shown yet
         self._rests: dict[str, _Rest] = {}  # by gang
         self._no_image: dict[str, float] = {}  # gangs for which an image could not be had -> until when that counts
         self._labels: dict[str, dict[str, str]] = {}  # attempt -> node -> the label of the slot there
@@ -180,7 +182,7 @@ class KubernetesBackend:
         try:
             if attempt is None:
                 attempt = self._attempts[name] = self._begin(request, allocation)
-            progress = attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
+            progress = self._step(name, attempt, joined, grouped=grouped)
             self._rests.pop(allocation.gang, None)
             return self._without_image(allocation.gang, progress) if attempt.no_image else progress
         except InvalidRequest as error:
@@ -192,11 +194,23 @@ class KubernetesBackend:
             self._rests[allocation.gang] = _Rest(self.clock() + QUOTA_SECONDS, why)
             return Progress(failed=why)
         except KubernetesError as error:
+            self._unseen[name] = self.clock()  # what was not answered may have been done
             place = error.place or error.wanted
             why = f"{error.reason} ({place})" if place else error.reason
             seconds = min(REST_SECONDS, rest.next)
             self._rests[allocation.gang] = _Rest(self.clock() + seconds, why, max(0.5, 2 * seconds))
             return _held_up(attempt, why)
+
+    def _step(self, name: str, attempt: Provisioning, joined: Collection[str], *, grouped: bool) -> Progress:
+        began = self.clock()
+        try:
+            progress = attempt.step(self.view, self.found.get(name, Found()), joined, grouped=grouped)
+        finally:
+            if attempt.made >= began:
+                self._unseen[name] = attempt.made
+        if progress.ready or progress.stage not in ("", *MAKING):
+            self._unseen.pop(name, None)
+        return progress
 
     def _without_image(self, gang: str, progress: Progress) -> Progress:
         """An image that a second set of nodes cannot have either, none can."""
@@ -272,6 +286,7 @@ class KubernetesBackend:
         if not self.kube.lead():
             self._teardown.step(self.found, names)
             self._warming.step(self.view, self.machines.usable)
+        self._unseen = {name: at for name, at in self._unseen.items() if self.clock() - at < UNSEEN_SECONDS}
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
         self._labels = {name: labels for name, labels in self._labels.items() if name in names}
         if names == self._tidied and self.idle:
@@ -282,9 +297,11 @@ class KubernetesBackend:
                 self.store.delete(key)
 
     def gone(self, gang: str, moves: int) -> bool:
-        """Whether nothing is left of any attempt at a gang."""
+        """Whether nothing is left of any attempt at a gang, nor may be that was made since the last look."""
         names = {attempt_name(gang, epoch) for epoch in range(moves + 1)}
-        return all(there.nothing for name, there in self.found.items() if name in names)
+        return names.isdisjoint(self._unseen) and all(
+            there.nothing for name, there in self.found.items() if name in names
+        )
 
     @property
     def idle(self) -> bool:

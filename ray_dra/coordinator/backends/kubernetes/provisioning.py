@@ -48,6 +48,7 @@ STAGE_SECONDS = {
     "verified": 120.0,
     "joined": 60.0,
 }
+MAKING = ("applied", "pods")  # the stages in which objects are made
 
 
 class _Failed(Exception):
@@ -80,6 +81,7 @@ class Provisioning:
         self._there: set[str] | None = None  # uids of the pods that were seen; None: none were looked for
         self._lost = 0  # pods that were seen and are gone
         self._written: dict[tuple[str, str], float] = {}  # verb and object -> when it was last done
+        self.made = -math.inf  # when an object was last made
         self._refused: set[str] = set()  # pods, with their gates, of which our gate could not be opened
         self._seen: tuple[Any, ...] = ()  # what progress is measured by
         self._since = self._judged = clock()  # when that last changed, and when it was last looked at
@@ -246,6 +248,8 @@ class Provisioning:
 
     def _done(self, verb: str, thing: str) -> None:
         self._written[verb, thing] = self.clock()
+        if verb in ("join", "make", "claim"):
+            self.made = self._written[verb, thing]
 
     def _give_way(self, there: Found) -> None:
         """Step back where another RayCluster's gang wants some of our devices and came first.
