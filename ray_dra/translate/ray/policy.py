@@ -56,6 +56,8 @@ NEAREST = Policy(Locality(cliques=1, required=False))
 """What holds where nobody says anything: nothing that ran before is refused or has to wait."""
 
 _TERM = re.compile(r"(?:(prefer)[:.])?(same_clique|at_most_cliques|linked_devices|none)(?:\((.*)\)|((?:\.[^.()]+)*))")
+_SPACES = re.compile(r"\s*([&(),=:])\s*")  # beside what parts words; `segment=1 6` is not 16
+_DOTTED = re.compile(r"\.([^.]+[=-][0-9]+\.[0-9]+(?=\.|$)|[^.]+)")  # an argument, which may be a fraction
 _ARGUMENT = re.compile(r"(?:(segment|patience|set)[=-])?([0-9]+(?:\.[0-9]+)?)|scope[=-](job|application|name)")
 _NUMBER = {"segment": MAX_CLIQUES, "patience": int(MAX_PATIENCE), "count": MAX_CLIQUES, "set": MOST_GROUPS}
 
@@ -68,20 +70,24 @@ def parse_policy(said: object, place: str = "locality") -> Policy | None:
     """
     if not isinstance(said, str) or not said.isascii() or len(said) > MAX_POLICY:
         raise _wrong(said, place, "This is no policy.")
-    terms = [_term(term, said, place) for term in re.split(r"&|\.and\.", "".join(said.split()))]
+    terms = [_term(term, said, place) for term in re.split(r"&|\.and\.", _SPACES.sub(r"\1", said.strip()))]
     if None in terms:
         if len(terms) > 1:
             raise _wrong(said, place, "none stands alone.")
         return None
-    locality, scope, groups = Locality(), "", 0
+    policies = [term for term in terms if term is not None]
+    locality = Locality()
     try:
-        for term in terms:
-            assert term is not None
-            locality = locality & term.locality
-            scope, groups = term.scope or scope, term.groups or groups
+        for policy in policies:
+            locality = locality & policy.locality
     except InvalidRequest as error:
         raise _wrong(said, place, f"The parts contradict each other: {error.reason}") from error
-    return Policy(locality, scope, groups)
+    scopes, sizes = ({policy.scope for policy in policies} - {""}, {policy.groups for policy in policies} - {0})
+    if len(scopes) > 1 or len(sizes) > 1:
+        raise _wrong(said, place, "The parts contradict each other: a group is of one set.")
+    if sizes and locality.segment is not None:
+        raise _wrong(said, place, "A set of groups takes no segment.")
+    return Policy(locality, "".join(scopes) or ("name" if sizes else ""), max(sizes, default=0))
 
 
 def _term(term: str, said: str, place: str) -> Policy | None:
@@ -89,7 +95,7 @@ def _term(term: str, said: str, place: str) -> Policy | None:
     if match is None:
         raise _wrong(said, place, "This is no policy.")
     prefer, name, in_brackets, in_dots = match.groups()
-    given = in_brackets.split(",") if in_brackets else [part for part in (in_dots or "").split(".") if part]
+    given = in_brackets.split(",") if in_brackets else _DOTTED.findall(in_dots or "")
     arguments, scope = _arguments(given, said, place)
     made: dict[str, Callable[[], Policy | None]] = {
         "same_clique": lambda: _cliques(arguments, scope, None, bool(prefer), said, place),
@@ -110,13 +116,13 @@ def _arguments(given: list[str], said: str, place: str) -> tuple[dict[str, float
     """The numbers by name, and the scope."""
     found: dict[str, float] = {}
     scope = ""
-    for argument in given:
+    for at, argument in enumerate(given):
         match = _ARGUMENT.fullmatch(argument)
         if match is not None and match[3] is not None and not scope:
             scope = match[3]
             continue
         name = "count" if match is None or match[1] is None else match[1]
-        if match is None or match[3] is not None or name in found:
+        if match is None or match[3] is not None or name in found or (name == "count" and at):
             raise _wrong(said, place, f"{argument or 'an argument'} is not understood.")
         value = float(match[2])
         if not (0 if name == "patience" else 1) <= value <= _NUMBER[name] or (name != "patience" and value % 1):
@@ -134,8 +140,6 @@ def _cliques(
         raise _wrong(said, place, "at_most_cliques needs a number.")
     if count is not None and segment is not None:
         raise _wrong(said, place, "at_most_cliques takes no segment.")
-    if groups and segment is not None:
-        raise _wrong(said, place, "A set of groups takes no segment.")
     if patience and not prefer:
         raise _wrong(said, place, "Patience is for what is preferred; what is required is waited for anyway.")
     cliques = int(count) if count is not None else (None if segment is not None else 1)
@@ -145,7 +149,7 @@ def _cliques(
         required=not prefer,
         patience=float(patience),
     )
-    return Policy(locality, scope or ("name" if groups else ""), groups)
+    return Policy(locality, scope, groups)
 
 
 def fitted(locality: Locality, bundles: int, *, one_node: bool) -> Locality:

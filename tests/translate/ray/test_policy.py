@@ -27,6 +27,11 @@ POLICIES: list[tuple[str, str, Locality | None]] = [
         "prefer.same_clique.segment-2.patience-5",
         Locality(segment=2, required=False, patience=5.0),
     ),
+    (
+        "prefer : same_clique ( patience = 0.5 )",
+        "prefer.same_clique.patience-0.5",
+        Locality(cliques=1, required=False, patience=0.5),
+    ),
     ("at_most_cliques(2)", "at_most_cliques.2", Locality(cliques=2)),
     ("prefer:at_most_cliques(3)", "prefer.at_most_cliques.3", Locality(cliques=3, required=False)),
     ("linked_devices", "linked_devices", Locality(connect=Connect.REQUIRED)),
@@ -63,6 +68,9 @@ def test_both_spellings_mean_the_same_and_one_is_a_label(usual: str, label: str,
         "same_clique & prefer:at_most_cliques(2)",
         "SAME_CLIQUE",
         "same_clique(segment=4",
+        "same_clique(segment=1 6)",  # which is not 16
+        "at_most_cliques(1 2)",
+        "prefer.at_most_cliques.patience-1.5",  # nor 5 cliques
         "x" * 300,
         "same_cliqué",
         7,
@@ -92,6 +100,11 @@ def test_anything_else_is_refused_and_says_what_a_policy_is(bad: object) -> None
             "linked_devices.and.same_clique.set-2",
             Policy(ONE & Locality(connect=Connect.REQUIRED), "name", 2),
         ),
+        (
+            "same_clique(scope=job) & same_clique(set=4)",
+            "same_clique.scope-job.and.same_clique.set-4",
+            Policy(ONE, "job", 4),
+        ),
     ],
 )
 def test_a_policy_has_a_scope_and_the_number_of_groups_in_it(usual: str, label: str, meant: Policy) -> None:
@@ -108,6 +121,9 @@ def test_a_policy_has_a_scope_and_the_number_of_groups_in_it(usual: str, label: 
         "same_clique(set=2.5)",
         "same_clique(set=100000)",
         "same_clique(segment=2, set=4)",
+        "same_clique(segment=2) & same_clique(set=4)",
+        "same_clique(scope=job) & same_clique(scope=name)",
+        "same_clique(set=2) & same_clique(set=4)",
         "linked_devices(scope=job)",
         "none(scope=job)",
         "none(set=2)",
