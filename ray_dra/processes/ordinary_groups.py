@@ -26,6 +26,7 @@ from ray_dra.adapters.ray import KvStore
 from ray_dra.adapters.ray_groups import Groups, plain
 from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import (
     CoordinatorUnavailable,
     IncompatibleRay,
@@ -103,10 +104,21 @@ def placement_group(
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     part_of = group_set(said, who.job, who.namespace, name)
     minted = OrdinaryGroup(group, who.actor, who.outlives_job, part_of)
-    order = Order(request, name, who.namespace, who.job, lifetime == "detached", ordinary=minted)
-    if not _submit(order):
+    order = _order(request, name, who, minted, detached=lifetime == "detached")
+    if order is None or not _submit(order):
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
+
+
+def _order(
+    request: GangRequest, name: str, who: ray_groups.Creator, minted: OrdinaryGroup, *, detached: bool
+) -> Order | None:
+    """None for a name that Ray takes and no gang can have, as one of 300 characters."""
+    try:
+        return Order(request, name, who.namespace, who.job, detached, ordinary=minted)
+    except InvalidRequest as error:
+        logger.warning("a placement group is left to Ray: %s", error)
+        return None
 
 
 def remove_placement_group(placement_group: Any) -> None:

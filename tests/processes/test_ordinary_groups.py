@@ -244,3 +244,13 @@ def test_it_waits_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptur
         for _ in range(2):
             assert ordinary_groups._await_clusters([{"GPU": 4}]) is None
     assert len(told(caplog)) == 1
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\ud800"])
+def test_a_group_whose_name_no_gang_can_have_is_left_to_ray(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    job, left = Job(monkeypatch), list[object]()
+    job.have("job", JobPolicy("same_clique"))
+    monkeypatch.setattr(ray_groups, "mint", lambda _: GROUP)
+    monkeypatch.setattr(ordinary_groups, "plain", lambda _: lambda *call: left.append(call[2]))
+    ordinary_groups.placement_group([{"GPU": 4}], None, name, None, None, None, None)
+    assert left == [name]

@@ -46,15 +46,13 @@ def without_policy(selectors: Any) -> tuple[str, Any]:
     """
     if not isinstance(selectors, list) or not all(isinstance(labels, dict) for labels in selectors):
         return "", selectors  # Ray says what is wrong
-    said = {labels[LOCALITY_LABEL] for labels in selectors if LOCALITY_LABEL in labels}
+    said = [labels[LOCALITY_LABEL] for labels in selectors if LOCALITY_LABEL in labels]
     if not said:
         return "", selectors
-    if len(said) > 1:
-        raise InvalidRequest(
-            "All bundles of a group have one locality.", place=f"bundle_label_selector[{LOCALITY_LABEL!r}]"
-        )
-    (policy,) = said
-    parse_policy(policy, f"bundle_label_selector[{LOCALITY_LABEL!r}]")
+    policy, place = said[0], f"bundle_label_selector[{LOCALITY_LABEL!r}]"
+    parse_policy(policy, place)
+    if not all(isinstance(other, str) and other == policy for other in said):
+        raise InvalidRequest("All bundles of a group have one locality.", place=place)
     rest = [{key: value for key, value in labels.items() if key != LOCALITY_LABEL} for labels in selectors]
     return str(policy), rest if any(rest) else None
 

@@ -99,7 +99,7 @@ def test_our_key_is_taken_out_of_the_selectors(selectors: Any, policy: str, rest
     assert without_policy(selectors) == (policy, rest)
 
 
-@pytest.mark.parametrize("said", [["none", "same_clique"], ["somewhere"], [7]])
+@pytest.mark.parametrize("said", [["none", "same_clique"], ["somewhere"], [7], [["none"]], ["none", {}]])
 def test_our_key_says_one_policy(said: list[Any]) -> None:
     with pytest.raises(InvalidRequest):
         without_policy([{LOCALITY_LABEL: policy} for policy in said])
