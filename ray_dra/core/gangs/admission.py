@@ -6,6 +6,7 @@ fourth answer, Evict(victims); quotas and backfill would be reasons of these thr
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,9 +29,10 @@ REST_FACTOR = 10  # how many times as long as a no took to find the queue rests 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """It gets these devices now."""
+    """It gets these devices now. `batch`: of its set, if that is a gang (`Gang.batch`)."""
 
     allocation: Allocation
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,25 +130,19 @@ class Admission:
             self._noes.clear()
         while (gang := self.records.ordinary_after(self._after)) is not None:
             self.turn, self._after = gang, turn_of(gang)
-            asked, batch = _asked(gang), self._batch(gang)
+            size, lacking = size_of(gang), self._lacking(gang)
+            together = size > 1 and not lacking
+            if together and len(self._in_queue(gang)) < size:
+                return gang, Wait(self._lacks_groups(gang).shortfalls)
+            asked = _asked(gang, together=together)
             before = self._noes.get(asked)
-            if before is not None and batch is not None:
+            if before is not None:
                 self.records.notes[gang.id].refused = before.why
                 continue
-            if batch is None:
-                return gang, Wait(self._lacks_groups(gang).shortfalls)
-            since = self.records.notes[batch[0].id].could_start
-            answer: tuple[Allocation, ...] | Answer
-            if len(batch) > 1:
-                answer, could_start = place_together(self.planning, batch, since, now)
-            else:
-                answer, could_start = self._patiently(gang, since, now)
-            if isinstance(answer, Allocation):
-                return gang, Start(answer)
-            if not isinstance(answer, Unsatisfiable):
-                return gang, StartTogether(tuple(zip(batch, answer, strict=True)))
-            self.records.notes[batch[0].id].could_start = could_start
-            wait = Wait(answer.shortfalls, could_start)
+            verdict, first = self._together(gang, now) if together else (self._alone(gang, lacking or (0,), now), gang)
+            if not isinstance(verdict, Wait):
+                return gang, verdict
+            wait, self.records.notes[first.id].could_start = verdict, verdict.could_start
             if gang.request.locality.patience:
                 self._patient = True
             else:
@@ -156,23 +152,40 @@ class Admission:
             self._after, self._patient = None, False
         return None
 
-    def _batch(self, gang: Gang) -> list[Gang] | None:
-        """The groups that start when this one does: itself, or as many of its set as are one gang. None where some of
-        these have not come yet. Where others of them have started (a coordinator was ended between two of them, or one
-        was made anew), each goes where they are."""
-        size = size_of(gang)
-        if size < 2:
-            return [gang]
-        members = self.records.set_of(gang)
-        waiting = [member for member in members if member.waits]
-        started = (len(members) - len(waiting)) % size
-        if started:
-            return [gang]
-        return waiting[:size] if len(waiting) >= size else None
+    def _together(self, gang: Gang, now: float) -> tuple[StartTogether | Wait, Gang]:
+        """For as many of its set as are one gang, the first that have come; and the very first of them.
+
+        They have the turn of that one: the others pass gangs that were asked for in between."""
+        turns = self._in_queue(gang)[: size_of(gang)]
+        batch = [self.records.gangs[gang_id] for _, _, gang_id in turns]
+        answer, could_start = place_together(self.planning, batch, self.records.notes[batch[0].id].could_start, now)
+        if isinstance(answer, Unsatisfiable):
+            return Wait(answer.shortfalls, could_start), batch[0]
+        return StartTogether(tuple(zip(batch, answer, strict=True))), batch[0]
+
+    def _alone(self, gang: Gang, batches: Collection[int], now: float) -> Start | Wait:
+        """For one group; of a set that is a gang, where the others of the first of these batches are that has a place
+        for it."""
+        waits: list[Wait] = []
+        for batch in batches:
+            answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now, batch)
+            if isinstance(answer, Allocation):
+                return Start(answer, batch)
+            waits.append(Wait(answer.shortfalls, could_start))
+        return waits[0]
+
+    def _lacking(self, gang: Gang) -> Collection[int]:
+        """The batches of its set, where that is a gang, that lack one."""
+        part_of = gang.ordinary.part_of if gang.ordinary is not None else None
+        return self.records.lacking(part_of) if part_of is not None else ()
+
+    def _in_queue(self, gang: Gang) -> Sequence[Turn]:
+        part_of = gang.ordinary.part_of if gang.ordinary is not None else None
+        return self.records.in_queue(part_of) if part_of is not None else ()
 
     def _lacks_groups(self, gang: Gang) -> Unsatisfiable:
         """A no for a set of which not all groups have come."""
-        there = sum(member.waits for member in self.records.set_of(gang)) + (gang.id not in self.records.gangs)
+        there = len(self._in_queue(gang)) + (gang.id not in self.records.gangs)
         return Unsatisfiable(gang.id, (short(ShortfallKind.SET, QUEUE, size_of(gang), there),))
 
     def _next(self, now: float) -> tuple[Gang, Start | Wait] | None:
@@ -200,8 +213,8 @@ class Admission:
         if not self._timed:
             self._timed, self._not_before = True, now + REST_FACTOR * seconds
 
-    def _patiently(self, gang: Gang, since: float | None, now: float) -> tuple[Answer, float | None]:
-        others = self.records.set_of(gang)
+    def _patiently(self, gang: Gang, since: float | None, now: float, batch: int = 0) -> tuple[Answer, float | None]:
+        others = self.records.cliques_near(gang, batch)
 
         def place(strict: bool) -> Answer:
             return place_near(self.planning, gang, others, gang.moves, strict=strict)
@@ -242,12 +255,13 @@ def size_of(gang: Gang) -> int:
     return part_of.size if part_of is not None else 0
 
 
-def _asked(gang: Gang) -> object:
-    """By which a no to one ordinary placement group is a no to another."""
+def _asked(gang: Gang, *, together: bool) -> object:
+    """By which a no to one ordinary placement group is a no to another. `together`: to all of its set."""
     request, part_of = paid(gang.request, gang.quota), gang.ordinary.part_of if gang.ordinary is not None else None
-    if part_of is not None and part_of.size > 1:
+    if together:
         return part_of
-    return request.bundles, request.locality, request.strategy, request.exclude
+    bound = part_of if size_of(gang) > 1 else None
+    return bound, request.bundles, request.locality, request.strategy, request.exclude
 
 
 def behind(records: Records, gang: Gang) -> Shortfall | None:

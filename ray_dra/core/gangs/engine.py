@@ -186,12 +186,16 @@ class Engine:
         gang, verdict = found
         if isinstance(verdict, StartTogether):
             why = "its set's turn: devices are held"
-            return [action for each, held in verdict.each for action in self._start(each, held, why, now, ())]
+            batch = verdict.each[0][0].sequence
+            started = [(replace(each, batch=batch), held) for each, held in verdict.each]
+            return [action for each, held in started for action in self._start(each, held, why, now, ())]
         if isinstance(verdict, Wait):
             notes = self._notes(gang)
             notes.refused, notes.could_start = verdict.why, verdict.could_start
             return [Tell(gang.id)] if gang.ordinary is not None else []  # others may go before it
-        return self._start(gang, verdict.allocation, "its turn: devices are held", now, ())
+        return self._start(
+            replace(gang, batch=verdict.batch), verdict.allocation, "its turn: devices are held", now, ()
+        )
 
     def _turn_failed(self, event: TurnFailed, now: Moment) -> list[Action]:
         """It would be so at each look: it leaves the queue, for those behind it."""
@@ -391,7 +395,7 @@ class Engine:
             return []
         if gang.ordinary is not None and gang.group is not None:
             return self._other_devices(gang, gang.allocation, why, now)
-        others = self.records.set_of(gang)
+        others = self.records.cliques_near(gang, gang.batch)
         answer = self.planning.elsewhere(
             gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
         )

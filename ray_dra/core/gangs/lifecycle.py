@@ -180,6 +180,8 @@ class Gang:
             that follows. Of a gang that started when it was asked for, without workers of its own.
         notice: what its program is told of its end, as long as the world shows that; None: nothing.
         quota: the queue outside that it is paid from; None where it needs none.
+        batch: of an ordinary placement group of a set that is a gang, with which others it started: the `sequence` that
+            the first of them had. Says nothing while it waits.
     """
 
     request: GangRequest
@@ -201,6 +203,7 @@ class Gang:
     maker: Maker | None = None
     notice: Notice | None = None
     quota: Quota | None = None
+    batch: int = 0
 
     @property
     def id(self) -> str:
@@ -331,7 +334,7 @@ def sense_of(gang: Gang) -> str:
             return "its notice names a bundle that it does not have"
     if not 0 <= gang.gave_way <= gang.moves:
         return "it gave way more often than it moved"
-    if not (0 <= gang.sequence <= MOST_COUNTED and gang.moves <= LAST_MOVE):
+    if not (0 <= gang.sequence <= MOST_COUNTED and gang.moves <= LAST_MOVE and 0 <= gang.batch <= MOST_COUNTED):
         return "it has counted further than anybody can"
     amounts = [bundle.resources for bundle in gang.request.bundles]
     amounts += [placed.resources for placed in (gang.allocation.bundles if gang.allocation is not None else ())]

@@ -74,3 +74,6 @@ def _check_fields(order: Order) -> None:
             raise InvalidRequest("This is no set of groups.", place="ordinary.part_of", wanted=shown(ordinary.part_of))
         text(ordinary.part_of.id, "ordinary.part_of.id", most=3 * MAX_NAME)
         whole(ordinary.part_of.size, "ordinary.part_of.size", least=0, most=MAX_BUNDLES)
+        if ordinary.part_of.size > 1 and order.request.locality.exclusive:
+            said = "Of a set that is one gang no group has a clique to itself."
+            raise InvalidRequest(said, place="ordinary.part_of", wanted=str(order.request.locality))

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import ARROWS, Gang, Phase, check_change, owner_ended
+from ray_dra.core.gangs.lifecycle import ARROWS, Gang, GroupSet, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
 from ray_dra.core.gangs.stages import VERIFIED
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.shortfall import Shortfall
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V", bound=Hashable)
 Turn = tuple[int, int, str]
 """A place in the queue: a higher priority first, then the earlier."""
+
+Neighbours = str | tuple[GroupSet, int]
+"""Those that an ordinary placement group is to be near: the id of its set, or its batch of a set that is a gang."""
 
 
 @dataclass
@@ -76,7 +83,10 @@ class Records:
         self._past: dict[str, None] = {}  # gangs with an allocation, in a queue outside, or that are given back
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
-        self._sets: dict[str, dict[str, None]] = {}  # set of ordinary placement groups -> those that live
+        self._cliques: dict[Neighbours, Counter[DomainId]] = {}  # how many of them have devices in each clique
+        self._fresh: dict[GroupSet, list[Turn]] = {}  # of sets that are gangs, those in the queue
+        self._batches: dict[GroupSet, Counter[int]] = {}  # the others, by batch
+        self._short: dict[GroupSet, dict[int, None]] = {}  # batches that lack some
         self._last = 0
 
     # -- changes
@@ -173,10 +183,25 @@ class Records:
         ordinary = [self.gangs[gang_id] for _, _, gang_id in self._ordinary]
         return found + [g for g in ordinary if g.owner in jobs and g.ordinary is not None and g.ordinary.outlives_job]
 
-    def set_of(self, gang: Gang) -> list[Gang]:
-        """The groups of its set that live, in the order of their turns; none where it is for itself."""
-        members = self._sets.get(_set_of(gang) or "", {})
-        return sorted((self.gangs[member] for member in members), key=turn_of)
+    # -- sets of ordinary placement groups
+
+    def cliques_near(self, gang: Gang, batch: int) -> frozenset[DomainId]:
+        """The cliques in which others of its set have devices; of a set that is a gang, others of this batch."""
+        part_of = _set_of(gang)
+        if part_of is None:
+            return frozenset()
+        found = self._cliques.get((part_of, batch) if part_of.size > 1 else part_of.id, Counter())
+        own = _cliques_of(gang) if gang.id in self.gangs and batch == gang.batch else frozenset()
+        return frozenset(clique for clique, count in found.items() if count > (clique in own))
+
+    def in_queue(self, part_of: GroupSet) -> Sequence[Turn]:
+        """The groups of a set that is a gang which have not started, in their order."""
+        return self._fresh.get(part_of, ())
+
+    def lacking(self, part_of: GroupSet) -> Collection[int]:
+        """The batches of a set that is a gang of which some have started, and not all: a coordinator was ended between
+        two of them, or one was lost."""
+        return self._short.get(part_of, {}).keys()
 
     # -- those past it
 
@@ -246,7 +271,7 @@ class Records:
         for group in gang.groups:
             self.groups[group] = gang.id
         if (part_of := _set_of(gang)) is not None:
-            self._sets.setdefault(part_of, {})[gang.id] = None
+            self._list_in_set(gang, part_of, 1)
         self._count(gang, 1)
 
     def _queue_of(self, gang: Gang) -> list[Turn]:
@@ -268,11 +293,33 @@ class Records:
         for group in gang.groups:
             self.groups.pop(group, None)
         if (part_of := _set_of(gang)) is not None:
-            members = self._sets[part_of]
-            del members[gang.id]
-            if not members:
-                del self._sets[part_of]
+            self._list_in_set(gang, part_of, -1)
         self._count(gang, -1)
+
+    def _list_in_set(self, gang: Gang, part_of: GroupSet, by: int) -> None:
+        """`by`: 1 to list it, -1 to have it listed no more."""
+        near: list[Neighbours] = [part_of.id] if part_of.size < 2 else [part_of.id, (part_of, gang.batch)]
+        for each in near:
+            _add(self._cliques, each, _cliques_of(gang), by)
+        if part_of.size < 2:
+            return
+        if not gang.waits:
+            _add(self._batches, part_of, (gang.batch,), by)
+            short = self._short.setdefault(part_of, {})
+            if self._batches.get(part_of, Counter())[gang.batch] % part_of.size:
+                short[gang.batch] = None
+            else:
+                short.pop(gang.batch, None)
+            if not short:
+                del self._short[part_of]
+            return
+        turns = self._fresh.setdefault(part_of, [])
+        if by > 0:
+            insort(turns, turn_of(gang))
+        else:
+            del turns[bisect_left(turns, turn_of(gang))]
+        if not turns:
+            del self._fresh[part_of]
 
     def _count(self, gang: Gang, by: int) -> None:
         self.stages[gang.times.stage] += by
@@ -294,7 +341,7 @@ class Records:
         _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
         _same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
-        _same("sets", {s: set(ids) for s, ids in self._sets.items()}, _by_set(gangs))
+        self._validate_sets(gangs)
         _same("phases", +self.phases, Counter(g.history[-1].to for g in gangs if g.history))
         _same("stages", +self.stages, Counter(g.times.stage for g in gangs))
         _same("notes", self.notes.keys(), self.gangs.keys())
@@ -310,6 +357,25 @@ class Records:
                 other, whole = given.setdefault(grant.device, (gang.id, grant.alone))
                 if other != gang.id and (whole or grant.alone):
                     raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
+
+    def _validate_sets(self, gangs: Sequence[Gang]) -> None:
+        members = [(gang, part_of) for gang in gangs if (part_of := _set_of(gang)) is not None]
+        near: dict[Neighbours, Counter[DomainId]] = {}
+        batches: dict[GroupSet, Counter[int]] = {}
+        for gang, part_of in members:
+            for each in (part_of.id, (part_of, gang.batch)) if part_of.size > 1 else (part_of.id,):
+                _add(near, each, _cliques_of(gang), 1)
+            if part_of.size > 1 and not gang.waits:
+                _add(batches, part_of, (gang.batch,), 1)
+        _same("cliques of sets", self._cliques, near)
+        _same("batches", self._batches, batches)
+        short = {each: {batch for batch, n in found.items() if n % each.size} for each, found in batches.items()}
+        _same(
+            "short batches", {e: set(found) for e, found in self._short.items()}, {e: b for e, b in short.items() if b}
+        )
+        fresh = {part_of for gang, part_of in members if gang.waits and part_of.size > 1}
+        turns = {each: sorted(turn_of(g) for g, part_of in members if part_of == each and g.waits) for each in fresh}
+        _same("in the queue, by set", self._fresh, turns)
 
 
 def _validate_gang(gang: Gang) -> None:
@@ -338,18 +404,26 @@ def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:
     return found
 
 
-def _by_set(gangs: Iterable[Gang]) -> Mapping[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for gang in gangs:
-        if (part_of := _set_of(gang)) is not None:
-            found.setdefault(part_of, set()).add(gang.id)
-    return found
-
-
-def _set_of(gang: Gang) -> str | None:
+def _set_of(gang: Gang) -> GroupSet | None:
     """The set that a living ordinary placement group is of."""
-    part_of = gang.ordinary.part_of if gang.ordinary is not None and not gang.releasing else None
-    return part_of.id if part_of is not None else None
+    return gang.ordinary.part_of if gang.ordinary is not None and not gang.releasing else None
+
+
+def _cliques_of(gang: Gang) -> frozenset[DomainId]:
+    """The cliques in which it has devices."""
+    grants = gang.allocation.grants if gang.allocation is not None else ()
+    return frozenset(grant.clique for grant in grants if grant.clique is not None)
+
+
+def _add(counts: dict[K, Counter[V]], key: K, values: Iterable[V], by: int) -> None:
+    """What is counted no more is not kept."""
+    found = counts.setdefault(key, Counter())
+    for value in values:
+        found[value] += by
+        if not found[value]:
+            del found[value]
+    if not found:
+        del counts[key]
 
 
 def turn_of(gang: Gang) -> Turn:

@@ -5,8 +5,9 @@ Pure, and holds nothing. Neighbours: `admission.py` says when a set is whole; `p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from heapq import nlargest
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Gang
@@ -22,22 +23,22 @@ from ray_dra.core.plan import plan
 from ray_dra.errors import InvalidRequest
 
 
-def cliques_of(gangs: Iterable[Gang]) -> frozenset[DomainId]:
-    """The cliques in which these gangs have devices."""
-    held = (gang.allocation for gang in gangs if gang.allocation is not None)
-    return frozenset(grant.clique for each in held for grant in each.grants if grant.clique is not None)
-
-
-def place_near(planning: Planning, gang: Gang, others: Iterable[Gang], epoch: int, *, strict: bool = False) -> Answer:
-    """In cliques that the others of its set have, where what the gang prefers is met there, too; else wherever it would
-    go without them. One of a set that is a gang stays in as few cliques as the set may have."""
+def place_near(
+    planning: Planning, gang: Gang, cliques: Collection[DomainId], epoch: int, *, strict: bool = False
+) -> Answer:
+    """In `cliques`, which the others of its set have, where what the gang prefers is met there, too; else wherever it
+    would go without them. One of a set that is a gang adds no more cliques than the set may have: the emptiest are
+    searched together with those of the set, and all others by themselves."""
     request = paid(gang.request, gang.quota)
-    cliques = cliques_of(other for other in others if other.id != gang.id)
-    inside = _part(planning.inventory, cliques)
-    if inside is not None:
-        answer = plan(inside, request, epoch=epoch, strict=True)
-        if isinstance(answer, Allocation) or _bound(gang, cliques):
+    left = _cliques_left(gang, cliques)
+    there = [cliques, _emptiest_besides(planning.inventory, cliques, left)] if left else [cliques]
+    for near in there if cliques else ():
+        inside = _part(planning.inventory, near)
+        answer = plan(inside, request, epoch=epoch, strict=True) if inside is not None else None
+        if isinstance(answer, Allocation) or (answer is not None and left == 0):
             return answer
+    if cliques and left:
+        request = replace(request, locality=replace(request.locality, cliques=left))
     return planning.plan(request, epoch, strict=strict)
 
 
@@ -89,10 +90,20 @@ def _part(inventory: Inventory, cliques: Collection[DomainId]) -> Inventory | No
     return inventory.part(names) if names else None
 
 
-def _bound(gang: Gang, cliques: Collection[DomainId]) -> bool:
+def _emptiest_besides(inventory: Inventory, cliques: Collection[DomainId], count: int) -> Collection[DomainId]:
+    """These cliques, and so many others with the most free devices."""
+    states = inventory.clique_states
+    others = (each for each in states if isinstance(each, str) and each not in cliques)
+    return [*cliques, *nlargest(count, others, key=lambda each: states[each].free)]
+
+
+def _cliques_left(gang: Gang, cliques: Collection[DomainId]) -> int | None:
+    """How many cliques a set that is a gang may have besides these; None: as many as there are."""
     locality, ordinary = gang.request.locality, gang.ordinary
     whole = ordinary is not None and ordinary.part_of is not None and ordinary.part_of.size > 1
-    return whole and locality.required and locality.cliques is not None and len(cliques) >= locality.cliques
+    if not (whole and locality.required and locality.cliques is not None):
+        return None
+    return max(0, locality.cliques - len(cliques))
 
 
 def _as_one(gangs: Sequence[Gang]) -> GangRequest:

@@ -10,17 +10,20 @@ from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
+from ray_dra.core.gangs import records
 from ray_dra.core.gangs.actions import MakeGroup, Save
 from ray_dra.core.gangs.events import JobsSeen, NextTurn, ReleaseAsked, Submitted, WorkersProgressed
 from ray_dra.core.gangs.lifecycle import Gang, GroupSet, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.records import Turn
 from ray_dra.core.gangs.sets import place_near, place_together
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import ANYWHERE, Locality
 from ray_dra.core.model.request import Strategy
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
+from ray_dra.errors import InvalidRequest
 from tests.core.gangs.world import World
 from tests.core.machines import gang, rack, shares
 
@@ -179,6 +182,101 @@ def test_a_coordinator_that_was_ended_between_two_of_them_places_the_rest_where_
     assert len(waits) == (1 if required else 0), "what is required of them all stays so"
 
 
+def test_sets_of_one_scope_and_several_sizes_are_each_for_itself() -> None:
+    """Rules by name may give groups of one job different numbers, or none."""
+    world = world_of(a=2, b=2)
+    near = world.ordinary(1, number=1, locality=NEAR, part_of=GroupSet("job"))
+    first = world.ordinary(2, number=2, locality=ONE, part_of=GroupSet("job", 2))
+    others = [world.ordinary(2, number=number, locality=ONE, part_of=GroupSet("job", 3)) for number in (3, 4)]
+    serve(world)
+    assert not waiting(world, near)
+    assert waiting(world, first, *others)
+    second = world.ordinary(2, number=5, locality=ONE, part_of=GroupSet("job", 2))
+    serve(world)
+    assert len(cliques(world, first, second)) == 1
+    assert waiting(world, *others)
+
+
+def test_one_that_is_made_anew_and_has_no_room_holds_up_no_other() -> None:
+    world = world_of(a=2)
+    three = GroupSet("s", 3)
+    groups = [
+        world.ordinary(size, number=number, locality=ONE, part_of=three) for number, size in ((1, 1), (2, 4), (3, 1))
+    ]
+    serve(world)
+    for group in groups[1:]:
+        world.act(ReleaseAsked(group))
+    world.ordinary(4, number=9)
+    large = world.ordinary(4, number=4, locality=ONE, part_of=three)
+    small = world.ordinary(1, number=5, locality=ONE, part_of=three)
+    serve(world)
+    assert waiting(world, large)
+    assert not waiting(world, small)
+
+
+@pytest.mark.parametrize("lost", [(1,), (3,), (1, 3), (3, 1), (1, 2, 3)])
+def test_what_is_made_anew_goes_where_its_own_batch_is(lost: tuple[int, ...]) -> None:
+    world = world_of(a=2, b=3)
+    for number in (1, 2, 3, 4):
+        world.ordinary(4, number=number, locality=ONE, part_of=PAIR)
+        serve(world)
+    one, two, three, four = (f"{number:036x}" for number in (1, 2, 3, 4))
+    assert cliques(world, one, two) == {"a"}
+    assert cliques(world, three, four) == {"b"}
+    for number in lost:
+        world.act(ReleaseAsked(f"{number:036x}"))
+    for number in lost:
+        world.ordinary(4, number=number + 10, locality=ONE, part_of=PAIR)
+        serve(world)
+    batches: dict[int, set[str]] = {}
+    for group, held in world.gangs.items():
+        batches.setdefault(held.batch, set()).update(cliques(world, group))
+    assert sorted(map(sorted, batches.values())) == [["a"], ["b"]]
+
+
+def test_one_that_is_made_anew_adds_no_more_cliques_than_the_set_may_have() -> None:
+    world = world_of(a=2, b=1, c=1)
+    two = Locality(cliques=2)
+    groups = [world.ordinary(4, number=number, locality=two, part_of=PAIR) for number in (1, 2)]
+    serve(world)
+    assert cliques(world, *groups) == {"a"}
+    world.act(ReleaseAsked(groups[1]))
+    held = world.gangs[groups[0]].allocation
+    assert held is not None
+    (other,) = {"a-t0", "a-t1"} - set(held.nodes)
+    world.inventory.set_others(other, 0b1111, {})
+    rest = world.ordinary(2, 4, number=4, locality=two, part_of=PAIR)
+    serve(world)
+    assert waiting(world, rest), "in b and c it would be a third"
+    world.inventory.set_others(other, 0b0011, {})
+    serve(world)
+    assert len(cliques(world, groups[0], rest)) == 2
+
+
+def test_to_wait_for_the_rest_of_a_large_set_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that had come were sorted at each arrival and each turn."""
+    world, looked, count = world_of(a=1), 0, 300
+    world.engine.validate = lambda: None  # type: ignore[method-assign]
+    turn = records.turn_of
+
+    def counted(gang: Gang) -> Turn:
+        nonlocal looked
+        looked += 1
+        return turn(gang)
+
+    monkeypatch.setattr(records, "turn_of", counted)
+    for number in range(1, count + 1):
+        world.ordinary(1, number=number, locality=ONE, part_of=GroupSet("s", 10_000))
+    serve(world)
+    assert looked < 20 * count
+
+
+def test_no_group_of_a_set_that_is_a_gang_has_a_clique_to_itself() -> None:
+    """They would wait for ever: the second could not lie where the first is."""
+    with pytest.raises(InvalidRequest):
+        world_of(a=2).ordinary(1, number=1, locality=Locality(cliques=1, exclusive=True), part_of=PAIR)
+
+
 def test_where_a_workers_pod_fails_it_is_made_again_where_the_set_is() -> None:
     world = World(own_workers=True, nodes=3)
     for each in rack("b", 4):
@@ -296,14 +394,9 @@ def test_a_pull_refuses_nothing_and_worsens_nothing(
     """Where a group fits without its set it fits with it, in no more cliques."""
     planning = planning_of(free)
     alone = planning.plan(gang(*sizes, locality=locality))
-    other = planning.plan(gang(1, name="other"))
-    if not isinstance(other, Allocation):
-        return
     at = data.draw(st.integers(0, len(free) - 1))
-    there = other.bundles[0].grants[0]._replace(clique=f"c{at}")
-    placed = other._replace(bundles=(other.bundles[0]._replace(grants=(there,)),))
     group = members(1, sizes, locality, Strategy.PACK)[0]
-    answer = place_near(planning, group, [replace(group, request=gang(1, name="other"), allocation=placed)], 0)
+    answer = place_near(planning, group, frozenset({f"c{at}"}), 0)
     assert isinstance(answer, Allocation) is isinstance(alone, Allocation)
     if isinstance(answer, Allocation) and isinstance(alone, Allocation) and locality is not ANYWHERE:
         assert len({grant.clique for grant in answer.grants}) <= len({grant.clique for grant in alone.grants})
