@@ -36,7 +36,7 @@ from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY
-from ray_dra.translate.ray.policy import parse_rules
+from ray_dra.translate.ray.policy import MAX_RULES, parse_rules
 
 MOST_RELEASED = 50_000
 DEFAULT_PLACE = "the cluster's default policy"
@@ -88,8 +88,8 @@ class CoordinatorActor:
             InvalidRequest: the cluster's default, which is to hold for it, is no policy.
         """
         text(job, "job")
-        text(locality, "locality", empty=True)
-        text(default, "default", empty=True)
+        text(locality, "locality", most=MAX_RULES, empty=True)
+        text(default, "default", most=MAX_RULES, empty=True)
         if self._retired:
             return False
         self._look()

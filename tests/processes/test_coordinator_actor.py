@@ -28,6 +28,7 @@ from ray_dra.processes import look_loop, node_agent, wiring
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_LABEL
 from ray_dra.translate.ray.bundles import bundle_from_resources
+from ray_dra.translate.ray.policy import parse_rules
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
 from tests.processes.conftest import Outside, run
@@ -144,6 +145,18 @@ def test_a_job_that_no_address_of_ours_started_has_the_clusters_policy_or_none(
         assert await actor.hello("starter", "", "none")
         kept = policy_from_bytes(outside.store.get(LOCALITY_KEY + "starter") or b"")
         assert kept == JobPolicy("linked_devices", cluster), "what its address says stays"
+
+    run(test)
+
+
+def test_a_job_may_have_as_long_a_text_of_rules_as_can_be_read(outside: Outside) -> None:
+    """One over the length of a name was refused when the coordinator had started."""
+    rules = ";".join(f"group_{number}_*=same_clique(set=16)" for number in range(50))
+    assert len(parse_rules(rules)) == 50
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        assert await actor.hello("starter", rules, rules)
+        assert policy(outside, "starter") == JobPolicy(rules, rules)
 
     run(test)
 
