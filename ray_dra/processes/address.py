@@ -174,7 +174,10 @@ def _options(query: str) -> dict[str, Any]:
         raise
     except ValueError as error:
         raise InvalidAddress(
-            "The options do not read.", place="address", wanted=query, available="name=value&name=value"
+            "The options do not read.",
+            place="address",
+            wanted=query,
+            available="name=value&name=value; within a policy, .and. instead of &",
         ) from error
     return fields
 

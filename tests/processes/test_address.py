@@ -18,6 +18,7 @@ BAD_ADDRESSES = [
     ("embedded?nodes=1000", "whole number"),
     ("embedded?nodes=4&nodes=5", ""),
     ("embedded?nodes", "name=value"),
+    ("h:1?locality=same_clique&linked_devices", ".and. instead of &"),
     ("embedded?profile=hgx-h100&cliques=2", "leave it out"),
     ("embedded?nodes=4&cliques=9", "1 to 18"),
     ("embedded?profile=mixed&nodes=3", "leave them out"),
