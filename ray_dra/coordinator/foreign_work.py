@@ -18,9 +18,9 @@ from ray_dra.coordinator.aside import Aside
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
-from ray_dra.core.model.checked import many, text, whole
+from ray_dra.core.model.checked import MAX_NAME, many, text, whole
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
-from ray_dra.errors import RayDraError
+from ray_dra.errors import RayDraError, cut
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayGroup, RayView
 from ray_dra.ports.store import Store
@@ -266,7 +266,8 @@ class ForeignWork:
         found = []
         for group, gpus in theirs.items():
             made = view.groups[group]
-            found.append(OtherWork(node, gpus, f"placement group {made.name or group} of job {made.job or 'unknown'}"))
+            name = cut(made.name or group, MAX_NAME)  # Ray takes one of any length
+            found.append(OtherWork(node, gpus, f"placement group {name} of job {made.job or 'unknown'}"))
         left = used - sum(theirs.values())
         if left > 1e-3:
             jobs = ", ".join(sorted(self._jobs.get(raylet, ()))) or "unknown"

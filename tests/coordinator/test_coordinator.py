@@ -161,6 +161,16 @@ def test_work_of_others_that_stands_in_a_gangs_way_is_named(world: World) -> Non
     assert world.coordinator.status("g").other_work == (), "it is where it should be"
 
 
+def test_other_work_is_named_in_short_however_long_its_name_is() -> None:
+    world = World(nodes=2)
+    group = world.ray.create_group([{"GPU": 4.0}], [{}], "job")
+    world.ray.groups[group].name = "x" * 1_000_000
+    world.pass_time(1)
+    world.submit(gang(4, 4, name="g"))
+    (named,) = world.coordinator.status("g").other_work
+    assert len(named) < 400
+
+
 def test_of_much_other_work_some_is_named() -> None:
     world = World(nodes=8)
     for at in range(8):
