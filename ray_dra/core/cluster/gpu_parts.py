@@ -169,7 +169,7 @@ class GpuParts:
         placed: gang -> the parts that its claim has got.
     """
 
-    __slots__ = ("_untouched", "at", "gpu", "held", "names", "others", "placed", "table")
+    __slots__ = ("_released", "_untouched", "at", "gpu", "held", "names", "others", "placed", "table")
 
     def __init__(self, at: int, gpu: PartedGpu) -> None:
         self.at, self.gpu = at, gpu
@@ -178,6 +178,7 @@ class GpuParts:
         self.others = 0
         self.held: dict[str, tuple[Wanted, int]] = {}
         self.placed: dict[str, int] = {}
+        self._released: dict[str, tuple[tuple[Wanted, int], int]] = {}  # gang -> what it had here; see `release`
         self._untouched: PartsState = (self.table, 0, ())
 
     @property
@@ -213,6 +214,7 @@ class GpuParts:
     def see(self, others: int, placed: Mapping[str, int]) -> None:
         """What the cluster's claims have."""
         self.others, self.placed = others, dict(placed)
+        self._released.clear()
 
     def mask_of(self, names: Iterable[str]) -> int:
         mask = 0
@@ -248,6 +250,16 @@ class GpuParts:
         if twice or self.table.first_fit(0, tuple(mask for each in everybody for mask in each)) is None:
             raise ValueError(f"GPU {self.gpu.uuid} has not so many parts left")
         self.held[gang] = wanted, planned
+        before, mask = self._released.pop(gang, (None, 0))
+        if before == (wanted, planned):
+            self.placed[gang] = mask
+
+    def release(self, gang: str) -> None:
+        """A gang has nothing here. One that was taken off to try something, and holds the same again before the claims
+        are seen anew, has what its claim had got."""
+        held, mask = self.held.pop(gang, None), self.placed.pop(gang, 0)
+        if held is not None and mask:
+            self._released[gang] = held, mask
 
 
 def fits(state: PartsState, wanted: Wanted) -> bool:

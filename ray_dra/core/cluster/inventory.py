@@ -318,8 +318,7 @@ class Inventory(Index):
 
     def _release_parts(self, allocation: Allocation) -> None:
         for _, gpu in self._gpus_of(allocation):
-            gpu.held.pop(allocation.gang, None)
-            gpu.placed.pop(allocation.gang, None)
+            gpu.release(allocation.gang)
 
     # -- nodes that come, change and go
 

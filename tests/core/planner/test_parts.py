@@ -11,6 +11,7 @@ from itertools import permutations, product
 import pytest
 
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.locality import Gpus, Locality
@@ -293,8 +294,15 @@ def test_what_a_gangs_claim_has_got_counts_and_not_what_was_foreseen() -> None:
     inventory.set_parts("n", {}, {"first": {gpu.gpu.uuid: gpu.names[name]}})
     second = plan(inventory, asking(bundle("4g.40gb")))
     assert isinstance(second, Allocation)
+    no = plan_and_explain(inventory, asking(bundle("7g.80gb")))  # tries what were if the gang left
+    assert isinstance(no, Unsatisfiable)
+    assert gpu.placed == {"first": gpu.names[name]}
+    assert plan(inventory, asking(bundle("4g.40gb"))) == second
     inventory.release("first")
     assert gpu.placed == {}
+    inventory.set_parts("n", {}, {})
+    inventory.hold(first)
+    assert gpu.placed == {}, "its claim is gone"
 
 
 def test_a_node_that_comes_back_has_its_gangs_parts() -> None:
