@@ -7,7 +7,7 @@ same answers as the inventory did.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,13 @@ class Others:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """See the module. `gangs` are the allocations that are held; `others` is by node."""
+    """See the module. `gangs` are the allocations that are held; `others` is by node; `placed` by node and gang: the
+    parts of GPUs that the gang's claims have got, which need not be those that were planned."""
 
     nodes: tuple[Node, ...]
     gangs: tuple[Allocation, ...] = ()
     others: Mapping[str, Others] = field(default_factory=dict)
+    placed: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     limits: Limits = NO_LIMITS
     version: int = VERSION
 
@@ -84,12 +86,22 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
             for state in inventory.node_states.values()
             if state.busy or any(state.used_by_others.values()) or any(gpu.others for gpu in state.parts)
         },
+        placed={s.name: placed for s in inventory.node_states.values() if (placed := _placed(s))},
         limits=inventory.limits,
     )
 
 
+def _placed(state: NodeState) -> dict[str, tuple[str, ...]]:
+    gangs = sorted({gang for gpu in state.parts for gang in gpu.placed})
+    return {gang: _names(state, [gpu.placed.get(gang, 0) for gpu in state.parts]) for gang in gangs}
+
+
 def _parts_of_others(state: NodeState) -> tuple[str, ...]:
-    return tuple(gpu.gpu.parts[at].id.device for gpu in state.parts for at in bits(gpu.others))
+    return _names(state, [gpu.others for gpu in state.parts])
+
+
+def _names(state: NodeState, masks: Sequence[int]) -> tuple[str, ...]:
+    return tuple(g.gpu.parts[at].id.device for g, mask in zip(state.parts, masks, strict=True) for at in bits(mask))
 
 
 def _there(inventory: Inventory, gang: str) -> Allocation | None:
@@ -120,6 +132,9 @@ def inventory_of(snapshot: Snapshot) -> Inventory:
     check_gangs(snapshot.gangs, nodes)
     if not isinstance(snapshot.others, Mapping):
         raise InvalidSnapshot("others is by node.", place="others", wanted=shown(snapshot.others))
+    placed = snapshot.placed
+    if not isinstance(placed, Mapping) or not all(isinstance(each, Mapping) for each in placed.values()):
+        raise InvalidSnapshot("placed is by node and gang.", place="placed", wanted=shown(placed))
     inventory = Inventory(snapshot.nodes, snapshot.limits)
     for name, others in snapshot.others.items():
         place = f"others of node {shown(name)}"
@@ -132,9 +147,17 @@ def inventory_of(snapshot: Snapshot) -> Inventory:
             busy |= 1 << at
         inventory.set_others(name, busy, others.resources)
         check_parts(others.parts, nodes[name], f"{place}.parts")
-        if others.parts:
-            parts = {gpu.gpu.uuid: gpu.mask_of(others.parts) for gpu in inventory.node_states[name].parts}
-            inventory.set_parts(name, parts, {})
+    for name in snapshot.others.keys() | placed.keys():
+        if name not in nodes:
+            raise InvalidSnapshot(
+                "There is no such node.", place="placed", wanted=shown(name), available="a node's name"
+            )
+        for gang, parts in placed.get(name, {}).items():
+            check_parts(parts, nodes[name], f"placed of gang {shown(gang)} on node {shown(name)}")
+        masks = {gang: _masks(inventory, name, parts) for gang, parts in placed.get(name, {}).items()}
+        others_have = snapshot.others[name].parts if name in snapshot.others else ()
+        if others_have or masks:
+            inventory.set_parts(name, _masks(inventory, name, others_have), masks)
     for allocation in snapshot.gangs:
         try:
             inventory.hold(allocation)
@@ -143,6 +166,12 @@ def inventory_of(snapshot: Snapshot) -> Inventory:
                 "The snapshot contradicts itself.", place=f"gang {allocation.gang}", available=str(error)
             ) from error
     return inventory
+
+
+def _masks(inventory: Inventory, node: str, parts: Iterable[str]) -> dict[str, int]:
+    """UUID of each GPU of a node -> mask of these parts of it."""
+    names = tuple(parts)
+    return {gpu.gpu.uuid: gpu.mask_of(names) for gpu in inventory.node_states[node].parts}
 
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

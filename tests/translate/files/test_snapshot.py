@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Locality
-from ray_dra.core.model.request import Bundle, DeviceRequest
+from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.plan import plan
 from ray_dra.errors import InvalidRequest, InvalidSnapshot
 from ray_dra.translate.files.snapshot import (
@@ -27,6 +28,7 @@ from ray_dra.translate.files.snapshot import (
     snapshot_of,
 )
 from tests.core.machines import DGX1, gang, mig_node, node, one_clique, partitions, picture, rack
+from tests.core.parted import bundle, parted_node
 
 
 @given(
@@ -75,6 +77,28 @@ def test_partitions_in_a_file() -> None:
     copy = inventory_of(load_snapshot(dump_snapshot(snapshot_of(inventory))))
     assert picture(copy) == picture(inventory)
     assert plan(copy, partitions("2g", name="x")) == plan(inventory, partitions("2g", name="x"))
+
+
+def test_the_parts_that_a_gangs_claims_have_got_are_in_a_file() -> None:
+    """The allocator gave 1g at start 5, not at 0: a 4g fits beside it."""
+    inventory = Inventory([parted_node("n", 1)])
+    held = plan(inventory, GangRequest("first", (bundle("1g.10gb"),)))
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    (gpu,) = inventory.node_states["n"].parts
+    got = next(name for name in gpu.names if name.endswith("1g10gb-0-5"))
+    inventory.set_parts("n", {}, {"first": {gpu.gpu.uuid: gpu.names[got]}})
+    asked = GangRequest("second", (bundle("4g.40gb"),))
+    answer = plan(inventory, asked)
+    assert isinstance(answer, Allocation)
+    snapshot = load_snapshot(dump_snapshot(snapshot_of(inventory)))
+    assert snapshot.placed == {"n": {"first": (got,)}}
+    assert plan(inventory_of(snapshot), asked) == answer
+    mistakes: tuple[Any, ...] = ({"m": {}}, {"n": {"first": ("nothing",)}}, {"n": 3}, 3)
+    for wrong in mistakes:
+        with pytest.raises(InvalidSnapshot) as caught:
+            inventory_of(replace(snapshot, placed=wrong))
+        assert caught.value.place.startswith("placed")
 
 
 @pytest.mark.parametrize(
