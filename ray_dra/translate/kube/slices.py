@@ -59,7 +59,6 @@ def read_node(thing: Raw) -> KubeNode:
 
 def read_slice(thing: Raw) -> ResourceSlice:
     spec, pool = thing["spec"], thing["spec"]["pool"]
-    text(pool["name"])
     found = ResourceSlice(
         name=text(thing["metadata"]["name"]),
         version=text(thing["metadata"]["resourceVersion"]),
@@ -70,7 +69,12 @@ def read_slice(thing: Raw) -> ResourceSlice:
         devices=tuple(_read_device(device) for device in spec.get("devices") or ()),
         counters=tuple(_counters(each["name"], each) for each in spec.get("sharedCounters") or ()),
     )
-    node_from_slices(KubeNode(found.node), [found])  # quantities of the devices that count
+    if text(pool["name"]) != found.node and found.driver == DRIVER and found.node:
+        # Claims say what they have by the pool's name: nobody could tell which node's devices are taken.
+        raise ValueError(f"the pool {pool['name']:.100} of node {found.node} is not named as its node")
+    for device in found.devices:
+        _memory(device)
+    node_from_slices(KubeNode(found.node), [found])
     return found
 
 
@@ -127,6 +131,16 @@ def newest(slices: Iterable[ResourceSlice]) -> tuple[list[PublishedDevice], str]
     devices = [device for s in current for device in s.devices]
     if len(current) != wanted:
         return devices, f"its pool is being published ({len(current)} of {wanted} slices)"
+    # Of a pool like these Kubernetes gives out nothing, or it cannot be told what.
+    by_name = {device.name: device for device in devices}
+    if len(by_name) < len(devices):
+        return list(by_name.values()), "its pool has two devices of one name"
+    sets = [counters.name for s in current for counters in s.counters]
+    if len(set(sets)) < len(sets):
+        return devices, "its pool has two sets of counters of one name"
+    lacking = {name for device in devices for name in device.counter_sets}.difference(sets)
+    if lacking:
+        return devices, f"its devices use up counters that its pool lacks ({min(lacking)})"
     return devices, ""
 
 
@@ -206,14 +220,19 @@ def _parted(
 
 
 def _part(node: str, device: PublishedDevice) -> Part:
-    memory = device.capacity.get(MEMORY)
     return Part(
         DeviceId(DRIVER, node, device.name),
         device.text("profile") or "",
         device.text("uuid"),
-        0 if memory is None else min(int(quantity(memory)), MAX_VALUE),
+        _memory(device) or 0,
         device.consumes[0].counters if device.consumes else (),
     )
+
+
+def _memory(device: PublishedDevice) -> int | None:
+    """Bytes; None: it does not say."""
+    memory = device.capacity.get(MEMORY)
+    return None if memory is None else min(int(quantity(memory)), MAX_VALUE)
 
 
 def _attributes(device: PublishedDevice) -> dict[str, Attribute]:
@@ -231,13 +250,13 @@ def _attributes(device: PublishedDevice) -> dict[str, Attribute]:
 
 
 def _device(node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
-    memory = device.capacity.get(MEMORY)
+    memory = _memory(device)
     return Device(
         id=DeviceId(DRIVER, node, device.name),
         index=_number(device),
         uuid=device.text("uuid"),
         attributes=_attributes(device),
-        capacity={} if memory is None else {MEMORY: min(int(quantity(memory)), MAX_VALUE)},
+        capacity={} if memory is None else {MEMORY: memory},
         domains=() if clique is None else (clique,),
         fabric_kind=kind,
         health=Health.TAINTED if device.taints else Health.OK,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.sense import check_nodes
 from ray_dra.translate.files.snapshot import dump_snapshot, inventory_of, load_snapshot, snapshot_of
 from ray_dra.translate.kube.claims import read_claim
-from ray_dra.translate.kube.slices import ANYWHERE, node_from_slices
+from ray_dra.translate.kube.slices import ANYWHERE, node_from_slices, read_slice
 from ray_dra.translate.names import DRIVER
 from tests.translate.kube.objects import read
 from tests.translate.kube.test_parts import claim
@@ -81,6 +82,41 @@ def test_parts_of_which_nobody_can_tell_how_many_there_can_be_are_left_out() -> 
         each["spec"].pop("sharedCounters", None)
     assert made(raw).parted == ()
     assert len(made(raw).devices) == 8
+
+
+@pytest.mark.parametrize("twice", ["devices", "sharedCounters"])
+def test_a_pool_that_names_a_thing_twice_is_left_out(twice: str) -> None:
+    raw = published()
+    listed = next(each["spec"][twice] for each in raw if each["spec"].get(twice))
+    listed.append(copy.deepcopy(listed[0]))
+    assert not made(raw).ready
+    assert "of one name" in made(raw).reason
+
+
+def test_a_pool_without_counters_that_its_devices_use_up_is_left_out() -> None:
+    raw = published()
+    counters = next(each["spec"]["sharedCounters"] for each in raw if each["spec"].get("sharedCounters"))
+    lost = counters.pop()["name"]
+    assert made(raw).reason == f"its devices use up counters that its pool lacks ({lost})"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spec: spec["pool"].update(name="another"),  # whose claims would name it
+        lambda spec: spec["devices"][-1]["capacity"]["memory"].update(value="-1Gi"),
+    ],
+    ids=["the pool of another name", "a part of less than nothing"],
+)
+def test_a_slice_that_can_be_none_is_left_out_alone(change: Callable[[dict[str, Any]], None]) -> None:
+    """Where it is read, and not while all nodes are looked at."""
+    raw = next(each for each in published() if each["spec"].get("devices"))
+    raw["metadata"]["resourceVersion"] = "1"
+    assert raw["spec"]["devices"][-1]["attributes"]["type"] == {"string": "mig"}
+    read_slice(raw)
+    change(raw["spec"])
+    with pytest.raises(ValueError, match=r"pool|amount"):
+        read_slice(raw)
 
 
 def test_a_taint_that_keeps_nobody_away_is_no_fault() -> None:
