@@ -99,7 +99,7 @@ def _names_in(expression: str) -> tuple[str, ...]:
     head, _, names = expression.partition(" in ")
     try:
         found = json.loads(names) if head.endswith((".uuid", ".parentUUID")) else []
-    except ValueError:
+    except (ValueError, RecursionError):  # anybody's claim may say anything, and what it has counts all the same
         return ()
     return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
 

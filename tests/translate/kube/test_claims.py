@@ -56,6 +56,14 @@ def test_an_expression_of_another_form_names_nothing(expression: str) -> None:
     assert read_claim(claim(expression)).named == ()
 
 
+def test_a_claim_that_says_nonsense_has_what_it_has() -> None:
+    """CEL has comments, so that the API server takes it. A claim that could not be read would hide its devices."""
+    results = [{"driver": DRIVER, "pool": "n1", "device": "gpu-0"}]
+    said = claim("true //.uuid in " + "[" * 10_000)
+    found = read_claim({**said, "status": {"allocation": {"devices": {"results": results}}}})
+    assert (found.named, found.devices) == ((), (("n1", "gpu-0"),))
+
+
 def test_a_claim_of_another_form_names_nothing() -> None:
     good = claim(expression_for(["GPU-0"]))
     exactly = good["spec"]["devices"]["requests"][0]["exactly"]
