@@ -7,6 +7,7 @@ on Kubernetes. A pod with other devices than planned never joins: it says why in
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -113,7 +114,7 @@ def parts_of(planned: PlannedSlot, node: Node | None) -> tuple[str, ...]:
 def _can_be(seen: str, planned: str) -> bool:
     """Whether what NVML shows is of the planned profile. It may not tell 1g.10gb+me from 1g.10gb, nor 1g.10gb from
     1g.20gb."""
-    base = planned.partition("+")[0]
+    base = re.split("[+-]", planned, maxsplit=1)[0]
     return seen == planned or seen in (base, base.partition(".")[0])
 
 

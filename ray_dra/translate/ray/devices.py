@@ -83,7 +83,7 @@ def gpu(
     return criteria
 
 
-_PROFILE = re.compile(r"(?:[1-9]c\.)?[1-9]g\.[1-9][0-9]{0,3}gb(?:\+[a-z.]{1,16})?")
+_PROFILE = re.compile(r"(?:[1-9]c\.)?[1-9]g\.[1-9][0-9]{0,3}gb(?:[+-][a-z.]{1,16})?")
 
 
 def mig(profile: str | None = None, *, memory: str | int | None = None) -> PartCriteria:
@@ -109,7 +109,7 @@ def mig(profile: str | None = None, *, memory: str | int | None = None) -> PartC
             raise InvalidRequest(
                 "This is no profile of MIG.", place="profile", wanted=shown(profile), available="1g.10gb and its like"
             )
-        return PartCriteria(profile)
+        return PartCriteria(str(profile))
     wanted: float | None = None
     if isinstance(memory, numbers.Integral) and not isinstance(memory, bool):
         wanted = int(memory)
@@ -131,6 +131,8 @@ def check_part(part: object) -> PartCriteria | None:
         raise InvalidRequest(
             "part is what ray_dra.mig(...) returns.", place="part", wanted=shown(part), available="mig(...)"
         )
+    if part is not None:
+        part.check()
     return part
 
 

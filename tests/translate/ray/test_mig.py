@@ -27,6 +27,7 @@ ONE = mig("1g.10gb")
         (lambda: mig("1g.10gb"), PartCriteria("1g.10gb")),
         (lambda: mig("1c.3g.40gb"), PartCriteria("1c.3g.40gb")),
         (lambda: mig("1g.10gb+me"), PartCriteria("1g.10gb+me")),
+        (lambda: mig("1g.24gb-me"), PartCriteria("1g.24gb-me")),  # an RTX PRO 6000's
         (lambda: mig(memory="20Gi"), PartCriteria(memory=20 << 30)),
         (lambda: mig(memory=10), PartCriteria(memory=10)),
     ],
@@ -51,6 +52,7 @@ def test_a_part_is_named_by_profile_or_memory(made: Callable[[], PartCriteria], 
         lambda: mig(memory=True),
         lambda: mig(7),  # type: ignore[arg-type]
         lambda: mig(memory=1 << 63),
+        lambda: request_from_bundles([{"GPU": 1}], part=PartCriteria(["1g.10gb"])),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_no_part_is_refused(made: Callable[[], object]) -> None:
