@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
-from ray_dra.coordinator.backends.kubernetes.provisioning import MAKING, Provisioning
+from ray_dra.coordinator.backends.kubernetes.provisioning import FIRST_STAGES, Provisioning
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
 from ray_dra.coordinator.backends.kubernetes.warm import Warming
 from ray_dra.core.cluster.inventory import Inventory
@@ -208,7 +208,7 @@ class KubernetesBackend:
         finally:
             if attempt.made >= began:
                 self._unseen[name] = attempt.made
-        if progress.ready or progress.stage not in ("", *MAKING):
+        if progress.ready or progress.stage not in ("", *FIRST_STAGES):
             self._unseen.pop(name, None)
         return progress
 

@@ -48,7 +48,7 @@ STAGE_SECONDS = {
     "verified": 120.0,
     "joined": 60.0,
 }
-MAKING = ("applied", "pods")  # the stages in which objects are made
+FIRST_STAGES = ("applied", "pods")  # the stages in which objects are made
 
 
 class _Failed(Exception):
