@@ -450,3 +450,29 @@ def test_what_was_made_since_the_last_look_is_waited_for_before_its_request_is_g
         if look % 10 == 9:
             world.kube.step()
     assert name not in workloads(world)
+
+
+def test_a_coordinator_that_starts_again_keeps_notice_and_deadline_of_a_gang_that_was_evicted() -> None:
+    """Also before its watch has shown what Kueue says."""
+    world = world_with()
+    gang = submit(world)
+    assert world.drive(gang) is Phase.READY
+    world.coordinator._wall = lambda: world.clock.now
+    world.kube.queues.evict(world.kube._of("Workload")[0], "Preempted", "to accommodate another")  # type: ignore[union-attr]
+    began = world.clock.now
+    for _ in range(4):
+        world.turn()
+    notice = world.coordinator.gangs[gang].notice
+    assert notice is not None
+    while gang in world.coordinator.gangs and not world.coordinator.gangs[gang].releasing:
+        assert world.coordinator.gangs[gang].notice == notice
+        assert world.clock.now - began <= GRACE_SECONDS + 10
+        if (world.clock.now - began) % 10 == 0:
+            world.kube._watches_queues = False
+            watch, world.kube.watch_queues = world.kube.watch_queues, lambda: None  # type: ignore[method-assign]
+            world.restart()
+            world.coordinator._wall = lambda: world.clock.now
+            world.turn()
+            world.kube.watch_queues = watch  # type: ignore[method-assign]
+        world.turn()
+    assert world.clock.now - began >= GRACE_SECONDS

@@ -104,6 +104,9 @@ class Records:
     def restore(self, gang: Gang, now: float) -> None:
         """A record of the store, after a start; in order of arrival. Raises ValueError as `put` does."""
         self._put(gang, now)
+        quota, notice = gang.quota, gang.notice
+        if quota is not None and notice is not None and notice.reason.startswith(f"{quota.queue}: "):
+            self.notes[gang.id].evicted = now, notice.reason  # so it is until the queue is heard again
 
     def _put(self, gang: Gang, now: float) -> None:
         before = self.gangs.get(gang.id)
