@@ -16,7 +16,7 @@ from ray_dra.ports.kube_objects import KubeNode, NodeRequirement, Placing, Toler
 from ray_dra.translate.kube.shapes import Raw, mapping, text, texts
 from ray_dra.translate.names import PLUGIN_RESOURCE
 
-_WHOLE = re.compile(r"[+-]?[0-9]+")
+_WHOLE = re.compile(r"[+-]?[0-9]{1,63}")
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
@@ -111,6 +111,8 @@ def _meets(node: KubeNode, wanted: NodeRequirement) -> bool:
             return value is None
         case "Gt" | "Lt":
             numbers = [int(each) for each in (value or "", *wanted.values) if _WHOLE.fullmatch(each)]
+            if not all(-(2**63) <= number < 2**63 for number in numbers):
+                return False  # Kubernetes reads 64 bits
             if len(numbers) != 2 or len(wanted.values) != 1:
                 return False
             return numbers[0] > numbers[1] if wanted.operator == "Gt" else numbers[0] < numbers[1]

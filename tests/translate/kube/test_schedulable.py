@@ -46,6 +46,7 @@ def asks(key: str, operator: str, *values: str) -> dict[str, Any]:
         (asks("pool", "Gt", "1"), False),
         (asks("pool", "Lt", "1"), False),
         (asks("rank", "Gt", "six"), False),
+        (asks("rank", "Lt", str(2**63)), False),  # no number to Kubernetes
         (asks("rank", "Gt", "1", "2"), False),
         (asks("pool", "Near", "h100"), False),
     ],
