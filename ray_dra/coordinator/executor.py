@@ -48,7 +48,7 @@ from ray_dra.translate.names import MAP_KEY, NODE_LABEL
 from ray_dra.translate.ray.ordinary import new_group
 from ray_dra.translate.text import explain_notice, on_one_line
 
-MOST_ASKS = 100  # for the quota of a gang whose record lies aside
+MOST_ASKS = 100  # for the quota of a gang whose record lies aside and does not tell
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
 
 logger = logging.getLogger("ray_dra")
@@ -141,7 +141,13 @@ class Executor:
         aside = self._gang_store.left_alone(view)
         self._backend.undo([*self._records.wanted(), *aside])
         unread = {each.gang for each in aside}
-        self._quotas.keep([*self._requests(), *((gang, asks) for gang in unread for asks in range(MOST_ASKS))])
+        self._quotas.keep([*self._requests(), *((gang, asks) for gang in unread for asks in self._asks_of(gang))])
+
+    def _asks_of(self, gang_id: str) -> Iterable[int]:
+        """The requests for its quota that a gang may have whose record lies aside."""
+        unread = self._gang_store.unread(gang_id)
+        asks = self._gang_store.traces(unread).asks if unread is not None else None
+        return range(MOST_ASKS) if asks is None else (asks - 1, asks)
 
     def _requests(self) -> Iterator[tuple[str, int]]:
         """Gangs' present requests for their quota; and the last one for as long as anything is left of what it paid."""

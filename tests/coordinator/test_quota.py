@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -256,6 +257,25 @@ def test_a_request_whose_gangs_record_lies_aside_is_kept() -> None:
         world.turn()
     assert gang not in world.coordinator.gangs
     assert len(workloads(world)) == 1
+    world.coordinator.release(gang)
+    world.settle()
+
+
+def test_a_request_is_kept_by_its_number_however_often_it_was_evicted_before() -> None:
+    """The gang's record lies aside, e.g. as a newer version's."""
+    world = world_with()
+    gang = submit(world)
+    assert world.drive(gang) is Phase.READY
+    record = json.loads(world.store.get(GANG_KEY + gang) or b"")
+    world.store.put(GANG_KEY + gang, json.dumps({**record, "version": 99, "quota": {"asks": 250}}).encode())
+    (workload,) = world.kube._of("Workload")
+    world.kube.drop("Workload")
+    world.kube.put({**workload, "metadata": {**workload["metadata"], "name": f"{stem_of(gang)}-q250"}})
+    world.restart()
+    for _ in range(5):
+        world.turn()
+    assert gang not in world.coordinator.gangs
+    assert workloads(world) == [f"{stem_of(gang)}-q250"]
     world.coordinator.release(gang)
     world.settle()
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ray_dra.core.gangs.lifecycle import MOST_COUNTED, Gang, is_group, sense_of
+from ray_dra.core.gangs.lifecycle import LAST_MOVE, MOST_COUNTED, Gang, is_group, sense_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
@@ -71,6 +71,7 @@ class Traces:
     owner: str | None = None
     group: str | None = None
     moves: int | None = None
+    asks: int | None = None  # how many requests for its quota there were before the present one
 
 
 _HEAD = TypeAdapter(_Head)
@@ -139,10 +140,13 @@ def traces_of(data: bytes) -> Traces:
     if not isinstance(found, Mapping):
         return Traces()
     owner, group, moves = (found.get(name) for name in ("owner", "group", "moves"))
+    quota = found.get("quota")
+    asks = quota.get("asks") if isinstance(quota, Mapping) else None
     return Traces(
         owner if isinstance(owner, str) and found.get("detached") is False else None,
         group if is_group(group) else None,
         moves if type(moves) is int and 0 <= moves < 10_000 else None,
+        asks if type(asks) is int and 0 <= asks <= LAST_MOVE else None,
     )
 
 
