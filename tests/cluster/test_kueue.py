@@ -377,6 +377,17 @@ def test_the_account_makes_and_deletes_its_own_requests_and_no_others(control_pl
         for forbidden in attempts:
             with pytest.raises(KubernetesError, match=r"gangs' ComputeDomains and Workloads"):
                 forbidden()
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": "theirs",
+            "uid": "u",
+        }  # which Kueue may take it to be of
+        for owners in ([], [job], [*made["metadata"]["ownerReferences"], job]):
+            another = copy.deepcopy(made)
+            another["metadata"].update(name="another", ownerReferences=owners)
+            with pytest.raises(KubernetesError, match="a gang's Workload is its RayCluster's"):
+                ours.create(another, NAMESPACE)
         ours.delete("Workload", made["metadata"]["name"], NAMESPACE)
         assert cluster.api.find("Workload", made["metadata"]["name"], NAMESPACE) is None
     finally:
