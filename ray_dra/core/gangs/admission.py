@@ -71,7 +71,7 @@ class Admission:
         self._no: _No | None = None  # what was a no to the first gang
         self._timed = True  # how long that no took is known
         self._not_before = 0.0  # when that gang is planned again at the earliest
-        self._changes = -1  # of the inventory, by which the ordinary groups up to `_after` were a no
+        self._changes = (-1, -1)  # of the inventory and of sets, by which the ordinary groups up to `_after` were a no
         self._after: Turn | None = None
         self._patient = False  # one of these waits for what it prefers
         self._noes: dict[object, Wait] = {}  # by what was asked: equal groups need no other answer
@@ -123,10 +123,10 @@ class Admission:
             self._after = min(self._after, (priority, sequence, ""))
 
     def _next_ordinary(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
-        """One after the other, and all of them again once the inventory has changed."""
-        inventory = self.planning.inventory
-        if self._changes != inventory.changes:
-            self._changes, self._after, self._patient = inventory.changes, None, False
+        """One after the other, and all of them again once the inventory has changed, or who waits together."""
+        changes = (self.planning.inventory.changes, self.records.left_sets)
+        if self._changes != changes:
+            self._changes, self._after, self._patient = changes, None, False
             self._noes.clear()
         while (gang := self.records.ordinary_after(self._after)) is not None:
             self.turn, self._after = gang, turn_of(gang)

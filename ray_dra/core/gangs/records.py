@@ -61,6 +61,7 @@ class Records:
     Attributes:
         gangs: by id, in order of arrival. notes: by id.
         changed: the gangs whose records have changed, until somebody takes note and clears it.
+        left_sets: how often a group that waited with others of its set ceased to.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
 
@@ -87,6 +88,7 @@ class Records:
         self._fresh: dict[GroupSet, list[Turn]] = {}  # of sets that are gangs, those in the queue
         self._batches: dict[GroupSet, Counter[int]] = {}  # the others, by batch
         self._short: dict[GroupSet, dict[int, None]] = {}  # batches that lack some
+        self.left_sets = 0
         self._last = 0
 
     # -- changes
@@ -321,6 +323,7 @@ class Records:
             insort(turns, turn_of(gang))
         else:
             del turns[bisect_left(turns, turn_of(gang))]
+            self.left_sets += 1
         if not turns:
             del self._fresh[part_of]
 

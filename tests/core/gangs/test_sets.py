@@ -214,6 +214,22 @@ def test_one_that_is_made_anew_and_has_no_room_holds_up_no_other() -> None:
     assert not waiting(world, small)
 
 
+@pytest.mark.parametrize("last", [False, True])
+def test_where_one_that_had_no_room_is_given_up_the_others_are_looked_at_again(last: bool) -> None:
+    """Though nothing else has changed: the no was for other groups."""
+    world = world_of(a=1)
+    large = world.ordinary(4, 4, number=1, locality=ONE, part_of=PAIR)
+    groups = [world.ordinary(1, number=number, locality=ONE, part_of=PAIR) for number in ((2,) if last else (2, 3))]
+    serve(world)
+    assert waiting(world, large, *groups)
+    world.act(ReleaseAsked(large))
+    serve(world)
+    if last:
+        groups.append(world.ordinary(1, number=3, locality=ONE, part_of=PAIR))
+        serve(world)
+    assert not any(world.gangs[group].waits for group in groups)
+
+
 @pytest.mark.parametrize("lost", [(1,), (3,), (1, 3), (3, 1), (1, 2, 3)])
 def test_what_is_made_anew_goes_where_its_own_batch_is(lost: tuple[int, ...]) -> None:
     world = world_of(a=2, b=3)
