@@ -132,8 +132,10 @@ class Admission:
             self.turn, self._after = gang, turn_of(gang)
             size, lacking = size_of(gang), self._lacking(gang)
             together = size > 1 and not lacking
-            if together and len(self._in_queue(gang)) < size:
+            if together and len(turns := self._in_queue(gang)) < size:
                 return gang, Wait(self._lacks_groups(gang).shortfalls)
+            if together and turn_of(gang) < turns[size - 1]:
+                continue
             asked = _asked(gang, together=together)
             before = self._noes.get(asked)
             if before is not None:
@@ -153,13 +155,14 @@ class Admission:
         return None
 
     def _together(self, gang: Gang, now: float) -> tuple[StartTogether | Wait, Gang]:
-        """For as many of its set as are one gang, the first that have come; and the very first of them.
-
-        They have the turn of that one: the others pass gangs that were asked for in between."""
+        """For as many of its set as are one gang, the first that have come; and the very first of them. They have the
+        turn of the last: so nobody passes a gang that was asked for before it."""
         turns = self._in_queue(gang)[: size_of(gang)]
         batch = [self.records.gangs[gang_id] for _, _, gang_id in turns]
         answer, could_start = place_together(self.planning, batch, self.records.notes[batch[0].id].could_start, now)
         if isinstance(answer, Unsatisfiable):
+            for each in batch:
+                self.records.notes[each.id].refused = answer.shortfalls
             return Wait(answer.shortfalls, could_start), batch[0]
         return StartTogether(tuple(zip(batch, answer, strict=True))), batch[0]
 

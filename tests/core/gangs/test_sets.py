@@ -131,6 +131,26 @@ def test_they_hold_up_nobody_and_wait_for_room_together() -> None:
     assert cliques(world, *groups) == {"a"}
 
 
+def test_they_have_the_turn_of_the_last() -> None:
+    """Else the later ones would pass gangs that came before them; or not, as the cluster happened to change."""
+    world = world_of(a=3)
+    taken = world.ordinary(4, 4, number=1, locality=ONE)
+    first = world.ordinary(1, number=2, locality=ONE, part_of=PAIR)
+    between = world.submit(4, 4, name="between")
+    last = world.ordinary(1, number=3, locality=ONE, part_of=PAIR)
+    serve(world)
+    world.ordinary(1, number=4, locality=ONE)
+    world.act(ReleaseAsked(f"{4:036x}"))
+    serve(world)
+    assert between.waits
+    assert waiting(world, first, last)
+    world.act(ReleaseAsked(taken))
+    serve(world)
+    assert not world.gangs["between"].waits
+    assert not waiting(world, first)
+    assert not waiting(world, last)
+
+
 def test_one_that_is_removed_before_the_last_has_come_counts_no_more() -> None:
     world = world_of(a=2)
     first, second = (world.ordinary(1, number=number, locality=ONE, part_of=GroupSet("s", 3)) for number in (1, 2))
