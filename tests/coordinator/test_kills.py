@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from ray_dra.core.gangs.actions import Action
 from ray_dra.core.gangs.events import Event, Moment
+from ray_dra.core.gangs.lifecycle import OrdinaryGroup
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import RayDraError
 from ray_dra.simulated.fakes import FakeRay
@@ -92,6 +95,27 @@ def test_a_map_whose_commit_failed_does_not_stay() -> None:
     assert not world.store.keys("map/")
     assert world.place("g").phase is Phase.READY
     assert len(world.store.keys("map/")) == 1
+
+
+@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_a_store_that_fails_in_a_gangs_turn_costs_nobody_its_place_in_the_queue(at: int, after: bool) -> None:
+    """An ordinary placement group was asked again only when the inventory changed."""
+    world = World()
+    assert isinstance(world.store, CrashingStore)
+    world.submit(gang(4, 4, 4, 4, name="first"))
+    world.place("first")
+    world.submit(gang(4, name="second"))
+    ordinary = f"{3:036x}"
+    world.submit(gang(4, name=ordinary), ordinary=OrdinaryGroup(ordinary))
+    world.store.left, world.store.after, world.store.error = at, after, Broken
+    for _ in range(3):
+        with contextlib.suppress(Broken):
+            world.coordinator.release("first")
+            world.pass_time(3)
+    assert world.coordinator.status("second").phase is Phase.HELD
+    assert world.coordinator.status(ordinary).phase is Phase.READY
+    world.check()
 
 
 class DeafRay(FakeRay):

@@ -129,7 +129,7 @@ class Admission:
             self._changes, self._after, self._patient = changes, None, False
             self._noes.clear()
         while (gang := self.records.ordinary_after(self._after)) is not None:
-            self.turn, self._after = gang, turn_of(gang)
+            passed, self.turn, self._after = self._after, gang, turn_of(gang)
             size, lacking = size_of(gang), self._lacking(gang)
             together = size > 1 and not lacking
             if together and len(turns := self._in_queue(gang)) < size:
@@ -143,6 +143,7 @@ class Admission:
                 continue
             verdict, first = self._together(gang, now) if together else (self._alone(gang, lacking or (0,), now), gang)
             if not isinstance(verdict, Wait):
+                self._after = passed  # where the store does not take it, its turn comes again
                 return gang, verdict
             wait, self.records.notes[first.id].could_start = verdict, verdict.could_start
             if gang.request.locality.patience:
