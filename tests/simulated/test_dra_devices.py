@@ -96,6 +96,7 @@ def test_the_generated_messages_are_those_of_the_protos(tmp_path: Path) -> None:
     [
         ({"kind": "GpuConfig"}, 'for version "None"'),
         ({"apiVersion": "resource.nvidia.com/v1alpha1", "kind": "GpuConfig"}, "no kind"),
+        ({"apiVersion": VERSION, "kind": ["GpuConfig"]}, "no kind"),
         ({"apiVersion": VERSION, "kind": "GpuConfig", "sharing": {"strategy": "Other"}}, "sharing.strategy"),
         ({"apiVersion": VERSION, "kind": "GpuConfig", "shareing": {}}, 'unknown field "shareing"'),
         (

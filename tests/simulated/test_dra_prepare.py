@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +420,24 @@ def test_a_half_made_claim_is_undone_before_it_is_made_anew(tmp_path: Path) -> N
     after = {device.partition for device in bench.start().prepare(thing)}
     assert not after & before
     assert {part.uuid for part in bench.machine.mig_state().parts} == after
+
+
+def test_a_claim_that_is_asked_for_twice_at_once_is_readied_once(tmp_path: Path) -> None:
+    """Both calls have seen that it is not readied yet."""
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    part = next(device.name for device in bench.pool().devices if device.kind == "mig")
+    both = threading.Barrier(2)
+    chosen = bench.preparer._chosen
+
+    def together(claim: Mapping[str, Any]) -> Any:
+        both.wait(10)
+        return chosen(claim)
+
+    bench.preparer._chosen = together  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(bench.preparer.prepare, [claim("a", ("r", part))] * 2)
+    assert first == second
+    assert [each.uuid for each in bench.machine.mig_state().parts] == [first[0].partition]
 
 
 def test_parts_of_nobody_are_destroyed_at_the_start(tmp_path: Path) -> None:

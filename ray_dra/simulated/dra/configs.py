@@ -119,7 +119,7 @@ def decode(parameters: Mapping[str, Any], gates: frozenset[str]) -> Config:
     """The typed configuration. Raises BadConfig."""
     body = dict(parameters)
     version, kind = body.pop("apiVersion", None), body.pop("kind", None)
-    if version != COMPUTE_DOMAIN_API or kind not in _BY_NAME:
+    if version != COMPUTE_DOMAIN_API or not isinstance(kind, str) or kind not in _BY_NAME:
         raise BadConfig(f'no kind "{kind}" is registered for version "{version}"; known: {", ".join(_BY_NAME)}')
     try:
         config: Config = _BY_NAME[kind].model_validate(body)

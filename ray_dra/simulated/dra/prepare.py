@@ -134,17 +134,15 @@ class Preparer:
         """Ready an allocated ResourceClaim; the same answer every time. Raises PrepareError."""
         uid, namespace = claim["metadata"]["uid"], claim["metadata"]["namespace"]
         with self._locked():
-            entry = self._claims.get(uid)
-            ready = entry if entry is not None and entry["state"] == "completed" else None
+            ready = self._ready(uid)
         if ready is not None and self._cdi.file(uid).exists():
-            return [Prepared(**device) for device in ready["devices"]]
+            return ready
         chosen = self._chosen(claim)  # outside the lock: what is published may depend on what is readied
         if ready is not None:  # /var/run is lost with a reboot
-            prepared = [Prepared(**device) for device in ready["devices"]]
             daemons = self._daemons(chosen)
             with self._locked():
-                self._write_cdi(uid, prepared, chosen, daemons)
-            return prepared
+                self._write_cdi(uid, ready, chosen, daemons)
+            return ready
         results = claim["status"]["allocation"]["devices"].get("results") or ()
         admin = {result["device"] for result in results if result.get("adminAccess")}
         shares = {result["device"]: result.get("shareID") for result in results}
@@ -155,6 +153,9 @@ class Preparer:
         }
         daemons = self._daemons(chosen)
         with self._locked():
+            ready = self._ready(uid)
+            if ready is not None:
+                return ready  # by another call for it meanwhile, whose parts a container may have by now
             self._refuse_taken(uid, [each for each in chosen if each[1].name not in admin])
             self._refuse_other_partitions(chosen)
             if uid in self._claims:  # begun before, and not finished
@@ -194,6 +195,13 @@ class Preparer:
         for domain in left:
             assert self._domains is not None
             self._domains.leave(domain)
+
+    def _ready(self, uid: str) -> list[Prepared] | None:
+        """What a claim has that is readied."""
+        entry = self._claims.get(uid)
+        if entry is None or entry["state"] != "completed":
+            return None
+        return [Prepared(**device) for device in entry["devices"]]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
