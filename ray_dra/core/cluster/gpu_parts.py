@@ -159,6 +159,10 @@ PartsState = tuple[PartTable, int, tuple[Wanted, ...]]
 """The parts of a GPU: which are taken, and what claims want that have none yet."""
 
 
+MOST_RELEASED = 64
+"""More gangs than ever have parts of one GPU at the same time."""
+
+
 class GpuParts:
     """A GPU of which parts are given out, and who has which.
 
@@ -244,22 +248,29 @@ class GpuParts:
 
     def hold(self, gang: str, grants: Sequence[Grant]) -> None:
         """Raises ValueError where the gangs here could not all have theirs."""
-        wanted, planned = self.wanted(grants)
-        everybody = [wanted, *(each for each, _ in self.held.values())]
-        twice = self.table.pinned and any(planned & other for _, other in self.held.values())
-        if twice or self.table.first_fit(0, tuple(mask for each in everybody for mask in each)) is None:
-            raise ValueError(f"GPU {self.gpu.uuid} has not so many parts left")
-        self.held[gang] = wanted, planned
+        now = self.wanted(grants)
         before, mask = self._released.pop(gang, (None, 0))
-        if before == (wanted, planned):
+        if before == now and mask:
             self.placed[gang] = mask
+        if before != now and not self._together(*now):
+            raise ValueError(f"GPU {self.gpu.uuid} has not so many parts left")
+        self.held[gang] = now
 
     def release(self, gang: str) -> None:
         """A gang has nothing here. One that was taken off to try something, and holds the same again before the claims
-        are seen anew, has what its claim had got."""
+        are seen anew, has what its claim had got; also where the GPU offers less than its gangs have by now."""
         held, mask = self.held.pop(gang, None), self.placed.pop(gang, 0)
-        if held is not None and mask:
+        if held is not None:
             self._released[gang] = held, mask
+            if len(self._released) > MOST_RELEASED:
+                del self._released[next(iter(self._released))]
+
+    def _together(self, wanted: Wanted, planned: int) -> bool:
+        """Whether one more gang could have this beside those that are here."""
+        if self.table.pinned and any(planned & other for _, other in self.held.values()):
+            return False
+        everybody = [wanted, *(each for each, _ in self.held.values())]
+        return self.table.first_fit(0, tuple(mask for each in everybody for mask in each)) is not None
 
 
 def fits(state: PartsState, wanted: Wanted) -> bool:

@@ -357,6 +357,25 @@ def test_bundles_are_in_the_order_of_nodes_and_gpus() -> None:
     assert len(set(places)) == 8
 
 
+def test_a_what_if_on_a_gpu_that_offers_less_than_its_gangs_have_leaves_them_theirs() -> None:
+    made = parted_node("n", 1)
+    inventory = Inventory([made])
+    for name in ("g", "h"):
+        held = plan(inventory, asking(*[bundle("1g.10gb")] * 2, name=name))
+        assert isinstance(held, Allocation)
+        inventory.hold(held)
+    (gpu,) = made.parted
+    fewer = tuple((name, min(amount, 40)) for name, amount in gpu.counters)  # of 132 multiprocessors
+    inventory.put_node(replace(made, parted=(replace(gpu, counters=fewer),)))
+    assert isinstance(plan_and_explain(inventory, asking(bundle("1g.10gb"), name="i")), Unsatisfiable)
+    assert sorted(inventory.gangs) == ["g", "h"]
+    assert sorted(inventory.node_states["n"].parts[0].held) == ["g", "h"]
+    had = inventory.allocation("h")
+    assert had is not None
+    with pytest.raises(ValueError, match="has not so many parts left"):
+        inventory.hold(had._replace(gang="i"))
+
+
 def test_a_node_that_comes_back_with_other_parts_keeps_what_its_gangs_have() -> None:
     """An administrator has made other parts meanwhile: nothing is refused for it, and what is left is given."""
     had = replace(node("n", 0), parted=(parted("n", 0, static=("1g.10gb", "3g.40gb")),))
