@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
@@ -40,6 +41,7 @@ logger = logging.getLogger("ray_dra")
 MOST_PROBLEMS = 20  # that are told one by one
 SYNC_SECONDS = 30.0
 RESOLVER = Path("/etc/resolv.conf")
+T = TypeVar("T")
 
 
 class KubeAdapter:
@@ -66,11 +68,11 @@ class KubeAdapter:
         self._domain: str | None = None
         self._changed = changed
         deadline = time.monotonic() + sync_seconds
-        self.compute_domains, self.kueue = _served(api, deadline)
+        self.compute_domains, self.kueue = _answered(lambda: _served(api), deadline)
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
-        self.requests_left = self.kueue and _has_requests(api, namespace, ours, deadline)
+        self.requests_left = self.kueue and _answered(lambda: _has_requests(api, namespace, ours), deadline)
         self._mirrors = {
             "raycluster": Mirror(
                 api,
@@ -151,27 +153,28 @@ class KubeAdapter:
         of its upgrade, and `problems` says so."""
         if name and "rayservice" not in self._mirrors:
             fields = f"metadata.name={name}"
-            mirror = Mirror(
-                self._api,
-                "RayService",
-                self.namespace,
-                fields=fields,
-                keep=read_rayservice,
-                changed=self._changed,
+            self._watch_also(
+                rayservice=Mirror(
+                    self._api,
+                    "RayService",
+                    self.namespace,
+                    fields=fields,
+                    keep=read_rayservice,
+                    changed=self._changed,
+                )
             )
-            self._mirrors = {**self._mirrors, "rayservice": mirror}  # the lease's thread may be reading the other
 
     def watch_queues(self) -> None:
         if "workloads" in self._mirrors:
             return
         api, ours = self._api, f"{CLUSTER_LABEL}={self.raycluster}"
-        self._mirrors = {
-            **self._mirrors,  # another dict: others' threads go through the old one
-            "workloads": Mirror(
-                api, "Workload", self.namespace, labels=ours, keep=read_workload, changed=self._changed
-            ),
-            "flavors": Mirror(api, "ResourceFlavor", keep=read_flavor, changed=self._changed),
-        }
+        self._watch_also(
+            workloads=Mirror(api, "Workload", self.namespace, labels=ours, keep=read_workload, changed=self._changed),
+            flavors=Mirror(api, "ResourceFlavor", keep=read_flavor, changed=self._changed),
+        )
+
+    def _watch_also(self, **mirrors: Mirror) -> None:
+        self._mirrors = {**self._mirrors, **mirrors}  # another dict: others' threads go through the old one
 
     @property
     def _queues_known(self) -> bool:
@@ -238,31 +241,33 @@ class KubeAdapter:
         self._pool.shutdown(wait=False)
 
 
-def _has_requests(api: KubernetesApi, namespace: str, ours: str, deadline: float) -> bool:
+def _answered(ask: Callable[[], T], deadline: float) -> T:
+    """The API server's answer, which may be away until `deadline`."""
+    while True:
+        try:
+            return ask()
+        except ApiUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(AGAIN_SECONDS)
+
+
+def _has_requests(api: KubernetesApi, namespace: str, ours: str) -> bool:
     """Whether there are Workloads of ours. Who has no right to read them has made none."""
-    while True:
-        try:
-            return any(page for page, _ in api.pages("Workload", namespace, labels=ours))
-        except ApiUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(AGAIN_SECONDS)
-        except KubernetesError:
-            return False
+    try:
+        return any(page for page, _ in api.pages("Workload", namespace, labels=ours))
+    except ApiUnavailable:
+        raise
+    except KubernetesError:
+        return False
 
 
-def _served(api: KubernetesApi, deadline: float) -> tuple[bool, bool]:
+def _served(api: KubernetesApi) -> tuple[bool, bool]:
     """Whether the cluster has ComputeDomains, and Kueue. Raises NotFound where it lacks what gangs need."""
-    while True:
-        try:
-            for kind, needed in (
-                ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
-                ("RayCluster", "KubeRay"),
-            ):
-                if not api.serves(kind):
-                    raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
-            return api.serves("ComputeDomain"), api.serves("Workload")
-        except ApiUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(AGAIN_SECONDS)
+    for kind, needed in (
+        ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
+        ("RayCluster", "KubeRay"),
+    ):
+        if not api.serves(kind):
+            raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
+    return api.serves("ComputeDomain"), api.serves("Workload")

@@ -40,7 +40,7 @@ esac
 
 def make_driver_root(folder: Path, node: SimulatedNode) -> Machine:
     """The driver's root, with the machine in it: a new one, or the one that is there where it is the same."""
-    machine = _machine(folder / MACHINE, node)
+    machine = Machine.kept(folder / MACHINE, node)
     library, programs = folder / "usr" / "lib64", folder / "usr" / "bin"
     for each in (library, programs):
         each.mkdir(parents=True, exist_ok=True)
@@ -54,14 +54,6 @@ def make_driver_root(folder: Path, node: SimulatedNode) -> Machine:
     _files(folder / "proc", node)
     _pci(folder / "sys", node)
     return machine
-
-
-def _machine(folder: Path, node: SimulatedNode) -> Machine:
-    if (folder / "node.json").exists():
-        machine = Machine(folder)
-        if machine.node == node:
-            return machine
-    return Machine.create(folder, node)
 
 
 def _devices(gpus: int) -> Iterator[tuple[str, int, int]]:

@@ -58,6 +58,16 @@ class Machine:
         machine._write({})
         return machine
 
+    @classmethod
+    def kept(cls, folder: Path, node: SimulatedNode) -> Machine:
+        """The machine of an earlier run where it is the same one, so that partitions and faults outlive it; else a new
+        one."""
+        if (folder / "node.json").exists():
+            machine = cls(folder)
+            if machine.node == node:
+                return machine
+        return cls.create(folder, node)
+
     @property
     def environment(self) -> dict[str, str]:
         """What a process needs beside LD_LIBRARY_PATH to see this machine."""

@@ -74,7 +74,7 @@ class Driver:
         self._shares = consumable_shares
         self._object = api.get("Node", node)
         described = simulated_node(node, self._object["metadata"].get("labels", {}), profile, rack, tray)
-        self.machine = _machine(state / "machine", described)
+        self.machine = Machine.kept(state / "machine", described)
         library = state / NAME
         shutil.copy(library_folder() / NAME, library.with_suffix(".new"))
         library.with_suffix(".new").rename(library)
@@ -180,15 +180,6 @@ class Driver:
 
     def _fetch(self, namespace: str, name: str) -> Object:
         return self._api.get("ResourceClaim", name, namespace)
-
-
-def _machine(folder: Path, node: SimulatedNode) -> Machine:
-    """The machine of an earlier run where it is the same one, so that partitions and faults outlive the driver."""
-    if (folder / "node.json").exists():
-        machine = Machine(folder)
-        if machine.node == node:
-            return machine
-    return Machine.create(folder, node)
 
 
 def spec_of(found: Object) -> dict[str, Any]:
