@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ray_dra.errors import GangGone
+from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.simulated.fakes import FakeRay
 from tests.coordinator.world import Crash, CrashingStore, World
@@ -14,6 +14,20 @@ Life = Callable[[World], None]
 
 class Broken(RuntimeError):
     """As Ray's store fails: what was asked may have been done."""
+
+
+class SilentRay(FakeRay):
+    """Does not answer when it is asked for a group; `took`: it has made it all the same."""
+
+    silent = True
+    took = False
+
+    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
+        if self.silent:
+            if self.took:
+                super().make_group(new, again=again)
+            raise RayDraError("Ray's control store did not answer.")
+        return super().make_group(new, again=again)
 
 
 class MortalRay(FakeRay):

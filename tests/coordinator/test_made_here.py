@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.core.gangs.lifecycle import Maker
-from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError
-from ray_dra.ports.ray import GroupAnswer, NewGroup
-from ray_dra.simulated.fakes import FakeRay
-from tests.coordinator.kills import Broken, MortalRay, failing_at_each_write, lived
+from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
+from tests.coordinator.kills import Broken, MortalRay, SilentRay, failing_at_each_write, lived
 from tests.core.machines import gang
 
 from .world import Crash, Phase, World
@@ -82,20 +80,6 @@ def test_a_name_that_ray_has_given_away_is_a_no_and_nothing_is_held() -> None:
     world.ray.remove_group(theirs)
     world.pass_time(3)
     world.check_empty()
-
-
-class SilentRay(FakeRay):
-    """Does not answer when it is asked for a group; `took`: it has made it all the same."""
-
-    silent = True
-    took = False
-
-    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
-        if self.silent:
-            if self.took:
-                super().make_group(new, again=again)
-            raise RayDraError("Ray's control store did not answer.")
-        return super().make_group(new, again=again)
 
 
 @pytest.mark.parametrize("took", [False, True])

@@ -6,11 +6,9 @@ import pytest
 
 from ray_dra.core.gangs.lifecycle import OrdinaryGroup
 from ray_dra.core.model.request import Bundle, DeviceRequest
-from ray_dra.errors import InvalidRequest, RayDraError
-from ray_dra.ports.ray import GroupAnswer, NewGroup
-from ray_dra.simulated.fakes import FakeRay
+from ray_dra.errors import InvalidRequest
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
-from tests.coordinator.kills import MortalRay, failing_at_each_write, lived
+from tests.coordinator.kills import MortalRay, SilentRay, failing_at_each_write, lived
 from tests.core.machines import gang
 
 from .world import Phase, World
@@ -86,20 +84,6 @@ def test_the_end_of_a_job_and_of_a_detached_actor() -> None:
     assert states(world)[actor] == "REMOVED", "it might have ended just before Ray was told of the group"
 
 
-class SilentRay(FakeRay):
-    """Does not answer when it is first told of a placement group, which it may have taken all the same."""
-
-    silent, took = True, False
-
-    def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
-        if self.silent:
-            self.silent = False
-            if self.took:
-                super().make_group(new, again=again)
-            raise RayDraError("Ray's control store did not take a placement group.")
-        return super().make_group(new, again=again)
-
-
 @pytest.mark.parametrize("took", [False, True])
 @pytest.mark.parametrize("removed", [False, True])
 def test_where_ray_is_silent_it_is_told_again(took: bool, removed: bool) -> None:
@@ -107,6 +91,7 @@ def test_where_ray_is_silent_it_is_told_again(took: bool, removed: bool) -> None
     world.ray.__class__ = SilentRay
     world.ray.took = took  # type: ignore[attr-defined]
     first = order(world, 1, 4, 4)
+    world.ray.silent = False  # type: ignore[attr-defined]
     if removed:
         world.ray.remove_group(first)
     world.pass_time(3)
