@@ -94,6 +94,7 @@ def placement_group(
     part: PartCriteria | None = None,
     priority: int = 0,
     wait: bool = True,
+    runs_for: float | None = None,
 ) -> GangPlacementGroup:
     """A Ray placement group on planned GPUs, for the whole gang at once or not at all.
 
@@ -113,6 +114,8 @@ def placement_group(
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
         wait: True queues a gang that does not fit now; False refuses it at once.
+        runs_for: seconds, a guess of how long the gang runs, from 1 to a year; the gang may then start before its turn
+            where that delays nobody (docs/queue.md). Nothing happens to a gang that runs longer.
 
     Raises:
         InvalidRequest: what can never be right: a value of another type, out of range or too large, a contradiction.
@@ -143,6 +146,7 @@ def placement_group(
         detached=lifetime == "detached",
         wait=wait,
         maker=Maker(who.actor, who.outlives_job),
+        runs_for=runs_for,
     )
     return _handle(order, _soft_target_node_id)
 

@@ -204,11 +204,12 @@ def gangs(
 
 
 def _show_gang(status: Status) -> None:
-    from ray_dra.translate.text import on_one_line
+    from ray_dra.translate.text import explain_standing, on_one_line
 
     nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
     why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
     why += f"; other work has {'; '.join(status.other_work)}" if status.other_work else ""
+    why += "".join(f"; {line}" for line in explain_standing(status.standing))
     console.print(
         on_one_line(f"{status.name or status.gang:<34} {status.phase.value:<12} {nodes}  {why}"),
         markup=False,

@@ -19,6 +19,7 @@ from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
+from ray_dra.core.gangs.backfill import BOUNDS, Bounds
 from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, NextTurn, ReleaseAsked, Submitted, TurnFailed
 from ray_dra.core.gangs.lifecycle import LAST_MOVE, Gang
 from ray_dra.core.gangs.order import Order, check_order
@@ -49,8 +50,9 @@ class Coordinator:
         kube: Kube | None = None,
         wall: Clock = time.time,
         metrics: Metrics = NO_METRICS,
+        backfill: Bounds = BOUNDS,
     ) -> None:
-        parts = Parts(store, ray, clock, kube, metrics)
+        parts = Parts(store, ray, clock, kube, metrics, backfill)
         self._wall = wall
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor

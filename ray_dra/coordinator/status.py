@@ -9,7 +9,7 @@ from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
-from ray_dra.core.gangs.admission import behind
+from ray_dra.core.gangs.admission import Standing, behind, standing
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.records import Records
@@ -42,6 +42,7 @@ class Status:
     times: StageTimes = field(default=StageTimes())
     other_work: tuple[str, ...] = ()  # what keeps it from its GPUs, or has those for which it waits
     notice: Notice | None = None  # that it, or a part of it, will end
+    standing: Standing | None = None  # where it stands in the queue
 
 
 MOST_NAMED = 5  # of other work that stands in a gang's way
@@ -138,4 +139,5 @@ class Statuses:
             times=gang.times,
             other_work=self._other_work(allocation) if to in (Phase.QUEUED, Phase.PLACING) else (),
             notice=gang.notice,
+            standing=standing(self._records, gang),
         )

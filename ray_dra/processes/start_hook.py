@@ -41,14 +41,16 @@ def start(ray_params: Any, head: bool) -> None:
     have programs that are started beside it: by `ray job submit`, or as a RayJob.
 
     Raises:
-        InvalidRequest: an environment variable that is to have a policy has none.
+        InvalidRequest: an environment variable that is to have a policy, or a setting of the queue, has none.
     """
     import socket
 
     from ray_dra.translate.ray.labels import node_resources
     from ray_dra.translate.ray.ordinary import check_policies
+    from ray_dra.translate.settings import backfill_of
 
     check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
+    backfill_of(os.environ)
     _hook_programs()
     if head and os.environ.get(CLUSTER_NAME_VARIABLE):
         # Programs may be there before the coordinator is: they wait for it where they see this.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
@@ -16,6 +17,7 @@ from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
+from ray_dra.translate.settings import backfill_of
 
 LOG_NAME, LOG_BYTES = "ray-dra-coordinator.log", 10 << 20
 logger = logging.getLogger("ray_dra")
@@ -28,7 +30,14 @@ def store_here() -> Store:
 def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callable[[], object]) -> Coordinator:
     """`changed` is called, from any thread, when Kubernetes has changed. Without `kubernetes`, gangs lie on the raylets
     that are there."""
-    return Coordinator(store, RayAdapter(), time.monotonic, kube_of(kubernetes, changed), metrics=RayMetrics())
+    return Coordinator(
+        store,
+        RayAdapter(),
+        time.monotonic,
+        kube_of(kubernetes, changed),
+        metrics=RayMetrics(),
+        backfill=backfill_of(os.environ),
+    )
 
 
 def kube_of(target: Kubernetes | None, changed: Callable[[], object]) -> Kube | None:

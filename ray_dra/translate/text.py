@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import READY, StageTimes
@@ -20,6 +21,7 @@ from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.core.model.topology import Topology
 from ray_dra.errors import InvalidRequest, shown
 
+MOST_NAMED = 5  # gangs after which another starts
 MAX_MARKS = 1_000_000  # GPUs of a drawn cluster
 
 
@@ -44,6 +46,8 @@ class GangStatus(Protocol):
     def other_work(self) -> tuple[str, ...]: ...
     @property
     def notice(self) -> Notice | None: ...
+    @property
+    def standing(self) -> Standing | None: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
@@ -60,9 +64,23 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
     lines += [f"  other work has {text}" for text in status.other_work]
     if status.allocation is None:
         lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
+        lines += [f"  {line}" for line in explain_standing(status.standing)]
     else:
         lines += explain_allocation(status.allocation)
     return "\n".join([*lines, *(f"  {line}" for line in explain_times(status.times))])
+
+
+def explain_standing(standing: Standing | None) -> list[str]:
+    """When a gang that waits should start, and why then; what would make it sooner."""
+    if standing is None:
+        return []
+    if standing.starts is not None:
+        named = ", ".join(standing.after[:MOST_NAMED]) + (" and others" if len(standing.after) > MOST_NAMED else "")
+        once = f", once {on_one_line(named)} ended" if named else ""
+        return [f"should start by {_utc(standing.starts)} UTC{once}, if all run as long as they said"]
+    if standing.ahead and not standing.guessed:
+        return ["could start before its turn if it said how long it runs (runs_for=)"]
+    return []
 
 
 def explain_notice(notice: Notice, bundles: int) -> str:

@@ -46,6 +46,39 @@ def test_killed_at_every_write_nothing_is_lost_or_given_twice(after: bool) -> No
         assert world.coordinator.inventory.free_devices >= 15
 
 
+def overtaken(world: World) -> None:
+    """A life in which a gang starts before its turn."""
+    world.submit(gang(4, 4, name="a"), runs_for=3600.0)
+    world.submit(gang(*[4] * 4, name="c"), runs_for=3600.0)
+    world.submit(gang(2, name="b"), runs_for=60.0)
+    world.pass_time(2)
+    for name in ("a", "b"):
+        status = world.coordinator.status(name)
+        if status.allocation is not None and status.group is None:
+            world.place(name)
+    world.coordinator.release("b")
+    world.coordinator.release("a")
+    world.pass_time()
+    status = world.coordinator.status("c")
+    if status.allocation is not None and status.group is None:
+        world.place("c")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_every_write_while_a_gang_overtakes(after: bool) -> None:
+    """The guess and the end that follows from it are in the record: who comes back sees the same queue."""
+    for world in failing_at_each_write(overtaken, after=after):
+        lived(world, overtaken)
+        world.check()
+        found = world.coordinator.gangs["c"]
+        assert found.allocation is not None
+        assert found.ends is not None
+        before = {name: (each.runs_for, each.ends) for name, each in world.coordinator.records.gangs.items()}
+        world.restart()
+        assert {name: (each.runs_for, each.ends) for name, each in world.coordinator.records.gangs.items()} == before
+        end(world)
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_where_a_write_fails_store_and_memory_say_the_same_from_the_next_look_on(after: bool) -> None:
     for world in failing_at_each_write(script, after=after, error=Broken):

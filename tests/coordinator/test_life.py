@@ -52,15 +52,23 @@ class Life(RuleBasedStateMachine):
         wait=st.booleans(),
         detached=st.booleans(),
         maker=st.sampled_from([None, Maker()]),
+        runs_for=st.sampled_from([None, None, 1.0, 1e6]),
     )
     def submit(
-        self, sizes: list[int], locality: Locality, priority: int, wait: bool, detached: bool, maker: Maker | None
+        self,
+        sizes: list[int],
+        locality: Locality,
+        priority: int,
+        wait: bool,
+        detached: bool,
+        maker: Maker | None,
+        runs_for: float | None,
     ) -> None:
         self.count += 1
         name = f"g{self.count}" if maker is None else f"{self.count + 2**64:036x}"
         request = gang(*sizes, name=name, locality=locality, priority=priority)
         try:
-            status = self.world.submit(request, wait=wait, detached=detached, maker=maker)
+            status = self.world.submit(request, wait=wait, detached=detached, maker=maker, runs_for=runs_for)
             assert wait or status.allocation is not None
         except UnsatisfiableError as error:
             assert error.shortfalls

@@ -73,6 +73,41 @@ def test_a_gang_that_waits_for_its_turn_says_who_comes_first_now(world: World) -
     assert ShortfallKind.QUEUE not in {each.kind for each in world.coordinator.status("second").waits_for}
 
 
+def test_a_small_gang_that_says_how_long_it_runs_passes_a_big_one(world: World) -> None:
+    """Also after a restart: the guesses are in the records."""
+    world.submit(gang(4, 4, name="running"), runs_for=3600.0)
+    world.place("running")
+    world.submit(gang(*[4] * 4, name="big"))
+    world.submit(gang(2, name="silent"))
+    world.submit(gang(2, name="long"), runs_for=7200.0)
+    world.submit(gang(2, name="short"), runs_for=60.0)
+    world.pass_time(1)
+    phases = {name: world.coordinator.status(name).phase for name in ("big", "silent", "long", "short")}
+    assert phases == {
+        "big": Phase.QUEUED,
+        "silent": Phase.QUEUED,
+        "long": Phase.QUEUED,
+        "short": Phase.HELD,
+    }
+    first, hint = (world.coordinator.status(name).standing for name in ("big", "silent"))
+    assert first is not None
+    assert hint is not None
+    assert first.starts == world.coordinator.records.gangs["running"].ends
+    assert (hint.ahead, hint.starts, hint.guessed) == (1, None, False)
+    world.place("short")
+    world.submit(gang(2, name="shorter"), runs_for=30.0, wait=True)
+    world.restart()
+    for name in world.names:
+        world.report(name)
+    world.pass_time(1)
+    assert world.coordinator.status("shorter").phase is Phase.HELD
+    for name in ("short", "shorter", "running"):
+        world.coordinator.release(name)
+    world.pass_time(1)
+    assert world.coordinator.status("big").phase is Phase.HELD
+    world.check()
+
+
 @pytest.fixture
 def halves(world: World) -> World:
     """One of two trays is taken in each rack."""

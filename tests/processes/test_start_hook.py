@@ -17,6 +17,7 @@ from ray_dra.errors import ApiUnavailable, InvalidRequest
 from ray_dra.hooks import install_driver, start
 from ray_dra.processes import start_hook, worker_hook
 from ray_dra.translate.names import (
+    BACKFILL_VARIABLE,
     CLUSTER_NAME_VARIABLE,
     CLUSTER_NAMESPACE_VARIABLE,
     DEFAULT_LOCALITY_VARIABLE,
@@ -106,6 +107,13 @@ def test_a_policy_that_is_none_is_said_before_the_raylet_starts(monkeypatch: pyt
     with pytest.raises(InvalidRequest) as refused:
         start(SimpleNamespace(labels=None), True)
     assert refused.value.place == variable
+
+
+def test_a_setting_of_the_queue_that_is_none_is_said_before_the_raylet_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BACKFILL_VARIABLE, "some")
+    with pytest.raises(InvalidRequest) as refused:
+        start(SimpleNamespace(labels=None), True)
+    assert refused.value.place == BACKFILL_VARIABLE
 
 
 def test_a_worker_with_our_hook_finds_ray_as_it_is() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import StageTimes
@@ -22,6 +23,7 @@ from ray_dra.translate.text import (
     explain_answer,
     explain_gang,
     explain_notice,
+    explain_standing,
     explain_times,
 )
 from tests.core.machines import gang, node, one_clique, rack
@@ -129,6 +131,7 @@ class Status:
     times: StageTimes = field(default=StageTimes())
     other_work: tuple[str, ...] = ()
     notice: Notice | None = None
+    standing: Standing | None = None
 
 
 def test_a_gang_is_told_by_its_phase() -> None:
@@ -140,6 +143,20 @@ def test_a_gang_is_told_by_its_phase() -> None:
     moved = explain_gang(Status(Phase.DEGRADED, YES, moves=2, lost=("r-t0 is gone",), said="unsaid"), SMALL)
     assert moved.splitlines()[:2] == [f"degraded: {head}, planned again 2 times", "  lost: r-t0 is gone"]
     assert "unsaid" not in moved
+
+
+def test_where_a_gang_stands_in_the_queue_is_told_in_numbers() -> None:
+    first = Standing(0, 60.0, ("train", "e\nval"))
+    told = explain_gang(Status(Phase.QUEUED, standing=first), SMALL).splitlines()
+    when = "should start by 1970-01-01 00:01:00 UTC"
+    assert told[-1] == f"  {when}, once train, e val ended, if all run as long as they said"
+    assert explain_standing(Standing(0, 60.0)) == [f"{when}, if all run as long as they said"]
+    (many,) = explain_standing(Standing(0, 60.0, tuple("abcdefg")))
+    assert "once a, b, c, d, e and others ended" in many
+    (hint,) = explain_standing(Standing(3))
+    assert "runs_for=" in hint
+    for silent in (None, Standing(0), Standing(3, guessed=True)):
+        assert explain_standing(silent) == []
 
 
 def test_what_of_a_gang_will_end_is_told() -> None:

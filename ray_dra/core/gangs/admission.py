@@ -1,16 +1,28 @@
 """Who goes when: names, the limit on a program's gangs, whose turn it is, patience, and what is hopeless.
 
 Whether a gang starts, waits or is refused is answered here and nowhere else, with the reason. Preemption would be a
-fourth answer, Evict(victims); quotas and backfill would be reasons of these three.
+fourth answer, Evict(victims). Who may start before its turn: `backfill.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import NamedTuple
 
 from ray_dra.core.gangs.actions import Refuse
+from ray_dra.core.gangs.backfill import (
+    ABOUT_TO,
+    BOUNDS,
+    Bounds,
+    Ends,
+    Reservation,
+    before_its_turn,
+    can_leave,
+    reservations,
+)
+from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
@@ -65,8 +77,13 @@ class _No(NamedTuple):
 class Admission:
     """See the module."""
 
-    def __init__(self, records: Records, planning: Planning) -> None:
-        self.records, self.planning = records, planning
+    def __init__(self, records: Records, planning: Planning, backfill: Bounds = BOUNDS) -> None:
+        self.records, self.planning, self._bounds = records, planning, backfill
+        self._promised_for: object = None  # the first gang and all that its reservation depends on
+        self._reservations: tuple[Reservation, ...] = ()
+        self._looked: set[tuple[str, Quota | None]] = (
+            set()
+        )  # the gangs that may not start before it, as long as that is so
         self.turn: Gang | None = None  # whose turn it is, or was last
         self._no: _No | None = None  # what was a no to the first gang
         self._timed = True  # how long that no took is known
@@ -212,6 +229,66 @@ class Admission:
         self._no, self._timed = asked, False
         return gang, Wait(answer.shortfalls, could_start)
 
+    def before_turn(self, now: Moment) -> tuple[Gang, Start] | None:
+        """The next gang behind the first that may start now all the same. Only after a no to the first.
+
+        It has to say how long it runs, and to get what it prefers. Who has been looked at is not looked at again
+        before something has changed: the longer a gang waits, the later it would end.
+        """
+        first = self.records.first
+        if first is None or not (self._bounds.waiting and self.records.guesses) or now.lived < self._not_before:
+            return None
+        if self._no != _No(first.id, first.moves, first.quota, self.planning.inventory.changes):
+            return None
+        behind_it = [g for g in self.records.behind_first(self._bounds.waiting) if g.runs_for is not None]
+        ends, notes = self._ends(now.wall), self.records.notes[first.id]
+        promised_for = (self._no, notes.could_start, ends)
+        if promised_for != self._promised_for:
+            self._timed = False
+            self._promised_for, self._reservations = promised_for, self._reservations_of(first, ends, now)
+            self._looked.clear()
+            notes.reservation = self._reservations[-1] if self._reservations else None
+        for gang in behind_it if self._reservations else ():
+            if (gang.id, gang.quota) not in self._looked:
+                self._timed = False
+                self.turn = gang
+                answer = self._before_turn(gang, now)
+                if answer is not None:
+                    return gang, Start(answer)
+                self._looked.add((gang.id, gang.quota))
+        return None
+
+    def _reservations_of(self, first: Gang, ends: Ends, now: Moment) -> tuple[Reservation, ...]:
+        request, since = paid(first.request, first.quota), self.records.notes[first.id].could_start
+
+        def place(strict: bool) -> Answer:
+            return self.planning.plan(request, first.moves, strict=strict)
+
+        waited = now.lived - since if since is not None else None
+        return reservations(self.planning.inventory, request, ends, now.wall, waited, place)
+
+    def _before_turn(self, gang: Gang, now: Moment) -> Allocation | None:
+        def place(without: frozenset[str]) -> Answer:
+            request = replace(gang.request, exclude=gang.request.exclude | without) if without else gang.request
+            return self.planning.plan(paid(request, gang.quota), gang.moves, strict=True)
+
+        until = now.wall + (gang.runs_for or 0.0)
+        return before_its_turn(self.planning.inventory, self._reservations, until, place)
+
+    def _ends(self, wall: float) -> Ends:
+        """When gangs that hold devices will have ended, as far as that is known."""
+        found = []
+        for gang, allocation in self.records.holders():
+            if gang.releasing:
+                end = ABOUT_TO
+            elif gang.ends is not None and gang.ends > wall:
+                end = gang.ends
+            else:
+                continue
+            if can_leave(allocation):
+                found.append((end, gang.id))
+        return tuple(nsmallest(self._bounds.ends, found))
+
     def took(self, seconds: float, now: float) -> None:
         """How long the last no to the first in the queue took to find."""
         if not self._timed:
@@ -274,6 +351,35 @@ def behind(records: Records, gang: Gang) -> Shortfall | None:
     if not ahead or first is None:
         return None
     return short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a gang stands in the queue.
+
+    Attributes:
+        ahead: gangs that wait before it.
+        starts: when it starts at the latest if running gangs end as their programs guess, in seconds since 1970; None:
+            nobody can tell, or others wait before it.
+        after: names of gangs that have ended by then, and have something that it needs.
+        guessed: its program has said how long it runs.
+    """
+
+    ahead: int
+    starts: float | None = None
+    after: tuple[str, ...] = ()
+    guessed: bool = False
+
+
+def standing(records: Records, gang: Gang) -> Standing | None:
+    """Where a gang stands; None for one that is not in the queue, or holds up nobody there."""
+    if not gang.waits or gang.ordinary is not None:
+        return None
+    ahead, reservation = records.ahead(gang), records.notes[gang.id].reservation
+    if ahead or reservation is None:
+        return Standing(ahead, guessed=gang.runs_for is not None)
+    named = (records.gangs[other].name or other for other in reservation.after if other in records.gangs)
+    return Standing(0, reservation.at, tuple(named), gang.runs_for is not None)
 
 
 def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:

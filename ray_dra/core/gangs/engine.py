@@ -34,6 +34,7 @@ from ray_dra.core.gangs.actions import (
     WriteMap,
 )
 from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
+from ray_dra.core.gangs.backfill import BOUNDS, Bounds
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
@@ -91,12 +92,14 @@ class Engine:
         begins: Progress,
         own_workers: bool,
         ready_made: Collection[str] = (),
+        backfill: Bounds = BOUNDS,
     ) -> None:
         """What the backend says of itself: `begins`, the progress of a gang whose devices were just held;
-        `own_workers`, whether workers are made for each gang; `ready_made`, nodes that are tried before."""
+        `own_workers`, whether workers are made for each gang; `ready_made`, nodes that are tried before.
+        `backfill`: how far is looked for gangs that may start before their turn."""
         self.records = Records(inventory, begins)
         self.planning = Planning(inventory, known, ready_made)
-        self.admission = Admission(self.records, self.planning)
+        self.admission = Admission(self.records, self.planning, backfill)
         self.own_workers = own_workers
 
     def handle(self, event: Event, now: Moment) -> list[Action]:
@@ -165,6 +168,8 @@ class Engine:
         gang = Gang(
             order.request, sequence, order.name, order.namespace, order.owner, order.detached, ordinary=order.ordinary
         )
+        if order.runs_for is not None:
+            gang = replace(gang, runs_for=float(order.runs_for))
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
         verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
@@ -182,7 +187,7 @@ class Engine:
     def _next_turn(self, now: Moment) -> list[Action]:
         found = self.admission.next(now.lived)
         if found is None:
-            return []
+            return self._before_turn(now)
         gang, verdict = found
         if isinstance(verdict, StartTogether):
             why = "its set's turn: devices are held"
@@ -192,10 +197,19 @@ class Engine:
         if isinstance(verdict, Wait):
             notes = self._notes(gang)
             notes.refused, notes.could_start = verdict.why, verdict.could_start
-            return [Tell(gang.id)] if gang.ordinary is not None else []  # others may go before it
+            # Others may go before it.
+            return [Tell(gang.id)] if gang.ordinary is not None else self._before_turn(now)
         return self._start(
             replace(gang, batch=verdict.batch), verdict.allocation, "its turn: devices are held", now, ()
         )
+
+    def _before_turn(self, now: Moment) -> list[Action]:
+        """A gang behind the first that delays it by nothing."""
+        found = self.admission.before_turn(now)
+        if found is None:
+            return []
+        gang, verdict = found
+        return self._start(gang, verdict.allocation, "before its turn: devices are held", now, ())
 
     def _turn_failed(self, event: TurnFailed, now: Moment) -> list[Action]:
         """It would be so at each look: it leaves the queue, for those behind it."""
@@ -211,7 +225,7 @@ class Engine:
     ) -> list[Action]:
         """It holds these devices from here on. Where its workers are there already, Ray is told at once of a placement
         group that is made here."""
-        gang = replace(gang, allocation=allocation)
+        gang = replace(gang, allocation=allocation, ends=_ends(gang, now))
         if made_here(gang) and self.records.begins.ready:
             return self._register(gang, why, now, waits_for)
         return self._save(gang, why, now, waits_for)
@@ -363,6 +377,7 @@ class Engine:
             gang,
             quota=Quota(quota.queue, quota.asks + 1),
             allocation=None,
+            ends=None,
             group=None,
             moves=gang.moves + moved,
             gave_way=gang.gave_way + moved,
@@ -407,6 +422,7 @@ class Engine:
         if not isinstance(answer, Allocation):
             waits_for = answer.shortfalls
         moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups, notice=None)
+        moved = replace(moved, ends=_ends(gang, now) if found is not None else None)
         actions = self._save(moved, f"planned again: {why}", now, waits_for)
         if gang.group is not None:
             actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
@@ -491,6 +507,11 @@ class Engine:
 def _made(gang: Gang) -> bool:
     """Whether anything may have been made for a gang."""
     return bool(gang.moves) or gang.allocation is not None
+
+
+def _ends(gang: Gang, now: Moment) -> float | None:
+    """When a gang that gets its devices now has ended, as its program guesses."""
+    return now.wall + gang.runs_for if gang.runs_for is not None else None
 
 
 def _changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:

@@ -97,6 +97,7 @@ WORKERS_SECONDS = 20.0  # the same for a gang that brought its own workers: else
 MOST_MOVES = 5  # besides those to give way to another RayCluster's gang; see `may_move`
 LAST_MOVE = 1_000_000  # no gang comes so far; of one that is given back, each attempt is looked for
 MOST_COUNTED = 2**53  # of gangs: the next one's number is one more, and has to be written
+MOST_SECONDS = 365 * 86400.0  # that a program may guess for a gang
 MOST_CHANGES = 20  # of a gang's history, the last ones
 MOST_WHY = 300  # characters
 
@@ -182,6 +183,8 @@ class Gang:
         quota: the queue outside that it is paid from; None where it needs none.
         batch: of an ordinary placement group of a set that is a gang, with which others it started: the `sequence` that
             the first of them had. Says nothing while it waits.
+        runs_for: seconds for which its program guesses that it runs; None: it does not say.
+        ends: when it has ended by that guess, in seconds since 1970; None where it holds nothing, or there is no guess.
     """
 
     request: GangRequest
@@ -204,6 +207,8 @@ class Gang:
     notice: Notice | None = None
     quota: Quota | None = None
     batch: int = 0
+    runs_for: float | None = None
+    ends: float | None = None
 
     @property
     def id(self) -> str:
@@ -327,6 +332,10 @@ def sense_of(gang: Gang) -> str:
         return "its stages have a time that is none"
     if gang.waits and gang.group is not None:
         return "it has a placement group and no devices"
+    if gang.runs_for is not None and not 0 < gang.runs_for <= MOST_SECONDS:
+        return "it runs for a time that is none"
+    if gang.ends is not None and not (gang.runs_for and gang.allocation and _FIRST_TIME <= gang.ends <= _LAST_TIME):
+        return "it ends at a time that is none"
     if gang.notice is not None:
         if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (gang.notice.since, gang.notice.deadline or 0.0)):
             return "its notice has a time that is none"
@@ -489,6 +498,7 @@ def _who(gang: Gang) -> tuple[object, ...]:
         gang.ordinary,
         gang.maker,
         queue,
+        gang.runs_for,
     )
 
 

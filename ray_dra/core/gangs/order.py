@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import GroupSet, Maker, OrdinaryGroup, is_actor, is_group
-from ray_dra.core.model.checked import MAX_NAME, flag, text, whole
+from ray_dra.core.gangs.lifecycle import MOST_SECONDS, GroupSet, Maker, OrdinaryGroup, is_actor, is_group
+from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
+
+LEAST_SECONDS = 1.0  # that a program may guess for a gang
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Order:
             as long as it takes.
         maker: the coordinator may make the placement group in this name, under the gang's id, if the gang starts at
             once.
+        runs_for: seconds for which the program guesses that the gang runs; None: it does not say.
     """
 
     request: GangRequest
@@ -31,6 +34,7 @@ class Order:
     wait: bool = True
     ordinary: OrdinaryGroup | None = None
     maker: Maker | None = None
+    runs_for: float | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -58,6 +62,8 @@ def _check_fields(order: Order) -> None:
     text(order.owner, "owner", empty=True)
     flag(order.detached, "detached")
     flag(order.wait, "wait")
+    if order.runs_for is not None:
+        number(order.runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
     ordinary, maker = order.ordinary, order.maker
     if maker is not None:
         if not isinstance(maker, Maker) or not is_actor(maker.actor) or not is_group(order.request.gang) or ordinary:

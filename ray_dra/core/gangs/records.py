@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.backfill import Reservation
 from ray_dra.core.gangs.lifecycle import ARROWS, Gang, GroupSet, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
@@ -43,6 +44,8 @@ class RuntimeNotes:
         registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
         answer: what the queue said last while the gang waited for it.
         evicted: when that was first seen to have taken back what a running gang has, and why.
+        reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
+            programs guess.
     """
 
     since: float
@@ -53,6 +56,7 @@ class RuntimeNotes:
     registered: bool = False
     answer: Answer | None = None
     evicted: tuple[float, str] | None = None
+    reservation: Reservation | None = None
 
 
 class Records:
@@ -64,6 +68,7 @@ class Records:
         left_sets: how often a group that waited with others of its set ceased to.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
+        guesses: how many gangs have said how long they run.
 
     Invariants: what is kept beside `gangs` is what a scan of them would give; the inventory holds the allocations of
     the records, and no others. `validate` checks both.
@@ -78,6 +83,7 @@ class Records:
         self.groups: dict[str, str] = {}
         self.phases: Counter[Phase] = Counter()
         self.stages: Counter[str | None] = Counter()
+        self.guesses = 0
         self._queue: list[Turn] = []  # of those that hold up who comes after them
         self._ordinary: list[Turn] = []  # of ordinary placement groups, which hold up nobody
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue, or in one outside
@@ -149,6 +155,10 @@ class Records:
     def first(self) -> Gang | None:
         """The gang whose turn it is, ordinary placement groups apart."""
         return self.gangs[self._queue[0][2]] if self._queue else None
+
+    def behind_first(self, most: int) -> list[Gang]:
+        """At most so many of those that wait behind the first, in their order."""
+        return [self.gangs[gang_id] for _, _, gang_id in self._queue[1 : 1 + most]]
 
     @property
     def waiting(self) -> bool:
@@ -329,6 +339,7 @@ class Records:
 
     def _count(self, gang: Gang, by: int) -> None:
         self.stages[gang.times.stage] += by
+        self.guesses += by * (gang.runs_for is not None)
         if gang.history:
             self.phases[gang.history[-1].to] += by
 
@@ -350,6 +361,7 @@ class Records:
         self._validate_sets(gangs)
         _same("phases", +self.phases, Counter(g.history[-1].to for g in gangs if g.history))
         _same("stages", +self.stages, Counter(g.times.stage for g in gangs))
+        _same("guesses", self.guesses, sum(g.runs_for is not None for g in gangs))
         _same("notes", self.notes.keys(), self.gangs.keys())
         _same(
             "what is held",

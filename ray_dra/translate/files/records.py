@@ -22,7 +22,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_boxes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 11, 5
+GANG_VERSION, NODE_VERSION = 12, 5
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 

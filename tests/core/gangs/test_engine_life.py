@@ -28,6 +28,7 @@ from ray_dra.errors import InvalidRequest
 from tests.core.gangs.world import World
 from tests.core.machines import gang, group_id
 
+GUESSES = st.sampled_from([None, None, 2.0, 1000.0])
 QUEUES = st.sampled_from(["", "", "outside/q"])
 
 
@@ -50,11 +51,14 @@ class Life(RuleBasedStateMachine):
         wait=st.booleans(),
         maker=st.sampled_from([None, Maker(), Maker("a" * 32)]),
         queue=QUEUES,
+        runs_for=GUESSES,
     )
-    def submit(self, sizes: list[int], priority: int, wait: bool, maker: Maker | None, queue: str) -> None:
+    def submit(
+        self, sizes: list[int], priority: int, wait: bool, maker: Maker | None, queue: str, runs_for: float | None
+    ) -> None:
         self.count += 1
         request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
-        order = Order(request, owner=f"job{self.count % 2}", wait=wait, maker=maker)
+        order = Order(request, owner=f"job{self.count % 2}", wait=wait, maker=maker, runs_for=runs_for)
         try:
             self.world.act(Submitted(order, queue=queue))
         except InvalidRequest:
@@ -191,6 +195,8 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def valid(self) -> None:
         self.world.engine.validate()
+        for each in self.world.gangs.values():
+            assert (each.ends is not None) == (each.runs_for is not None and each.allocation is not None)
 
     def teardown(self) -> None:
         self.world.busy.clear()

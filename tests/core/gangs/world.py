@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray_dra.core.cluster.inventory import Inventory
@@ -17,6 +18,7 @@ from ray_dra.core.gangs.actions import (
     RemoveGroup,
     Save,
 )
+from ray_dra.core.gangs.backfill import BOUNDS, Bounds
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import (
     Event,
@@ -29,18 +31,26 @@ from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE
 from ray_dra.core.model.locality import ANYWHERE
+from ray_dra.core.model.node import Node
 from tests.core.machines import gang, rack
 
 
 class World:
     """An engine, and an executor of which nothing is left but the records."""
 
-    def __init__(self, *, own_workers: bool = False, nodes: int = 2) -> None:
-        self.inventory = Inventory(rack("a", nodes))
+    def __init__(
+        self,
+        *,
+        own_workers: bool = False,
+        nodes: int = 2,
+        machines: Sequence[Node] | None = None,
+        backfill: Bounds = BOUNDS,
+    ) -> None:
+        self.inventory = Inventory(machines if machines is not None else rack("a", nodes))
         known = KnownNodes(self.inventory)
         known.look(0.0)
         begins = STARTS if own_workers else THERE
-        self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers)
+        self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers, backfill=backfill)
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run
         self.done: list[Action] = []
@@ -85,7 +95,8 @@ class World:
             self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
 
     def submit(self, *sizes: int, name: str, queue: str = "", **more: Any) -> Gang:
-        self.act(Submitted(Order(gang(*sizes, name=name), **more), queue=queue))
+        request = gang(*sizes, name=name, locality=more.pop("locality", None))
+        self.act(Submitted(Order(request, **more), queue=queue))
         return self.gangs[name]
 
     def ordinary(self, *sizes: int, number: int, actor: str = "", **more: Any) -> str:

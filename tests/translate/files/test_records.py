@@ -91,9 +91,12 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.notice is not None  # up to 6 there were none
             assert new_gang.quota is not None  # nor up to 9
             assert new_gang.batch  # nor up to 10
+            assert new_gang.runs_for is not None  # nor up to 11
+            assert new_gang.ends is not None
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
-            assert old_gang == replace(same, quota=old_gang.quota, batch=old_gang.batch)
+            same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
+            assert old_gang == replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends)
         elif key == names.FAILED_KEY:  # 0 did not count them
             assert records.failure_from_bytes(data) == replace(records.failure_from_bytes(now), number=0)
         else:
@@ -181,7 +184,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":11', b'"version":"11"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":12', b'"version":"12"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":5', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

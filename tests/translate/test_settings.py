@@ -1,0 +1,23 @@
+"""What an operator sets of the queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
+from ray_dra.errors import InvalidRequest
+from ray_dra.translate.names import BACKFILL_VARIABLE
+from ray_dra.translate.settings import backfill_of
+
+
+def test_backfill_is_on_unless_it_is_off_and_looks_as_far_as_is_said() -> None:
+    assert backfill_of({}) == backfill_of({BACKFILL_VARIABLE: " "}) == BOUNDS
+    assert backfill_of({BACKFILL_VARIABLE: "off"}) == backfill_of({BACKFILL_VARIABLE: "0"}) == OFF
+    assert backfill_of({BACKFILL_VARIABLE: "500"}) == Bounds(waiting=500)
+
+
+@pytest.mark.parametrize("said", ["on", "-1", "1.5", "10001", "9" * 5000, "\u0663", "\udcff"])
+def test_what_is_no_number_of_gangs_is_refused(said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        backfill_of({BACKFILL_VARIABLE: said})
+    assert refused.value.place == BACKFILL_VARIABLE
