@@ -1,7 +1,8 @@
 """Gangs on a cluster over time: jobs arrive, wait in one queue, run as long as they ran, and leave.
 
-First come, first served; the first that does not fit holds up those behind it, as in the coordinator.
-The same for every policy. A job asks for a bundle for each GPU, as Ray Train does for its workers, in one
+First come, first served; the first that does not fit holds up those behind it, as in the coordinator, unless (`easy`)
+they overtake as in the coordinator (core/gangs/backfill.py), with guesses of how long they run that are wrong by up to
+ASTRAY. The same for every policy. A job asks for a bundle for each GPU, as Ray Train does for its workers, in one
 clique where a clique is large enough and in segments of a power of two nodes where not, preferred, not
 required: it starts as soon as there are devices, or once its patience is over, where it has any.
 
@@ -19,10 +20,11 @@ import math
 import random
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, combinations
+from heapq import nsmallest
+from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from figures import percentile
 from foresight import Foresight
 
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.backfill import BOUNDS, Reservation, before_its_turn, reservations
 from ray_dra.core.gangs.patience import Answer, in_turn
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
@@ -158,6 +161,38 @@ def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, st
     return plan(inventory, request, policy=policy, strict=strict)
 
 
+def _overtaking(
+    inventory: Inventory,
+    queue: deque[tuple[Job, GangRequest]],
+    ends: dict[str, float],
+    now: float,
+    since: float | None,
+    policy: Policy | None,
+) -> Iterator[tuple[Job, GangRequest, Allocation]]:
+    """Those that start before their turn, taken out of the queue; asked of core as the coordinator does."""
+    first = queue[0][1]
+    waited = now - since if since is not None else None
+    promised: tuple[Reservation, ...] | None = None
+    for job, request in list(islice(queue, 1, 1 + BOUNDS.waiting)):
+        if job.gpus > inventory.free_devices:
+            continue
+        if promised is None:
+            known = nsmallest(BOUNDS.ends, ((end, name) for name, end in ends.items() if end > now))
+            promised = reservations(inventory, first, known, now, waited, partial(_place, inventory, first, policy))
+        if not promised:
+            return
+        place = partial(_place_without, inventory, request, policy)
+        answer = before_its_turn(inventory, promised, now + job.expected, place)
+        if answer is not None:
+            queue.remove((job, request))
+            yield job, request, answer
+            promised = None  # the caller has held it
+
+
+def _place_without(inventory: Inventory, request: GangRequest, policy: Policy | None, nodes: frozenset[str]) -> Answer:
+    return _place(inventory, replace(request, exclude=request.exclude | nodes), policy, strict=True)
+
+
 def replay(
     topology: Topology,
     jobs: Iterable[Job],
@@ -167,6 +202,7 @@ def replay(
     patience: float = 0.0,
     same_time: bool = False,
     foresight: bool = False,
+    easy: bool = False,
 ) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
 
@@ -175,6 +211,7 @@ def replay(
         patience: of each job, as a share of the time that its user thinks it will run.
         same_time: a job outside its clique ends when it ended in the trace, with less done.
         foresight: the future is known; see foresight.py.
+        easy: gangs behind the first may start before their turn.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
@@ -191,6 +228,8 @@ def replay(
     queue: deque[tuple[Job, GangRequest]] = deque()
     running: list[tuple[float, str, int, float]] = []  # (end, name, gpus, speed)
     waits: list[float] = []
+    ends: dict[str, float] = {}  # when running gangs have ended, as their users guess
+    overtook = 0
     since: float | None = None  # when the first in the queue could have started
     over = math.inf  # when its patience is
     if arrivals[0].arrival == arrivals[-1].arrival:
@@ -199,12 +238,31 @@ def replay(
     seer = Foresight(inventory) if foresight else None
     good = held = 0.0
     left = several = dropped = 0.0
+
+    def start(job: Job, request: GangRequest, answer: Allocation) -> None:
+        nonlocal good, held, left, several
+        inventory.hold(answer)
+        waits.append(now - job.arrival)
+        within = inside(inventory, answer, request.locality.segment or len(request.bundles))
+        speed = 1.0 if within else OUTSIDE
+        if seen is not None:
+            seen(job, [gpus for _, _, gpus, _ in running], within)
+        runs = job.duration if same_time else job.duration / speed
+        held += job.gpus * runs
+        if job.gpus > 1:
+            several += job.gpus * runs
+            left += 0.0 if within else job.gpus * runs
+        good += job.gpus * speed
+        heapq.heappush(running, (now + runs, job.name, job.gpus, speed))
+        ends[job.name] = now + job.expected
+
     while arrivals or queue or running:
         now = min(arrivals[0].arrival if arrivals else math.inf, running[0][0] if running else math.inf, over)
         tally.advance(now, inventory, good, bool(queue))
         while running and running[0][0] <= now:
             _, name, gpus, speed = heapq.heappop(running)
             inventory.release(name)
+            ends.pop(name, None)
             good -= gpus * speed
         while arrivals and arrivals[0].arrival <= now:
             job = arrivals.popleft()
@@ -232,21 +290,13 @@ def replay(
                     for each in arrivals
                     if each.gpus <= inventory.devices
                 )
-                ends = [(end, name) for end, name, _, _ in running]
-                answer = seer.best(answer, request, now + job.duration, ends, chain(waiting, coming))
-            inventory.hold(answer)
-            waits.append(now - job.arrival)
-            within = inside(inventory, answer, request.locality.segment or len(request.bundles))
-            speed = 1.0 if within else OUTSIDE
-            if seen is not None:
-                seen(job, [gpus for _, _, gpus, _ in running], within)
-            runs = job.duration if same_time else job.duration / speed
-            held += job.gpus * runs
-            if job.gpus > 1:
-                several += job.gpus * runs
-                left += 0.0 if within else job.gpus * runs
-            good += job.gpus * speed
-            heapq.heappush(running, (now + runs, job.name, job.gpus, speed))
+                known = [(end, name) for end, name, _, _ in running]
+                answer = seer.best(answer, request, now + job.duration, known, chain(waiting, coming))
+            start(job, request, answer)
+        if easy and queue and inventory.free_devices:
+            for job, request, answer in _overtaking(inventory, queue, ends, now, since, policy):
+                overtook += 1
+                start(job, request, answer)
         if not arrivals and not running and queue:
             dropped += len(queue)
             break
@@ -262,6 +312,8 @@ def replay(
         "left_pct": 100 * left / several if several else 0.0,
         "mean_wait_s": sum(waits) / len(waits),
         "p99_wait_s": percentile(waits, 99),
+        "longest_wait_s": max(waits),
+        "overtook": overtook,
         "jobs": len(waits),
         "dropped": dropped,
     }

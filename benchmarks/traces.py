@@ -8,10 +8,11 @@ job_id, submission_time, duration, num_gpu), looked for in DIR and the folders i
 synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
 product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes (core/policy/fgd.py).
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
-means `ray-dra@0.1`, the others do not wait. `foresight` is the product's with the future known, for comparison
-(benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs through one queue
-(benchmarks/replay.py). `--halves` runs the first and the second half of a pod list apart, each with its own mix, so
-that what is tuned on one can be reported on the other (benchmarks/halves.py reads the JSON files).
+means `ray-dra@0.1`, the others do not wait. `NAME/easy`: gangs behind the first may start before their turn, by the
+same guesses (docs/queue.md); `NAME/fcfs`, or nothing: nobody overtakes. `foresight` is the product's with the future
+known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
+through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of a pod list apart, each with
+its own mix, so that what is tuned on one can be reported on the other (benchmarks/halves.py reads the JSON files).
 """
 
 from __future__ import annotations
@@ -85,8 +86,16 @@ def find(traces: Path | None, name: str) -> Path | None:
 
 
 def placing(name: str) -> str:
-    """A policy's name less its patience."""
-    return name.partition("@")[0]
+    """A policy's name less its patience and discipline."""
+    return name.partition("/")[0].partition("@")[0]
+
+
+def is_easy(name: str) -> bool:
+    """Whether gangs may overtake. Raises SystemExit for a discipline that nobody knows."""
+    discipline = name.partition("/")[2] or "fcfs"
+    if discipline not in ("fcfs", "easy"):
+        raise SystemExit(f"{name!r}: after the / comes a discipline, fcfs or easy")
+    return discipline == "easy"
 
 
 def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
@@ -196,6 +205,7 @@ def run_gangs(run: Run) -> Row:
         patience=patience_of(run.policy),
         same_time=run.same_time,
         foresight=placing(run.policy) == FORESIGHT,
+        easy=is_easy(run.policy),
     )
     row: Row = {
         "workload": run.workload,
@@ -214,7 +224,7 @@ def run_gangs(run: Run) -> Row:
 
 def patience_of(name: str) -> float:
     """What follows the @ in a policy's name, or its own. Raises SystemExit for what is no share."""
-    policy, at, share = name.partition("@")
+    policy, at, share = name.partition("/")[0].partition("@")
     try:
         return float(share) if at else PATIENCE.get(policy, 0.0)
     except ValueError:
@@ -301,6 +311,7 @@ def main() -> None:
     for name in names:
         policy_for(name, list, pods=pods)  # an unknown name is said before anything runs
         patience_of(name)
+        is_easy(name)
     if options.processes > 1:
         with ProcessPoolExecutor(options.processes) as pool:
             rows = list(pool.map(work, runs))
@@ -315,7 +326,7 @@ def main() -> None:
             report([row for row in rows if row["half"] == half], ("allocated_pct", "fragmented_pct"))
     else:
         figures = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
-        report(rows, (*figures, "allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s"))
+        report(rows, (*figures, "allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s", "longest_wait_s"))
         if options.regret:
             report(rows, ("regret_pct", "undecided"))
     write(options.json, rows)

@@ -21,7 +21,7 @@ from halves import splits, verdict  # noqa: E402
 from regret import Repack  # noqa: E402
 from replay import Job, Machines, replay  # noqa: E402
 from shapes import cluster  # noqa: E402
-from traces import GANG_POLICIES, _node_demands, patience_of, policy_for  # noqa: E402
+from traces import GANG_POLICIES, _node_demands, is_easy, patience_of, policy_for  # noqa: E402
 
 from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
 from ray_dra.core.model.allocation import Allocation  # noqa: E402
@@ -266,3 +266,30 @@ def test_a_change_wins_only_where_it_was_not_chosen(capsys: pytest.CaptureFixtur
 def test_a_change_to_the_rule_that_is_none_is_said(name: str) -> None:
     with pytest.raises(SystemExit, match="changes are points=N"):
         policy_for(name, list, pods=True)
+
+
+def test_a_replay_in_which_one_overtakes_by_hand() -> None:
+    """One rack. `long` has 40 GPUs for 10,000 s; `big` wants all of them; `small` would end before that by any guess
+    that its user may have, `late` by none."""
+    jobs = [
+        Job("long", 0.0, 10_000.0, 40),
+        Job("big", 1.0, 1_000.0, 72),
+        Job("small", 2.0, 100.0, 4),
+        Job("late", 3.0, 1e6, 4),
+        Job("end", 50_000.0, 1.0, 4),
+    ]
+    assert all(1 / 3 <= job.expected / job.duration <= 3 for job in jobs)
+    figures, waits = replay(cluster("nvl72:1"), jobs, None, easy=True)
+    assert figures["overtook"] == 1
+    assert waits[:3] == [0.0, 0.0, 9_999.0], "long, small, and big at the time at which it would have started"
+    figures, waits = replay(cluster("nvl72:1"), jobs, None)
+    assert figures["overtook"] == 0
+    assert waits[:3] == [0.0, 9_999.0, 10_998.0]
+
+
+def test_a_discipline_is_one_of_two() -> None:
+    assert (is_easy("ray-dra"), is_easy("ray-dra@0.1/fcfs"), is_easy("best-fit@0/easy")) == (False, False, True)
+    assert patience_of("ray-dra@0.3/easy") == 0.3
+    assert patience_of("ray-dra/easy") == patience_of("ray-dra")
+    with pytest.raises(SystemExit):
+        is_easy("ray-dra/sjf")
