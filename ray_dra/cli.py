@@ -190,6 +190,8 @@ def gangs(
         return
     for problem in ask(coordinator().unseen.remote()):
         console.print(on_one_line(f"Kubernetes: {problem}"), markup=False, soft_wrap=True, style="red")
+    for question in ask(coordinator().asks.remote()):
+        console.print(on_one_line(question), markup=False, soft_wrap=True, style="red")
     for status in found:
         _show_gang(status)
     if not found:

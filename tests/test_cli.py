@@ -78,7 +78,13 @@ def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
 
 def test_gangs_tells_of_groups_without_a_plan_and_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = Status("id", Phase.QUEUED, "train", None, (), None, 0, (), (), other_work=("4 GPUs on t0: theirs",))
-    answers: dict[str, object] = {"gangs": [waits], "unseen": (), "unplanned": [("blocker", "02", 8.0)], "unread": []}
+    answers: dict[str, object] = {
+        "gangs": [waits],
+        "unseen": (),
+        "asks": (),
+        "unplanned": [("blocker", "02", 8.0)],
+        "unread": [],
+    }
     remotes = {name: SimpleNamespace(remote=lambda answer=answer: answer) for name, answer in answers.items()}
     monkeypatch.setattr("ray_dra.cli._connect", lambda address: None)
     monkeypatch.setattr("ray_dra.processes.calls.coordinator", lambda: SimpleNamespace(**remotes))

@@ -41,6 +41,7 @@ class InventorySync:
         self._nodes.see(view)
         self._known.unread = bool(self._nodes.waiting)
         self._backend.look(self._records.wanted())
+        self._observer.look_at_signs()
         placed = self._observer.placed_devices(self._records)
         self._foreign.look(view, self._nodes.names, placed, self._records.groups)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.drains import Drain, Drains
 from ray_dra.core.gangs.lifecycle import Gang, Observed, owner_ended
-from ray_dra.core.gangs.notice import Ending
+from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.stages import JOINED, PLACED
@@ -17,12 +20,26 @@ from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.parts import GrantedPart
+from ray_dra.core.model.signs import SEVERITIES, Severity, Sign, severity_of
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.translate.names import SLOT_LABEL
 
 YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
+
+logger = logging.getLogger("ray_dra")
+
+
+class _Amiss(NamedTuple):
+    """What is not as it was planned. `place`: the node or device that shows it; "" where `said` names it."""
+
+    severity: Severity
+    place: str
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.said}" if self.place else self.said
 
 
 class Observer:
@@ -32,12 +49,31 @@ class Observer:
         self.inventory, self.nodes, self.ray, self.backend, self.clock = inventory, nodes, ray, backend, clock
         self.view, self.joined = RayView(), frozenset[str]()
         self.ended_actors = frozenset[str]()  # of those that keep ordinary placement groups
+        self.drains = Drains()
+        self._draining: dict[str, tuple[Node, tuple[str, ...]]] = {}  # node -> what of it shows signs to drain
 
     def look(self) -> RayView:
         """Ask Ray anew. What all gangs are asked about is worked out here, once a look."""
         self.view = self.ray.view()
         self.joined = frozenset(n.labels[SLOT_LABEL] for n in self.view.nodes if n.alive and SLOT_LABEL in n.labels)
         return self.view
+
+    def look_at_signs(self) -> None:
+        """Which nodes and devices show signs to drain, and whether that is a wave of them."""
+        before, states = self.drains.tripped, self.inventory.node_states
+        self._draining = {
+            name: made if made is not None and made[0] is state.node else (state.node, tuple(_to_drain(state.node)))
+            for name, state in states.items()
+            for made in (self._draining.get(name),)
+        }
+        shown = {name: places for name, (_, places) in self._draining.items() if places}
+        for name, state in states.items():
+            if not state.node.ready and self._amiss_node(state.node).severity is Severity.DRAIN:
+                shown[name] = (_place(state.node), *shown.get(name, ()))
+        self.drains.look(shown, sum(bool(state.node.devices) for state in states.values()), self.clock())
+        if self.drains.tripped and not before:
+            logger.warning(self.drains.tripped)
+            self.backend.tell("DrainWave", self.drains.tripped, warning=True)
 
     def look_at_actors(self, records: Records) -> None:
         """Which of the actors that keep ordinary placement groups have ended."""
@@ -54,6 +90,10 @@ class Observer:
     def observed(self, gang: Gang, notes: RuntimeNotes) -> Observed:
         """What the life cycle goes by."""
         held_for = self.clock() - notes.since
+        amiss = [] if gang.allocation is None else list(self._amiss(gang.allocation))
+        gone: tuple[str, ...] = ()
+        if gang.allocation is not None and self._placed_once(gang):
+            gone = self.backend.lost(gang.allocation, self.joined)
         state = None
         if gang.group is not None:
             group = self.view.groups.get(gang.group)
@@ -63,7 +103,7 @@ class Observer:
             group_state=state,
             owner_alive=not owner_ended(gang, self.view.jobs, self.ended_actors),
             busy=gang.releasing and self.has_workers(gang),
-            lost=tuple(dict.fromkeys(self._lost(gang))),
+            lost=tuple(dict.fromkeys([*gone, *(str(each) for _, each in amiss if each.severity is Severity.LOST)])),
             held_for=held_for,
             provisioned=notes.progress.ready,
             place_within=self.backend.place_within
@@ -72,14 +112,21 @@ class Observer:
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),
-            ending=None if gang.allocation is None else self._ending(gang.allocation, notes),
+            ending=None if gang.allocation is None else self._ending(gang.allocation, notes, amiss, gang.notice),
         )
 
-    def _ending(self, allocation: Allocation, notes: RuntimeNotes) -> Ending | None:
-        """Why it will end: its workers' end, or, as long as these stay, its quota's."""
+    def _ending(
+        self, allocation: Allocation, notes: RuntimeNotes, amiss: list[tuple[int, _Amiss]], told: Notice | None
+    ) -> Ending | None:
+        """Why it will end: its workers' end, or, as long as these stay, its quota's; else what of it will, by its
+        hardware's signs."""
         workers = self.backend.ending(allocation)
-        if workers is not None or notes.evicted is None:
+        if workers is not None:
             return workers
+        if notes.evicted is None:
+            drains = [(rank, Drain(each.place, each.said)) for rank, each in amiss if each.severity is Severity.DRAIN]
+            unseen = {rank for rank, each in amiss if each.severity is Severity.LOST}
+            return self.drains.ending(drains, unseen, told)
         since, why = notes.evicted
         left = max(0.0, since + GRACE_SECONDS - self.clock())
         return Ending(why, left, tuple(range(len(allocation.bundles))))
@@ -144,23 +191,42 @@ class Observer:
                 return True
         return False
 
-    def _lost(self, gang: Gang) -> Iterator[str]:
-        """What of a gang's hardware is not as it was planned."""
-        if gang.allocation is None:
-            return
-        if self._placed_once(gang):
-            yield from self.backend.lost(gang.allocation, self.joined)
-        for placed in gang.allocation.bundles:
+    def _amiss(self, allocation: Allocation) -> Iterator[tuple[int, _Amiss]]:
+        """What of a gang's hardware is not as it was planned, by bundle."""
+        for rank, placed in enumerate(allocation.bundles):
             node_state = self.inventory.node_states.get(placed.node)
             if node_state is None:
-                yield f"node {placed.node} is gone"
-            elif not node_state.node.ready and not self.backend.left_out(placed.node):
-                yield f"node {placed.node}: {node_state.node.reason}"
-            else:
-                yield from _changed(node_state.node, placed.grants)
+                yield rank, _Amiss(SEVERITIES[Sign.NODE_GONE], "", f"node {placed.node} is gone")
+                continue
+            found = None if node_state.node.ready else self._amiss_node(node_state.node)
+            if found is not None:
+                yield rank, found
+            if found is None or found.severity is not Severity.LOST:
+                for each in _changed(node_state.node, placed.grants):
+                    yield rank, each
+
+    def _amiss_node(self, node: Node) -> _Amiss:
+        """Of a node that takes nothing new."""
+        seen = self.backend.sign(node.name)
+        if seen is None:
+            return _Amiss(SEVERITIES[Sign.NODE_SILENT], _place(node), node.reason)
+        return _Amiss(seen.severity, _place(node), node.reason)
 
 
-def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[str]:
+def _place(node: Node) -> str:
+    return f"node {node.name}"
+
+
+def _to_drain(node: Node) -> Iterator[str]:
+    """The devices of a node that show signs to drain, as grants name them."""
+    drained = [device.health is Health.DRAIN for device in node.devices]
+    yield from (str(device.id) for device, drain in zip(node.devices, drained, strict=True) if drain)
+    for gpu in node.parted:
+        if gpu.health is Health.DRAIN or (gpu.position is not None and drained[gpu.position]):
+            yield from (str(part.id) for part in gpu.parts)
+
+
+def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[_Amiss]:
     by_id = {d.id: d for d in node.devices}
     for grant in grants:
         if grant.part is not None:
@@ -168,22 +234,22 @@ def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[str]:
             continue
         device = by_id.get(grant.device)
         if device is None:
-            yield f"{grant.device}: not there any more"
+            yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "not there any more")
         elif device.health is not Health.OK:
-            yield f"{grant.device}: {device.health_reason}"
+            yield _Amiss(severity_of(device.health), str(grant.device), device.health_reason)
         elif grant.clique is not None and device.clique != grant.clique:
-            yield f"{grant.device}: left its clique"
+            yield _Amiss(SEVERITIES[Sign.LEFT_CLIQUE], str(grant.device), "left its clique")
 
 
-def _part_changed(node: Node, grant: Grant, part: GrantedPart) -> Iterator[str]:
+def _part_changed(node: Node, grant: Grant, part: GrantedPart) -> Iterator[_Amiss]:
     gpu = next((gpu for gpu in node.parted if gpu.uuid == part.parent), None)
     if gpu is None:
-        yield f"{grant.device}: its GPU is not there any more"
+        yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "its GPU is not there any more")
         return
     device = node.devices[gpu.position] if gpu.position is not None else None
     if gpu.health is not Health.OK:
-        yield f"{grant.device}: {gpu.health_reason}"
+        yield _Amiss(severity_of(gpu.health), str(grant.device), gpu.health_reason)
     elif device is not None and device.health is not Health.OK:
-        yield f"{grant.device}: {device.health_reason}"
+        yield _Amiss(severity_of(device.health), str(grant.device), device.health_reason)
     elif grant.uuid is not None and all(each.uuid != grant.uuid for each in gpu.parts):
-        yield f"{grant.device}: not there any more"
+        yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "not there any more")

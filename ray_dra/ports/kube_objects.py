@@ -19,7 +19,8 @@ NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNev
 @dataclass(frozen=True, slots=True)
 class KubeNode:
     """The fields of a Node that the planner needs. `cpus` and `memory` (bytes) are allocatable; taints are (key, value,
-    effect); `device_plugin`: a device plugin offers its GPUs; `images`: the names of those that it lists."""
+    effect); `device_plugin`: a device plugin offers its GPUs; `images`: the names of those that it lists; `conditions`:
+    those that say something of its hardware, and are true, by name."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -30,6 +31,7 @@ class KubeNode:
     memory: float = 0.0
     device_plugin: bool = False
     images: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class PublishedDevice:
 
     Attributes:
         capacity: quantities as they are written.
-        taints: those that keep pods away, as key=value.
+        taints: (key=value, effect).
         consumes: of a set of counters, what it uses up.
         several: several claims can have it at once. whole: of its capacity a claim gets all, unless it asks for less.
     """
@@ -136,7 +138,7 @@ class PublishedDevice:
     name: str
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     capacity: Mapping[str, str | int | float] = field(default_factory=dict)
-    taints: tuple[str, ...] = ()
+    taints: tuple[tuple[str, str], ...] = ()
     consumes: tuple[CounterSet, ...] = ()
     several: bool = False
     whole: bool = True

@@ -225,6 +225,10 @@ class CoordinatorActor:
         """Why the coordinator may see Kubernetes otherwise than it is, and whom it does not give way to."""
         return self._core.backend.problems()
 
+    async def asks(self) -> tuple[str, ...]:
+        """What a person is to look at, for the coordinator does not decide it."""
+        return tuple(filter(None, [self._core.observer.drains.tripped]))
+
     async def pid(self) -> int:
         return os.getpid()
 

@@ -135,8 +135,8 @@ class GangPlacementGroup:
         """The notice that the gang, or a part of it, will end by no doing of its program; None: there is none.
 
         It has the `reason`, the `deadline` (the Unix time up to which nothing ends; None: nobody knows), and the
-        `ranks`: the indices of the bundles that end. Given today where the gang's RayCluster ends: deleted, suspended,
-        or replaced in its RayService's upgrade.
+        `ranks`: the indices of the bundles that end. Given where the gang's RayCluster ends (deleted, suspended, or
+        replaced in its RayService's upgrade), its quota is taken back, or its hardware is to be drained.
 
         Args:
             timeout: seconds to wait for a notice where there is none yet.

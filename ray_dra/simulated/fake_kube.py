@@ -240,6 +240,23 @@ class FakeKube:
         evicts them is late."""
         self._change_node(name, taints=(("maintenance", "soon", effect),) if effect else ())
 
+    def taint_device(self, node: str, device: str, effect: str) -> None:
+        """The driver gives a device a taint, in place of those it had; "" takes it away."""
+        self._version += 1
+        taints = (("example.com/ill=yes", effect),) if effect else ()
+        self._slices[node] = tuple(
+            replace(
+                each,
+                version=str(int(each.version) + 1),
+                devices=tuple(replace(d, taints=taints) if d.name == device else d for d in each.devices),
+            )
+            for each in self._slices[node]
+        )
+
+    def condition(self, name: str, *conditions: str) -> None:
+        """These conditions of the node are true, besides Ready, and no others."""
+        self._change_node(name, conditions=tuple(sorted(conditions)))
+
     def label(self, name: str, **labels: str) -> None:
         """The node has these labels besides its own."""
         self._change_node(name, labels={**self._nodes[name].labels, **labels})

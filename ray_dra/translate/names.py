@@ -73,6 +73,7 @@ NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
 RAY_GROUP = "ray.io"
 RAY_API = f"{RAY_GROUP}/v1"
 RAY_API_UNWATCHED = f"{RAY_GROUP}/v1alpha1"  # KubeRay serves it, too, and Kueue does not look for it
+NVSENTINEL_STATE_LABEL = "dgxc.nvidia.com/nvsentinel-state"  # of a node
 KUEUE_GROUP = "kueue.x-k8s.io"
 KUEUE_API = f"{KUEUE_GROUP}/v1beta2"
 COMPUTE_DOMAIN_GROUP = "resource.nvidia.com"

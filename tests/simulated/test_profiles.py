@@ -171,7 +171,7 @@ def test_faults(tray: Machine) -> None:
     tray.mig(1, *["1g.23gb"] * 7)
     reading = read(simulated(tray))
     node = node_from_reading("here", reading)
-    assert node.devices[0].health is Health.TAINTED
+    assert node.devices[0].health is Health.DRAIN
     assert "IMEX" in node.devices[0].health_reason
     assert node.devices[1].health is Health.TAINTED
     assert len(reading.gpus[1].migs) == 7

@@ -15,6 +15,7 @@ from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.signs import Seen
 from ray_dra.ports.nvml import NodeReading
 
 
@@ -98,8 +99,8 @@ class Backend(Protocol):
     def ending(self, allocation: Allocation) -> Ending | None:
         """What of a gang's workers will end before its program gives it back, as far as is known."""
 
-    def left_out(self, node: str) -> bool:
-        """Whether plans leave the node out, though nothing of it is lost."""
+    def sign(self, node: str) -> Seen | None:
+        """Why plans leave the node out, where that is a sign of Kubernetes' or the backend's own choice."""
 
     # how Ray sees them
 

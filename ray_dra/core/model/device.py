@@ -39,9 +39,13 @@ class FabricKind(enum.Enum):
 
 
 class Health(enum.Enum):
-    """`TAINTED` devices stay with the gang that has them and are given to nobody else."""
+    """Only those that are OK are given to anybody; `core.model.signs` says which sign makes which.
+
+    DRAIN: whoever has it can go on, and gets notice. TAINTED: whoever has it is degraded. GONE: it is there no more.
+    """
 
     OK = "ok"
+    DRAIN = "drain"
     TAINTED = "tainted"
     GONE = "gone"
 

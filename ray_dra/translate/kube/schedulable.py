@@ -1,30 +1,54 @@
 """Whether Kubernetes places a worker's pod on a node, and whether the pods that run there stay: its rules for
 conditions, cordons, taints, and the pod's own choice of nodes. Pure.
 
-A cordon, a taint NoSchedule and a choice that has changed close a node to new pods, and leave those that run there
-alone; a node that is not ready, or that evicts (NoExecute), does not. Neighbour: `slices.py`, which makes the
-planner's nodes.
+A cordon, a taint NoSchedule, NVSentinel's word and a choice that has changed close a node to new pods, and leave those
+that run there alone; a node that is not ready, or that evicts (NoExecute), does not. How severe each sign is,
+`core.model.signs` says. Neighbour: `slices.py`, which makes the planner's nodes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+from ray_dra.core.model.signs import Seen, Sign
 from ray_dra.ports.kube_objects import KubeNode, NodeRequirement, Placing, Toleration
 from ray_dra.translate.kube.shapes import Raw, mapping, text, texts
-from ray_dra.translate.names import PLUGIN_RESOURCE
+from ray_dra.translate.names import NVSENTINEL_STATE_LABEL, PLUGIN_RESOURCE
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,63}")
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 
 
-class Obstacle(NamedTuple):
-    """Why no pod is placed on a node. `harms`: those that run there end, too."""
-
-    reason: str
-    harms: bool = False
+# Of its label: all that it says from the quarantine until the label goes. Of its conditions: those of fatal faults,
+# which it sets True; others it tells by events.
+NVSENTINEL_STATES = frozenset(
+    {
+        "quarantined",
+        "draining",
+        "drain-succeeded",
+        "drain-failed",
+        "remediating",
+        "remediation-succeeded",
+        "remediation-failed",
+    }
+)
+NVSENTINEL_CONDITIONS = frozenset(
+    {
+        "GpuMemWatch",
+        "GpuNvlinkWatch",
+        "GpuPcieWatch",
+        "GpuThermalWatch",
+        "NVSwitchDown",
+        "NVSwitchFatalError",
+        "SysLogsSXIDError",
+        "SysLogsXIDError",
+    }
+)
+MAINTENANCE_CONDITION = "CSPMaintenance"
+CONDITIONS = NVSENTINEL_CONDITIONS | {MAINTENANCE_CONDITION}
+"""Those of a node, besides Ready, that say anything here."""
 
 
 def read_placing(pod: Raw) -> Placing:
@@ -55,20 +79,36 @@ def _read_term(term: Any) -> tuple[NodeRequirement, ...]:
     )
 
 
-def obstacle(node: KubeNode, placing: Placing) -> Obstacle | None:
-    """What keeps a pod from the node; what harms comes first."""
+def obstacle(node: KubeNode, placing: Placing) -> Seen | None:
+    """What keeps a pod from the node, or is to; what harms those that run there comes first."""
     if not node.ready:
-        return Obstacle("Kubernetes says that the node is not ready", harms=True)
+        return Seen(Sign.NODE_NOT_READY, "Kubernetes says that the node is not ready")
     if node.device_plugin:
         said = f"a device plugin offers its GPUs as {PLUGIN_RESOURCE}; they cannot be claimed as well"
-        return Obstacle(said, harms=True)
+        return Seen(Sign.DEVICE_PLUGIN, said)
     evicts = _not_tolerated(node, "NoExecute", placing)
     if evicts:
-        return Obstacle(evicts, harms=True)
+        return Seen(Sign.NODE_TAINT_NO_EXECUTE, evicts)
+    watched = _watched(node)
+    if watched is not None:
+        return watched  # before the cordon that comes of it, and says less
     if node.unschedulable:
-        return Obstacle("the node is cordoned")
+        return Seen(Sign.NODE_CORDONED, "the node is cordoned")
     keeps_away = _not_tolerated(node, "NoSchedule", placing)
-    return Obstacle(keeps_away) if keeps_away else _not_chosen(node, placing)
+    return Seen(Sign.NODE_TAINT_NO_SCHEDULE, keeps_away) if keeps_away else _not_chosen(node, placing)
+
+
+def _watched(node: KubeNode) -> Seen | None:
+    """What NVSentinel says of the node."""
+    state = node.labels.get(NVSENTINEL_STATE_LABEL, "")
+    if state in NVSENTINEL_STATES:
+        return Seen(Sign.NVSENTINEL_STATE, f"NVSentinel says that the node is {state}")
+    for condition in node.conditions:
+        if condition in NVSENTINEL_CONDITIONS:
+            return Seen(Sign.NVSENTINEL_CONDITION, f"NVSentinel says {condition} of the node")
+    if MAINTENANCE_CONDITION in node.conditions:
+        return Seen(Sign.MAINTENANCE, f"maintenance of the node is planned ({MAINTENANCE_CONDITION})")
+    return None
 
 
 def _not_tolerated(node: KubeNode, effect: str, placing: Placing) -> str:
@@ -78,10 +118,11 @@ def _not_tolerated(node: KubeNode, effect: str, placing: Placing) -> str:
     return ""
 
 
-def _not_chosen(node: KubeNode, placing: Placing) -> Obstacle | None:
+def _not_chosen(node: KubeNode, placing: Placing) -> Seen | None:
     for key, value in placing.selector:
         if node.labels.get(key) != value:
-            return Obstacle(f"the worker template's nodeSelector {key}={value} does not choose it: {_has(node, key)}")
+            said = f"the worker template's nodeSelector {key}={value} does not choose it: {_has(node, key)}"
+            return Seen(Sign.NODE_NOT_CHOSEN, said)
     if placing.terms is None:
         return None
     unmet = [next((each for each in term if not _meets(node, each)), None) for term in placing.terms]
@@ -89,7 +130,7 @@ def _not_chosen(node: KubeNode, placing: Placing) -> Obstacle | None:
         return None  # one of the terms will do; an empty one chooses no node
     first = next((each for each in unmet if each is not None), None)
     said = "" if first is None else f" ({first}): {'it is another' if first.of_field else _has(node, first.key)}"
-    return Obstacle(f"the worker template's required node affinity does not choose it{said}")
+    return Seen(Sign.NODE_NOT_CHOSEN, f"the worker template's required node affinity does not choose it{said}")
 
 
 def _has(node: KubeNode, key: str) -> str:

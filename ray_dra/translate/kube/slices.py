@@ -20,15 +20,14 @@ from ray_dra.core.model.device_selector import (
 )
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.parts import Part, PartedGpu
+from ray_dra.core.model.signs import Seen, Severity, Sign, health_of, worst
 from ray_dra.ports.kube_objects import CounterSet, KubeNode, Placing, PublishedDevice, ResourceSlice
 from ray_dra.translate.kube.images import images_on
-from ray_dra.translate.kube.schedulable import obstacle
+from ray_dra.translate.kube.schedulable import CONDITIONS, obstacle
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
 from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 from ray_dra.translate.quantity import quantity
 
-# Others (None) tell of a device without keeping pods off it.
-KEEPS_PODS_OFF = ("NoSchedule", "NoExecute")
 # Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
 # links are unknown here.
 SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
@@ -54,6 +53,7 @@ def read_node(thing: Raw) -> KubeNode:
         memory=quantity(allocatable.get("memory", 0)),
         device_plugin=quantity(allocatable.get(PLUGIN_RESOURCE, 0)) > 0,
         images=images_on(status.get("images") or ()),
+        conditions=tuple(sorted(name for name in CONDITIONS if conditions.get(name) == "True")),
     )
 
 
@@ -89,9 +89,7 @@ def _read_device(device: Raw) -> PublishedDevice:
         name=text(device["name"]),
         attributes=attributes,
         capacity={name: each["value"] for name, each in mapping(device.get("capacity") or {}).items()},
-        taints=tuple(
-            f"{t['key']}={t.get('value', '')}" for t in device.get("taints") or () if t["effect"] in KEEPS_PODS_OFF
-        ),
+        taints=tuple((f"{t['key']}={t.get('value', '')}", text(t["effect"])) for t in device.get("taints") or ()),
         consumes=tuple(_counters(each["counterSet"], each) for each in device.get("consumesCounters") or ()),
         several=bool(device.get("allowMultipleAllocations")),
         whole=any(map(_taken_whole, (device.get("capacity") or {}).values())),
@@ -155,7 +153,7 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
     published, reason = newest(pool)
     closed = obstacle(node, placing)
     full = sorted((d for d in published if d.text("type") == "gpu"), key=_number)
-    reason = closed.reason if closed is not None else reason or _unsafe(full)
+    reason = closed.said if closed is not None else reason or _unsafe(full)
     products = {device.text("productName") for device in full}
     switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
     fabric = node.labels.get(CLIQUE_LABEL)
@@ -207,15 +205,15 @@ def _parted(
         if len(shared) > 1 or not shared <= counters.keys():
             continue  # nobody can tell how many of them there can be at once
         position = positions.get(parent)
-        taints = tuple(dict.fromkeys(taint for part in parts for taint in part.taints))
+        health, why = _health(taint for part in parts for taint in part.taints)
         yield PartedGpu(
             parent,
             tuple(_part(node, part) for part in parts),
             counters[shared.pop()] if shared else (),
             position,
             {} if position is not None else _attributes(parts[0]),
-            Health.TAINTED if taints else Health.OK,
-            ", ".join(taints),
+            health,
+            why,
         )
 
 
@@ -249,8 +247,22 @@ def _attributes(device: PublishedDevice) -> dict[str, Attribute]:
     return attributes
 
 
+_TAINT_SIGNS = {"NoSchedule": Sign.DEVICE_TAINT_NO_SCHEDULE, "NoExecute": Sign.DEVICE_TAINT_NO_EXECUTE}
+
+
+def _health(taints: Iterable[tuple[str, str]]) -> tuple[Health, str]:
+    """After the worst of them, with all that are as bad. An effect that Kubernetes does not have yet is for people."""
+    seen = [Seen(_TAINT_SIGNS.get(effect, Sign.DEVICE_TAINT_TOLD), said) for said, effect in dict.fromkeys(taints)]
+    found = worst(seen)
+    if found is None:
+        return health_of(None)
+    said = ", ".join(each.said for each in seen if each.severity >= Severity.DRAIN)
+    return health_of(Seen(found.sign, said))
+
+
 def _device(node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
     memory = _memory(device)
+    health, why = _health(device.taints)
     return Device(
         id=DeviceId(DRIVER, node, device.name),
         index=_number(device),
@@ -259,8 +271,8 @@ def _device(node: str, device: PublishedDevice, clique: str | None, kind: Fabric
         capacity={} if memory is None else {MEMORY: memory},
         domains=() if clique is None else (clique,),
         fabric_kind=kind,
-        health=Health.TAINTED if device.taints else Health.OK,
-        health_reason=", ".join(device.taints),
+        health=health,
+        health_reason=why,
     )
 
 

@@ -4,18 +4,20 @@
   zero and its health is not bad. An H100 box says COMPLETED with a zero UUID: a box of its own.
 - While the fabric is still starting the clique is unknown, and unknown is no clique.
 - XIDs of applications say nothing about the device.
+- A GPU all of whose NVLinks are down is in no clique that its fabric names: that may say COMPLETED all the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
-from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, FabricKind, Health
+from ray_dra.core.model.device import Attribute, Device, DeviceId, DomainId, FabricKind
 from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, MEMORY
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.parts import Part, PartedGpu
+from ray_dra.core.model.signs import Seen, Sign, health_of, worst
 from ray_dra.ports.nvml import FabricReading, GpuReading, MigReading, NodeReading
 from ray_dra.translate.names import DRIVER
 from ray_dra.translate.nvml.nvlink import link_matrix, nvlink_graph, switched
@@ -79,7 +81,7 @@ def node_from_reading(
 
 def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Device:
     clique = None if gpu.lost else clique_of(node, gpu.fabric, in_box)
-    health, reason = _health(gpu)
+    health, reason = health_of(worst(signs_of(gpu)))
     attributes: dict[str, Attribute] = {}
     for key, value in (
         ("product", gpu.name),
@@ -145,16 +147,27 @@ def clique_of(node: str, fabric: FabricReading | None, in_box: bool) -> DomainId
     return fabric_clique(fabric.cluster_uuid, fabric.clique_id)
 
 
-def _health(gpu: GpuReading) -> tuple[Health, str]:
+def signs_of(gpu: GpuReading) -> Iterator[Seen]:
+    """What NVML shows amiss with a GPU."""
     if gpu.lost:
-        return Health.GONE, "the GPU is lost"
-    serious = [x for x in gpu.xids if x not in APPLICATION_XIDS]
-    if serious:
-        return Health.TAINTED, f"XID {', '.join(map(str, serious))}"
+        yield Seen(Sign.GPU_GONE, "the GPU is lost")
+    for sign, codes in (
+        (Sign.XID_OF_HARDWARE, [x for x in gpu.xids if x not in APPLICATION_XIDS]),
+        (Sign.XID_OF_APPLICATION, [x for x in gpu.xids if x in APPLICATION_XIDS]),
+    ):
+        if codes:
+            yield Seen(sign, f"XID {', '.join(map(str, codes))}")
     if gpu.recovery:
-        return Health.TAINTED, RECOVERY_NAMES.get(gpu.recovery, f"recovery action {gpu.recovery}")
+        yield Seen(Sign.RECOVERY_ACTION, RECOVERY_NAMES.get(gpu.recovery, f"recovery action {gpu.recovery}"))
     if gpu.remap_failed:
-        return Health.TAINTED, "row remapping failed"
+        yield Seen(Sign.REMAP_FAILED, "row remapping failed")
     if gpu.mig:
-        return Health.TAINTED, MIG_IS_ON
-    return Health.OK, ""
+        if not gpu.recovery and not gpu.remap_failed:  # which say more
+            yield Seen(Sign.MIG_ON, MIG_IS_ON)
+        return  # it shows no NVLinks
+    links = [link for link in gpu.links if link is not None]
+    down = sum(not link.active for link in links)
+    # Without a fabric that is up, links may never have been: a card without its bridge shows them all inactive.
+    if down and gpu.fabric is not None and (gpu.fabric.state, gpu.fabric.status) == (FABRIC_COMPLETED, 0):
+        sign = Sign.ALL_LINKS_DOWN if down == len(links) else Sign.SOME_LINKS_DOWN
+        yield Seen(sign, f"{down} of {len(links)} NVLinks are down")

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_dra.core.model.signs import Seen, Sign
 from ray_dra.ports.kube_objects import KubeNode, Placing, Toleration
-from ray_dra.translate.kube.schedulable import Obstacle, obstacle, read_placing
+from ray_dra.translate.kube.schedulable import obstacle, read_placing
+from ray_dra.translate.kube.slices import read_node
+from ray_dra.translate.names import NVSENTINEL_STATE_LABEL
 
 NODE = KubeNode("n1", labels={"pool": "h100", "rank": "7", "zone": "a"})
 
@@ -75,14 +78,15 @@ def test_terms_are_alternatives_and_all_of_one_has_to_hold(terms: list[dict[str,
 def test_a_node_selector_and_an_affinity_have_to_hold_both() -> None:
     here = {"matchExpressions": [asks("zone", "In", "a")]}
     assert obstacle(NODE, required(here, nodeSelector={"pool": "h100"})) is None
-    assert obstacle(NODE, required(here, nodeSelector={"pool": "a100"})) == Obstacle(
-        "the worker template's nodeSelector pool=a100 does not choose it: it has pool=h100"
+    assert obstacle(NODE, required(here, nodeSelector={"pool": "a100"})) == Seen(
+        Sign.NODE_NOT_CHOSEN, "the worker template's nodeSelector pool=a100 does not choose it: it has pool=h100"
     )
-    assert obstacle(NODE, read_placing({"nodeSelector": {"disk": "ssd"}})) == Obstacle(
-        "the worker template's nodeSelector disk=ssd does not choose it: it has no label disk"
+    assert obstacle(NODE, read_placing({"nodeSelector": {"disk": "ssd"}})) == Seen(
+        Sign.NODE_NOT_CHOSEN, "the worker template's nodeSelector disk=ssd does not choose it: it has no label disk"
     )
-    assert obstacle(NODE, required({"matchExpressions": [asks("zone", "In", "b", "c")]})) == Obstacle(
-        "the worker template's required node affinity does not choose it (zone In b, c): it has zone=a"
+    assert obstacle(NODE, required({"matchExpressions": [asks("zone", "In", "b", "c")]})) == Seen(
+        Sign.NODE_NOT_CHOSEN,
+        "the worker template's required node affinity does not choose it (zone In b, c): it has zone=a",
     )
 
 
@@ -98,23 +102,62 @@ def test_a_node_selector_is_an_affinity_that_names_each_label(labels: dict[str, 
     assert chosen is (obstacle(node, same) is None) is (selector.items() <= labels.items())
 
 
+# As NVSentinel documents them.
+STATES = [
+    "quarantined",
+    "draining",
+    "drain-succeeded",
+    "drain-failed",
+    "remediating",
+    "remediation-succeeded",
+    "remediation-failed",
+]
+WATCHES = [
+    "GpuMemWatch",
+    "GpuNvlinkWatch",
+    "GpuPcieWatch",
+    "GpuThermalWatch",
+    "NVSwitchDown",
+    "NVSwitchFatalError",
+    "SysLogsSXIDError",
+    "SysLogsXIDError",
+]
+WATCHED = {NVSENTINEL_STATE_LABEL: "quarantined"}
 CLOSED = [
-    (KubeNode("n", unschedulable=True), Placing(), False),
-    (KubeNode("n", taints=(("a", "b", "NoSchedule"),)), Placing(), False),
-    (KubeNode("n"), Placing(selector=(("a", "b"),)), False),
-    (KubeNode("n", taints=(("a", "b", "NoExecute"),)), Placing(), True),
-    (KubeNode("n", taints=(("a", "b", "NoExecute"),), unschedulable=True), Placing(), True),
-    (KubeNode("n", taints=(("a", "b", "NoSchedule"), ("c", "", "NoExecute"))), Placing(), True),
-    (KubeNode("n", ready=False, unschedulable=True), Placing(), True),
-    (KubeNode("n", device_plugin=True, unschedulable=True), Placing(), True),
+    (KubeNode("n", unschedulable=True), Placing(), Sign.NODE_CORDONED),
+    (KubeNode("n", taints=(("a", "b", "NoSchedule"),)), Placing(), Sign.NODE_TAINT_NO_SCHEDULE),
+    (KubeNode("n"), Placing(selector=(("a", "b"),)), Sign.NODE_NOT_CHOSEN),
+    (KubeNode("n", taints=(("a", "b", "NoExecute"),)), Placing(), Sign.NODE_TAINT_NO_EXECUTE),
+    (KubeNode("n", taints=(("a", "b", "NoExecute"),), unschedulable=True), Placing(), Sign.NODE_TAINT_NO_EXECUTE),
+    (
+        KubeNode("n", taints=(("a", "b", "NoSchedule"), ("c", "", "NoExecute"))),
+        Placing(),
+        Sign.NODE_TAINT_NO_EXECUTE,
+    ),
+    (KubeNode("n", ready=False, unschedulable=True), Placing(), Sign.NODE_NOT_READY),
+    (KubeNode("n", device_plugin=True, unschedulable=True), Placing(), Sign.DEVICE_PLUGIN),
+    (KubeNode("n", labels=WATCHED, taints=(("a", "b", "NoExecute"),)), Placing(), Sign.NODE_TAINT_NO_EXECUTE),
+    (KubeNode("n", labels=WATCHED, unschedulable=True), Placing(), Sign.NVSENTINEL_STATE),
+    *((KubeNode("n", labels={NVSENTINEL_STATE_LABEL: state}), Placing(), Sign.NVSENTINEL_STATE) for state in STATES),
+    *((KubeNode("n", conditions=(name,)), Placing(), Sign.NVSENTINEL_CONDITION) for name in WATCHES),
+    (KubeNode("n", conditions=("CSPMaintenance",)), Placing(), Sign.MAINTENANCE),
 ]
 
 
-@pytest.mark.parametrize(("node", "placing", "harms"), CLOSED)
-def test_what_closes_a_node_may_leave_its_pods_alone(node: KubeNode, placing: Placing, harms: bool) -> None:
+@pytest.mark.parametrize(("node", "placing", "sign"), CLOSED)
+def test_what_closes_a_node_is_a_sign(node: KubeNode, placing: Placing, sign: Sign) -> None:
     found = obstacle(node, placing)
     assert found is not None
-    assert found.harms is harms
+    assert found.sign is sign
+
+
+def test_what_nvsentinel_says_of_a_node_that_is_well_closes_nothing() -> None:
+    conditions = [{"type": name, "status": "False"} for name in WATCHES] + [{"type": "Ready", "status": "True"}]
+    labels = {NVSENTINEL_STATE_LABEL: "something new"}
+    well = read_node({"metadata": {"name": "n", "labels": labels}, "status": {"conditions": conditions}})
+    assert obstacle(well, Placing()) is None
+    ill = [*conditions, {"type": "GpuMemWatch", "status": "True"}, {"type": "MemoryPressure", "status": "True"}]
+    assert read_node({"metadata": {"name": "n"}, "status": {"conditions": ill}}).conditions == ("GpuMemWatch",)
 
 
 def test_what_is_tolerated_or_only_preferred_is_no_obstacle() -> None:

@@ -56,7 +56,7 @@ def test_health_tolerations_and_quantities() -> None:
         Placing((Toleration("gpu", value="a", effect="NoSchedule"),)),
     )
     assert made.ready
-    assert [d.health for d in made.devices].count(Health.TAINTED) == 1
+    assert [d.health for d in made.devices].count(Health.DRAIN) == 1
     assert made.devices[3].health_reason == "gpu.nvidia.com/xid=79"
     status = {
         "allocatable": {"cpu": "3500m", "memory": "2Gi", "nvidia.com/gpu": "8"},
@@ -78,7 +78,7 @@ def test_a_taint_without_effect_is_for_people() -> None:
     made = node_from_slices(KubeNode(simulated.name), read(published))
     assert [(d.health, d.health_reason) for d in made.devices[:2]] == [
         (Health.OK, ""),
-        (Health.TAINTED, "gpu.nvidia.com/xid=79"),
+        (Health.DRAIN, "gpu.nvidia.com/xid=79"),
     ]
 
 
@@ -187,7 +187,7 @@ def test_a_taint_that_keeps_no_pod_off_is_no_illness() -> None:
     faults = {"xids": [[1, 3, 31], [2, 4, 79]]}
     published = slices(gpu_pool(simulated, faults, frozenset({"NVMLDeviceHealthCheck"})), simulated.name, 1)
     made = node_from_slices(KubeNode(simulated.name), read(published))
-    assert [at for at, device in enumerate(made.devices) if device.health is Health.TAINTED] == [4]
+    assert [at for at, device in enumerate(made.devices) if device.health is not Health.OK] == [4]
 
 
 def test_numa_nodes_are_read_from_a_list_too() -> None:

@@ -54,12 +54,12 @@ def test_a_clique_is_one_only_where_the_fabric_is_complete_well_and_has_a_name()
         ({"xids": (79,)}, Health.TAINTED, "XID 79"),
         ({"xids": (31, 79, 48)}, Health.TAINTED, "XID 79, 48"),
         ({"xids": tuple(sorted(APPLICATION_XIDS))}, Health.OK, ""),
-        ({"remap_failed": True}, Health.TAINTED, "row remapping"),
+        ({"remap_failed": True}, Health.DRAIN, "row remapping"),
         ({"mig": True}, Health.TAINTED, "MIG mode"),
         ({"recovery": 0}, Health.OK, ""),
-        ({"recovery": 9}, Health.TAINTED, "recovery action 9"),
+        ({"recovery": 9}, Health.DRAIN, "recovery action 9"),
         *(
-            ({"recovery": at}, Health.TAINTED, said)  # facts: nvmlGpuRecoveryAction
+            ({"recovery": at}, Health.DRAIN, said)  # facts: nvmlGpuRecoveryAction
             for at, said in enumerate(("GPU reset", "node reboot", "drain needed", "drain and reset", "IMEX domain"), 1)
         ),
     ],

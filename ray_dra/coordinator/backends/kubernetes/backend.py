@@ -26,6 +26,7 @@ from ray_dra.core.gangs.progress import STARTS, Progress
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.signs import Seen
 from ray_dra.errors import InvalidRequest, KubernetesError, OverQuota, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, OfGang, Placing, RayCluster
@@ -247,8 +248,8 @@ class KubernetesBackend:
             return None
         return Ending(self._ending.reason, self._ending.within, tuple(range(len(allocation.bundles))))
 
-    def left_out(self, node: str) -> bool:
-        return self.machines.left_out(node)
+    def sign(self, node: str) -> Seen | None:
+        return self.machines.sign(node)
 
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""

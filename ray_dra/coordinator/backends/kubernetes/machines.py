@@ -17,6 +17,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
+from ray_dra.core.model.signs import Seen, Sign, severity_of
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView
@@ -78,8 +79,8 @@ class Machines:
         self._avoided: dict[str, tuple[float, str]] = {}  # node -> until when, and why
         self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
         self._translated: dict[str, Any] = {}  # node -> what it was made from
-        self._faults: dict[str, dict[str, tuple[float, str]]] = {}  # node -> UUID -> until when, and why
-        self._closed: set[str] = set()  # nodes that take no more pods, and leave those that run there alone
+        self._faults: dict[str, dict[str, tuple[float, Health, str]]] = {}  # node -> UUID -> until when, what and why
+        self._signs: dict[str, Seen] = {}  # what keeps new pods from a node
         self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
         self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
         self._taken: dict[str, _Taken] = {}
@@ -103,11 +104,13 @@ class Machines:
             if state is not None and state.node.ready and self.has(name):
                 self._inventory.put_node(replace(state.node, ready=False, reason=why))
 
-    def left_out(self, node: str) -> bool:
-        """Whether nothing is amiss with a node but that it takes no more pods (a cordon, say), or that an attempt
-        failed there: who is on it has lost nothing."""
-        state, (_, why) = self._inventory.node_states.get(node), self._avoided.get(node, (0.0, ""))
-        return state is not None and (node in self._closed or (why != "" and state.node.reason == why))
+    def sign(self, node: str) -> Seen | None:
+        """What keeps plans from a node, if that is a sign of Kubernetes' or that an attempt failed there."""
+        seen, (_, why) = self._signs.get(node), self._avoided.get(node, (0.0, ""))
+        state = self._inventory.node_states.get(node)
+        if seen is None and why and state is not None and state.node.reason == why:
+            return Seen(Sign.ATTEMPT_FAILED, why)
+        return seen
 
     @property
     def avoided(self) -> Mapping[str, str]:
@@ -129,21 +132,26 @@ class Machines:
             if device.health_reason == MIG_IS_ON:
                 continue  # whoever has parts of it sees it so; it has no NVLinks either
             if device.health is not Health.OK:
-                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, device.health_reason)
+                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, device.health, device.health_reason)
             elif known is not None and known.clique is not None and device.clique != known.clique:
-                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, f"NVML says clique {device.clique}")
+                said = f"NVML says clique {device.clique}"
+                faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, Health.TAINTED, said)
         self._faults[node] = faults
 
     @property
-    def faults(self) -> frozenset[tuple[str, str, str]]:
-        """(node, UUID, why) of each GPU that NVML found faulty, in the last minutes or now."""
+    def faults(self) -> frozenset[tuple[str, str, Health, str]]:
+        """(node, UUID, what, why) of each GPU that NVML found faulty, in the last minutes or now."""
         now = self._clock()
         self._faults = {
             node: kept
             for node, found in self._faults.items()
-            if (kept := {uuid: (until, why) for uuid, (until, why) in found.items() if until > now})
+            if (kept := {uuid: fault for uuid, fault in found.items() if fault[0] > now})
         }
-        return frozenset((node, uuid, why) for node, found in self._faults.items() for uuid, (_, why) in found.items())
+        return frozenset(
+            (node, uuid, health, why)
+            for node, found in self._faults.items()
+            for uuid, (_, health, why) in found.items()
+        )
 
     def put(self, view: KubeView, placing: Placing) -> None:
         """The nodes that publish GPUs; `placing`: of the pods to be placed."""
@@ -155,9 +163,9 @@ class Machines:
             if each.driver == DRIVER and each.node:
                 by_node.setdefault(each.node, []).append(each)
         avoided = self.avoided
-        faults: dict[str, dict[str, str]] = {}
-        for node_name, uuid, why in self.faults:
-            faults.setdefault(node_name, {})[uuid] = why
+        faults: dict[str, dict[str, tuple[Health, str]]] = {}
+        for node_name, uuid, health, why in self.faults:
+            faults.setdefault(node_name, {})[uuid] = health, why
         links = {published.node: published for published in view.topologies}
         seen = by_node.keys() & view.nodes.keys()
         for name in seen:
@@ -169,8 +177,10 @@ class Machines:
             self._translated[name] = made_from
             self._taken.pop(name, None)
             self._parts[name] = parts_of(by_node[name])
-            closed = obstacle(node, placing)
-            (self._closed.discard if closed is None or closed.harms else self._closed.add)(name)
+            seen_there = obstacle(node, placing)
+            self._signs.pop(name, None)
+            if seen_there is not None:
+                self._signs[name] = seen_there
             made = node_from_slices(node, by_node[name], placing)
             made = with_links(made, links.get(name))
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
@@ -179,7 +189,7 @@ class Machines:
             self._translated.pop(gone, None)
             self._taken.pop(gone, None)
             self._parts.pop(gone, None)
-            self._closed.discard(gone)
+            self._signs.pop(gone, None)
         self.names = set(seen)
         self._made_of = made_of  # at the end: what raised is met again
 
@@ -262,11 +272,14 @@ def _named_parts(gpu: GpuParts, named: Collection[str]) -> int:
     return sum(1 << at for at, part in enumerate(gpu.gpu.parts) if part.uuid is not None and part.uuid in named)
 
 
-def _with_faults(node: Node, faults: Mapping[str, str]) -> Node:
+def _with_faults(node: Node, faults: Mapping[str, tuple[Health, str]]) -> Node:
+    """The worse of what NVML and Kubernetes say of each device; of equals what NVML says, which is nearer."""
     if not faults:
         return node
     devices = tuple(
-        replace(d, health=Health.TAINTED, health_reason=faults[d.uuid]) if d.uuid and d.uuid in faults else d
+        replace(d, health=faults[d.uuid][0], health_reason=faults[d.uuid][1])
+        if d.uuid and d.uuid in faults and severity_of(faults[d.uuid][0]) >= severity_of(d.health)
+        else d
         for d in node.devices
     )
     return replace(node, devices=devices)

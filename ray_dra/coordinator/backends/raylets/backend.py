@@ -11,6 +11,7 @@ from ray_dra.core.gangs.progress import THERE, Progress
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.signs import Seen
 from ray_dra.ports.nvml import NodeReading
 
 
@@ -55,8 +56,8 @@ class RayletsBackend:
     def ending(self, allocation: Allocation) -> Ending | None:
         return None
 
-    def left_out(self, node: str) -> bool:
-        return False
+    def sign(self, node: str) -> Seen | None:
+        return None
 
     def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
         return self._raylets.selector(node)
