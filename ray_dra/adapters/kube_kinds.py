@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
     "DeviceClass": ("resource.k8s.io/v1", "deviceclasses", False),
     "ResourceSlice": ("resource.k8s.io/v1", "resourceslices", False),
+    "DeviceTaintRule": ("resource.k8s.io/v1", "devicetaintrules", False),
     "ResourceClaim": ("resource.k8s.io/v1", "resourceclaims", True),
     "ResourceClaimTemplate": ("resource.k8s.io/v1", "resourceclaimtemplates", True),
     "ComputeDomain": (COMPUTE_DOMAIN_API, "computedomains", True),

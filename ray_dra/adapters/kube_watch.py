@@ -28,6 +28,7 @@ from ray_dra.translate.kube.published_links import read_topology
 from ray_dra.translate.kube.raycluster import MOST_AT_ONCE, read_raycluster, write_limits
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_node, read_slice
+from ray_dra.translate.kube.taint_rules import read_taint_rule
 from ray_dra.translate.names import (
     CLUSTER_LABEL,
     DRIVER,
@@ -40,6 +41,7 @@ logger = logging.getLogger("ray_dra")
 
 MOST_PROBLEMS = 20  # that are told one by one
 SYNC_SECONDS = 30.0
+TAINT_RULE_SECONDS = 5.0  # for which the first look waits for them; gangs can do without
 RESOLVER = Path("/etc/resolv.conf")
 T = TypeVar("T")
 
@@ -68,7 +70,7 @@ class KubeAdapter:
         self._domain: str | None = None
         self._changed = changed
         deadline = time.monotonic() + sync_seconds
-        self.compute_domains, self.kueue = _answered(lambda: _served(api), deadline)
+        self.compute_domains, self.kueue, taint_rules = _answered(lambda: _served(api), deadline)
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
@@ -106,6 +108,8 @@ class KubeAdapter:
         self._logged: frozenset[str] = frozenset()
         try:
             self._sync(deadline)
+            if taint_rules:
+                self._watch_taint_rules()
         except BaseException:
             self.close()
             raise
@@ -119,6 +123,14 @@ class KubeAdapter:
                 if time.monotonic() > deadline:
                     raise error or ApiUnavailable("The Kubernetes API did not answer in time.", place=self._api.server)
         self._lease.asked.wait(SYNC_SECONDS)
+
+    def _watch_taint_rules(self) -> None:
+        """Without the right to read them, plans are made as if there were none, and `problems` says so."""
+        mirror = Mirror(self._api, "DeviceTaintRule", keep=read_taint_rule, changed=self._changed)
+        self._mirrors = {**self._mirrors, "taint_rules": mirror}  # the lease's thread may be reading the other
+        until = time.monotonic() + TAINT_RULE_SECONDS
+        while not mirror.synced.wait(0.02) and mirror.error is None and time.monotonic() < until:
+            pass
 
     def _is_of_gangs(self, claim: Claim) -> bool:
         return claim.namespace == self.namespace and claim.raycluster == self.raycluster
@@ -138,6 +150,7 @@ class KubeAdapter:
             rayservice=next(iter(found.get("rayservice", ())), None),
             nodes={node.name: node for node in found["nodes"]},
             slices=found["slices"],
+            taint_rules=found.get("taint_rules", ()),
             claims=found["claims"],
             pods=found["pods"],
             templates=found["templates"],
@@ -262,12 +275,12 @@ def _has_requests(api: KubernetesApi, namespace: str, ours: str) -> bool:
         return False
 
 
-def _served(api: KubernetesApi) -> tuple[bool, bool]:
-    """Whether the cluster has ComputeDomains, and Kueue. Raises NotFound where it lacks what gangs need."""
+def _served(api: KubernetesApi) -> tuple[bool, bool, bool]:
+    """Whether it serves ComputeDomains, Kueue, DeviceTaintRules. Raises NotFound where it lacks what gangs need."""
     for kind, needed in (
         ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
         ("RayCluster", "KubeRay"),
     ):
         if not api.serves(kind):
             raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
-    return api.serves("ComputeDomain"), api.serves("Workload")
+    return api.serves("ComputeDomain"), api.serves("Workload"), api.serves("DeviceTaintRule")

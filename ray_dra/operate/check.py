@@ -59,6 +59,13 @@ RIGHTS = (
     Right("", "nodes", ("list", "watch"), everywhere=True),
     Right("resource.k8s.io", "resourceslices", ("list", "watch"), everywhere=True),
     Right("resource.k8s.io", "resourceclaims", ("list", "watch"), everywhere=True),
+    Right(
+        "resource.k8s.io",
+        "devicetaintrules",
+        ("list", "watch"),
+        everywhere=True,
+        without="gangs are planned onto devices that administrators have tainted, and wait there in vain",
+    ),
 )
 
 

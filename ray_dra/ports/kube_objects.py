@@ -169,6 +169,24 @@ class ResourceSlice:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceTaintRule:
+    """A taint that an administrator gives to devices.
+
+    Attributes:
+        taint: (key=value and whose it is, effect).
+        selects: it has a selector; a rule without one chooses no device.
+        driver, pool, device: that it chooses; "" for any.
+    """
+
+    name: str
+    taint: tuple[str, str]
+    selects: bool = True
+    driver: str = ""
+    pool: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Toleration:
     """Of pods, for taints of nodes. An empty key tolerates every key, an empty effect every effect."""
 

@@ -10,6 +10,7 @@ from ray_dra.ports.kube_objects import (
     Claim,
     ClaimTemplate,
     ComputeDomain,
+    DeviceTaintRule,
     KubeNode,
     NodeLinks,
     Pod,
@@ -25,15 +26,16 @@ Object = Mapping[str, Any]  # a Kubernetes object to be made, or a merge patch, 
 
 @dataclass(frozen=True, slots=True)
 class KubeView:
-    """One look, from watches. `slices` and `claims` are of the whole cluster, the others of the RayCluster's namespace
-    and, but for the RayCluster and its RayService, ours by their label. `raycluster_gone`: there is no RayCluster;
-    one that is None otherwise cannot be read."""
+    """One look, from watches. `slices`, `taint_rules` and `claims` are of the whole cluster, the others of the
+    RayCluster's namespace and, but for the RayCluster and its RayService, ours by their label. `raycluster_gone`: there
+    is no RayCluster; one that is None otherwise cannot be read."""
 
     raycluster: RayCluster | None = None
     raycluster_gone: bool = False
     rayservice: RayService | None = None
     nodes: Mapping[str, KubeNode] = field(default_factory=dict)
     slices: tuple[ResourceSlice, ...] = ()
+    taint_rules: tuple[DeviceTaintRule, ...] = ()
     claims: tuple[Claim, ...] = ()
     pods: tuple[Pod, ...] = ()
     templates: tuple[ClaimTemplate, ...] = ()

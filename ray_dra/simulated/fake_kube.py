@@ -18,7 +18,15 @@ from typing import Any
 
 from ray_dra.core.model.device_selector import CLASSES
 from ray_dra.errors import Conflict, NotFound, NotLeading
-from ray_dra.ports.kube_objects import KubeNode, Pod, PublishedDevice, RayService, ResourceFlavor, ResourceSlice
+from ray_dra.ports.kube_objects import (
+    DeviceTaintRule,
+    KubeNode,
+    Pod,
+    PublishedDevice,
+    RayService,
+    ResourceFlavor,
+    ResourceSlice,
+)
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.simulated.fake_kueue import FakeKueue
 from ray_dra.translate.kube.claims import read_claim
@@ -29,6 +37,7 @@ from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
+from ray_dra.translate.kube.taint_rules import read_taint_rule, with_rules
 from ray_dra.translate.names import DRIVER, KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
 
 NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
@@ -77,6 +86,7 @@ class FakeKube:
             rayservice=self._rayservice,
             nodes=dict(self._nodes),
             slices=tuple(each for slices in self._slices.values() for each in slices),
+            taint_rules=self._taint_rules(),
             claims=tuple(map(read_claim, self._of("ResourceClaim"))),
             pods=tuple(map(read_pod, self._of("Pod"))),
             templates=tuple(map(read_template, self._of("ResourceClaimTemplate"))),
@@ -253,6 +263,12 @@ class FakeKube:
             for each in self._slices[node]
         )
 
+    def put_taint_rule(self, name: str, effect: str, **selector: str) -> None:
+        """An administrator gives all devices that the selector chooses a taint."""
+        taint = {"key": "example.com/repair", "value": "soon", "effect": effect}
+        spec = {"deviceSelector": selector, "taint": taint}
+        self.put({"kind": "DeviceTaintRule", "metadata": {"name": name}, "spec": spec})
+
     def condition(self, name: str, *conditions: str) -> None:
         """These conditions of the node are true, besides Ready, and no others."""
         self._change_node(name, conditions=tuple(sorted(conditions)))
@@ -406,7 +422,7 @@ class FakeKube:
     def _allocate(self, node: str, claim: Object) -> list[str] | None:
         """As Kubernetes' allocator: for each device that is wanted the first that will do, going back within the claim;
         None where there are none."""
-        slices = self._slices.get(node, ())
+        slices = with_rules(self._slices.get(node, ()), self._taint_rules())
         devices = [device for each in slices for device in each.devices]
         taken = {device for pool, device in self.claimed() if pool == node}
         left = {(s.name, counter): n for each in slices for s in each.counters for counter, n in s.counters}
@@ -434,7 +450,8 @@ class FakeKube:
                 return []
             kind, expressions = wanted[at]
             for device in devices:
-                if device.name in taken or not all(_selects(each, kind, device) for each in expressions):
+                kept_off = {"NoSchedule", "NoExecute"} & {effect for _, effect in device.taints}
+                if device.name in taken or kept_off or not all(_selects(each, kind, device) for each in expressions):
                     continue
                 taken.add(device.name)
                 rest = fit(at + 1) if use(device, +1) else None
@@ -445,6 +462,9 @@ class FakeKube:
             return None
 
         return fit(0)
+
+    def _taint_rules(self) -> tuple[DeviceTaintRule, ...]:
+        return tuple(map(read_taint_rule, self._of("DeviceTaintRule")))
 
     def _end_pod(self, pod: dict[str, Any]) -> None:
         name = pod["metadata"]["name"]

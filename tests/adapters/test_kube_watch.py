@@ -18,7 +18,7 @@ from ray_dra.adapters.kube_watch import KubeAdapter
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.write_limits import Writers
 from ray_dra.errors import ApiUnavailable, KubernetesError, NotAllowed, NotFound, NotLeading
-from ray_dra.ports.kube_objects import RayService, WriteLimits
+from ray_dra.ports.kube_objects import DeviceTaintRule, RayService, WriteLimits
 from ray_dra.translate.names import KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import ConfigMapServer, thing, until
@@ -168,6 +168,34 @@ def test_the_rayservice_of_a_raycluster_is_watched_by_its_name(may_list: bool) -
         else:
             assert adapter.view().rayservice is None
             assert adapter.problems() == ("RayServices cannot be watched: This identity may not do that.",)
+    finally:
+        adapter.close()
+
+
+@pytest.mark.parametrize("case", ["may", "may not", "not served"])
+def test_taint_rules_are_watched_where_they_are_served_and_gangs_can_do_without(case: str) -> None:
+    taint = {"key": "repair", "effect": "NoExecute"}
+    rule = {"metadata": {"name": "r"}, "spec": {"deviceSelector": {"pool": "n1"}, "taint": taint}}
+    listed: list[str] = []
+
+    class Ruled(Api):
+        def serves(self, kind: str) -> bool:
+            return kind != "DeviceTaintRule" or case != "not served"
+
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[Any]:
+            listed.append(kind)
+            if kind == "DeviceTaintRule" and case == "may not":
+                raise NotAllowed("This identity may not do that.", wanted="list devicetaintrules")
+            yield [rule] if kind == "DeviceTaintRule" else [], "1"
+
+    api: Any = Ruled()
+    adapter = KubeAdapter(api, "n", "c", holder="me")
+    try:
+        said = ("DeviceTaintRules cannot be watched: This identity may not do that.",)
+        wanted = (DeviceTaintRule("r", ("repair= (DeviceTaintRule r)", "NoExecute"), pool="n1"),)
+        assert adapter.view().taint_rules == (wanted if case == "may" else ()), "at the first look"
+        assert adapter.problems() == (said if case == "may not" else ())
+        assert ("DeviceTaintRule" in listed) is (case != "not served")
     finally:
         adapter.close()
 

@@ -160,6 +160,18 @@ KUBE: dict[str, tuple[Callable[[KubeWorld, str], None], Severity]] = {
     "a device's taint None": (lambda world, node: world.kube.taint_device(node, "gpu-0", "None"), INFORM),
     "a device's taint NoSchedule": (lambda world, node: world.kube.taint_device(node, "gpu-0", "NoSchedule"), DRAIN),
     "a device's taint NoExecute": (lambda world, node: world.kube.taint_device(node, "gpu-0", "NoExecute"), LOST),
+    "a DeviceTaintRule of effect None": (
+        lambda world, node: world.kube.put_taint_rule(node, "None", pool=node),
+        INFORM,
+    ),
+    "a DeviceTaintRule NoSchedule": (
+        lambda world, node: world.kube.put_taint_rule(node, "NoSchedule", pool=node, device="gpu-0"),
+        DRAIN,
+    ),
+    "a DeviceTaintRule NoExecute": (
+        lambda world, node: world.kube.put_taint_rule(node, "NoExecute", driver="gpu.nvidia.com", pool=node),
+        LOST,
+    ),
     "a silent kubelet": (lambda world, node: world.kube.lose_node(node), LOST),
     "the node deleted": (lambda world, node: world.kube.delete_node(node), LOST),
 }

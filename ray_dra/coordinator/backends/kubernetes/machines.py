@@ -26,6 +26,7 @@ from ray_dra.translate.kube.parts import Parts, parts_of
 from ray_dra.translate.kube.published_links import with_links
 from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.kube.taint_rules import rules_for, with_rules
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
 from ray_dra.translate.names import DRIVER
 from ray_dra.translate.nvml.reading import MIG_IS_ON, node_from_reading
@@ -155,7 +156,7 @@ class Machines:
 
     def put(self, view: KubeView, placing: Placing) -> None:
         """The nodes that publish GPUs; `placing`: of the pods to be placed."""
-        made_of = (view.slices, view.nodes, view.topologies, self.avoided, self.faults, placing)
+        made_of = (view.slices, view.taint_rules, view.nodes, view.topologies, self.avoided, self.faults, placing)
         if made_of == self._made_of:
             return  # what has not changed is the same object, so that to compare is quick
         by_node: dict[str, list[ResourceSlice]] = {}
@@ -171,7 +172,8 @@ class Machines:
         for name in seen:
             node = view.nodes[name]
             versions = tuple(s.version for s in by_node[name])
-            made_from = (node, versions, avoided.get(name), faults.get(name), links.get(name), placing)
+            rules = rules_for(name, view.taint_rules)
+            made_from = (node, versions, rules, avoided.get(name), faults.get(name), links.get(name), placing)
             if self._translated.get(name) == made_from:
                 continue
             self._translated[name] = made_from
@@ -181,7 +183,7 @@ class Machines:
             self._signs.pop(name, None)
             if seen_there is not None:
                 self._signs[name] = seen_there
-            made = node_from_slices(node, by_node[name], placing)
+            made = node_from_slices(node, with_rules(by_node[name], rules), placing)
             made = with_links(made, links.get(name))
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
         for gone in self.names - seen:
