@@ -184,7 +184,7 @@ class Executor:
         for group in gang.groups:
             self._foreign.forget(group)
         self._gang_store.drop(gang)
-        self._records.drop(gang.id)
+        self._records.drop(gang.id, keep_until=action.keep_until)
         self._told.pop(gang.id, None)
         logger.info("gang %s: gone: %s", on_one_line(gang.name or gang.id), on_one_line(action.why))
 

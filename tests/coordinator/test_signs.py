@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
+from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.model.signs import Severity
@@ -76,7 +77,7 @@ def test_what_nvml_shows_does_what_its_severity_says(sign: str) -> None:
         assert status.notice.ranks == (0,)
         assert status.notice.reason.startswith(f"to be drained: {node}/gpu-0: ")
     world.coordinator.release("train")
-    world.pass_time(5)
+    world.pass_time(KEPT_SECONDS + 5)
     befalls(world, node)
     fits = world.coordinator.plan(gang(*[4] * 4, name="all"))
     assert hasattr(fits, "bundles") is (severity is INFORM), "nothing new is planned on it"

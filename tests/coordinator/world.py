@@ -155,8 +155,12 @@ class World:
             for grant in gang.allocation.grants:
                 assert grant.device not in owners, f"{grant.device} is given twice"
                 owners[grant.device] = gang.id
-        inventory = self.coordinator.inventory
-        holding = {g.id: g.allocation for g in self.coordinator.gangs.values() if g.allocation is not None}
+        inventory, kept = self.coordinator.inventory, self.coordinator.records.kept.holding()
+        for name, allocation in kept.items():
+            for grant in allocation.grants:
+                assert grant.device not in owners, f"{grant.device} is given, and kept"
+                owners[grant.device] = name
+        holding = {g.id: g.allocation for g in self.coordinator.gangs.values() if g.allocation is not None} | kept
         assert set(inventory.gangs) == set(holding)
         alone = {exclusive_key(c): g for g, held in holding.items() for c, _ in held.counters}
         for clique in inventory.clique_states.values():

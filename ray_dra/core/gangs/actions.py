@@ -31,10 +31,12 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """The end of a gang: the maps of its placement groups, then its record. `why`: for the log."""
+    """The end of a gang: the maps of its placement groups, then its record. `why`: for the log. `keep_until`: until
+    when (monotonic seconds) its place is kept for its program; None: it is not."""
 
     gang: str
     why: str
+    keep_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

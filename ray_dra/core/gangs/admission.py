@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
+from itertools import islice
 from typing import NamedTuple
 
 from ray_dra.core.gangs.actions import Refuse
@@ -36,6 +37,7 @@ from ray_dra.errors import InvalidRequest, NameTaken, RayDraError, Unsatisfiable
 MOST_WAITING = 10_000
 """Gangs of one program in the queue: far more than a program can mean, and so few that what they cost everybody (a few
 KB each, a write to the store when the program ends) stays small."""
+MOST_ON_KEPT_PLACES = 16  # gangs of a program that are tried on the places kept for it
 REST_FACTOR = 10  # how many times as long as a no took to find the queue rests before its first is planned again
 
 
@@ -90,6 +92,7 @@ class Admission:
         self._not_before = 0.0  # when that gang is planned again at the earliest
         self._changes = (-1, -1)  # of the inventory and of sets, by which the ordinary groups up to `_after` were a no
         self._after: Turn | None = None
+        self._kept_changes = -1  # of the inventory, by which nobody could have a place kept
         self._patient = False  # one of these waits for what it prefers
         self._noes: dict[object, Wait] = {}  # by what was asked: equal groups need no other answer
 
@@ -102,6 +105,9 @@ class Admission:
             return Refuse(_no_answer(gang.quota.queue, together=size_of(gang) > 1))
         if size_of(gang) > 1:  # it starts with the others of its set, in its turn
             return self._pending(gang, self._lacks_groups(gang), None, now)
+        kept = self._on_kept_place(gang)
+        if kept is not None:
+            return Start(kept)
         could_start = None
         answer: Answer | None = self._unpaid(gang) or self._turn_of(gang)
         if answer is None and wait:
@@ -130,7 +136,32 @@ class Admission:
         An ordinary placement group holds up nobody, as one that is pending in Ray; it waits for those before it that
         do.
         """
-        return self._next_ordinary(now) or self._next(now)
+        return self._next_on_kept_place() or self._next_ordinary(now) or self._next(now)
+
+    def _next_on_kept_place(self) -> tuple[Gang, Start] | None:
+        """A gang of a program for which places are kept, whoever else waits; again once the inventory has changed."""
+        records, inventory = self.records, self.planning.inventory
+        if not records.kept.owners or self._kept_changes == inventory.changes:
+            return None
+        for owner in records.kept.owners:
+            waiting = [records.gangs[gang_id] for gang_id in islice(records.waiting_of(owner), MOST_ON_KEPT_PLACES)]
+            for gang in filter(lambda each: each.waits, waiting):
+                self.turn = gang
+                found = self._on_kept_place(gang)
+                if found is not None:
+                    return gang, Start(found)
+        self._kept_changes = inventory.changes
+        return None
+
+    def _on_kept_place(self, gang: Gang) -> Allocation | None:
+        """Devices for a gang that lie in a place kept for its program, which is let go then. What a gang prefers it has
+        to get: else it takes its turn, as if nothing were kept."""
+        kept = self.records.kept
+        if gang.owner not in kept.owners or gang.quota is not None or size_of(gang) > 1:
+            return None
+        others = self.records.cliques_near(gang, batch=0)  # of a set that is no gang
+        answer = kept.without(gang.owner, lambda: place_near(self.planning, gang, others, gang.moves, strict=True))
+        return answer if isinstance(answer, Allocation) and kept.take(gang.owner, answer) else None
 
     def queued(self, gang: Gang) -> None:
         """A gang comes into the queue. An ordinary placement group may come before those that were a no, e.g. where a

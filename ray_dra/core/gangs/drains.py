@@ -92,5 +92,10 @@ class Drains:
         return Ending(TO_DRAIN + "; ".join(said[:MOST_NAMED]) + more, None, tuple(sorted(ranks | still)))
 
 
+def to_drain(ending: Ending | None) -> bool:
+    """Whether it is for its hardware's signs that something of a gang will end."""
+    return ending is not None and ending.reason.startswith(TO_DRAIN)
+
+
 def _is_wave(shown: int, nodes: int) -> bool:
     return shown >= LEAST_NODES and 2 * shown >= nodes

@@ -35,6 +35,7 @@ from ray_dra.core.gangs.actions import (
 )
 from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
 from ray_dra.core.gangs.backfill import BOUNDS, Bounds
+from ray_dra.core.gangs.drains import to_drain
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
@@ -53,6 +54,7 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
+from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.lifecycle import (
     ARROWS,
     MOST_CHANGES,
@@ -246,6 +248,7 @@ class Engine:
         In memory alone: a coordinator that starts again finds the same. Their records go look by look.
         """
         actions: list[Action] = []
+        self.records.kept.look(event.jobs, now.lived)
         for gang in self.records.orphans(event.jobs, event.ended_actors):
             gone = _changed(replace(gang, releasing=True), Phase.RELEASING, "its program has ended", now)
             self.records.put(gone, now.lived)
@@ -316,7 +319,7 @@ class Engine:
         if step is Step.GIVE_BACK:
             actions = self._give_back(gang, why, now)
         elif step is Step.FORGET:
-            actions = self._end(gang, seen.undone, gang.history[-1].why)  # `_see` has left one
+            actions = self._end(gang, seen.undone, gang.history[-1].why, now)  # `_see` has left one
         elif step is Step.PLAN_AGAIN and self.own_workers:
             actions = self._plan_elsewhere(gang, PlaceKind.RAY, said, now)
         elif step is Step.PLAN_AGAIN:
@@ -448,7 +451,7 @@ class Engine:
         unknown = made_here(gang) and not registered and (gang.ordinary is not None or gang.group is not None)
         buried: list[Action] = [BuryGroup(gang.id)] if unknown else []
         if not _made(gang):
-            return [*buried, Drop(gang.id, why)]
+            return [*buried, Drop(gang.id, why)]  # it held nothing
         actions: list[Action] = []
         # Without workers to undo, a placement group that is gone is record enough for a coordinator that starts again.
         if failed or (not gang.releasing and (gang.group is None or self.own_workers)):
@@ -457,13 +460,17 @@ class Engine:
 
     def _workers_left(self, gang: Gang, event: WorkersLeft, now: Moment) -> list[Action]:
         if not event.busy:
-            return self._end(gang, event.undone, event.why)
+            return self._end(gang, event.undone, event.why, now)
         return [] if gang.releasing else self._save(replace(gang, releasing=True), event.why, now)
 
-    def _end(self, gang: Gang, undone: bool, why: str) -> list[Action]:
-        """Once the workers made for it are given back, look by look."""
-        self._notes(gang).ending = True
-        return [Drop(gang.id, why)] if undone or not _made(gang) else []
+    def _end(self, gang: Gang, undone: bool, why: str, now: Moment) -> list[Action]:
+        """Once the workers made for it are given back, look by look. A program that gives back what has met a fault is
+        likely to ask again; one whose gang was ended is not."""
+        notes = self._notes(gang)
+        notes.ending = True
+        comes_back = notes.faulted and not (gang.failed or gang.detached or gang.quota is not None)
+        keep_until = now.lived + KEPT_SECONDS if comes_back else None
+        return [Drop(gang.id, why, keep_until)] if undone or not _made(gang) else []
 
     # -- records
 
@@ -492,6 +499,7 @@ class Engine:
             why = why or (ARROWS.get((was, to), "") if was is not None else "found in the store")
             gang = _changed(gang, to, why, now)
             noted.append(Note(gang.id, gang.name, gang.history[-1]))
+        self._note_faults(gang, seen)
         if not gang.releasing:  # else it has heard of its end
             gang, told = _with_notice(gang, seen, now)
             noted += told
@@ -499,6 +507,13 @@ class Engine:
         if gang is not before:
             self.records.put(gang, now.lived)
         return gang, [*noted, *timed]
+
+    def _note_faults(self, gang: Gang, seen: Observed) -> None:
+        """Once its placement group is gone, what was seen before counts too: the program may have been as quick."""
+        notes = self._notes(gang)
+        runs = seen.placed_once and not gang.releasing
+        faulted = bool(seen.lost or to_drain(seen.ending)) and (seen.placed_once or seen.group_state == "ABSENT")
+        notes.faulted = seen.owner_alive and (faulted or (notes.faulted and not runs))
 
     def _notes(self, gang: Gang) -> RuntimeNotes:
         return self.records.notes[gang.id]

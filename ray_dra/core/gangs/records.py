@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import Reservation
+from ray_dra.core.gangs.kept import KeptPlaces
 from ray_dra.core.gangs.lifecycle import ARROWS, Gang, GroupSet, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
@@ -43,6 +44,8 @@ class RuntimeNotes:
         could_start: since when it waits only for what it prefers.
         registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
         answer: what the queue said last while the gang waited for it.
+        faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given
+            back: was when it was last seen.
         evicted: when that was first seen to have taken back what a running gang has, and why.
         reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
             programs guess.
@@ -57,6 +60,7 @@ class RuntimeNotes:
     answer: Answer | None = None
     evicted: tuple[float, str] | None = None
     reservation: Reservation | None = None
+    faulted: bool = False
 
 
 class Records:
@@ -67,11 +71,12 @@ class Records:
         changed: the gangs whose records have changed, until somebody takes note and clears it.
         left_sets: how often a group that waited with others of its set ceased to.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
+        kept: places that are kept for programs after a fault.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
         guesses: how many gangs have said how long they run.
 
     Invariants: what is kept beside `gangs` is what a scan of them would give; the inventory holds the allocations of
-    the records, and no others. `validate` checks both.
+    the records, the places kept, and no others. `validate` checks both.
     """
 
     def __init__(self, inventory: Inventory, begins: Progress) -> None:
@@ -96,6 +101,7 @@ class Records:
         self._short: dict[GroupSet, dict[int, None]] = {}  # batches that lack some
         self.left_sets = 0
         self._last = 0
+        self.kept = KeptPlaces(inventory)
 
     # -- changes
 
@@ -135,8 +141,8 @@ class Records:
         if before is None or gang.allocation is not held or gang.group != before.group:
             notes.since = now  # its time counts anew
 
-    def drop(self, gang_id: str) -> None:
-        """The end of a gang; what it held is free."""
+    def drop(self, gang_id: str, *, keep_until: float | None = None) -> None:
+        """The end of a gang; what it held is free, or kept for its program for a while."""
         self.changed.add(gang_id)
         gang = self.gangs.pop(gang_id, None)
         if gang is None:
@@ -145,6 +151,8 @@ class Records:
         self._unlist(gang)
         self.notes.pop(gang_id, None)
         self.inventory.release(gang_id)
+        if keep_until is not None and gang.allocation is not None:
+            self.kept.keep(gang.owner, gang.allocation, keep_until)
 
     # -- the queue
 
@@ -366,7 +374,7 @@ class Records:
         _same(
             "what is held",
             {gang: self.inventory.allocation(gang) for gang in self.inventory.gangs},
-            {g.id: g.allocation for g in gangs if g.allocation is not None},
+            {g.id: g.allocation for g in gangs if g.allocation is not None} | self.kept.holding(),
         )
         given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
         for gang in gangs:

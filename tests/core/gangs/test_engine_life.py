@@ -204,6 +204,7 @@ class Life(RuleBasedStateMachine):
             self.world.act(ReleaseAsked(name))
         assert not self.world.gangs
         assert set(self.world.ray.values()) <= {"REMOVED"}, "nobody waits in Ray for what is gone"
+        self.world.act(JobsSeen(()))  # with a program ends what is kept for it
         assert self.world.inventory.free_devices == 12
 
 

@@ -79,7 +79,7 @@ class World:
         if isinstance(action, Save):
             self.engine.saved(action, Moment(self.now, self.now))
         elif isinstance(action, Drop):
-            self.engine.records.drop(action.gang)
+            self.engine.records.drop(action.gang, keep_until=action.keep_until)
         elif isinstance(action, MakeGroup):
             again = action.gang in self.ray
             self.ray.setdefault(action.gang, "PENDING")

@@ -1,0 +1,81 @@
+"""Places kept: what a gang gives back after a fault stays its program's own for a while, before the queue. Pure.
+
+A training run that restarts after a fault removes its placement group and asks for another one. Without this the next
+in the queue takes the clique that it leaves. Places are in memory alone: a coordinator that starts again keeps none.
+Neighbours: `engine.py` says which gangs have met a fault, `admission.py` tries a program's gangs on what is kept for
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple, TypeVar
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+
+KEPT_SECONDS = 60.0
+_Found = TypeVar("_Found")
+
+
+class Kept(NamedTuple):
+    """`allocation`: with a gang's id of its own, under which the inventory has it. `until`: monotonic seconds."""
+
+    owner: str
+    allocation: Allocation
+    until: float
+
+
+class KeptPlaces:
+    """See the module. The inventory holds them, as it does gangs' devices."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._places: dict[str, Kept] = {}
+
+    def keep(self, owner: str, allocation: Allocation, until: float) -> None:
+        """For a program, from the moment at which its gang holds the devices no more."""
+        held = allocation._replace(gang=f"kept/{allocation.gang}")
+        self._inventory.hold(held)
+        self._places[held.gang] = Kept(owner, held, until)
+
+    def look(self, jobs: Collection[str], now: float) -> None:
+        """Let go what is over, or whose program has ended."""
+        for name, kept in list(self._places.items()):
+            if now >= kept.until or kept.owner not in jobs:
+                self._let_go(name)
+
+    @property
+    def owners(self) -> list[str]:
+        """The programs for which something is kept, the earliest first."""
+        return list(dict.fromkeys(kept.owner for kept in self._places.values()))
+
+    def holding(self) -> dict[str, Allocation]:
+        """By the name under which the inventory has it."""
+        return {name: kept.allocation for name, kept in self._places.items()}
+
+    def without(self, owner: str, place: Callable[[], _Found]) -> _Found:
+        """What `place` finds as if nothing were kept for the program."""
+        held = [kept.allocation for kept in self._of(owner)]
+        for allocation in held:
+            self._inventory.release(allocation.gang)
+        try:
+            return place()
+        finally:
+            for allocation in held:
+                self._inventory.hold(allocation)
+
+    def take(self, owner: str, allocation: Allocation) -> bool:
+        """Let go what of the program's places the allocation lies in; False where it lies in none."""
+        devices = {grant.device for grant in allocation.grants}
+        taken = [k.allocation for k in self._of(owner) if not devices.isdisjoint(g.device for g in k.allocation.grants)]
+        for each in taken:
+            self._let_go(each.gang)
+        return bool(taken)
+
+    def _of(self, owner: str) -> Iterator[Kept]:
+        return iter([kept for kept in self._places.values() if kept.owner == owner])
+
+    def _let_go(self, name: str) -> None:
+        del self._places[name]
+        self._inventory.release(name)
