@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
+    from ray_dra.translate.drawing import draw_topology
     from ray_dra.translate.ray.devices import gpu, mig
-    from ray_dra.translate.text import draw_topology
 
 __version__ = "0.1.0"
 
@@ -81,8 +81,8 @@ _HOMES = {
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
+    "ray_dra.translate.drawing": ("draw_topology",),
     "ray_dra.translate.ray.devices": ("gpu", "mig"),
-    "ray_dra.translate.text": ("draw_topology",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -161,7 +161,7 @@ def topology(address: Address = "") -> None:
     """The cluster's cliques, nodes and GPUs; letters mark the GPUs of gangs."""
     import ray_dra
     from ray_dra.processes.calls import ask, coordinator
-    from ray_dra.translate.text import draw_topology
+    from ray_dra.translate.drawing import draw_topology
 
     _connect(address)
     marks: dict[str, str] = {}
@@ -181,7 +181,7 @@ def gangs(
     """Every gang: its phase, where it lies, what it waits for. And placement groups that wait in Ray without a plan,
     and records that cannot be read and were set aside."""
     from ray_dra.processes.calls import ask, coordinator
-    from ray_dra.translate.text import on_one_line
+    from ray_dra.translate.lines import on_one_line
 
     _connect(address)
     found = ask(coordinator().gangs.remote())
@@ -206,7 +206,8 @@ def gangs(
 
 
 def _show_gang(status: Status) -> None:
-    from ray_dra.translate.text import explain_standing, on_one_line
+    from ray_dra.translate.lines import on_one_line
+    from ray_dra.translate.text import explain_standing
 
     nodes = ", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "-"
     why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])

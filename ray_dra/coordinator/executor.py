@@ -44,9 +44,10 @@ from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.quota import Quotas
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
+from ray_dra.translate.lines import on_one_line
 from ray_dra.translate.names import MAP_KEY, NODE_LABEL
 from ray_dra.translate.ray.ordinary import new_group
-from ray_dra.translate.text import explain_notice, on_one_line
+from ray_dra.translate.text import explain_notice
 
 MOST_ASKS = 100  # for the quota of a gang whose record lies aside and does not tell
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker

@@ -1,4 +1,4 @@
-"""Gangs and topologies in words and pictures, as plain text."""
+"""Gangs and answers in words, as plain text and for programs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import READY, StageTimes
-from ray_dra.core.model import checked
 from ray_dra.core.model.allocation import Allocation, Grant
-from ray_dra.core.model.device import DomainId, Health
+from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.device_selector import DeviceCriteria, Selector
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
-from ray_dra.core.model.topology import Topology
-from ray_dra.errors import InvalidRequest, shown
+from ray_dra.translate.lines import on_one_line, several
 
 MOST_NAMED = 5  # gangs after which another starts
-MAX_MARKS = 1_000_000  # GPUs of a drawn cluster
 
 
 class GangStatus(Protocol):
@@ -114,11 +111,6 @@ def _utc(at: float) -> str:
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def on_one_line(text: str) -> str:
-    """For a line of a log or a terminal, whatever a program calls its gang."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def explain_allocation(allocation: Allocation) -> list[str]:
     """One line a bundle, under its clique."""
     lines: list[str] = []
@@ -141,9 +133,8 @@ def _devices(grants: Sequence[Grant]) -> str:
 
 def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> str:
     """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes."""
-    what = (
-        f"{_count(len(request.bundles), 'bundle')}, {_count(request.device_count, _kind(request))}, {request.locality}"
-    )
+    size = f"{several(len(request.bundles), 'bundle')}, {several(request.device_count, _kind(request))}"
+    what = f"{size}, {request.locality}"
     if isinstance(answer, Allocation):
         return "\n".join([f"fits: {what}", *explain_allocation(answer)])
     lines = [f"does not fit{'' if answer.proven else ' (not found within the bound)'}: {what}"]
@@ -152,15 +143,11 @@ def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> 
     if found is not None:
         for each in found.instead:
             cliques = len({c for c in each.allocation.cliques if c is not None})
-            where = f"on {_count(len(set(each.allocation.nodes)), 'node')}, {_count(cliques, 'clique')}"
+            where = f"on {several(len(set(each.allocation.nodes)), 'node')}, {several(cliques, 'clique')}"
             lines.append(f"  would fit now: {each.change} ({where})")
         if found.leaving is not None:
             lines.append(f"  would fit without: {found.leaving}")
     return "\n".join(lines)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
@@ -213,36 +200,3 @@ def _plain_device(grant: Grant) -> dict[str, Any]:
 def _kind(request: GangRequest) -> str:
     """GPUs, or parts of GPUs."""
     return "GPU" if request.bundles[0].part is None else "part"
-
-
-def draw_topology(topology: Topology, *, held: dict[str, str] | None = None) -> str:
-    """Every clique with its nodes, every node with its GPUs; `held` gives a mark (one letter) by UUID.
-
-    A free GPU shows as its index, one that is not well as x. Raises InvalidRequest for what is no topology.
-    """
-    if not isinstance(topology, Topology):
-        raise InvalidRequest(
-            "A topology is what ray_dra.topology() returns.",
-            place="topology",
-            wanted=shown(topology),
-            available="topology()",
-        )
-    marks = checked.table({} if held is None else held, "held", most=MAX_MARKS)
-    for uuid, mark in marks.items():
-        checked.text(uuid, "a UUID of held")
-        checked.text(mark, "a mark of held")
-    lines: list[str] = []
-    current: object = object()
-    for node in topology.nodes.values():
-        if node.clique != current:
-            current = node.clique
-            lines.append(f"clique {current}" if current is not None else "in no clique")
-        cells = []
-        for i, device in enumerate(node.devices):
-            mark = marks.get(device.uuid or "")
-            cells.append("x" if device.health is not Health.OK else mark or str(device.index))
-            if i + 1 < len(node.devices) and device.numa != node.devices[i + 1].numa:
-                cells.append("|")
-        state = "" if node.ready else f"  ({node.reason})"
-        lines.append(f"  {node.name:<16} [ {' '.join(cells)} ]{state}")
-    return "\n".join(lines)

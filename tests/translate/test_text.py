@@ -15,11 +15,9 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
-from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
 from ray_dra.translate.text import (
     answer_as_json,
-    draw_topology,
     explain_answer,
     explain_gang,
     explain_notice,
@@ -173,20 +171,6 @@ def test_the_time_to_readiness_is_told_by_stage() -> None:
     assert told.splitlines()[-1] == "  2.2 s so far: queued 2.0, pods 0.2; now bound"
     assert explain_times(StageTimes(on_its_way.spent, "", 7.0)) == ["ready 2.2 s after the call: queued 2.0, pods 0.2"]
     assert explain_times(StageTimes((), "queued", 7.0)) == []
-
-
-def test_a_topology_is_drawn_by_clique_with_what_is_held_and_what_is_not_well() -> None:
-    lost = replace(node("lost", 2), ready=False, reason="its raylet is lost")
-    held = {grant.uuid or "": "a" for grant in YES.grants}
-    assert draw_topology(Topology.of([*NODES, lost]), held=held).splitlines() == [
-        "clique box.box",
-        "  box              [ 0 x | 2 3 ]",
-        "clique r",
-        "  r-t0             [ a a | 2 3 ]",
-        "  r-t1             [ a a | a a ]",
-        "in no clique",
-        "  lost             [ 0 | 1 ]  (its raylet is lost)",
-    ]
 
 
 def test_parts_of_gpus_are_told_by_profile_and_gpu() -> None:
