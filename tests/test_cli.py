@@ -1,27 +1,49 @@
-"""`ray-dra snapshot` and `ray-dra plan`, as they are typed. With the worst input: tests/edge/test_command_line.py."""
+"""`ray-dra` as it is typed: what it prints where, and with what it ends. With the worst input:
+tests/edge/test_command_line.py."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+import yaml
+from typer.testing import CliRunner, Result
 
 import ray_dra
-from ray_dra.cli import app
+from ray_dra import cli, errors
+from ray_dra.cli import connection
+from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, NO, UNREACHABLE, USAGE, WRONG_FILE, YES, exit_code
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.errors import InvalidSnapshot
-from ray_dra.translate.files.snapshot import dump_snapshot, snapshot_of
-from tests.core.machines import gang, rack
+from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable, InvalidAddress, InvalidSnapshot, RayDraError
+from ray_dra.simulated.profile import profile_names
+from ray_dra.translate.files.snapshot import Others, Snapshot, dump_snapshot, snapshot_of
+from tests.core.machines import gang, node, rack
+
+app = cli.app
+HISTORY = (
+    Change(0.0, None, Phase.QUEUED, "submitted; waits for room"),
+    Change(61.5, Phase.QUEUED, Phase.HELD, "its turn: devices are held"),
+)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, [*words])
 
 
 @pytest.fixture
@@ -36,37 +58,73 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+Tell = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
+    """Has the coordinator answer so; without one of its own, the usual empty answer."""
+
+    def answer(**answers: Any) -> dict[str, Any]:
+        told = {"gangs": [], "clique_names": {}, "unplanned": [], "unread": [], "unseen": (), "asks": (), **answers}
+        monkeypatch.setattr(connection, "connect", lambda address: None)
+        monkeypatch.setattr(connection, "ask_coordinator", lambda call, *arguments, **_: told[call])
+        return told
+
+    return answer
+
+
+# -- plan, snapshot, profiles
+
+
 def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
-    run = CliRunner()
-    yes = run.invoke(app, ["plan", str(file), "--gpus", "4", "--same-clique"])
-    assert yes.exit_code == 0
+    yes = run("plan", str(file), "--gpus", "4", "--same-clique")
+    assert yes.exit_code == YES
     assert "fits: 1 bundle, 4 GPUs, one clique" in yes.stdout
-    no = run.invoke(app, ["plan", str(file), "--gpus", "4", "--bundles", "2", "--same-clique"])
-    assert no.exit_code == 1
+    no = run("plan", str(file), "--gpus", "4", "--bundles", "2", "--same-clique")
+    assert no.exit_code == NO
     assert "room for 1: 4 on 1 node" in no.stdout
     assert "would fit now: 1 of the 2 bundles (on 1 node, 1 clique)" in no.stdout
     assert "would fit without: left (4 GPUs; the smallest set)" in no.stdout
     wish = tmp_path / "gang.yaml"
     wish.write_text("bundles: [{GPU: 4}]\ncount: 2\nlocality: {cliques: 1}")
-    plain = json.loads(run.invoke(app, ["plan", str(file), "--request", str(wish), "--json"]).stdout)
+    words = ("plan", str(file), "--request", str(wish))
+    plain = json.loads(run(*words, "--json").stdout)
     assert plain["leaving"] == {"gangs": ["left"], "gpus": 4, "smallest": True}
     assert plain["shortfalls"][0]["kind"] == "room in one clique"
-    missing = run.invoke(app, ["plan", str(tmp_path / "none.yaml")])
+    assert plain == json.loads(run(*words, "-o", "json").stdout) == yaml.safe_load(run(*words, "-o", "yaml").stdout)
+    names = run("plan", str(file), "--gpus", "4", "--bundles", "2", "-o", "name")
+    assert (names.stdout.splitlines(), names.exit_code) == (["a-t1", "b-t1"], YES)
+    missing = run("plan", str(tmp_path / "none.yaml"))
     assert isinstance(missing.exception, InvalidSnapshot)
+    assert "No such file" in str(missing.exception)
+
+
+def test_a_plan_names_racks_and_folds_bundles_that_are_alike(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    id = "3f2a9c1e-4e54-59d9-a1ac-ad6ed7d5e7b7.32766"
+    path.write_text(dump_snapshot(Snapshot(tuple(rack(id, 18, prefix="gb200-r0")))))
+    words = ("plan", str(path), "--gpus", "4", "--bundles", "16", "--same-clique")
+    assert run(*words).stdout.splitlines() == [
+        "fits: 16 bundles, 64 GPUs, one clique",
+        "  clique gb200-r0",
+        "    bundles 0 to 15, a node each, gb200-r0-t0 to gb200-r0-t15: GPU 0, 1, 2, 3 of each",
+    ]
+    assert len(run(*words, "-o", "wide").stdout.splitlines()) == 18
 
 
 def test_a_name_is_printed_as_it_is(file: Path) -> None:
     """A name between colons is no picture, least of all for programs."""
     for extra in ([], ["--json"]):
-        said = CliRunner().invoke(app, ["plan", str(file), "--product", "a:on:b [red] :smile:", *extra]).stdout
+        said = run("plan", str(file), "--product", "a:on:b [red] :smile:", *extra).stdout
         assert "a:on:b [red] :smile:" in said
     assert json.loads(said)["shortfalls"][0]["wanted"] == ["a:on:b [red] :smile:"]
 
 
 def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
     path = tmp_path / "rack.yaml"
-    done = CliRunner().invoke(app, ["snapshot", str(path), "--profile", "gb200-nvl72", "--nodes", "3"])
-    assert done.exit_code == 0, done.output
+    done = run("snapshot", str(path), "--profile", "gb200-nvl72", "--nodes", "3")
+    assert done.exit_code == YES, done.output
     answer = ray_dra.plan([{"GPU": 4}] * 3, locality=ray_dra.same_clique(), cluster=path)
     assert isinstance(answer, Allocation)
     assert [n[-2:] for n in answer.nodes] == ["00", "01", "02"]
@@ -76,39 +134,101 @@ def test_simulated_machines_as_a_snapshot(tmp_path: Path) -> None:
     assert refused.counterfactual.instead[0].change == "3 of the 4 bundles"
 
 
-def test_gangs_tells_of_groups_without_a_plan_and_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    waits = Status("id", Phase.QUEUED, "train", None, (), None, 0, (), (), other_work=("4 GPUs on t0: theirs",))
-    answers: dict[str, object] = {
-        "gangs": [waits],
-        "unseen": (),
-        "asks": (),
-        "unplanned": [("blocker", "02", 8.0)],
-        "unread": [],
-    }
-    remotes = {name: SimpleNamespace(remote=lambda answer=answer: answer) for name, answer in answers.items()}
-    monkeypatch.setattr("ray_dra.cli._connect", lambda address: None)
-    monkeypatch.setattr("ray_dra.processes.calls.coordinator", lambda: SimpleNamespace(**remotes))
-    monkeypatch.setattr("ray_dra.processes.calls.ask", lambda answer: answer)
-    gang, group = CliRunner().invoke(app, ["gangs"]).stdout.splitlines()
-    assert gang.endswith("other work has 4 GPUs on t0: theirs")
+@pytest.mark.parametrize("name", profile_names())
+def test_a_profile_is_printed_byte_for_byte(name: str) -> None:
+    shipped = (resources.files("ray_dra.simulated") / "profiles" / f"{name}.yaml").read_bytes()
+    assert run("profiles", name).stdout_bytes == shipped
+
+
+def test_a_profile_is_the_same_bytes_whatever_the_terminals_encoding() -> None:
+    """That of a DGX-1 has letters beyond ASCII."""
+    command = [sys.executable, "-m", "ray_dra.cli", "profiles", "dgx-v100"]
+    done = subprocess.run(command, capture_output=True, check=True, env={"PYTHONIOENCODING": "ascii", **_path()})
+    assert done.stdout == (resources.files("ray_dra.simulated") / "profiles" / "dgx-v100.yaml").read_bytes()
+
+
+def test_profiles_are_listed() -> None:
+    assert run("profiles", "-o", "name").stdout.split() == list(profile_names())
+    assert {each["name"] for each in json.loads(run("profiles", "-o", "json").stdout)} == set(profile_names())
+
+
+# -- topology
+
+
+def test_a_topology_tells_who_has_which_gpus(file: Path, tell: Tell) -> None:
+    drawn = run("topology", str(file)).stdout.splitlines()
+    assert drawn[:6] == [
+        "clique a: 2 nodes, 8 GPUs",
+        "  a-t0  [ A A | A A ]",
+        "  a-t1  [ 0 1 | 2 3 ]",
+        "clique b: 2 nodes, 8 GPUs",
+        "  b-t0  [ B B | B B ]",
+        "  b-t1  [ 0 1 | 2 3 ]",
+    ]
+    assert "held by: A left, B right" in drawn
+    assert drawn[-1] == "16 GPUs on 4 nodes, 2 cliques: 8 free, 8 held"
+    plain = json.loads(run("topology", str(file), "-o", "json").stdout)
+    assert [gpu["gang"] for gpu in plain["nodes"][0]["gpus"]] == ["left"] * 4
+    assert [clique["name"] for clique in plain["cliques"]] == ["a", "b"]
+    assert run("topology", str(file), "-o", "name").stdout.split() == ["a-t0", "a-t1", "b-t0", "b-t1"]
+    # Of the running cluster, by the gangs' names; others' work beside them.
+    inventory = Inventory([node("n", 4, box=True)])
+    held = plan(inventory, gang(2, name="id"))
+    assert isinstance(held, Allocation)
+    found = Snapshot((node("n", 4, box=True),), (held,), {"n": Others((3,))})
+    tell(snapshot=found, gangs=[Status("id", Phase.READY, "train", held, (), None, 0, (), ())])
+    told = run("topology").stdout
+    assert "  n  [ A A | 2 * ]" in told
+    assert "held by: A train" in told
+    assert "*: other work" in " ".join(told.split())
+
+
+# -- gangs
+
+
+def test_gangs_are_a_table(tell: Tell) -> None:
+    places = (Placed("r0-t0", ()), Placed("r0-t1", ()))
+    status = Status(
+        "id", Phase.PLACING, "train", Allocation("id", places), (), "group", 0, (), (), "so far", namespace="team",
+        owner="0200", bundles=2, gpus=8, priority=3, times=StageTimes((("queued", 5.0),), "placed", 1e12),
+    )  # fmt: skip
+    waits = Status("w", Phase.QUEUED, "", None, (), None, 0, (), (), other_work=("4 GPUs on t0: theirs",))
+    told = tell(gangs=[status, waits], unplanned=[("blocker", "02", 8.0)], unread=[("gang/x", "torn")])
+    headers, train, queued, group, aside = run("gangs").stdout.splitlines()
+    assert headers.split() == ["NAME", "PHASE", "STAGE", "BUNDLES", "GPUS", "CLIQUES", "OWNER", "AGE", "REASON"]
+    cells = ["train", "placing", "placed", "2", "8", "-", "0200", "0s", "so"]
+    assert train.split()[:9] == cells
+    assert [at.start() for at in re.finditer(r"\S+", headers)] == [
+        at.start() for at in itertools.islice(re.finditer(r"\S+", train), len(cells))
+    ]
+    assert queued.endswith("; other work has 4 GPUs on t0: theirs")
     assert group.split()[:2] == ["blocker", "unplanned"]
     assert "8 GPUs" in group
     assert "ray_dra://HOST:PORT" in group
+    assert aside.split()[:3] == ["gang/x", "set", "aside"]
+    wide = run("gangs", "-o", "wide").stdout.splitlines()
+    assert wide[0].split()[8:] == ["PRIORITY", "NAMESPACE", "ID", "NODES", "REASON"]
+    assert "r0-t0,r0-t1" in wide[1]
+    assert run("gangs", "-o", "name").stdout.split() == ["train", "w"]
+    plain = json.loads(run("gangs", "-o", "json").stdout)
+    assert plain == yaml.safe_load(run("gangs", "-o", "yaml").stdout)
+    assert [(g["id"], g["phase"], g["gpus"], g["owner"]) for g in plain["gangs"]] == [
+        ("id", "placing", 8, "0200"),
+        ("w", "queued", 0, ""),
+    ]
+    assert plain["unplanned"] == [{"group": "blocker", "job": "02", "gpus": 8.0}]
+    assert plain["set_aside"] == [{"key": "gang/x", "why": "torn"}]
+    told.update(gangs=[], unplanned=[], unread=[], unseen=("a watch\nis old",))
+    nobody = run("gangs")
+    assert (nobody.stdout, nobody.stderr) == ("no gangs\n", "Kubernetes: a watch is old\n")
 
 
-def test_gangs_name_tells_what_the_gang_came_to_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    history = (
-        Change(0.0, None, Phase.QUEUED, "submitted; waits for room"),
-        Change(61.5, Phase.QUEUED, Phase.HELD, "its turn: devices are held"),
-    )
-    told = [Status(f"id-{n}", Phase.HELD, n, None, (), None, 0, (), (), history=history) for n in ("train", "other")]
-    asked: SimpleNamespace = SimpleNamespace(remote=lambda: told)
-    monkeypatch.setattr("ray_dra.cli._connect", lambda address: None)
-    monkeypatch.setattr("ray_dra.processes.calls.coordinator", lambda: SimpleNamespace(gangs=asked))
-    monkeypatch.setattr("ray_dra.processes.calls.ask", lambda answer: answer)
+def test_gangs_name_tells_what_the_gang_came_to_and_why(tell: Tell) -> None:
+    told = [Status(f"id-{n}", Phase.HELD, n, None, (), None, 0, (), (), history=HISTORY) for n in ("train", "other")]
+    tell(gangs=told)
     for name in ("train", "id-train"):
-        done = CliRunner().invoke(app, ["gangs", name])
-        assert done.exit_code == 0, done.output
+        done = run("gangs", name)
+        assert done.exit_code == YES, done.output
         first, *lines = done.stdout.splitlines()
         assert first.split()[:2] == ["train", "held"]
         assert lines == [
@@ -118,14 +238,196 @@ def test_gangs_name_tells_what_the_gang_came_to_and_why(monkeypatch: pytest.Monk
     odd = Change(0.0, None, Phase.QUEUED, "waits\nfor \x1b[2Jroom\u2028here")
     given = Notice("RayCluster gangs is being deleted", 60.0, (0,), 60.0)
     allocation = Allocation("id", (Placed("t0", ()), Placed("t1", ())))
-    told[:] = [Status("id", Phase.READY, "train", allocation, (), None, 0, (), (), history=history, notice=given)]
-    _, notice, *_ = CliRunner().invoke(app, ["gangs", "train"]).stdout.splitlines()
+    told[:] = [
+        Status("id", Phase.READY, "train", allocation, (), None, 0, (), (), history=HISTORY, notice=given, bundles=2)
+    ]
+    _, notice, *_ = run("gangs", "train").stdout.splitlines()
     assert notice == "  notice: bundle 0 will end from 1970-01-01 00:01:00 UTC on: RayCluster gangs is being deleted"
     told[:] = [Status("id", Phase.QUEUED, "a\n\x1b[31mb", None, (), None, 0, (), (), said="a\rb:100:c", history=(odd,))]
-    done = CliRunner().invoke(app, ["gangs", "id"])
+    done = run("gangs", "id")
     assert all(letter.isprintable() for line in done.stdout.split("\n") for letter in line)
     assert len(done.stdout.split("\n")) == 3
     assert "a b:100:c" in done.stdout
-    missing = CliRunner().invoke(app, ["gangs", "none"])
-    assert missing.exit_code == 1
-    assert "there is no gang 'none'" in missing.output
+    for command in ("gangs", "describe", "events"):
+        for words in ([command], [command, "-o", "yaml"]):
+            assert all(
+                letter.isprintable() for line in run(*words[:1], "id", *words[1:]).stdout.split("\n") for letter in line
+            )
+    assert all(letter.isprintable() for line in run("gangs").stdout.split("\n") for letter in line)
+
+
+@pytest.mark.parametrize("command", ["gangs", "describe", "events", "release"])
+def test_a_gang_that_is_not_there_is_a_no_on_stderr(command: str, tell: Tell) -> None:
+    tell()
+    missing = run(command, "none")
+    assert (missing.exit_code, missing.stdout) == (NO, "")
+    assert "there is no gang 'none'" in missing.stderr
+
+
+def test_describe_tells_all_of_a_gang(tell: Tell) -> None:
+    inventory = Inventory(rack("c", 1))
+    held = plan(inventory, gang(2, name="id", locality=Locality(cliques=1)))
+    assert isinstance(held, Allocation)
+    status = Status(
+        "id", Phase.READY, "train", held, (), "0a", 1, (), (), history=HISTORY, namespace="team", owner="0200",
+        bundles=1, gpus=2, locality="one clique", times=StageTimes((("queued", 61.5),), "", 61.5),
+    )  # fmt: skip
+    tell(gangs=[status], clique_names={"c": "rack-7"})
+    lines = run("describe", "train").stdout.splitlines()
+    for line in (
+        "Name:       train",
+        "Owner:      job 0200",
+        "Phase:      ready",
+        "Locality:   one clique",
+        "Cliques:    rack-7",
+        "Moves:      1",
+        "Times:      ready 61.5 s after the call: queued 61.5",
+        "  clique rack-7",
+        "    bundle 0 on c-t0: GPU 0 (GPU-c-t0-0), 1 (GPU-c-t0-1)",
+        "  1970-01-01 00:01:01  queued -> held             its turn: devices are held",
+    ):
+        assert line in lines
+    assert any(line.startswith("Asked for:  1970-01-01 00:00:00 UTC (") for line in lines)
+    (plain,) = json.loads(run("describe", "train", "-o", "json").stdout)
+    assert plain["cliques"] == [{"id": "c", "name": "rack-7"}]
+    assert plain["asked_at"] == 0.0
+    assert plain["allocation"][0]["node"] == "c-t0"
+    row = run("gangs").stdout.splitlines()[1]
+    assert "rack-7" in row.split()
+
+
+def test_events_are_the_gangs_changes_by_time(tell: Tell) -> None:
+    late = (Change(30.0, None, Phase.QUEUED, "submitted"),)
+    tell(
+        gangs=[Status(n, Phase.HELD, n, None, (), None, 0, (), (), history=h) for n, h in (("a", HISTORY), ("b", late))]
+    )
+    assert run("events").stdout.splitlines() == [
+        "TIME (UTC)            GANG   PHASE            REASON",
+        "1970-01-01 00:00:00   a      queued           submitted; waits for room",
+        "1970-01-01 00:00:30   b      queued           submitted",
+        "1970-01-01 00:01:01   a      queued -> held   its turn: devices are held",
+    ]
+    assert len(run("events", "b").stdout.splitlines()) == 2
+    plain = json.loads(run("events", "-o", "json").stdout)
+    assert [(each["at"], each["gang"], each["to"]) for each in plain] == [
+        (0.0, "a", "queued"),
+        (30.0, "b", "queued"),
+        (61.5, "a", "held"),
+    ]
+
+
+def test_watching_tells_each_change_once_and_that_a_gang_has_gone(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    queued, ready = (Status("a", phase, "train", None, (), None, 0, (), ()) for phase in (Phase.QUEUED, Phase.READY))
+    other = Status("b", Phase.QUEUED, "other", None, (), None, 0, (), ())
+    looks = [[queued, other], [queued, other], [ready, other], [other]]
+
+    def turn(seconds: float) -> None:
+        if not looks:
+            raise KeyboardInterrupt
+        told["gangs"] = looks.pop(0)
+
+    monkeypatch.setattr("ray_dra.cli.gangs.time.sleep", turn)
+    for words, wanted in (
+        (["-w"], [["NAME", "PHASE"], ["train", "queued"], ["other", "queued"], ["train", "ready"], ["train", "gone"]]),
+        (["train", "-w"], [["NAME", "PHASE"], ["train", "queued"], ["train", "ready"], ["train", "gone"]]),
+    ):
+        looks[:] = [[queued, other], [queued, other], [ready, other], [other]]
+        told = tell(gangs=looks.pop(0))
+        done = run("gangs", *words)
+        assert done.exit_code == 130
+        assert [line.split()[:2] for line in done.stdout.splitlines()] == wanted
+    looks[:] = [[ready], []]
+    told = tell(gangs=[queued])
+    lines = run("gangs", "--watch", "-o", "json").stdout.splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["queued", "ready", "gone"]
+
+
+# -- errors, exit codes, the version
+
+
+def kinds(of: type[RayDraError] = RayDraError) -> list[type[RayDraError]]:
+    return [of, *(each for below in of.__subclasses__() for each in kinds(below))]
+
+
+CODES = {
+    "UnsatisfiableError": NO,
+    "GangGone": NO,
+    "GangTimeout": NO,
+    "InvalidRequest": USAGE,
+    "InvalidAddress": USAGE,
+    "NameTaken": USAGE,
+    "InvalidSnapshot": WRONG_FILE,
+}
+
+
+def test_every_error_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in kinds():
+        if kind.__module__ != errors.__name__:
+            continue
+        assert exit_code(kind("why")) == CODES.get(kind.__name__, UNREACHABLE), kind
+
+    def fails(error: Exception) -> int:
+        def connect(address: str) -> None:
+            raise error
+
+        monkeypatch.setattr(connection, "connect", connect)
+        monkeypatch.setattr("sys.argv", ["ray-dra", "gangs"])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert "why so" in said.err
+        assert isinstance(caught.value.code, int)
+        return caught.value.code
+
+    assert fails(CoordinatorUnavailable("why so")) == UNREACHABLE
+    assert fails(RuntimeError("why so")) == FAULT
+
+
+@pytest.mark.parametrize(
+    "words", [["gangs"], ["describe"], ["--nope"], ["plan", "--bundles", "0"], ["gangs", "-o", "x"]]
+)
+def test_wrong_usage_ends_with_2(words: list[str], tell: Tell) -> None:
+    tell()
+    done = run(*words)
+    if words == ["gangs"]:
+        assert done.exit_code == YES
+    else:
+        assert (done.exit_code, done.stdout) == (USAGE, "")
+
+
+def test_help_tells_the_exit_codes_and_the_version_is_told() -> None:
+    for words in (["--help"], ["-h"], ["plan", "-h"], ["gangs", "--help"]):
+        told = " ".join(run(*words).stdout.split())
+        for part in EXIT_CODES.split(", "):
+            assert part.split(" (")[0] in told
+    assert run("--version").stdout == f"ray-dra {ray_dra.__version__}\n"
+
+
+def test_without_a_cluster_on_this_machine_nobody_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that was typed wrong is another matter."""
+
+    def refuse(address: str, **_: object) -> None:
+        raise InvalidAddress("There is none here.", place="address")
+
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(ClusterUnavailable, match="no Ray cluster here"):
+        connection.connect("")
+    with pytest.raises(InvalidAddress):
+        connection.connect("nowhere")
+
+
+def _path() -> dict[str, str]:
+    import os
+
+    return {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+
+
+def test_where_nobody_answers_it_ends_with_3_and_says_so_alone() -> None:
+    """A real process, a port where nobody listens: no line is Ray's or gRPC's."""
+    command = [sys.executable, "-m", "ray_dra.cli", "gangs", "--address", "127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (UNREACHABLE, "")
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("ray-dra: No Ray cluster answers at this address")
+    assert [line.split(":")[0].strip() for line in rest] == ["where", "wanted", "available"]

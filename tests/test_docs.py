@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from ray_dra.cli import app
+from ray_dra.cli import app, connection, exit_codes
+from ray_dra.coordinator.status import Status
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.stages import StageTimes
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
+from ray_dra.core.model.device import DeviceId
+from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.core.plan import plan
+from tests.core.machines import gang, rack
 
 ROOT = Path(__file__).parents[1]
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
@@ -67,6 +78,52 @@ def test_every_module_is_told() -> None:
     files = [file for file in package.rglob("*.py") if file.name != "__init__.py" and "proto" not in file.parts]
     assert len(files) > 100
     assert [str(f.relative_to(package)) for f in files if not re.search(rf"`(\w+/)*{f.name}`", told)] == []
+
+
+COMMANDS = (ROOT / "docs" / "command-line.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```console\n(.*?)```", COMMANDS, re.DOTALL))
+def test_a_command_prints_what_the_docs_show(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for typed in block.removeprefix("$ ").split("\n$ "):
+        words, _, wanted = typed.partition("\n")
+        done = CliRunner().invoke(app, shlex.split(words)[1:])
+        assert done.exit_code == 0, done.output
+        assert done.output.rstrip("\n") == wanted.rstrip("\n")
+
+
+def test_the_docs_tell_every_command_and_exit_code() -> None:
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert set(re.findall(r"^\| `(\w+)` \|", COMMANDS, re.MULTILINE)) == commands
+    codes = {value for name, value in vars(exit_codes).items() if name.isupper() and isinstance(value, int)}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", COMMANDS, re.MULTILINE)} == codes
+
+
+def test_the_docs_show_gangs_as_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1e9
+    held = Allocation(
+        "t", tuple(Placed(f"n{at}", (Grant(f"n{at}", 0, DeviceId("", "", ""), "", 0, c),)) for at, c in enumerate("ab"))
+    )
+    inventory = Inventory(rack("r", 2))
+    inventory.set_others("r-t0", 0b1111, {})
+    no = plan(inventory, gang(4, 4))
+    assert isinstance(no, Unsatisfiable)
+    train = Status("t", Phase.READY, "train", held, (), None, 0, (), (), owner="02000000", bundles=4, gpus=16,
+                   times=StageTimes((("queued", 100.0),), "", now - 11_000))  # fmt: skip
+    waits = Status("e", Phase.QUEUED, "eval", None, (), None, 0, (), no.shortfalls, owner="03000000", bundles=2, gpus=8,
+                   times=StageTimes((), "queued", now - 45))  # fmt: skip
+    told: dict[str, Any] = {
+        "gangs": [train, waits],
+        "clique_names": {"a": "gb200-r0", "b": "gb200-r1"},
+        "unplanned": [("blocker", "04000000", 8.0)],
+        "unread": [],
+        "unseen": (),
+    }
+    monkeypatch.setattr(connection, "connect", lambda address: None)
+    monkeypatch.setattr(connection, "ask_coordinator", lambda call: told[call])
+    monkeypatch.setattr("ray_dra.cli.gangs.time.time", lambda: now)
+    assert f"$ ray-dra gangs\n{CliRunner().invoke(app, ['gangs']).stdout}```" in COMMANDS
 
 
 def test_the_example_of_devices_runs(

@@ -43,6 +43,12 @@ class Status:
     other_work: tuple[str, ...] = ()  # what keeps it from its GPUs, or has those for which it waits
     notice: Notice | None = None  # that it, or a part of it, will end
     standing: Standing | None = None  # where it stands in the queue
+    namespace: str = ""
+    owner: str = ""  # the Ray job that asked for it
+    bundles: int = 0
+    gpus: int = 0  # or parts of GPUs
+    priority: int = 0
+    locality: str = ""  # in words
 
 
 MOST_NAMED = 5  # of other work that stands in a gang's way
@@ -140,4 +146,10 @@ class Statuses:
             other_work=self._other_work(allocation) if to in (Phase.QUEUED, Phase.PLACING) else (),
             notice=gang.notice,
             standing=standing(self._records, gang),
+            namespace=gang.namespace,
+            owner=gang.owner,
+            bundles=len(gang.request.bundles),
+            gpus=gang.request.device_count,
+            priority=gang.request.priority,
+            locality=str(gang.request.locality),
         )

@@ -32,6 +32,7 @@ from ray_dra.processes.agents import Agents
 from ray_dra.processes.look_loop import LookLoop
 from ray_dra.processes.node_agent import ask_again
 from ray_dra.processes.wiring import coordinator_on, log_decisions, store_here
+from ray_dra.translate.clique_names import clique_names
 from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
@@ -198,6 +199,10 @@ class CoordinatorActor:
     async def topology(self) -> Topology:
         await _still_wanted()
         return Topology.of(node_state.node for node_state in self._core.inventory.node_states.values())
+
+    async def clique_names(self) -> dict[str, str]:
+        """What people call each clique, by its id."""
+        return clique_names(await self.topology())
 
     async def ordinary(
         self, group: str, name: str, namespace: str

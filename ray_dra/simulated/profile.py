@@ -147,11 +147,16 @@ def profile_names() -> tuple[str, ...]:
 
 def profile_text(name: str) -> str:
     """The profile's YAML as shipped, drawing included. Raises InvalidAddress for an unknown name."""
+    return profile_bytes(name).decode()
+
+
+def profile_bytes(name: str) -> bytes:
+    """The profile's file. Raises InvalidAddress for an unknown name."""
     if name not in profile_names():
         raise InvalidAddress(
             f"There is no profile {name!r}.", place="profile", wanted=name, available=", ".join(profile_names())
         )
-    return (resources.files("ray_dra.simulated") / "profiles" / f"{name}.yaml").read_text()
+    return (resources.files("ray_dra.simulated") / "profiles" / f"{name}.yaml").read_bytes()
 
 
 def drawing(name: str) -> str:

@@ -38,7 +38,18 @@ def wrapped(text: str, width: int, indent: str = "", first: str | None = None) -
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Columns under their headers, as kubectl prints them: three blanks between, the last as long as it is."""
-    cells = [list(headers), *([on_one_line(cell) or "-" for cell in row] for row in rows)]
-    widths = [max(len(row[at]) for row in cells) for at in range(len(headers) - 1)]
-    return ["   ".join([*(row[at].ljust(w) for at, w in enumerate(widths)), row[-1]]).rstrip() for row in cells]
+    """Columns under their headers, as kubectl prints them."""
+    cells = [headers, *rows]
+    widths = widths_of(cells)
+    return [aligned(row, widths) for row in cells]
+
+
+def widths_of(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column but the last, which is as long as it is."""
+    return [max(len(on_one_line(row[at]) or "-") for row in rows) for at in range(len(rows[0]) - 1)]
+
+
+def aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    """A table's row: three blanks between columns, a stroke for an empty cell."""
+    cells = [on_one_line(cell) or "-" for cell in row]
+    return "   ".join([*(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=True)), cells[-1]])

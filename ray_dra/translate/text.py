@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import READY, StageTimes
-from ray_dra.core.model.allocation import Allocation, Grant
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.device_selector import DeviceCriteria, Selector
 from ray_dra.core.model.locality import Locality
@@ -20,6 +20,8 @@ from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
 from ray_dra.translate.lines import on_one_line, several
 
 MOST_NAMED = 5  # gangs after which another starts
+MOST_UNFOLDED = 12  # bundles of an allocation that are a line each in any case
+LEAST_FOLDED = 3  # bundles in one line
 
 
 class GangStatus(Protocol):
@@ -84,7 +86,7 @@ def explain_notice(notice: Notice, bundles: int) -> str:
     """What of a gang of so many bundles will end, when and why, on one line."""
     some = "bundle" if len(notice.ranks) == 1 else "bundles"
     who = "the gang" if len(notice.ranks) == bundles else f"{some} {', '.join(map(str, notice.ranks))}"
-    when = "" if notice.deadline is None else f" from {_utc(notice.deadline)} UTC on"
+    when = "" if notice.deadline is None else f" from {utc(notice.deadline)} UTC on"
     return on_one_line(f"notice: {who} will end{when}: {notice.reason}")
 
 
@@ -103,24 +105,58 @@ def explain_history(history: Iterable[Change]) -> list[str]:
     lines = []
     for change in history:
         was = f"{change.was.value} -> " if change.was is not None else ""
-        lines.append(f"{_utc(change.at)}  {was + change.to.value:<26} {on_one_line(change.why)}")
+        lines.append(f"{utc(change.at)}  {was + change.to.value:<26} {on_one_line(change.why)}")
     return lines
 
 
-def _utc(at: float) -> str:
+def utc(at: float) -> str:
+    """A Unix time as people read it."""
     return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def explain_allocation(allocation: Allocation) -> list[str]:
-    """One line a bundle, under its clique."""
+def explain_allocation(
+    allocation: Allocation, names: Mapping[DomainId, str] | None = None, *, fold: bool = False
+) -> list[str]:
+    """One line a bundle, under its clique. `names`: what cliques are called. `fold`: in a large gang bundles that
+    follow each other and have the same GPUs of a node each are one line."""
     lines: list[str] = []
     clique: DomainId | object | None = object()
-    for index, placed in enumerate(allocation.bundles):
+    bundles, at = allocation.bundles, 0
+    while at < len(bundles):
+        placed = bundles[at]
         if placed.clique != clique:
             clique = placed.clique
-            lines.append(f"  clique {clique}" if clique is not None else "  in no clique")
-        lines.append(f"    bundle {index} on {placed.node}: {_devices(placed.grants)}")
+            lines.append(
+                "  in no clique"
+                if placed.clique is None
+                else f"  clique {(names or {}).get(placed.clique, placed.clique)}"
+            )
+        alike = _alike(bundles[at:]) if fold and len(bundles) > MOST_UNFOLDED else 1
+        if alike < LEAST_FOLDED:
+            lines.append(f"    bundle {at} on {placed.node}: {_devices(placed.grants)}")
+            at += 1
+        else:
+            last = bundles[at + alike - 1].node
+            gpus = ", ".join(str(grant.index) for grant in placed.grants)
+            lines.append(
+                f"    bundles {at} to {at + alike - 1}, a node each, {placed.node} to {last}: GPU {gpus} of each"
+            )
+            at += alike
     return lines
+
+
+def _alike(bundles: Sequence[Placed]) -> int:
+    """How many of the first bundles lie in one clique on a node each, with the same GPUs of it."""
+    first, nodes = bundles[0], set()
+    gpus = [grant.index for grant in first.grants]
+    if not gpus or any(grant.part is not None or grant.amount is not None for grant in first.grants):
+        return 1
+    for at, each in enumerate(bundles):
+        same = each.clique == first.clique and [grant.index for grant in each.grants] == gpus
+        if not same or each.node in nodes or any(g.part is not None or g.amount is not None for g in each.grants):
+            return at
+        nodes.add(each.node)
+    return len(bundles)
 
 
 def _devices(grants: Sequence[Grant]) -> str:
@@ -131,12 +167,19 @@ def _devices(grants: Sequence[Grant]) -> str:
     return f"GPU {', '.join(whole) or 'no GPU'}"
 
 
-def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> str:
-    """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes."""
+def explain_answer(
+    answer: Allocation | Unsatisfiable,
+    request: GangRequest,
+    names: Mapping[DomainId, str] | None = None,
+    *,
+    fold: bool = False,
+) -> str:
+    """An answer of `plan`: where each bundle lies, or why not and what is nearest to a yes. `names`, `fold`: as in
+    `explain_allocation`."""
     size = f"{several(len(request.bundles), 'bundle')}, {several(request.device_count, _kind(request))}"
     what = f"{size}, {request.locality}"
     if isinstance(answer, Allocation):
-        return "\n".join([f"fits: {what}", *explain_allocation(answer)])
+        return "\n".join([f"fits: {what}", *explain_allocation(answer, names, fold=fold)])
     lines = [f"does not fit{'' if answer.proven else ' (not found within the bound)'}: {what}"]
     lines += [f"  {shortfall}" for shortfall in answer.shortfalls]
     found = answer.counterfactual
@@ -152,23 +195,28 @@ def explain_answer(answer: Allocation | Unsatisfiable, request: GangRequest) -> 
 
 def answer_as_json(answer: Allocation | Unsatisfiable) -> str:
     """The same for programs, on one line."""
+    return json.dumps(plain_answer(answer))
+
+
+def plain_answer(answer: Allocation | Unsatisfiable) -> dict[str, Any]:
+    """An answer of `plan` as plain values."""
     if isinstance(answer, Allocation):
-        return json.dumps({"fits": True, "bundles": _bundles(answer)})
+        return {"fits": True, "bundles": plain_bundles(answer)}
     plain: dict[str, Any] = {
         "fits": False,
         "proven": answer.proven,
-        "shortfalls": [_shortfall(s) for s in answer.shortfalls],
+        "shortfalls": [plain_shortfall(s) for s in answer.shortfalls],
     }
     found = answer.counterfactual
     if found is not None:
-        plain["instead"] = [{"change": i.change, "bundles": _bundles(i.allocation)} for i in found.instead]
+        plain["instead"] = [{"change": i.change, "bundles": plain_bundles(i.allocation)} for i in found.instead]
         if found.leaving is not None:
             leaving = found.leaving
             plain["leaving"] = {"gangs": leaving.gangs, "gpus": leaving.devices, "smallest": leaving.smallest}
-    return json.dumps(plain)
+    return plain
 
 
-def _shortfall(found: Shortfall) -> dict[str, Any]:
+def plain_shortfall(found: Shortfall) -> dict[str, Any]:
     """The values, and the sentence."""
     place = {"kind": found.place.kind.value, "id": found.place.id}
     facts = {
@@ -186,7 +234,8 @@ def _shortfall(found: Shortfall) -> dict[str, Any]:
     }
 
 
-def _bundles(allocation: Allocation) -> list[dict[str, Any]]:
+def plain_bundles(allocation: Allocation) -> list[dict[str, Any]]:
+    """Where each bundle lies, for programs."""
     return [
         {"node": p.node, "clique": p.clique, "gpus": [_plain_device(g) for g in p.grants]} for p in allocation.bundles
     ]

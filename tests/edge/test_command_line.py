@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from ray_dra import cli
+from ray_dra.cli import connection
+from ray_dra.cli.exit_codes import USAGE, WRONG_FILE
 from ray_dra.errors import ClusterUnavailable, InvalidSnapshot, RayDraError
 from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot
 from tests.core.machines import node, rack
@@ -39,14 +41,16 @@ WORDS = [
 OPTIONS = {
     "plan": [
         *("--gpus", "--cpus", "--bundles", "--segment", "--at-most-cliques", "--product", "--strategy", "--priority"),
-        *("--request", "--address"),
+        *("--request", "--address", "-o"),
     ],
     "snapshot": ["--profile", "--nodes", "--cliques", "--address"],
-    "gangs": ["--address"],
-    "topology": ["--address"],
+    "gangs": ["--address", "-o"],
+    "describe": ["--address", "-o"],
+    "events": ["--address", "-o"],
+    "topology": ["--address", "-o"],
     "release": ["--address"],
-    "profiles": [],
-    "check": ["--namespace", "--raycluster", "--kubeconfig"],
+    "profiles": ["-o"],
+    "check": ["--namespace", "--raycluster", "--kubeconfig", "-o"],
 }
 CASES = [(command, option) for command, options in OPTIONS.items() for option in [*options, ""]]
 
@@ -65,7 +69,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def connect(address: str) -> None:
         raise ClusterUnavailable("Nobody is there.", place=address)
 
-    monkeypatch.setattr(cli, "_connect", connect)
+    monkeypatch.setattr(connection, "connect", connect)
     monkeypatch.chdir(tmp_path)
     for name in ("RAY_CLUSTER_NAME", "KUBECONFIG"):
         monkeypatch.delenv(name, raising=False)
@@ -115,13 +119,21 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 def test_an_error_is_said_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As the shell gives it: file names of other encodings come with lone surrogates."""
-    for words in (["profiles", "a\udcff"], ["plan", "a\udcff.yaml"], ["plan", "--request", "\udcff"]):
+    """On stderr, as the shell gives it: file names of other encodings come with lone surrogates."""
+    for words, code in (
+        (["profiles", "a\udcff"], USAGE),
+        (["plan", "a\udcff.yaml"], WRONG_FILE),
+        (["plan", "--request", "\udcff"], WRONG_FILE),
+        (["topology", "a\udcff.yaml"], WRONG_FILE),
+    ):
         monkeypatch.setattr("sys.argv", ["ray-dra", *words])
         with pytest.raises(SystemExit) as caught:
             cli.main()
-        assert caught.value.code == 1
-        assert "\\udcff" in capsys.readouterr().out
+        assert caught.value.code == code
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("ray-dra: ")
+        assert "\\udcff" in said.err
 
 
 def test_every_error_is_ours(cluster: Path) -> None:

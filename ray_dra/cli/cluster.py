@@ -1,0 +1,155 @@
+"""Commands that look at machines: `topology`, `snapshot`, `profiles`, `probe`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ray_dra.cli import connection
+from ray_dra.cli.connection import Address
+from ray_dra.cli.terminal import Output, OutputOption, say, say_lines, say_plain
+from ray_dra.errors import InvalidSnapshot
+from ray_dra.translate.lines import several
+
+if TYPE_CHECKING:
+    from ray_dra.core.model.topology import Topology
+    from ray_dra.translate.files.snapshot import Snapshot
+
+
+def topology(
+    file: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
+    address: Address = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Draw the cluster's cliques, nodes and GPUs; letters mark the GPUs of gangs.
+
+    More than 36 nodes are a line a clique; with -o wide every node is drawn.
+    """
+    from ray_dra.core.model.topology import Topology
+    from ray_dra.translate.drawing import OTHER_WORK, draw, mark_names
+    from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
+
+    called: dict[str, str] = {}
+    if file is not None:
+        found = read_snapshot(file)
+        inventory_of(found)  # it is one that can be
+    else:
+        connection.connect(address)
+        found = connection.ask_coordinator("snapshot")
+        called = {status.gang: status.name for status in connection.ask_coordinator("gangs")}
+    there = Topology.of(found.nodes)
+    if output is Output.NAME:
+        say_lines(there.nodes)
+        return
+    holders = [called.get(gang.gang) or gang.gang for gang in found.gangs]
+    if output.plain:
+        say_plain(_plain_topology(there, found, holders), output)
+        return
+    marks: dict[str, str] = {}
+    for name, others in found.others.items():
+        devices = there.nodes[name].devices if name in there.nodes else ()
+        marks |= {devices[at].uuid or "": OTHER_WORK for at in others.devices if at < len(devices)}
+    letters = dict(zip(holders, mark_names(), strict=False))
+    for gang, holder in zip(found.gangs, holders, strict=True):
+        marks |= {grant.uuid or "": letters[holder] for grant in gang.grants}
+    marks.pop("", None)
+    by_letter = {letter: holder for holder, letter in letters.items()}
+    say(draw(there, marks, by_letter, whole=output is Output.WIDE))
+
+
+def _plain_topology(there: Topology, found: Snapshot, holders: list[str]) -> dict[str, Any]:
+    """Cliques and nodes, with who has each GPU."""
+    from ray_dra.translate.clique_names import clique_names
+
+    names = clique_names(there)
+    held = {g.device: holder for gang, holder in zip(found.gangs, holders, strict=True) for g in gang.grants}
+    return {
+        "cliques": [
+            {"id": c.id, "name": names[c.id], "kind": c.fabric_kind.value, "nodes": list(c.nodes), "gpus": c.devices}
+            for c in there.cliques.values()
+        ],
+        "nodes": [
+            {
+                "name": node.name,
+                "clique": node.clique,
+                "ready": node.ready,
+                "reason": node.reason,
+                "gpus": [
+                    {
+                        "index": device.index,
+                        "uuid": device.uuid,
+                        "product": device.product,
+                        "clique": device.clique,
+                        "health": device.health.value,
+                        "gang": held.get(device.id),
+                        "other_work": node.name in found.others and at in found.others[node.name].devices,
+                    }
+                    for at, device in enumerate(node.devices)
+                ],
+            }
+            for node in there.nodes.values()
+        ],
+    }
+
+
+def snapshot(
+    file: Annotated[Path | None, typer.Argument(help="The file to write; without it, standard output.")] = None,
+    address: Address = "",
+    profile: Annotated[
+        str | None, typer.Option(help="Simulated machines of this profile instead of a running cluster.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="With --profile: how many machines.")] = None,
+    cliques: Annotated[int | None, typer.Option(help="With --profile: in how many cliques.")] = None,
+) -> None:
+    """Write the cluster as the planner sees it, as YAML: nodes, gangs, other work.
+
+    For `ray-dra plan FILE`, `ray-dra topology FILE` and bug reports.
+    """
+    from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot
+
+    if profile is not None:
+        from ray_dra.simulated.topology import simulated_topology
+
+        found = Snapshot(simulated_topology(profile, nodes=nodes, cliques=cliques))
+    else:
+        connection.connect(address)
+        found = connection.ask_coordinator("snapshot")
+    text = dump_snapshot(found)
+    if file is None:
+        sys.stdout.write(text)
+        return
+    try:
+        file.write_text(text)
+    except (OSError, ValueError) as error:
+        raise InvalidSnapshot("The file cannot be written.", place=str(file), available=str(error)) from error
+    say(f"{several(len(found.nodes), 'node')}, {several(len(found.gangs), 'gang')} in {file}")
+
+
+def profiles(
+    name: Annotated[str | None, typer.Argument(help="Print this profile's file, byte for byte.")] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the simulated machines that ship with the package."""
+    from ray_dra.simulated.profile import load_profile, profile_bytes, profile_names
+
+    if name is not None:
+        typer.echo(profile_bytes(name), nl=False)
+    elif output is Output.NAME:
+        say_lines(profile_names())
+    elif output.plain:
+        say_plain([{"name": each, "about": load_profile(each).about} for each in profile_names()], output)
+    else:
+        say_lines(f"{each:<20} {load_profile(each).about}" for each in profile_names())
+
+
+def probe() -> None:
+    """Print what NVML says about this node, as one line of JSON."""
+    import json
+    from dataclasses import asdict
+
+    from ray_dra.adapters import nvml
+
+    say(json.dumps(asdict(nvml.probe())))

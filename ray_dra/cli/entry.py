@@ -1,0 +1,57 @@
+"""The commands put together, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Annotated
+
+import typer
+
+import ray_dra
+from ray_dra.cli.checks import check
+from ray_dra.cli.cluster import probe, profiles, snapshot, topology
+from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, exit_code
+from ray_dra.cli.gangs import describe, events, gangs, release
+from ray_dra.cli.planning import plan
+from ray_dra.cli.terminal import say, warn, write_what_the_terminal_lacks
+from ray_dra.errors import RayDraError
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"ray-dra {ray_dra.__version__}")
+        raise typer.Exit()
+
+
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    write_what_the_terminal_lacks()
+
+
+app = typer.Typer(
+    help="Look at machines, cliques and gangs, ask what would fit, and give a gang back by hand.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    callback=_begin,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+for command in (gangs, describe, events, release, topology, plan, snapshot, check, profiles, probe):
+    app.command(epilog=EXIT_CODES)(command)
+
+
+def main() -> None:
+    """Errors of ours are for people: the reason on stderr, no traceback, and an exit code by the kind of error."""
+    write_what_the_terminal_lacks()
+    try:
+        app(prog_name="ray-dra")
+    except RayDraError as error:
+        warn(f"ray-dra: {error}")
+        raise SystemExit(exit_code(error)) from None
+    except Exception:  # not 1, which is a no
+        traceback.print_exc()
+        raise SystemExit(FAULT) from None

@@ -1,0 +1,95 @@
+"""`ray-dra plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ray_dra.cli import connection
+from ray_dra.cli.connection import Address
+from ray_dra.cli.exit_codes import NO
+from ray_dra.cli.terminal import Output, OutputOption, say, say_lines, say_plain
+
+
+def plan(
+    cluster: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of each bundle.")] = 1,
+    cpus: Annotated[float, typer.Option(help="CPUs of each bundle.")] = 0.0,
+    bundles: Annotated[int, typer.Option(help="How many bundles.")] = 1,
+    request: Annotated[Path | None, typer.Option(help="The gang as a file (JSON or YAML) instead of options.")] = None,
+    same_clique: Annotated[bool, typer.Option("--same-clique", help="All bundles in one NVLink clique.")] = False,
+    segment: Annotated[int | None, typer.Option(help="So many consecutive bundles in one clique.")] = None,
+    at_most_cliques: Annotated[int | None, typer.Option(help="The gang on so many cliques at most.")] = None,
+    exclusive: Annotated[bool, typer.Option("--exclusive", help="The gang's cliques are its alone.")] = False,
+    linked: Annotated[bool, typer.Option("--linked", help="The GPUs of a bundle are linked to each other.")] = False,
+    product: Annotated[list[str] | None, typer.Option(help="A GPU product that will do; may be repeated.")] = None,
+    memory: Annotated[str | None, typer.Option(help='Memory of each GPU, e.g. ">=80G".')] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help='Compute capability of each GPU, e.g. ">=9.0".')
+    ] = None,
+    driver_version: Annotated[str | None, typer.Option(help='NVIDIA\'s driver on the node, e.g. ">=580".')] = None,
+    mig_profile: Annotated[
+        str | None, typer.Option("--mig", help="Each bundle has a part of a GPU of this profile, e.g. 1g.10gb.")
+    ] = None,
+    strategy: Annotated[str, typer.Option(help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")] = "PACK",
+    priority: Annotated[int, typer.Option(help="Only gangs of at most this priority may have to leave.")] = 0,
+    address: Address = "",
+    output: OutputOption = Output.TABLE,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
+) -> None:
+    """Say where a gang would go; or why not, and what is nearest to a yes. Holds nothing.
+
+    After a no it tells what would fit instead, and whose leaving would help. Ends with 1 where the gang does not fit.
+    """
+    from ray_dra.core.explain.whatif import plan_and_explain
+    from ray_dra.core.model.allocation import Allocation
+    from ray_dra.core.model.locality import Connect, Locality
+    from ray_dra.core.model.request import MAX_BUNDLES
+    from ray_dra.core.model.topology import Topology
+    from ray_dra.translate.clique_names import clique_names
+    from ray_dra.translate.files.snapshot import inventory_of, read_request, read_snapshot
+    from ray_dra.translate.ray.bundles import request_from_bundles
+    from ray_dra.translate.ray.devices import gpu, mig
+    from ray_dra.translate.text import explain_answer, plain_answer
+
+    if request is not None:
+        asked = read_request(request)
+    else:
+        if bundles < 1:
+            raise typer.BadParameter(f"a gang has at least one bundle, not {bundles}", param_hint="--bundles")
+        asked = request_from_bundles(
+            [{"GPU": gpus, **({"CPU": cpus} if cpus else {})}] * min(bundles, MAX_BUNDLES + 1),
+            strategy=strategy,
+            locality=Locality(
+                cliques=1 if same_clique and segment is None else at_most_cliques,
+                segment=segment,
+                exclusive=exclusive,
+                connect=Connect.REQUIRED if linked else Connect.PREFERRED,
+            ),
+            devices=gpu(
+                memory=memory, compute_capability=compute_capability, driver_version=driver_version, product=product
+            ),
+            part=mig(mig_profile) if mig_profile is not None else None,
+            priority=priority,
+        )
+    names: dict[str, str] = {}
+    if cluster is not None:
+        snapshot = read_snapshot(cluster)
+        answer = plan_and_explain(inventory_of(snapshot), asked)
+        names = clique_names(Topology.of(snapshot.nodes))
+    else:
+        connection.connect(address)
+        answer = connection.ask_coordinator("plan", asked)
+        if isinstance(answer, Allocation):
+            names = connection.ask_coordinator("clique_names")
+    output = Output.JSON if as_json else output
+    if output.plain:
+        say_plain(plain_answer(answer), output)
+    elif output is not Output.NAME:
+        say(explain_answer(answer, asked, names, fold=output is Output.TABLE))
+    elif isinstance(answer, Allocation):
+        say_lines(answer.nodes)
+    if not isinstance(answer, Allocation):
+        raise typer.Exit(NO)
