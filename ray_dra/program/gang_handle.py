@@ -6,6 +6,7 @@ import copy
 import math
 import threading
 import time
+from html import escape
 from types import TracebackType
 from typing import Any
 
@@ -20,10 +21,13 @@ from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import number
+from ray_dra.core.model.html_table import html_table
 from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, shown
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.program.follow import follow
 from ray_dra.program.notice import notice_of
+from ray_dra.program.progress import ProgressLine
+from ray_dra.translate.lines import several
 from ray_dra.translate.ray.bundles import ray_bundles
 from ray_dra.translate.text import explain_gang
 
@@ -105,7 +109,8 @@ class GangPlacementGroup:
             return Phase.GONE
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until every bundle is placed; True.
+        """Wait until every bundle is placed; True. In a terminal a line tells what is waited for, unless
+        RAY_DRA_PROGRESS=0 is in the environment.
 
         Raises:
             InvalidRequest: `timeout` is no number. The gang is left as it is.
@@ -115,12 +120,15 @@ class GangPlacementGroup:
         if timeout is not None:
             timeout = number(timeout, "timeout", least=-math.inf, most=math.inf)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = QUEUE_SECONDS if deadline is None else min(QUEUE_SECONDS, deadline - time.monotonic())
-            if left <= 0:
-                self._give_up(timeout or 0.0)
-            if self._step(left):
-                return True
+        with ProgressLine(self._order.name or self.id) as line:
+            while True:
+                most = SLICE_SECONDS if line.on else QUEUE_SECONDS
+                left = most if deadline is None else min(most, deadline - time.monotonic())
+                if left <= 0:
+                    self._give_up(timeout or 0.0)
+                if self._step(left):
+                    return True
+                line.show(self._status)
 
     def ready(self) -> Any:
         """An ObjectRef that resolves when every bundle is placed, like Ray's; until it does, the same for all copies in
@@ -166,7 +174,14 @@ class GangPlacementGroup:
         self.remove()
 
     def __repr__(self) -> str:
-        return f"GangPlacementGroup({self._order.name or self.id}, {self.bundle_count} bundles)"
+        return f"GangPlacementGroup({self._order.name or self.id}, {several(self.bundle_count, 'bundle')})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the gang and its devices, as they were last heard of; nobody is asked."""
+        status = self._status
+        if status is None or status.allocation is None:
+            return html_table(repr(self), ("phase",), [[status.phase.value if status else "not asked yet"]])
+        return f"<p>{escape(repr(self))}: {status.phase.value}</p>{status.allocation._repr_html_()}"
 
     # -- inside
 

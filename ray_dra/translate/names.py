@@ -89,6 +89,7 @@ DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the
 BACKFILL_VARIABLE = "RAY_DRA_BACKFILL"  # ours, on the head: how many waiting gangs may be asked to overtake, or off
 RAYCLUSTER_LOCALITY_VARIABLE = "RAY_DRA_RAYCLUSTER_LOCALITY"  # ours, on a head of KubeRay's: the policy it started with
 SLOT_VARIABLE = "RAY_DRA_SLOT"  # ours, in gangs' pods: the slot for which the raylet is
+PROGRESS_VARIABLE = "RAY_DRA_PROGRESS"  # ours: "0" keeps `gang.wait` from showing a line in a terminal
 BACKEND_LOG_VARIABLE = "RAY_BACKEND_LOG_LEVEL"  # Ray's: what its C++ prints
 GRPC_LOG_VARIABLE = "GRPC_VERBOSITY"  # gRPC's: what it prints
 RAY_ADDRESS_VARIABLE = "RAY_ADDRESS"  # Ray's

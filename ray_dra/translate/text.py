@@ -76,10 +76,19 @@ def explain_standing(standing: Standing | None) -> list[str]:
     if standing.starts is not None:
         named = ", ".join(standing.after[:MOST_NAMED]) + (" and others" if len(standing.after) > MOST_NAMED else "")
         once = f", once {on_one_line(named)} ended" if named else ""
-        return [f"should start by {_utc(standing.starts)} UTC{once}, if all run as long as they said"]
+        return [f"should start by {utc(standing.starts)} UTC{once}, if all run as long as they said"]
     if standing.ahead and not standing.guessed:
         return ["could start before its turn if it said how long it runs (runs_for=)"]
     return []
+
+
+def explain_wait(status: GangStatus, name: str, seconds: float) -> str:
+    """What a gang that is waited for is at, on one line: `train: queued, 12 s so far: ...`."""
+    stage = status.times.stage
+    at = status.phase.value + (f" ({stage})" if stage and stage != status.phase.value else "")
+    found = [*status.lost, *map(str, status.waits_for[:1]), *filter(None, [status.said])]
+    found += [f"other work has {status.other_work[0]}"] if status.other_work else []
+    return on_one_line(": ".join([name, f"{at}, {seconds:.0f} s so far", *filter(None, ["; ".join(found)])]))
 
 
 def explain_notice(notice: Notice, bundles: int) -> str:

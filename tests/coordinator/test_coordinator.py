@@ -36,6 +36,13 @@ def test_a_gang_from_request_to_release(world: World) -> None:
     assert world.coordinator.release("g") is True
 
 
+def test_a_status_says_who_asked_for_what(world: World) -> None:
+    request = gang(4, 2, name="g", locality=Locality(cliques=1), priority=3)
+    status = world.submit(request, name="train", namespace="team")
+    assert (status.name, status.namespace, status.owner) == ("train", "team", "job")
+    assert (status.bundles, status.gpus, status.priority, status.locality) == (2, 6, 3, "one clique")
+
+
 def test_a_gang_without_workers_is_gone_at_once(world: World) -> None:
     """No look at Ray is needed: the raylets say so."""
     world.submit(gang(4, 4, name="g", locality=Locality(cliques=1)))

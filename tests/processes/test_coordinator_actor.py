@@ -25,6 +25,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode
 from ray_dra.processes import coordinator_actor as actors
 from ray_dra.processes import look_loop, node_agent, wiring
+from ray_dra.translate.clique_names import clique_names
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_LABEL
 from ray_dra.translate.ray.bundles import bundle_from_resources
@@ -315,6 +316,15 @@ async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
     outside.ray.add_node("n1", gpus=4)
     actor._look()
     await actor.report("n1", said(tray("n1")), None)
+
+
+def test_cliques_have_names_for_people(outside: Outside) -> None:
+    async def test(actor: actors.CoordinatorActor) -> None:
+        await one_node(outside, actor)
+        topology = await actor.topology()
+        assert await actor.clique_names() == clique_names(topology)
+
+    run(test)
 
 
 async def placed(outside: Outside, actor: actors.CoordinatorActor, gang: str) -> str:

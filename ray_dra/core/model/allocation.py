@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ray_dra.core.model.device import Counter, DeviceId, DomainId
+from ray_dra.core.model.html_table import html_table
 from ray_dra.core.model.parts import GrantedPart
+from ray_dra.core.model.wording import counted
 
 
 class _Nothing(dict[str, float]):
@@ -93,3 +95,23 @@ class Allocation(NamedTuple):
     def grants(self) -> tuple[Grant, ...]:
         """All devices, by bundle, then in the order seen."""
         return tuple(g for p in self.bundles for g in p.grants)
+
+    def __repr__(self) -> str:
+        devices, nodes = sum(len(p.grants) for p in self.bundles), len(set(self.nodes))
+        cliques = len({clique for clique in self.cliques if clique is not None})
+        what = f"{counted(len(self.bundles), 'bundle')}, {counted(devices, 'device')}"
+        return f"Allocation({self.gang}: {what} on {counted(nodes, 'node')} in {counted(cliques, 'clique')})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row a bundle."""
+        rows = [
+            [str(at), placed.node, placed.clique or "", ", ".join(map(_shown, placed.grants))]
+            for at, placed in enumerate(self.bundles)
+        ]
+        return html_table(repr(self), ("bundle", "node", "clique", "GPUs"), rows)
+
+
+def _shown(grant: Grant) -> str:
+    if grant.part is not None:
+        return f"{grant.part.profile} of {grant.part.parent}"
+    return f"{grant.index} ({grant.uuid or 'no uuid'})"

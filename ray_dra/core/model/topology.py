@@ -9,7 +9,9 @@ from types import MappingProxyType
 
 from ray_dra.core.model.clique import Clique
 from ray_dra.core.model.device import DomainId, FabricKind
+from ray_dra.core.model.html_table import html_table
 from ray_dra.core.model.node import Node, node_order
+from ray_dra.core.model.wording import counted
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,16 @@ class Topology:
     @property
     def device_count(self) -> int:
         return sum(len(node.devices) for node in self.nodes.values())
+
+    def __repr__(self) -> str:
+        counts = ((len(self.nodes), "node"), (self.device_count, "GPU"), (len(self.cliques), "clique"))
+        return f"Topology({', '.join(counted(number, what) for number, what in counts)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row a clique."""
+        rows = [[c.id, c.fabric_kind.value, str(len(c.nodes)), str(c.devices)] for c in self.cliques.values()]
+        alone = [node for node in self.nodes.values() if any(device.clique is None for device in node.devices)]
+        if alone:
+            loose = sum(device.clique is None for node in alone for device in node.devices)
+            rows.append(["in no clique", "", str(len(alone)), str(loose)])
+        return html_table(repr(self), ("clique", "kind", "nodes", "GPUs"), rows)

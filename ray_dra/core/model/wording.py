@@ -144,7 +144,7 @@ def _packing(where: PlaceKind, wanted: Pairs, available: Pairs, facts: Facts) ->
     sizes = " + ".join(f"{n} x {size}" for size, n in wanted)
     if where is PlaceKind.CLIQUE:
         return f"{facts['locality']}, bundles of {sizes} GPUs", f"{facts['free']} free{_lying(facts)}"
-    free = ", ".join(f"{f} on {_count(n, 'node')}" for f, n in available)
+    free = ", ".join(f"{f} on {counted(n, 'node')}" for f, n in available)
     return f"bundles of {sizes} GPUs, {facts['strategy']}", f"free {free or 'nothing'}"
 
 
@@ -226,11 +226,11 @@ def _lying(facts: Facts) -> str:
     """How the free devices of a clique lie, e.g. ": 4 on 3 nodes, 2 on 1 node"."""
     if "pattern" not in facts:
         return ""
-    parts = [f"{free} on {_count(n, 'node')}" for free, n in facts["pattern"]]
+    parts = [f"{free} on {counted(n, 'node')}" for free, n in facts["pattern"]]
     if parts and facts["imex_nodes"]:
         parts.append(f"{facts['imex_nodes']} of its nodes in IMEX domains of others")
     return f": {', '.join(parts) or 'nothing free'}"
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
