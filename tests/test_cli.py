@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from typer.testing import CliRunner, Result
 import ray_dra
 from ray_dra import cli, errors
 from ray_dra.cli import connection
-from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, NO, UNREACHABLE, USAGE, WRONG_FILE, YES, exit_code
+from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, INTERRUPTED, NO, UNREACHABLE, USAGE, WRONG_FILE, YES, exit_code
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import Change, Phase
@@ -366,7 +367,7 @@ def test_every_error_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: 
             continue
         assert exit_code(kind("why")) == CODES.get(kind.__name__, UNREACHABLE), kind
 
-    def fails(error: Exception) -> int:
+    def fails(error: BaseException) -> int:
         def connect(address: str) -> None:
             raise error
 
@@ -376,12 +377,13 @@ def test_every_error_has_its_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: 
             cli.main()
         said = capsys.readouterr()
         assert said.out == ""
-        assert "why so" in said.err
+        assert str(error) in said.err
         assert isinstance(caught.value.code, int)
         return caught.value.code
 
     assert fails(CoordinatorUnavailable("why so")) == UNREACHABLE
     assert fails(RuntimeError("why so")) == FAULT
+    assert fails(KeyboardInterrupt()) == INTERRUPTED
 
 
 @pytest.mark.parametrize(
@@ -418,8 +420,6 @@ def test_without_a_cluster_on_this_machine_nobody_is_reachable(monkeypatch: pyte
 
 
 def _path() -> dict[str, str]:
-    import os
-
     return {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
 
 
@@ -431,3 +431,23 @@ def test_where_nobody_answers_it_ends_with_3_and_says_so_alone() -> None:
     first, *rest = done.stderr.splitlines()
     assert first.startswith("ray-dra: No Ray cluster answers at this address")
     assert [line.split(":")[0].strip() for line in rest] == ["where", "wanted", "available"]
+
+
+NOISY = """
+import logging, os, sys
+from ray_dra.cli import connection
+connection.silence()
+os.write(2, b"what a library in C prints\\n")
+logging.getLogger("urllib3").warning("what a library in Python warns of")
+print("ours: \\udcff", file=sys.stderr)
+"""
+
+
+def test_noise_of_others_is_kept_out_of_stderr() -> None:
+    def said(**environment: str) -> list[str]:
+        command = [sys.executable, "-c", NOISY]
+        environment = {"PYTHONIOENCODING": "utf-8", **environment, **_path()}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stderr.splitlines()
+
+    assert said() == ["ours: \\udcff"]
+    assert said(RAY_BACKEND_LOG_LEVEL="warning")[0] == "what a library in C prints"

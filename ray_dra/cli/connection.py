@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from ray_dra.errors import ClusterUnavailable, InvalidAddress
-from ray_dra.translate.names import BACKEND_LOG_VARIABLE, GRPC_LOG_VARIABLE
+from ray_dra.translate.names import BACKEND_LOG_VARIABLE
 
 Address = Annotated[
     str, typer.Option(help="The running Ray cluster, as HOST:PORT; without it, the one on this machine.")
@@ -46,10 +48,19 @@ def connect(address: str) -> None:
 
 
 def silence() -> None:
-    """Before Ray is imported: warnings of Ray's C++ and of gRPC, and those of libraries that log to nobody."""
-    os.environ.setdefault(BACKEND_LOG_VARIABLE, "fatal")
-    os.environ.setdefault(GRPC_LOG_VARIABLE, "NONE")
+    """Keep the noise of others out of stderr: warnings of libraries that log to nobody, and whatever Ray's C++ and gRPC
+    print past Python. With RAY_BACKEND_LOG_LEVEL in the environment, the latter comes as it is."""
     logging.getLogger().addHandler(logging.NullHandler())  # else Python's last resort prints them
+    stderr = sys.stderr
+    if BACKEND_LOG_VARIABLE in os.environ or not isinstance(stderr, io.TextIOWrapper):
+        return
+    if stderr is not sys.__stderr__ or stderr.fileno() != 2:
+        return  # somebody else's already: a test's, a program's
+    stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=stderr.encoding, errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def ask_coordinator(call: str, *arguments: Any, timeout: float = 30.0) -> Any:

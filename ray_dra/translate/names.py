@@ -91,7 +91,6 @@ RAYCLUSTER_LOCALITY_VARIABLE = "RAY_DRA_RAYCLUSTER_LOCALITY"  # ours, on a head 
 SLOT_VARIABLE = "RAY_DRA_SLOT"  # ours, in gangs' pods: the slot for which the raylet is
 PROGRESS_VARIABLE = "RAY_DRA_PROGRESS"  # ours: "0" keeps `gang.wait` from showing a line in a terminal
 BACKEND_LOG_VARIABLE = "RAY_BACKEND_LOG_LEVEL"  # Ray's: what its C++ prints
-GRPC_LOG_VARIABLE = "GRPC_VERBOSITY"  # gRPC's: what it prints
 RAY_ADDRESS_VARIABLE = "RAY_ADDRESS"  # Ray's
 GCS_ADDRESS_VARIABLE = "RAY_GCS_ADDRESS"  # Ray's
 USE_TLS_VARIABLE = "RAY_USE_TLS"  # Ray's
