@@ -433,6 +433,12 @@ def test_where_nobody_answers_it_ends_with_3_and_says_so_alone() -> None:
     assert [line.split(":")[0].strip() for line in rest] == ["where", "wanted", "available"]
 
 
+def test_a_shell_completes_commands() -> None:
+    words = {"_RAY_DRA_COMPLETE": "complete_bash", "COMP_WORDS": "ray-dra ga", "COMP_CWORD": "1", **_path()}
+    command = [sys.executable, "-m", "ray_dra.cli"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, env=words).stdout.split() == ["gangs"]
+
+
 NOISY = """
 import logging, os, sys
 from ray_dra.cli import connection

@@ -35,7 +35,6 @@ app = typer.Typer(
     help="Look at machines, cliques and gangs, ask what would fit, and give a gang back by hand.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     callback=_begin,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
