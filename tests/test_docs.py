@@ -119,6 +119,7 @@ def test_the_docs_show_gangs_as_they_are_listed(monkeypatch: pytest.MonkeyPatch)
         "unplanned": [("blocker", "04000000", 8.0)],
         "unread": [],
         "unseen": (),
+        "asks": (),
     }
     monkeypatch.setattr(connection, "connect", lambda address: None)
     monkeypatch.setattr(connection, "ask_coordinator", lambda call: told[call])

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "core/explain/parts.py": "core/planner/test_parts.py",
     "core/gangs/actions.py": "core/gangs/test_engine.py",
     "core/gangs/events.py": "core/gangs/test_engine.py",
+    "core/gangs/kept.py": "coordinator/test_kept.py",
     "core/gangs/order.py": "edge/test_orders.py",
     "core/gangs/progress.py": "core/gangs/test_stages.py, core/gangs/test_engine_life.py",
     "core/model/allocation.py": "core/test_plan_brute.py",

@@ -186,9 +186,9 @@ def test_a_command_gives_up(silent: int, monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr("sys.argv", ["ray-dra", "gangs", "--address", f"127.0.0.1:{silent}"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 1
+    assert ended.value.code == 3
     printed = capsys.readouterr()
-    assert "No Ray cluster answers at this address" in printed.out
+    assert "No Ray cluster answers at this address" in printed.err
     assert "Traceback" not in printed.err
 
 
