@@ -22,7 +22,7 @@ from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.checked import many, number, text
+from ray_dra.core.model.checked import many, number, text, whole
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
@@ -40,6 +40,7 @@ from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALI
 from ray_dra.translate.ray.policy import MAX_RULES, parse_rules
 
 MOST_RELEASED = 50_000
+MAX_COUNT = 2**63 - 1
 DEFAULT_PLACE = "the cluster's default policy"
 logger = logging.getLogger("ray_dra")
 
@@ -63,19 +64,24 @@ class CoordinatorActor:
 
     # -- from agents
 
-    async def report(self, raylet: str, reading: bytes | None, visible: str | None) -> None:
-        """A reading as the probe wrote it, or None for a sign of life; `visible`: the raylet's CUDA_VISIBLE_DEVICES."""
+    async def report(self, raylet: str, reading: bytes | None, visible: str | None, count: int) -> None:
+        """A reading as the probe wrote it, or None for a sign of life.
+
+        `visible`: the raylet's CUDA_VISIBLE_DEVICES; `count`: another for each reading, of a sign of life the last's.
+        """
         text(raylet, "raylet")
+        whole(count, "count", least=0, most=MAX_COUNT)
         if not isinstance(reading, bytes | None) or not isinstance(visible, str | None):
             raise InvalidRequest("A reading is bytes, and what a raylet sees is text.", place="reading")
         if self._retired:
             return  # it would leave a key
         if reading is None:
             self._core.nodes.heartbeat(raylet)
-            if self._core.nodes.lacks(raylet):  # its record could not be read, or the report never came
+            if self._agents.missed(raylet, count):
                 ask_again(raylet)
         else:
             self._core.report(raylet, only_visible(reading_from_bytes(reading), visible))
+            self._agents.came(raylet, count)
             self._tell()
 
     # -- from drivers

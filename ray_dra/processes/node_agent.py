@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from ray_dra.translate.names import RAY_NODE_ID, VISIBLE_VARIABLE, WORKER_HOOK_V
 NAME = "ray_dra_coordinator"
 NAMESPACE = "ray_dra"
 HEARTBEAT_SECONDS = 2.0
+logger = logging.getLogger("ray_dra")
 
 
 class AgentActor:
@@ -25,12 +27,18 @@ class AgentActor:
         self._visible = os.environ.get(VISIBLE_VARIABLE)
         self._said = 0.0
         self._last: bytes | None = None  # sent once; readings that are as the last are not
+        self._count = time.time_ns()  # with each reading one more; an agent after this one begins beyond
         self._again = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        run_agent(self._send, stopped=lambda: False)
+        while True:
+            try:
+                run_agent(self._send, stopped=lambda: False)
+            except Exception:  # no process to be had, or Ray does not answer: a node without a voice is lost to gangs
+                logger.exception("the agent of raylet %s begins anew", self._raylet)
+                time.sleep(HEARTBEAT_SECONDS)
 
     def say_again(self) -> None:
         """The last reading once more, with the next sign of life: the coordinator does not have it any more."""
@@ -40,6 +48,7 @@ class AgentActor:
         now = time.monotonic()
         if reading is not None:
             self._last = reading
+            self._count += 1
         elif self._again:
             reading = self._last
         if reading is None and now - self._said < HEARTBEAT_SECONDS:
@@ -49,7 +58,7 @@ class AgentActor:
             coordinator = ray.get_actor(NAME, namespace=NAMESPACE)
         except ValueError:
             return  # it retired; this agent is ended too
-        coordinator.report.remote(self._raylet, reading, self._visible)
+        coordinator.report.remote(self._raylet, reading, self._visible, self._count)
 
     def pid(self) -> int:
         return os.getpid()

@@ -30,6 +30,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside]:
     monkeypatch.setattr(actors, "store_here", lambda: made.store)
     monkeypatch.setattr(agents, "start_agent", lambda raylet: None)
     monkeypatch.setattr(agents, "stop_agent", lambda raylet: None)
+    monkeypatch.setattr(actors, "ask_again", lambda raylet: None)
     monkeypatch.setattr(wiring, "RayAdapter", lambda: made.ray)
     monkeypatch.setattr(look_loop, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)

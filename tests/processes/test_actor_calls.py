@@ -17,9 +17,10 @@ from tests.processes.conftest import Outside, run
 
 Call = Callable[[CoordinatorActor, Any], Awaitable[Any]]
 CALLS: dict[str, Call] = {
-    "raylet": lambda actor, value: actor.report(value, None, None),
-    "reading": lambda actor, value: actor.report("t0-0", value, None),
-    "visible": lambda actor, value: actor.report("t0-0", b"{}", value),
+    "raylet": lambda actor, value: actor.report(value, None, None, 1),
+    "reading": lambda actor, value: actor.report("t0-0", value, None, 1),
+    "visible": lambda actor, value: actor.report("t0-0", b"{}", value, 1),
+    "count": lambda actor, value: actor.report("t0-0", None, None, value),
     "job": lambda actor, value: actor.hello(value),
     "policy": lambda actor, value: actor.hello("starter", value),
     "order": lambda actor, value: actor.submit(value),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import ray
@@ -99,38 +100,63 @@ def test_what_drivers_say_is_looked_at_at_once(outside: Outside, monkeypatch: py
     run(test)
 
 
-def test_an_agent_whose_reading_is_not_there_is_asked_for_it_again(
+def test_a_reading_that_came_to_no_coordinator_is_asked_for_again(
     outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent says once what it has read; the record of it may be one that cannot be read."""
+    """An agent says once what it has read: the record of it may be one that cannot be read, and what changes while a
+    coordinator dies and the next one starts is heard by nobody."""
     total = {"GPU": 4.0}
     outside.ray.nodes["raylet"] = RayNode("raylet", alive=True, labels={}, total=total, available=total)
     outside.store.put("node/raylet", b"?")
     asked: list[str] = []
-    sent: list[bytes | None] = []
+    sent: list[tuple[Any, ...]] = []
+    there = [True]
     monkeypatch.setattr(actors, "ask_again", asked.append)
-    coordinator = SimpleNamespace(report=SimpleNamespace(remote=lambda raylet, reading, visible: sent.append(reading)))
-    monkeypatch.setattr(ray, "get_actor", lambda name, namespace: coordinator)
+    coordinator = SimpleNamespace(report=SimpleNamespace(remote=lambda *said: sent.append(said)))
+
+    def found(name: str, namespace: str) -> SimpleNamespace:
+        if not there[0]:
+            raise ValueError("no such actor")
+        return coordinator
+
+    monkeypatch.setattr(ray, "get_actor", found)
     monkeypatch.setattr(node_agent.AgentActor, "_run", lambda agent: None)
     monkeypatch.setattr(node_agent, "HEARTBEAT_SECONDS", 0.0)
     agent = node_agent.AgentActor("raylet")
+    failed, well = said(NodeReading(error="NVML did not answer")), said(NodeReading(driver="580"))
 
-    async def test(actor: actors.CoordinatorActor) -> None:
+    async def passes(actor: actors.CoordinatorActor, reading: bytes | None) -> bytes | None:
+        agent._send(reading)
+        await actor.report(*sent[-1])
+        return cast("bytes | None", sent[-1][1])
+
+    async def first(actor: actors.CoordinatorActor) -> None:
         await until(lambda: actor._core.observer.view.nodes)
-        agent._send(said(NodeReading(driver="580")))
-        agent._send(None)
-        await actor.report("raylet", sent[-1], None)
+        agent._send(failed)  # lost
+        assert await passes(actor, None) is None
         assert asked == ["raylet"]
         agent.say_again()
-        agent._send(None)
-        await actor.report("raylet", sent[-1], None)
+        assert await passes(actor, None) == failed
         assert await actor.ready() == ()
-        agent._send(None)
-        await actor.report("raylet", sent[-1], None)
-        assert sent == [sent[0], None, sent[0], None]
+        assert await passes(actor, None) is None
         assert asked == ["raylet"]
 
-    run(test)
+    async def second(actor: actors.CoordinatorActor) -> None:
+        await until(lambda: actor._core.observer.view.nodes)
+        assert actor._core.nodes.readings["raylet"].error, "it knows what the one before it heard"
+        assert await passes(actor, None) is None
+        assert asked == ["raylet", "raylet"]
+        agent.say_again()
+        assert await passes(actor, None) == well
+        assert not actor._core.nodes.readings["raylet"].error
+        assert await passes(actor, None) is None
+        assert asked == ["raylet", "raylet"]
+
+    run(first)
+    there[0] = False
+    agent._send(well)
+    there[0] = True
+    run(second)
 
 
 @pytest.mark.parametrize("cluster", ["", "same_clique"])
@@ -195,7 +221,7 @@ def test_it_ends_with_the_last_program_and_whoever_comes_then_asks_again(outside
         await until(lambda: outside.killed)
         outside.ray.jobs.add("third")
         assert not await actor.hello("third")
-        await actor.report("raylet", said(NodeReading()), None)
+        await actor.report("raylet", said(NodeReading()), None, 1)
         await asyncio.wait_for(actor._loop.task, 30)
 
     run(test)
@@ -315,7 +341,7 @@ async def one_node(outside: Outside, actor: actors.CoordinatorActor) -> None:
     """A raylet with four GPUs that has been read."""
     outside.ray.add_node("n1", gpus=4)
     actor._look()
-    await actor.report("n1", said(tray("n1")), None)
+    await actor.report("n1", said(tray("n1")), None, 1)
 
 
 def test_cliques_have_names_for_people(outside: Outside) -> None:

@@ -139,10 +139,6 @@ class Nodes:
             n.id for n in self.view.nodes if n.alive and n.total.get("GPU", 0) >= 1 and n.id not in self.readings
         )
 
-    def lacks(self, raylet: str) -> bool:
-        """Whether the raylet's GPUs have not been read. Not of gangs' own workers, which are parts of nodes."""
-        return raylet in self.names and raylet not in self.readings
-
     @property
     def there(self) -> Collection[str]:
         return self.raylets.keys()
