@@ -7,13 +7,18 @@ take a place that the other needs: 3g then 4g fails where 4g then 3g does not. A
 and they are planned only where every order of the claims that have no devices yet ends well.
 
 A part that is there already is named by its UUID; there the planner chooses, and nothing depends on an order.
-Neighbours: `model/parts.py` has the values; `planner/parts.py` asks what fits.
+
+Which parts go together is searched for: of NVIDIA's GPUs in some hundred steps, of a GPU that publishes what no GPU has
+for as long as there are ways to combine its parts. So a question has MOST_STEPS steps, counted the same whether the
+answer is remembered or not. Neighbours: `model/parts.py` has the values; `planner/parts.py` asks what fits.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.model.allocation import Grant
@@ -21,6 +26,37 @@ from ray_dra.core.model.parts import Part, PartedGpu, ProfileOrder, profile_orde
 
 Wanted = tuple[int, ...]
 """Masks of the parts that will do, one a part that is wanted, in the order in which the claim has them."""
+MOST_STEPS = 5_000
+"""Of one question; a look at eight parts or fewer is a step. The hardest question about NVIDIA's GPUs takes
+a twentieth of them (tests/core/cluster/test_gpu_parts_bound.py)."""
+PARTS_A_STEP = 8
+
+
+class Spent:
+    """What questions have taken.
+
+    Attributes:
+        steps: so many.
+        most: `capacity` asks no more once so many are over.
+        proven: every no is exact; False: one was given because MOST_STEPS, or `most`, were over.
+    """
+
+    __slots__ = ("most", "proven", "steps")
+
+    def __init__(self, most: float = math.inf) -> None:
+        self.steps, self.most, self.proven = 0, most, True
+
+    def add(self, steps: int, *, proven: bool) -> None:
+        self.steps += steps
+        self.proven = self.proven and proven
+
+
+class _Answer(NamedTuple):
+    """`parts`: what a claim gets, None for nothing; `proven`: that is exact; both were found in so many `steps`."""
+
+    parts: Wanted | None
+    steps: int
+    proven: bool
 
 
 class PartTable:
@@ -40,11 +76,11 @@ class PartTable:
         self.pinned = not counters
         # The allocator's order is that of the names; of parts that are there the planner takes the least that will do.
         self._order = sorted(range(len(kinds)), key=lambda at: (self.memories[at] if self.pinned else 0, at))
-        self._rank = {at: rank for rank, at in enumerate(self._order)}
+        self.rank = {at: rank for rank, at in enumerate(self._order)}
         self._consumes = tuple(tuple((int(c), n) for c, n in consumes) for _, _, consumes in kinds)
         self._left: dict[int, tuple[int, ...]] = {0: counters}
-        self._fitted: dict[tuple[int, Wanted], Wanted | None] = {}
-        self._ordered: dict[tuple[int, tuple[Wanted, ...]], bool] = {}
+        self._fitted: dict[tuple[int, Wanted], _Answer] = {}
+        self._ordered: dict[tuple[int, tuple[Wanted, ...]], tuple[bool, int, bool]] = {}  # yes, steps, proven
 
     def of_profile(self, profile: str) -> int:
         """Mask of the parts of a profile."""
@@ -63,66 +99,76 @@ class PartTable:
         """Orders masks of alternatives: how much the least of them takes of its GPU."""
         return min((sum(n for _, n in self._consumes[at]) or self.memories[at] for at in bits(mask)), default=0)
 
-    def open(self, taken: int) -> int:
-        """Mask of the parts that could be had beside those that are taken."""
+    def open(self, taken: int, among: int = -1) -> int:
+        """Mask of the parts, of these, that could be had beside those that are taken."""
         left = self._counters_left(taken)
-        return sum(1 << at for at in bits(self.everything & ~taken) if all(left[c] >= n for c, n in self._consumes[at]))
+        wanted = self.everything & ~taken & among
+        return sum(1 << at for at in bits(wanted) if all(left[c] >= n for c, n in self._consumes[at]))
 
-    def first_fit(self, taken: int, wanted: Wanted) -> Wanted | None:
+    def first_fit(self, taken: int, wanted: Wanted, spent: Spent | None = None) -> Wanted | None:
         """The parts that the allocator gives one claim: the first that go together, a mask of one for each that is
-        wanted. None: none do. Exact."""
+        wanted. None: none do, or none were found within MOST_STEPS, as `spent` says."""
         key = (taken, wanted)
-        if key not in self._fitted:
+        found = self._fitted.get(key)
+        if found is None:
             if len(self._fitted) > 50_000:
                 self._fitted.clear()
-            self._fitted[key] = self._fit(taken, wanted, 0, -1, set())
-        return self._fitted[key]
+            search = _ClaimSearch(self, wanted)
+            parts = search.fit(taken, 0, -1)
+            found = self._fitted[key] = _Answer(parts, search.steps, parts is not None or search.steps <= MOST_STEPS)
+        if spent is not None:
+            spent.add(found.steps, proven=found.proven)
+        return found.parts
 
-    def every_order(self, taken: int, claims: tuple[Wanted, ...]) -> bool:
-        """Whether all these claims get their parts, whichever comes first."""
-        if len(claims) < 2 or self.pinned:
-            return self._in_order(taken, claims)
-        key = (taken, tuple(sorted(claims)))
+    def every_order(self, taken: int, claims: tuple[Wanted, ...], spent: Spent | None = None) -> bool:
+        """Whether all these claims get their parts, whichever comes first. Exact as `first_fit` is."""
+        if len(claims) < 2:
+            return all(self.first_fit(taken, claim, spent) is not None for claim in claims)
+        key = (taken, claims if self.pinned else tuple(sorted(claims)))
         found = self._ordered.get(key)
         if found is None:
             if len(self._ordered) > 50_000:
                 self._ordered.clear()
-            found = True
-            for at, claim in enumerate(claims):
-                if claim in claims[:at]:
-                    continue
-                given = self.first_fit(taken, claim)
-                rest = (*claims[:at], *claims[at + 1 :])
-                if given is None or not self.every_order(taken | sum(given), rest):
-                    found = False
-                    break
-            self._ordered[key] = found
-        return found
+            own = Spent()
+            yes = self._each_first(*key, own)
+            found = self._ordered[key] = (yes, own.steps, own.proven)
+        yes, steps, proven = found
+        if spent is not None:
+            spent.add(steps, proven=proven)
+        return yes
 
-    def _in_order(self, taken: int, claims: tuple[Wanted, ...]) -> bool:
-        for claim in claims:
-            given = self.first_fit(taken, claim)
-            if given is None:
-                return False
-            taken |= sum(given)
+    def _each_first(self, taken: int, claims: tuple[Wanted, ...], spent: Spent) -> bool:
+        """`every_order`, claim after claim; equal ones are neighbours. Parts that are there have one order."""
+        waiting, seen = [(taken, claims)], set[tuple[int, tuple[Wanted, ...]]]()
+        while waiting:
+            taken, claims = waiting.pop()
+            for at, claim in enumerate(claims):
+                if at and (self.pinned or claim == claims[at - 1]):
+                    continue
+                given = self.first_fit(taken, claim, spent)
+                if spent.steps > MOST_STEPS:
+                    spent.proven = False
+                    return False
+                if given is None:
+                    return False
+                rest = (taken | sum(given), (*claims[:at], *claims[at + 1 :]))
+                if rest[1] and rest not in seen:
+                    seen.add(rest)
+                    waiting.append(rest)
         return True
 
-    def _fit(self, taken: int, wanted: Wanted, at: int, after: int, failed: set[tuple[int, int, int]]) -> Wanted | None:
-        """By going back; equal ones ascend, as their order says nothing."""
-        if at == len(wanted):
-            return ()
-        if (taken, at, after) in failed:
-            return None
-        open_parts = self.open(taken) & wanted[at]
-        same = at + 1 < len(wanted) and wanted[at + 1] == wanted[at]
-        for part in self._order:
-            if not open_parts >> part & 1 or self._rank[part] <= after:
-                continue
-            rest = self._fit(taken | 1 << part, wanted, at + 1, self._rank[part] if same else -1, failed)
-            if rest is not None:
-                return (1 << part, *rest)
-        failed.add((taken, at, after))
-        return None
+    def in_order(self, mask: int, after: int) -> list[int]:
+        """These parts in the order in which they are tried, from behind the one of rank `after` on."""
+        return [at for at in self._order[after + 1 :] if mask >> at & 1]
+
+    def enough(self, taken: int, parts: Sequence[int], count: int) -> bool:
+        """Whether no counter says that so many of these parts are too many."""
+        left = self._counters_left(taken)
+        least: dict[int, int] = dict(self._consumes[parts[0]])
+        for at in parts[1:]:
+            uses = dict(self._consumes[at])
+            least = {counter: min(n, uses[counter]) for counter, n in least.items() if counter in uses}
+        return all(count * n <= left[counter] for counter, n in least.items())
 
     def _counters_left(self, taken: int) -> tuple[int, ...]:
         left = self._left.get(taken)
@@ -135,6 +181,38 @@ class PartTable:
                 self._left = {0: self._left[0]}
             left = self._left[taken] = tuple(counters)
         return left
+
+
+class _ClaimSearch:
+    """The parts of one claim, as the allocator looks for them: by going back. `steps` above MOST_STEPS: given up."""
+
+    def __init__(self, table: PartTable, wanted: Wanted) -> None:
+        self._table, self._wanted = table, wanted
+        self._failed: set[tuple[int, int, int]] = set()
+        self._alike = [1] * len(wanted)  # from each on, so many equal ones
+        for at in reversed(range(len(wanted) - 1)):
+            if wanted[at] == wanted[at + 1]:
+                self._alike[at] += self._alike[at + 1]
+        self.steps = 0
+
+    def fit(self, taken: int, at: int, after: int) -> Wanted | None:
+        """Equal ones ascend, as their order says nothing: the next comes behind the part of rank `after`."""
+        if at == len(self._wanted):
+            return ()
+        if (taken, at, after) in self._failed or self.steps > MOST_STEPS:
+            return None
+        mask, alike, table = self._wanted[at], self._alike[at], self._table
+        self.steps += 1 + mask.bit_count() // PARTS_A_STEP
+        parts = table.in_order(table.open(taken, mask), after)
+        for n in range(len(parts) - alike + 1):
+            rank = table.rank[parts[n]] if alike > 1 else -1
+            rest = self.fit(taken | 1 << parts[n], at + 1, rank)
+            if rest is not None:
+                return (1 << parts[n], *rest)
+            if not n and not table.enough(taken, parts, alike):
+                break
+        self._failed.add((taken, at, after))
+        return None
 
 
 @lru_cache(maxsize=256)
@@ -270,18 +348,24 @@ class GpuParts:
         if self.table.pinned and any(planned & other for _, other in self.held.values()):
             return False
         everybody = [wanted, *(each for each, _ in self.held.values())]
-        return self.table.first_fit(0, tuple(mask for each in everybody for mask in each)) is not None
+        spent = Spent()
+        wants = tuple(mask for each in everybody for mask in each)
+        return self.table.first_fit(0, wants, spent) is not None or not spent.proven
 
 
-def fits(state: PartsState, wanted: Wanted) -> bool:
-    """Whether one more claim gets its parts, whatever the order of those that have nothing yet. Exact."""
+def fits(state: PartsState, wanted: Wanted, spent: Spent | None = None) -> bool:
+    """Whether one more claim gets its parts, whatever the order of those that have nothing yet. A yes is exact; `spent`
+    as in `PartTable.first_fit`."""
     table, taken, pending = state
-    return table.every_order(taken, (*pending, wanted))
+    return table.every_order(taken, (*pending, wanted), spent)
 
 
-def capacity(state: PartsState, mask: int, most: int) -> int:
+def capacity(state: PartsState, mask: int, most: int, spent: Spent | None = None) -> int:
     """How many parts, each one of a mask's, one more claim gets: at most so many."""
-    count = 0
-    while count < most and fits(state, (mask,) * (count + 1)):
+    count, spent = 0, spent or Spent()
+    while count < most and fits(state, (mask,) * (count + 1), spent):
         count += 1
+        if spent.steps > spent.most:
+            spent.proven = False
+            break
     return count

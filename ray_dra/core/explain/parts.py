@@ -38,7 +38,7 @@ def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> 
             facts = {"part": part, "where": where, "profiles": profiles, "lost": lost, "criteria": bundle.criteria}
             found.append(short(ShortfallKind.PARTS, CLUSTER, wanted, there, **facts))
     if not proven:
-        found.append(short(ShortfallKind.BOUND, CLUSTER, (), None, steps=STEPS))
+        found.append(short(ShortfallKind.BOUND, CLUSTER, (), None, steps=STEPS, parts=True))
     if not found:
         parts = tuple((str(b.part), n) for b, n in zip(search.classes, search.counts, strict=True))
         found.append(short(ShortfallKind.PARTS, Place(PlaceKind.GANG), parts, None))

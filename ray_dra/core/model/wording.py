@@ -152,7 +152,7 @@ def _bound(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts
     if where is PlaceKind.GANG:
         return f"{wanted:,} kinds of bundles in one gang", f"at most {available:,} are searched a place for"
     return (
-        "a packing of bundles of several sizes",
+        "parts that go together on their GPUs" if "parts" in facts else "a packing of bundles of several sizes",
         f"none found within {facts['steps']:,} steps of search; there may be one",
     )
 

@@ -10,12 +10,12 @@ search (`packing.py`), GPUs being the bins. What fits on one GPU, beside all tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from ray_dra.core.cluster.clique_state import LOOSE_NODE
-from ray_dra.core.cluster.gpu_parts import GpuParts, PartsState, PartTable, capacity, fits
+from ray_dra.core.cluster.gpu_parts import GpuParts, PartsState, PartTable, Spent, capacity, fits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, NodeState
 from ray_dra.core.model.allocation import Grant, Placed, make
@@ -31,6 +31,7 @@ from ray_dra.core.planner.work import Work
 NO_LIMIT = 1 << 30
 MOST_PARTS = 64
 """More than any GPU can be given out in."""
+Answer = TypeVar("Answer")
 
 
 class Open(NamedTuple):
@@ -60,6 +61,7 @@ class PartsSearch:
         classes: the distinct bundles, the largest parts first; counts: how many there are of each.
         gpus: GPUs of which some bundle could have a part, by node.
         planned: what is wanted and foreseen on GPUs that are alike.
+        proven: what did not fit on a GPU does not; False: the steps were over before that was certain.
     """
 
     def __init__(self, inventory: Inventory, request: GangRequest, work: Work) -> None:
@@ -69,6 +71,8 @@ class PartsSearch:
         self.one_a_gpu = request.locality.gpus is Gpus.SPREAD
         self._masks: dict[tuple[int, PartTable], int] = {}
         self._capacities: dict[tuple[int, PartsState], int] = {}
+        self._fits: dict[tuple[PartsState, tuple[int, ...]], bool] = {}
+        self.proven = True
         self._idle: dict[object, bool] = {}
         self._criteria = [bundle.criteria for bundle in self.classes]
         self.planned: dict[tuple[PartsState, Contents], tuple[tuple[int, ...], tuple[int, ...]]] = {}
@@ -116,18 +120,33 @@ class PartsSearch:
         key = (c, open_.parts)
         found = self._capacities.get(key)
         if found is None:
-            mask = self.mask(c, open_.gpu.table)
-            found = self._capacities[key] = capacity(open_.parts, mask, 1 if self.one_a_gpu else MOST_PARTS)
+            mask, most = self.mask(c, open_.gpu.table), 1 if self.one_a_gpu else MOST_PARTS
+            found = self._capacities[key] = self._asked(lambda spent: capacity(open_.parts, mask, most, spent), 0)
         return found
 
     def fits(self, open_: Open, contents: Contents) -> bool:
         """Whether a GPU holds so many of each class together."""
-        if self.one_a_gpu and sum(contents) > 1:
+        if sum(contents) > (1 if self.one_a_gpu else MOST_PARTS):
             return False
         for c, n in enumerate(contents):
             if n and not self.accepts(c, open_.state, open_.gpu):
                 return False
-        return fits(open_.parts, self.wanted(open_, contents))
+        key = (open_.parts, self.wanted(open_, contents))
+        found = self._fits.get(key)
+        if found is None:
+            found = self._fits[key] = self._asked(lambda spent: fits(*key, spent), False)
+        return found
+
+    def _asked(self, question: Callable[[Spent], Answer], otherwise: Answer) -> Answer:
+        """The answer of GPUs that are alike, at the plan's cost; without any steps left, none."""
+        if self.work.spent:
+            self.proven = False
+            return otherwise
+        spent = Spent(self.work.left)
+        answer = question(spent)
+        self.work.left -= spent.steps
+        self.proven = self.proven and spent.proven
+        return answer
 
     def idle_clique(self, open_: Open) -> object:
         """The clique that would be broken with this GPU; None where there is none, or it is broken."""
@@ -184,7 +203,7 @@ def place_parts(inventory: Inventory, request: GangRequest, work: Work) -> Layou
             proven = proven and sure
         if choices is not None:
             return Layout(_placed(search, choices))
-    return NOTHING if proven else Layout(None, proven=False)
+    return NOTHING if proven and search.proven else Layout(None, proven=False)
 
 
 # -- equal bundles
