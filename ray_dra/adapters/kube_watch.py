@@ -25,13 +25,12 @@ from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read
 from ray_dra.translate.kube.kueue import read_flavor, read_workload
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.published_links import read_topology
-from ray_dra.translate.kube.raycluster import MOST_AT_ONCE, read_raycluster, write_limits
+from ray_dra.translate.kube.raycluster import MOST_AT_ONCE, driver_of, read_raycluster, write_limits
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_node, read_slice
 from ray_dra.translate.kube.taint_rules import read_taint_rule
 from ray_dra.translate.names import (
     CLUSTER_LABEL,
-    DRIVER,
     KUBERAY_CLUSTER_LABEL,
     KUBERAY_NODE_TYPE_LABEL,
     TOPOLOGY_LABEL,
@@ -75,17 +74,19 @@ class KubeAdapter:
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self.requests_left = self.kueue and _answered(lambda: _has_requests(api, namespace, ours), deadline)
+        clusters = Mirror(
+            api, "RayCluster", namespace, fields=f"metadata.name={raycluster}", keep=read_raycluster, changed=changed
+        )
+        try:
+            self._await(clusters, deadline)
+        except BaseException:
+            clusters.stop()
+            raise
+        driver = driver_of(next(iter(clusters.items()), None))  # as it is now: another from the next start on
         self._mirrors = {
-            "raycluster": Mirror(
-                api,
-                "RayCluster",
-                namespace,
-                fields=f"metadata.name={raycluster}",
-                keep=read_raycluster,
-                changed=changed,
-            ),
+            "raycluster": clusters,
             "nodes": Mirror(api, "Node", keep=read_node, changed=changed),
-            "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={DRIVER}", keep=read_slice),
+            "slices": Mirror(api, "ResourceSlice", fields=f"spec.driver={driver}", keep=read_slice),
             "claims": Mirror(api, "ResourceClaim", keep=read_claim, changed=changed, concerns=self._is_of_gangs),
             "pods": Mirror(api, "Pod", namespace, labels=ours, keep=read_pod, changed=changed),
             "topologies": Mirror(
@@ -116,13 +117,16 @@ class KubeAdapter:
 
     def _sync(self, deadline: float) -> None:
         for mirror in self._mirrors.values():
-            while not mirror.synced.wait(0.02):
-                error = mirror.error
-                if error is not None and not isinstance(error, ApiUnavailable):
-                    raise error
-                if time.monotonic() > deadline:
-                    raise error or ApiUnavailable("The Kubernetes API did not answer in time.", place=self._api.server)
+            self._await(mirror, deadline)
         self._lease.asked.wait(SYNC_SECONDS)
+
+    def _await(self, mirror: Mirror, deadline: float) -> None:
+        while not mirror.synced.wait(0.02):
+            error = mirror.error
+            if error is not None and not isinstance(error, ApiUnavailable):
+                raise error
+            if time.monotonic() > deadline:
+                raise error or ApiUnavailable("The Kubernetes API did not answer in time.", place=self._api.server)
 
     def _watch_taint_rules(self) -> None:
         """Without the right to read them, plans are made as if there were none, and `problems` says so."""

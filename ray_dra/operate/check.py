@@ -14,15 +14,20 @@ from typing import Any, NamedTuple
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import RayDraError, shown
-from ray_dra.ports.kube_objects import KubeNode, Placing, ResourceSlice
+from ray_dra.ports.kube_objects import KubeNode, Placing, RayCluster, ResourceSlice
 from ray_dra.ports.kubernetes import Object
 from ray_dra.translate.kube.kueue import is_queue
-from ray_dra.translate.kube.raycluster import default_locality, read_raycluster, worker_template, write_limits
+from ray_dra.translate.kube.raycluster import (
+    default_locality,
+    driver_of,
+    read_raycluster,
+    worker_template,
+    write_limits,
+)
 from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_GROUP,
-    DRIVER,
     KUEUE_API,
     KUEUE_GROUP,
     LOCALITY_LABEL,
@@ -212,15 +217,22 @@ def _of_version(wanted: str) -> Finding:
 
 def _placing(api: KubernetesApi, namespace: str, raycluster: str) -> Placing:
     """Of gangs' workers; where it cannot be told, which is a finding of its own, of pods that ask for nothing."""
+    found = _raycluster(api, namespace, raycluster)
+    return found.placing if found is not None else Placing()
+
+
+def _raycluster(api: KubernetesApi, namespace: str, raycluster: str) -> RayCluster | None:
+    """None where there is none, or it cannot be read."""
     try:
         found = api.find("RayCluster", raycluster, namespace)
-        return read_raycluster(found).placing if found is not None else Placing()
+        return read_raycluster(found) if found is not None else None
     except (RayDraError, *UNREADABLE):
-        return Placing()
+        return None
 
 
 def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
-    found, odd = _read(api.items("ResourceSlice", fields=f"spec.driver={DRIVER}"), read_slice)
+    driver = driver_of(_raycluster(api, namespace, raycluster))
+    found, odd = _read(api.items("ResourceSlice", fields=f"spec.driver={driver}"), read_slice)
     slices: list[ResourceSlice] = found
     found, odd_nodes = _read(api.items("Node"), read_node)
     nodes: dict[str, KubeNode] = {node.name: node for node in found}
@@ -237,7 +249,7 @@ def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
     count = sum(len(node.devices) for node in made)
     cliques = {node.clique for node in made if node.clique}
     said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"
-    yield Finding(count > 0, what, said if count else f"no ResourceSlices of {DRIVER}: is its DRA driver installed?")
+    yield Finding(count > 0, what, said if count else f"no ResourceSlices of {driver}: is its DRA driver installed?")
     for node in made:
         if not node.ready:
             yield Finding(None, f"node {node.name}", f"left out: {node.reason}")

@@ -19,8 +19,8 @@ NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNev
 @dataclass(frozen=True, slots=True)
 class KubeNode:
     """The fields of a Node that the planner needs. `cpus` and `memory` (bytes) are allocatable; taints are (key, value,
-    effect); `device_plugin`: a device plugin offers its GPUs; `images`: the names of those that it lists; `conditions`:
-    those that say something of its hardware, and are true, by name."""
+    effect); `device_plugin`: the resource as which a device plugin offers its GPUs, "" for none; `images`: the names of
+    those that it lists; `conditions`: those that say something of its hardware, and are true, by name."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class KubeNode:
     taints: tuple[tuple[str, str, str], ...] = ()
     cpus: float = 0.0
     memory: float = 0.0
-    device_plugin: bool = False
+    device_plugin: str = ""
     images: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 

@@ -28,6 +28,7 @@ from ray_dra.translate.names import (
     SLOT_LABEL,
     VERIFIED_KEY,
 )
+from ray_dra.translate.vendors import NVIDIA
 
 ASK_SECONDS = 60.0  # for what the coordinator wrote before the pods were let in
 BARRIER_SECONDS = 300.0  # for the other pods of the gang
@@ -75,9 +76,11 @@ def difference(planned: PlannedSlot, node: Node | None) -> str:
     if planned.parts:
         return _other_parts(planned, node)
     seen = sorted(d.uuid or "" for d in node.devices) if node is not None else []
+    by_nvml = node is None or any(device.id.driver == NVIDIA.driver for device in node.devices)
     if seen != sorted(planned.uuids):
-        return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(planned.uuids)) or 'none'}"
-    if planned.clique is not None and node is not None and node.clique != planned.clique:
+        shows = "NVML shows" if by_nvml else "the container has"
+        return f"{shows} {', '.join(seen) or 'no GPU'}; planned were {', '.join(sorted(planned.uuids)) or 'none'}"
+    if planned.clique is not None and node is not None and node.clique != planned.clique and by_nvml:
         return f"NVML says clique {node.clique}; planned was {planned.clique}"
     return ""
 

@@ -64,7 +64,7 @@ def start(ray_params: Any, head: bool) -> None:
     if label and not head:
         from ray_dra.processes.join_gang import join_gang
 
-        joined = join_gang(label, name, node)
+        joined = join_gang(label, name, node or other_node_here(name))
         labels |= joined.labels
         if joined.parts:
             # Ray counts GPUs, and one in parts as one. It takes this for what there is, and numbers it in this order.
@@ -108,6 +108,19 @@ def _without_hook() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name not in (START_HOOK_VARIABLE, RAY_ADDRESS_VARIABLE)
     }
+
+
+def other_node_here(name: str) -> Node | None:
+    """This node by the GPUs of another vendor; None without. Each is known by its bus id, and nothing else of it is."""
+    from ray_dra.adapters.drm import bus_ids
+    from ray_dra.core.model.device import Device, DeviceId
+    from ray_dra.translate.vendors import AMD
+
+    found = bus_ids()
+    ids = (DeviceId(AMD.driver, name, bus) for bus in found)
+    return (
+        Node(name, tuple(Device(id_, at, AMD.key(name, id_.device)) for at, id_ in enumerate(ids))) if found else None
+    )
 
 
 def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:

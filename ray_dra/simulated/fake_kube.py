@@ -16,7 +16,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from ray_dra.core.model.device_selector import CLASSES
 from ray_dra.errors import Conflict, NotFound, NotLeading
 from ray_dra.ports.kube_objects import (
     DeviceTaintRule,
@@ -38,7 +37,8 @@ from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
 from ray_dra.translate.kube.taint_rules import read_taint_rule, with_rules
-from ray_dra.translate.names import DRIVER, KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
+from ray_dra.translate.names import KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
+from ray_dra.translate.vendors import VENDORS
 
 NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
 
@@ -211,7 +211,7 @@ class FakeKube:
             pod = read_pod(self._things["Pod", name])
             claims = [read_claim(claim) for claim in self._claims_of(self._things["Pod", name]) if claim is not None]
             if pod.node in self._nodes and self._nodes[pod.node].ready:
-                published = {(pod.node, d.name): _uuid_of(d) for s in self._slices[pod.node] for d in s.devices}
+                published = {(pod.node, d.name): _uuid_of(s, d) for s in self._slices[pod.node] for d in s.devices}
                 found.append((pod, frozenset(published[device] for claim in claims for device in claim.devices)))
         return found
 
@@ -287,9 +287,12 @@ class FakeKube:
         self._version += 1
         self._nodes[name] = replace(self._nodes[name], **change)
 
+    def _driver_of(self, node: str) -> str:
+        return self._slices[node][0].driver
+
     def take(self, node: str, device: str) -> None:
         """Somebody else's claim gets a device."""
-        result = {"driver": DRIVER, "pool": node, "device": device}
+        result = {"driver": self._driver_of(node), "pool": node, "device": device}
         self.put(
             {
                 "kind": "ResourceClaim",
@@ -409,7 +412,7 @@ class FakeKube:
                 for _ in range(request["exactly"]["count"])
             ]
             results = [
-                {"request": request, "driver": DRIVER, "pool": node, "device": device}
+                {"request": request, "driver": self._driver_of(node), "pool": node, "device": device}
                 for request, device in zip(asked, got, strict=True)
             ]
             claim["status"] = {"allocation": {"devices": {"results": results}}}
@@ -487,19 +490,24 @@ class FakeKube:
         self._version += 1
 
 
-_NAMES = re.compile(r'device\.attributes\["[^"]+"\]\.(\w+) (in|==) (.+)')
+_NAMES = re.compile(r'device\.attributes\["([^"]+)"\]\.(\w+) (in|==) (.+)')
 
 
 def _selects(expression: str, device_class: str, device: PublishedDevice) -> bool:
     """CEL as far as gangs' claims have it: names and profiles; what is compared besides, the planner has compared."""
-    if CLASSES[device_class] != device.text("type"):
+    vendor = next(each for each in VENDORS.values() if device_class in each.classes)
+    kind = vendor.part if device_class == vendor.part_class else vendor.whole
+    if vendor.typed and device.text("type") != kind:
         return False
     found = _NAMES.fullmatch(expression)
     if found is None:
         return True
-    told = json.loads(found[3])
-    return device.text(found[1]) in (told if found[2] == "in" else [told])
+    prefix, name, operator, told = found.groups()
+    has = device.text(name if prefix in VENDORS else f"{prefix}/{name}")
+    return has in json.loads(told) if operator == "in" else has == json.loads(told)
 
 
-def _uuid_of(device: PublishedDevice) -> str:
-    return device.text("uuid") or f"{device.text('parentUUID')}/{device.text('profile')}/{device.name}"
+def _uuid_of(published: ResourceSlice, device: PublishedDevice) -> str:
+    vendor = VENDORS[published.driver]
+    named = vendor.key(published.node, device.text(vendor.identity))
+    return named or f"{device.text('parentUUID')}/{device.text('profile')}/{device.name}"

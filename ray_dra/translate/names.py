@@ -1,5 +1,5 @@
 """Every name that ray-dra shares with somebody else, and nothing else: labels and annotations, environment variables,
-API versions, drivers and attributes of devices, and keys of the store.
+API versions, and keys of the store. What is a GPU vendor's own, `vendors.py` has.
 
 No other file spells one (tests/translate/test_names.py holds it). What stands beside a name says whose it is and who
 writes it.
@@ -57,16 +57,7 @@ APPLICATION_LABEL = "app.kubernetes.io/name"
 CREATED_BY_LABEL = "app.kubernetes.io/created-by"
 FAULT_TOLERANCE_ANNOTATION = "ray.io/ft-enabled"  # the user's, of the RayCluster
 OWN_COMMAND_ANNOTATION = "ray.io/overwrite-container-cmd"  # the user's: KubeRay leaves the containers' command
-CLIQUE_LABEL = "nvidia.com/gpu.clique"  # NVIDIA's, of Nodes: <ClusterUUID>.<CliqueId>
-
-# -- devices
-
-DRIVER = "gpu.nvidia.com"  # NVIDIA's DRA driver of GPUs, which prefixes its attributes
-PLUGIN_RESOURCE = "nvidia.com/gpu"  # what NVIDIA's device plugin counts GPUs as, behind the scheduler's back
-PLUGIN_PART_PREFIX = "nvidia.com/mig-"  # NVIDIA's, before a part's profile, for what counts parts
-PLUGIN_MIG_RESOURCE = r"nvidia\.com/mig-\d+g\.\d+gb$"  # and partitions
-BUS_ATTRIBUTE = "resource.kubernetes.io/pciBusID"
-NUMA_ATTRIBUTE = "resource.kubernetes.io/numaNode"
+DRIVER_ANNOTATION = "ray-dra.io/driver"  # the user's, of the RayCluster: the DRA driver whose GPUs its gangs have
 
 # -- API groups and versions of what we make besides Kubernetes' own kinds
 

@@ -8,7 +8,7 @@ import pytest
 
 from ray_dra.errors import Rejected
 from ray_dra.simulated.dra import DOMAIN_LABEL
-from ray_dra.translate.names import CLIQUE_LABEL
+from ray_dra.translate.vendors import NVIDIA
 from tests.cluster.cluster import Cluster
 from tests.cluster.world import Namespace, prepared
 
@@ -46,7 +46,7 @@ def test_a_domain_spans_the_nodes_of_its_pods_and_ends_with_them(cluster: Cluste
         [("r0-t0", "Ready", 0), ("r0-t1", "Ready", 1)],
         [("r0-t1", "Ready", 0), ("r0-t0", "Ready", 1)],
     )
-    clique = labels(namespace, "r0-t0")[CLIQUE_LABEL]
+    clique = labels(namespace, "r0-t0")[NVIDIA.clique_label]
     assert {entry["cliqueID"] for entry in status["nodes"]} == {clique}
     assert "Ready" in cluster.kubectl("get", "computedomains", "-n", namespace.name)
     # The last pod on a node takes the node's label along.

@@ -9,7 +9,8 @@ from contextlib import ExitStack, contextmanager
 
 from ray_dra.errors import NotAllowed
 from ray_dra.simulated.dra import DOMAIN_LABEL
-from ray_dra.translate.names import ATTEMPT_LABEL, CLIQUE_LABEL
+from ray_dra.translate.names import ATTEMPT_LABEL
+from ray_dra.translate.vendors import NVIDIA
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, claimed, installation, told, when
 from tests.cluster.world import CONTAINER_CONTEXT, POD_CONTEXT, Namespace, request
@@ -47,7 +48,7 @@ def test_two_gangs_in_two_cliques_and_a_third_that_waits(cluster: Cluster, head:
             assert rank["seen"] == uuids
             assert sorted(rank["nvml"]) == sorted(uuids) == allocated[rank["pod"]]
         labels = [head.api.get("Node", node)["metadata"]["labels"] for node in gang["nodes"]]
-        assert {label[CLIQUE_LABEL] for label in labels} == set(gang["cliques"])
+        assert {label[NVIDIA.clique_label] for label in labels} == set(gang["cliques"])
         assert len({label[DOMAIN_LABEL] for label in labels}) == 1
         assert gang["text"].startswith("ready: 2 bundles, 8 GPUs, one clique")
     assert len(cliques) == 2

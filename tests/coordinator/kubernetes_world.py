@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -77,7 +77,8 @@ class CrashingKube(FakeKube):
 
 
 class World:
-    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed. `gates`: the DRA driver's."""
+    """Two racks of two trays, KubeRay, Ray, and a coordinator that may be killed. `gates`: the DRA driver's.
+    `there`: other nodes."""
 
     def __init__(
         self,
@@ -85,11 +86,14 @@ class World:
         cliques: int | None = 2,
         profile: str = "gb200-nvl72",
         gates: frozenset[str] = frozenset(),
+        there: Sequence[tuple[KubeNode, list[dict[str, Any]]]] = (),
+        raycluster: dict[str, Any] | None = None,
     ) -> None:
-        machines = simulated_nodes(profile, nodes=nodes, cliques=cliques)
+        machines = simulated_nodes(profile, nodes=nodes, cliques=cliques) if not there else []
         self.kube = CrashingKube(
-            cluster(),
-            [
+            raycluster or cluster(),
+            there
+            or [
                 (
                     KubeNode(m.name, labels=node_labels(m), cpus=8, memory=64 << 30),
                     slices(gpu_pool(m, {}, gates), m.name, 1),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ray_dra.simulated.dra.configs import ComputeDomainChannelConfig, decode
 from ray_dra.simulated.dra.domains import MOST_NODES, channel_template, status_of
-from ray_dra.translate.names import CLIQUE_LABEL
+from ray_dra.translate.vendors import NVIDIA
 
 
 def domain(nodes: int = 0, status: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def domain(nodes: int = 0, status: dict[str, Any] | None = None) -> dict[str, An
 
 def node(name: str, clique: str = "c.1") -> dict[str, Any]:
     addresses = [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": f"10.0.0.{len(name)}"}]
-    return {"metadata": {"name": name, "labels": {CLIQUE_LABEL: clique}}, "status": {"addresses": addresses}}
+    return {"metadata": {"name": name, "labels": {NVIDIA.clique_label: clique}}, "status": {"addresses": addresses}}
 
 
 def status(nodes: list[dict[str, Any]], of: dict[str, Any], *, now: float = 100.0) -> dict[str, Any]:

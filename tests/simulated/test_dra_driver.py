@@ -14,7 +14,7 @@ from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import SimulationError
 from ray_dra.simulated.dra.driver import Driver
 from ray_dra.simulated.dra.gates import check_gates
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.vendors import NVIDIA
 
 FOLDERS: list[Path] = []  # a socket's path has to be short
 
@@ -64,7 +64,7 @@ class Server:
         self.slices[name] = stored
 
     def generations(self) -> set[int]:
-        return {s["spec"]["pool"]["generation"] for s in self.slices.values() if s["spec"]["driver"] == DRIVER}
+        return {s["spec"]["pool"]["generation"] for s in self.slices.values() if s["spec"]["driver"] == NVIDIA.driver}
 
 
 def driver(server: Server, folder: Path, profile: str = "hgx-h100", *gates: str) -> Driver:
@@ -89,7 +89,7 @@ def test_a_slice_that_differs_is_replaced_in_its_place(tmp_path: Path) -> None:
     assert server.writes == []
     made.machine.mig(3)
     made.publish()
-    assert server.writes == [f"n1-{DRIVER}-0", f"n1-{DRIVER}-4"]  # the counters, and the fourth GPU's
+    assert server.writes == [f"n1-{NVIDIA.driver}-0", f"n1-{NVIDIA.driver}-4"]  # the counters, and the fourth GPU's
     assert server.generations() == {1}
 
 
@@ -100,7 +100,7 @@ def test_another_number_of_slices_is_another_generation_of_all(tmp_path: Path) -
     driver(server, tmp_path, "hgx-h100", "DynamicMIG").publish()
     assert server.generations() == {2}
     assert {
-        s["spec"]["pool"]["resourceSliceCount"] for s in server.slices.values() if s["spec"]["driver"] == DRIVER
+        s["spec"]["pool"]["resourceSliceCount"] for s in server.slices.values() if s["spec"]["driver"] == NVIDIA.driver
     } == {9}
 
 
@@ -117,14 +117,14 @@ def test_a_taint_keeps_its_time(tmp_path: Path) -> None:
 def test_a_lost_cdi_file_is_written_again_where_the_claims_say_what_is_published(tmp_path: Path) -> None:
     """With PassthroughSupport a GPU in use as itself has no VFIO twin: no call waits for itself."""
     made = driver(Server(), tmp_path, "hgx-h100", "PassthroughSupport")
-    preparer = made.preparers[DRIVER]
-    results = [{"request": "g", "driver": DRIVER, "pool": "n1", "device": "gpu-3"}]
+    preparer = made.preparers[NVIDIA.driver]
+    results = [{"request": "g", "driver": NVIDIA.driver, "pool": "n1", "device": "gpu-3"}]
     claim = {
         "metadata": {"namespace": "default", "name": "c", "uid": "u"},
         "status": {"allocation": {"devices": {"results": results}}},
     }
     first = preparer.prepare(claim)
-    assert "gpu-vfio-3" not in [device.name for device in made.pool(DRIVER).devices]
+    assert "gpu-vfio-3" not in [device.name for device in made.pool(NVIDIA.driver).devices]
     (file,) = (tmp_path / "cdi").iterdir()
     file.unlink()
     assert preparer.prepare(claim) == first

@@ -26,7 +26,7 @@ from ray_dra.simulated.dra.prepare import Prepared, PrepareError, Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.vendors import NVIDIA
 from tests.simulated.test_profiles import read
 
 VERSION = "resource.nvidia.com/v1beta1"
@@ -78,7 +78,7 @@ class Bench:
 
     def start(self) -> Fragile:
         return Fragile(
-            DRIVER,
+            NVIDIA.driver,
             "n1",
             folder=self.folder / "state",
             cdi=self.cdi,
@@ -115,7 +115,9 @@ def container(cdi: Path, wanted: set[str], folder: Path) -> dict[str, str]:
 
 def claim(uid: str, *results: tuple[str, str], config: list[dict[str, Any]] | None = None) -> dict[str, Any]:
     """An allocated claim; results are (request, device)."""
-    found = [{"request": request, "driver": DRIVER, "pool": "n1", "device": device} for request, device in results]
+    found = [
+        {"request": request, "driver": NVIDIA.driver, "pool": "n1", "device": device} for request, device in results
+    ]
     devices: dict[str, Any] = {"results": found}
     if config:
         devices["config"] = config
@@ -126,7 +128,7 @@ def claim(uid: str, *results: tuple[str, str], config: list[dict[str, Any]] | No
 
 
 def opaque(parameters: Mapping[str, Any], *requests: str, source: str = "FromClaim") -> dict[str, Any]:
-    body = {"driver": DRIVER, "parameters": {"apiVersion": VERSION, **parameters}}
+    body = {"driver": NVIDIA.driver, "parameters": {"apiVersion": VERSION, **parameters}}
     return {"source": source, "requests": list(requests), "opaque": body}
 
 

@@ -14,8 +14,8 @@ from ray_dra.translate import names
 
 HOUSE = Path(ray_dra.__file__).parent
 SPELLED = re.compile(
-    r"(?:ray-dra|ray|nvidia|resource\.kubernetes)\.(?:io|com)/"  # labels, annotations, attributes, API versions
-    r"|\bnvidia\.com\b"
+    r"(?:ray-dra|ray|nvidia|amd|resource\.kubernetes)\.(?:io|com)/"  # labels, annotations, attributes, API versions
+    r"|\b(?:nvidia|amd)\.com\b"
     r"|^_*(?:FQ_RAY|RAY|CUDA|NVIDIA|POD|NODE|KUBE)_[A-Z_]+$|^KUBECONFIG$"  # environment variables
     r"|\bRAY_DRA_[A-Z]|\bRAY_[A-Z]+_[A-Z]"  # and in sentences and f-strings
 )
@@ -28,7 +28,7 @@ EXCEPTIONS = {
     "translate/names.py": "the file itself",
     "simulated/dra": "stands for NVIDIA's driver and controller: what only they write is spelled there, so that a wrong"
     " name of ours is noticed",
-    "core/model/device_selector.py": "the device classes that a request may name; core knows no partner's names",
+    "translate/vendors.py": "what is each GPU vendor's own, in one table",
     "core/model/imex.py": "'node/' is the scope of a counter, no key of the store",
 }
 
@@ -58,7 +58,7 @@ def excepted(file: Path) -> str | None:
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(HOUSE)))
 def test_no_other_file_spells_a_shared_name(file: Path) -> None:
-    assert not list(spelled_in(file)), "take it from translate/names.py"
+    assert not list(spelled_in(file)), "take it from translate/names.py, or of a vendor from translate/vendors.py"
 
 
 @pytest.mark.parametrize("place", EXCEPTIONS)

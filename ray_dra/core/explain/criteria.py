@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.device_selector import (
-    CLASSES,
     MAX_PART,
     DeviceCriteria,
     Operator,
@@ -30,8 +29,7 @@ def unmet(node_states: Sequence[NodeState], criteria: DeviceCriteria, where: Pla
         return []
     found = []
     if criteria.device_class and not _some(node_states, DeviceCriteria(criteria.device_class)):
-        kinds = {d.kind for s in node_states for d in s.node.devices}
-        known = tuple(sorted(name for name, kind in CLASSES.items() if kind in kinds))
+        known = tuple(sorted({d.device_class for s in node_states for d in s.node.devices}))
         found.append(short(ShortfallKind.DEVICE_CLASS, where, criteria.device_class, known))
     if criteria.products and not _some(node_states, DeviceCriteria(products=criteria.products)):
         products = tuple(sorted({p for s in node_states for p in s.node.products}))

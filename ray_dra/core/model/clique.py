@@ -32,7 +32,7 @@ def box_clique(node: str) -> DomainId:
 
 
 def fabric_clique(cluster_uuid: str, clique_id: int) -> DomainId:
-    """The multi-node clique as NVIDIA writes it in `nvidia.com/gpu.clique`."""
+    """The multi-node clique as the label of its Nodes says it."""
     return f"{cluster_uuid}.{clique_id}"
 
 

@@ -56,7 +56,9 @@ class Device:
 
     Attributes:
         index: NVML's index on its node; None for a device that has none (a dynamic partition).
-        uuid: the stable key; None before a dynamic partition is prepared.
+        uuid: the stable key, unique in the cluster; of a vendor without UUIDs the node and what names the device there.
+            None before a dynamic partition is prepared.
+        kind: "gpu" for a whole one, the device class of any other.
         capacity: e.g. {"memory": bytes}.
         consumes: shared counters (`Node.counters`) the device uses up when it is held: two MIG partitions
             over the same memory slice cannot both be had.
@@ -80,6 +82,11 @@ class Device:
     def clique(self) -> DomainId | None:
         """The NVLink partition; None when unknown, which is never a shared placeholder."""
         return self.domains[0] if self.domains else None
+
+    @property
+    def device_class(self) -> str:
+        """The class that a request may name: of whole GPUs it is called as their driver."""
+        return self.id.driver if self.kind == "gpu" else self.kind
 
     @property
     def product(self) -> str | None:

@@ -1,6 +1,7 @@
 """What a request says of devices besides their number: a class, products, and selectors of attributes and capacities.
 
-Names are those that NVIDIA's DRA driver publishes. Immutable values; `request.py` has them in a DeviceRequest.
+Names are core's own; `translate.vendors` says what each vendor's driver calls them. Immutable values; `request.py` has
+them in a DeviceRequest.
 """
 
 from __future__ import annotations
@@ -23,11 +24,7 @@ Version = tuple[int, int, int]
 Value = int | Version
 """A capacity is a number, an attribute a version."""
 
-GPU_CLASS, MIG_CLASS = "gpu.nvidia.com", "mig.nvidia.com"
-CLASSES = {GPU_CLASS: "gpu", MIG_CLASS: "mig"}
-"""DeviceClass -> the `Device.kind` that it selects."""
-
-MEMORY, COMPUTE_CAPABILITY, DRIVER_VERSION = "memory", "cudaComputeCapability", "driverVersion"
+MEMORY, COMPUTE_CAPABILITY, DRIVER_VERSION = "memory", "computeCapability", "driverVersion"
 CAPACITIES = (MEMORY,)
 VERSIONS = (COMPUTE_CAPABILITY, DRIVER_VERSION)
 
@@ -105,7 +102,7 @@ class DeviceCriteria:
     """Which devices will do. What is left empty says nothing.
 
     Attributes:
-        device_class: one of CLASSES; devices of every kind will do for "".
+        device_class: see `Device.device_class`; any for "".
         products: one of them, matched whole.
         selectors: all of them.
     """
@@ -116,7 +113,7 @@ class DeviceCriteria:
 
     def accepts(self, device: Device) -> bool:
         return (
-            (not self.device_class or CLASSES.get(self.device_class) == device.kind)
+            (not self.device_class or self.device_class == device.device_class)
             and (not self.products or device.product in self.products)
             and all(selector.accepts(device) for selector in self.selectors)
         )

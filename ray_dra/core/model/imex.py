@@ -12,11 +12,11 @@ class Limits:
     """Limits of IMEX domains. A gang over two or more nodes of one multi-node clique needs one there.
 
     Attributes:
-        compute_domains: whether gangs get IMEX domains at all (Kubernetes with NVIDIA's driver); without,
+        compute_domains: whether gangs get IMEX domains at all (Kubernetes, where it is served); without,
             the other limits say nothing. A node is in one ComputeDomain at a time.
-        domain_nodes: most nodes of one IMEX domain (NVIDIA's driver: 18).
+        domain_nodes: most nodes of one IMEX domain (18 are served today).
         one_per_clique: only one IMEX domain in a clique at a time; two have been seen to fail on some
-            drivers (CUDA_ERROR_NOT_SUPPORTED).
+            drivers.
     """
 
     compute_domains: bool = False

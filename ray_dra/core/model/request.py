@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ray_dra.core.model.checked import MAX_NAME, flag, many, number, one_of, table, text, whole
-from ray_dra.core.model.device_selector import GPU_CLASS, MEMORY, DeviceCriteria, Selector
+from ray_dra.core.model.device_selector import MEMORY, DeviceCriteria, Selector
 from ray_dra.core.model.locality import ANYWHERE, Connect, Gpus, Locality, no_locality
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.errors import InvalidRequest, shown
@@ -53,14 +53,15 @@ class Strategy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """`count` devices of a class, of one of `products` when any are named (matched whole), that `selectors` accept.
+    """`count` devices of a class ("": of any) that `selectors` accept, of one of `products` when any are named (matched
+    whole).
 
-    `share`: thousandths of one device, which others may share; None for whole devices. The usual class takes devices
-    of every kind. `part`: one part of a GPU that `products` and `selectors` accept; None for whole devices.
+    `share`: thousandths of one device, which others may share; None for whole devices. `part`: one part of a GPU that
+    `products` and `selectors` accept; None for whole devices.
     """
 
     count: int
-    device_class: str = GPU_CLASS
+    device_class: str = ""
     products: tuple[str, ...] = ()
     share: int | None = None
     selectors: tuple[Selector, ...] = ()
@@ -69,7 +70,7 @@ class DeviceRequest:
     def check(self) -> int:
         """The characters of its products. Raises InvalidRequest for a field of another type or out of range."""
         whole(self.count, "bundles.devices.count", least=1, most=MAX_DEVICES_PER_BUNDLE)
-        text(self.device_class, "device_class")
+        text(self.device_class, "device_class", empty=True)
         if self.share is not None:
             whole(self.share, "bundles.devices.share", least=1, most=WHOLE - 1)
         if self.part is not None:
@@ -81,10 +82,9 @@ class DeviceRequest:
     @property
     def criteria(self) -> DeviceCriteria | None:
         """Which devices will do; None for any."""
-        if self.device_class == GPU_CLASS and not self.products and not self.selectors:
+        if not self.device_class and not self.products and not self.selectors:
             return None
-        named = "" if self.device_class == GPU_CLASS else self.device_class
-        return DeviceCriteria(named, self.products, self.selectors)
+        return DeviceCriteria(self.device_class, self.products, self.selectors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +322,13 @@ def _check_parts(bundles: Sequence[Bundle], locality: Locality) -> None:
         )
     if any(device.count != 1 for device in parts) or any(len(bundle.devices) > 1 for bundle in bundles):
         raise InvalidRequest(
-            "A bundle has one part of a GPU: CUDA shows a process one MIG device.",
+            "A bundle has one part of a GPU: a process sees one.",
             place="bundles",
             wanted=f"{max(bundle.count for bundle in bundles)} parts",
             available='{"GPU": 1}, and as many bundles as parts are wanted',
         )
     for device in parts:
-        if device.share is not None or device.device_class != GPU_CLASS:
+        if device.share is not None or device.device_class:
             raise InvalidRequest(
                 "A part is no share and of no other class.", place="part", wanted=device.device_class or "a share"
             )

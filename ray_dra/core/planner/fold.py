@@ -8,7 +8,6 @@ from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueKind, CliqueState
 from ray_dra.core.cluster.node_state import EPSILON, SEVERAL_PRODUCTS, NodeState
-from ray_dra.core.model.device_selector import GPU_CLASS
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -77,7 +76,7 @@ class FoldedRequest:
         if len(devices) == 1:
             device = devices[0]
             self.size = device.count
-            some = device.products or device.selectors or device.device_class != GPU_CLASS
+            some = device.products or device.selectors or device.device_class
             self.criteria = device.criteria if some else None  # a call less for most gangs
             if device.share:
                 self.share = device.share

@@ -18,8 +18,8 @@ from ray_dra.simulated.dra.shares import share
 from ray_dra.simulated.machine import DRIVER_VERSION, WHOLE_GPU
 from ray_dra.simulated.mig import MigState, Part
 from ray_dra.simulated.profile import MigProfile, SimulatedNode
-from ray_dra.translate.names import CLIQUE_LABEL, DRIVER
 from ray_dra.translate.nvml.reading import APPLICATION_XIDS
+from ray_dra.translate.vendors import NVIDIA
 
 __all__ = ["GATES", "Pool", "Published", "device_classes", "domain_pool", "gpu_pool", "node_labels", "slices", "twin"]
 
@@ -51,7 +51,7 @@ class Published:
 
     @property
     def driver(self) -> str:
-        return DOMAIN_DRIVER if self.kind in ("channel", "daemon") else DRIVER
+        return DOMAIN_DRIVER if self.kind in ("channel", "daemon") else NVIDIA.driver
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,15 @@ def gpu_pool(
             (device for gpu in range(node.profile.gpus) for device in view.static(gpu)),
             key=lambda d: (node.uuid(d.gpu), d.name),
         )
-        return Pool(DRIVER, (tuple(devices),))
+        return Pool(NVIDIA.driver, (tuple(devices),))
     groups = tuple(tuple(sorted(view.dynamic(gpu), key=lambda d: d.name)) for gpu in range(node.profile.gpus))
     if not node.profile.mig:
-        return Pool(DRIVER, groups)
+        return Pool(NVIDIA.driver, groups)
     counters = []
     for gpu in filter(view.can_part, range(node.profile.gpus)):
         shares = view.opened if view.opened.isdigit() and view.can_be_whole(gpu) else ""
         counters.append(partitions.counter_set(node.profile, gpu, shares))
-    return Pool(DRIVER, groups, tuple(counters))
+    return Pool(NVIDIA.driver, groups, tuple(counters))
 
 
 def twin(name: str) -> str | None:
@@ -132,7 +132,7 @@ def node_labels(node: SimulatedNode) -> dict[str, str]:
         "nvidia.com/gpu.product": node.profile.product.replace(" ", "-"),
     }
     if node.clique is not None:
-        labels[CLIQUE_LABEL] = node.clique
+        labels[NVIDIA.clique_label] = node.clique
     return labels
 
 
@@ -171,9 +171,9 @@ def device_classes() -> list[dict[str, Any]]:
 
     channel_zero = f" && device.attributes['{DOMAIN_DRIVER}'].id == 0"
     found = {
-        "gpu.nvidia.com": kind_is("gpu", DRIVER),
-        "mig.nvidia.com": kind_is("mig", DRIVER),
-        "vfio.gpu.nvidia.com": kind_is("vfio", DRIVER),
+        "gpu.nvidia.com": kind_is("gpu", NVIDIA.driver),
+        "mig.nvidia.com": kind_is("mig", NVIDIA.driver),
+        "vfio.gpu.nvidia.com": kind_is("vfio", NVIDIA.driver),
         "compute-domain-daemon.nvidia.com": kind_is("daemon", DOMAIN_DRIVER),
         "compute-domain-default-channel.nvidia.com": kind_is("channel", DOMAIN_DRIVER, channel_zero),
     }

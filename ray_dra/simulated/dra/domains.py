@@ -16,7 +16,8 @@ from ray_dra.adapters.kube_answers import Object
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.simulated.dra import DOMAIN_DRIVER, DOMAIN_LABEL
 from ray_dra.simulated.dra.prepare import PrepareError
-from ray_dra.translate.names import CLIQUE_LABEL, COMPUTE_DOMAIN_API
+from ray_dra.translate.names import COMPUTE_DOMAIN_API
+from ray_dra.translate.vendors import NVIDIA
 
 MOST_NODES = 18  # in one IMEX domain
 WAIT_SECONDS = 20.0  # within one call of the kubelet's, which then asks again
@@ -89,7 +90,7 @@ def status_of(
     free = iter(index for index in range(len(order) + len(old)) if index not in indices)
     entries = []
     for name in order:
-        clique = labelled[name]["metadata"].get("labels", {}).get(CLIQUE_LABEL, "")
+        clique = labelled[name]["metadata"].get("labels", {}).get(NVIDIA.clique_label, "")
         in_clique[clique] += 1
         ready = now - joined.get(name, now) >= after and (not clique or in_clique[clique] <= MOST_NODES)
         entries.append(
@@ -141,7 +142,7 @@ class NodeDomains:
             raise PrepareError(f"{self._node} is in another ComputeDomain, {other}; a node is in one at a time")
         self._label(domain)
         self._wait_ready(found["metadata"]["name"], namespace)
-        return CLIQUE_LABEL in labels
+        return NVIDIA.clique_label in labels
 
     def leave(self, domain: str) -> None:
         if self.current() == domain:

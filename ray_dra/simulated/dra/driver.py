@@ -28,7 +28,8 @@ from ray_dra.simulated.dra.prepare import Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile
-from ray_dra.translate.names import DRIVER, SIMULATED_PROFILE_LABEL, SIMULATED_RACK_LABEL, SIMULATED_TRAY_LABEL
+from ray_dra.translate.names import SIMULATED_PROFILE_LABEL, SIMULATED_RACK_LABEL, SIMULATED_TRAY_LABEL
+from ray_dra.translate.vendors import NVIDIA
 
 FAULT_SECONDS = 0.5  # between two looks at the machine's faults
 PUBLISH_SECONDS = 2.0  # between two looks at what the API server has
@@ -92,7 +93,7 @@ class Driver:
                 domains=self._domains if driver == DOMAIN_DRIVER else None,
                 shared="ConsumableShares" in gates and consumable_shares not in ("", "disabled"),
             )
-            for driver in (DRIVER, DOMAIN_DRIVER)
+            for driver in (NVIDIA.driver, DOMAIN_DRIVER)
         }
         self._plugins = [Plugin(preparer, kubelet=kubelet, fetch=self._fetch) for preparer in self.preparers.values()]
 
@@ -118,7 +119,7 @@ class Driver:
             gpus = ", ".join(map(str, sorted(lost)))
             raise SimulationError("NVIDIA's driver does not start on a machine with a lost GPU.", place=f"GPU {gpus}")
         self.forget_gone()
-        self.preparers[DRIVER].clean_up()
+        self.preparers[NVIDIA.driver].clean_up()
         used = {d["domain"] for e in self.preparers[DOMAIN_DRIVER].entries() for d in e["devices"]}
         current = self._domains.current()
         if current is not None and current not in used:

@@ -19,10 +19,10 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.nvml import NodeReading
-from ray_dra.translate.files.sense import check_nodes, name_boxes
+from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 12, 5
+GANG_VERSION, NODE_VERSION = 13, 6
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 
@@ -96,7 +96,7 @@ def gang_to_bytes(gang: Gang) -> bytes:
 
 def gang_from_bytes(data: bytes) -> Gang:
     """Raises RayDraError for a record that this version cannot read."""
-    gang: Gang = _read(_GANG, data, "gang", GANG_VERSION)
+    gang: Gang = _gang_from_bytes(data)
     try:  # the planner would compare what cannot be, and the claim would say it
         for device in {device for bundle in gang.request.bundles for device in bundle.devices}:
             device.check()
@@ -109,6 +109,20 @@ def gang_from_bytes(data: bytes) -> Gang:
     wrong = sense_of(gang)
     if wrong:
         raise RayDraError("A stored gang makes no sense.", wanted=gang.id, available=wrong)
+    return gang
+
+
+def _gang_from_bytes(data: bytes) -> Gang:
+    if not _is_of(GANG_VERSION, data):
+        try:
+            told = from_json(data)
+            version = told.get("version", 0) if isinstance(told, dict) else None
+            if type(version) is int and 0 <= version < 13:  # not True, which is 1
+                name_classes(told.get("request"))
+                return _GANG.validate_json(to_json(told), strict=True)
+        except _UNREADABLE as error:
+            raise unreadable("gang", _said(error)) from error
+    gang: Gang = _read(_GANG, data, "gang", GANG_VERSION)
     return gang
 
 
@@ -184,8 +198,12 @@ def _known_from_bytes(data: bytes) -> KnownNode:
                 told = {"version": 0, "name": name, "reading": reading, "node": node}
             else:
                 told = from_json(data)
-            if isinstance(told, dict) and _version_of(told) in (0, 1):  # which kind of clique it is was not said
-                name_boxes((told.get("node"), told.get("best")))
+            version = _version_of(told) if isinstance(told, dict) else None
+            if version is not None and version < 6:
+                nodes = told.get("node"), told.get("best")
+                if version < 2:  # which kind of clique it is was not said
+                    name_boxes(nodes)
+                name_attributes(nodes)
                 return _KNOWN.validate_json(to_json(told), strict=True)
         except _UNREADABLE as error:
             raise unreadable("node", _said(error)) from error

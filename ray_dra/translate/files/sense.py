@@ -15,11 +15,13 @@ from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.checked import MAX_NAME
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
+from ray_dra.core.model.device_selector import VERSIONS
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.parts import GrantedPart, Part, PartedGpu
 from ray_dra.core.model.request import MAX_AMOUNT, MAX_BUNDLES, MAX_DEVICES_PER_BUNDLE, MAX_PRIORITY, WHOLE
 from ray_dra.errors import InvalidSnapshot, shown
+from ray_dra.translate.vendors import NVIDIA
 
 MAX_NODES = 200_000
 MAX_DEVICES = 1_000_000
@@ -375,6 +377,38 @@ def _is(wanted_type: type, value: object, at: str) -> None:
 def _bad(why: str, place: str, found: object, wanted: str) -> InvalidSnapshot:
     """`found` is what the snapshot wants to be taken, `wanted` what may stand there."""
     return InvalidSnapshot(f"{why}.", place=place, wanted=shown(found), available=wanted)
+
+
+_OLDER_NAMES = {own: ours for own, ours in NVIDIA.attributes.items() if ours in VERSIONS and own != ours}
+"""Files and records of before 0.2.0 have attributes under the names that one vendor has for them."""
+
+
+def name_attributes(nodes: Iterable[Any]) -> None:
+    """Nodes of files and records of before 0.2.0, as they were read: their attributes under core's names."""
+    for node in nodes:
+        if not isinstance(node, dict):
+            continue
+        for thing in (*_listed(node.get("devices")), *_listed(node.get("parted"))):
+            attributes = thing.get("attributes") if isinstance(thing, dict) else None
+            for older, name in _OLDER_NAMES.items():
+                if isinstance(attributes, dict) and older in attributes:
+                    attributes.setdefault(name, attributes.pop(older))
+
+
+def name_classes(request: Any) -> None:
+    """A gang's request of before 0.2.0, as it was read: the usual device class had a name, and selectors were under
+    that vendor's names."""
+    for bundle in _listed(request.get("bundles")) if isinstance(request, dict) else ():
+        for device in _listed(bundle.get("devices")) if isinstance(bundle, dict) else ():
+            if isinstance(device, dict) and device.get("device_class") == NVIDIA.device_class:
+                device["device_class"] = ""
+            for selector in _listed(device.get("selectors")) if isinstance(device, dict) else ():
+                if isinstance(selector, dict) and selector.get("name") in _OLDER_NAMES:
+                    selector["name"] = _OLDER_NAMES[selector["name"]]
+
+
+def _listed(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def name_boxes(nodes: Iterable[Any]) -> None:

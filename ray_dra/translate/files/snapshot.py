@@ -37,6 +37,7 @@ from ray_dra.translate.files.sense import (
     check_positions,
     known_fields,
     listed,
+    name_attributes,
     name_boxes,
     refuse_unknown,
 )
@@ -201,6 +202,7 @@ def load_snapshot(text: str | bytes) -> Snapshot:
         )
     refuse_unknown(values, Snapshot, Others)
     name_boxes(values["nodes"])
+    name_attributes(values["nodes"])
     try:
         return _SNAPSHOT.validate_python(values)
     except ValidationError as error:

@@ -10,10 +10,19 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 
-from ray_dra.core.model.device_selector import MIG_CLASS, DeviceCriteria
+from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.names import NODE_LABEL
+from ray_dra.translate.vendors import NVIDIA, PRODUCT, VENDORS, Vendor
+
+_PART_CLASSES = {vendor.part_class for vendor in VENDORS.values() if vendor.part_class}
+_NAMING = {  # how an expression that names devices begins
+    vendor.in_cel("attributes", name): vendor
+    for vendor in VENDORS.values()
+    for name in (vendor.identity, vendor.parent)
+    if name
+}
 
 
 def read_claim(thing: Raw) -> Claim:
@@ -40,68 +49,78 @@ def claim_of(claim: Claim) -> tuple[str, str, str] | None:
     return claim.namespace, claim.raycluster, claim.attempt
 
 
-def expression_for(uuids: Sequence[str]) -> str:
-    """The devices by their UUIDs. JSON's string literals are CEL's, too, so that no UUID can become code."""
-    return f'device.attributes["{DRIVER}"].uuid in {json.dumps(list(uuids), separators=(",", ":"))}'
+def expression_for(uuids: Sequence[str], vendor: Vendor = NVIDIA) -> str:
+    """The devices by core's UUIDs. JSON's string literals are CEL's, too, so that no name can become code."""
+    named = json.dumps([vendor.identity_of(uuid) for uuid in uuids], separators=(",", ":"))
+    return f"{vendor.in_cel('attributes', vendor.identity)} in {named}"
 
 
-def expression_for_parts_of(gpu: str) -> str:
+def expression_for_whole(vendor: Vendor) -> str:
+    """Whole GPUs alone, of a device class that has others as well."""
+    return f"{vendor.in_cel('attributes', 'type')} == {json.dumps(vendor.whole)}"
+
+
+def expression_for_parts_of(gpu: str, vendor: Vendor = NVIDIA) -> str:
     """The parts of a GPU, by its UUID."""
-    return f'device.attributes["{DRIVER}"].parentUUID in {json.dumps([gpu], separators=(",", ":"))}'
+    return f"{vendor.in_cel('attributes', vendor.parent)} in {json.dumps([gpu], separators=(',', ':'))}"
 
 
-def expression_for_profile(profile: str) -> str:
-    return f'device.attributes["{DRIVER}"].profile == {json.dumps(profile)}'
+def expression_for_profile(profile: str, vendor: Vendor = NVIDIA) -> str:
+    return f"{vendor.in_cel('attributes', vendor.profile)} == {json.dumps(profile)}"
 
 
-def demands_on(criteria: DeviceCriteria) -> tuple[str, ...]:
+def demands_on(criteria: DeviceCriteria, vendor: Vendor = NVIDIA) -> tuple[str, ...]:
     """What a request says of its devices, in CEL: beside their names, so that the cluster holds to it as well."""
     found = []
     if criteria.products:
         # As UTF-8: JSON writes what is beyond \uffff as a pair of surrogates, to CEL two other characters.
         names = json.dumps(list(criteria.products), separators=(",", ":"), ensure_ascii=False)
-        found.append(f'device.attributes["{DRIVER}"].productName in {names}')
+        found.append(f"{vendor.attribute(PRODUCT)} in {names}")
     for selector in criteria.selectors:
         if isinstance(selector.value, int):
-            has, value = "capacity", f'quantity("{selector.value}")'
+            has, value = vendor.in_cel("capacity", selector.name), f'quantity("{selector.value}")'
         else:
-            has, value = "attributes", f'semver("{".".join(map(str, selector.value))}")'
-        compared = f'device.{has}["{DRIVER}"].{selector.name}.compareTo({value})'
-        found.append(f"{compared} {selector.operator.value} 0")
+            has, value = vendor.attribute(selector.name), f'semver("{".".join(map(str, selector.value))}")'
+        found.append(f"{has}.compareTo({value}) {selector.operator.value} 0")
     return tuple(found)
 
 
 def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:
-    """The devices that a gang's claim names (the first selector of each request), and how many it counts; of parts that
-    are to be made, their GPU; none for another's form."""
+    """The devices that a gang's claim names (one selector of each request), and how many it counts; of parts that are
+    to be made, their GPU; none for another's form. What names a device on its node alone is read with the node."""
+    node = str((thing["metadata"].get("annotations") or {}).get(NODE_LABEL, ""))
     requests: Sequence[Raw] = ((thing.get("spec") or {}).get("devices") or {}).get("requests") or ()
     named: list[str] = []
     total = 0
     for request in requests:
         exactly = request.get("exactly") or {}
-        if len(requests) > 1 and exactly.get("deviceClassName") != MIG_CLASS:
+        if len(requests) > 1 and exactly.get("deviceClassName") not in _PART_CLASSES:
             return (), 0  # of whole devices there is one request
         selectors: Sequence[Raw] = exactly.get("selectors") or ()
         count = exactly.get("count", 1)
         if not selectors or not isinstance(count, int):
             return (), 0
-        first, *others = (selector["cel"]["expression"] for selector in selectors)
-        if any(_names_in(other) for other in others):
+        read = (_names_in(selector["cel"]["expression"], node) for selector in selectors)
+        each = [names for names in read if names is not None]
+        if len(each) != 1:
             return (), 0
-        named += [name for name in _names_in(first) if len(requests) == 1 or name not in named]
+        named += [name for name in each[0] if len(requests) == 1 or name not in named]
         total += count
     return tuple(named), total
 
 
 @functools.lru_cache(maxsize=1024)  # a claim is read at each of its changes, and says the same
-def _names_in(expression: str) -> tuple[str, ...]:
-    """Of an expression as `expression_for` and `expression_for_parts_of` write it; none of any other."""
+def _names_in(expression: str, node: str) -> tuple[str, ...] | None:
+    """Of an expression as `expression_for` and `expression_for_parts_of` write it; None of any other."""
     head, _, names = expression.partition(" in ")
+    vendor = _NAMING.get(head)
     try:
-        found = json.loads(names) if head.endswith((".uuid", ".parentUUID")) else []
+        found = json.loads(names) if vendor is not None else []
     except (ValueError, RecursionError):  # anybody's claim may say anything, and what it has counts all the same
-        return ()
-    return tuple(name for name in found if isinstance(name, str)) if isinstance(found, list) else ()
+        return None
+    if vendor is None or not isinstance(found, list) or not (node or vendor.unique):
+        return None
+    return tuple(vendor.key(node, name) or "" for name in found if isinstance(name, str))
 
 
 def _is_pod(owner: Raw) -> bool:
@@ -110,5 +129,5 @@ def _is_pod(owner: Raw) -> bool:
 
 def _devices_of(allocation: Raw) -> Iterator[tuple[str, str]]:
     for result in (allocation.get("devices") or {}).get("results") or ():
-        if result["driver"] == DRIVER and not result.get("adminAccess"):
+        if result["driver"] in VENDORS and not result.get("adminAccess"):
             yield text(result["pool"]), text(result["device"])

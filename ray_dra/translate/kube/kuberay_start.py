@@ -10,16 +10,16 @@ from decimal import Decimal
 
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import KubeRay
-from ray_dra.translate import names
 from ray_dra.translate.kube.kuberay_operator import is_newer
 from ray_dra.translate.kube.shapes import Raw
 from ray_dra.translate.quantity import quantity
+from ray_dra.translate.vendors import NVIDIA
 
 METRICS_PORT, AGENT_PORT = 8080, 52365
 _FLAGS_WITH_A_VALUE = ("log-color", "include-dashboard")  # other options of true and false have none
 _NEWER_FLAG_WITH_A_VALUE = "include-log-monitor"
 _ACCELERATORS = {"aws.amazon.com/neuroncore": "neuron_cores", "google.com/tpu": "TPU"}  # Ray's names of them
-_MIG = re.compile(names.PLUGIN_MIG_RESOURCE)
+_MIG = re.compile(re.escape(NVIDIA.plugin_part) + r"\d+g\.\d+gb$")
 
 
 def start_options(group: Raw, address: str) -> dict[str, str]:

@@ -13,11 +13,10 @@ from typing import Any
 
 from ray_dra.core.gangs.quota import Answer, Labels, Quota, Said, kinds
 from ray_dra.core.model.clique import label_value
-from ray_dra.core.model.device_selector import GPU_CLASS, MIG_CLASS
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster, ResourceFlavor, Workload
-from ray_dra.translate.kube.raycluster import worker_template
+from ray_dra.translate.kube.raycluster import vendor_of, worker_template
 from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, texts
 from ray_dra.translate.kube.slots import Slot, stem_of
 from ray_dra.translate.kube.workers import resources_of
@@ -26,12 +25,11 @@ from ray_dra.translate.names import (
     CLUSTER_LABEL,
     GANG_LABEL,
     KUEUE_API,
-    PLUGIN_PART_PREFIX,
-    PLUGIN_RESOURCE,
     QUEUE_ANNOTATION,
     RAY_API,
     RAY_API_UNWATCHED,
 )
+from ray_dra.translate.vendors import Vendor
 
 KIND = "kueue"
 MOST_POD_SETS = 18  # of a Workload
@@ -118,12 +116,12 @@ def _pod_set(at: int) -> str:
 
 def _pod(bundle: Bundle, cluster: RayCluster) -> dict[str, Any]:
     """What of a bundle's pod Kueue counts, and by what it chooses flavours."""
-    template = worker_template(cluster)["template"]["spec"]
+    template, vendor = worker_template(cluster)["template"]["spec"], vendor_of(cluster)
     alone = Slot("", "", (0,), ("",) * bundle.count, None, bundle.resources)
     ray, *beside = template["containers"]
     resources = resources_of(ray.get("resources") or {}, alone, [])
     for device in bundle.devices:
-        counted = _counted_as(device)
+        counted = _counted_as(device, vendor)
         requests = resources.setdefault("requests", {})
         requests[counted] = str(int(requests.get(counted, 0)) + device.count)
     made: dict[str, Any] = {
@@ -141,11 +139,12 @@ def _pod(bundle: Bundle, cluster: RayCluster) -> dict[str, Any]:
     return made | {field: copy.deepcopy(value) for field, value in optional.items() if value}
 
 
-def _counted_as(device: DeviceRequest) -> str:
-    """The resource that Kueue counts devices as: as NVIDIA's device plugin would offer them, where that has a name."""
+def _counted_as(device: DeviceRequest, vendor: Vendor) -> str:
+    """The resource that Kueue counts devices as: as the vendor's device plugin offers them, where that has a name."""
     if device.part is not None:
-        return PLUGIN_PART_PREFIX + device.part.profile.replace("+", ".") if device.part.profile else MIG_CLASS
-    return PLUGIN_RESOURCE if device.device_class == GPU_CLASS else device.device_class
+        profile = device.part.profile.replace("+", ".")
+        return vendor.plugin_part + profile if profile else vendor.part_class
+    return vendor.plugin if device.device_class in ("", vendor.device_class) else device.device_class
 
 
 def _container(theirs: Raw, resources: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,15 +7,11 @@ Neighbour: `slices.py`, which reads the whole GPUs of the same ResourceSlices.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.ports.kube_objects import PublishedDevice, ResourceSlice
-from ray_dra.translate.names import BUS_ATTRIBUTE
-
-# NVIDIA's driver: gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
-_NAMED = re.compile(r"^gpu-(?:vfio-)?(\d+)(?:-|$)")
+from ray_dra.translate.vendors import BUS_ATTRIBUTE, NVIDIA, VENDORS, Vendor
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +22,12 @@ class Parts:
         gpus: names of whole GPUs.
         of: name of any other device -> the GPUs that it takes something of; none for a partition of a GPU that is not
             offered whole.
+        vendor: whose they are.
     """
 
     gpus: frozenset[str] = frozenset()
     of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    vendor: Vendor = NVIDIA
 
     def taken_with(self, device: str) -> frozenset[str] | None:
         """The GPUs that whoever has this device has all or something of; None: nothing tells which."""
@@ -38,8 +36,8 @@ class Parts:
         return self.of.get(device, self._by_name(device))
 
     def _by_name(self, device: str) -> frozenset[str] | None:
-        named = _NAMED.match(device)
-        gpu = f"gpu-{named[1]}" if named else ""
+        named = self.vendor.by_name.match(device)
+        gpu = self.vendor.named.format(named[1]) if named else ""
         return frozenset((gpu,)) if gpu in self.gpus else None
 
 
@@ -49,12 +47,14 @@ def parts_of(slices: Iterable[ResourceSlice]) -> Parts:
     A device is a part of the GPU whose UUID it calls its parent's, of one on the same bus id, of those with which it
     shares counters, and of the one that its name is made from.
     """
-    devices = [device for each in slices for device in each.devices]
-    wholes = [device for device in devices if device.text("type") == "gpu"]
-    named = Parts(frozenset(device.name for device in wholes))
+    pool = list(slices)
+    vendor = VENDORS.get(pool[0].driver, NVIDIA) if pool else NVIDIA
+    devices = [device for each in pool for device in each.devices]
+    wholes = [device for device in devices if device.text("type") == vendor.whole]
+    named = Parts(frozenset(device.name for device in wholes), vendor=vendor)
     by_mark: dict[tuple[str, str], set[str]] = {}
     for device in wholes:
-        for mark in _marks(device, "uuid"):
+        for mark in _marks(device, vendor.identity):
             by_mark.setdefault(mark, set()).add(device.name)
     of: dict[str, frozenset[str]] = {}
     for device in devices:
@@ -62,18 +62,18 @@ def parts_of(slices: Iterable[ResourceSlice]) -> Parts:
         if name in named.gpus:
             continue
         found = set(named.taken_with(name) or ())
-        for mark in _marks(device, "parentUUID"):
+        for mark in _marks(device, vendor.parent):
             found |= by_mark.get(mark, set())
-        if found or device.text("parentUUID"):
+        if found or device.text(vendor.parent):
             of[name] = of.get(name, frozenset()) | found
-    return Parts(named.gpus, of)
+    return Parts(named.gpus, of, vendor)
 
 
-def _marks(device: PublishedDevice, uuid: str) -> Iterable[tuple[str, str]]:
-    """What a part has in common with its GPU. `uuid`: the attribute that holds the GPU's."""
-    for attribute in (uuid, BUS_ATTRIBUTE):
+def _marks(device: PublishedDevice, identity: str) -> Iterable[tuple[str, str]]:
+    """What a part has in common with its GPU. `identity`: the attribute that names the GPU."""
+    for attribute in (identity, BUS_ATTRIBUTE):
         value = device.text(attribute)
         if value:
-            yield ("uuid" if attribute == uuid else attribute), value
+            yield ("identity" if attribute == identity else attribute), value
     for counter_set in device.counter_sets:
         yield "counters", counter_set

@@ -16,6 +16,7 @@ from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text
 from ray_dra.translate.names import (
     AUTOSCALER_VARIABLE,
     DEFAULT_TEMPLATE,
+    DRIVER_ANNOTATION,
     FAULT_TOLERANCE_ANNOTATION,
     KUBERAY_ORIGIN_LABEL,
     KUBERAY_ORIGIN_NAME_LABEL,
@@ -23,12 +24,12 @@ from ray_dra.translate.names import (
     LOCALITY_LABEL,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
-    PLUGIN_RESOURCE,
     TEMPLATE_ANNOTATION,
     WRITES_AT_ONCE_ANNOTATION,
     WRITES_PER_SECOND_ANNOTATION,
 )
 from ray_dra.translate.ray.policy import parse_rules
+from ray_dra.translate.vendors import NVIDIA, PLUGINS, VENDORS, Vendor
 
 MOST_AT_ONCE = 64  # writes; each has a thread and a connection
 _YES = ("1", "true")  # as Ray reads a setting
@@ -106,8 +107,9 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
 
     Raises:
         InvalidRequest: there is none, or it asks for GPUs or names a node itself; or the RayCluster's autoscaler would
-            end the copies.
+            end the copies, or its DRA driver is not known.
     """
+    vendor_of(cluster)
     if cluster.workers.old_autoscaler:
         raise InvalidRequest(
             "Version 1 of Ray's autoscaler ends every worker that is of no group of the RayCluster, and so gangs';"
@@ -139,9 +141,11 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
     for container in pod["containers"]:
         resources = container.get("resources") or {}
         asked = {*(resources.get("requests") or {}), *(resources.get("limits") or {})}
-        if PLUGIN_RESOURCE in asked or resources.get("claims"):
+        offered = asked.intersection(PLUGINS)
+        if offered or resources.get("claims"):
+            named = min(offered, default=PLUGINS[0])
             raise InvalidRequest(
-                f"The worker group to copy asks for GPUs itself; leave {PLUGIN_RESOURCE} and claims out of it.",
+                f"The worker group to copy asks for GPUs itself; leave {named} and claims out of it.",
                 place=f"{place}, group {cluster.template}, container {container['name']}",
             )
     if pod.get("resourceClaims"):
@@ -149,6 +153,30 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
             "The worker group to copy has claims of its own.", place=f"{place}, group {cluster.template}"
         )
     return found
+
+
+def vendor_of(cluster: RayCluster) -> Vendor:
+    """Whose GPUs the RayCluster's gangs have.
+
+    Raises:
+        InvalidRequest: its annotation names no driver that is known.
+    """
+    said = cluster.settings.get(DRIVER_ANNOTATION, NVIDIA.driver)
+    if said not in VENDORS:
+        raise InvalidRequest(
+            "This DRA driver is not known.",
+            place=f"{_place(cluster)}, annotation {DRIVER_ANNOTATION}",
+            wanted=shown(said),
+            available=", ".join(VENDORS),
+        )
+    return VENDORS[said]
+
+
+def driver_of(cluster: RayCluster | None) -> str:
+    """The DRA driver of its GPUs; the usual one's where it is not known, which is said to whoever asks for a gang."""
+    with suppress(InvalidRequest):
+        return vendor_of(cluster).driver if cluster is not None else NVIDIA.driver
+    return NVIDIA.driver
 
 
 def write_limits(cluster: RayCluster) -> WriteLimits:

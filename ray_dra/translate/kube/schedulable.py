@@ -15,7 +15,7 @@ from typing import Any
 from ray_dra.core.model.signs import Seen, Sign
 from ray_dra.ports.kube_objects import KubeNode, NodeRequirement, Placing, Toleration
 from ray_dra.translate.kube.shapes import Raw, mapping, text, texts
-from ray_dra.translate.names import NVSENTINEL_STATE_LABEL, PLUGIN_RESOURCE
+from ray_dra.translate.names import NVSENTINEL_STATE_LABEL
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,63}")
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -84,7 +84,7 @@ def obstacle(node: KubeNode, placing: Placing) -> Seen | None:
     if not node.ready:
         return Seen(Sign.NODE_NOT_READY, "Kubernetes says that the node is not ready")
     if node.device_plugin:
-        said = f"a device plugin offers its GPUs as {PLUGIN_RESOURCE}; they cannot be claimed as well"
+        said = f"a device plugin offers its GPUs as {node.device_plugin}; they cannot be claimed as well"
         return Seen(Sign.DEVICE_PLUGIN, said)
     evicts = _not_tolerated(node, "NoExecute", placing)
     if evicts:

@@ -11,13 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
-from ray_dra.core.model.device_selector import (
-    COMPUTE_CAPABILITY,
-    DRIVER_VERSION,
-    MAX_VALUE,
-    MEMORY,
-    VERSIONS,
-)
+from ray_dra.core.model.device_selector import MAX_VALUE, MEMORY
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.parts import Part, PartedGpu
 from ray_dra.core.model.signs import Seen, Severity, Sign, health_of, worst
@@ -25,12 +19,8 @@ from ray_dra.ports.kube_objects import CounterSet, KubeNode, Placing, PublishedD
 from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.schedulable import CONDITIONS, obstacle
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
-from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE, PLUGIN_RESOURCE
 from ray_dra.translate.quantity import quantity
-
-# Products whose GPUs are all joined by NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their
-# links are unknown here.
-SWITCHED = re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4")
+from ray_dra.translate.vendors import CLIQUE_LABELS, COMPARED, NVIDIA, PLUGINS, VENDORS, Vendor
 
 ANYWHERE = Placing()
 
@@ -51,7 +41,7 @@ def read_node(thing: Raw) -> KubeNode:
         taints=tuple((t["key"], t.get("value", ""), t["effect"]) for t in spec.get("taints") or ()),
         cpus=quantity(allocatable.get("cpu", 0)),
         memory=quantity(allocatable.get("memory", 0)),
-        device_plugin=quantity(allocatable.get(PLUGIN_RESOURCE, 0)) > 0,
+        device_plugin=next((name for name in PLUGINS if quantity(allocatable.get(name, 0)) > 0), ""),
         images=images_on(status.get("images") or ()),
         conditions=tuple(sorted(name for name in CONDITIONS if conditions.get(name) == "True")),
     )
@@ -69,7 +59,7 @@ def read_slice(thing: Raw) -> ResourceSlice:
         devices=tuple(_read_device(device) for device in spec.get("devices") or ()),
         counters=tuple(_counters(each["name"], each) for each in spec.get("sharedCounters") or ()),
     )
-    if text(pool["name"]) != found.node and found.driver == DRIVER and found.node:
+    if text(pool["name"]) != found.node and found.driver in VENDORS and found.node:
         # Claims say what they have by the pool's name: nobody could tell which node's devices are taken.
         raise ValueError(f"the pool {pool['name']:.100} of node {found.node} is not named as its node")
     for device in found.devices:
@@ -83,7 +73,7 @@ def _read_device(device: Raw) -> PublishedDevice:
     for name, attribute in mapping(device.get("attributes") or {}).items():
         value = next((v for v in map(_only, attribute.values()) if isinstance(v, str | int | bool)), None)
         # A claim compares versions by CEL's semver, which is an error on anything else and ends the whole allocation.
-        if value is not None and (name not in VERSIONS or "version" in attribute):
+        if value is not None and (name not in COMPARED or "version" in attribute):
             attributes[name] = value
     return PublishedDevice(
         name=text(device["name"]),
@@ -146,21 +136,22 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
     """The node as the planner sees it; not ready, with the reason, where nothing may be placed on it.
 
     Args:
-        slices: those of the node's pool of NVIDIA's GPU driver.
+        slices: those of the node's pool of one vendor's driver.
         placing: of the pods that will be placed.
     """
     pool = list(slices)
     published, reason = newest(pool)
     closed = obstacle(node, placing)
-    full = sorted((d for d in published if d.text("type") == "gpu"), key=_number)
-    reason = closed.said if closed is not None else reason or _unsafe(full)
-    products = {device.text("productName") for device in full}
-    switched = len(full) > 1 and all(product and SWITCHED.search(product) for product in products)
-    fabric = node.labels.get(CLIQUE_LABEL)
-    clique = fabric or (box_clique(node.name) if switched else None)
+    vendor = VENDORS.get(pool[0].driver, NVIDIA) if pool else NVIDIA
+    full = sorted((d for d in published if d.text("type") == vendor.whole), key=_number)
+    reason = closed.said if closed is not None else reason or _unsafe(full, vendor)
+    products = {device.text(vendor.product) for device in full}
+    joined = len(full) > 1 and all(product and vendor.joined.search(product) for product in products)
+    fabric = node.labels.get(vendor.clique_label)
+    clique = fabric or (box_clique(node.name) if joined else None)
     kind = FabricKind.MULTI_NODE if fabric else FabricKind.BOX
-    devices = tuple(_device(node.name, device, clique, kind) for device in full)
-    linked = switched or CLIQUE_LABEL in node.labels
+    devices = tuple(_device(vendor, node.name, device, clique, kind) for device in full)
+    linked = joined or vendor.clique_label in node.labels
     return Node(
         name=node.name,
         devices=devices,
@@ -170,7 +161,7 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
         order=_tray(node),
         ready=not reason,
         reason=reason,
-        parted=tuple(_parted(node.name, published, _newest_counters(pool), devices)),
+        parted=tuple(_parted(vendor, node.name, published, _newest_counters(pool), devices)),
     )
 
 
@@ -179,8 +170,11 @@ def _newest_counters(slices: Sequence[ResourceSlice]) -> list[CounterSet]:
     return [counters for each in slices if each.generation == generation for counters in each.counters]
 
 
-def _unsafe(full: Sequence[PublishedDevice]) -> str:
+def _unsafe(full: Sequence[PublishedDevice], vendor: Vendor) -> str:
     """Why a claim on whole GPUs of the node would not get them for itself, or not at all. "" where it does."""
+    named = [device.text(vendor.identity) for device in full]
+    if not vendor.unique and len({*named, None}) <= len(named):
+        return f"nothing tells its GPUs apart: {vendor.identity} is missing, or one of two"
     for device in full:
         if device.several and not device.whole:
             return f"claims of others can have its GPUs at the same time ({device.name} allows several)"
@@ -190,15 +184,21 @@ def _unsafe(full: Sequence[PublishedDevice]) -> str:
 
 
 def _parted(
-    node: str, published: Sequence[PublishedDevice], sets: Iterable[CounterSet], devices: Sequence[Device]
+    vendor: Vendor,
+    node: str,
+    published: Sequence[PublishedDevice],
+    sets: Iterable[CounterSet],
+    devices: Sequence[Device],
 ) -> Iterator[PartedGpu]:
-    """The GPUs that are given out in parts, by their UUIDs."""
+    """The GPUs that are given out in parts, by their UUIDs; none of a vendor whose parts gangs cannot have."""
+    if not vendor.part_class:
+        return
     counters = {each.name: each.counters for each in sets}
     positions = {device.uuid: at for at, device in enumerate(devices)}
     found: dict[str, list[PublishedDevice]] = {}
     for device in sorted(published, key=lambda d: d.name):
-        parent = device.text("parentUUID")
-        if device.text("type") == "mig" and parent and device.text("profile"):
+        parent = device.text(vendor.parent)
+        if device.text("type") == vendor.part and parent and device.text(vendor.profile):
             found.setdefault(parent, []).append(device)
     for parent, parts in sorted(found.items()):
         shared = {each for part in parts for each in part.counter_sets}
@@ -208,20 +208,20 @@ def _parted(
         health, why = _health(taint for part in parts for taint in part.taints)
         yield PartedGpu(
             parent,
-            tuple(_part(node, part) for part in parts),
+            tuple(_part(vendor, node, part) for part in parts),
             counters[shared.pop()] if shared else (),
             position,
-            {} if position is not None else _attributes(parts[0]),
+            {} if position is not None else _attributes(vendor, parts[0]),
             health,
             why,
         )
 
 
-def _part(node: str, device: PublishedDevice) -> Part:
+def _part(vendor: Vendor, node: str, device: PublishedDevice) -> Part:
     return Part(
-        DeviceId(DRIVER, node, device.name),
-        device.text("profile") or "",
-        device.text("uuid"),
+        DeviceId(vendor.driver, node, device.name),
+        device.text(vendor.profile) or "",
+        device.text(vendor.identity),
         _memory(device) or 0,
         device.consumes[0].counters if device.consumes else (),
     )
@@ -233,18 +233,9 @@ def _memory(device: PublishedDevice) -> int | None:
     return None if memory is None else min(int(quantity(memory)), MAX_VALUE)
 
 
-def _attributes(device: PublishedDevice) -> dict[str, Attribute]:
-    attributes: dict[str, Attribute] = {}
-    for key, name in (
-        ("product", "productName"),
-        ("numa", NUMA_ATTRIBUTE),
-        ("pciBusID", BUS_ATTRIBUTE),
-        (COMPUTE_CAPABILITY, COMPUTE_CAPABILITY),
-        (DRIVER_VERSION, DRIVER_VERSION),
-    ):
-        if name in device.attributes:
-            attributes[key] = device.attributes[name]
-    return attributes
+def _attributes(vendor: Vendor, device: PublishedDevice) -> dict[str, Attribute]:
+    has = device.attributes
+    return {ours: has[theirs] for theirs, ours in vendor.attributes.items() if theirs in has}
 
 
 _TAINT_SIGNS = {"NoSchedule": Sign.DEVICE_TAINT_NO_SCHEDULE, "NoExecute": Sign.DEVICE_TAINT_NO_EXECUTE}
@@ -260,14 +251,14 @@ def _health(taints: Iterable[tuple[str, str]]) -> tuple[Health, str]:
     return health_of(Seen(found.sign, said))
 
 
-def _device(node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
+def _device(vendor: Vendor, node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
     memory = _memory(device)
     health, why = _health(device.taints)
     return Device(
-        id=DeviceId(DRIVER, node, device.name),
+        id=DeviceId(vendor.driver, node, device.name),
         index=_number(device),
-        uuid=device.text("uuid"),
-        attributes=_attributes(device),
+        uuid=vendor.key(node, device.text(vendor.identity)),
+        attributes=_attributes(vendor, device),
         capacity={} if memory is None else {MEMORY: memory},
         domains=() if clique is None else (clique,),
         fabric_kind=kind,
@@ -277,14 +268,15 @@ def _device(node: str, device: PublishedDevice, clique: str | None, kind: Fabric
 
 
 def _number(device: PublishedDevice) -> int:
-    """NVIDIA names a GPU by its minor number, `gpu-3`; NVML's order is the same where the driver numbers by bus."""
-    tail = device.name.rpartition("-")[2]
-    return int(tail) if tail.isdigit() else 0
+    """The first number of its name: gpu-3, or gpu-3-131, which is card 3. NVML's order is the same where the driver
+    numbers by bus."""
+    found = re.search(r"-(\d{1,9})(?:-|$)", device.name)
+    return int(found[1]) if found else 0
 
 
 def _tray(node: KubeNode) -> int | None:
     tail = re.search(r"(\d+)$", node.name)
-    return int(tail[1]) if tail and CLIQUE_LABEL in node.labels else None
+    return int(tail[1]) if tail and not node.labels.keys().isdisjoint(CLIQUE_LABELS) else None
 
 
 def _all_to_all(count: int) -> Links:

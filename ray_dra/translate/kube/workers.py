@@ -16,7 +16,6 @@ from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.clique import label_value
-from ray_dra.core.model.device_selector import GPU_CLASS, MIG_CLASS
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import (
@@ -24,9 +23,10 @@ from ray_dra.translate.kube.claims import (
     expression_for,
     expression_for_parts_of,
     expression_for_profile,
+    expression_for_whole,
 )
 from ray_dra.translate.kube.kuberay_pod import worker_pod
-from ray_dra.translate.kube.raycluster import worker_template
+from ray_dra.translate.kube.raycluster import vendor_of, worker_template
 from ray_dra.translate.kube.slots import Slot, SlotPart
 from ray_dra.translate.names import (
     ATTEMPT_LABEL,
@@ -40,6 +40,7 @@ from ray_dra.translate.names import (
     KUBERAY_REPLICA_LABEL,
     KUBERAY_SERVING_LABEL,
     KUEUE_PREFIX,
+    NODE_LABEL,
     NODE_VARIABLE,
     RAY_API,
     SLOT_LABEL,
@@ -69,6 +70,7 @@ class Maker:
     def __init__(self, allocation: Allocation, attempt: str, cluster: RayCluster) -> None:
         self._attempt, self._cluster = attempt, cluster
         self._template, self._node_type = worker_template(cluster), _node_type(cluster)
+        self._vendor = vendor_of(cluster)
         self._labels = {
             GANG_LABEL: label_value(allocation.gang),
             ATTEMPT_LABEL: attempt,
@@ -92,24 +94,30 @@ class Maker:
     def claim(self, slot: Slot, pod: str, name: str, parts: Sequence[SlotPart] = ()) -> dict[str, Any]:
         """For the slot's pod of this uid alone: its whole devices, or these parts of one GPU. Kubernetes deletes it
         with the pod."""
-        criteria = slot.criteria
-        demands = demands_on(criteria)
+        vendor = self._vendor
+        demands = demands_on(slot.criteria, vendor)
         requests = []
         if not parts:
-            wanted = (expression_for(slot.uuids), *demands)
-            requests.append(_request("gpus", criteria.device_class or GPU_CLASS, len(slot.uuids), wanted))
+            whole = () if vendor.typed else (expression_for_whole(vendor),)  # first: others may not say who they are
+            wanted = (*whole, expression_for(slot.uuids, vendor), *demands)
+            requests.append(_request("gpus", vendor.device_class, len(slot.uuids), wanted))
         there = [part.uuid for part in parts if part.uuid is not None]
         if there:
-            requests.append(_request("parts", MIG_CLASS, len(there), (expression_for(there), *demands)))
+            wanted = (expression_for(there, vendor), *demands)
+            requests.append(_request("parts", vendor.part_class, len(there), wanted))
         made = Counter(part.profile for part in parts if part.uuid is None)
         for number, (profile, count) in enumerate(made.items()):
-            wanted = (expression_for_parts_of(parts[0].parent), expression_for_profile(profile), *demands)
-            requests.append(_request(f"parts-{number}", MIG_CLASS, count, wanted))
+            of = expression_for_parts_of(parts[0].parent, vendor)
+            wanted = (of, expression_for_profile(profile, vendor), *demands)
+            requests.append(_request(f"parts-{number}", vendor.part_class, count, wanted))
         owner = {"apiVersion": "v1", "kind": "Pod", "name": slot.name, "uid": pod, "controller": True}
+        meta = self._meta(name, self._labels_of(slot), owner)
+        if not vendor.unique:
+            meta["annotations"] = {NODE_LABEL: slot.node}
         return {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaim",
-            "metadata": self._meta(name, self._labels_of(slot), owner),
+            "metadata": meta,
             "spec": {"devices": {"requests": requests}},
         }
 

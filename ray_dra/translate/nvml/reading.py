@@ -19,8 +19,8 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.parts import Part, PartedGpu
 from ray_dra.core.model.signs import Seen, Sign, health_of, worst
 from ray_dra.ports.nvml import FabricReading, GpuReading, MigReading, NodeReading
-from ray_dra.translate.names import DRIVER
 from ray_dra.translate.nvml.nvlink import link_matrix, nvlink_graph, switched
+from ray_dra.translate.vendors import NVIDIA
 
 FABRIC_COMPLETED = 3
 ZERO_UUID = "00000000-0000-0000-0000-000000000000"
@@ -94,7 +94,7 @@ def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Dev
         if value is not None:
             attributes[key] = value
     return Device(
-        id=DeviceId(DRIVER, node, f"gpu-{gpu.index}"),
+        id=DeviceId(NVIDIA.driver, node, f"gpu-{gpu.index}"),
         index=gpu.index,
         uuid=gpu.uuid,
         attributes=attributes,
@@ -109,7 +109,12 @@ def _device(node: str, gpu: GpuReading, driver: str | None, in_box: bool) -> Dev
 def _parted(node: str, gpu: GpuReading) -> PartedGpu:
     """A GPU in MIG mode, by its partitions in NVML's order. NVML gives them no name."""
     parts = tuple(
-        Part(DeviceId(DRIVER, node, f"gpu-{gpu.index}-mig-{at}"), profile_of(gpu, mig), mig.uuid, mig.memory_mb << 20)
+        Part(
+            DeviceId(NVIDIA.driver, node, f"gpu-{gpu.index}-mig-{at}"),
+            profile_of(gpu, mig),
+            mig.uuid,
+            mig.memory_mb << 20,
+        )
         for at, mig in enumerate(gpu.migs)
     )
     return PartedGpu(gpu.uuid or "", parts, attributes={} if gpu.name is None else {"product": gpu.name})

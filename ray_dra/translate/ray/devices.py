@@ -12,10 +12,8 @@ from collections.abc import Sequence
 
 from ray_dra.core.model.checked import MAX_NAME, many, text, whole
 from ray_dra.core.model.device_selector import (
-    CLASSES,
     COMPUTE_CAPABILITY,
     DRIVER_VERSION,
-    GPU_CLASS,
     MAX_SELECTORS,
     MAX_VALUE,
     MEMORY,
@@ -29,6 +27,7 @@ from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.request import DeviceRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.quantity import quantity
+from ray_dra.translate.vendors import CLASSES, NVIDIA
 
 _DEMAND = re.compile(r"\s*(>=|<=|==|!=|>|<)?\s*(\S+)\s*")
 
@@ -52,8 +51,8 @@ def gpu(
         compute_capability: e.g. ">=9.0".
         driver_version: of the NVIDIA driver, e.g. ">=580".
         product: name or names that will do, matched whole.
-        device_class: "gpu.nvidia.com" (the default) or "mig.nvidia.com"; docs/kubernetes.md says why no other and
-            what to ask for instead.
+        device_class: "gpu.nvidia.com", "mig.nvidia.com" or "gpu.amd.com"; whatever there is where none is named.
+            docs/kubernetes.md says why no other and what to ask for instead.
 
     Raises:
         InvalidRequest: no demand that can be read.
@@ -75,7 +74,7 @@ def gpu(
             available=", ".join(CLASSES),
         )
     criteria = DeviceCriteria(
-        device_class if device_class is not None and device_class != GPU_CLASS else "",
+        device_class or "",
         product_names(product),
         tuple(selectors),
     )
@@ -160,7 +159,9 @@ def criteria_from(devices: object, product: object) -> DeviceCriteria:
 
 
 def request_for(count: int, criteria: DeviceCriteria, part: PartCriteria | None = None) -> DeviceRequest:
-    device_class = criteria.device_class or GPU_CLASS
+    device_class = criteria.device_class
+    if part is not None and device_class == NVIDIA.device_class:
+        device_class = ""  # a part is of such a GPU, whatever class it has itself
     return DeviceRequest(count, device_class, criteria.products, selectors=criteria.selectors, part=part)
 
 

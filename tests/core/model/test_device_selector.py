@@ -184,7 +184,7 @@ def test_the_reasons() -> None:
     lacking = plan(inventory, selective(Selector(MEMORY, Operator.AT_LEAST, 80 * 10**9)))
     assert "device attribute in n (the nearest to it): wanted memory >= 80G, available 40Gi" in str(lacking)
     unknown = plan(inventory, selective(Selector(COMPUTE_CAPABILITY, Operator.AT_LEAST, (9, 0, 0))))
-    assert "device attribute in the cluster: wanted cudaComputeCapability >= 9.0.0, available unknown" in str(unknown)
+    assert "device attribute in the cluster: wanted computeCapability >= 9.0.0, available unknown" in str(unknown)
     classed = plan(inventory, replace_class("mig.nvidia.com"))
     assert "device class in bundle 0: wanted mig.nvidia.com, available gpu.nvidia.com" in str(classed)
     many = plan(inventory, selective(Selector(MEMORY, Operator.AT_LEAST, 40 * 10**9), count=3))
@@ -193,7 +193,7 @@ def test_the_reasons() -> None:
 
 def test_partitions_are_had_by_their_class() -> None:
     whole = node("n", 4, clique="a")
-    devices = tuple(replace(d, kind="mig") if i == 2 else d for i, d in enumerate(whole.devices))
+    devices = tuple(replace(d, kind="mig.nvidia.com") if i == 2 else d for i, d in enumerate(whole.devices))
     answer = plan(Inventory([replace(whole, devices=devices)]), replace_class("mig.nvidia.com"))
     assert isinstance(answer, Allocation)
     assert [g.position for g in answer.grants] == [2]

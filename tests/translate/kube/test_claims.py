@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.translate.kube.claims import claim_of, demands_on, expression_for, read_claim
-from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, DRIVER
+from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL
+from ray_dra.translate.vendors import NVIDIA
 
 POD = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": True}
 
@@ -58,7 +59,7 @@ def test_an_expression_of_another_form_names_nothing(expression: str) -> None:
 
 def test_a_claim_that_says_nonsense_has_what_it_has() -> None:
     """CEL has comments, so that the API server takes it. A claim that could not be read would hide its devices."""
-    results = [{"driver": DRIVER, "pool": "n1", "device": "gpu-0"}]
+    results = [{"driver": NVIDIA.driver, "pool": "n1", "device": "gpu-0"}]
     said = claim("true //.uuid in " + "[" * 10_000)
     found = read_claim({**said, "status": {"allocation": {"devices": {"results": results}}}})
     assert (found.named, found.devices) == ((), (("n1", "gpu-0"),))
@@ -99,10 +100,10 @@ def test_a_claim_that_no_pod_of_a_gang_owns_is_no_gangs(more: dict[str, Any]) ->
 
 def test_what_a_claim_has_is_of_our_driver_and_takes_something() -> None:
     results = [
-        {"driver": DRIVER, "pool": "n1", "device": "gpu-0"},
-        {"driver": DRIVER, "pool": "n1", "device": "gpu-1", "adminAccess": True},
+        {"driver": NVIDIA.driver, "pool": "n1", "device": "gpu-0"},
+        {"driver": NVIDIA.driver, "pool": "n1", "device": "gpu-1", "adminAccess": True},
         {"driver": "another.driver", "pool": "n1", "device": "nic-0"},
-        {"driver": DRIVER, "pool": "n2", "device": "gpu-0-mig-1g10gb-19-0"},
+        {"driver": NVIDIA.driver, "pool": "n2", "device": "gpu-0-mig-1g10gb-19-0"},
     ]
     raw = claim(expression_for(["GPU-0"])) | {"status": {"allocation": {"devices": {"results": results}}}}
     found = read_claim(raw)

@@ -21,7 +21,7 @@ from ray_dra.translate.files.sense import check_nodes
 from ray_dra.translate.files.snapshot import dump_snapshot, inventory_of, load_snapshot, snapshot_of
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.slices import ANYWHERE, node_from_slices, read_slice
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.vendors import NVIDIA
 from tests.translate.kube.objects import read
 from tests.translate.kube.test_parts import claim
 
@@ -233,4 +233,4 @@ def test_a_part_that_is_there_and_is_a_strangers() -> None:
 
 def test_a_part_is_named_as_the_planner_names_devices() -> None:
     parts = [each for gpu in made(published()).parted for each in gpu.parts]
-    assert all(each.id == DeviceId(DRIVER, H100.name, each.id.device) for each in parts)
+    assert all(each.id == DeviceId(NVIDIA.driver, H100.name, each.id.device) for each in parts)

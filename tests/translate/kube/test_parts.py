@@ -15,7 +15,7 @@ from ray_dra.ports.kubernetes import KubeView
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.parts import parts_of
 from ray_dra.translate.kube.slices import read_slice
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.vendors import NVIDIA
 
 PROFILES = (("1g.10gb", 19, (0, 1, 2, 3, 4, 5, 6)), ("3g.40gb", 9, (0, 4)), ("7g.80gb", 0, (0,)))
 
@@ -71,14 +71,14 @@ def slices_of(groups: list[list[dict[str, Any]]], generation: int = 1) -> list[d
     return [
         {
             "metadata": {"name": f"n-{generation}-{i}", "resourceVersion": f"{generation}-{i}"},
-            "spec": {"driver": DRIVER, "nodeName": "n", "pool": pool, "devices": devices},
+            "spec": {"driver": NVIDIA.driver, "nodeName": "n", "pool": pool, "devices": devices},
         }
         for i, devices in enumerate(groups)
     ]
 
 
 def claim(name: str, *devices: str, **more: Any) -> dict[str, Any]:
-    results = [{"request": "r", "driver": DRIVER, "pool": "n", "device": device, **more} for device in devices]
+    results = [{"request": "r", "driver": NVIDIA.driver, "pool": "n", "device": device, **more} for device in devices]
     return {
         "kind": "ResourceClaim",
         "metadata": {"name": name, "namespace": "theirs", "uid": name},

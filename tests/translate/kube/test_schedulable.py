@@ -135,7 +135,7 @@ CLOSED = [
         Sign.NODE_TAINT_NO_EXECUTE,
     ),
     (KubeNode("n", ready=False, unschedulable=True), Placing(), Sign.NODE_NOT_READY),
-    (KubeNode("n", device_plugin=True, unschedulable=True), Placing(), Sign.DEVICE_PLUGIN),
+    (KubeNode("n", device_plugin="nvidia.com/gpu", unschedulable=True), Placing(), Sign.DEVICE_PLUGIN),
     (KubeNode("n", labels=WATCHED, taints=(("a", "b", "NoExecute"),)), Placing(), Sign.NODE_TAINT_NO_EXECUTE),
     (KubeNode("n", labels=WATCHED, unschedulable=True), Placing(), Sign.NVSENTINEL_STATE),
     *((KubeNode("n", labels={NVSENTINEL_STATE_LABEL: state}), Placing(), Sign.NVSENTINEL_STATE) for state in STATES),

@@ -13,9 +13,9 @@ from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.sense import check_nodes
 from ray_dra.translate.kube.slices import node_from_slices, read_node
-from ray_dra.translate.names import BUS_ATTRIBUTE, CLIQUE_LABEL, DRIVER, NUMA_ATTRIBUTE
 from ray_dra.translate.quantity import quantity
 from ray_dra.translate.ray.devices import gpu
+from ray_dra.translate.vendors import BUS_ATTRIBUTE, NUMA_ATTRIBUTE, NVIDIA
 from tests.translate.kube.objects import node, read
 
 
@@ -24,7 +24,7 @@ from tests.translate.kube.objects import node, read
     [
         ({"ready": False}, "not ready"),
         ({"unschedulable": True}, "cordoned"),
-        ({"device_plugin": True}, "device plugin"),
+        ({"device_plugin": "nvidia.com/gpu"}, "device plugin"),
         ({"taints": (("gpu", "", "NoSchedule"),)}, "taint gpu=:NoSchedule"),
     ],
 )
@@ -63,7 +63,7 @@ def test_health_tolerations_and_quantities() -> None:
         "conditions": [{"type": "Ready", "status": "True"}],
     }
     seen = read_node({"metadata": {"name": "n"}, "status": status})
-    assert (seen.cpus, seen.memory, seen.device_plugin, seen.ready) == (3.5, 2 << 30, True, True)
+    assert (seen.cpus, seen.memory, seen.device_plugin, seen.ready) == (3.5, 2 << 30, "nvidia.com/gpu", True)
     bare = read_node({"metadata": {"name": "n"}})
     assert bare == KubeNode("n", ready=False), "what a node does not say it has, it has not"
 
@@ -121,7 +121,7 @@ def test_a_device_is_as_it_was_published(profile: str, kind: FabricKind) -> None
         assert device.attributes.get("numa") == (told.get(NUMA_ATTRIBUTE) or {}).get("int")
         assert device.capacity["memory"] == quantity(published[f"gpu-{at}"]["capacity"]["memory"]["value"])
         assert device.fabric_kind is kind
-    bare = ResourceSlice("s", "1", DRIVER, "n", 1, 1, (PublishedDevice("gpu-0", {"type": "gpu"}),))
+    bare = ResourceSlice("s", "1", NVIDIA.driver, "n", 1, 1, (PublishedDevice("gpu-0", {"type": "gpu"}),))
     (device,) = node_from_slices(KubeNode("n"), [bare]).devices
     assert (device.uuid, dict(device.attributes), dict(device.capacity)) == (None, {}, {})
 
@@ -177,7 +177,7 @@ def test_a_box_with_a_card_beside_its_switched_gpus_is_no_clique() -> None:
     ("name", "labelled", "tray"), [("r0-t07", True, 7), ("r0-t07", False, None), ("r", True, None)]
 )
 def test_a_tray_is_the_number_at_the_end_of_a_name_in_a_rack(name: str, labelled: bool, tray: int | None) -> None:
-    labels = {CLIQUE_LABEL: "9c6f5af3-53bf-49b5-a436-b66766c413c0.1"} if labelled else {}
+    labels = {NVIDIA.clique_label: "9c6f5af3-53bf-49b5-a436-b66766c413c0.1"} if labelled else {}
     assert node_from_slices(KubeNode(name, labels=labels), []).order == tray
 
 

@@ -24,11 +24,11 @@ from ray_dra.ports.kubernetes import KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.kube.parts import Parts, parts_of
 from ray_dra.translate.kube.published_links import with_links
+from ray_dra.translate.kube.raycluster import driver_of
 from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.taint_rules import rules_for, with_rules
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
-from ray_dra.translate.names import DRIVER
 from ray_dra.translate.nvml.reading import MIG_IS_ON, node_from_reading
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Machines:
 
     def __init__(self, inventory: Inventory, clock: Clock) -> None:
         self._inventory, self._clock = inventory, clock
+        self._driver = driver_of(None)  # whose GPUs gangs have
         self.names: set[str] = set()
         self._avoided: dict[str, tuple[float, str]] = {}  # node -> until when, and why
         self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
@@ -156,12 +157,23 @@ class Machines:
 
     def put(self, view: KubeView, placing: Placing) -> None:
         """The nodes that publish GPUs; `placing`: of the pods to be placed."""
-        made_of = (view.slices, view.taint_rules, view.nodes, view.topologies, self.avoided, self.faults, placing)
+        if view.raycluster is not None:
+            self._driver = driver_of(view.raycluster)
+        made_of = (
+            self._driver,
+            view.slices,
+            view.taint_rules,
+            view.nodes,
+            view.topologies,
+            self.avoided,
+            self.faults,
+            placing,
+        )
         if made_of == self._made_of:
             return  # what has not changed is the same object, so that to compare is quick
         by_node: dict[str, list[ResourceSlice]] = {}
         for each in view.slices:
-            if each.driver == DRIVER and each.node:
+            if each.driver == self._driver and each.node:
                 by_node.setdefault(each.node, []).append(each)
         avoided = self.avoided
         faults: dict[str, dict[str, tuple[Health, str]]] = {}

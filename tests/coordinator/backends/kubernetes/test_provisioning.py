@@ -9,8 +9,9 @@ from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.errors import InvalidRequest, UnsatisfiableError
 from ray_dra.ports.kubernetes import KubeView, Object
-from ray_dra.translate.names import CLIQUE_LABEL, GANG_LABEL
+from ray_dra.translate.names import GANG_LABEL
 from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.vendors import NVIDIA
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Crash
 
@@ -19,8 +20,8 @@ def test_a_bundles_labels_are_those_of_kubernetes_nodes() -> None:
     """What docs/kubernetes.md says to ask for in place of a DeviceClass that selects nodes' GPUs."""
     world = World()
     node = world.coordinator.inventory.node_states["gb200-r1-t00"].node
-    clique = node.labels[CLIQUE_LABEL]
-    request = request_from_bundles([{"GPU": 4}], selectors=[{CLIQUE_LABEL: f"in(other,{clique})"}])
+    clique = node.labels[NVIDIA.clique_label]
+    request = request_from_bundles([{"GPU": 4}], selectors=[{NVIDIA.clique_label: f"in(other,{clique})"}])
     status = world.coordinator.submit(Order(request, owner="job"))
     assert status.allocation is not None
     assert status.allocation.cliques == (clique,)

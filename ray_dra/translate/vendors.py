@@ -1,0 +1,146 @@
+"""What is each vendor's own, in one table: its DRA driver, DeviceClasses and attributes, how a GPU is named in a claim,
+and what a clique is. No other file spells such a name (tests/translate/test_vendors.py holds it).
+
+Core knows devices, cliques, products and versions under its own names, and no vendor. A RayCluster's gangs have GPUs of
+one vendor, since its workers are copies of one pod template, which has one image. Neighbour: `names.py`, which has the
+names that are no vendor's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, VERSIONS
+
+PRODUCT, NUMA, BUS = "product", "numa", "pciBusID"  # core's names of attributes that requests do not compare
+
+KUBERNETES = "resource.kubernetes.io"  # prefixes the attributes that all drivers publish alike
+BUS_ATTRIBUTE = f"{KUBERNETES}/pciBusID"
+NUMA_ATTRIBUTE = f"{KUBERNETES}/numaNode"
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """One vendor's names.
+
+    Attributes:
+        driver: of GPUs; it prefixes the attributes that are its own.
+        device_class: of GPUs. typed: it has GPUs alone; False: claims say the type, too.
+        part_class: of parts of GPUs; "" where gangs cannot have any.
+        whole, part: values of the attribute `type`.
+        identity: the attribute that names a GPU. unique: in the cluster; False: on its node.
+        parent, profile: attributes of a part.
+        attributes: of a device -> core's name for it.
+        clique_label: of a Node, which says the clique of its GPUs; "" for none.
+        joined: products whose GPUs are all joined inside a box, so that each box is a clique.
+        plugin: the resource that the vendor's device plugin offers, behind the scheduler's back. plugin_part: what
+            comes before a part's profile there.
+        by_name: of a device that says nothing else, the number of its GPU; named: the GPU of that number.
+    """
+
+    name: str
+    driver: str
+    device_class: str
+    identity: str
+    attributes: Mapping[str, str] = field(hash=False)
+    joined: re.Pattern[str]
+    plugin: str
+    whole: str = "gpu"
+    part: str = ""
+    part_class: str = ""
+    typed: bool = True
+    unique: bool = True
+    parent: str = ""
+    profile: str = ""
+    clique_label: str = ""
+    plugin_part: str = ""
+    by_name: re.Pattern[str] = re.compile(r"(?!)")
+    named: str = ""
+
+    @property
+    def product(self) -> str:
+        return next(own for own, ours in self.attributes.items() if ours == PRODUCT)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.device_class, self.part_class)))
+
+    def attribute(self, name: str) -> str:
+        """An attribute, or a capacity, by core's name, as CEL has it."""
+        theirs = next((own for own, ours in self.attributes.items() if ours == name), name)
+        return self.in_cel("attributes", theirs)
+
+    def in_cel(self, kind: str, name: str) -> str:
+        """`kind`: attributes or capacity. `name`: with a prefix, or the driver's own."""
+        prefix, slash, own = name.rpartition("/")
+        return f'device.{kind}["{prefix if slash else self.driver}"].{own}'
+
+    def key(self, node: str, identity: str | None) -> str | None:
+        """What tells a GPU from all others of the cluster: core's `Device.uuid`. None where the device does not say."""
+        return identity if identity is None or self.unique else f"{node}/{identity}"
+
+    def identity_of(self, key: str) -> str:
+        """As the driver publishes it, of a key."""
+        return key if self.unique else key.rpartition("/")[2]
+
+
+NVIDIA = Vendor(
+    name="NVIDIA",
+    driver="gpu.nvidia.com",
+    device_class="gpu.nvidia.com",
+    part_class="mig.nvidia.com",
+    part="mig",
+    identity="uuid",
+    parent="parentUUID",
+    profile="profile",
+    attributes={
+        "productName": PRODUCT,
+        NUMA_ATTRIBUTE: NUMA,
+        BUS_ATTRIBUTE: BUS,
+        "cudaComputeCapability": COMPUTE_CAPABILITY,
+        "driverVersion": DRIVER_VERSION,
+    },
+    clique_label="nvidia.com/gpu.clique",  # <ClusterUUID>.<CliqueId>
+    # On NVSwitches. Others (PCIe cards, bridged pairs, DGX-1) have no clique, and their links are unknown here.
+    joined=re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4"),
+    plugin="nvidia.com/gpu",
+    plugin_part="nvidia.com/mig-",
+    # gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
+    by_name=re.compile(r"^gpu-(?:vfio-)?(\d+)(?:-|$)"),
+    named="gpu-{}",
+)
+
+AMD = Vendor(
+    name="AMD",
+    driver="gpu.amd.com",
+    device_class="gpu.amd.com",
+    typed=False,  # it has partitions and GPUs passed through as well
+    whole="amdgpu",
+    part="amdgpu-partition",
+    identity=BUS_ATTRIBUTE,  # of its parts, too
+    unique=False,
+    parent=BUS_ATTRIBUTE,
+    profile="partitionProfile",
+    attributes={
+        "productName": PRODUCT,
+        "numaNode": NUMA,
+        BUS_ATTRIBUTE: BUS,
+        "driverVersion": DRIVER_VERSION,
+    },
+    # On a board where XGMI joins every two of them. MI250X and older are joined in part, cards by bridges or not.
+    joined=re.compile(r"(?:^|[ _])MI3(?:00[AX]|08X|25X|50X|55X)(?:[ _]|$)"),
+    plugin="amd.com/gpu",
+)
+
+VENDORS = {vendor.driver: vendor for vendor in (NVIDIA, AMD)}
+"""By driver."""
+
+CLASSES = tuple(name for vendor in VENDORS.values() for name in vendor.classes)
+"""DeviceClasses that a request may name."""
+
+PLUGINS = tuple(vendor.plugin for vendor in VENDORS.values())
+CLIQUE_LABELS = tuple(vendor.clique_label for vendor in VENDORS.values() if vendor.clique_label)
+COMPARED = frozenset(own for vendor in VENDORS.values() for own, ours in vendor.attributes.items() if ours in VERSIONS)
+"""Attributes that claims compare as versions."""
