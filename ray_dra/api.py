@@ -15,6 +15,8 @@ from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.lifecycle import Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.repair import OnFault
+from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.locality import Connect, Gpus, Locality
@@ -95,6 +97,8 @@ def placement_group(
     priority: int = 0,
     wait: bool = True,
     runs_for: float | None = None,
+    on_fault: str | Sequence[str] | None = None,
+    grace: float | None = None,
 ) -> GangPlacementGroup:
     """A Ray placement group on planned GPUs, for the whole gang at once or not at all.
 
@@ -116,6 +120,10 @@ def placement_group(
         wait: True queues a gang that does not fit now; False refuses it at once.
         runs_for: seconds, a guess of how long the gang runs, from 1 to a year; the gang may then start before its turn
             where that delays nobody (docs/queue.md). Nothing happens to a gang that runs longer.
+        on_fault: what is done once a part of the gang, when it was ready, is lost or to be drained (docs/faults.md):
+            "degrade": nothing; "restart": the whole gang is planned again elsewhere, with its turn. None: as the
+            cluster is set, and else degrade.
+        grace: seconds, 30 unless said otherwise, from the notice of a fault until anything of the gang is ended.
 
     Raises:
         InvalidRequest: what can never be right: a value of another type, out of range or too large, a contradiction.
@@ -147,6 +155,7 @@ def placement_group(
         wait=wait,
         maker=Maker(who.actor, who.outlives_job),
         runs_for=runs_for,
+        on_fault=None if on_fault is None and grace is None else _on_fault(on_fault, grace),
     )
     return _handle(order, _soft_target_node_id)
 
@@ -230,6 +239,13 @@ def get_notice(timeout: float = 0.0) -> Notice | None:
         return notice_of(group, timeout)
     except (GangGone, UnsatisfiableError):
         return None
+
+
+def _on_fault(ways: str | Sequence[str] | None, grace: float | None) -> OnFault:
+    if ways is None:
+        said = "grace is for what on_fault does: say on_fault, too."
+        raise InvalidRequest(said, place="grace", wanted=shown(grace), available="on_fault='restart', say")
+    return declared(ways) if grace is None else declared(ways, grace)
 
 
 def _handle(order: Order, soft_node: str | None) -> GangPlacementGroup:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.parts import Parts
@@ -24,6 +25,7 @@ from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, NextTu
 from ray_dra.core.gangs.lifecycle import LAST_MOVE, Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.gangs.planning import Answer
+from ray_dra.core.gangs.repair import DEGRADE, OnFault
 from ray_dra.core.model.checked import text, whole
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.ports.clock import Clock
@@ -37,7 +39,8 @@ logger = logging.getLogger("ray_dra")
 
 
 class Coordinator:
-    """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time.
+    """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time;
+    `on_fault` is done about faults where a program does not say.
 
     `behind`: the last look had to leave something for the next one.
     """
@@ -51,9 +54,10 @@ class Coordinator:
         wall: Clock = time.time,
         metrics: Metrics = NO_METRICS,
         backfill: Bounds = BOUNDS,
+        on_fault: OnFault = DEGRADE,
     ) -> None:
         parts = Parts(store, ray, clock, kube, metrics, backfill)
-        self._wall = wall
+        self._wall, self._on_fault = wall, on_fault
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
         self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
@@ -132,6 +136,8 @@ class Coordinator:
                 `wait` is False. Nothing is held then.
         """
         request = check_order(order).request
+        if order.on_fault is None:
+            order = replace(order, on_fault=self._on_fault)
         self.backend.check()
         queue = self._quotas.queue_for(request)
         self._decide(Submitted(order, queue=queue))

@@ -32,6 +32,7 @@ from ray_dra.core.gangs.actions import (
     Save,
     Tell,
     TellNotice,
+    TellRepair,
     Timed,
     WriteMap,
 )
@@ -112,6 +113,8 @@ class Executor:
                 self._tell(action)
             case TellNotice():
                 self._tell_notice(action)
+            case TellRepair():
+                self._tell_repair(action)
             case Refuse():
                 raise action.error
         return None
@@ -209,7 +212,7 @@ class Executor:
         new = replace(new_group(gang, ({NODE_LABEL: "none"},) * len(gang.request.bundles)), name="")
         try:
             self._ray.make_group(new, again=True)
-            self._ray.remove_group(gang.id)
+            self._ray.remove_group(new.id)
         except RayDraError as error:  # whoever waits for it waits on
             logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
 
@@ -243,6 +246,11 @@ class Executor:
         if self._told.get(gang.id) != (told.reason, gang.moves):
             self._told[gang.id] = (told.reason, gang.moves)
             self._backend.tell(told.reason, told.message, warning=told.warning)
+
+    def _tell_repair(self, action: TellRepair) -> None:
+        gang = self._records.gangs.get(action.gang)
+        if gang is not None:
+            self._backend.tell("GangRepair", f"gang {gang.name or gang.id}: {action.why}", warning=True)
 
     def _tell_notice(self, action: TellNotice) -> None:
         gang = self._records.gangs.get(action.gang)

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ray_dra.coordinator.backends.base import Backend
-from ray_dra.coordinator.backends.raylets.nodes import Nodes
+from ray_dra.coordinator.backends.raylets.nodes import RAYLET_LOST, Nodes
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.drains import Drain, Drains
+from ray_dra.core.gangs.drains import ASKS_OF_SILENCE, FLAP_SECONDS, Drain, Drains
 from ray_dra.core.gangs.lifecycle import Gang, Observed, owner_ended
-from ray_dra.core.gangs.notice import Ending, Notice
+from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.repair import fault_of
 from ray_dra.core.gangs.stages import JOINED, PLACED
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.parts import GrantedPart
-from ray_dra.core.model.signs import SEVERITIES, Severity, Sign, severity_of
+from ray_dra.core.model.signs import PASSING, SEVERITIES, Severity, Sign, severity_of
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayView
@@ -37,6 +38,7 @@ class _Amiss(NamedTuple):
     severity: Severity
     place: str
     said: str
+    passing: bool = False  # it may pass by itself within seconds
 
     def __str__(self) -> str:
         return f"{self.place}: {self.said}" if self.place else self.said
@@ -49,7 +51,7 @@ class Observer:
         self.inventory, self.nodes, self.ray, self.backend, self.clock = inventory, nodes, ray, backend, clock
         self.view, self.joined = RayView(), frozenset[str]()
         self.ended_actors = frozenset[str]()  # of those that keep ordinary placement groups
-        self.drains = Drains()
+        self.drains, self.silence = Drains(), Drains(ASKS_OF_SILENCE)
         self._draining: dict[str, tuple[Node, tuple[str, ...]]] = {}  # node -> what of it shows signs to drain
 
     def look(self) -> RayView:
@@ -70,10 +72,24 @@ class Observer:
         for name, state in states.items():
             if not state.node.ready and self._amiss_node(state.node).severity is Severity.DRAIN:
                 shown[name] = (_place(state.node), *shown.get(name, ()))
-        self.drains.look(shown, sum(bool(state.node.devices) for state in states.values()), self.clock())
+        nodes = sum(bool(state.node.devices) for state in states.values())
+        self.drains.look(shown, nodes, self.clock())
         if self.drains.tripped and not before:
             logger.warning(self.drains.tripped)
             self.backend.tell("DrainWave", self.drains.tripped, warning=True)
+        self._look_at_silence(nodes)
+
+    def _look_at_silence(self, nodes: int) -> None:
+        before, unready = (
+            self.silence.tripped,
+            [s.node for s in self.inventory.node_states.values() if not s.node.ready],
+        )
+        lost = [node for node in unready if self._amiss_node(node).severity is Severity.LOST]
+        silent = {node.name: (_place(node),) for node in lost if self._is_passing(node)}
+        self.silence.look(silent, nodes, self.clock())
+        if self.silence.tripped and not before:
+            logger.warning(self.silence.tripped)
+            self.backend.tell("SilenceWave", self.silence.tripped, warning=True)
 
     def look_at_actors(self, records: Records) -> None:
         """Which of the actors that keep ordinary placement groups have ended."""
@@ -91,7 +107,7 @@ class Observer:
         """What the life cycle goes by."""
         held_for = self.clock() - notes.since
         amiss = [] if gang.allocation is None else list(self._amiss(gang.allocation))
-        gone: tuple[str, ...] = ()
+        gone: Mapping[str, str] = {}
         if gang.allocation is not None and self._placed_once(gang):
             gone = self.backend.lost(gang.allocation, self.joined)
         state = None
@@ -103,7 +119,9 @@ class Observer:
             group_state=state,
             owner_alive=not owner_ended(gang, self.view.jobs, self.ended_actors),
             busy=gang.releasing and self.has_workers(gang),
-            lost=tuple(dict.fromkeys([*gone, *(str(each) for _, each in amiss if each.severity is Severity.LOST)])),
+            lost=tuple(
+                dict.fromkeys([*gone.values(), *(str(each) for _, each in amiss if each.severity is Severity.LOST)])
+            ),
             held_for=held_for,
             provisioned=notes.progress.ready,
             place_within=self.backend.place_within
@@ -112,24 +130,52 @@ class Observer:
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),
-            ending=None if gang.allocation is None else self._ending(gang.allocation, notes, amiss, gang.notice),
+            ending=None if gang.allocation is None else self._ending(gang, gang.allocation, notes, amiss, gone),
+            breaker=self.drains.tripped or self.silence.tripped,
         )
 
     def _ending(
-        self, allocation: Allocation, notes: RuntimeNotes, amiss: list[tuple[int, _Amiss]], told: Notice | None
+        self,
+        gang: Gang,
+        allocation: Allocation,
+        notes: RuntimeNotes,
+        amiss: list[tuple[int, _Amiss]],
+        gone: Mapping[str, str],
     ) -> Ending | None:
         """Why it will end: its workers' end, or, as long as these stay, its quota's; else what of it will, by its
-        hardware's signs."""
+        hardware's signs, and what is done about these."""
         workers = self.backend.ending(allocation)
         if workers is not None:
             return workers
         if notes.evicted is None:
             drains = [(rank, Drain(each.place, each.said)) for rank, each in amiss if each.severity is Severity.DRAIN]
             unseen = {rank for rank, each in amiss if each.severity is Severity.LOST}
-            return self.drains.ending(drains, unseen, told)
+            draining = self.drains.ending(drains, unseen, gang.notice)
+            if not (gang.on_fault.acts and self._placed_once(gang)):
+                return draining
+            losses = self._losses(gang, allocation, notes, amiss, gone)
+            return fault_of(gang.on_fault, losses, draining, len(allocation.bundles))
         since, why = notes.evicted
         left = max(0.0, since + GRACE_SECONDS - self.clock())
         return Ending(why, left, tuple(range(len(allocation.bundles))))
+
+    def _losses(
+        self,
+        gang: Gang,
+        allocation: Allocation,
+        notes: RuntimeNotes,
+        amiss: list[tuple[int, _Amiss]],
+        gone: Mapping[str, str],
+    ) -> list[tuple[int, str]]:
+        """What of a gang is lost and will not be back, by bundle: what may pass by itself has to stand."""
+        lost, now = [(rank, each) for rank, each in amiss if each.severity is Severity.LOST], self.clock()
+        notes.amiss = {str(each): notes.amiss.get(str(each), now) for _, each in lost if each.passing}
+        if self.silence.tripped and (gang.notice is None or not gang.notice.faulty):
+            return []
+        stands = [
+            (rank, str(each)) for rank, each in lost if now - notes.amiss.get(str(each), -math.inf) >= FLAP_SECONDS
+        ]
+        return [(rank, gone[node]) for rank, node in enumerate(allocation.nodes) if node in gone] + stands
 
     def placed_devices(self, records: Records) -> dict[str, float]:
         """Node -> GPUs that Ray counts as taken for our gangs."""
@@ -209,8 +255,13 @@ class Observer:
         """Of a node that takes nothing new."""
         seen = self.backend.sign(node.name)
         if seen is None:
-            return _Amiss(SEVERITIES[Sign.NODE_SILENT], _place(node), node.reason)
-        return _Amiss(seen.severity, _place(node), node.reason)
+            return _Amiss(SEVERITIES[Sign.NODE_SILENT], _place(node), node.reason, self._is_passing(node))
+        return _Amiss(seen.severity, _place(node), node.reason, self._is_passing(node))
+
+    def _is_passing(self, node: Node) -> bool:
+        """Whether a node that is lost may be back by itself: one whose raylet Ray has given up is not."""
+        seen = self.backend.sign(node.name)
+        return node.reason != RAYLET_LOST if seen is None else seen.sign in PASSING
 
 
 def _place(node: Node) -> str:
@@ -234,17 +285,17 @@ def _changed(node: Node, grants: tuple[Grant, ...]) -> Iterator[_Amiss]:
             continue
         device = by_id.get(grant.device)
         if device is None:
-            yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "not there any more")
+            yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "not there any more", passing=True)
         elif device.health is not Health.OK:
             yield _Amiss(severity_of(device.health), str(grant.device), device.health_reason)
         elif grant.clique is not None and device.clique != grant.clique:
-            yield _Amiss(SEVERITIES[Sign.LEFT_CLIQUE], str(grant.device), "left its clique")
+            yield _Amiss(SEVERITIES[Sign.LEFT_CLIQUE], str(grant.device), "left its clique", passing=True)
 
 
 def _part_changed(node: Node, grant: Grant, part: GrantedPart) -> Iterator[_Amiss]:
     gpu = next((gpu for gpu in node.parted if gpu.uuid == part.parent), None)
     if gpu is None:
-        yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "its GPU is not there any more")
+        yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "its GPU is not there any more", passing=True)
         return
     device = node.devices[gpu.position] if gpu.position is not None else None
     if gpu.health is not Health.OK:
@@ -252,4 +303,4 @@ def _part_changed(node: Node, grant: Grant, part: GrantedPart) -> Iterator[_Amis
     elif device is not None and device.health is not Health.OK:
         yield _Amiss(severity_of(device.health), str(grant.device), device.health_reason)
     elif grant.uuid is not None and all(each.uuid != grant.uuid for each in gpu.parts):
-        yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "not there any more")
+        yield _Amiss(SEVERITIES[Sign.DEVICE_GONE], str(grant.device), "not there any more", passing=True)

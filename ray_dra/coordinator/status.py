@@ -10,7 +10,7 @@ from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.admission import Standing, behind, standing
-from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, made_here, phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.stages import StageTimes
@@ -49,6 +49,7 @@ class Status:
     gpus: int = 0  # or parts of GPUs
     priority: int = 0
     locality: str = ""  # in words
+    made_here: bool = False  # the coordinator makes its placement group
 
 
 MOST_NAMED = 5  # of other work that stands in a gang's way
@@ -152,4 +153,5 @@ class Statuses:
             gpus=gang.request.device_count,
             priority=gang.request.priority,
             locality=str(gang.request.locality),
+            made_here=made_here(gang),
         )

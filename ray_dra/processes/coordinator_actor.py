@@ -238,7 +238,8 @@ class CoordinatorActor:
 
     async def asks(self) -> tuple[str, ...]:
         """What a person is to look at, for the coordinator does not decide it."""
-        return tuple(filter(None, [self._core.observer.drains.tripped]))
+        observer = self._core.observer
+        return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped]))
 
     async def pid(self) -> int:
         return os.getpid()

@@ -35,7 +35,7 @@ SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whe
 QUEUE_SECONDS = 30.0  # how long to wait in the coordinator, which tells of every change
 IDLE_SECONDS = 300.0  # the same where nobody may be waiting any more
 RELEASE_SECONDS = 30.0
-GROUPED = (Phase.PLACING.value, Phase.READY.value, Phase.DEGRADED.value, Phase.RELEASING.value)
+GROUPED = tuple(phase.value for phase in (Phase.PLACING, Phase.READY, Phase.DEGRADED, Phase.DRAINING, Phase.RELEASING))
 HELD = (Phase.HELD.value, *GROUPED)
 
 
@@ -89,7 +89,7 @@ class GangPlacementGroup:
         """Ray's placement group. Waits while the gang is queued."""
         self._settle()
         while self._group is None:
-            self._create(self._await(HELD, QUEUE_SECONDS))
+            self._create(self._await(self._next, QUEUE_SECONDS))
             self._settle()
         return self._group
 
@@ -189,7 +189,7 @@ class GangPlacementGroup:
         """One step towards the placement, of so many seconds at most; True once every bundle is placed."""
         group = self._group
         if group is None:
-            self._create(self._await(HELD, seconds))
+            self._create(self._await(self._next, seconds))
         elif self._placed(group, min(seconds, SLICE_SECONDS)):
             self._settle()
             return self._group is group
@@ -202,9 +202,14 @@ class GangPlacementGroup:
         """Wait until every bundle is placed; for a queued gang, return the call that waits for devices instead."""
         while not self._step(0.0 if self._group is None else SLICE_SECONDS):
             if self._group is None:
-                return coordinator().await_phase.remote(self.id, HELD, IDLE_SECONDS)
+                return coordinator().await_phase.remote(self.id, self._next, IDLE_SECONDS)
         coordinator().look.remote()
         return None
+
+    @property
+    def _next(self) -> tuple[str, ...]:
+        """The phases in which there is something to do towards a placement group."""
+        return GROUPED if self._status is not None and self._status.made_here else HELD
 
     def _refresh(self) -> Status:
         self._settle()
@@ -226,7 +231,8 @@ class GangPlacementGroup:
             if status.phase is Phase.RELEASING:
                 raise why_gone(status)
             if status.group is None:
-                self._make(status)
+                if not status.made_here:
+                    self._make(status)
             else:
                 self._group = self._made(status.group)
 

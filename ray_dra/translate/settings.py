@@ -1,12 +1,13 @@
-"""What an operator sets of the queue, as text in the environment of the head's raylet."""
+"""What an operator sets of the queue and of faults, as text in the environment of the head's raylet."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ray_dra.core.gangs.backfill import BOUNDS, MOST_WAITING, OFF, Bounds
+from ray_dra.core.gangs.repair import DEGRADE, GRACE_SECONDS, OnFault, on_fault
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import BACKFILL_VARIABLE
+from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE
 
 
 def backfill_of(environment: Mapping[str, str]) -> Bounds:
@@ -28,3 +29,33 @@ def backfill_of(environment: Mapping[str, str]) -> Bounds:
             available=f"off, or 0 to {MOST_WAITING}",
         )
     return Bounds(waiting=int(said))
+
+
+def on_fault_of(environment: Mapping[str, str]) -> OnFault:
+    """What is done about faults of gangs whose programs do not say it. Raises InvalidRequest as `read_on_fault`."""
+    said = environment.get(ON_FAULT_VARIABLE, "").strip()
+    return read_on_fault(said, ON_FAULT_VARIABLE) if said else DEGRADE
+
+
+def read_on_fault(said: str, place: str) -> OnFault:
+    """Ways in order, and the grace in seconds where it is not the usual one: `restart`, or `restart,grace=60`.
+
+    Raises:
+        InvalidRequest: it says something else.
+    """
+    *ways, last = (part.strip() for part in said.split(","))
+    name, equals, amount = last.partition("=")
+    if not equals:
+        return on_fault((*ways, last), place=place)
+    try:
+        grace = float(amount) if name.strip() == "grace" and len(amount) <= 20 else None
+    except ValueError:
+        grace = None
+    if grace is None:
+        raise InvalidRequest(
+            "After the ways comes nothing but the grace in seconds.",
+            place=place,
+            wanted=shown(last),
+            available=f"grace={GRACE_SECONDS:g}, say",
+        )
+    return on_fault(tuple(ways), grace, place)

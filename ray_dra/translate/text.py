@@ -105,7 +105,8 @@ def explain_times(times: StageTimes) -> list[str]:
         return []
     parts = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in times.spent)
     if times.stage == READY:
-        return [f"ready {times.total:.1f} s after the call: {parts}"]
+        since = "its restart" if times.again else "the call"
+        return [f"ready {times.total:.1f} s after {since}: {parts}"]
     return [f"{times.total:.1f} s so far: {parts}; now {times.stage}"]
 
 

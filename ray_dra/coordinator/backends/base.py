@@ -93,8 +93,8 @@ class Backend(Protocol):
     def idle(self) -> bool:
         """Whether nothing is left of any workers made for any gang."""
 
-    def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
-        """Workers that are not there (any more), as sentences."""
+    def lost(self, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
+        """The nodes whose workers are not there (any more), each with a sentence."""
 
     def ending(self, allocation: Allocation) -> Ending | None:
         """What of a gang's workers will end before its program gives it back, as far as is known."""

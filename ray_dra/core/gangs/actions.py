@@ -22,11 +22,13 @@ class Save:
     Attributes:
         waits_for: why the gang waits, or why it was planned again.
         could_start: since when it waits only for what it prefers.
+        keep_until: until when (monotonic seconds) the place that it leaves is kept for its program; None: it is not.
     """
 
     gang: Gang
     waits_for: tuple[Shortfall, ...] | None = None
     could_start: float | None = None
+    keep_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,14 @@ class TellNotice:
 
 
 @dataclass(frozen=True, slots=True)
+class TellRepair:
+    """Say what is done about a gang's fault, where people look at the cluster. `why`: what, and for which fault."""
+
+    gang: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """What was asked is refused, and nothing is held for it."""
 
@@ -152,5 +162,6 @@ Action = (
     | Timed
     | Tell
     | TellNotice
+    | TellRepair
     | Refuse
 )

@@ -20,6 +20,16 @@ WAVE_SECONDS = 300.0
 LEAST_NODES = 3  # fewer are no wave, however small the cluster is
 MOST_NAMED = 4
 TO_DRAIN = "to be drained: "
+ASKS = (
+    "{new} of {nodes} nodes have come to show signs to drain within {minutes:.0f} minutes: no more gangs get notice of"
+    " it until fewer than half of the nodes do. If the signs are wrong, take them back (uncordon the nodes, say); if"
+    " the nodes are really to go, give the gangs there back, or tell their programs"
+)
+ASKS_OF_SILENCE = (
+    "{new} of {nodes} nodes have fallen silent within {minutes:.0f} minutes: nothing is done about faults until fewer"
+    " than half of the nodes are. If they cannot be reached, mend that; if they are really gone, give the gangs there"
+    " back"
+)
 
 
 class Drain(NamedTuple):
@@ -30,13 +40,14 @@ class Drain(NamedTuple):
 
 
 class Drains:
-    """Since when each place shows signs, and the breaker.
+    """Since when each place shows signs, and the breaker. `asks`: what a person is asked then.
 
     Attributes:
         tripped: why nobody more is told, for a person; "" while all is well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asks: str = ASKS) -> None:
+        self._asks = asks
         self._since: dict[str, float] = {}
         self._now = 0.0
         self.tripped = ""
@@ -52,12 +63,8 @@ class Drains:
         if not _is_wave(len(standing if self.tripped else new), nodes):
             self.tripped = ""
         else:
-            self.tripped = self.tripped or (
-                f"{len(new)} of {nodes} nodes have come to show signs to drain within {WAVE_SECONDS / 60:.0f} minutes: "
-                "no more gangs get notice of it until fewer than half of the nodes do. If the signs are wrong, take "
-                "them back (uncordon the nodes, say); if the nodes are really to go, give the gangs there back, or "
-                "tell their programs"
-            )
+            said = self._asks.format(new=len(new), nodes=nodes, minutes=WAVE_SECONDS / 60)
+            self.tripped = self.tripped or said
 
     def stands(self, place: str) -> bool:
         """Whether it has shown a sign for long enough, at every look."""
@@ -77,7 +84,7 @@ class Drains:
             told: the gang's notice; one of something else tells of no sign.
         """
         before = told if told is not None and told.reason.startswith(TO_DRAIN) else None
-        known = frozenset() if before is None else frozenset(before.ranks)
+        known = frozenset() if before is None else frozenset(before.faulty or before.ranks)
         found = [
             (rank, drain) for rank, drain in drains if rank in known or (not self.tripped and self.stands(drain.place))
         ]

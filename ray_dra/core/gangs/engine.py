@@ -30,6 +30,7 @@ from ray_dra.core.gangs.actions import (
     Save,
     Tell,
     TellNotice,
+    TellRepair,
     Timed,
     WriteMap,
 )
@@ -64,6 +65,8 @@ from ray_dra.core.gangs.lifecycle import (
     Observed,
     Phase,
     Step,
+    fault_is_due,
+    group_made_here,
     is_group,
     made_here,
     may_move,
@@ -77,7 +80,7 @@ from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import GRACE_SECONDS, Answer, Quota, Said, wanting
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.sets import place_near
-from ray_dra.core.gangs.stages import READY, StageEnded
+from ray_dra.core.gangs.stages import READY, StageEnded, StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
 from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, cut, shown
@@ -148,6 +151,8 @@ class Engine:
         """The store has it: so it is from here on. Raises ForbiddenChange for what no record may do."""
         before = self.records.gangs.get(save.gang.id)
         self.records.put(save.gang, now.lived)
+        if save.keep_until is not None and before is not None and before.allocation is not None:
+            self.records.kept.keep(save.gang.owner, before.allocation, save.keep_until)
         if before is not None and save.gang.waits and not before.waits:
             self.admission.queued(save.gang)
         notes = self.records.notes[save.gang.id]
@@ -174,11 +179,15 @@ class Engine:
             gang = replace(gang, runs_for=float(order.runs_for))
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
+        if order.on_fault is not None and order.ordinary is None:
+            maker = order.maker if order.on_fault.acts else None
+            gang = replace(gang, on_fault=order.on_fault, maker=maker, first_by_program=maker is not None)
         verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
         if isinstance(verdict, Start):
-            gang = replace(gang, maker=None if self.own_workers else order.maker)
+            if not self.own_workers:
+                gang = replace(gang, maker=order.maker, first_by_program=False)
             return self._start(gang, verdict.allocation, "submitted; devices are held", now)
         if not order.wait:
             return []
@@ -233,14 +242,17 @@ class Engine:
         return self._save(gang, why, now, waits_for)
 
     def _register(
-        self, gang: Gang, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None
+        self, gang: Gang, why: str, now: Moment, waits_for: tuple[Shortfall, ...] | None = None, left: str | None = None
     ) -> list[Action]:
-        """Ray is told of a placement group, once its workers can find its map."""
+        """Ray is told of a placement group, once its workers can find its map; before that the one is removed that the
+        gang has `left`, which may have the same name."""
         if gang.allocation is None:
             return []
+        group = group_made_here(gang)
         again = gang.id in self.records.gangs  # a coordinator before this one may have been ended in the middle
-        saved = self._save(replace(gang, group=gang.id), why, now, waits_for)
-        return [WriteMap(gang.id, gang.allocation), *saved, MakeGroup(gang.id, again)]
+        saved = self._save(replace(gang, group=group), why, now, waits_for)
+        removed: list[Action] = [RemoveGroup(left), DeleteMap(left)] if left is not None else []
+        return [WriteMap(group, gang.allocation), *saved, *removed, MakeGroup(gang.id, again)]
 
     def _jobs_seen(self, event: JobsSeen, now: Moment) -> list[Action]:
         """Gangs in the queue whose program has ended, all of them at once, are in it no more.
@@ -262,7 +274,7 @@ class Engine:
             return [Refuse(InvalidRequest(said, place="group", wanted=shown(event.group), available="36 hex digits"))]
         if gang.releasing:
             return [Refuse(GangGone("The gang is being given back.", place=gang.id))]
-        if gang.allocation is None or gang.group is not None or gang.moves != event.moves or gang.ordinary is not None:
+        if gang.allocation is None or gang.group is not None or gang.moves != event.moves or made_here(gang):
             return []
         if event.group in self.records.groups:
             taken = "The placement group is another gang's, or one that this gang has left."
@@ -310,7 +322,7 @@ class Engine:
             notes.registered = seen.group_state not in (None, "ABSENT")
             if not notes.registered:  # Ray did not answer, or this coordinator was started after the record was written
                 return [*noted, MakeGroup(gang.id, again=True)]
-        due = gang.ordinary is not None and gang.group is None and gang.allocation is not None and not gang.releasing
+        due = made_here(gang) and gang.group is None and gang.allocation is not None and not gang.releasing
         if due and seen.provisioned and seen.owner_alive:
             return [*noted, *self._register(gang, "its workers are there", now), Tell(gang.id)]
         step, why = next_step(gang, seen, own_workers=self.own_workers)
@@ -328,6 +340,8 @@ class Engine:
             actions = self._plan_again(gang, "other work took a device of it", now, stay=True)
         elif step is Step.GIVE_UP:
             actions = self._give_back(gang, said or why, now, failed=True)
+        elif fault_is_due(gang, seen, now.wall):
+            actions = self._restart(gang, seen, now)
         left = map(RemoveGroup, seen.left_groups)  # Ray did not answer when it was planned again
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
 
@@ -430,6 +444,45 @@ class Engine:
         if gang.group is not None:
             actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
         return actions if found is not None else [*actions, Tell(gang.id)]
+
+    def _restart(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """The whole gang once more, after a fault: elsewhere, or in the queue with the turn that it had. It has all its
+        tries again. Of what is only to be drained nothing ends before another place is free."""
+        notes, inventory = self._notes(gang), self.planning.inventory
+        if gang.allocation is None or gang.notice is None or (not seen.lost and notes.no_place == inventory.changes):
+            return []
+        others = self.records.cliques_near(gang, gang.batch)
+        answer = self.planning.elsewhere(
+            gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
+        )
+        if not isinstance(answer, Allocation) and not seen.lost:
+            notes.no_place, notes.refused = inventory.changes, answer.shortfalls
+            return []
+        found = answer if isinstance(answer, Allocation) else None
+        moves = gang.moves + 1
+        again = replace(
+            gang,
+            allocation=found,
+            ends=_ends(gang, now) if found is not None else None,
+            group=None,
+            moves=moves,
+            gave_way=moves,
+            restarts=gang.restarts + 1,
+            old_groups=gang.groups,
+            notice=None,
+            times=StageTimes(again=True),
+        )
+        why = f"restart: {gang.notice.reason}"
+        told = TellRepair(gang.id, why)
+        notes.registered = False
+        if found is not None and made_here(again) and self.records.begins.ready:
+            return [told, *self._register(again, why, now, left=gang.group)]
+        waits_for = answer.shortfalls if not isinstance(answer, Allocation) else None
+        saved, *more = self._save(again, why, now, waits_for)
+        if isinstance(saved, Save) and found is None and gang.quota is None:
+            saved = replace(saved, keep_until=now.lived + KEPT_SECONDS)
+        left: list[Action] = [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []
+        return [told, saved, *more, *left, Tell(gang.id)]
 
     def _other_devices(self, gang: Gang, held: Allocation, why: str, now: Moment) -> list[Action]:
         """Of the same nodes, as Ray has registered it there; none where no others are free."""
@@ -558,7 +611,7 @@ def _timed(gang: Gang, stage: str | None, now: Moment) -> tuple[Gang, list[Actio
     if times is gang.times:
         return gang, []
     timed: list[Action] = [Timed(gang.id, ended)] if ended is not None else []
-    if times.stage == READY:
+    if times.stage == READY and not times.again:
         timed.append(Timed(gang.id, StageEnded(READY, times.total)))
     return replace(gang, times=times), timed
 

@@ -36,6 +36,8 @@ class KeptPlaces:
     def keep(self, owner: str, allocation: Allocation, until: float) -> None:
         """For a program, from the moment at which its gang holds the devices no more."""
         held = allocation._replace(gang=f"kept/{allocation.gang}")
+        if held.gang in self._places:
+            self._let_go(held.gang)
         self._inventory.hold(held)
         self._places[held.gang] = Kept(owner, held, until)
 

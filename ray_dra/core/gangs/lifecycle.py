@@ -7,7 +7,8 @@ No phase is stored. A coordinator that starts again reads the records and looks 
                   ^            |            |         |         |          |
                   '------------+------------+---------'         '----------+--> releasing -> gone
 
-What a queue outside takes back of a gang that is not ready yet leads to `quota` from everywhere.
+What a queue outside takes back of a gang that is not ready yet leads to `quota` from everywhere. A gang that has
+declared what is done about faults is `draining` from its notice on, and then on its way again (`repair.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Quota, kinds
+from ray_dra.core.gangs.repair import DEGRADE, OnFault, for_fault, group_after
 from ray_dra.core.gangs.stages import APPLIED, GROUPED, JOINED, PLACED, QUEUED, QUOTA, READY, StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -34,6 +36,7 @@ class Phase(enum.Enum):
     PLACING = "placing"  # the placement group exists and waits for Ray
     READY = "ready"
     DEGRADED = "degraded"  # a node or device of it is lost; its other devices stay its own
+    DRAINING = "draining"  # it will be ended for a fault, and has notice of it
     RELEASING = "releasing"  # asked to go; Ray still ends its workers
     GONE = "gone"
 
@@ -86,6 +89,21 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.DEGRADED, Phase.QUEUED): "planned again, and nothing else is free",
     (Phase.DEGRADED, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
     (Phase.DEGRADED, Phase.GONE): "the same, with no workers to end",
+    (Phase.PLACING, Phase.DRAINING): "Ray places a part of it again, and it has notice of a fault",
+    (Phase.READY, Phase.DRAINING): "it has notice of a fault",
+    (Phase.DEGRADED, Phase.DRAINING): "the same",
+    (
+        Phase.DRAINING,
+        Phase.PLACING,
+    ): "started again elsewhere, or the notice is taken back while Ray places a part of it",
+    (Phase.DRAINING, Phase.READY): "the notice is taken back",
+    (Phase.DRAINING, Phase.DEGRADED): "the notice is taken back, and a part of it is lost",
+    (Phase.DRAINING, Phase.PROVISIONING): "started again: its workers are made anew",
+    (Phase.DRAINING, Phase.HELD): "started again elsewhere",
+    (Phase.DRAINING, Phase.QUEUED): "started again, and nothing else is free",
+    (Phase.DRAINING, Phase.QUOTA): "its quota was taken back; asked again",
+    (Phase.DRAINING, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
+    (Phase.DRAINING, Phase.GONE): "the same, with no workers to end",
     (Phase.RELEASING, Phase.GONE): "Ray has ended its workers, and nothing made for it is left",
 }
 """Every change of phase that may happen, and why it does. Those that change a record are enforced by `check_change`."""
@@ -166,8 +184,8 @@ class Gang:
         sequence: order of arrival.
         owner: Ray's job id; the gang is given back when the job ends, unless `detached`.
         moves: how often it was planned again elsewhere.
-        gave_way: how many of these moves were to give way, to another RayCluster's gang or to those who took its quota
-            back; they cost no try.
+        gave_way: how many of these moves cost no try: those to give way, to another RayCluster's gang or to those who
+            took its quota back, and all up to the last restart after a fault.
         group: Ray's placement group id, once it exists; `attempt` tells the groups of one gang apart.
         releasing: asked to go; final.
         failed: why it was given up, for whoever waits for it; empty where it was not.
@@ -177,14 +195,17 @@ class Gang:
         ordinary: the placement group that the program has in its hands already; None where the driver makes it. Its
             `group` is that one's id from the moment on that the coordinator may register it with Ray; then it stays
             where it is, as a program does not expect its placement group to be removed.
-        maker: the coordinator makes the placement group of the first plan; None: the program does, as that of any plan
-            that follows. Of a gang that started when it was asked for, without workers of its own.
+        maker: the coordinator makes the placement group of the first plan, and of any that follows a restart; None: the
+            program does, as that of any other plan. `first_by_program`: that of the first plan, too: it did not start
+            when it was asked for, or has workers of its own.
         notice: what its program is told of its end, as long as the world shows that; None: nothing.
         quota: the queue outside that it is paid from; None where it needs none.
         batch: of an ordinary placement group of a set that is a gang, with which others it started: the `sequence` that
             the first of them had. Says nothing while it waits.
         runs_for: seconds for which its program guesses that it runs; None: it does not say.
         ends: when it has ended by that guess, in seconds since 1970; None where it holds nothing, or there is no guess.
+        on_fault: what is done about a fault once Ray has placed it.
+        restarts: how often it was started again after one.
     """
 
     request: GangRequest
@@ -209,6 +230,9 @@ class Gang:
     batch: int = 0
     runs_for: float | None = None
     ends: float | None = None
+    on_fault: OnFault = DEGRADE
+    restarts: int = 0
+    first_by_program: bool = False
 
     @property
     def id(self) -> str:
@@ -246,7 +270,8 @@ class Observed:
         placed_once: Ray has placed its group, though it may have lost a part since.
         undone: nothing is left of workers made for it.
         left_groups: placement groups that it has left, and that Ray has all the same.
-        ending: what of it will end, though nothing is lost yet; None: nothing.
+        ending: what of it will end, though nothing is lost yet, or for what is; None: nothing.
+        breaker: why nothing is done about any fault just now: a wave of signs. "" while all is well.
     """
 
     group_state: str | None = None
@@ -260,6 +285,7 @@ class Observed:
     undone: bool = True
     left_groups: tuple[str, ...] = ()
     ending: Ending | None = None
+    breaker: str = ""
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -272,6 +298,8 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
         return Phase.QUEUED if gang.quota is None or gang.quota.granted is not None else Phase.QUOTA
     if gang.group is None and not seen.provisioned:
         return Phase.PROVISIONING
+    if seen.placed_once and gang.notice is not None and gang.notice.faulty:
+        return Phase.DRAINING
     if seen.lost:
         return Phase.DEGRADED
     if gang.group is None:
@@ -298,8 +326,15 @@ def stage_of(gang: Gang, seen: Observed, progress: Progress) -> str | None:
 
 
 def made_here(gang: Gang) -> bool:
-    """Whether the coordinator makes the placement group of the gang's present plan. Its id is the gang's."""
-    return gang.ordinary is not None or (gang.maker is not None and not gang.moves)
+    """Whether the coordinator makes the placement group of the gang's present plan."""
+    if gang.ordinary is not None:
+        return True
+    return gang.maker is not None and (gang.restarts > 0 or not (gang.moves or gang.first_by_program))
+
+
+def group_made_here(gang: Gang) -> str:
+    """Its id: the gang's own, until the gang is started again. Ray takes up nothing under an id that it has removed."""
+    return group_after(gang.id, gang.moves) if gang.restarts else gang.id
 
 
 def is_group(text: object) -> bool:
@@ -343,6 +378,10 @@ def sense_of(gang: Gang) -> str:
             return "its notice names a bundle that it does not have"
     if not 0 <= gang.gave_way <= gang.moves:
         return "it gave way more often than it moved"
+    if not 0 <= gang.restarts <= gang.moves:
+        return "it was started again more often than it moved"
+    if not (gang.on_fault.ways and 0 <= gang.on_fault.grace < math.inf) or (gang.ordinary and gang.restarts):
+        return "it says nothing that can be done about a fault"
     if not (0 <= gang.sequence <= MOST_COUNTED and gang.moves <= LAST_MOVE and 0 <= gang.batch <= MOST_COUNTED):
         return "it has counted further than anybody can"
     amounts = [bundle.resources for bundle in gang.request.bundles]
@@ -421,6 +460,15 @@ def next_step(gang: Gang, seen: Observed, *, own_workers: bool = False) -> tuple
     return Step.WAIT, ""
 
 
+def fault_is_due(gang: Gang, seen: Observed, wall: float) -> bool:
+    """Whether it is time to do about a fault what the gang has declared: its notice is over, and a sign still shows."""
+    if gang.releasing or gang.allocation is None or gang.group is None or not (seen.placed_once and gang.on_fault.acts):
+        return False
+    if seen.breaker or not for_fault(seen.ending) or gang.notice is None or not gang.notice.faulty:
+        return False
+    return gang.notice.deadline is not None and gang.notice.deadline <= wall
+
+
 # -- where a record changes
 
 
@@ -430,7 +478,7 @@ class ForbiddenChange(RuntimeError):
 
 _MAY_BE: Mapping[Phase, frozenset[Phase]] = {
     Phase.HELD: frozenset({Phase.PROVISIONING, Phase.HELD, Phase.DEGRADED}),
-    Phase.PLACING: frozenset({Phase.PLACING, Phase.READY, Phase.DEGRADED}),
+    Phase.PLACING: frozenset({Phase.PLACING, Phase.READY, Phase.DEGRADED, Phase.DRAINING}),
 }
 """By the phase of a record alone: the phases that it may be in, as the world says."""
 
@@ -452,12 +500,16 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     if before.quota is not None and after.quota is not None:
         _check_quota(before.quota, after.quota, before, after)
     new = after.moves - before.moves
-    _check(0 <= after.gave_way - before.gave_way <= new, "it gave way without a move", before, after)
+    again = after.restarts - before.restarts
+    _check(0 <= again <= min(new, 1), "it was started again without a move", before, after)
+    free = after.gave_way - before.gave_way
+    _check(after.gave_way == after.moves if again else 0 <= free <= new, "it gave way without a move", before, after)
     if not moved and before.allocation is not None:
         _check(after.allocation == before.allocation, "its devices changed without a move", before, after)
         _check(before.group in (None, after.group), "its placement group changed without a move", before, after)
     if moved and not kept:
-        _check(after.group is None, "its placement group outlived a move", before, after)
+        _check(after.group is None or again > 0, "its placement group outlived a move", before, after)
+        _check(after.group not in before.groups or after.group is None, "a placement group came back", before, after)
 
 
 def _check_quota(was: Quota, now: Quota, before: Gang, after: Gang) -> None:
@@ -474,7 +526,7 @@ def _check_arrow(before: Gang | None, after: Gang | None) -> None:
         begins = {Phase.QUOTA, Phase.QUEUED, Phase.HELD} | ({Phase.PLACING} if after and made_here(after) else set())
         _check(to in begins, "a gang begins unpaid, queued or held", before, after)
         return
-    if after is not None and after.ordinary is None:
+    if after is not None and not made_here(after):
         _check((was, to) != (Phase.QUEUED, Phase.PLACING), "no arrow leads from queued to placing", before, after)
     pairs = [(a, b) for a in _MAY_BE.get(was, {was}) for b in _MAY_BE.get(to, {to})]
     _check(was is to or any(pair in ARROWS for pair in pairs), f"no arrow leads from {was.value} to {to.value}", before)
@@ -499,6 +551,8 @@ def _who(gang: Gang) -> tuple[object, ...]:
         gang.maker,
         queue,
         gang.runs_for,
+        gang.on_fault,
+        gang.first_by_program,
     )
 
 

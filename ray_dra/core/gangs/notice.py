@@ -17,11 +17,13 @@ class Ending:
         reason: a sentence.
         within: seconds until it may end, from now on; None: nobody knows.
         ranks: the indices of the bundles that end.
+        faulty: those among them whose hardware is why; () where it is not for a fault.
     """
 
     reason: str
     within: float | None
     ranks: tuple[int, ...]
+    faulty: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +35,24 @@ class Notice:
         deadline: the Unix time up to which nothing of it ends, as far as is known; None: nobody knows.
         ranks: the indices of the bundles that end, in order.
         since: the Unix time at which the coordinator noticed.
+        faulty: the bundles among them whose hardware is why, where anything will be done about it.
     """
 
     reason: str
     deadline: float | None
     ranks: tuple[int, ...]
     since: float
+    faulty: tuple[int, ...] = ()
 
 
 def noticed(before: Notice | None, ending: Ending | None, wall: float) -> Notice | None:
     """The notice as it is now; `before` itself where the world still shows the same. `wall`: the Unix time."""
     if ending is None:
         return None
-    if before is not None and (before.reason, before.ranks) == (ending.reason, ending.ranks):
+    said = (ending.reason, ending.ranks, ending.faulty)
+    if before is not None and (before.reason, before.ranks, before.faulty) == said:
         return before
     deadline = None if ending.within is None else wall + ending.within
-    return Notice(ending.reason, deadline, ending.ranks, wall)
+    if deadline is not None and before is not None and before.deadline is not None and before.faulty and ending.faulty:
+        deadline = min(deadline, before.deadline)  # one fault after the other does not put it off
+    return Notice(ending.reason, deadline, ending.ranks, wall, ending.faulty)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_dra.core.gangs.lifecycle import MOST_SECONDS, GroupSet, Maker, OrdinaryGroup, is_actor, is_group
+from ray_dra.core.gangs.repair import OnFault, check_on_fault
 from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -24,6 +25,7 @@ class Order:
         maker: the coordinator may make the placement group in this name, under the gang's id, if the gang starts at
             once.
         runs_for: seconds for which the program guesses that the gang runs; None: it does not say.
+        on_fault: what is done about a fault once the gang is placed; None: the cluster's default.
     """
 
     request: GangRequest
@@ -35,6 +37,7 @@ class Order:
     ordinary: OrdinaryGroup | None = None
     maker: Maker | None = None
     runs_for: float | None = None
+    on_fault: OnFault | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -64,6 +67,8 @@ def _check_fields(order: Order) -> None:
     flag(order.wait, "wait")
     if order.runs_for is not None:
         number(order.runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
+    if order.on_fault is not None:
+        check_on_fault(order.on_fault)
     ordinary, maker = order.ordinary, order.maker
     if maker is not None:
         if not isinstance(maker, Maker) or not is_actor(maker.actor) or not is_group(order.request.gang) or ordinary:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
@@ -47,6 +47,8 @@ class RuntimeNotes:
         faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given
             back: was when it was last seen.
         evicted: when that was first seen to have taken back what a running gang has, and why.
+        amiss: since when each thing of it is lost that may be back by itself.
+        no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
         reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
             programs guess.
     """
@@ -61,6 +63,8 @@ class RuntimeNotes:
     evicted: tuple[float, str] | None = None
     reservation: Reservation | None = None
     faulted: bool = False
+    no_place: int = -1
+    amiss: dict[str, float] = field(default_factory=dict)
 
 
 class Records:

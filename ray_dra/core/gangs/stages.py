@@ -9,7 +9,7 @@ and both count. `lifecycle.stage_of` says in which stage a gang is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 QUOTA = "quota"  # a queue outside that pays for it
 QUEUED = "queued"  # its turn, or room
@@ -23,16 +23,18 @@ READY = ""
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """A gang's way to its first readiness, in wall-clock time.
+    """A gang's way to its first readiness, or after a restart to the next one, in wall-clock time.
 
     Attributes:
         spent: seconds in each stage that it has left, in the order in which it first came to them.
         stage: where it is now, and since when; READY: it has been ready once, and its times stay as they are.
+        again: since a restart after a fault, not since the call.
     """
 
     spent: tuple[tuple[str, float], ...] = ()
     stage: str | None = None
     since: float = 0.0
+    again: bool = False
 
     @property
     def total(self) -> float:
@@ -43,11 +45,11 @@ class StageTimes:
         if stage in (None, self.stage) or self.stage == READY:
             return self, None
         if self.stage is None:
-            return StageTimes((), stage, wall), None
+            return replace(self, stage=stage, since=wall), None
         seconds = max(0.0, wall - self.since)
         spent = dict(self.spent)
         spent[self.stage] = spent.get(self.stage, 0.0) + seconds
-        return StageTimes(tuple(spent.items()), stage, wall), StageEnded(self.stage, seconds)
+        return replace(self, spent=tuple(spent.items()), stage=stage, since=wall), StageEnded(self.stage, seconds)
 
 
 @dataclass(frozen=True, slots=True)

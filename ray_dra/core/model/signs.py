@@ -97,6 +97,10 @@ SEVERITIES: Mapping[Sign, Severity] = MappingProxyType(
 )
 
 
+PASSING = frozenset({Sign.NODE_NOT_READY, Sign.NODE_SILENT, Sign.DEVICE_GONE, Sign.LEFT_CLIQUE})
+"""Losses that may be over by themselves within seconds: nothing is done about one before it has stood for longer."""
+
+
 class Seen(NamedTuple):
     """A sign, and what was seen, for people."""
 

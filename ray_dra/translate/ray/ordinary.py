@@ -141,7 +141,7 @@ def new_group(asked: Gang | Order, selectors: tuple[Mapping[str, str], ...]) -> 
     """The placement group that Ray is to make under the id that was minted for it. `selectors`: of its bundles."""
     in_name = asked.ordinary or asked.maker or Maker()
     return NewGroup(
-        id=asked.request.gang,
+        id=asked.group or asked.id if isinstance(asked, Gang) else asked.request.gang,
         name=asked.name,
         strategy=asked.request.strategy.value,
         bundles=tuple(ray_bundles(asked.request)),

@@ -237,10 +237,10 @@ class KubernetesBackend:
             return self.raylets.selector(node)
         return {SLOT_LABEL: self._labels_of(allocation)[node]}
 
-    def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
+    def lost(self, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
         """Slots whose raylet is not there (any more)."""
         slots = self.slots(allocation)
-        return tuple(f"the worker on {node} is gone" for label, node in slots.items() if label not in joined)
+        return {node: f"the worker on {node} is gone" for label, node in slots.items() if label not in joined}
 
     def ending(self, allocation: Allocation) -> Ending | None:
         """With the RayCluster go all its gangs, whole."""

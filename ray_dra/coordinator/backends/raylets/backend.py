@@ -50,8 +50,8 @@ class RayletsBackend:
     def gone(self, gang: str, moves: int) -> bool:
         return True
 
-    def lost(self, allocation: Allocation, joined: Collection[str]) -> tuple[str, ...]:
-        return ()
+    def lost(self, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
+        return {}
 
     def ending(self, allocation: Allocation) -> Ending | None:
         return None

@@ -25,7 +25,7 @@ from ray_dra.translate.names import HEAD_RESOURCE, NODE_KEY, NODE_LABEL, RAY_NOD
 from ray_dra.translate.nvml.reading import node_from_reading
 
 SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
-LOST = "its raylet is lost"
+RAYLET_LOST = "its raylet is lost"
 
 
 class Nodes:
@@ -111,13 +111,13 @@ class Nodes:
             self._put(raylet.id)
         for name, raylet in self.raylets.items():
             state = self.inventory.node_states.get(name)
-            if raylet.id not in self._living and state is not None and state.node.reason != LOST:
-                self.inventory.put_node(replace(state.node, ready=False, reason=LOST))
+            if raylet.id not in self._living and state is not None and state.node.reason != RAYLET_LOST:
+                self.inventory.put_node(replace(state.node, ready=False, reason=RAYLET_LOST))
 
     def drop_unused(self, keep: set[str]) -> None:
         """Forget lost nodes that no gang is on; their records last a while longer, for a coordinator after this one."""
         for name, state in list(self.inventory.node_states.items()):
-            if not state.node.ready and name not in keep and state.node.reason == LOST:
+            if not state.node.ready and name not in keep and state.node.reason == RAYLET_LOST:
                 self.inventory.drop_node(name)
                 raylet = self.raylets.pop(name).id
                 self._drop(raylet)

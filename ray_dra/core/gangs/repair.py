@@ -1,0 +1,131 @@
+"""What is done about a fault of a gang that is placed: what its program has declared (`on_fault`). Pure.
+
+    a sign that stands -> notice, with a deadline after `grace` -> when that is over, and the sign still shows, the
+    first declared way that is possible
+
+- degrade: nothing; the gang keeps what is left of it.
+- restart: the whole gang is planned again, with its turn; where no other place is free it waits for one, and what it
+  had is kept for its program for a while. What is only to be drained runs on until there is another place.
+
+The notice in the gang's record is all that a coordinator which starts again needs: its deadline goes on. Neighbours:
+`drains.py` says which signs stand, `notice.py` what a notice is, `engine.py` acts.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ray_dra.core.gangs.drains import MOST_NAMED, to_drain
+from ray_dra.core.gangs.notice import Ending
+from ray_dra.core.model.checked import many, number, one_of
+from ray_dra.errors import InvalidRequest, shown
+
+GRACE_SECONDS = 30.0  # unless the program says otherwise: what Kubernetes gives a pod
+MOST_GRACE = 86_400.0
+LOST = "lost: "
+
+
+class Way(enum.Enum):
+    """What may be done about a fault."""
+
+    DEGRADE = "degrade"
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class OnFault:
+    """What a program has declared.
+
+    Attributes:
+        ways: in this order; the next one where the one before is not possible.
+        grace: seconds from the notice until anything of the gang is ended.
+    """
+
+    ways: tuple[Way, ...] = (Way.DEGRADE,)
+    grace: float = GRACE_SECONDS
+
+    @property
+    def acts(self) -> bool:
+        """Whether anything is done at all."""
+        return self.ways[0] is not Way.DEGRADE
+
+
+DEGRADE = OnFault()
+
+
+def on_fault(ways: object, grace: object = GRACE_SECONDS, place: str = "on_fault") -> OnFault:
+    """What a program says, or an operator: one way by its name, or several in order.
+
+    Raises:
+        InvalidRequest: it is none, or one comes twice, or after degrade, which is always possible.
+    """
+    known = {way.value: way for way in Way}
+    said = (ways,) if isinstance(ways, str) else tuple(many(ways, place, most=len(Way)))
+    for each in said:
+        if not isinstance(each, str) or each not in known:
+            raise InvalidRequest(
+                "Nothing of this name can be done about a fault.",
+                place=place,
+                wanted=shown(each),
+                available=", ".join(known),
+            )
+    return check_on_fault(
+        OnFault(tuple(known[each] for each in said), number(grace, "grace", least=0.0, most=MOST_GRACE)), place
+    )
+
+
+def check_on_fault(found: OnFault, place: str = "on_fault") -> OnFault:
+    """The same, if it is what it should be. Raises InvalidRequest otherwise."""
+    if not isinstance(found, OnFault):
+        raise InvalidRequest(
+            f"{place} is no declaration of what is done about faults.", place=place, wanted=shown(found)
+        )
+    for way in many(found.ways, place, most=len(Way)):
+        one_of(Way, way, place)
+    number(found.grace, "grace", least=0.0, most=MOST_GRACE)
+    if not found.ways or len(set(found.ways)) < len(found.ways) or Way.DEGRADE in found.ways[:-1]:
+        raise InvalidRequest(
+            "What is done about a fault is one way or several in order, each once, and degrade the last: it is always"
+            " possible.",
+            place=place,
+            wanted=", ".join(way.value for way in found.ways) or "none",
+            available=", ".join(way.value for way in Way),
+        )
+    return found
+
+
+def fault_of(
+    declared: OnFault, losses: Sequence[tuple[int, str]], draining: Ending | None, bundles: int
+) -> Ending | None:
+    """What of a gang will be ended for a fault of its hardware.
+
+    Args:
+        losses: what is lost and stands, by bundle.
+        draining: what is to be drained (`Drains.ending`).
+        bundles: how many the gang has.
+    """
+    ranks = {rank for rank, _ in losses} | set(draining.ranks if draining is not None else ())
+    if not ranks:
+        return None
+    if losses:
+        said = list(dict.fromkeys(said for _, said in losses))
+        more = f"; and {len(said) - MOST_NAMED} more" if len(said) > MOST_NAMED else ""
+        reason = LOST + "; ".join(said[:MOST_NAMED]) + more
+    else:
+        assert draining is not None
+        reason = draining.reason
+    return Ending(reason, declared.grace, tuple(range(bundles)), tuple(sorted(ranks)))
+
+
+def for_fault(ending: Ending | None) -> bool:
+    """Whether it is for a fault that something of a gang will end: of hardware that is lost, or to be drained."""
+    return ending is not None and (ending.reason.startswith(LOST) or to_drain(ending))
+
+
+def group_after(gang: str, moves: int) -> str:
+    """The id of the placement group that is made here for a gang that was planned again so often. It is of the same
+    job, by its last four bytes, and the same whichever coordinator makes it."""
+    return hashlib.sha256(f"{gang}/{moves}".encode()).hexdigest()[:28] + gang[28:]
