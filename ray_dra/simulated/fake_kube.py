@@ -316,6 +316,8 @@ class FakeKube:
         self._version += 1
         found = name or next((known for k, known in sorted(self._things) if k == kind), "")
         self._things.pop((kind, found), None)
+        if kind == "Pod":
+            self._running.discard(found)
 
     def apply_raycluster(self, **spec: Any) -> None:
         """The user applies the RayCluster again, as it was but for these fields."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ray_dra.core.gangs.lifecycle import ARROWS, Maker
+from ray_dra.core.gangs.repair import OnFault, on_fault
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import RayDraError, UnsatisfiableError
 from tests.core.machines import gang
@@ -42,6 +43,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
+        self.world.coordinator._wall = self.world.clock
         self.count = 0
         self.phases: dict[str, Phase] = {}
 
@@ -53,6 +55,7 @@ class Life(RuleBasedStateMachine):
         detached=st.booleans(),
         maker=st.sampled_from([None, Maker()]),
         runs_for=st.sampled_from([None, None, 1.0, 1e6]),
+        declared=st.sampled_from([None, on_fault("restart", 0.0), on_fault("restart", 5.0)]),
     )
     def submit(
         self,
@@ -63,12 +66,15 @@ class Life(RuleBasedStateMachine):
         detached: bool,
         maker: Maker | None,
         runs_for: float | None,
+        declared: OnFault | None,
     ) -> None:
         self.count += 1
         name = f"g{self.count}" if maker is None else f"{self.count + 2**64:036x}"
         request = gang(*sizes, name=name, locality=locality, priority=priority)
         try:
-            status = self.world.submit(request, wait=wait, detached=detached, maker=maker, runs_for=runs_for)
+            status = self.world.submit(
+                request, wait=wait, detached=detached, maker=maker, runs_for=runs_for, on_fault=declared
+            )
             assert wait or status.allocation is not None
         except UnsatisfiableError as error:
             assert error.shortfalls
@@ -102,6 +108,7 @@ class Life(RuleBasedStateMachine):
     def kill_coordinator(self) -> None:
         before = {g: s.allocation for g, s in self.world.coordinator.gangs.items()}
         self.world.restart()
+        self.world.coordinator._wall = self.world.clock
         after = {g: s.allocation for g, s in self.world.coordinator.gangs.items()}
         for name, allocation in before.items():
             if allocation is not None and name in after:
@@ -153,6 +160,11 @@ class Life(RuleBasedStateMachine):
             self.world.report(f"t{at}", xids=xid)
 
     @rule(at=st.integers(0, 3))
+    def kill_raylet(self, at: int) -> None:
+        self.world.ray.kill_node(self.world.raylet(f"t{at}"))
+        self.world.coordinator.observe()
+
+    @rule(at=st.integers(0, 3))
     def restart_raylet(self, at: int) -> None:
         name = f"t{at}"
         self.world.ray.kill_node(self.world.raylet(name))
@@ -197,6 +209,7 @@ class Life(RuleBasedStateMachine):
             self.world.coordinator.release(name)
         for _ in range(3):
             self.world.pass_time()
+        self.world.pass_time(60)  # for as long as places are kept
         self.world.check_empty()
 
 

@@ -24,10 +24,13 @@ from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.core.gangs.quota import Answer, Said, kinds
+from ray_dra.core.gangs.repair import OnFault, on_fault
 from ray_dra.errors import InvalidRequest
 from tests.core.gangs.world import World
 from tests.core.machines import gang, group_id
 
+DECLARED = st.sampled_from([None, on_fault("restart", 0.0), on_fault("restart", 3.0)])
+FAULT = Ending("lost: a node", 3.0, (0,), (0,))
 GUESSES = st.sampled_from([None, None, 2.0, 1000.0])
 QUEUES = st.sampled_from(["", "", "outside/q"])
 
@@ -52,13 +55,23 @@ class Life(RuleBasedStateMachine):
         maker=st.sampled_from([None, Maker(), Maker("a" * 32)]),
         queue=QUEUES,
         runs_for=GUESSES,
+        declared=DECLARED,
     )
     def submit(
-        self, sizes: list[int], priority: int, wait: bool, maker: Maker | None, queue: str, runs_for: float | None
+        self,
+        sizes: list[int],
+        priority: int,
+        wait: bool,
+        maker: Maker | None,
+        queue: str,
+        runs_for: float | None,
+        declared: OnFault | None,
     ) -> None:
         self.count += 1
         request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
-        order = Order(request, owner=f"job{self.count % 2}", wait=wait, maker=maker, runs_for=runs_for)
+        order = Order(
+            request, owner=f"job{self.count % 2}", wait=wait, maker=maker, runs_for=runs_for, on_fault=declared
+        )
         try:
             self.world.act(Submitted(order, queue=queue))
         except InvalidRequest:
@@ -132,7 +145,8 @@ class Life(RuleBasedStateMachine):
         alive=st.booleans(),
         late=st.booleans(),
         taken=st.booleans(),
-        ending=st.sampled_from([None, Ending("it is upgraded", None, (0,)), Ending("it is deleted", 0.0, (0,))]),
+        breaker=st.sampled_from(["", "", "a wave"]),
+        ending=st.sampled_from([None, Ending("it is upgraded", None, (0,)), Ending("it is deleted", 0.0, (0,)), FAULT]),
     )
     def observe(
         self,
@@ -142,6 +156,7 @@ class Life(RuleBasedStateMachine):
         alive: bool,
         late: bool,
         taken: bool,
+        breaker: str,
         ending: Ending | None,
     ) -> None:
         name = self.drawn(data)
@@ -155,6 +170,7 @@ class Life(RuleBasedStateMachine):
             provisioned=self.world.engine.records.notes[name].progress.ready,
             placed_once=state not in (None, "PENDING"),
             ending=ending if held.allocation is not None else None,
+            breaker=breaker,
         )
         self.world.act(WorkersDue(name, seen))
         if taken and not held.releasing and phase(held, seen) in (Phase.HELD, Phase.PLACING):
