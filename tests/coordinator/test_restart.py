@@ -14,7 +14,7 @@ from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.lifecycle import Maker
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import DEGRADE, on_fault
-from ray_dra.errors import GangGone, InvalidRequest
+from ray_dra.errors import GangGone
 from ray_dra.ports.nvml import NodeReading
 from tests.coordinator.kills import MortalRay
 from tests.core.machines import gang
@@ -356,25 +356,6 @@ def test_killed_at_any_write_on_kubernetes(victim: str, after: bool) -> None:
         world.settle()
         at += 1
     assert at > (4 if victim == "kube" else 1)
-
-
-# -- what is declared
-
-
-@pytest.mark.parametrize(
-    ("ways", "grace"),
-    [
-        ("mend", 1.0),
-        ((), 1.0),
-        (("restart", "restart"), 1.0),
-        (("degrade", "restart"), 1.0),
-        (5, 1.0),
-        ("restart", -1.0),
-    ],
-)
-def test_what_is_no_way_is_refused(ways: object, grace: float) -> None:
-    with pytest.raises(InvalidRequest):
-        on_fault(ways, grace)
 
 
 def test_a_gang_that_was_given_back_is_not_started_again() -> None:
