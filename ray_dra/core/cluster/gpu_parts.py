@@ -8,8 +8,8 @@ and they are planned only where every order of the claims that have no devices y
 
 A part that is there already is named by its UUID; there the planner chooses, and nothing depends on an order.
 
-Which parts go together is searched for: of NVIDIA's GPUs in some hundred steps, of a GPU that publishes what no GPU has
-for as long as there are ways to combine its parts. So a question has MOST_STEPS steps, counted the same whether the
+Which parts go together is searched for: of GPUs that there are in some hundred steps, of one that publishes what no GPU
+has for as long as there are ways to combine its parts. So a question has MOST_STEPS steps, counted the same whether the
 answer is remembered or not. Neighbours: `model/parts.py` has the values; `planner/parts.py` asks what fits.
 """
 
@@ -27,7 +27,7 @@ from ray_dra.core.model.parts import Part, PartedGpu, ProfileOrder, profile_orde
 Wanted = tuple[int, ...]
 """Masks of the parts that will do, one a part that is wanted, in the order in which the claim has them."""
 MOST_STEPS = 5_000
-"""Of one question; a look at eight parts or fewer is a step. The hardest question about NVIDIA's GPUs takes
+"""Of one question; a look at eight parts or fewer is a step. The hardest question about GPUs that there are takes
 a twentieth of them (tests/core/cluster/test_gpu_parts_bound.py)."""
 PARTS_A_STEP = 8
 
