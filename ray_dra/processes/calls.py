@@ -37,7 +37,7 @@ def coordinator() -> Any:
         ) from error
 
 
-def _look_up_again() -> None:
+def look_up_again() -> None:
     """The actor may have died for good and another one have its name: look the name up again."""
     global _handle
     _handle = None
@@ -66,7 +66,7 @@ def ask(reference: Any, *, timeout: float = ANSWER_SECONDS, abandon: bool = True
             raise error.cause from None
         raise
     except ray.exceptions.RayError as error:
-        _look_up_again()
+        look_up_again()
         raise CoordinatorUnavailable(
             "The coordinator did not answer.", wanted=f"an answer within {timeout:g} s", available=str(error)
         ) from error

@@ -36,11 +36,12 @@ from ray_dra.errors import (
     RayDraError,
     UnsatisfiableError,
 )
-from ray_dra.processes.calls import coordinator
+from ray_dra.processes.calls import coordinator, look_up_again
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import (
     DEFAULT_LOCALITY_VARIABLE,
     EVERY_JOB,
+    GANG_KEY,
     LOCALITY_KEY,
     LOCALITY_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
@@ -61,8 +62,11 @@ ANSWER_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
 START_SECONDS = 60.0  # for the coordinator to start beside a head
 FOLLOW_SECONDS = 30.0  # how long one call waits for news of a group
+AGAIN_SECONDS = 0.5  # between two tries to hand a group to a coordinator that ends
+AGAIN = "ray-dra submits again"  # the thread's name
 MOST_FOLLOWED = 100  # groups of a process of which its log says what they wait for; each costs the coordinator a wait
 IN_QUEUE = (Phase.QUOTA, Phase.QUEUED)
+NO_COORDINATOR = "no coordinator runs any more; the next one goes on with it"
 PAST_QUEUE = tuple(phase.value for phase in Phase if phase not in IN_QUEUE)
 logger = logging.getLogger("ray_dra")
 
@@ -127,6 +131,7 @@ def remove_placement_group(placement_group: Any) -> None:
     until = time.monotonic() + REMOVE_SECONDS
     while group in _unanswered and time.monotonic() < until:  # the removal is not to overtake it
         time.sleep(0.001)
+    _unanswered.pop(group, None)  # it is not to be submitted again
     if group:
         ray_groups.remove(placement_group)
     else:
@@ -249,7 +254,7 @@ def _submit(order: Order) -> bool:
     try:
         actor = coordinator()
         if not name:  # one with a name is waited for
-            _unanswered[request.gang] = Pending(request.gang, name, ray_bundles(request), request.strategy.value)
+            _unanswered[request.gang] = _as_pending(order)
         reference = actor.submit.remote(order)
     except CoordinatorUnavailable as error:
         logger.warning("a placement group is left to Ray: %s", error)
@@ -289,6 +294,7 @@ def _answer(reference: Any, seconds: float) -> Any:
             raise error.cause from None
         raise
     except (ray.exceptions.RayError, TimeoutError) as error:
+        look_up_again()
         raise CoordinatorUnavailable(
             "The coordinator did not answer.", wanted=f"an answer within {seconds:g} s", available=str(error)
         ) from error
@@ -325,15 +331,20 @@ def _follow(reference: Any, order: Order, said: str | None) -> None:
 def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
     """The coordinator's answer. Runs in Ray's own thread, which must not wait."""
     group = order.request.gang
-    _unanswered.pop(group, None)
     try:
         status = future.result()
+    except ray.exceptions.RayActorError:
+        _followed.discard(group)
+        _coordinator_ended(order, said)
+        return
     except Exception as error:
+        _unanswered.pop(group, None)
         _followed.discard(group)
         cause = getattr(error, "cause", error)
         if said is None and isinstance(cause, (UnsatisfiableError, InvalidRequest, KubernetesError)):
             threading.Thread(target=_leave_to_ray, args=(order, cause), daemon=True).start()
         return
+    _unanswered.pop(group, None)
     if status.phase not in IN_QUEUE:
         _followed.discard(group)
         return
@@ -349,6 +360,59 @@ def _heard(order: Order, said: str | None, future: Future[Any]) -> None:
         _follow(news, order, waits_for or said or "")
     except Exception:  # Ray is being left
         _followed.discard(group)
+
+
+def _coordinator_ended(order: Order, said: str | None) -> None:
+    """It ended before it answered, for good or more often than Ray asks again. Runs in Ray's own thread."""
+    look_up_again()
+    if not ray.is_initialized():  # Ray is being left
+        _unanswered.pop(order.request.gang, None)
+    elif said is None:
+        _unanswered[order.request.gang] = _as_pending(order)
+        threading.Thread(target=_submit_again, args=(order,), name=AGAIN, daemon=True).start()
+    else:
+        _say(order, NO_COORDINATOR)
+
+
+def _submit_again(order: Order) -> None:
+    """Hand a group that the coordinator may not have taken to the one that is there now. Where there is none, Ray
+    places the group, unless it is on record: then the next coordinator plans it."""
+    group, until = order.request.gang, time.monotonic() + START_SECONDS
+    why = CoordinatorUnavailable("The coordinator ended, and each that came after it.")
+    try:
+        while group in _unanswered and time.monotonic() < until:
+            if _taken_now(order):
+                return
+            time.sleep(AGAIN_SECONDS)
+    except CoordinatorUnavailable as error:  # there is none
+        why = error
+    if _unanswered.pop(group, None) is None:  # removed meanwhile
+        return
+    if KvStore().get(GANG_KEY + group) is not None:
+        _say(order, NO_COORDINATOR)
+    else:
+        _leave_to_ray(order, why)
+
+
+def _taken_now(order: Order) -> bool:
+    """Whether a coordinator has answered this time. Raises CoordinatorUnavailable where there is none."""
+    group, reference = order.request.gang, coordinator().submit.remote(order)
+    try:
+        _answer(reference, ANSWER_SECONDS)
+    except CoordinatorUnavailable:
+        return False
+    except RayDraError:
+        pass  # `_heard` sees to it
+    if group in _unanswered:
+        _follow(reference, order, None)
+    else:  # removed meanwhile
+        coordinator().release.remote(group, 0.0)
+    return True
+
+
+def _as_pending(order: Order) -> Pending:
+    request = order.request
+    return Pending(request.gang, order.name, ray_bundles(request), request.strategy.value)
 
 
 def _say(order: Order, waits_for: str) -> None:

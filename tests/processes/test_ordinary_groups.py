@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +21,13 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, short
 from ray_dra.errors import CoordinatorUnavailable, RayDraError, UnsatisfiableError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
-from ray_dra.processes import ordinary_groups, start_coordinator
+from ray_dra.processes import calls, ordinary_groups, start_coordinator
 from ray_dra.simulated.fakes import MemoryStore
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.names import (
     DEFAULT_LOCALITY_VARIABLE,
     EVERY_JOB,
+    GANG_KEY,
     LOCALITY_KEY,
     LOCALITY_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
@@ -42,13 +45,30 @@ class Outside:
         self.asked: list[Future[Any]] = []
         self.made: list[NewGroup] = []
         self.told = threading.Event()
+        self.store = MemoryStore()
+        self.gone = False  # there is no coordinator
+        self.answers: list[object] = []  # of those that come after one that ended
+        self.calls: list[str] = []
 
-    @property
-    def await_phase(self) -> Outside:
+    def __getattr__(self, call: str) -> Outside:
+        if call not in ("submit", "await_phase", "release"):
+            raise AttributeError(call)
+        self.calls.append(call)
         return self
 
     def remote(self, *_: object) -> Outside:
         return self
+
+    def coordinator(self) -> Outside:
+        if self.gone:
+            raise CoordinatorUnavailable("This Ray cluster has no ray-dra coordinator.")
+        return self
+
+    def answer(self, *_: object) -> object:
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
     def future(self) -> Future[Any]:
         self.asked.append(Future())
@@ -64,7 +84,12 @@ class Outside:
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
     found = Outside()
-    monkeypatch.setattr(ordinary_groups, "coordinator", lambda: found)
+    monkeypatch.setattr(ordinary_groups, "coordinator", found.coordinator)
+    monkeypatch.setattr(ordinary_groups, "_answer", found.answer)
+    monkeypatch.setattr(ordinary_groups, "KvStore", lambda: found.store)
+    monkeypatch.setattr(ordinary_groups, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(ordinary_groups, "_unanswered", {})
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ordinary_groups, "Groups", lambda: found)
     monkeypatch.setattr(ordinary_groups, "_followed", set())
     monkeypatch.setattr(ordinary_groups, "_said", {})
@@ -131,6 +156,90 @@ def test_one_that_it_may_have_taken_is_not_made_twice(outside: Outside, said: st
     outside.asked[-1].set_exception(error)
     assert not outside.told.wait(0.2)
     assert not outside.made
+
+
+def ended() -> Exception:
+    error: Exception = ray.exceptions.ActorDiedError()
+    return error
+
+
+def unavailable() -> RayDraError:
+    return CoordinatorUnavailable("The coordinator did not answer.")
+
+
+def after(outside: Outside, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says after a coordinator that ended before it answered, once the group is seen to."""
+    with caplog.at_level(logging.INFO, "ray_dra"):
+        ordinary_groups._follow(outside, ORDER, None)
+        outside.asked[-1].set_exception(ended())
+        eventually(lambda: not any(thread.name == ordinary_groups.AGAIN for thread in threading.enumerate()))
+    return told(caplog)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_where_the_coordinator_ends_before_it_answers_the_next_one_has_the_group(
+    outside: Outside, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That one may end, too."""
+    outside.answers = [unavailable(), unavailable(), waits(4)]
+    assert not after(outside, caplog)
+    assert GROUP in ordinary_groups._unanswered, "it is in the table while nobody has answered"
+    with caplog.at_level(logging.INFO, "ray_dra"):
+        outside.asked[-1].set_result(waits(4))
+    assert [line.partition(":")[0] for line in told(caplog)] == ["placement group train (2 bundles, 8 GPUs)"]
+    assert outside.calls == ["submit", "submit", "submit", "await_phase"]
+    assert not outside.made
+    assert not ordinary_groups._unanswered
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("again", [False, True], ids=["none", "one that ends again and again"])
+def test_where_no_coordinator_is_left_ray_has_the_group_unless_it_is_on_record(
+    outside: Outside,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: bool,
+    again: bool,
+) -> None:
+    """The log said nothing, and a group that nobody had on record was pending for ever."""
+    outside.gone = not again
+    outside.answers = [unavailable()] * 10_000
+    monkeypatch.setattr(ordinary_groups, "START_SECONDS", 0.1)
+    if recorded:
+        outside.store.put(GANG_KEY + GROUP, b"its record")
+    (line,) = after(outside, caplog)
+    assert ("pending: no coordinator runs" in line) == recorded
+    assert ("is left to Ray: " in line) == (not recorded)
+    assert len(outside.made) == (not recorded)
+    assert not ordinary_groups._unanswered
+
+
+def test_one_that_is_removed_meanwhile_is_not_submitted_again(
+    outside: Outside, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(*_: object) -> object:
+        ordinary_groups._unanswered.clear()
+        return waits(4)
+
+    monkeypatch.setattr(ordinary_groups, "_answer", removed)
+    assert not after(outside, caplog)
+    assert outside.calls == ["submit", "release"]
+    assert not outside.made
+
+
+def test_one_that_waits_says_so_when_the_coordinator_ends(outside: Outside, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "ray_dra"):
+        ordinary_groups._follow(outside, ORDER, "it waited for something")
+        outside.asked[-1].set_exception(ended())
+    assert told(caplog) == [f"placement group train (2 bundles, 8 GPUs): pending: {ordinary_groups.NO_COORDINATOR}"]
+    assert not outside.calls, "what has ended meanwhile is not made anew"
+    assert not ordinary_groups._followed
 
 
 class Job:
@@ -254,3 +363,13 @@ def test_a_group_whose_name_no_gang_can_have_is_left_to_ray(monkeypatch: pytest.
     monkeypatch.setattr(ordinary_groups, "plain", lambda _: lambda *call: left.append(call[2]))
     ordinary_groups.placement_group([{"GPU": 4}], None, name, None, None, None, None)
     assert left == [name]
+
+
+def test_a_coordinator_that_does_not_answer_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may have its name by now; the handle to the old one stays dead."""
+    dead: Future[Any] = Future()
+    dead.set_exception(ended())
+    monkeypatch.setattr(calls, "_handle", (None, "the old one"))
+    with pytest.raises(CoordinatorUnavailable):
+        ordinary_groups._answer(SimpleNamespace(future=lambda: dead), 1.0)
+    assert calls._handle is None
