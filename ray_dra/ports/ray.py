@@ -95,10 +95,12 @@ class Ray(Protocol):
         removed would be taken up anew. Raises RayDraError when Ray does not answer."""
 
     def actor_ended(self, actor: str) -> bool:
-        """Whether an actor has ended for good. Raises RayDraError when Ray does not answer."""
+        """Whether an actor has ended for good; one that Ray does not know has. Raises RayDraError when Ray does not
+        answer."""
 
     def has_actors(self, job: str) -> bool:
-        """Whether an actor of a job lives, or may yet. Raises RayDraError when Ray does not answer."""
+        """Whether an actor of a job lives, or may yet; a job that Ray does not know has none. Raises RayDraError when
+        Ray does not answer."""
 
     def remove_group(self, group: str) -> None:
         """Ask Ray to remove a placement group; harmless when it is gone."""

@@ -52,8 +52,7 @@ class FakeRay:
         self.groups: dict[str, _Group] = {}
         self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, GPU ids
         self.jobs: set[str] = set()
-        self.ended_actors: set[str] = set()
-        self.jobs_with_actors: set[str] = set()  # that have ended, and whose actors have not
+        self.actors: dict[str, str] = {}  # those that live: actor -> job
         self._next = 0
 
     # -- the ports
@@ -90,10 +89,10 @@ class FakeRay:
         return GroupAnswer()
 
     def actor_ended(self, actor: str) -> bool:
-        return actor in self.ended_actors
+        return actor not in self.actors
 
     def has_actors(self, job: str) -> bool:
-        return job in self.jobs_with_actors
+        return job in self.actors.values()
 
     def remove_group(self, group: str) -> None:
         if group in self.groups:

@@ -68,6 +68,7 @@ def test_pending_ones_are_told_of_and_get_their_turn() -> None:
 
 def test_the_end_of_a_job_and_of_a_detached_actor() -> None:
     world = World()
+    world.ray.actors[ACTOR] = "another"
     order(world, 1, 4, 4, 4, 4)
     job, actor = order(world, 2, 4), order(world, 3, 4, actor=ACTOR, outlives_job=True)
     world.ray.jobs.add("other")
@@ -77,7 +78,7 @@ def test_the_end_of_a_job_and_of_a_detached_actor() -> None:
     assert actor in world.coordinator.gangs
     assert states(world)[actor] == "CREATED", "what the job had is free"
     waits = order(world, 4, 4, 4, 4, 4, actor=ACTOR, outlives_job=True)
-    world.ray.ended_actors.add(ACTOR)
+    del world.ray.actors[ACTOR]
     world.pass_time(1)
     assert waits not in world.coordinator.gangs
     assert actor not in world.coordinator.gangs

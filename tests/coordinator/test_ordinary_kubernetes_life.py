@@ -61,6 +61,7 @@ class MortalWorld(World):
         self.store: CrashingStore = CrashingStore()
         self.ray: MortalRay = MortalRay()
         self.ray.jobs |= {"job", "other"}
+        self.ray.actors[ACTOR] = "job"
         self.restart()
         self.selectors: dict[str, list[dict[str, str]]] = {}  # of each group, as Ray was first told
 
@@ -227,7 +228,7 @@ def test_a_controller_that_is_lost_at_any_step_takes_its_groups_with_it(turn: in
         if ends == "job":
             world.ray.jobs.discard("job")
         else:
-            world.ray.ended_actors.add(ACTOR)
+            world.ray.actors.pop(ACTOR, None)
         for _ in range(4):
             world.turn()
     world.until(lambda: world.coordinator.gangs.keys() == {others})
@@ -255,7 +256,7 @@ class Life(RuleBasedStateMachine):
         if job in self.world.ray.jobs:
             self.count += 1
             actor = ACTOR if keeper else ""
-            if actor not in self.world.ray.ended_actors:
+            if not actor or actor in self.world.ray.actors:
                 group = self.world.make(self.count, bundles, job, actor, keeper == "detached")
                 self.wanted.add(group)
                 self.made[group] = job, keeper
@@ -278,7 +279,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def end_the_actor(self) -> None:
-        self.world.ray.ended_actors.add(ACTOR)
+        self.world.ray.actors.pop(ACTOR, None)
         self.forget()
 
     def forget(self) -> None:
@@ -286,7 +287,7 @@ class Life(RuleBasedStateMachine):
         for group in list(self.wanted):
             job, keeper = self.made[group]
             job_ended = job not in self.world.ray.jobs or keeper == "detached"
-            if job_ended and (not keeper or ACTOR in self.world.ray.ended_actors):
+            if job_ended and (not keeper or ACTOR not in self.world.ray.actors):
                 self.wanted.discard(group)
 
     @rule(data=st.data())

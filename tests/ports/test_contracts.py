@@ -70,6 +70,14 @@ class Faked:
     def settle(self) -> None:
         self.ray.settle()
 
+    def make_actor(self, name: str) -> tuple[str, str]:
+        actor = name.encode().hex().ljust(32, "0")
+        self.ray.actors[actor] = "01"
+        return actor, "01"
+
+    def end_actor(self, actor: str) -> None:
+        del self.ray.actors[actor]
+
 
 class Real:
     """One node with four GPUs, of a real Ray."""
@@ -77,6 +85,7 @@ class Real:
     def __init__(self) -> None:
         self.groups: dict[str, Any] = {}
         self.actors: list[Any] = []
+        self.by_id: dict[str, Any] = {}
 
     def port(self) -> Ray:
         return RayAdapter()
@@ -99,6 +108,20 @@ class Real:
 
     def settle(self) -> None:
         time.sleep(1.5)
+
+    def make_actor(self, name: str) -> tuple[str, str]:
+        class Controller:
+            def here(self) -> str:
+                return ray.get_runtime_context().get_actor_id() or ""
+
+        handle = ray.remote(Controller).options(num_cpus=0, name=name, lifetime="detached").remote()
+        actor = str(ray.get(handle.here.remote()))
+        self.by_id[actor] = handle
+        return actor, ray.get_runtime_context().get_job_id()
+
+    def end_actor(self, actor: str) -> None:
+        ray.kill(self.by_id.pop(actor))
+        time.sleep(1.0)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.ray)])
@@ -136,6 +159,22 @@ def test_ray_is_seen_as_it_is(world: Faked | Real) -> None:
     assert not port.view().groups
     assert not [w for w in port.workers(node.id) if group in w.gpu_ids]
     assert port.workers("no such node") == ()
+
+
+def test_actors_and_their_jobs_are_seen_as_they_are(world: Faked | Real) -> None:
+    """Those that keep ordinary placement groups, and the policies of their jobs."""
+    port = world.port()
+    assert port.actor_ended("e" * 32), "one that Ray has never had, or has forgotten"
+    assert not port.has_actors("0a0b0c0d"), "a job of which Ray knows nothing"
+    assert not port.has_actors("no job"), "a key that somebody else has written"
+    (first, job), (second, same) = world.make_actor("first"), world.make_actor("second")
+    assert job == same
+    for ended in (first, second):
+        assert port.has_actors(job)
+        assert not port.actor_ended(ended)
+        world.end_actor(ended)
+        assert port.actor_ended(ended)
+    assert not port.has_actors(job)
 
 
 def test_resource_ids_are_read_right() -> None:

@@ -196,12 +196,12 @@ def test_a_policy_ends_with_its_job_and_the_actors_of_it(outside: Outside, monke
     async def test(actor: actors.CoordinatorActor) -> None:
         for job in ("program", "serves"):
             await actor.hello(job, "same_clique")
-        outside.ray.jobs_with_actors.add("serves")
+        outside.ray.actors["controller"] = "serves"
         outside.ray.jobs -= {"program", "serves"}
         await until(lambda: outside.store.get(LOCALITY_KEY + "program") is None)
         await asyncio.sleep(0.1)
         assert outside.store.get(LOCALITY_KEY + "serves") is not None
-        outside.ray.jobs_with_actors.clear()
+        outside.ray.actors.clear()
         await until(lambda: outside.store.get(LOCALITY_KEY + "serves") is None)
 
     run(test)
