@@ -312,7 +312,7 @@ def _pending(group: str = "", name: str = "") -> list[Pending]:
         return ours + [Pending(*pending) for pending in found]
     except RayDraError as error:
         logger.info("the coordinator was not asked for pending placement groups: %s", error)
-        return []
+        return ours
 
 
 # -- the log

@@ -198,6 +198,17 @@ def test_where_the_coordinator_ends_before_it_answers_the_next_one_has_the_group
     assert not ordinary_groups._unanswered
 
 
+def test_the_table_has_a_group_that_no_coordinator_answers_for(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordinary_groups, "_job", lambda: JobPolicy())
+    monkeypatch.setattr(ray_groups, "creator", lambda: Creator("job", "", "", False))
+    ordinary_groups._unanswered[GROUP] = pending = ordinary_groups._as_pending(ORDER)
+    outside.gone = True
+    assert ordinary_groups._pending() == ordinary_groups._pending(name="train") == [pending]
+    assert ordinary_groups._pending(name="another") == []
+
+
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("again", [False, True], ids=["none", "one that ends again and again"])
 def test_where_no_coordinator_is_left_ray_has_the_group_unless_it_is_on_record(
