@@ -18,13 +18,15 @@ from ray.util.placement_group import PlacementGroup
 from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, remove
 from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
-from ray_dra.translate.names import DRIVER_HOOK_VARIABLE, HEAD_RESOURCE, START_HOOK_VARIABLE
+from ray_dra.translate.names import DRIVER_HOOK_VARIABLE, HEAD_RESOURCE, MIG_PREFIX, START_HOOK_VARIABLE
 
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
 STATS_SECONDS = 2.0  # for a raylet to say what its workers do; the coordinator does nothing else meanwhile
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
 HOOK_ORIGINAL = "_ray_dra_original"  # Ray's own, where our hook has taken its place
+UNIT_INSTANCES_VARIABLE = "RAY_custom_unit_instance_resources"  # of a raylet: resources of which it numbers each one
+UNIT_INSTANCES = "neuron_cores,TPU,NPU,HPU,RBLN,FURIOSA,TTNPU,MBLT"  # Ray's own, which the variable replaces
 
 
 class KvStore:
@@ -212,6 +214,16 @@ def bundle_of(resource: str) -> tuple[str, int] | None:
     head, _, rest = resource.partition("GPU_group_")
     bundle, _, group = rest.partition("_")
     return (group, int(bundle)) if not head and group and bundle.isdigit() else None
+
+
+def part_of(resource: str) -> tuple[str, str, int | None] | None:
+    """(profile, group, bundle) that a resource of parts of GPUs names, e.g. `MIG-1g.10gb_group_<bundle>_<group>`: no
+    group outside placement groups, no bundle in the name that a group has besides. None: it is no such resource."""
+    if not resource.startswith(MIG_PREFIX):
+        return None
+    profile, _, rest = resource.removeprefix(MIG_PREFIX).partition("_group_")
+    bundle, _, group = rest.rpartition("_")
+    return profile, group, int(bundle) if bundle.isdigit() else None
 
 
 PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (

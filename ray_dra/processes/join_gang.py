@@ -28,6 +28,7 @@ from ray_dra.translate.names import (
     SLOT_LABEL,
     VERIFIED_KEY,
 )
+from ray_dra.translate.nvml.offered import OfferedPart
 from ray_dra.translate.vendors import NVIDIA
 
 ASK_SECONDS = 60.0  # for what the coordinator wrote before the pods were let in
@@ -37,11 +38,10 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 
 class Joined(NamedTuple):
-    """The labels with which a raylet joins its gang, and the UUIDs of the parts of GPUs that it has, as it numbers
-    them."""
+    """The labels with which a raylet joins its gang, and the parts of GPUs that it has, as it numbers them."""
 
     labels: dict[str, str]
-    parts: tuple[str, ...]
+    parts: tuple[OfferedPart, ...]
 
 
 def join_gang(label: str, node_name: str, node: Node | None) -> Joined:
@@ -55,11 +55,13 @@ def join_gang(label: str, node_name: str, node: Node | None) -> Joined:
     expected = _wait(lambda: store.get(SLOT_KEY + label), ASK_SECONDS)
     if expected is None:
         _refuse(f"nobody planned anything for {label} on {node_name}")
-    parts: tuple[str, ...] = ()
+    parts: tuple[OfferedPart, ...] = ()
     try:
         planned = slot_from_bytes(expected)
         problem = difference(planned, node)
-        parts = parts_of(planned, node) if not problem else ()
+        if not problem:
+            profiles = (profile for _, profile, _ in planned.parts)
+            parts = tuple(map(OfferedPart, parts_of(planned, node), profiles))
     except RayDraError as error:
         problem = str(error)
     if problem:

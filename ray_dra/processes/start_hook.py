@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_dra.core.model.node import Node
 from ray_dra.errors import IncompatibleRay, KubernetesError
@@ -16,7 +16,9 @@ from ray_dra.translate.names import (
     DRIVER_HOOK_VARIABLE,
     LOCALITY_LABEL,
     LOCALITY_VARIABLE,
+    MIG_PREFIX,
     NODE_VARIABLE,
+    PART_PROFILES_VARIABLE,
     RAY_ADDRESS_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
     SLOT_VARIABLE,
@@ -27,12 +29,15 @@ from ray_dra.translate.names import (
 
 WORKER_HOOK = "ray_dra.hooks.install_worker"
 DRIVER_HOOK = "ray_dra.hooks.install_driver"
+if TYPE_CHECKING:
+    from ray_dra.translate.nvml.offered import OfferedPart
+
 ANSWER_SECONDS = 5.0  # for the Kubernetes API
 
 
 def start(ray_params: Any, head: bool) -> None:
-    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML, and the
-    resources by which NeMo-RL places.
+    """Ray's RAY_START_HOOK (`RAY_START_HOOK=ray_dra.hooks.start ray start ...`): labels from this node's NVML, the
+    resources by which NeMo-RL places, and parts of GPUs, each a GPU of Ray's and one of the resource `MIG-<profile>`.
 
     A node without GPUs, or whose NVML does not answer, starts without the labels. A worker that was made for a gang
     (RAY_DRA_SLOT) first proves that it has what was planned, and waits for the gang's others; it exits otherwise.
@@ -67,13 +72,53 @@ def start(ray_params: Any, head: bool) -> None:
 
         joined = join_gang(label, name, node or other_node_here(name))
         labels |= joined.labels
-        if joined.parts:
-            # Ray counts GPUs, and one in parts as one. It takes this for what there is, and numbers it in this order.
-            os.environ[VISIBLE_VARIABLE] = ",".join(joined.parts)
-            ray_params.num_gpus = len(joined.parts)
+        parts = joined.parts
+        ray_params.num_gpus = len(parts) or ray_params.num_gpus
+    else:
+        parts = _parts_here(node)
     own = labels_of(node)
     ray_params.labels = {**own, **labels}
-    ray_params.resources = {**node_resources(own), **(getattr(ray_params, "resources", None) or {})}
+    said = getattr(ray_params, "resources", None) or {}
+    ray_params.resources = {**node_resources(own), **_offer(ray_params, parts), **said}
+    if parts and not label:
+        _tell_workers(parts)
+
+
+def _parts_here(node: Node | None) -> tuple[OfferedPart, ...]:
+    """The parts of GPUs that a raylet which was made for no gang offers."""
+    from ray_dra.translate.nvml.offered import offered_parts
+
+    parts = offered_parts(node, os.environ.get(VISIBLE_VARIABLE))
+    if parts is None:
+        print("ray-dra offers no parts of GPUs beside whole ones: start a raylet for each of the two.", file=sys.stderr)
+    return parts or ()
+
+
+def _offer(ray_params: Any, parts: tuple[OfferedPart, ...]) -> dict[str, float]:
+    """Ray counts GPUs, and one in parts as one. It takes this for what there is, and numbers it in this order. How many
+    it offers, the user may have said."""
+    from ray_dra.translate.nvml.offered import part_resources
+
+    if not parts:
+        return {}
+    os.environ[VISIBLE_VARIABLE] = ",".join(part.uuid for part in parts)
+    count = getattr(ray_params, "num_gpus", None)
+    if count is None:
+        count = ray_params.num_gpus = len(parts)
+    return part_resources(part.profile for part in parts[:count])
+
+
+def _tell_workers(parts: tuple[OfferedPart, ...]) -> None:
+    """The workers' hook needs no coordinator to know these. Where they differ, a task names its profile, and Ray says
+    which of those of the profile it has."""
+    profiles = [part.profile for part in parts]
+    os.environ[PART_PROFILES_VARIABLE] = ",".join(profiles)
+    if len(set(profiles)) > 1:
+        from ray_dra.adapters.ray import UNIT_INSTANCES, UNIT_INSTANCES_VARIABLE
+
+        before = os.environ.get(UNIT_INSTANCES_VARIABLE, UNIT_INSTANCES)
+        numbered = [MIG_PREFIX + profile for profile in dict.fromkeys(profiles)]
+        os.environ[UNIT_INSTANCES_VARIABLE] = ",".join(filter(None, [before, *numbered]))
 
 
 def _hook_programs() -> None:

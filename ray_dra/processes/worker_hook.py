@@ -8,16 +8,18 @@ listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
-from ray_dra.adapters.ray import HOOK_METHOD, HOOK_ORIGINAL, KvStore, bundle_of, group_of
+from ray_dra.adapters.ray import HOOK_METHOD, HOOK_ORIGINAL, KvStore, bundle_of, group_of, part_of
 from ray_dra.adapters.ray_groups import PARAMETERS, catch, moved_functions
+from ray_dra.errors import RayDraError
 from ray_dra.translate.files.shared_records import map_from_bytes
-from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY, MIG_PREFIX
+from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY, MIG_PREFIX, PART_PROFILES_VARIABLE
+from ray_dra.translate.nvml.offered import numbers_of_parts
 
 ASK_SECONDS = 60.0
 
@@ -109,8 +111,11 @@ def seen_devices(worker: Any) -> list[SeenDevice] | None:
         place = bundle_of(name)
         if place is not None:
             bundles.add(place[1])
+    profiles = os.environ.get(PART_PROFILES_VARIABLE)
+    if profiles and gpu_ids:
+        return [_named(worker, SeenDevice(at, None, "", None)) for at in _parts(worker, profiles.split(","), gpu_ids)]
     if not gpu_ids:
-        return None
+        return _of_named_part(worker)
     if group and len(bundles) == 1:
         planned = _map(group)
         if planned is not None:
@@ -118,6 +123,39 @@ def seen_devices(worker: Any) -> list[SeenDevice] | None:
             if len(gpu_ids) == len(devices):
                 return [_named(worker, device) for device in devices]
     return _ask(worker, group, min(bundles, default=-1), tuple(sorted(gpu_ids)))
+
+
+def _of_named_part(worker: Any) -> list[SeenDevice] | None:
+    """A gang's part, of a task that asks for it by the resource of its profile alone; None where it asks for none."""
+    named = {(part[1], part[2]) for name in worker.core_worker.resource_ids() if (part := part_of(name)) is not None}
+    found = [(group, bundle) for group, bundle in named if bundle is not None]
+    planned = _map(found[0][0]) if len(found) == 1 else None
+    return None if planned is None else [_named(worker, device) for device in planned[found[0][1]]]
+
+
+def _parts(worker: Any, profiles: list[str], gpu_ids: Collection[int]) -> list[int]:
+    """The places of this worker's parts in the list of a raylet that was made for no gang: Ray's own. Where the raylet
+    has several profiles, a GPU id says nothing, and the worker's resources of parts do.
+
+    Raises:
+        RayDraError: it has several, and the task or actor names none.
+    """
+    if len(set(profiles)) == 1:
+        return sorted(gpu_ids)
+    named: dict[tuple[str, int], None] = {}
+    for name, assigned in worker.core_worker.resource_ids().items():
+        part = part_of(name)
+        if part is not None:
+            named |= dict.fromkeys((part[0], number) for number, _ in assigned)
+    if len(named) != len(gpu_ids):
+        kinds = ", ".join(f'"{MIG_PREFIX}{profile}"' for profile in dict.fromkeys(profiles))
+        raise RayDraError(
+            "This worker has parts of several profiles, so a task or actor names the one that it wants.",
+            place="resources",
+            wanted=f"{len(gpu_ids)} GPUs and {len(named)} of {kinds}",
+            available='num_gpus=1 and resources={"MIG-<profile>": 1} together',
+        )
+    return numbers_of_parts(profiles, list(named))
 
 
 def _named(worker: Any, device: SeenDevice) -> SeenDevice:

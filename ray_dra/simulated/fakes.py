@@ -100,8 +100,16 @@ class FakeRay:
 
     # -- what happens in the world
 
-    def add_node(self, raylet: str, *, gpus: int, cpus: float = 16, labels: Mapping[str, str] | None = None) -> None:
-        total = {"GPU": float(gpus), "CPU": float(cpus)}
+    def add_node(
+        self,
+        raylet: str,
+        *,
+        gpus: int,
+        cpus: float = 16,
+        labels: Mapping[str, str] | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
+        total = {"GPU": float(gpus), "CPU": float(cpus), **(resources or {})}
         self.nodes[raylet] = RayNode(raylet, True, dict(labels or {}), total, total)
         self.place()
 

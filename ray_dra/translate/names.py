@@ -135,7 +135,8 @@ HEADS_VARIABLES = frozenset(  # KubeRay's, in its pods before the ones that all 
 )
 RAY_VARIABLES = r"(?:FQ_)?RAY_|KUBERAY_"  # how Ray's and KubeRay's begin
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's
-MIG_PREFIX = "MIG-"  # of parts' UUIDs, and of the resource by which others offer parts, e.g. MIG-1g.10gb
+MIG_PREFIX = "MIG-"  # of parts' UUIDs, and of Ray's resource of parts of a profile, e.g. MIG-1g.10gb
+PART_PROFILES_VARIABLE = "RAY_DRA_PART_PROFILES"  # ours, of a raylet's workers: the profile of each GPU id's part
 DEVICE_ORDER_VARIABLE = "CUDA_DEVICE_ORDER"  # CUDA's
 KUBECONFIG_VARIABLE = "KUBECONFIG"  # Kubernetes' clients'
 POD_NODE_VARIABLE = "NODE_NAME"  # ours, of the topology daemon by the downward API, as the three below

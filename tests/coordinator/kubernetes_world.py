@@ -19,6 +19,7 @@ from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.shared_records import MARK, slot_from_bytes
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, SLOT_VARIABLE, VERIFIED_KEY
+from ray_dra.translate.nvml.offered import part_resources
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from tests.coordinator.world import Clock, Crash
 from tests.translate.kube.objects import cluster
@@ -150,7 +151,8 @@ class World:
             if self.store.get(GO_KEY + pod.attempt) is not None:
                 living.add(pod.name)
                 if pod.name not in self.ray.nodes:
-                    self.ray.add_node(pod.name, gpus=len(got), cpus=4, labels={SLOT_LABEL: label})
+                    offered = part_resources(profile for _, profile, _ in planned.parts)
+                    self.ray.add_node(pod.name, gpus=len(got), cpus=4, labels={SLOT_LABEL: label}, resources=offered)
         gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT_LABEL in n.labels and r not in living]
         for raylet in gone:
             self.ray.kill_node(raylet)

@@ -24,6 +24,7 @@ from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import mig
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import Crash
+from tests.coordinator.world import World as RayletWorld
 
 
 def world(nodes: int = 1, gates: frozenset[str] = frozenset({"DynamicMIG"})) -> World:
@@ -189,3 +190,12 @@ def test_without_parts_on_offer_the_no_says_so() -> None:
     here = world(1, frozenset())
     with pytest.raises(UnsatisfiableError, match="no node gives GPUs in parts by claims"):
         here.coordinator.submit(asking(["1g.10gb"]))
+
+
+def test_on_raylets_that_are_there_the_no_says_what_to_ask_instead() -> None:
+    here = RayletWorld()
+    here.coordinator.observe()
+    for bundle in ({"GPU": 1, "MIG-1g.10gb": 1}, {"MIG-1g.10gb": 1}):
+        with pytest.raises(UnsatisfiableError, match="ask Ray for MIG-<profile>"):
+            here.submit(request_from_bundles([bundle]))
+    assert not here.coordinator.gangs

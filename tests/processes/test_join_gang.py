@@ -18,7 +18,15 @@ from ray_dra.processes import join_gang, start_hook
 from ray_dra.processes.join_gang import Joined, difference, parts_of
 from ray_dra.processes.worker_hook import SeenDevice, _named
 from ray_dra.translate.files.shared_records import PlannedSlot, slot_from_bytes, slot_to_bytes
-from ray_dra.translate.names import GPU_DOMAIN, SLOT_LABEL, SLOT_VARIABLE, VISIBLE_VARIABLE, WORKER_HOOK_VARIABLE
+from ray_dra.translate.names import (
+    GPU_DOMAIN,
+    PART_PROFILES_VARIABLE,
+    SLOT_LABEL,
+    SLOT_VARIABLE,
+    VISIBLE_VARIABLE,
+    WORKER_HOOK_VARIABLE,
+)
+from ray_dra.translate.nvml.offered import OfferedPart
 from ray_dra.translate.nvml.reading import node_from_reading
 
 MEMORY = {"1g.10gb": (1, 9984), "1g.20gb": (1, 20096), "3g.40gb": (3, 40448)}
@@ -95,9 +103,8 @@ def test_a_raylet_offers_its_parts_and_is_in_no_gpu_domain(monkeypatch: pytest.M
     node = seen(**RIGHT)
     node = replace(node, devices=tuple(replace(device, domains=("box.n",)) for device in node.devices))
     monkeypatch.setattr(start_hook, "node_here", lambda name: node)
-    monkeypatch.setattr(
-        join_gang, "join_gang", lambda label, name, node: Joined({SLOT_LABEL: label}, parts_of(PLANNED, node))
-    )
+    planned = tuple(map(OfferedPart, parts_of(PLANNED, node), (profile for _, profile, _ in PLANNED.parts)))
+    monkeypatch.setattr(join_gang, "join_gang", lambda label, name, node: Joined({SLOT_LABEL: label}, planned))
     monkeypatch.setenv(SLOT_VARIABLE, "rd-x-0.0")
     monkeypatch.setenv(VISIBLE_VARIABLE, "")
     monkeypatch.setenv(WORKER_HOOK_VARIABLE, "taken back at the end")
@@ -111,6 +118,8 @@ def test_a_raylet_offers_its_parts_and_is_in_no_gpu_domain(monkeypatch: pytest.M
     assert NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids() == ["MIG-2", "MIG-1", "MIG-4"]
     assert params.labels[SLOT_LABEL] == "rd-x-0.0"
     assert GPU_DOMAIN not in params.labels
+    assert params.resources == {"MIG-3g.40gb": 1, "MIG-1g.10gb+me": 1, "MIG-1g.10gb": 1}
+    assert PART_PROFILES_VARIABLE not in os.environ, "a gang's map says which part is whose"
 
 
 def test_a_task_is_told_the_uuid_of_a_part_that_was_made_for_the_gang() -> None:

@@ -187,7 +187,7 @@ def _parts(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts
     if facts["profiles"]:
         return f"{asked} {together}".rstrip(), f"none free; there are {', '.join(facts['profiles'])}"
     lost = ", ".join(f"{name} ({reason})" for name, reason in facts["lost"])
-    said = "no node gives GPUs in parts by claims"
+    said = "no node gives GPUs in parts by claims; of raylets that offer parts themselves, ask Ray for MIG-<profile>"
     return f"{asked} {together}".rstrip(), f"{said}; not ready: {lost}" if lost else said
 
 

@@ -25,7 +25,7 @@ from ray_dra.core.model.request import (
 )
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.names import GPU_DOMAIN, MIG_PREFIX, RAY_NODE_ID
-from ray_dra.translate.ray.devices import check_part, criteria_from, request_for
+from ray_dra.translate.ray.devices import check_part, criteria_from, mig, request_for
 from ray_dra.translate.ray.labels import check_selector
 
 NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
@@ -74,8 +74,15 @@ def request_from_bundles(
 
 def ray_bundles(request: GangRequest) -> list[dict[str, float]]:
     """The request's bundles as Ray takes them: Python's own numbers, nothing that is 0."""
-    made = {id(b): {**({"GPU": float(b.count)} if b.count else {}), **b.resources} for b in request.bundles}
+    made = {id(b): _ray_bundle(b) for b in request.bundles}
     return [dict(made[id(b)]) for b in request.bundles]
+
+
+def _ray_bundle(bundle: Bundle) -> dict[str, float]:
+    """A part that is asked for by its profile is a GPU and one of the profile's resource, as its raylet offers it."""
+    profiles = (device.part.profile for device in bundle.devices if device.part is not None and device.part.profile)
+    gpus = {"GPU": float(bundle.count)} if bundle.count else {}
+    return {**gpus, **{MIG_PREFIX + profile: 1.0 for profile in profiles}, **bundle.resources}
 
 
 def _check_soft_node(node: object, strategy: Strategy) -> None:
@@ -166,6 +173,7 @@ def bundle_from_resources(
     if not table(resources, place, most=MAX_ENTRIES):
         raise InvalidRequest("A bundle is a non-empty dict of resources.", place=place, wanted=shown(resources))
     rest: dict[str, float] = {}
+    named: dict[str, float] = {}  # parts by their profiles
     count = 0
     for name, value in resources.items():
         at = f"{place}[{shown(name)}]"
@@ -176,12 +184,7 @@ def bundle_from_resources(
         elif name == "GPU":
             continue
         elif name.startswith(MIG_PREFIX):
-            raise InvalidRequest(
-                "Parts of GPUs are asked for by `part`.",
-                place=place,
-                wanted=name,
-                available=f'{{"GPU": 1}} with part=ray_dra.mig("{name.removeprefix(MIG_PREFIX)}")',
-            )
+            named[name] = amount
         elif amount < 0 or (amount == 0 and len(resources) == 1):
             raise InvalidRequest(f"{name} must be more than 0.", place=place, wanted=f"{name}: {amount:g}")
         elif 0 < amount < MIN_AMOUNT:
@@ -190,8 +193,32 @@ def bundle_from_resources(
             )
         elif amount > 0:
             rest[name] = amount
+    if named:
+        part, count = _named_part(named, count, part, place), 1
     devices = (request_for(count, criteria, part),) if count else ()
     return Bundle(devices, rest, dict(labels or {}))
+
+
+def _named_part(named: Mapping[str, float], gpus: int, part: PartCriteria | None, place: str) -> PartCriteria:
+    """The part that a bundle asks for by its resource, e.g. {"MIG-1g.10gb": 1}, with or without {"GPU": 1}."""
+    name, amount = next(iter(named.items()))
+    asked = " and ".join(f"{name}: {amount:g}" for name, amount in named.items())
+    if len(named) > 1 or amount != 1 or gpus > 1:
+        raise InvalidRequest(
+            "A bundle has one part of a GPU: CUDA shows a process one MIG device.",
+            place=place,
+            wanted=f"{asked}{f' and GPU: {gpus}' if gpus > 1 else ''}",
+            available=f'{{"{name}": 1}} in each of as many bundles as parts are wanted',
+        )
+    found = mig(name.removeprefix(MIG_PREFIX))
+    if part is not None and part != found:
+        raise InvalidRequest(
+            "The bundle names one part, and `part` another.",
+            place=place,
+            wanted=asked,
+            available=f"{part}, or no part=",
+        )
+    return found
 
 
 def _gpu_count(amount: float, place: str) -> int:

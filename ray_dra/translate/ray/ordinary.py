@@ -17,7 +17,7 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.ray import NewGroup
-from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, RAY_NODE_ID
+from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, MIG_PREFIX, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from ray_dra.translate.ray.policy import Policy, fitted, parse_policy, parse_rules, policy_for, set_of
 
@@ -65,6 +65,8 @@ def request_of(call: Call, group: str, policy: Policy | None) -> GangRequest | N
     """
     if policy is None or not _whole_devices(call.bundles) or call.soft_node:
         return None
+    if any(name.startswith(MIG_PREFIX) for bundle in call.bundles for name in bundle):
+        return None  # parts that the RayCluster's own workers offer
     topology = dict(call.topology_strategy or {})
     if topology.keys() - {RAY_NODE_ID, GPU_DOMAIN}:
         return None

@@ -79,8 +79,16 @@ def test_anything_in_place_of_a_profile_or_a_memory(value: Any) -> None:
         ([{"GPU": 1}], {"devices": gpu(memory=">=10G")}, "mig(memory="),
         ([{"GPU": 1}], {"devices": gpu(device_class="mig.nvidia.com")}, ""),
         ([{"GPU": 0.5}], {}, "whole numbers"),
-        ([{"MIG-1g.10gb": 1}], {}, 'part=ray_dra.mig("1g.10gb")'),
-        ([{"GPU": 1, "MIG-2g.20gb": 1}], {"part": None}, 'part=ray_dra.mig("2g.20gb")'),
+        ([{"MIG-2g.20gb": 1}], {}, "or no part"),
+        ([{"MIG-1g.10gb": 1}], {"part": mig(memory="9G")}, "or no part"),
+        ([{"MIG-1g.10gb": 2}], {"part": None}, "as many bundles as parts"),
+        ([{"MIG-1g.10gb": 0.5}], {"part": None}, "as many bundles as parts"),
+        ([{"MIG-1g.10gb": -1}], {"part": None}, "as many bundles as parts"),
+        ([{"MIG-1g.10gb": 1, "MIG-2g.20gb": 1}], {"part": None}, "as many bundles as parts"),
+        ([{"GPU": 2, "MIG-2g.20gb": 1}], {"part": None}, "as many bundles as parts"),
+        ([{"MIG-GPU": 1}], {"part": None}, "1g.10gb and its like"),
+        ([{"MIG-1g.10gb": 1}, {"GPU": 1}], {"part": None}, "a gang for each of the two"),
+        ([{"MIG-1g.10gb": 1}], {"part": None, "locality": ray_dra.same_clique()}, "same_gpu(), spread_gpus()"),
         ([{"GPU": 1}], {"part": None, "locality": ray_dra.same_gpu()}, "part=ray_dra.mig(...)"),
         ([{"GPU": 1}], {"part": "1g.10gb"}, "mig(...)"),
         ([{"CPU": 1}], {}, ""),
@@ -105,9 +113,24 @@ def test_the_localities_of_parts_are_one_or_the_other() -> None:
 def test_a_request_for_parts_is_for_ray_as_many_gpus() -> None:
     request = request_from_bundles([{"GPU": 1, "CPU": 2}] * 3, part=ONE, product="NVIDIA H100 80GB HBM3")
     assert check_request(request) is request
-    assert ray_bundles(request) == [{"GPU": 1.0, "CPU": 2.0}] * 3
+    assert ray_bundles(request) == [{"GPU": 1.0, "MIG-1g.10gb": 1.0, "CPU": 2.0}] * 3
     assert request.whole_devices == 0
     assert request.device_count == 3
+
+
+def test_a_bundle_names_its_part_by_rays_resource() -> None:
+    """Bundles may so have different parts."""
+    bundles = [{"MIG-3g.40gb": 1}, {"GPU": 1, "MIG-1g.10gb": 1, "CPU": 2}, {"GPU": 0, "MIG-1g.10gb": 1}]
+    request = request_from_bundles(bundles)
+    assert [bundle.part for bundle in request.bundles] == [mig("3g.40gb"), ONE, ONE]
+    assert ray_bundles(request) == [
+        {"GPU": 1.0, "MIG-3g.40gb": 1.0},
+        {"GPU": 1.0, "MIG-1g.10gb": 1.0, "CPU": 2.0},
+        {"GPU": 1.0, "MIG-1g.10gb": 1.0},
+    ]
+    assert request_from_bundles([{"MIG-1g.10gb": 1}], part=ONE).bundles[0].part == ONE
+    assert ray_bundles(request_from_bundles([{"GPU": 1}], part=mig(memory="9G"))) == [{"GPU": 1.0}]
+    assert load_request("bundles: [{MIG-1g.10gb: 1}]\ncount: 7").bundles[6].part == ONE
 
 
 def test_a_gangs_file_says_it() -> None:
