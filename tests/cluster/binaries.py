@@ -1,7 +1,8 @@
 """The testbed's programs, built once from the Go modules under `modules/` and kept in a cache.
 
-Each module has a cache folder named by the hash of its go.mod, its go.sum and the recipe below, so a changed version
-builds anew and nothing else does. Neighbours: `control_plane.py` and `nodes.py` start what lies here.
+Each module has a cache folder named by the hash of its go.mod, its go.sum, its own main.go where it has one, and the
+recipe below, so a changed version builds anew and nothing else does. Neighbours: `control_plane.py` and `nodes.py`
+start what lies here.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Module:
 
     def key(self) -> str:
         recipe = json.dumps([self.programs, self.ldflags, self.tags, self.files], sort_keys=True)
-        parts = [(MODULES / self.name / name).read_bytes() for name in ("go.mod", "go.sum")]
+        files = [MODULES / self.name / name for name in ("go.mod", "go.sum", "main.go")]
+        parts = [file.read_bytes() for file in files if file.exists()]
         return hashlib.sha256(b"\0".join([*parts, recipe.encode()])).hexdigest()[:16]
 
 
@@ -90,8 +92,10 @@ TABLE = (
 )
 
 KUEUE_VERSION = "v0.19.2"
-# Neighbours take long to build and only tests by hand need them, so `build` makes them where it is told to.
+# Neighbours take long to build and only tests by hand need them, so `build` makes them where it is told to. So is the
+# allocator, which its test builds.
 OPTIONAL = (
+    Module("allocator", {"allocator": "."}),
     Module(
         "kueue",
         {"kueue": "sigs.k8s.io/kueue/cmd/kueue"},

@@ -1,0 +1,246 @@
+"""Plans of parts of GPUs against Kubernetes' own allocator, the library that the scheduler calls: in whatever order it
+comes to the gangs' pods, each claim gets its parts, and a no is true. By hand: the library has to be built."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from ray_dra.core.cluster.device_choice import bits
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Gpus, Locality
+from ray_dra.core.model.request import Bundle, GangRequest
+from ray_dra.core.plan import plan
+from ray_dra.ports.kube_objects import KubeNode
+from ray_dra.simulated.dra.devices import device_classes, gpu_pool, slices
+from ray_dra.simulated.profile import simulated_nodes
+from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.names import DRIVER
+from tests.cluster import binaries
+from tests.core.parted import bundle
+from tests.translate.kube.objects import CLUSTER, read
+
+pytestmark = pytest.mark.by_hand
+DYNAMIC = frozenset({"DynamicMIG"})
+CLUSTERS = 250  # a seed
+
+Answer = list[list[list[str]] | None]
+
+
+class Allocator:
+    """Kubernetes' allocator, in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self.asked = 0
+        self.most: dict[Any, int] = {}
+
+    def ask(self, published: Sequence[Any], taken: Sequence[tuple[str, str]], pods: Sequence[Any]) -> Answer:
+        """For each (node, claims) in order the devices of each claim; None: the pod gets nothing.
+
+        Args:
+            taken: (pool, device).
+        """
+        self.asked += sum(len(claims) for _, claims in pods)
+        question = {
+            "slices": list(published),
+            "classes": device_classes(),
+            "taken": [[DRIVER, pool, device] for pool, device in taken],
+            "pods": [{"node": node, "claims": claims} for node, claims in pods],
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        found: Answer = json.loads(self._process.stdout.readline())
+        return found
+
+
+@pytest.fixture(scope="module")
+def allocator() -> Iterator[Allocator]:
+    binaries.build(only=("allocator",))
+    with subprocess.Popen(
+        [binaries.program("allocator")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        made = Allocator(process)
+        yield made
+        assert process.stdin is not None
+        process.stdin.close()
+        print(f"{made.asked:,} claims were asked of the allocator")
+
+
+@dataclass
+class Pod:
+    """A gang's worker that has no devices yet. `gpus`: of each claim, the parts by profile."""
+
+    gang: str
+    node: str
+    claims: list[dict[str, Any]]
+    wanted: list[tuple[str, Counter[str]]]
+
+
+class World:
+    """A cluster as its drivers publish it, what claims have, and gangs' pods that have nothing yet."""
+
+    def __init__(self, dice: random.Random, allocator: Allocator, profile: str, nodes: int) -> None:
+        self.dice, self.allocator = dice, allocator
+        machines = simulated_nodes(profile, nodes=nodes)
+        self.published = {m.name: slices(gpu_pool(m, {}, DYNAMIC), m.name, 1) for m in machines}
+        self.slices = [each for found in self.published.values() for each in found]
+        self.inventory = Inventory(
+            [node_from_slices(KubeNode(name, cpus=64, memory=512 << 30), read(s)) for name, s in self.published.items()]
+        )
+        self.gpus = {(s.name, g.gpu.uuid): g for s in self.inventory.node_states.values() for g in s.parts}
+        self.taken: list[tuple[str, str]] = []
+        self.others: dict[tuple[str, str], int] = dict.fromkeys(self.gpus, 0)
+        self.placed: dict[tuple[str, str], dict[str, int]] = {key: {} for key in self.gpus}
+        self.pending: list[Pod] = []
+        self.profiles = sorted({part.profile for gpu in self.gpus.values() for part in gpu.gpu.parts})
+
+    def strangers(self, count: int) -> None:
+        """Parts at random places, as administrators' scripts and other schedulers leave them."""
+        for _ in range(count):
+            (node, uuid), gpu = self.dice.choice(sorted(self.gpus.items(), key=lambda item: item[0]))
+            free = list(bits(gpu.table.open(self.others[node, uuid])))
+            if free:
+                at = self.dice.choice(free)
+                self.others[node, uuid] |= 1 << at
+                self.taken.append((node, gpu.gpu.parts[at].id.device))
+        self._see()
+
+    def _see(self) -> None:
+        for state in self.inventory.node_states.values():
+            here = {uuid: gpu for (node, uuid), gpu in self.gpus.items() if node == state.name}
+            busy = sum(
+                1 << g.gpu.position
+                for u, g in here.items()
+                if self.others[state.name, u] and g.gpu.position is not None
+            )
+            placed: dict[str, dict[str, int]] = {}
+            for uuid in here:
+                for gang, mask in self.placed[state.name, uuid].items():
+                    placed.setdefault(gang, {})[uuid] = mask
+            self.inventory.set_others(state.name, busy, {})
+            self.inventory.set_parts(state.name, {uuid: self.others[state.name, uuid] for uuid in here}, placed)
+
+    def gang(self, name: str, bundles: Sequence[Bundle], locality: Locality) -> bool:
+        answer = plan(self.inventory, GangRequest(name, tuple(bundles), locality))
+        if not isinstance(answer, Allocation):
+            return False
+        self.inventory.hold(answer)
+        attempt = attempt_of(answer, CLUSTER, compute_domains=False, asked=bundles)
+        for node, slot in attempt.slots.items():
+            claims = attempt.claims(slot, "uid")
+            wanted = [(parts[0].parent, Counter(part.profile for part in parts)) for parts in slot.claims.values()]
+            self.pending.append(Pod(name, node, list(claims.values()), wanted))
+        return True
+
+    def settle(self) -> None:
+        """The scheduler comes to the pods in any order; each gets what was planned."""
+        self.dice.shuffle(self.pending)
+        found = self.allocator.ask(self.slices, self.taken, [(pod.node, pod.claims) for pod in self.pending])
+        for pod, got in zip(self.pending, found, strict=True):
+            assert got is not None, (pod, self.taken)
+            for (uuid, wanted), devices in zip(pod.wanted, got, strict=True):
+                gpu = self.gpus[pod.node, uuid]
+                mask = gpu.mask_of(devices)
+                assert mask.bit_count() == len(devices), "all are parts of the planned GPU"
+                assert Counter(gpu.table.profiles[at] for at in bits(mask)) == wanted
+                self.placed[pod.node, uuid][pod.gang] = mask
+                self.taken += [(pod.node, device) for device in devices]
+        assert len(set(self.taken)) == len(self.taken)
+        self.pending.clear()
+        self._see()
+
+    def release(self, gang: str) -> None:
+        self.inventory.release(gang)
+        for (node, uuid), placed in self.placed.items():
+            mask = placed.pop(gang, 0)
+            given = {self.gpus[node, uuid].gpu.parts[at].id.device for at in bits(mask)}
+            self.taken = [each for each in self.taken if each[0] != node or each[1] not in given]
+        self._see()
+
+    def most(self, profile: str) -> int:
+        """How many parts of a profile the allocator would give, a claim a GPU; asked once of GPUs that are alike."""
+        found = 0
+        for (node, uuid), gpu in self.gpus.items():
+            key = (profile, gpu.state)
+            if key not in self.allocator.most:
+                count = 0
+                while True:
+                    pods = [(node, [claim(uuid, profile, count + 1)])]
+                    if self.allocator.ask(self.published[node], self.taken, pods) == [None]:
+                        break
+                    count += 1
+                self.allocator.most[key] = count
+            found += self.allocator.most[key]
+        return found
+
+
+def claim(uuid: str, profile: str, count: int = 1) -> dict[str, Any]:
+    says = (
+        f'device.attributes["{DRIVER}"].parentUUID == "{uuid}"',
+        f'device.attributes["{DRIVER}"].profile == "{profile}"',
+    )
+    selectors = [{"cel": {"expression": each}} for each in says]
+    exactly = {
+        "deviceClassName": "mig.nvidia.com",
+        "selectors": selectors,
+        "allocationMode": "ExactCount",
+        "count": count,
+    }
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": f"c-{profile.replace('+', '-')}", "namespace": "team", "uid": "u"},
+        "spec": {"devices": {"requests": [{"name": "parts", "exactly": exactly}]}},
+    }
+
+
+def test_the_allocator_says_no_where_the_order_is_wrong(allocator: Allocator) -> None:
+    """What the plans have to avoid: of two claims of one GPU the first may take the place that the other needs."""
+    (machine,) = simulated_nodes("hgx-h100", nodes=1)
+    published = slices(gpu_pool(machine, {}, DYNAMIC), machine.name, 1)
+    small, large = (claim(machine.uuid(0), profile) for profile in ("3g.40gb", "4g.40gb"))
+    pods = [(machine.name, [small]), (machine.name, [large])]
+    assert [got is None for got in allocator.ask(published, [], pods)] == [False, True]
+    assert [got is None for got in allocator.ask(published, [], pods[::-1])] == [False, False]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_yes_is_accepted_in_any_order_of_claims_and_every_no_is_true(allocator: Allocator, seed: int) -> None:
+    dice = random.Random(seed)
+    counts: Counter[str] = Counter()
+    for at in range(CLUSTERS):
+        world = World(dice, allocator, dice.choice(("hgx-h100", "hgx-h100", "hgx-b200")), dice.randint(1, 2))
+        world.strangers(dice.choice((0, 4, 12, 24)))
+        gangs: list[str] = []
+        for number in range(dice.randint(2, 7)):
+            kinds = dice.choices(world.profiles, k=dice.choice((1, 1, 2, 3)))
+            one = {profile: bundle(profile) for profile in kinds}
+            bundles = [one[profile] for profile in dice.choices(kinds, k=dice.choice((1, 2, 4, 7, 14, 28)))]
+            gpus = dice.choice((Gpus.ANY, Gpus.ANY, Gpus.ANY, Gpus.SAME, Gpus.SPREAD))
+            if world.gang(f"g{at}-{number}", bundles, Locality(gpus=gpus)):
+                gangs.append(f"g{at}-{number}")
+            counts["yes" if gangs[-1:] == [f"g{at}-{number}"] else "no"] += 1
+            if dice.random() < 0.5:
+                world.settle()
+                if gangs and dice.random() < 0.4:
+                    world.release(gangs.pop(dice.randrange(len(gangs))))
+        world.settle()
+        profile = dice.choice(world.profiles)
+        most = world.most(profile)
+        for count, fits in ((most, True), (most + 1, False)):
+            request = GangRequest("last", (bundle(profile),) * count) if count else None
+            assert request is None or isinstance(plan(world.inventory, request), Allocation) is fits, (profile, most)
+    assert min(counts["yes"], counts["no"]) > CLUSTERS // 4
+    print(dict(counts))
