@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ray_dra.api import (
         at_most_cliques,
         best_connected,
+        capacity,
         get_devices,
         get_notice,
         linked_devices,
@@ -51,6 +52,7 @@ _HOMES = {
     "ray_dra.api": (
         "at_most_cliques",
         "best_connected",
+        "capacity",
         "get_devices",
         "get_notice",
         "linked_devices",
@@ -105,6 +107,7 @@ __all__ = [
     "UnsatisfiableError",
     "at_most_cliques",
     "best_connected",
+    "capacity",
     "draw_topology",
     "embedded_cluster",
     "get_devices",

@@ -11,6 +11,7 @@ import ray
 
 from ray_dra.adapters.ray_groups import creator, mint
 from ray_dra.coordinator.status import Status
+from ray_dra.core.explain.capacity import ClusterCapacity, capacity_now
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.lifecycle import Maker
 from ray_dra.core.gangs.notice import Notice
@@ -203,6 +204,21 @@ def plan(
         return answer
     snapshot = cluster if isinstance(cluster, Snapshot) else read_snapshot(cluster)
     return plan_and_explain(inventory_of(snapshot), request)
+
+
+def capacity(*, cluster: str | Path | Snapshot | None = None) -> ClusterCapacity:
+    """Which shapes one more gang could have now: whole GPUs, whole cliques, and parts of each profile. Each number is
+    what `plan` says, alone: so many are a yes, one more is a no.
+
+    Args:
+        cluster: as `plan` takes it.
+
+    Raises:
+        InvalidSnapshot: `cluster` is no snapshot.
+    """
+    if cluster is None:
+        cluster = snapshot()
+    return capacity_now(inventory_of(cluster if isinstance(cluster, Snapshot) else read_snapshot(cluster)))
 
 
 def snapshot() -> Snapshot:

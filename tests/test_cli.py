@@ -24,17 +24,20 @@ from ray_dra.cli import connection
 from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, INTERRUPTED, NO, UNREACHABLE, USAGE, WRONG_FILE, YES, exit_code
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.capacity import capacity_now
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
 from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable, InvalidAddress, InvalidSnapshot, RayDraError
 from ray_dra.simulated.profile import profile_names
 from ray_dra.translate.files.snapshot import Others, Snapshot, dump_snapshot, snapshot_of
 from tests.core.machines import gang, node, rack
+from tests.core.parted import bundle, parted_node
 
 app = cli.app
 HISTORY = (
@@ -99,6 +102,28 @@ def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
     missing = run("plan", str(tmp_path / "none.yaml"))
     assert isinstance(missing.exception, InvalidSnapshot)
     assert "No such file" in str(missing.exception)
+
+
+def test_capacity_tells_which_shapes_could_be_served(file: Path, tmp_path: Path, tell: Tell) -> None:
+    said = run("capacity", str(file))
+    assert said.exit_code == YES
+    assert said.stdout.splitlines() == [
+        "SHAPE          MOST   OF WHICH",
+        "GPU            8      on one node 4, in one clique 4",
+        "whole clique   0      none that nobody has anything of",
+    ]
+    inventory = Inventory([parted_node("n", 2)])
+    one = plan(inventory, GangRequest("g", (bundle("3g.40gb"),)))
+    assert isinstance(one, Allocation)
+    inventory.hold(one)
+    snapshot = snapshot_of(inventory)
+    tell(snapshot=snapshot)
+    assert "MIG 3g.40gb    3      1 without breaking a whole GPU" in run("capacity").stdout.splitlines()
+    assert run("capacity", "-o", "name").stdout.split()[:2] == ["GPU", "MIG-7g.80gb"]
+    values = json.loads(run("capacity", "-o", "json").stdout)
+    assert values["gpus"] == values["on_one_node"] == 1
+    assert values["parts"][0] == {"profile": "7g.80gb", "most": 1, "unbroken": 0}
+    assert ray_dra.capacity(cluster=snapshot) == capacity_now(inventory)
 
 
 def test_a_plan_names_racks_and_folds_bundles_that_are_alike(tmp_path: Path) -> None:

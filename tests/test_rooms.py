@@ -54,6 +54,7 @@ ELSEWHERE = {
     "core/planner/scope.py": "core/test_plan.py, core/cluster/test_clique_order.py",
     "core/planner/unequal.py": "core/planner/test_packing.py, core/test_plan_oracle.py",
     "core/policy/base.py": "core/policy/test_place_by_policy.py",
+    "translate/capacity_text.py": "test_cli.py",
     "translate/files/readings.py": "translate/nvml/test_reading.py",
     "translate/files/shared_records.py": "translate/files/test_records.py",
     "translate/kube/ending.py": "coordinator/test_notice.py",

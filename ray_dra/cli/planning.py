@@ -1,4 +1,4 @@
-"""`ray-dra plan`."""
+"""Commands that say what would fit: `plan`, `capacity`."""
 
 from __future__ import annotations
 
@@ -93,3 +93,30 @@ def plan(
         say_lines(answer.nodes)
     if not isinstance(answer, Allocation):
         raise typer.Exit(NO)
+
+
+def capacity(
+    cluster: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
+    address: Address = "",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say which shapes the cluster could serve now: whole GPUs, whole cliques, and parts of each profile.
+
+    The most that one more gang could have, each line alone; with the priority 0, and no CPUs asked for.
+    """
+    from ray_dra.core.explain.capacity import capacity_now
+    from ray_dra.translate.capacity_text import capacity_table, plain_capacity
+    from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
+
+    if cluster is not None:
+        snapshot = read_snapshot(cluster)
+    else:
+        connection.connect(address)
+        snapshot = connection.ask_coordinator("snapshot")
+    found = capacity_now(inventory_of(snapshot))
+    if output.plain:
+        say_plain(plain_capacity(found), output)
+    elif output is Output.NAME:
+        say_lines(["GPU"] * bool(found.gpus) + [f"MIG-{parts.profile}" for parts in found.parts])
+    else:
+        say(capacity_table(found))
