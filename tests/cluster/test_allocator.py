@@ -24,12 +24,13 @@ from ray_dra.simulated.dra.devices import device_classes, gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.slices import node_from_slices
-from ray_dra.translate.names import DRIVER
+from ray_dra.translate.vendors import NVIDIA
 from tests.cluster import binaries
 from tests.core.parted import bundle
 from tests.translate.kube.objects import CLUSTER, read
 
-pytestmark = pytest.mark.by_hand
+pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(3600)]
+DRIVER = NVIDIA.driver
 DYNAMIC = frozenset({"DynamicMIG"})
 CLUSTERS = 250  # a seed
 
