@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY
 from ray_dra.core.model.locality import Gpus
 from ray_dra.core.model.parts import profile_order
 from ray_dra.core.model.request import GangRequest, Strategy
@@ -12,6 +16,7 @@ from ray_dra.core.planner.parts import PartsSearch
 from ray_dra.core.planner.work import STEPS, Work
 
 PROFILES_TOLD = 16
+BY_RESET = "8.0"  # compute capability; later ones need none, and others of the 8th have no parts
 
 
 def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> tuple[Shortfall, ...]:
@@ -35,7 +40,16 @@ def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> 
             profiles = () if there else _profiles(inventory)
             lost = () if there or profiles else _lost(inventory)
             part = str(bundle.part)
-            facts = {"part": part, "where": where, "profiles": profiles, "lost": lost, "criteria": bundle.criteria}
+            facts = {
+                "part": part,
+                "where": where,
+                "profiles": profiles,
+                "unheard": bool(profiles) and not any(search.mask(c, gpu.table) for gpu in _gpus(inventory)),
+                "largest": max((m for gpu in _gpus(inventory) for m in gpu.table.memories), default=0),
+                "by_reset": () if there or profiles else _by_reset(inventory),
+                "lost": lost,
+                "criteria": bundle.criteria,
+            }
             found.append(short(ShortfallKind.PARTS, CLUSTER, wanted, there, **facts))
     if not proven:
         found.append(short(ShortfallKind.BOUND, CLUSTER, (), None, steps=STEPS, parts=True))
@@ -51,9 +65,20 @@ def _most(search: PartsSearch, c: int, state: NodeState, one_a_node: bool) -> in
     return min(here, search.by_resources(state, c), 1 if one_a_node else here)
 
 
+def _gpus(inventory: Inventory) -> Iterator[GpuParts]:
+    return (gpu for state in inventory.node_states.values() for gpu in state.parts)
+
+
+def _by_reset(inventory: Inventory) -> tuple[str, ...]:
+    """Products that are given in parts, or whole, by a reset alone: claims do not turn them over."""
+    devices = (device for state in inventory.node_states.values() for device in state.node.devices)
+    found = {d.product or "" for d in devices if str(d.attributes.get(COMPUTE_CAPABILITY, "")).startswith(BY_RESET)}
+    return tuple(sorted(found))[:PROFILES_TOLD]
+
+
 def _profiles(inventory: Inventory) -> tuple[str, ...]:
     """What parts there are, taken or not."""
-    found = {part.profile for state in inventory.node_states.values() for gpu in state.parts for part in gpu.gpu.parts}
+    found = {part.profile for gpu in _gpus(inventory) for part in gpu.gpu.parts}
     return tuple(sorted(found, key=profile_order))[:PROFILES_TOLD]
 
 

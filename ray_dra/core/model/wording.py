@@ -185,9 +185,15 @@ def _parts(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts
     if available:
         return f"{asked} {together}".rstrip(), f"{available}{' at most' if together else ' free'}"
     if facts["profiles"]:
-        return f"{asked} {together}".rstrip(), f"none free; there are {', '.join(facts['profiles'])}"
+        none = "none free"
+        if facts["unheard"]:
+            most = f" ({facts['largest'] / 2**30:.1f}Gi at most)" if "MIG with" in facts["part"] else ""
+            none = f"no GPU has such a part{most}"
+        return f"{asked} {together}".rstrip(), f"{none}; there are {', '.join(facts['profiles'])}"
     lost = ", ".join(f"{name} ({reason})" for name, reason in facts["lost"])
     said = "no node gives GPUs in parts by claims; of raylets that offer parts themselves, ask Ray for MIG-<profile>"
+    if facts["by_reset"]:
+        said = f"{said}; {', '.join(facts['by_reset'])} has parts once an administrator has turned it over by a reset"
     return f"{asked} {together}".rstrip(), f"{said}; not ready: {lost}" if lost else said
 
 

@@ -14,6 +14,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Health
+from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY
 from ray_dra.core.model.locality import Gpus, Locality
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.parts import Part, profile_order
@@ -329,8 +330,14 @@ def test_a_node_that_comes_back_has_its_gangs_parts() -> None:
         (asking(*[bundle("1g.10gb")] * 15), "wanted 15 parts (MIG 1g.10gb), available 14 free"),
         (asking(*[bundle("1g.10gb")] * 8, locality=SAME), "8 parts (MIG 1g.10gb) on one GPU, available 7 at most"),
         (asking(*[bundle("7g.80gb")] * 3, locality=SPREAD), "each on another GPU, available 2 at most"),
-        (asking(bundle("1g.5gb")), "none free; there are 7g.80gb, 4g.40gb, 3g.40gb, 2g.20gb, 1g.20gb, 1g.10gb"),
-        (asking(bundle(memory=81 * GIGABYTE)), "MIG with 81G), available none free; there are 7g.80gb"),
+        (
+            asking(bundle("1g.5gb")),
+            "no GPU has such a part; there are 7g.80gb, 4g.40gb, 3g.40gb, 2g.20gb, 1g.20gb",
+        ),
+        (
+            asking(bundle(memory=81 * GIGABYTE)),
+            "(MIG with 81G), available no GPU has such a part (74.5Gi at most); there",
+        ),
         (asking(*[bundle("4g.40gb")] * 2, *[bundle("3g.40gb")] * 3), "each kind fits, not all together"),
     ],
 )
@@ -341,6 +348,25 @@ def test_a_no_says_what_there_is(request_: GangRequest, said: str) -> None:
     nothing = plan(Inventory([node("n", 8)]), request_)
     assert isinstance(nothing, Unsatisfiable)
     assert "no node gives GPUs in parts by claims" in str(nothing)
+
+
+def test_parts_that_are_all_taken_are_told_apart_from_those_that_no_gpu_has() -> None:
+    inventory = Inventory([parted_node("n", 1)])
+    held = plan(inventory, asking(*[bundle("1g.10gb")] * 7))
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    for asked in (bundle("1g.10gb"), bundle(memory=9 * GIGABYTE)):
+        full = plan(inventory, asking(asked, name="h"))
+        assert isinstance(full, Unsatisfiable)
+        assert "none free; there are 7g.80gb" in str(full)
+
+
+def test_a_gpu_that_needs_a_reset_for_parts_is_named() -> None:
+    made = node("n", 2, product="A100")
+    ampere = tuple(replace(d, attributes={**d.attributes, COMPUTE_CAPABILITY: "8.0.0"}) for d in made.devices)
+    no = plan(Inventory([replace(made, devices=ampere)]), asking(bundle("1g.5gb")))
+    assert isinstance(no, Unsatisfiable)
+    assert "A100 has parts once an administrator has turned it over by a reset" in str(no)
 
 
 def test_the_smallest_profile_with_so_much_memory_is_planned() -> None:
