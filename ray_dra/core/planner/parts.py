@@ -10,6 +10,7 @@ search (`packing.py`), GPUs being the bins. What fits on one GPU, beside all tha
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -356,8 +357,10 @@ def _unequal(search: PartsSearch, nodes: Iterable[NodeState], one_a_node: bool) 
             break
     if best is None:
         return None, proven
-    unused = [iter(group) for group in groups]
-    return [Choice(next(unused[bin_type]), contents) for bin_type, contents in best], proven
+    opened: set[object] = set()
+    used = Counter(bin_type for bin_type, _ in best)
+    chosen = {i: iter(list(_fewest_cliques(search, groups[i], n, opened))) for i, n in used.most_common()}
+    return [Choice(next(chosen[bin_type]), contents) for bin_type, contents in best], proven
 
 
 # -- from GPUs to bundles
