@@ -122,8 +122,9 @@ def placement_group(
         runs_for: seconds, a guess of how long the gang runs, from 1 to a year; the gang may then start before its turn
             where that delays nobody (docs/queue.md). Nothing happens to a gang that runs longer.
         on_fault: what is done once a part of the gang, when it was ready, is lost or to be drained (docs/faults.md):
-            "degrade": nothing; "restart": the whole gang is planned again elsewhere, with its turn. None: as the
-            cluster is set, and else degrade.
+            "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
+            made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in
+            order: the next where the one before is not possible. None: as the cluster is set, and else degrade.
         grace: seconds, 30 unless said otherwise, from the notice of a fault until anything of the gang is ended.
 
     Raises:

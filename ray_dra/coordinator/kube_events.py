@@ -59,6 +59,8 @@ def told_of(gang: Gang, stage: str, joined: bool) -> Told:
         return Told("GangReady", f"{who} is ready: {where}")
     if gang.phase is Phase.DRAINING:
         return Told("GangDraining", f"{who} will be ended for a fault of what it has, and has notice of it", True)
+    if gang.phase is Phase.REPAIRING:
+        return Told("GangRepairing", f"{who}: lost workers are replaced: {where}", True)
     if gang.phase is Phase.DEGRADED:
         return Told("GangDegraded", f"{who} has lost {'; '.join(gang.lost)}", True)
     if joined:

@@ -110,6 +110,10 @@ class Observer:
         gone: Mapping[str, str] = {}
         if gang.allocation is not None and self._placed_once(gang):
             gone = self.backend.lost(gang.allocation, self.joined)
+        if gang.replacing and gang.allocation is not None:  # what is just being made, its making tells
+            nodes = gang.allocation.nodes
+            amiss = [(rank, each) for rank, each in amiss if nodes[rank] not in gang.replacing]
+            gone = {node: said for node, said in gone.items() if node not in gang.replacing}
         state = None
         if gang.group is not None:
             group = self.view.groups.get(gang.group)
@@ -154,7 +158,7 @@ class Observer:
             if not (gang.on_fault.acts and self._placed_once(gang)):
                 return draining
             losses = self._losses(gang, allocation, notes, amiss, gone)
-            return fault_of(gang.on_fault, losses, draining, len(allocation.bundles))
+            return fault_of(gang.on_fault, losses, draining, allocation.nodes)
         since, why = notes.evicted
         left = max(0.0, since + GRACE_SECONDS - self.clock())
         return Ending(why, left, tuple(range(len(allocation.bundles))))

@@ -50,6 +50,7 @@ class Status:
     priority: int = 0
     locality: str = ""  # in words
     made_here: bool = False  # the coordinator makes its placement group
+    repaired: bool = False  # something is done about faults of it, so that its allocation may change
 
 
 MOST_NAMED = 5  # of other work that stands in a gang's way
@@ -154,4 +155,5 @@ class Statuses:
             priority=gang.request.priority,
             locality=str(gang.request.locality),
             made_here=made_here(gang),
+            repaired=gang.on_fault.acts,
         )

@@ -35,7 +35,10 @@ SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whe
 QUEUE_SECONDS = 30.0  # how long to wait in the coordinator, which tells of every change
 IDLE_SECONDS = 300.0  # the same where nobody may be waiting any more
 RELEASE_SECONDS = 30.0
-GROUPED = tuple(phase.value for phase in (Phase.PLACING, Phase.READY, Phase.DEGRADED, Phase.DRAINING, Phase.RELEASING))
+GROUPED = tuple(
+    phase.value
+    for phase in (Phase.PLACING, Phase.READY, Phase.DEGRADED, Phase.DRAINING, Phase.REPAIRING, Phase.RELEASING)
+)
 HELD = (Phase.HELD.value, *GROUPED)
 
 
@@ -96,7 +99,7 @@ class GangPlacementGroup:
     @property
     def allocation(self) -> Allocation | None:
         """The decision: nodes and devices of each bundle; None while the gang is queued."""
-        if self._group is None or self._status is None:
+        if self._group is None or self._status is None or self._status.repaired:
             return self._refresh().allocation
         return self._status.allocation
 

@@ -55,7 +55,7 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} {_kind(request)}s,"
         f" {request.locality}" + (f", planned again {status.moves} times" if status.moves else "")
     ]
-    if status.phase in (Phase.PROVISIONING, Phase.PLACING) and status.said:
+    if status.phase in (Phase.PROVISIONING, Phase.PLACING, Phase.REPAIRING) and status.said:
         lines.append(f"  {status.said}")
     if status.notice is not None:
         lines.append(f"  {explain_notice(status.notice, len(request.bundles))}")

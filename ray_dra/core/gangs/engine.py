@@ -79,6 +79,8 @@ from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import GRACE_SECONDS, Answer, Quota, Said, wanting
 from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.repair import Way, possible
+from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.stages import READY, StageEnded, StageTimes
 from ray_dra.core.model.allocation import Allocation
@@ -179,9 +181,10 @@ class Engine:
             gang = replace(gang, runs_for=float(order.runs_for))
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
-        if order.on_fault is not None and order.ordinary is None:
-            maker = order.maker if order.on_fault.acts else None
-            gang = replace(gang, on_fault=order.on_fault, maker=maker, first_by_program=maker is not None)
+        if order.on_fault is not None:
+            declared = possible(order.on_fault, own_workers=self.own_workers, ordinary=order.ordinary is not None)
+            maker = order.maker if Way.RESTART in declared.ways else None
+            gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
         verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
@@ -294,12 +297,13 @@ class Engine:
     # -- a gang's workers, and what the world says of it
 
     def _workers_due(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
-        """Until Ray has placed the gang for the first time; from then on what is missing of it is lost. Nor for a gang
-        whose placement group was removed: it is given back next."""
+        """Until Ray has placed the gang for the first time; from then on what is missing of it is lost, and made anew
+        only where that is what is done about it. Nor for a gang whose placement group was removed: it is given back
+        next."""
         gang, noted = self._see(gang, seen, now)
         if not self.own_workers or gang.allocation is None or gang.releasing:
             return noted
-        if seen.placed_once or seen.group_state == "ABSENT":
+        if (seen.placed_once and not gang.replacing) or seen.group_state == "ABSENT":
             return noted
         return [*noted, MakeWorkers(gang.id)]
 
@@ -311,6 +315,8 @@ class Engine:
         notes.progress = progress
         if not progress.failed or gang.releasing:
             return []
+        if gang.replacing:
+            return self._replacement_failed(gang, progress.failed, now)
         if progress.final or not (progress.gave_way or may_move(gang)):
             return self._give_back(gang, progress.failed, now, failed=True)
         return self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed, now, gives_way=progress.gave_way)
@@ -340,8 +346,10 @@ class Engine:
             actions = self._plan_again(gang, "other work took a device of it", now, stay=True)
         elif step is Step.GIVE_UP:
             actions = self._give_back(gang, said or why, now, failed=True)
+        elif gang.replacing and not gang.releasing:
+            actions = self._replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):
-            actions = self._restart(gang, seen, now)
+            actions = self._repair(gang, seen, now)
         left = map(RemoveGroup, seen.left_groups)  # Ray did not answer when it was planned again
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
 
@@ -400,6 +408,7 @@ class Engine:
             gave_way=gang.gave_way + moved,
             old_groups=gang.groups,
             notice=None,
+            replacing=(),
         )
         actions = self._save(again, why, now, waits_for)
         if gang.group is not None:
@@ -439,26 +448,85 @@ class Engine:
         if not isinstance(answer, Allocation):
             waits_for = answer.shortfalls
         moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups, notice=None)
+        moved = replace(moved, replacing=())
         moved = replace(moved, ends=_ends(gang, now) if found is not None else None)
         actions = self._save(moved, f"planned again: {why}", now, waits_for)
         if gang.group is not None:
             actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]
         return actions if found is not None else [*actions, Tell(gang.id)]
 
-    def _restart(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
-        """The whole gang once more, after a fault: elsewhere, or in the queue with the turn that it had. It has all its
-        tries again. Of what is only to be drained nothing ends before another place is free."""
+    def _repair(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """The first of the declared ways that is possible. What was not is tried again once the inventory has
+        changed."""
         notes, inventory = self._notes(gang), self.planning.inventory
-        if gang.allocation is None or gang.notice is None or (not seen.lost and notes.no_place == inventory.changes):
+        if gang.notice is None or notes.no_place == inventory.changes:
+            return []
+        for way in gang.on_fault.ways:
+            actions: list[Action] = []
+            if way is Way.REPLACE:
+                actions = self._replace(gang, gang.notice.faulty, gang.notice.reason, now, moves_before=gang.moves + 1)
+            elif way is Way.RESTART:
+                actions = self._restart(gang, gang.notice.reason, now, lost=bool(seen.lost))
+            if actions:
+                return actions
+        notes.no_place = inventory.changes
+        return []
+
+    def _replace(
+        self, gang: Gang, faulty: Collection[int], why: str, now: Moment, *, moves_before: int
+    ) -> list[Action]:
+        """New workers in the place of those of these bundles, in the same placement group. `moves_before`: of which the
+        tries do not count."""
+        found = place_again(self.planning, gang, faulty)
+        if found is None or gang.group is None:
+            return []
+        moves = gang.moves + 1
+        nodes = tuple(node for node, renewed in found.renewed if renewed == moves)
+        again = replace(gang, allocation=found, moves=moves, gave_way=moves_before, notice=None, replacing=nodes)
+        why = f"replace, on {', '.join(nodes)}: {why}"
+        saved = self._save(again, why, now)
+        return [TellRepair(gang.id, why), WriteMap(gang.group, found), *saved, Tell(gang.id)]
+
+    def _replaced(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """Whether new workers are there, and Ray has placed their bundles on them."""
+        progress = self._notes(gang).progress
+        if progress.joined and seen.group_state == "CREATED":
+            done = f"replaced: workers on {', '.join(gang.replacing)} have joined"
+            return self._save(replace(gang, replacing=()), done, now)
+        if progress.joined and seen.held_for > seen.place_within:
+            why = progress.said or f"Ray did not place their bundles within {seen.place_within:.0f} s"
+            return self._replacement_failed(gang, why, now)
+        return []
+
+    def _replacement_failed(self, gang: Gang, why: str, now: Moment) -> list[Action]:
+        """The next way that was declared; where there is none, other nodes, as long as the gang has tries."""
+        why = f"workers in place of lost ones could not be had: {why}"
+        if Way.RESTART in gang.on_fault.ways:
+            return self._restart(gang, why, now, lost=True)
+        nodes, states = (
+            gang.allocation.nodes if gang.allocation is not None else (),
+            self.planning.inventory.node_states,
+        )
+        lost = {node for node in nodes if node in gang.replacing or node not in states or not states[node].node.ready}
+        faulty = [rank for rank, node in enumerate(nodes) if node in lost]
+        actions = self._replace(gang, faulty, why, now, moves_before=gang.gave_way) if may_move(gang) else []
+        if actions:
+            return actions
+        self._notes(gang).no_place = self.planning.inventory.changes
+        return [TellRepair(gang.id, why), *self._save(replace(gang, replacing=()), why, now)]
+
+    def _restart(self, gang: Gang, why: str, now: Moment, *, lost: bool) -> list[Action]:
+        """The whole gang once more, after a fault: elsewhere, or in the queue with the turn that it had. It has all its
+        tries again. Of what is only to be drained (not `lost`) nothing ends before another place is free."""
+        if gang.allocation is None:
             return []
         others = self.records.cliques_near(gang, gang.batch)
         answer = self.planning.elsewhere(
             gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
         )
-        if not isinstance(answer, Allocation) and not seen.lost:
-            notes.no_place, notes.refused = inventory.changes, answer.shortfalls
+        found, waits_for = (answer, None) if isinstance(answer, Allocation) else (None, answer.shortfalls)
+        if found is None and not lost:
             return []
-        found = answer if isinstance(answer, Allocation) else None
         moves = gang.moves + 1
         again = replace(
             gang,
@@ -470,14 +538,14 @@ class Engine:
             restarts=gang.restarts + 1,
             old_groups=gang.groups,
             notice=None,
+            replacing=(),
             times=StageTimes(again=True),
         )
-        why = f"restart: {gang.notice.reason}"
+        why = f"restart: {why}"
         told = TellRepair(gang.id, why)
-        notes.registered = False
+        self._notes(gang).registered = False
         if found is not None and made_here(again) and self.records.begins.ready:
             return [told, *self._register(again, why, now, left=gang.group)]
-        waits_for = answer.shortfalls if not isinstance(answer, Allocation) else None
         saved, *more = self._save(again, why, now, waits_for)
         if isinstance(saved, Save) and found is None and gang.quota is None:
             saved = replace(saved, keep_until=now.lived + KEPT_SECONDS)

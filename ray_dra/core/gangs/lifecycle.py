@@ -8,7 +8,7 @@ No phase is stored. A coordinator that starts again reads the records and looks 
                   '------------+------------+---------'         '----------+--> releasing -> gone
 
 What a queue outside takes back of a gang that is not ready yet leads to `quota` from everywhere. A gang that has
-declared what is done about faults is `draining` from its notice on, and then on its way again (`repair.py`).
+declared what is done about faults is `draining` from its notice on, then `repairing` or on its way again (`repair.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Phase(enum.Enum):
     READY = "ready"
     DEGRADED = "degraded"  # a node or device of it is lost; its other devices stay its own
     DRAINING = "draining"  # it will be ended for a fault, and has notice of it
+    REPAIRING = "repairing"  # workers of it are replaced; the others run on
     RELEASING = "releasing"  # asked to go; Ray still ends its workers
     GONE = "gone"
 
@@ -97,6 +98,17 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
         Phase.PLACING,
     ): "started again elsewhere, or the notice is taken back while Ray places a part of it",
     (Phase.DRAINING, Phase.READY): "the notice is taken back",
+    (Phase.DRAINING, Phase.REPAIRING): "lost workers are replaced",
+    (Phase.REPAIRING, Phase.READY): "the lost workers are replaced, and Ray has placed their bundles again",
+    (Phase.REPAIRING, Phase.PLACING): "the same, or started again elsewhere",
+    (Phase.REPAIRING, Phase.DRAINING): "the lost workers are replaced or cannot be, and it has notice of a fault",
+    (Phase.REPAIRING, Phase.DEGRADED): "the lost workers cannot be replaced",
+    (Phase.REPAIRING, Phase.PROVISIONING): "started again: its workers are made anew",
+    (Phase.REPAIRING, Phase.HELD): "started again elsewhere",
+    (Phase.REPAIRING, Phase.QUEUED): "started again, and nothing else is free",
+    (Phase.REPAIRING, Phase.QUOTA): "its quota was taken back; asked again",
+    (Phase.REPAIRING, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
+    (Phase.REPAIRING, Phase.GONE): "the same, with no workers to end",
     (Phase.DRAINING, Phase.DEGRADED): "the notice is taken back, and a part of it is lost",
     (Phase.DRAINING, Phase.PROVISIONING): "started again: its workers are made anew",
     (Phase.DRAINING, Phase.HELD): "started again elsewhere",
@@ -206,6 +218,7 @@ class Gang:
         ends: when it has ended by that guess, in seconds since 1970; None where it holds nothing, or there is no guess.
         on_fault: what is done about a fault once Ray has placed it.
         restarts: how often it was started again after one.
+        replacing: the nodes on which workers are made in place of lost ones just now.
     """
 
     request: GangRequest
@@ -233,6 +246,7 @@ class Gang:
     on_fault: OnFault = DEGRADE
     restarts: int = 0
     first_by_program: bool = False
+    replacing: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -298,7 +312,9 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
         return Phase.QUEUED if gang.quota is None or gang.quota.granted is not None else Phase.QUOTA
     if gang.group is None and not seen.provisioned:
         return Phase.PROVISIONING
-    if seen.placed_once and gang.notice is not None and gang.notice.faulty:
+    if gang.replacing:
+        return Phase.REPAIRING
+    if gang.group is not None and seen.placed_once and gang.notice is not None and gang.notice.faulty:
         return Phase.DRAINING
     if seen.lost:
         return Phase.DEGRADED
@@ -382,6 +398,8 @@ def sense_of(gang: Gang) -> str:
         return "it was started again more often than it moved"
     if not (gang.on_fault.ways and 0 <= gang.on_fault.grace < math.inf) or (gang.ordinary and gang.restarts):
         return "it says nothing that can be done about a fault"
+    if gang.replacing and (gang.group is None or gang.allocation is None or not {*gang.replacing} <= {*_nodes(gang)}):
+        return "workers are replaced that it does not have"
     if not (0 <= gang.sequence <= MOST_COUNTED and gang.moves <= LAST_MOVE and 0 <= gang.batch <= MOST_COUNTED):
         return "it has counted further than anybody can"
     amounts = [bundle.resources for bundle in gang.request.bundles]
@@ -462,7 +480,9 @@ def next_step(gang: Gang, seen: Observed, *, own_workers: bool = False) -> tuple
 
 def fault_is_due(gang: Gang, seen: Observed, wall: float) -> bool:
     """Whether it is time to do about a fault what the gang has declared: its notice is over, and a sign still shows."""
-    if gang.releasing or gang.allocation is None or gang.group is None or not (seen.placed_once and gang.on_fault.acts):
+    if gang.releasing or gang.allocation is None or gang.group is None or gang.replacing:
+        return False
+    if not (seen.placed_once and gang.on_fault.acts):
         return False
     if seen.breaker or not for_fault(seen.ending) or gang.notice is None or not gang.notice.faulty:
         return False
@@ -494,22 +514,34 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     moved = after.moves > before.moves
     _check(moved or after.moves == before.moves, "moves were taken back", before, after)
     kept = after.ordinary is not None and before.group is not None
+    replaced = moved and _same_attempt(before, after)
     if kept:
         _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
-        _check(_nodes(after) == _nodes(before), "Ray has pinned it to its nodes", before, after)
+        _check(replaced or _nodes(after) == _nodes(before), "Ray has pinned it to its nodes", before, after)
     if before.quota is not None and after.quota is not None:
         _check_quota(before.quota, after.quota, before, after)
     new = after.moves - before.moves
     again = after.restarts - before.restarts
     _check(0 <= again <= min(new, 1), "it was started again without a move", before, after)
     free = after.gave_way - before.gave_way
-    _check(after.gave_way == after.moves if again else 0 <= free <= new, "it gave way without a move", before, after)
+    anew = after.gave_way in (before.moves, after.moves)  # a repair begins: it has all its tries
+    _check(0 <= free <= new or (moved and anew), "it gave way without a move", before, after)
     if not moved and before.allocation is not None:
         _check(after.allocation == before.allocation, "its devices changed without a move", before, after)
         _check(before.group in (None, after.group), "its placement group changed without a move", before, after)
-    if moved and not kept:
+    if replaced:
+        _check(
+            after.group == before.group, "its placement group changed though its workers are replaced", before, after
+        )
+    elif moved and not kept:
         _check(after.group is None or again > 0, "its placement group outlived a move", before, after)
         _check(after.group not in before.groups or after.group is None, "a placement group came back", before, after)
+
+
+def _same_attempt(before: Gang, after: Gang) -> bool:
+    """Whether some of its workers are replaced, in the same attempt."""
+    held, holds = before.allocation, after.allocation
+    return before.group is not None and held is not None and holds is not None and held.epoch == holds.epoch
 
 
 def _check_quota(was: Quota, now: Quota, before: Gang, after: Gang) -> None:

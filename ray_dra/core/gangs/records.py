@@ -255,7 +255,7 @@ class Records:
     @property
     def expects_proofs(self) -> bool:
         """Whether workers of a gang are about to prove what they have, in the store, which tells nobody of it."""
-        return self.stages[VERIFIED] > 0
+        return self.stages[VERIFIED] > 0 or self.phases[Phase.REPAIRING] > 0
 
     # -- by name and group
 

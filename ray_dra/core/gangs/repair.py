@@ -4,6 +4,8 @@
     first declared way that is possible
 
 - degrade: nothing; the gang keeps what is left of it.
+- replace (where workers are made for gangs): the lost slots get new workers, under their labels, in the same placement
+  group; the others live on (`replacing.py`).
 - restart: the whole gang is planned again, with its turn; where no other place is free it waits for one, and what it
   had is kept for its program for a while. What is only to be drained runs on until there is another place.
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_dra.core.gangs.drains import MOST_NAMED, to_drain
 from ray_dra.core.gangs.notice import Ending
@@ -32,6 +34,7 @@ class Way(enum.Enum):
     """What may be done about a fault."""
 
     DEGRADE = "degrade"
+    REPLACE = "replace"
     RESTART = "restart"
 
 
@@ -54,6 +57,14 @@ class OnFault:
 
 
 DEGRADE = OnFault()
+
+
+def possible(declared: OnFault, *, own_workers: bool, ordinary: bool) -> OnFault:
+    """The ways of these that are possible at all: workers that are there before any gang are not replaced, and an
+    ordinary placement group is in its program's hands."""
+    not_here = {*(() if own_workers else (Way.REPLACE,)), *((Way.RESTART,) if ordinary else ())}
+    ways = tuple(way for way in declared.ways if way not in not_here)
+    return replace(declared, ways=ways or (Way.DEGRADE,))
 
 
 def on_fault(ways: object, grace: object = GRACE_SECONDS, place: str = "on_fault") -> OnFault:
@@ -98,14 +109,14 @@ def check_on_fault(found: OnFault, place: str = "on_fault") -> OnFault:
 
 
 def fault_of(
-    declared: OnFault, losses: Sequence[tuple[int, str]], draining: Ending | None, bundles: int
+    declared: OnFault, losses: Sequence[tuple[int, str]], draining: Ending | None, nodes: Sequence[str]
 ) -> Ending | None:
     """What of a gang will be ended for a fault of its hardware.
 
     Args:
         losses: what is lost and stands, by bundle.
         draining: what is to be drained (`Drains.ending`).
-        bundles: how many the gang has.
+        nodes: where its bundles lie.
     """
     ranks = {rank for rank, _ in losses} | set(draining.ranks if draining is not None else ())
     if not ranks:
@@ -117,7 +128,9 @@ def fault_of(
     else:
         assert draining is not None
         reason = draining.reason
-    return Ending(reason, declared.grace, tuple(range(bundles)), tuple(sorted(ranks)))
+    ends = {nodes[rank] for rank in ranks} if declared.ways[0] is Way.REPLACE else set(nodes)
+    together = tuple(rank for rank, node in enumerate(nodes) if node in ends)
+    return Ending(reason, declared.grace, together, tuple(sorted(ranks)))
 
 
 def for_fault(ending: Ending | None) -> bool:

@@ -71,8 +71,9 @@ class Allocation(NamedTuple):
 
     Attributes:
         bundles: one Placed a bundle, by bundle index.
-        epoch: counts the gang's allocations, from 0; each move adds one.
+        epoch: names the attempt at its workers: how often it had been planned elsewhere by then.
         counters: what the gang uses besides devices, e.g. a clique exclusively.
+        renewed: nodes whose worker took the place of a lost one, each with how often the gang had been planned by then.
     """
 
     gang: str
@@ -80,6 +81,7 @@ class Allocation(NamedTuple):
     epoch: int = 0
     priority: int = 0
     counters: tuple[tuple[Counter, int], ...] = ()
+    renewed: tuple[tuple[str, int], ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:

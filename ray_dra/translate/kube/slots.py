@@ -38,11 +38,13 @@ class Slot:
     resources: Mapping[str, float]
     criteria: DeviceCriteria = ANY_DEVICE  # what all its bundles say of their devices
     parts: tuple[SlotPart, ...] = ()  # of GPUs, in the order in which its raylet numbers them
+    renewed: int = 0  # where its worker took the place of a lost one: how often the gang had been planned by then
 
     @property
     def name(self) -> str:
-        """Of its pod, and of its claim where it has whole devices."""
-        return self.label.replace(".", "-")
+        """Of its pod, and of its claim where it has whole devices. A lost pod may be there for as long as its node is
+        silent, so the one in its place has another name."""
+        return self.label.replace(".", "-") + (f"-r{self.renewed}" if self.renewed else "")
 
     @property
     def devices(self) -> int:
@@ -93,7 +95,7 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
     by_node: dict[str, list[tuple[int, Placed]]] = {}
     for index, placed in enumerate(allocation.bundles):
         by_node.setdefault(placed.node, []).append((index, placed))
-    labels = slot_labels(allocation)
+    labels, renewed = slot_labels(allocation), dict(allocation.renewed)
     found = {}
     for node, members in by_node.items():
         grants = sorted((g for _, placed in members for g in placed.grants), key=slot_order)
@@ -111,6 +113,7 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
             resources,
             _common([asked[index] for index, placed in members if asked and placed.grants]),
             tuple(SlotPart(g.part.parent, g.part.profile, g.uuid) for g in grants if g.part is not None),
+            renewed.get(node, 0),
         )
     return found
 

@@ -29,7 +29,15 @@ from ray_dra.errors import InvalidRequest
 from tests.core.gangs.world import World
 from tests.core.machines import gang, group_id
 
-DECLARED = st.sampled_from([None, on_fault("restart", 0.0), on_fault("restart", 3.0)])
+DECLARED = st.sampled_from(
+    [
+        None,
+        on_fault("restart", 0.0),
+        on_fault("restart", 3.0),
+        on_fault("replace", 0.0),
+        on_fault(("replace", "restart"), 0.0),
+    ]
+)
 FAULT = Ending("lost: a node", 3.0, (0,), (0,))
 GUESSES = st.sampled_from([None, None, 2.0, 1000.0])
 QUEUES = st.sampled_from(["", "", "outside/q"])

@@ -13,7 +13,17 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.drains import TO_DRAIN
 from ray_dra.core.gangs.lifecycle import Gang, Observed, fault_is_due, is_group
 from ray_dra.core.gangs.notice import Ending, Notice, noticed
-from ray_dra.core.gangs.repair import DEGRADE, GRACE_SECONDS, OnFault, Way, fault_of, for_fault, group_after, on_fault
+from ray_dra.core.gangs.repair import (
+    DEGRADE,
+    GRACE_SECONDS,
+    OnFault,
+    Way,
+    fault_of,
+    for_fault,
+    group_after,
+    on_fault,
+    possible,
+)
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.plan import plan
 from ray_dra.errors import InvalidRequest
@@ -47,15 +57,40 @@ def test_ways_in_order_and_degrade_the_last() -> None:
 def test_all_of_a_gang_that_is_started_again_ends_at_once_and_it_says_for_what() -> None:
     declared = on_fault("restart", 7.0)
     draining = Ending(f"{TO_DRAIN}node b: cordoned", None, (2,))
-    assert fault_of(declared, [], None, 4) is None
-    assert fault_of(declared, [], draining, 4) == Ending(draining.reason, 7.0, (0, 1, 2, 3), (2,))
-    found = fault_of(declared, [(1, "node a is gone"), (1, "node a is gone")], draining, 4)
+    nodes = ("a", "a", "b", "b")
+    assert fault_of(declared, [], None, nodes) is None
+    assert fault_of(declared, [], draining, nodes) == Ending(draining.reason, 7.0, (0, 1, 2, 3), (2,))
+    found = fault_of(declared, [(1, "node a is gone"), (1, "node a is gone")], draining, nodes)
     assert found == Ending("lost: node a is gone", 7.0, (0, 1, 2, 3), (1, 2))
     assert for_fault(found)
     assert not for_fault(Ending("RayCluster c is deleted", 0.0, (0,)))
-    many = fault_of(declared, [(0, f"node {at} is gone") for at in range(9)], None, 4)
+    many = fault_of(declared, [(0, f"node {at} is gone") for at in range(9)], None, nodes)
     assert many is not None
     assert many.reason.endswith("; and 5 more")
+
+
+def test_of_a_gang_whose_lost_slots_are_replaced_these_end_and_no_others() -> None:
+    declared = on_fault(("replace", "restart"), 7.0)
+    nodes = ("a", "a", "b", "b")
+    found = fault_of(declared, [(2, "b/gpu-0: XID 79")], None, nodes)
+    assert found == Ending("lost: b/gpu-0: XID 79", 7.0, (2, 3), (2,))
+
+
+@pytest.mark.parametrize(
+    ("declared", "own_workers", "ordinary", "left"),
+    [
+        (("replace", "restart"), True, False, ("replace", "restart")),
+        (("replace", "restart"), False, False, ("restart",)),
+        (("replace", "restart"), True, True, ("replace",)),
+        (("replace", "restart"), False, True, ("degrade",)),
+        ("degrade", True, False, ("degrade",)),
+    ],
+)
+def test_what_is_not_possible_is_left_out(
+    declared: str | tuple[str, ...], own_workers: bool, ordinary: bool, left: tuple[str, ...]
+) -> None:
+    found = possible(on_fault(declared, 3.0), own_workers=own_workers, ordinary=ordinary)
+    assert found == on_fault(left, 3.0)
 
 
 @given(within=st.floats(0, 1e6), wall=st.floats(0, 1e9), passed=st.floats(0, 1e6))

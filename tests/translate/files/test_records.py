@@ -98,6 +98,10 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
+            assert new_gang.replacing  # nor up to 14
+            assert new_gang.allocation is not None
+            assert new_gang.allocation.renewed
+            same = replace(same, replacing=(), allocation=old_gang.allocation)
             same = replace(same, on_fault=old_gang.on_fault, first_by_program=old_gang.first_by_program)
             assert old_gang == replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends)
         elif key == names.FAILED_KEY:  # 0 did not count them
@@ -187,7 +191,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":14', b'"version":"14"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":15', b'"version":"15"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":6', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

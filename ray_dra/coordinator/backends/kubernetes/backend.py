@@ -83,7 +83,9 @@ class KubernetesBackend:
         self._unseen: dict[str, float] = {}  # attempt -> when something was made for it that no look has shown yet
         self._rests: dict[str, _Rest] = {}  # by gang
         self._no_image: dict[str, float] = {}  # gangs for which an image could not be had -> until when that counts
-        self._labels: dict[str, dict[str, str]] = {}  # attempt -> node -> the label of the slot there
+        self._labels: dict[
+            str, tuple[Allocation, dict[str, str]]
+        ] = {}  # attempt -> node -> the label of the slot there
         self._warming, self._teardown = Warming(kube, clock), Teardown(kube, clock)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
@@ -181,7 +183,7 @@ class KubernetesBackend:
         if other or self.clock() < rest.until:
             return _held_up(attempt, other or rest.why)
         try:
-            if attempt is None:
+            if attempt is None or attempt.renewed != allocation.renewed:
                 attempt = self._attempts[name] = self._begin(request, allocation)
             progress = self._step(name, attempt, joined, grouped=grouped)
             self._rests.pop(allocation.gang, None)
@@ -228,7 +230,9 @@ class KubernetesBackend:
             asked=request.bundles,
             own=self._has_own,
         )
-        return Provisioning(attempt, self.kube, self.store, self.inventory, self.machines, self.clock)
+        return Provisioning(
+            attempt, self.kube, self.store, self.inventory, self.machines, self.clock, allocation.renewed
+        )
 
     # -- what the coordinator and the workers ask
 
@@ -257,9 +261,10 @@ class KubernetesBackend:
 
     def _labels_of(self, allocation: Allocation) -> dict[str, str]:
         name = attempt_name(allocation.gang, allocation.epoch)
-        found = self._labels.get(name)
-        if found is None:
-            found = self._labels[name] = slot_labels(allocation)
+        held, found = self._labels.get(name, (None, {}))
+        if held is None or held.renewed != allocation.renewed:
+            found = slot_labels(allocation)
+            self._labels[name] = allocation, found
         return found
 
     def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[DeviceId, int]]:

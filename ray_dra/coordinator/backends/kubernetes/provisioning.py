@@ -4,6 +4,9 @@
     -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
     -> raylets joined
 
+Where lost workers of a gang that runs are replaced, the pods in whose place others come are deleted first, and the rest
+of the attempt is left as it is.
+
 A pod that is lost on the way is made anew in its slot while the others stay, LOST_MOST times; then all is given back.
 
 Level-triggered, as `backend.py` says, which calls it; the way back is `teardown.py`.
@@ -23,7 +26,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.errors import Rejected
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kube_objects import Claim, Pod
+from ray_dra.ports.kube_objects import Pod
 from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_to_bytes
@@ -70,8 +73,10 @@ class Provisioning:
         inventory: Inventory,
         machines: Machines,
         clock: Clock,
+        renewed: tuple[tuple[str, int], ...] = (),
     ) -> None:
-        self.attempt = attempt
+        """`renewed`: nodes on which workers take the place of lost ones (`Allocation.renewed`)."""
+        self.attempt, self.renewed = attempt, renewed
         self.no_image = False  # it was given up for an image that could not be had
         self.kube, self.store, self.inventory, self.machines, self.clock = kube, store, inventory, machines, clock
         self.view = KubeView()
@@ -80,6 +85,7 @@ class Provisioning:
         self._told = False  # the store has what each slot must find
         self._there: set[str] | None = None  # uids of the pods that were seen; None: none were looked for
         self._lost = 0  # pods that were seen and are gone
+        self._ending: set[str] = set()  # nodes on which pods end in whose place others come
         self._written: dict[tuple[str, str], float] = {}  # verb and object -> when it was last done
         self.made = -math.inf  # when an object was last made
         self._refused: set[str] = set()  # pods, with their gates, of which our gate could not be opened
@@ -112,6 +118,8 @@ class Provisioning:
         self._held_up = True
 
     def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
+        if self.renewed:
+            there, joined = self._without_lost(there), self._joined_anew(there, joined)
         if self._labels.issubset(joined):
             return Progress(ready=True, joined=True)
         stage, said = self._make(there)
@@ -122,6 +130,21 @@ class Provisioning:
         if stage == "joined" and not progress.failed:
             return replace(progress, ready=True)
         return progress
+
+    def _without_lost(self, there: Found) -> Found:
+        """What there is without the pods in whose place others come; these are deleted."""
+        names = {slot.name for slot in self.attempt.slots.values()}
+        lost = [pod for pod in there.pods if pod.name not in names]
+        self._ending = {pod.node for pod in lost if pod.node is not None}
+        self.kube.together([partial(self._drop, "Pod", pod.name, pod.uid) for pod in lost if not pod.deleting])
+        return replace(there, pods=[pod for pod in there.pods if pod.name in names])
+
+    def _joined_anew(self, there: Found, joined: Collection[str]) -> Collection[str]:
+        """The slots whose raylet lives, and is that of their present pod: one that is gone may still be listed, with
+        the label of the one in its place."""
+        pods, proved = {pod.name for pod in there.pods if not pod.deleting}, self._proved()
+        slots = self.attempt.slots.values()
+        return {s.label for s in slots if s.label in joined and s.name in pods and VERIFIED_KEY + s.label in proved}
 
     def _make(self, there: Found) -> tuple[str, str]:
         """Do what can be done now; the stage it is in, and what is being waited for."""
@@ -170,12 +193,13 @@ class Provisioning:
         claims = {claim.name: claim for claim in there.claims}
         slots = self.attempt.slots.values()
         self._note_lost(pods.values())
-        bare = [slot for slot in slots if slot.name not in pods]
+        without = [slot for slot in slots if slot.name not in pods]
+        bare = [slot for slot in without if slot.node not in self._ending]  # of one node, one after the other
         if not self._taken and len(bare) > FEW:
             self.kube.together([partial(self._add_one, slot) for slot in self.attempt.unlike(bare)])
         self._taken = True
         calls = [partial(self._add_one, slot) for slot in bare]
-        lacking = len(bare)
+        lacking = len(without)
         for slot in slots:
             pod = pods.get(slot.name)
             if pod is None:
@@ -190,7 +214,7 @@ class Provisioning:
             if missing:
                 calls.append(partial(self._add_claims, slot, pod.uid, missing))
             calls += [
-                partial(self._drop_claim, claim) for claim in foreign if not claim.deleting
+                partial(self._drop, "ResourceClaim", claim.name, claim.uid) for claim in foreign if not claim.deleting
             ]  # of a pod that is gone
         self.kube.together(calls)
         return lacking
@@ -236,10 +260,10 @@ class Provisioning:
                 self.kube.create(claim)
                 self._done("claim", f"{pod} {name}")
 
-    def _drop_claim(self, claim: Claim) -> None:
-        if self._due("drop", claim.uid):
-            self.kube.delete("ResourceClaim", claim.name)
-            self._done("drop", claim.uid)
+    def _drop(self, kind: str, name: str, uid: str) -> None:
+        if self._due("drop", uid):
+            self.kube.delete(kind, name)
+            self._done("drop", uid)
 
     def _due(self, verb: str, thing: str) -> bool:
         """Whether it was not just done: watches are late, and hundreds of needless writes keep the server busy for
@@ -335,10 +359,11 @@ class Provisioning:
             )
             self.machines.avoid([node for node in (ended.node,) if node], why)
             return Progress(failed=why)
-        lost = [node for node in self.attempt.slots if not lives(self.view, node)]
+        making = [node for node, slot in self.attempt.slots.items() if not self.renewed or slot.label not in joined]
+        lost = [node for node in making if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
-        closed = [node for node in self.attempt.slots if self.view.nodes[node].unschedulable]
+        closed = [node for node in making if self.view.nodes[node].unschedulable]
         if closed and stage in ("pods", "bound"):
             return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
         if now - self._since > STAGE_SECONDS[stage]:

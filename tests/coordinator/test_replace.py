@@ -1,0 +1,265 @@
+"""on_fault="replace": on Kubernetes lost workers are replaced in the same placement group while the others run on, with
+the coordinator killed at any moment of it; and what is done where that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from ray_dra.core.gangs.drains import FLAP_SECONDS
+from ray_dra.core.gangs.lifecycle import OrdinaryGroup
+from ray_dra.core.gangs.repair import on_fault
+from ray_dra.translate.files.shared_records import map_from_bytes
+from tests.coordinator.kills import MortalRay
+
+from .fault_worlds import GRACE, NAME, KubeWorld, World
+from .world import Phase
+
+REPLACE = on_fault("replace", GRACE)
+BOTH = on_fault(("replace", "restart"), GRACE)
+
+FAULTS: dict[str, Callable[[KubeWorld, str], None]] = {
+    "a pod killed": KubeWorld.kill_pod,
+    "NoExecute": lambda world, node: world.kube.taint(node, "NoExecute"),
+    "the node deleted": lambda world, node: world.kube.delete_node(node),
+    "a silent kubelet": lambda world, node: world.kube.lose_node(node),
+    "a device's taint NoExecute": lambda world, node: world.kube.taint_device(node, "gpu-0", "NoExecute"),
+    "a cordon": lambda world, node: world.kube.cordon(node),
+}
+
+
+def pods(world: KubeWorld) -> dict[str, str]:
+    """Node -> the uid of the pod that runs there."""
+    return {pod.node or "": pod.uid for pod, _ in world.kube.running()}
+
+
+def raylets(world: KubeWorld) -> set[str]:
+    return {name for name, node in world.ray.nodes.items() if node.alive}
+
+
+def until_moved(world: KubeWorld, moves: int = 1) -> None:
+    for _ in range(int(2 * (FLAP_SECONDS + GRACE + 5))):
+        world.turn()
+        if world.status.moves >= moves:
+            return
+    raise AssertionError(f"nothing was done: {world.status.history}")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("bundle", [0, 1])
+def test_the_lost_slot_gets_a_new_worker_and_the_others_run_on(fault: str, bundle: int) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    before, was, lived = world.status, pods(world), raylets(world)
+    node, other = world.nodes[bundle], world.nodes[1 - bundle]
+    keeper = world.ray.groups[before.group or ""].nodes[1 - bundle]
+    FAULTS[fault](world, node)
+    until_moved(world)
+    assert world.status.phase is Phase.REPAIRING
+    assert world.status.notice is None
+    assert world.until_ready() is Phase.READY
+    status = world.status
+    assert status.group == before.group
+    assert world.ray.groups[status.group or ""].state == "CREATED"
+    assert world.nodes[1 - bundle] == other
+    assert (world.nodes[bundle] == node) is (
+        fault in ("a pod killed", "a device's taint NoExecute") and node in world.nodes
+    )
+    if fault != "a pod killed":
+        assert world.nodes[bundle] != node
+    assert status.allocation is not None
+    assert len({placed.clique for placed in status.allocation.bundles}) == 1, "in its clique"
+    now = pods(world)
+    assert now[other] == was[other], "the other worker was left alone"
+    assert keeper in lived & raylets(world)
+    assert world.ray.groups[status.group or ""].nodes[1 - bundle] == keeper
+    found = {pod.node: got for pod, got in world.kube.running()}
+    for placed in status.allocation.bundles:
+        assert found[placed.node] == {grant.uuid for grant in placed.grants}
+    mapped = map_from_bytes(world.store.data[f"map/{status.group}"])
+    assert [[device[1] for device in each] for each in mapped] == [
+        [grant.uuid for grant in placed.grants] for placed in status.allocation.bundles
+    ]
+    told = [reason for reason, _ in world.kube.told]
+    assert (told.count("GangRepair"), told.count("GangNotice")) == (1, 1)
+    assert "GangRepairing" in told
+    whys = " ".join(change.why for change in status.history)
+    assert "replace, on" in whys
+    assert "have joined" in whys
+    world.kube.regain_node(node) if fault == "a silent kubelet" else None
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+def test_only_the_lost_slot_has_notice() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    world.kube.cordon(world.nodes[1])
+    world.later(int(FLAP_SECONDS) + 2)
+    told = world.status.notice
+    assert told is not None
+    assert (told.ranks, told.faulty, told.deadline) == ((1,), (1,), told.since + GRACE)
+    assert world.status.phase is Phase.DRAINING
+
+
+def test_two_slots_of_four_at_once() -> None:
+    world = KubeWorld(nodes=12, cliques=2)
+    world.with_gang(REPLACE, bundles=4)
+    before, was = world.status, pods(world)
+    lost = [world.nodes[0], world.nodes[2]]
+    for node in lost:
+        world.kube.taint(node, "NoExecute")
+    until_moved(world)
+    assert world.until_ready() is Phase.READY
+    now = pods(world)
+    assert world.status.group == before.group
+    assert [now.get(node) == was.get(node) for node in world.nodes] == [False, True, False, True]
+    assert not set(lost) & set(world.nodes)
+    assert world.status.moves == 1
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+def test_again_and_again() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    group = world.status.group
+    for count in range(1, 8):
+        node = world.nodes[count % 2]
+        world.kube.taint(node, "NoExecute")
+        until_moved(world, count)
+        assert world.until_ready() is Phase.READY
+        world.kube.taint(node, "")
+        assert (world.status.moves, world.status.group) == (count, group)
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+@pytest.mark.parametrize("declared", [REPLACE, BOTH], ids=["replace", "replace, restart"])
+def test_without_a_spare_in_the_clique_the_next_way_is_taken(declared: object) -> None:
+    world = KubeWorld()  # two trays a rack
+    world.with_gang(declared)  # type: ignore[arg-type]
+    before, (first, second) = world.status, world.nodes
+    world.kube.taint(second, "NoExecute")
+    if declared is BOTH:
+        until_moved(world)
+        assert world.until_ready() is Phase.READY
+        assert not {first, second} & set(world.nodes)
+        assert "restart: lost" in " ".join(change.why for change in world.status.history)
+        return
+    for _ in range(60):
+        world.turn()
+    assert (world.status.phase, world.status.moves, world.nodes) == (Phase.DRAINING, 0, (first, second))
+    world.kill_pod(second)
+    world.kube.taint(second, "")
+    until_moved(world)
+    assert world.until_ready() is Phase.READY
+    assert (world.status.group, world.nodes) == (before.group, (first, second))
+
+
+@pytest.mark.parametrize("declared", [REPLACE, BOTH], ids=["replace", "replace, restart"])
+def test_breakage_of_our_own_while_replacing_takes_the_next_way_and_says_so(declared: object) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(declared)  # type: ignore[arg-type]
+    before, node = world.status, world.nodes[1]
+    spare = next(
+        name
+        for name, state in world.coordinator.inventory.node_states.items()
+        if name not in world.nodes and state.node.clique == before.allocation.bundles[0].clique  # type: ignore[union-attr]
+    )
+    world.kube.break_registry(spare)
+    world.kube.taint(node, "NoExecute")
+    until_moved(world)
+    assert spare in world.nodes
+    for _ in range(400):
+        world.turn()
+        if world.status.phase is not Phase.REPAIRING:
+            break
+    whys = " ".join(change.why for change in world.status.history)
+    assert "workers in place of lost ones could not be had" in whys
+    if declared is BOTH:
+        assert world.until_ready(200) is Phase.READY
+        assert world.status.group != before.group
+        assert not {node, spare} & set(world.nodes)
+    else:
+        assert world.status.phase in (Phase.DEGRADED, Phase.DRAINING)
+        assert world.status.group == before.group
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+@pytest.mark.parametrize("turns", range(1, 14))
+def test_a_spare_that_is_lost_while_it_comes_is_replaced_too(turns: int) -> None:
+    world = KubeWorld(nodes=8, cliques=2)
+    world.with_gang(REPLACE)
+    group, kept = world.status.group, pods(world)[world.nodes[0]]
+    world.kube.taint(world.nodes[1], "NoExecute")
+    until_moved(world)
+    for _ in range(turns):
+        world.turn()
+    world.kube.taint(world.nodes[1], "NoExecute")
+    world.kube.cordon(world.nodes[1])
+    for _ in range(200):
+        world.turn()
+        if world.status.phase is Phase.READY and world.status.moves > 1:
+            break
+    assert (world.status.phase, world.status.group) == (Phase.READY, group), world.status.history
+    assert pods(world)[world.nodes[0]] == kept
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+@pytest.mark.parametrize("fault", ["a pod killed", "NoExecute", "a cordon"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_any_write_the_others_run_on_all_the_same(fault: str, after: bool) -> None:
+    at, died = 0, True
+    while died:
+        world = KubeWorld(nodes=6, cliques=2)
+        world.with_gang(REPLACE)
+        assert isinstance(world.ray, MortalRay)
+        group, (other, node), was = world.status.group, world.nodes, pods(world)
+        world.kube.die_at(at, after=after)
+        FAULTS[fault](world, node)
+        before = world.coordinator
+        for _ in range(120):
+            world.turn()
+            if world.status.moves and world.status.phase is Phase.READY:
+                break
+        died = world.coordinator is not before
+        world.kube._left = None
+        assert (world.status.phase, world.status.moves) == (Phase.READY, 1), f"killed at {at}: {world.status.history}"
+        assert world.status.group == group
+        assert pods(world)[other] == was[other]
+        world.coordinator.release(NAME)
+        world.settle()
+        at += 1
+    assert at > 2
+
+
+def test_an_ordinary_placement_group_is_repaired_without_its_program() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    from dataclasses import replace
+
+    asked = world.order(on_fault=BOTH)
+    world.coordinator.submit(replace(asked, request=replace(asked.request, gang=NAME), ordinary=OrdinaryGroup(NAME)))
+    assert world.until_ready() is Phase.READY
+    node, kept = world.nodes[1], pods(world)[world.nodes[0]]
+    world.kube.taint(node, "NoExecute")
+    until_moved(world)
+    assert world.until_ready() is Phase.READY
+    assert world.status.group == NAME
+    assert node not in world.nodes
+    assert pods(world)[world.nodes[0]] == kept
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+def test_workers_that_were_there_before_are_not_replaced() -> None:
+    world = World()
+    world.with_gang(BOTH)
+    before = world.status
+    world.report(min(world.nodes), xids=(79,))
+    world.pass_time(GRACE + 3)
+    assert world.status.phase is Phase.READY
+    assert world.status.group != before.group, "started again: the next way"
