@@ -143,6 +143,7 @@ class MortalWorld(World):
         assert not self.kube.claimed()
         assert not self.store.keys(MAP_KEY)
         assert all(group.state == "REMOVED" for group in self.ray.groups.values())
+        self.coordinator.records.kept.look((), self.clock())  # with its program ends what is kept for it
         assert self.coordinator.inventory.free_devices == 16
 
 

@@ -47,7 +47,7 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
     renewed = {node: moves for node, moves in held.renewed if node not in lost}
     for node in lost:
         ranks = [rank for rank, placed in enumerate(held.bundles) if placed.node == node]
-        imex = imex_counter(node)
+        counter = imex_counter(node)
         part = replace(
             request,
             bundles=tuple(request.bundles[rank] for rank in ranks),
@@ -55,7 +55,7 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
             strategy=Strategy.STRICT_PACK,
         )
         others = used - {node}
-        placed = _slot(planning, part, held, ranks, others, imex=imex in counters)
+        placed = _worker_at(planning, part, held, ranks, others, joined=counter in counters)
         if placed is None:
             return None
         for rank, found in zip(ranks, placed, strict=True):
@@ -63,17 +63,17 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
         to = placed[0].node
         used = others | {to}
         renewed[to] = gang.moves + 1
-        counters = {imex_counter(to) if counter == imex else counter: n for counter, n in counters.items()}
+        counters = {imex_counter(to) if each == counter else each: n for each, n in counters.items()}
     return held._replace(bundles=tuple(bundles), counters=tuple(counters.items()), renewed=tuple(renewed.items()))
 
 
-def _slot(
-    planning: Planning, part: GangRequest, held: Allocation, ranks: list[int], others: Collection[str], *, imex: bool
+def _worker_at(
+    planning: Planning, part: GangRequest, held: Allocation, ranks: list[int], others: Collection[str], *, joined: bool
 ) -> tuple[Placed, ...] | None:
     """Where one slot goes: the first of the places to look in that has room."""
     here = {held.bundles[rank].clique for rank in ranks if held.bundles[rank].grants}
     clique = here.pop() if len(here) == 1 else None
-    for names in _places(planning, held, ranks, clique, others, imex=imex):
+    for names in _places(planning, held, ranks, clique, others, joined=joined):
         answer = plan(planning.inventory.part(names), part) if names else None
         if answer is None or isinstance(answer, Unsatisfiable):
             continue
@@ -89,7 +89,7 @@ def _places(
     clique: DomainId | None,
     others: Collection[str],
     *,
-    imex: bool,
+    joined: bool,
 ) -> Iterator[list[str]]:
     inventory, own = planning.inventory, held.bundles[ranks[0]].node
 
@@ -97,7 +97,7 @@ def _places(
         state = inventory.node_states.get(name)
         if state is None or name in others or name in planning.ready_made or not state.node.ready:
             return False
-        return not imex or state.imex_gang is None
+        return not joined or state.imex_gang is None
 
     if usable(own):  # only its worker is lost, or some of its devices are
         yield [own]

@@ -359,11 +359,11 @@ class Provisioning:
             )
             self.machines.avoid([node for node in (ended.node,) if node], why)
             return Progress(failed=why)
-        making = [node for node, slot in self.attempt.slots.items() if not self.renewed or slot.label not in joined]
-        lost = [node for node in making if not lives(self.view, node)]
+        unjoined = [node for node, slot in self.attempt.slots.items() if not self.renewed or slot.label not in joined]
+        lost = [node for node in unjoined if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")
-        closed = [node for node in making if self.view.nodes[node].unschedulable]
+        closed = [node for node in unjoined if self.view.nodes[node].unschedulable]
         if closed and stage in ("pods", "bound"):
             return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
         if now - self._since > STAGE_SECONDS[stage]:
