@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ray_dra.program.gang_handle import GangPlacementGroup
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
     from ray_dra.translate.drawing import draw_topology
-    from ray_dra.translate.ray.devices import gpu, mig
+    from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
 
 __version__ = "0.1.0"
 
@@ -84,7 +84,7 @@ _HOMES = {
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
     "ray_dra.translate.drawing": ("draw_topology",),
-    "ray_dra.translate.ray.devices": ("gpu", "mig"),
+    "ray_dra.translate.ray.devices": ("gpu", "mig", "mps", "time_slicing"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -116,12 +116,14 @@ __all__ = [
     "gpu",
     "linked_devices",
     "mig",
+    "mps",
     "placement_group",
     "plan",
     "same_clique",
     "same_gpu",
     "snapshot",
     "spread_gpus",
+    "time_slicing",
     "topology",
 ]
 

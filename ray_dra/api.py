@@ -20,6 +20,7 @@ from ray_dra.core.gangs.repair import OnFault
 from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import Connect, Gpus, Locality
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.shortfall import Unsatisfiable
@@ -95,6 +96,7 @@ def placement_group(
     product: str | Sequence[str] | None = None,
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
+    sharing: GpuSharing | None = None,
     priority: int = 0,
     wait: bool = True,
     runs_for: float | None = None,
@@ -106,7 +108,7 @@ def placement_group(
     The parameters up to `topology_strategy` are those of `ray.util.placement_group`.
 
     Args:
-        bundles: one dict of resources a bundle, e.g. [{"GPU": 4, "CPU": 8}] * 4; whole GPUs. At most 100,000 bundles of
+        bundles: one dict of resources a bundle, e.g. [{"GPU": 4, "CPU": 8}] * 4. At most 100,000 bundles of
             at most 64 resources; the names of resources, labels and products in different bundles have at most 65,536
             characters together, each name at most 253.
         name: at most 253 characters.
@@ -115,6 +117,9 @@ def placement_group(
         part: a part of a GPU in place of each bundle's whole GPU, as `ray_dra.mig("1g.10gb")` says; on Kubernetes
             alone. Each bundle has `"GPU": 1` then, and as few whole GPUs are broken as can be. See `same_gpu`,
             `spread_gpus`.
+        sharing: by what bundles with a share of a GPU (`"GPU": 0.25`) share it, as `ray_dra.mps(memory="20Gi")` or
+            `ray_dra.time_slicing()` says; on Kubernetes alone. The GPUs are its own, and nobody gets what it leaves of
+            them. In Ray such a bundle has `"GPU": 1`, of which a task may ask for any part.
         product: shorthand for `gpu(product=...)`: product name or names that will do, matched whole ("NVIDIA H100 80GB
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
@@ -141,6 +146,7 @@ def placement_group(
         product=product,
         devices=devices,
         part=part,
+        sharing=sharing,
         priority=priority,
         soft_node=_soft_target_node_id,
     )
@@ -172,6 +178,7 @@ def plan(
     product: str | Sequence[str] | None = None,
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
+    sharing: GpuSharing | None = None,
     priority: int = 0,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
@@ -198,6 +205,7 @@ def plan(
         product=product,
         devices=devices,
         part=part,
+        sharing=sharing,
         priority=priority,
     )
     if cluster is None:

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "core/cluster/sharing/whole.py": "core/cluster/test_device_choice.py",
     "core/explain/criteria.py": "core/model/test_device_selector.py, core/explain/test_shortfalls.py",
     "core/explain/parts.py": "core/planner/test_parts.py",
+    "core/explain/shares.py": "core/planner/test_own_shares.py",
     "core/gangs/actions.py": "core/gangs/test_engine.py",
     "core/gangs/events.py": "core/gangs/test_engine.py",
     "core/gangs/kept.py": "coordinator/test_kept.py",

@@ -53,8 +53,13 @@ def told_of(gang: Gang, stage: str, joined: bool) -> Told:
         if gang.phase is Phase.QUOTA:
             return Told("GangAwaitsQuota", f"{who} waits for {why}", bool(gang.moves))
         return Told("GangMoved" if gang.moves else "GangQueued", f"{who} waits for {why}", bool(gang.moves))
-    kind = "parts of GPUs" if any(grant.part is not None for grant in gang.allocation.grants) else "GPUs"
-    where = f"{len(gang.allocation.grants)} {kind} on {', '.join(dict.fromkeys(gang.allocation.nodes))}"
+    grants = gang.allocation.grants
+    kind = "GPUs"
+    if any(grant.part is not None for grant in grants):
+        kind = "parts of GPUs"
+    elif any(grant.amount is not None for grant in grants):
+        kind = "shares of GPUs"
+    where = f"{len(grants)} {kind} on {', '.join(dict.fromkeys(gang.allocation.nodes))}"
     if gang.phase is Phase.READY:
         return Told("GangReady", f"{who} is ready: {where}")
     if gang.phase is Phase.DRAINING:

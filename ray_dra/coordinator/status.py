@@ -46,7 +46,7 @@ class Status:
     namespace: str = ""
     owner: str = ""  # the Ray job that asked for it
     bundles: int = 0
-    gpus: int = 0  # or parts of GPUs
+    gpus: int = 0  # or parts or shares of GPUs
     priority: int = 0
     locality: str = ""  # in words
     made_here: bool = False  # the coordinator makes its placement group

@@ -161,6 +161,8 @@ def _too_few(inventory: Inventory, folded: FoldedRequest) -> bool:
 def _chooses(policy: Policy, folded: FoldedRequest) -> bool:
     """Whether the policy can serve such a gang; the others are placed as without one, so that a no stays true."""
     one_node = folded.request.strategy is Strategy.STRICT_PACK and len(folded.request.bundles) > 1
+    if folded.sharing is not None:
+        return False
     return folded.equal and not one_node and (policy.by_clique or not folded.demanding)
 
 
@@ -215,7 +217,7 @@ def scopes(inventory: Inventory, folded: FoldedRequest, *, near: bool = False) -
         return
     small = bundles == 1 or not folded.spread
     if small and not one_node:
-        small = folded.total < len(inventory.by_free)
+        small = folded.least_devices < len(inventory.by_free)
     # The devices of one bundle that are linked, or that are one, are as near as they would be in a clique.
     in_cliques = required and not (near and bundles == 1 and (folded.linked or folded.total == 1))
     for kinds in kinds_for(request, cliques=in_cliques):

@@ -10,8 +10,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, NoReturn
 
 from ray_dra.adapters.ray import GcsStore
@@ -23,6 +24,9 @@ from ray_dra.translate.names import (
     GO_KEY,
     HEAD_HOST_VARIABLES,
     HEAD_PORT_VARIABLE,
+    MPS_MEMORY_VARIABLE,
+    MPS_THREADS_VARIABLE,
+    MPS_VARIABLE,
     RAY_ADDRESS_VARIABLE,
     SLOT_KEY,
     SLOT_LABEL,
@@ -38,10 +42,19 @@ TERMINATION_LOG = Path("/dev/termination-log")
 
 
 class Joined(NamedTuple):
-    """The labels with which a raylet joins its gang, and the parts of GPUs that it has, as it numbers them."""
+    """How a raylet joins its gang.
+
+    Attributes:
+        labels: of the raylet.
+        parts: of GPUs that it has, as it numbers them.
+        shares: the UUID of a GPU for each share of it that it has, as it numbers them.
+        environment: of its workers.
+    """
 
     labels: dict[str, str]
-    parts: tuple[OfferedPart, ...]
+    parts: tuple[OfferedPart, ...] = ()
+    shares: tuple[str, ...] = ()
+    environment: Mapping[str, str] = MappingProxyType({})
 
 
 def join_gang(label: str, node_name: str, node: Node | None) -> Joined:
@@ -56,12 +69,15 @@ def join_gang(label: str, node_name: str, node: Node | None) -> Joined:
     if expected is None:
         _refuse(f"nobody planned anything for {label} on {node_name}")
     parts: tuple[OfferedPart, ...] = ()
+    shares: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
     try:
         planned = slot_from_bytes(expected)
-        problem = difference(planned, node)
+        problem = difference(planned, node) or without_mps(planned, os.environ)
         if not problem:
             profiles = (profile for _, profile, _ in planned.parts)
             parts = tuple(map(OfferedPart, parts_of(planned, node), profiles))
+            shares, environment = planned.shares, limits_of(planned)
     except RayDraError as error:
         problem = str(error)
     if problem:
@@ -70,7 +86,7 @@ def join_gang(label: str, node_name: str, node: Node | None) -> Joined:
     attempt = attempt_of_slot(label)
     if _wait(lambda: store.get(GO_KEY + attempt), BARRIER_SECONDS) is None:
         _refuse(f"the other workers of {attempt} did not come within {BARRIER_SECONDS:.0f} s")
-    return Joined({SLOT_LABEL: label}, parts)
+    return Joined({SLOT_LABEL: label}, parts, shares, environment)
 
 
 def difference(planned: PlannedSlot, node: Node | None) -> str:
@@ -85,6 +101,20 @@ def difference(planned: PlannedSlot, node: Node | None) -> str:
     if planned.clique is not None and node is not None and node.clique != planned.clique and by_nvml:
         return f"NVML says clique {node.clique}; planned was {planned.clique}"
     return ""
+
+
+def without_mps(planned: PlannedSlot, environment: Mapping[str, str]) -> str:
+    """Why GPUs cannot be shared by MPS as planned; empty if they can, or need not."""
+    if planned.mps is None or environment.get(MPS_VARIABLE):
+        return ""
+    return f"{MPS_VARIABLE} is not set; planned was that GPUs are shared by MPS"
+
+
+def limits_of(planned: PlannedSlot) -> dict[str, str]:
+    """What clients of MPS are told. The daemon holds them to the same; a client sees one GPU, which is its 0."""
+    threads, memory = planned.mps or (0, 0)
+    made = {MPS_THREADS_VARIABLE: str(threads)} if threads else {}
+    return made | ({MPS_MEMORY_VARIABLE: f"0={memory}M"} if memory else {})
 
 
 def _other_parts(planned: PlannedSlot, node: Node | None) -> str:

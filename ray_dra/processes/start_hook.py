@@ -72,8 +72,13 @@ def start(ray_params: Any, head: bool) -> None:
 
         joined = join_gang(label, name, node or other_node_here(name))
         labels |= joined.labels
-        parts = joined.parts
-        ray_params.num_gpus = len(parts) or ray_params.num_gpus
+        os.environ.update(joined.environment)
+        parts, shares = joined.parts, joined.shares
+        ray_params.num_gpus = len(parts) or len(shares) or ray_params.num_gpus
+        if shares:
+            # A GPU that is shared is there once for each share, so that Ray packs no fractions and no two bundles have
+            # one number.
+            os.environ[VISIBLE_VARIABLE] = ",".join(shares)
     else:
         parts = _parts_here(node)
     own = labels_of(node)

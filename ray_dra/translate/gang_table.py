@@ -113,7 +113,7 @@ def describe_gang(status: ListedGang, names: Names, now: float) -> list[str]:
         ("Phase", status.phase.value),
         ("Stage", status.times.stage or "-"),
         ("Asked for", "-" if asked is None else f"{utc(asked)} UTC ({age(now - asked)} ago)"),
-        ("Bundles", f"{status.bundles}, with {several(status.gpus, 'GPU')} or parts of GPUs"),
+        ("Bundles", f"{status.bundles}, with {several(status.gpus, 'GPU')} or parts or shares of GPUs"),
         ("Locality", status.locality or "-"),
         ("Priority", str(status.priority)),
         ("Cliques", ", ".join(names.get(c, c) for c in _cliques(status)) or "-"),

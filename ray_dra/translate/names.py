@@ -135,6 +135,9 @@ HEADS_VARIABLES = frozenset(  # KubeRay's, in its pods before the ones that all 
 )
 RAY_VARIABLES = r"(?:FQ_)?RAY_|KUBERAY_"  # how Ray's and KubeRay's begin
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"  # CUDA's
+MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"  # in a container whose GPUs are shared by MPS
+MPS_THREADS_VARIABLE = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"  # what a client of MPS may use of its GPU
+MPS_MEMORY_VARIABLE = "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"  # and have of its memory
 MIG_PREFIX = "MIG-"  # of parts' UUIDs, and of Ray's resource of parts of a profile, e.g. MIG-1g.10gb
 PART_PROFILES_VARIABLE = "RAY_DRA_PART_PROFILES"  # ours, of a raylet's workers: the profile of each GPU id's part
 DEVICE_ORDER_VARIABLE = "CUDA_DEVICE_ORDER"  # CUDA's

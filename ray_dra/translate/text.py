@@ -174,7 +174,8 @@ def _devices(grants: Sequence[Grant]) -> str:
     if parts:
         return ", ".join(parts)
     whole = [f"{g.index} ({(g.uuid or 'no uuid')[:12]})" for g in grants]
-    return f"GPU {', '.join(whole) or 'no GPU'}"
+    share = f"{grants[0].amount / 1000:g} of " if grants and grants[0].amount is not None else ""
+    return f"{share}GPU {', '.join(whole) or 'no GPU'}"
 
 
 def explain_answer(
@@ -253,9 +254,13 @@ def plain_bundles(allocation: Allocation) -> list[dict[str, Any]]:
 
 def _plain_device(grant: Grant) -> dict[str, Any]:
     plain: dict[str, Any] = {"index": grant.index, "uuid": grant.uuid}
+    if grant.amount is not None:
+        plain["share"] = grant.amount / 1000
     return plain if grant.part is None else {**plain, "profile": grant.part.profile, "parent": grant.part.parent}
 
 
 def _kind(request: GangRequest) -> str:
-    """GPUs, or parts of GPUs."""
+    """GPUs, or parts or shares of GPUs."""
+    if request.sharing is not None:
+        return "share"
     return "GPU" if request.bundles[0].part is None else "part"

@@ -36,7 +36,8 @@ class Vendor:
         clique_label: of a Node, which says the clique of its GPUs; "" for none.
         joined: products whose GPUs are all joined inside a box, so that each box is a clique.
         plugin: the resource that the vendor's device plugin offers, behind the scheduler's back. plugin_part: what
-            comes before a part's profile there.
+            comes before a part's profile there. plugin_shared: the resource of shares of GPUs there.
+        sharing_config: the kind of a claim's configuration that says by what its GPUs are shared; "" for none.
         by_name: of a device that says nothing else, the number of its GPU; named: the GPU of that number.
     """
 
@@ -56,6 +57,8 @@ class Vendor:
     profile: str = ""
     clique_label: str = ""
     plugin_part: str = ""
+    plugin_shared: str = ""
+    sharing_config: str = ""
     by_name: re.Pattern[str] = re.compile(r"(?!)")
     named: str = ""
 
@@ -107,6 +110,8 @@ NVIDIA = Vendor(
     joined=re.compile(r"H100 80GB HBM3|H200|H20\b|\bB[23]00|GB[23]00|A100-SXM4|H800$|A800-SXM4"),
     plugin="nvidia.com/gpu",
     plugin_part="nvidia.com/mig-",
+    plugin_shared="nvidia.com/gpu.shared",
+    sharing_config="GpuConfig",
     # gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
     by_name=re.compile(r"^gpu-(?:vfio-)?(\d+)(?:-|$)"),
     named="gpu-{}",

@@ -12,7 +12,10 @@ import pytest
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import NotAllowed, Rejected
 from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.claims import shared_by
 from ray_dra.translate.kube.raycluster import read_raycluster
+from ray_dra.translate.ray.devices import mps, time_slicing
+from ray_dra.translate.vendors import NVIDIA
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, Head, installation
 from tests.cluster.world import Account, Namespace, opaque
@@ -158,7 +161,13 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
     admin = {**asked, "exactly": {**asked["exactly"], "adminAccess": True}}
     channel = {**asked, "exactly": {**asked["exactly"], "deviceClassName": "compute-domain-default-channel.nvidia.com"}}
     either = {"name": "gpus", "firstAvailable": [{"name": "one", "deviceClassName": "gpu.nvidia.com"}]}
-    settings = opaque({"kind": "GpuConfig"})
+    users = {"strategy": "MPS", "mpsConfig": {"multiUser": True}}
+    settings = (
+        opaque({"kind": "VfioDeviceConfig"}),
+        opaque({"kind": "GpuConfig"}, driver="another.com"),
+        opaque({"kind": "GpuConfig", "sharing": users}),
+    )
+    configured = [{"devices": {**claim["spec"]["devices"], "config": [setting]}} for setting in settings]
     for wrong_claim, said in (
         (bare, "gangs' claims only"),
         (orphan, "is its pod's"),
@@ -166,10 +175,13 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
         ({**claim, "spec": {"devices": {"requests": [admin]}}}, "is its pod's|admin"),
         ({**claim, "spec": {"devices": {"requests": [channel]}}}, "is its pod's"),
         ({**claim, "spec": {"devices": {"requests": [either]}}}, "is its pod's"),
-        ({**claim, "spec": {"devices": {**claim["spec"]["devices"], "config": [settings]}}}, "is its pod's"),
+        *(({**claim, "spec": spec}, "is its pod's") for spec in configured),
     ):
         with pytest.raises((NotAllowed, Rejected), match=said):
             ours.create(wrong_claim, at, dry_run=True)
+    for sharing in (mps(), mps(memory="20Gi", threads=25), time_slicing("Short")):
+        devices = {**claim["spec"]["devices"], "config": [shared_by(sharing, NVIDIA)]}
+        ours.create({**claim, "spec": {"devices": devices}}, at, dry_run=True)
     domain: dict[str, Any] = {
         "apiVersion": "resource.nvidia.com/v1beta1",
         "kind": "ComputeDomain",

@@ -152,7 +152,8 @@ class World:
                 living.add(pod.name)
                 if pod.name not in self.ray.nodes:
                     offered = part_resources(profile for _, profile, _ in planned.parts)
-                    self.ray.add_node(pod.name, gpus=len(got), cpus=4, labels={SLOT_LABEL: label}, resources=offered)
+                    gpus = len(planned.shares or got)
+                    self.ray.add_node(pod.name, gpus=gpus, cpus=4, labels={SLOT_LABEL: label}, resources=offered)
         gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT_LABEL in n.labels and r not in living]
         for raylet in gone:
             self.ray.kill_node(raylet)

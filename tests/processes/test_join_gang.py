@@ -15,11 +15,14 @@ from ray_dra.core.model.node import Node
 from ray_dra.hooks import start
 from ray_dra.ports.nvml import GpuReading, MigReading, NodeReading
 from ray_dra.processes import join_gang, start_hook
-from ray_dra.processes.join_gang import Joined, difference, parts_of
+from ray_dra.processes.join_gang import Joined, difference, limits_of, parts_of, without_mps
 from ray_dra.processes.worker_hook import SeenDevice, _named
 from ray_dra.translate.files.shared_records import PlannedSlot, slot_from_bytes, slot_to_bytes
 from ray_dra.translate.names import (
     GPU_DOMAIN,
+    MPS_MEMORY_VARIABLE,
+    MPS_THREADS_VARIABLE,
+    MPS_VARIABLE,
     PART_PROFILES_VARIABLE,
     SLOT_LABEL,
     SLOT_VARIABLE,
@@ -129,3 +132,35 @@ def test_a_task_is_told_the_uuid_of_a_part_that_was_made_for_the_gang() -> None:
     assert _named(worker, SeenDevice(7, None, "n", None)).uuid is None
     by_number: Any = SimpleNamespace(original_visible_accelerator_ids={"GPU": ["0", "1"]})
     assert _named(by_number, SeenDevice(1, None, "n", None)).uuid is None, "a whole GPU that nobody has read"
+
+
+SHARED = PlannedSlot(("GPU-a", "GPU-b"), None, shares=("GPU-a", "GPU-a", "GPU-b", "GPU-a", "GPU-b"), mps=(25, 20 << 10))
+
+
+def test_a_raylet_offers_a_gpu_once_for_each_share_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no two bundles have one of Ray's numbers: it has no fractions to pack, and no rest to give others."""
+    node = seen(a=[], b=[])
+    assert difference(SHARED, node) == ""
+    assert difference(SHARED, seen(a=[])) != ""
+    assert slot_from_bytes(slot_to_bytes(SHARED)) == SHARED
+    monkeypatch.setenv(SLOT_VARIABLE, "rd-1-0.0")
+    monkeypatch.setenv(VISIBLE_VARIABLE, "")
+    for name in (WORKER_HOOK_VARIABLE, MPS_THREADS_VARIABLE, MPS_MEMORY_VARIABLE):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(start_hook, "node_here", lambda name: node)
+    joined = Joined({SLOT_LABEL: "rd-1-0.0"}, (), SHARED.shares, limits_of(SHARED))
+    monkeypatch.setattr(join_gang, "join_gang", lambda label, name, node: joined)
+    params = SimpleNamespace(labels={}, resources={}, num_gpus=5)
+    start(params, False)
+    assert params.num_gpus == 5
+    assert os.environ[VISIBLE_VARIABLE] == "GPU-a,GPU-a,GPU-b,GPU-a,GPU-b"
+    assert os.environ[MPS_THREADS_VARIABLE] == "25"
+    assert os.environ[MPS_MEMORY_VARIABLE] == "0=20480M"
+    assert NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids() == list(SHARED.shares)
+
+
+def test_a_pod_that_was_to_share_by_mps_and_has_none_does_not_join() -> None:
+    assert MPS_VARIABLE in without_mps(SHARED, {})
+    assert without_mps(SHARED, {MPS_VARIABLE: "/tmp/nvidia-mps"}) == ""
+    assert without_mps(replace(SHARED, mps=None), {}) == ""
+    assert limits_of(replace(SHARED, mps=(0, 0))) == limits_of(replace(SHARED, mps=None)) == {}

@@ -528,6 +528,7 @@ def test_an_mps_daemon_has_the_limits_and_the_container_its_folders(tmp_path: Pa
         "memory": {uuids[0]: "20480M", uuids[1]: "512M"},
         "multiUser": False,
     }
+    assert (daemon / "shm").stat().st_mode & 0o7777 == 0o1777, "a container's user writes there"
     spec = yaml.safe_load(next(bench.cdi.iterdir()).read_text())
     for device in spec["devices"]:
         paths = {m["containerPath"]: m["hostPath"] for m in device["containerEdits"]["mounts"]}

@@ -33,7 +33,7 @@ from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import DRIVER_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.devices import gpu
+from ray_dra.translate.ray.devices import gpu, mps, time_slicing
 from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, CLASSES, NVIDIA, VENDORS, Vendor
 from tests.coordinator.kubernetes_world import World
 from tests.translate.kube import amd
@@ -280,3 +280,14 @@ def test_a_slice_of_a_driver_that_nobody_knows_is_no_pool_of_gpus() -> None:
     published["spec"]["driver"] = "gpu.example.com"
     published["metadata"]["resourceVersion"] = "1"
     assert node_from_slices(KubeNode("n1"), [read_slice(published)]).devices == ()
+
+
+@each_vendor
+def test_gpus_are_shared_where_claims_can_say_so(case: Case) -> None:
+    """Elsewhere the no names the nodes, and why."""
+    inventory = Inventory([node(name, case.box(name)) for name in ("n1", "n2")])
+    for sharing in (mps(), time_slicing()):
+        answer = plan(inventory, gang([{"GPU": 0.5}] * 4, sharing=sharing))
+        assert isinstance(answer, Unsatisfiable) is (not case.vendor.sharing_config)
+        if isinstance(answer, Unsatisfiable):
+            assert f"claims cannot set how GPUs of {case.vendor.name} are shared" in str(answer.shortfalls[0])

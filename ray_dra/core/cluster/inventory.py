@@ -15,7 +15,7 @@ from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.index import Index
 from ray_dra.core.cluster.node_state import CliqueKey, InClique, NodeState, exclusive_key, members_of
-from ray_dra.core.model.allocation import Allocation, Grant
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.node import Node, node_order
@@ -47,7 +47,7 @@ class Inventory(Index):
     """All nodes and cliques, and who holds what.
 
     Invariant: a device is in the hold of at most one gang, and shares of one add up to at most the
-    whole; `hold` raises ValueError rather than break it.
+    whole; `hold` raises ValueError rather than break it. A gang that shares its own devices holds them whole.
     """
 
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
@@ -138,6 +138,7 @@ class Inventory(Index):
         away: list[str] = []
         shares = parts = False
         resources = False
+        own: list[tuple[NodeState, Grant]] = []  # shares of devices that are the gang's alone
         for placed in allocation.bundles:
             state = node_states.get(placed.node)
             grants = placed.grants
@@ -145,11 +146,15 @@ class Inventory(Index):
                 resources = True
             if state is None:
                 away.append(placed.node)
-                shares = shares or bool(grants and grants[0].amount is not None)
+                shares = shares or _is_share(placed)
                 parts = parts or bool(grants and grants[0].part is not None)
                 continue
             mask = state.known.get(-id(grants))
             if mask is None:  # not made by `plan` on this inventory: read back from a record
+                if grants and grants[0].own:
+                    own.append((state, grants[0]))
+                    masks.setdefault(state, 0)
+                    continue
                 if grants and (grants[0].amount is not None or grants[0].part is not None):
                     shares = shares or grants[0].amount is not None
                     parts = parts or grants[0].part is not None
@@ -164,6 +169,8 @@ class Inventory(Index):
                 masks[state] = mask
             if taken & mask:
                 raise ValueError(f"devices on {state.name} are held by another gang")
+        if own:
+            _add_own(own, masks)
         return masks, away, shares, parts, resources
 
     def release(self, gang: str) -> None:
@@ -263,7 +270,7 @@ class Inventory(Index):
         found = []
         for placed in allocation.bundles:
             state = self.node_states.get(placed.node)
-            if state is not None and placed.grants and placed.grants[0].amount is not None:
+            if state is not None and _is_share(placed):
                 for grant in placed.grants:
                     mask = state.mask_of((grant._replace(amount=None),))
                     if mask:
@@ -362,7 +369,7 @@ class Inventory(Index):
             mask = 0
             for placed in on_node:
                 state.use(placed.resources, +1.0)
-                if placed.grants and placed.grants[0].amount is None:
+                if placed.grants and (placed.grants[0].amount is None or placed.grants[0].own):
                     mask |= state.mask_of(placed.grants)
             self._share(Allocation(gang, on_node), +1)
             if hold.parts:
@@ -411,6 +418,26 @@ class Inventory(Index):
         return made
 
 
+def _is_share(placed: Placed) -> bool:
+    """Whether a bundle has a share of a device that other gangs may have shares of, too."""
+    return bool(placed.grants) and placed.grants[0].amount is not None and not placed.grants[0].own
+
+
+def _add_own(own: Iterable[tuple[NodeState, Grant]], masks: dict[NodeState, int]) -> None:
+    """To `masks` the devices that a gang has whole and gives its bundles in shares. Raises ValueError where somebody
+    else has something of one, or the shares are more than a whole."""
+    amounts: dict[tuple[NodeState, int], int] = {}
+    for state, grant in own:
+        if mask := state.mask_of((grant,)):
+            amounts[state, mask] = amounts.get((state, mask), 0) + (grant.amount or 0)
+    for (state, mask), amount in amounts.items():
+        if (state.held | masks[state]) & mask or mask.bit_length() - 1 in state.shares:
+            raise ValueError(f"a device on {state.name} is held by another gang")
+        if amount > WHOLE:
+            raise ValueError(f"a device on {state.name} has not so much left")
+        masks[state] |= mask
+
+
 def _same_place(state: NodeState, node: Node) -> bool:
     """Whether the node's devices, cliques and links are what they were."""
     before = state.node
@@ -420,6 +447,7 @@ def _same_place(state: NodeState, node: Node) -> bool:
         and before.ancestors == node.ancestors
         and before.counters == node.counters
         and before.parted == node.parted
+        and before.unshared == node.unshared
         and all(
             (a.id, a.uuid, a.index, a.kind, a.fabric_kind) == (b.id, b.uuid, b.index, b.kind, b.fabric_kind)
             and (a.attributes, a.capacity) == (b.attributes, b.capacity)

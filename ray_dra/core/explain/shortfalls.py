@@ -17,6 +17,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, SHARING, NodeState
 from ray_dra.core.explain.criteria import totals_that_will_do, unmet
 from ray_dra.core.explain.parts import parts_short
+from ray_dra.core.explain.shares import no_share, too_few_shares
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -47,6 +48,8 @@ def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = Tr
     found += totals_that_will_do(folded, _open(inventory, request))
     if folded.demanding and folded.total:
         found += _cliques(inventory, folded)
+    if not found:
+        found += too_few_shares(list(_open(inventory, request)), folded)
     if not found:
         found += _resources(inventory, request)
     if not proven and len(folded.classes) > MOST_CLASSES:
@@ -90,7 +93,9 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
     if criteria is not None and (unknown := unmet(labelled, criteria, where)):
         return unknown
     found = []
-    if bundle.share:
+    if bundle.sharing is not None:
+        found += no_share(labelled, bundle, bundle.sharing)
+    elif bundle.share:
         bundles = ShareBundles(bundle.share, criteria, folded.connect)
         left = max((n for s in labelled for n, _ in bundles.open_to(s)), default=0)
         if left < bundle.share:

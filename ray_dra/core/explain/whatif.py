@@ -15,8 +15,10 @@ from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import CliqueKey, exclusive_key
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device_selector import MEMORY
+from ray_dra.core.model.gpu_sharing import INTERVALS, MIB, GpuSharing, SharingKind
 from ray_dra.core.model.locality import Connect, Gpus, Locality
-from ray_dra.core.model.request import MAX_BUNDLES, Bundle, GangRequest, Strategy
+from ray_dra.core.model.request import MAX_BUNDLES, WHOLE, Bundle, GangRequest, Strategy
 from ray_dra.core.model.shortfall import Counterfactual, Instead, Leaving, Unsatisfiable
 from ray_dra.core.plan import place, plan
 from ray_dra.core.planner.fold import FoldedRequest
@@ -93,7 +95,7 @@ def _instead(trial: _Trial, request: GangRequest) -> Iterator[Instead]:
     fewer = _fewer(trial, request)
     if fewer is not None:
         yield fewer
-    for change, looser in _looser(request):
+    for change, looser in (*_looser(request), *_shared_otherwise(trial.inventory, request)):
         if (answer := trial.ask(looser)) is not None:
             yield Instead(change, answer)
             break
@@ -144,6 +146,30 @@ def _looser(request: GangRequest) -> Iterator[tuple[str, GangRequest]]:
         yield "devices that are not all linked", replace(request, locality=loose)
 
 
+def _shared_otherwise(inventory: Inventory, request: GangRequest) -> Iterator[tuple[str, GangRequest]]:
+    """Less memory for each share, so that as many go on the largest GPU as their sizes say; then time slices."""
+    sharing = request.sharing
+    if sharing is None or sharing.kind is not SharingKind.MPS:
+        return
+    largest = max(
+        (d.capacity.get(MEMORY, 0) for s in inventory.node_states.values() for d in s.node.devices), default=0
+    )
+    memory = largest // (WHOLE // max(bundle.share or 1 for bundle in request.bundles)) // MIB * MIB
+    if MIB <= memory < sharing.memory:
+        less = replace(sharing, memory=memory)
+        yield str(less), _with_sharing(request, less)
+    slices = GpuSharing(SharingKind.TIME_SLICING, interval=INTERVALS[0])
+    yield str(slices), _with_sharing(request, slices)
+
+
+def _with_sharing(request: GangRequest, sharing: GpuSharing) -> GangRequest:
+    made = {
+        bundle: replace(bundle, devices=tuple(replace(device, sharing=sharing) for device in bundle.devices))
+        for bundle in set(request.bundles)
+    }
+    return replace(request, bundles=tuple(made[bundle] for bundle in request.bundles))
+
+
 def _halved(request: GangRequest) -> GangRequest | None:
     """Twice as many bundles of half the size."""
     first = request.bundles[0]
@@ -169,7 +195,9 @@ def _leaving(trial: _Trial, request: GangRequest) -> Leaving | None:
         allocation = trial.inventory.allocation(gang)
         assert allocation is not None
         if allocation.priority <= request.priority:
-            sizes[gang] = (allocation.priority, len(allocation.grants))
+            grants = allocation.grants
+            shared = bool(grants) and grants[0].own
+            sizes[gang] = (allocation.priority, len({g.device for g in grants} if shared else grants))
     trial.sure = True
     if len(sizes) <= ALL_SETS_OF:
         return _every_set(trial, request, sizes)

@@ -34,7 +34,8 @@ class Grant(NamedTuple):
     `position` is the device's place on its node (the bit in the planner's masks), `index` NVML's
     number, `uuid` the stable key. Of a `part` of a GPU, `position` is the GPU's place among the node's parted GPUs, and
     `uuid` is None unless the part is there already; `device` is where the planner sees it, though for one that is yet
-    to be made Kubernetes' allocator may take another of that GPU and profile.
+    to be made Kubernetes' allocator may take another of that GPU and profile. `own`: of a share: what is left of the
+    device is no other gang's.
     """
 
     node: str
@@ -45,11 +46,12 @@ class Grant(NamedTuple):
     clique: DomainId | None
     amount: int | None = None
     part: GrantedPart | None = None
+    own: bool = False
 
     @property
     def alone(self) -> bool:
         """Whether no other gang's grant may name this device. A part that is yet to be made is only foreseen."""
-        return self.amount is None and (self.part is None or self.uuid is not None)
+        return (self.amount is None or self.own) and (self.part is None or self.uuid is not None)
 
 
 class Placed(NamedTuple):
@@ -116,4 +118,5 @@ class Allocation(NamedTuple):
 def _shown(grant: Grant) -> str:
     if grant.part is not None:
         return f"{grant.part.profile} of {grant.part.parent}"
-    return f"{grant.index} ({grant.uuid or 'no uuid'})"
+    of = f"{grant.amount / 1000:g} of " if grant.amount is not None else ""
+    return f"{of}{grant.index} ({grant.uuid or 'no uuid'})"

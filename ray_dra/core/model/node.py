@@ -28,6 +28,7 @@ class Node:
         counters: what the node's devices share, e.g. (("gpu/GPU-a", "memory-slice-3"), 1); see `Device.consumes`.
         parted: its GPUs that are given out in parts, some of them whole as well.
         spare: kept for repairs, and lent to small preemptible gangs only.
+        unshared: (way to share a GPU, why its GPUs cannot be shared so); see `gpu_sharing.SharingKind`.
         ready: False while the node is lost, silent or being drained; `reason` says why.
     """
 
@@ -44,6 +45,7 @@ class Node:
     counters: tuple[tuple[Counter, int], ...] = ()
     spare: bool = False
     parted: tuple[PartedGpu, ...] = ()
+    unshared: tuple[tuple[str, str], ...] = ()
 
     @property
     def clique(self) -> DomainId | None:

@@ -30,6 +30,7 @@ class ShortfallKind(enum.Enum):
     WORKERS = "workers"
     SET = "groups of a set"
     PARTS = "parts of GPUs"
+    SHARES = "shares of GPUs"
     QUOTA = "quota"
 
 

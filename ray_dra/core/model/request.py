@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ray_dra.core.model.checked import MAX_NAME, flag, many, number, one_of, table, text, whole
 from ray_dra.core.model.device_selector import MEMORY, DeviceCriteria, Selector
+from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import ANYWHERE, Connect, Gpus, Locality, no_locality
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.errors import InvalidRequest, shown
@@ -56,8 +57,9 @@ class DeviceRequest:
     """`count` devices of a class ("": of any) that `selectors` accept, of one of `products` when any are named (matched
     whole).
 
-    `share`: thousandths of one device, which others may share; None for whole devices. `part`: one part of a GPU that
-    `products` and `selectors` accept; None for whole devices.
+    `share`: thousandths of one device, which others may share; None for whole devices. `sharing`: the others are of the
+    same gang, and share the device so. `part`: one part of a GPU that `products` and `selectors` accept; None for whole
+    devices.
     """
 
     count: int
@@ -66,6 +68,7 @@ class DeviceRequest:
     share: int | None = None
     selectors: tuple[Selector, ...] = ()
     part: PartCriteria | None = None
+    sharing: GpuSharing | None = None
 
     def check(self) -> int:
         """The characters of its products. Raises InvalidRequest for a field of another type or out of range."""
@@ -77,6 +80,14 @@ class DeviceRequest:
             if not isinstance(self.part, PartCriteria):
                 raise InvalidRequest("A part is what mig(...) returns.", place="part", wanted=shown(self.part))
             self.part.check()
+        if self.sharing is not None:
+            if not isinstance(self.sharing, GpuSharing):
+                raise InvalidRequest(
+                    "sharing is what mps(...) or time_slicing(...) returns.",
+                    place="sharing",
+                    wanted=shown(self.sharing),
+                )
+            self.sharing.check()
         return DeviceCriteria(self.device_class, self.products, self.selectors).check()
 
     @property
@@ -155,6 +166,11 @@ class Bundle:
         """Thousandths of its one device; None where it has whole ones."""
         return self.devices[0].share if self.devices else None
 
+    @property
+    def sharing(self) -> GpuSharing | None:
+        """By what the bundles of its gang share the device of which it has a share."""
+        return self.devices[0].sharing if self.devices else None
+
 
 @dataclass(frozen=True, slots=True)
 class GangRequest:
@@ -195,6 +211,11 @@ class GangRequest:
             return first.whole_devices * len(self.bundles)
         return sum(b.whole_devices for b in self.bundles)
 
+    @property
+    def sharing(self) -> GpuSharing | None:
+        """By what its bundles share their devices; None where each has its own."""
+        return next((bundle.sharing for bundle in _distinct(self.bundles) if bundle.devices), None)
+
 
 def check_request(request: object) -> GangRequest:
     """The same request, if it keeps every rule of the model: types, ranges, sizes.
@@ -219,6 +240,12 @@ def check_request(request: object) -> GangRequest:
                 known.add(key)
                 check_text_length(length := length + size)
         _check_whole(request)
+        if request.sharing is None and any(bundle.share is not None for bundle in _distinct(request.bundles)):
+            raise InvalidRequest(
+                "Whoever has a share of a GPU says by what it is shared.",
+                place="sharing",
+                available="ray_dra.mps(...) or ray_dra.time_slicing(...)",
+            )
         if request.device_count == 0:
             raise InvalidRequest(
                 "No bundle asks for a GPU; use ray.util.placement_group for gangs without GPUs.", place="bundles"
@@ -272,6 +299,7 @@ def _check_whole(request: GangRequest) -> None:
                 place="bundles",
                 wanted=f"{shown(device.share)} thousandths of {shown(device.count)}",
             )
+    _check_shares(_distinct(bundles), locality)
     _check_parts(_distinct(bundles), locality)
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
@@ -294,6 +322,42 @@ def _check_whole(request: GangRequest) -> None:
             "STRICT_PACK puts all bundles on one node, so they cannot be split into segments.",
             place="strategy",
             wanted=f"STRICT_PACK with {locality}",
+        )
+
+
+def _check_shares(bundles: Sequence[Bundle], locality: Locality) -> None:
+    """What shares of a gang's own GPUs cannot be: beside whole GPUs, shared in two ways, near each other by NVLink."""
+    devices = [device for bundle in bundles for device in bundle.devices]
+    sharing = next((device.sharing for device in devices if device.sharing is not None), None)
+    if sharing is None:
+        return
+    if any(device.part is not None for device in devices):
+        raise InvalidRequest(
+            "A gang has parts of GPUs or shares of GPUs.",
+            place="sharing",
+            wanted=f"parts that are shared ({sharing})",
+            available="part=ray_dra.mig(...) without `sharing`, or shares of GPUs without `part`",
+        )
+    if any(device.share is None for device in devices) or any(len(bundle.devices) > 1 for bundle in bundles):
+        raise InvalidRequest(
+            "With `sharing` a bundle has a share of one GPU, or none.",
+            place="bundles",
+            wanted=f"whole GPUs in a gang that shares its GPUs ({sharing})",
+            available='a share such as {"GPU": 0.5}; whole GPUs without `sharing`, in a gang of their own',
+        )
+    if len({device.sharing for device in devices}) > 1:
+        raise InvalidRequest(
+            "A GPU is shared in one way, and so are all of a gang.",
+            place="sharing",
+            wanted=" and ".join(sorted({str(device.sharing) for device in devices})),
+            available="a gang for each of them",
+        )
+    if locality.within_cliques or locality.connect is Connect.REQUIRED:
+        raise InvalidRequest(
+            "Shares of GPUs are placed on as few GPUs as can be, whatever NVLink joins.",
+            place="locality",
+            wanted=str(locality),
+            available="no locality, or whole GPUs",
         )
 
 

@@ -197,6 +197,16 @@ def _parts(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts
     return f"{asked} {together}".rstrip(), f"{said}; not ready: {lost}" if lost else said
 
 
+def _shares(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
+    asked = f"{counted(wanted, 'share')} of {facts['share'] / 1000:g} of a GPU ({facts['sharing']}){_that(facts)}"
+    if "refusing" in facts:
+        said = ", ".join(f"{name} ({why})" for name, why in facts["refusing"])
+        return asked, f"no node whose GPUs can be shared so: {said}"
+    if "memory" in facts:
+        return asked, f"GPUs with {value_text('memory', facts['memory'])} at most"
+    return asked, f"{available} on {facts['free']} GPUs that are free" if facts["free"] else "no GPU that is free"
+
+
 def _quota(where: PlaceKind, wanted: int, available: Any, facts: Facts) -> Texts:
     return f"{wanted} GPUs and what goes with them", str(facts["reason"])
 
@@ -224,6 +234,7 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.WORKERS: _workers,
     ShortfallKind.SET: _set,
     ShortfallKind.PARTS: _parts,
+    ShortfallKind.SHARES: _shares,
     ShortfallKind.QUOTA: _quota,
 }
 

@@ -76,7 +76,7 @@ def lay_out_equal(capacities: Capacities, parts: Sequence[tuple[CliqueState, Nod
     node_counts = parts[0][1] if len(parts) == 1 else [each for _, node_counts in parts for each in node_counts]
     place_bundles(folded, node_counts, placed, masks)
     counters = exclusively(capacities.scope, (clique for clique, _ in parts)) if capacities.scope.exclusive else ()
-    if limits.compute_domains and len(node_counts) > len(parts):  # some part has several nodes
+    if limits.compute_domains and len(node_counts) > len(parts) and folded.sharing is None:  # some have several nodes
         counters += tuple(
             c for clique, part in parts for c in imex_counters(clique, [state for state, _, _ in part], limits)
         )

@@ -8,8 +8,9 @@ from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_order import CliqueOrder
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueKind, CliqueState
 from ray_dra.core.cluster.node_state import EPSILON, SEVERAL_PRODUCTS, NodeState
+from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import Connect
-from ray_dra.core.model.request import Bundle, GangRequest, Strategy
+from ray_dra.core.model.request import WHOLE, Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
 from ray_dra.core.planner.bundle_devices import ShareBundles, WholeBundles
 from ray_dra.core.planner.node_class import NodeClasses
@@ -30,6 +31,7 @@ class FoldedRequest:
         parted: bundles have parts of GPUs (`parts.py`).
         demanding: cliques are required, not only preferred.
         criteria: which devices the first class accepts; None for any. products: of these; () for any.
+        sharing: by what bundles share the gang's own devices; None where they do not.
         shape: how the first class is counted on a node.
         extra: more is asked of a node than free devices (resources, labels, not being excluded).
         whole: bundles of the first class have whole devices, or none.
@@ -73,6 +75,7 @@ class FoldedRequest:
         devices = first.devices
         self.share = 0
         self.parted = False
+        self.sharing: GpuSharing | None = None
         if len(devices) == 1:
             device = devices[0]
             self.size = device.count
@@ -80,6 +83,7 @@ class FoldedRequest:
             self.criteria = device.criteria if some else None  # a call less for most gangs
             if device.share:
                 self.share = device.share
+                self.sharing = device.sharing
             if device.part is not None:
                 self.parted = True
         else:
@@ -89,7 +93,7 @@ class FoldedRequest:
         self.bare = not (self.equal or self.classes[-1].devices)  # those without devices are the smallest
         self.products = self.criteria.products if self.criteria is not None else ()
         selective = self.criteria is not None and bool(self.criteria.selectors or self.criteria.device_class)
-        self.extra = bool(first.resources or first.labels or request.exclude or selective)
+        self.extra = bool(first.resources or first.labels or request.exclude or selective or self.sharing)
         self.whole = not self.share
         self.choosy = bool(self.share or self.criteria)
         self.simple = not (self.extra or self.choosy)
@@ -154,8 +158,15 @@ class FoldedRequest:
     def devices(self) -> WholeBundles:
         """How bundles of the one class take devices."""
         if self.share:
-            return ShareBundles(self.share, self.criteria, self.connect)
+            return ShareBundles(self.share, self.criteria, self.connect, self.sharing)
         return WholeBundles(self.size, self.criteria, self.connect)
+
+    @property
+    def least_devices(self) -> int:
+        """Fewer cannot be enough, whatever the devices."""
+        if self.sharing is None:
+            return self.total
+        return -(-sum((b.share or 0) * n for b, n in zip(self.classes, self.counts, strict=True)) // WHOLE)
 
     # -- which cliques
 

@@ -12,9 +12,11 @@ from itertools import combinations
 
 from ray_dra.core.cluster.device_choice import Masks, bits
 from ray_dra.core.cluster.node_state import EPSILON, NodeState
+from ray_dra.core.model.gpu_sharing import why_not_shared
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE, Bundle
 from ray_dra.core.model.selector import labels_match
+from ray_dra.core.planner.bundle_devices import most_on
 from ray_dra.core.planner.packing import Contents
 from ray_dra.core.planner.share_packing import OutOfWork, WholesBeside, pack_shares
 from ray_dra.core.planner.work import Work
@@ -31,6 +33,7 @@ class NodeClasses:
         resources: that any of them asks for.
         spread: at most one bundle on a node.
         together: every two devices that the gang has on a node are linked, whichever bundles they are of.
+        sharing: by what bundles share the gang's own devices; None where they do not.
         proven: False once a bounded search inside a node gave up.
     """
 
@@ -56,6 +59,7 @@ class NodeClasses:
         self.spread = spread
         self.together = together
         self.proven = True
+        self.sharing = next((bundle.sharing for bundle in classes if bundle.sharing is not None), None)
         self._criteria = [bundle.criteria for bundle in classes]
         self._known_fits: dict[tuple[NodeClass, Contents], bool] = {}
         self._examples: dict[NodeClass, tuple[NodeState, int]] = {}  # a node of each class, and its devices that count
@@ -70,10 +74,12 @@ class NodeClasses:
             return None
         self.work.left -= 4 + len(self.classes) // 4
         matches = self._matches(state.node.labels) if self._labelled else (True,) * len(self.classes)
+        if self.sharing is not None and why_not_shared(state.node.unshared, self.sharing.kind):
+            matches = tuple(each and not b.share for each, b in zip(matches, self.classes, strict=True))
         if not any(matches):
             return None
         mask = state.free & members
-        shared = tuple(sorted(_shared(state, members).items())) if self._shares else ()
+        shared = tuple(sorted(self._shared(state, members).items())) if self._shares else ()
         anything = mask
         for position, _ in shared:
             anything |= 1 << position
@@ -87,6 +93,9 @@ class NodeClasses:
         devices: object = mask.bit_count()
         if not by_count or shared:
             devices = (state.graph.digest, mask, narrow, shared, "" if state.sharing.independent else state.name)
+        if self.sharing is not None and self.sharing.memory:
+            most = tuple(most_on(state, at, self.sharing) for at in bits(mask))
+            devices = (state.graph.digest, mask, narrow, most)
         node_class = (devices, matches, tuple(state.left(r) for r in self.resources))
         self._examples.setdefault(node_class, (state, members))
         return node_class
@@ -151,7 +160,7 @@ class NodeClasses:
         every share, as many are left whichever are chosen, so that this is exact; else shares come first.
         """
         free = state.free & members
-        left = _shared(state, members)
+        left = self._shared(state, members)
         anything = free
         for position in left:
             anything |= 1 << position
@@ -178,10 +187,10 @@ class NodeClasses:
         alike = state.sharing.independent and all(usable & free == free for _, usable in shares)
         parts = None
         if state.sharing.independent:
-            parts = self._pack(left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
+            parts = self._pack(state, left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
         if parts is None and not alike:
             whole = WholesBeside(state, free, tuple(sizes), tuple(allowed), self.connect)
-            parts = self._pack(left | dict.fromkeys(bits(free), WHOLE), shares, whole)
+            parts = self._pack(state, left | dict.fromkeys(bits(free), WHOLE), shares, whole)
             if parts is not None:
                 opened = 0
                 for part in parts:
@@ -195,13 +204,21 @@ class NodeClasses:
         )
 
     def _pack(
-        self, left: dict[int, int], shares: list[tuple[int, int]], wholes: WholesBeside | None
+        self, state: NodeState, left: dict[int, int], shares: list[tuple[int, int]], wholes: WholesBeside | None
     ) -> list[int] | None:
+        most = {} if self.sharing is None else {at: most_on(state, at, self.sharing) for at in left}
         try:
-            return pack_shares(left, shares, wholes, self.work)
+            return pack_shares(left, shares, wholes, self.work, most)
         except OutOfWork:
             self.proven = False
             return None
+
+    def _shared(self, state: NodeState, members: int) -> dict[int, int]:
+        """Position -> thousandths left, of the devices among `members` that are shared already; none for a gang that
+        has its own."""
+        if self.sharing is not None:
+            return {}
+        return {position: left for position, left in state.shared_left().items() if members >> position & 1}
 
     def _split_together(self, state: NodeState, free: int, sizes: Masks, narrow: Masks | None) -> Masks | None:
         """`NodeState.split` where the devices of all these bundles are linked to each other."""
@@ -221,8 +238,3 @@ class NodeClasses:
                     if masks is not None:
                         break
         return masks
-
-
-def _shared(state: NodeState, members: int) -> dict[int, int]:
-    """Position -> thousandths left, of the devices among `members` that are shared already."""
-    return {position: left for position, left in state.shared_left().items() if members >> position & 1}

@@ -411,7 +411,7 @@ def _grant(open_: Open, at: int) -> Grant:
     gpu = open_.gpu.gpu
     part = gpu.parts[at]
     granted = make(GrantedPart, (part.profile, gpu.uuid))
-    return make(Grant, (open_.state.name, open_.gpu.at, part.id, part.uuid, None, None, None, granted))
+    return make(Grant, (open_.state.name, open_.gpu.at, part.id, part.uuid, None, None, None, granted, False))
 
 
 def parts_like(part: PartCriteria, table: PartTable) -> int:

@@ -11,6 +11,7 @@ from ray_dra.core.cluster.node_state import EXCLUSIVE, EXCLUSIVE_SPARES, NodeSta
 from ray_dra.core.model.allocation import Grant, Placed
 from ray_dra.core.model.device import Counter
 from ray_dra.core.model.imex import Limits
+from ray_dra.core.model.request import Bundle
 from ray_dra.core.planner.fold import FoldedRequest
 from ray_dra.core.planner.packing import Contents
 from ray_dra.core.planner.scope import Scope
@@ -63,17 +64,18 @@ def lay_out(folded: FoldedRequest, groups: Sequence[tuple[Sequence[int], Sequenc
             for c, n in enumerate(contents):
                 bundle = folded.classes[c]
                 for _ in range(n):
-                    grants = granted(state, masks[at], bundle.share)
+                    grants = granted(state, masks[at], bundle)
                     placed[waiting[c].pop()] = Placed(state.name, grants, bundle.resources)
                     at += 1
     return tuple(placed[i] for i in range(len(placed)))
 
 
-def granted(state: NodeState, mask: int, share: int | None) -> tuple[Grant, ...]:
-    """The devices of `mask`, whole or a share of the one."""
-    if not share:
+def granted(state: NodeState, mask: int, bundle: Bundle) -> tuple[Grant, ...]:
+    """The devices of `mask` for a bundle, whole or a share of the one."""
+    if not bundle.share:
         return state.granted(mask)
-    return (state.grants[mask.bit_length() - 1]._replace(amount=share),)
+    grant = state.grants[mask.bit_length() - 1]
+    return (grant._replace(amount=bundle.share, own=bundle.sharing is not None),)
 
 
 def exclusively(scope: Scope, cliques: Iterable[CliqueState]) -> tuple[tuple[Counter, int], ...]:

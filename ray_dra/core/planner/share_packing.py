@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from ray_dra.core.cluster.device_choice import Masks, bits
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.request import WHOLE
 from ray_dra.core.planner.work import Work
+
+Key = tuple[int, tuple[tuple[int, int, int], ...]]
+NO_LIMITS: Mapping[int, int] = {}
 
 
 class WholesBeside:
@@ -35,33 +38,41 @@ class OutOfWork(Exception):
 
 
 def pack_shares(
-    left: dict[int, int], shares: list[tuple[int, int]], wholes: WholesBeside | None, work: Work
+    left: dict[int, int],
+    shares: list[tuple[int, int]],
+    wholes: WholesBeside | None,
+    work: Work,
+    most: Mapping[int, int] = NO_LIMITS,
 ) -> list[int] | None:
     """A device for each (share, devices allowed), the tightest first, by backtracking.
 
     Args:
         left: position -> thousandths.
         wholes: whole bundles that have to fit beside the devices that are opened; None: they have theirs.
+        most: position -> how many shares may lie there, where not as many as fit.
     """
     if sum(share for share, _ in shares) > sum(left.values()):
+        return None
+    places = {p: most.get(p, len(shares)) for p in left}
+    if len(shares) > sum(places.values()):
         return None
     order = sorted(range(len(shares)), key=lambda i: (-shares[i][0], shares[i][1]))
     # Devices that the same shares may lie on are alike, unless whole bundles are to be put beside them.
     masks = sorted({allowed for _, allowed in shares})
     like = {p: p if wholes is not None else sum((m >> p & 1) << i for i, m in enumerate(masks)) for p in left}
-    failed: set[tuple[int, tuple[tuple[int, int], ...]]] = set()
+    failed: set[Key] = set()
     trail = [_Step(0, 0)]
     least = work.left // 2  # as in `pack`: there is some left to look elsewhere
     while trail:
         step = trail[-1]
         if step.at == len(order):
-            places = [0] * len(shares)
+            found = [0] * len(shares)
             for i, taken in zip(order, trail, strict=False):
-                places[i] = 1 << taken.position
-            return places
+                found[i] = 1 << taken.position
+            return found
         share, allowed = shares[order[step.at]]
         if step.moves is None:
-            step.key = (step.at, tuple(sorted((n, like[p]) for p, n in left.items())))
+            step.key = (step.at, tuple(sorted((n, like[p], places[p]) for p, n in left.items())))
             if step.key in failed:
                 trail.pop()
                 continue
@@ -69,11 +80,14 @@ def pack_shares(
             if work.left <= least:
                 raise OutOfWork
             fitting = {
-                (n, like[p]): p for p, n in sorted(left.items(), reverse=True) if n >= share and allowed >> p & 1
+                (n, like[p], places[p]): p
+                for p, n in sorted(left.items(), reverse=True)
+                if n >= share and allowed >> p & 1 and places[p]
             }
-            step.moves = iter([(n, p) for (n, _), p in sorted(fitting.items())])
+            step.moves = iter([(n, p) for (n, *_), p in sorted(fitting.items())])
         elif step.position >= 0:
             left[step.position] = step.amount
+            places[step.position] += 1
         move = next(step.moves, None)
         if move is None:
             failed.add(step.key)
@@ -83,6 +97,7 @@ def pack_shares(
         opened = step.opened | 1 << step.position if step.amount == WHOLE else step.opened
         if wholes is None or opened == step.opened or wholes.beside(opened) is not None:
             left[step.position] = step.amount - share
+            places[step.position] -= 1
             trail.append(_Step(step.at + 1, opened))
     return None
 
@@ -96,5 +111,5 @@ class _Step:
         self.at, self.opened = at, opened
         self.position = -1
         self.amount: int  # that was left where it lies
-        self.key: tuple[int, tuple[tuple[int, int], ...]]  # once the step has been looked at
+        self.key: Key  # once the step has been looked at
         self.moves: Iterator[tuple[int, int]] | None = None

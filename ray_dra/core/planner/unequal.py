@@ -129,7 +129,9 @@ def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, 
 def imex_counters_of(
     folded: FoldedRequest, clique: CliqueState, node_shares: Sequence[NodeShare], limits: Limits
 ) -> tuple[tuple[Counter, int], ...]:
-    """The IMEX domain of a part: of its nodes with devices, where there are several."""
+    """The IMEX domain of a part: of its nodes with devices, where there are several. Shares say nothing of NVLink."""
+    if folded.sharing is not None:
+        return ()
     node_states = {
         p.state for p in node_shares if any(n and b.devices for n, b in zip(p.contents, folded.classes, strict=True))
     }

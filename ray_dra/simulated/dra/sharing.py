@@ -75,6 +75,7 @@ def _start_daemon(machine: Machine, folder: Path, claim: str, config: MpsConfig 
     limits = _limits(config, sorted(uuids))
     for part in ("pipe", "shm", "log"):
         (daemon / part).mkdir(parents=True, exist_ok=True)
+    (daemon / "shm").chmod(0o1777)  # a tmpfs in NVIDIA's driver, which every user may write to; it is their /dev/shm
     time.sleep(machine.seconds("mps_daemon"))
     settings = {
         "devices": sorted(uuids),

@@ -6,6 +6,7 @@ file knows a stored form.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,13 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from ray_dra.core.gangs.lifecycle import LAST_MOVE, MOST_COUNTED, Gang, is_group, sense_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.node import Node
-from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
+from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE, WHOLE
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 15, 6
+GANG_VERSION, NODE_VERSION = 16, 7
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 
@@ -131,6 +132,7 @@ def _is_for(held: Allocation, gang: Gang) -> bool:
     if held.gang != gang.id or len(held.bundles) != len(gang.request.bundles):
         return False
     whole = set()
+    shared: Counter[object] = Counter()
     for placed, bundle in zip(held.bundles, gang.request.bundles, strict=True):
         if len(placed.grants) != bundle.count:
             return False
@@ -141,7 +143,12 @@ def _is_for(held: Allocation, gang: Gang) -> bool:
                 return False
             if grant.amount != bundle.share or (grant.amount is None and grant.device in whole):
                 return False
+            if grant.own != (bundle.sharing is not None):
+                return False
             whole.add(grant.device)
+            shared[grant.device] += grant.amount or 0
+            if shared[grant.device] > WHOLE:
+                return False
     return True
 
 

@@ -315,6 +315,7 @@ def _check_placed(placed: object, places: Mapping[str, set[Here]], at: str) -> N
             raise _bad("This device is not there", at, f"{grant.device} at {grant.position}", "a device of the node")
         if grant.amount is not None:
             _whole(grant.amount, at, least=1, most=WHOLE - 1)
+        _is(bool, grant.own, at)
         for value in (grant.uuid, grant.clique):
             if value is not None:
                 _text(value, at)

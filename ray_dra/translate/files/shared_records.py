@@ -18,7 +18,7 @@ from typing import Any
 from ray_dra.errors import RayDraError
 
 MAP_VERSION = ASIDE_VERSION = 1
-SLOT_VERSION = 2
+SLOT_VERSION = 3
 LOCALITY_VERSION = 0
 
 MARK = b""
@@ -35,11 +35,16 @@ class PlannedSlot:
     Attributes:
         parts: of GPUs, in the order in which its raylet numbers them: the GPU's UUID, the profile, and the part's own
             UUID where it was there before the gang.
+        shares: the GPU's UUID of each share of one, in the same order.
+        mps: it shares its GPUs by MPS, whose clients have no more of a GPU's threads (percent; 0: all) and memory
+            (mebibytes; 0: all). None: not by MPS.
     """
 
     uuids: tuple[str, ...]
     clique: str | None
     parts: tuple[tuple[str, str, str | None], ...] = ()
+    shares: tuple[str, ...] = ()
+    mps: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,14 @@ def _device(told: Any) -> MappedDevice:
 
 
 def slot_to_bytes(slot: PlannedSlot) -> bytes:
-    return _written(SLOT_VERSION, uuids=list(slot.uuids), clique=slot.clique, parts=[list(p) for p in slot.parts])
+    return _written(
+        SLOT_VERSION,
+        uuids=list(slot.uuids),
+        clique=slot.clique,
+        parts=[list(p) for p in slot.parts],
+        shares=list(slot.shares),
+        mps=slot.mps,
+    )
 
 
 def slot_from_bytes(data: bytes) -> PlannedSlot:
@@ -88,9 +100,24 @@ def slot_from_bytes(data: bytes) -> PlannedSlot:
     try:
         uuids, clique = found if isinstance(found, list) else (found["uuids"], found["clique"])  # 0: the two, in a list
         parts = found.get("parts", []) if isinstance(found, dict) else []  # up to 1 there were none
-        return PlannedSlot(_texts(uuids), _text_or_none(clique), tuple(map(_part, _list(parts))))
+        more = found if isinstance(found, dict) else {}  # up to 2 there were no shares
+        shares, mps = _texts(more.get("shares", [])), more.get("mps")
+        return PlannedSlot(
+            _texts(uuids),
+            _text_or_none(clique),
+            tuple(map(_part, _list(parts))),
+            shares,
+            None if mps is None else _limits(mps),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise unreadable("slot", error) from error
+
+
+def _limits(told: Any) -> tuple[int, int]:
+    threads, memory = _list(told)
+    if type(threads) is not int or type(memory) is not int:
+        raise TypeError("the limits of MPS are whole numbers")
+    return threads, memory
 
 
 def _part(told: Any) -> tuple[str, str, str | None]:

@@ -7,7 +7,7 @@ same answers as the inventory did.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import whole
 from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.locality import Connect, Gpus, Locality
 from ray_dra.core.model.node import Node
@@ -42,7 +43,7 @@ from ray_dra.translate.files.sense import (
     refuse_unknown,
 )
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.devices import gpu, mig
+from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
 
 VERSION = 1
 
@@ -72,7 +73,19 @@ class Snapshot:
 
 _SNAPSHOT = TypeAdapter(Snapshot)
 GPU, MIG = inspect.signature(gpu).parameters, inspect.signature(mig).parameters
-REQUEST = ("bundles", "count", "strategy", "locality", "product", "devices", "part", "priority", "preemptible")
+SHARING: dict[str, Callable[..., GpuSharing]] = {"mps": mps, "time_slicing": time_slicing}
+REQUEST = (
+    "bundles",
+    "count",
+    "strategy",
+    "locality",
+    "product",
+    "devices",
+    "part",
+    "sharing",
+    "priority",
+    "preemptible",
+)
 """What a gang's file may say: as `placement_group` has it; `count`: the bundles, so many times over."""
 
 
@@ -241,6 +254,7 @@ def load_request(text: str | bytes) -> GangRequest:
         product=given.get("product"),
         devices=_devices(given.get("devices")),
         part=_part(given.get("part")),
+        sharing=_sharing(given.get("sharing")),
         priority=given.get("priority", 0),
     )
     return replace(request, preemptible=given.get("preemptible", False))
@@ -266,6 +280,25 @@ def _part(given: object) -> PartCriteria | None:
             "part is what ray_dra.mig takes.", place="part", wanted=shown(given), available=", ".join(MIG)
         )
     return mig(**given)
+
+
+def _sharing(given: object) -> GpuSharing | None:
+    """The arguments of `ray_dra.mps` or `ray_dra.time_slicing`, under its name; or the name alone."""
+    if given is None:
+        return None
+    said = {given: {}} if isinstance(given, str) else given
+    if isinstance(said, dict) and len(said) == 1:
+        name, arguments = next(iter(said.items()))
+        make = SHARING.get(name) if isinstance(name, str) else None
+        known = inspect.signature(make).parameters.keys() if make is not None else set[str]()
+        if make is not None and isinstance(arguments, dict) and arguments.keys() <= known:
+            return make(**arguments)
+    raise InvalidSnapshot(
+        "sharing is what ray_dra.mps or ray_dra.time_slicing takes.",
+        place="sharing",
+        wanted=shown(given),
+        available="mps: {memory: 20Gi, threads: 25}, or time_slicing: {interval: Short}",
+    )
 
 
 def read_snapshot(path: Path | str) -> Snapshot:

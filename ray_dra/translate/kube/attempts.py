@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.gpu_sharing import SharingKind
 from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.request import Bundle
 from ray_dra.ports.kube_objects import RayCluster
@@ -37,6 +38,15 @@ class Attempt:
         """What the ComputeDomains' controller makes, and pods name."""
         return tuple(d["spec"]["channel"]["resourceClaimTemplate"]["name"] for d in self.domains.values())
 
+    @property
+    def gate_hint(self) -> str:
+        """What its claims need of the driver that nothing published tells; "" for nothing."""
+        sharing = next((slot.sharing for slot in self.slots.values() if slot.sharing is not None), None)
+        if sharing is None:
+            return ""
+        gate = "MPSSupport" if sharing.kind is SharingKind.MPS else "TimeSlicingSettings"
+        return f" (its GPUs are shared, {sharing}: NVIDIA's driver needs its feature gate {gate} for that)"
+
     def missing_domains(self, there: Collection[str]) -> dict[str, dict[str, Any]]:
         """ComputeDomains of other names than these, by name."""
         named = {str(domain["metadata"]["name"]): domain for domain in self.domains.values()}
@@ -55,9 +65,8 @@ class Attempt:
         kinds: dict[Any, Slot] = {}
         for slot in slots:
             asked = tuple(sorted(slot.resources.items()))
-            kinds.setdefault(
-                (slot.clique in self.domains, len(slot.uuids), len(slot.parts), slot.criteria, asked), slot
-            )
+            devices = (len(slot.uuids), len(slot.parts), len(slot.shares), slot.sharing, slot.criteria)
+            kinds.setdefault((slot.clique in self.domains, devices, asked), slot)
         return list(kinds.values())
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.core.model.gpu_sharing import GpuSharing, SharingKind
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
-from ray_dra.translate.names import NODE_LABEL
+from ray_dra.translate.names import COMPUTE_DOMAIN_API, NODE_LABEL
 from ray_dra.translate.vendors import NVIDIA, PRODUCT, VENDORS, Vendor
 
 _PART_CLASSES = {vendor.part_class for vendor in VENDORS.values() if vendor.part_class}
@@ -83,6 +85,23 @@ def demands_on(criteria: DeviceCriteria, vendor: Vendor = NVIDIA) -> tuple[str, 
             has, value = vendor.attribute(selector.name), f'semver("{".".join(map(str, selector.value))}")'
         found.append(f"{has}.compareTo({value}) {selector.operator.value} 0")
     return tuple(found)
+
+
+def shared_by(sharing: GpuSharing, vendor: Vendor) -> dict[str, Any]:
+    """The configuration of a claim's devices, in the form of NVIDIA, the one vendor that has any. It names no request:
+    there is one."""
+    made: dict[str, Any] = {"strategy": sharing.kind.value}
+    if sharing.kind is SharingKind.TIME_SLICING:
+        made["timeSlicingConfig"] = {"interval": sharing.interval}
+    else:
+        limits: dict[str, Any] = {}
+        if sharing.threads is not None:
+            limits["defaultActiveThreadPercentage"] = sharing.threads
+        if sharing.memory:
+            limits["defaultPinnedDeviceMemoryLimit"] = f"{sharing.mebibytes}Mi"
+        made["mpsConfig"] = limits
+    parameters = {"apiVersion": COMPUTE_DOMAIN_API, "kind": vendor.sharing_config, "sharing": made}
+    return {"opaque": {"driver": vendor.driver, "parameters": parameters}}
 
 
 def _named_by(thing: Raw) -> tuple[tuple[str, ...], int]:

@@ -141,6 +141,8 @@ def _pod(bundle: Bundle, cluster: RayCluster) -> dict[str, Any]:
 
 def _counted_as(device: DeviceRequest, vendor: Vendor) -> str:
     """The resource that Kueue counts devices as: as the vendor's device plugin offers them, where that has a name."""
+    if device.share is not None:
+        return vendor.plugin_shared or vendor.plugin
     if device.part is not None:
         profile = device.part.profile.replace("+", ".")
         return vendor.plugin_part + profile if profile else vendor.part_class

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.device_selector import MAX_VALUE, MEMORY
+from ray_dra.core.model.gpu_sharing import SharingKind
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.parts import Part, PartedGpu
 from ray_dra.core.model.signs import Seen, Severity, Sign, health_of, worst
@@ -162,6 +163,7 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
         ready=not reason,
         reason=reason,
         parted=tuple(_parted(vendor, node.name, published, _newest_counters(pool), devices)),
+        unshared=_unshared(vendor, published),
     )
 
 
@@ -181,6 +183,17 @@ def _unsafe(full: Sequence[PublishedDevice], vendor: Vendor) -> str:
         if any(_PARTITIONS.fullmatch(name) for name in device.attributes):
             return f"its GPUs are given out in Fabric Manager's partitions alone ({device.name} is in some)"
     return ""
+
+
+def _unshared(vendor: Vendor, published: Sequence[PublishedDevice]) -> tuple[tuple[str, str], ...]:
+    """In which ways a claim cannot share GPUs of the node, by what is on where they are published so, and why."""
+    if not vendor.sharing_config:
+        return tuple((kind.value, f"claims cannot set how GPUs of {vendor.name} are shared") for kind in SharingKind)
+    if any(device.consumes for device in published):
+        return ((SharingKind.MPS.value, "its driver makes parts of GPUs, which excludes MPS"),)
+    if any(device.several for device in published):
+        return ((SharingKind.MPS.value, "its driver lets several claims have a GPU, which excludes MPS"),)
+    return ()
 
 
 def _parted(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
+from ray_dra.core.model.gpu_sharing import GpuSharing, SharingKind
 from ray_dra.core.model.parts import profile_order
 from ray_dra.core.model.request import Bundle
 
@@ -33,12 +34,14 @@ class Slot:
     label: str
     node: str
     bundles: tuple[int, ...]
-    uuids: tuple[str, ...]  # of whole devices, in the node's order
+    uuids: tuple[str, ...]  # of whole devices, in the node's order, also of those that its bundles share
     clique: str | None
     resources: Mapping[str, float]
     criteria: DeviceCriteria = ANY_DEVICE  # what all its bundles say of their devices
     parts: tuple[SlotPart, ...] = ()  # of GPUs, in the order in which its raylet numbers them
     renewed: int = 0  # where its worker took the place of a lost one: how often the gang had been planned by then
+    shares: tuple[str, ...] = ()  # the device's UUID of each share, in the same order
+    sharing: GpuSharing | None = None  # by what its bundles share devices
 
     @property
     def name(self) -> str:
@@ -48,13 +51,21 @@ class Slot:
 
     @property
     def devices(self) -> int:
-        """How many its raylet offers."""
-        return len(self.uuids) + len(self.parts)
+        """How many its raylet offers: of devices that are shared one for each share, so that Ray has none to pack."""
+        return len(self.shares or self.uuids) + len(self.parts)
+
+    @property
+    def mps(self) -> tuple[int, int] | None:
+        """The limits of each client (threads in percent, mebibytes; 0: none); None: not shared by MPS."""
+        if self.sharing is None or self.sharing.kind is not SharingKind.MPS:
+            return None
+        return self.sharing.threads or 0, self.sharing.mebibytes
 
     @property
     def claims(self) -> Mapping[str, tuple[SlotPart, ...]]:
         """The names of its claims: one for whole devices (no parts), and one for the parts of each GPU. The allocator
-        goes back within a claim and not beyond it, and the driver makes the parts of a claim one after the other."""
+        goes back within a claim and not beyond it, and the driver makes the parts of a claim one after the other. GPUs
+        that are shared are one claim, too: MPS has one daemon a claim, and a container sees one daemon."""
         found = {self.name: ()} if self.uuids else {}
         parents = list(dict.fromkeys(part.parent for part in self.parts))
         return found | {
@@ -108,12 +119,14 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
             labels[node],
             node,
             tuple(index for index, _ in members),
-            tuple(g.uuid or "" for g in grants if g.part is None),
+            tuple(dict.fromkeys(g.uuid or "" for g in grants if g.part is None)),
             cliques.pop() if len(cliques) == 1 else None,
             resources,
             _common([asked[index] for index, placed in members if asked and placed.grants]),
             tuple(SlotPart(g.part.parent, g.part.profile, g.uuid) for g in grants if g.part is not None),
             renewed.get(node, 0),
+            tuple(g.uuid or "" for g in grants if g.amount is not None),
+            next((asked[index].sharing for index, placed in members if asked and placed.grants), None),
         )
     return found
 

@@ -24,6 +24,7 @@ from ray_dra.translate.kube.claims import (
     expression_for_parts_of,
     expression_for_profile,
     expression_for_whole,
+    shared_by,
 )
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.raycluster import vendor_of, worker_template
@@ -114,11 +115,14 @@ class Maker:
         meta = self._meta(name, self._labels_of(slot), owner)
         if not vendor.unique:
             meta["annotations"] = {NODE_LABEL: slot.node}
+        devices: dict[str, Any] = {"requests": requests}
+        if slot.sharing is not None:
+            devices["config"] = [shared_by(slot.sharing, vendor)]
         return {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "ResourceClaim",
             "metadata": meta,
-            "spec": {"devices": {"requests": requests}},
+            "spec": {"devices": devices},
         }
 
     def pod(self, slot: Slot, domain: Mapping[str, Any] | None) -> dict[str, Any]:

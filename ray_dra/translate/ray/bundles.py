@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_dra.core.model.checked import many, number, table, text
 from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
+from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import ANYWHERE, Locality, no_locality
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.request import (
@@ -17,6 +18,7 @@ from ray_dra.core.model.request import (
     MAX_DEVICES_PER_BUNDLE,
     MAX_ENTRIES,
     MIN_AMOUNT,
+    WHOLE,
     Bundle,
     GangRequest,
     Strategy,
@@ -25,7 +27,7 @@ from ray_dra.core.model.request import (
 )
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.names import GPU_DOMAIN, MIG_PREFIX, RAY_NODE_ID
-from ray_dra.translate.ray.devices import check_part, criteria_from, mig, request_for
+from ray_dra.translate.ray.devices import check_part, check_sharing, criteria_from, mig, request_for
 from ray_dra.translate.ray.labels import check_selector
 
 NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
@@ -41,6 +43,7 @@ def request_from_bundles(
     product: str | Sequence[str] | None = None,
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
+    sharing: GpuSharing | None = None,
     priority: int = 0,
     soft_node: str | None = None,
 ) -> GangRequest:
@@ -68,12 +71,17 @@ def request_from_bundles(
             wanted=str(len(asked_for)),
             available=str(len(labels)),
         )
-    made = _bundles(asked_for, labels, criteria_from(devices, product), check_part(part))
+    made = _bundles(asked_for, labels, criteria_from(devices, product), check_part(part), check_sharing(sharing))
+    if sharing is not None and not any(bundle.sharing for bundle in made):
+        raise InvalidRequest(
+            "No bundle has a GPU to share.", place="sharing", wanted=str(sharing), available='bundles with {"GPU": 0.5}'
+        )
     return check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
 
 
 def ray_bundles(request: GangRequest) -> list[dict[str, float]]:
-    """The request's bundles as Ray takes them: Python's own numbers, nothing that is 0."""
+    """The request's bundles as Ray takes them: Python's own numbers, nothing that is 0. A share is one of the GPUs that
+    its raylet offers (`processes.start_hook`), so that Ray has nothing to pack."""
     made = {id(b): _ray_bundle(b) for b in request.bundles}
     return [dict(made[id(b)]) for b in request.bundles]
 
@@ -101,7 +109,11 @@ def _check_soft_node(node: object, strategy: Strategy) -> None:
 
 
 def _bundles(
-    bundles: Sequence[Any], selectors: Sequence[Any] | None, criteria: DeviceCriteria, part: PartCriteria | None
+    bundles: Sequence[Any],
+    selectors: Sequence[Any] | None,
+    criteria: DeviceCriteria,
+    part: PartCriteria | None,
+    sharing: GpuSharing | None,
 ) -> tuple[Bundle, ...]:
     """Equal bundles are one object: the planner folds them quickly."""
     made: dict[Any, Bundle] = {}
@@ -119,6 +131,7 @@ def _bundles(
                 index=i,
                 criteria=criteria,
                 part=part,
+                sharing=sharing,
                 labels=check_selector(table(labels, place, most=MAX_ENTRIES), place),
             )
             key = (bundle.devices, tuple(sorted(bundle.resources.items())), tuple(sorted(bundle.labels.items())))
@@ -161,26 +174,27 @@ def bundle_from_resources(
     index: int,
     criteria: DeviceCriteria = ANY_DEVICE,
     part: PartCriteria | None = None,
+    sharing: GpuSharing | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Bundle:
     """A Bundle from Ray's dict, e.g. {"GPU": 4, "CPU": 8}; `index` is for the message.
 
     Raises:
-        InvalidRequest: empty, not numbers, less than Ray counts or more, or a GPU count that is zero, negative or
-            fractional.
+        InvalidRequest: empty, not numbers, less than Ray counts or more, or a GPU count that is zero, negative, or
+            fractional where nothing says by what GPUs are shared.
     """
     place = f"bundles[{index}]"
     if not table(resources, place, most=MAX_ENTRIES):
         raise InvalidRequest("A bundle is a non-empty dict of resources.", place=place, wanted=shown(resources))
     rest: dict[str, float] = {}
     named: dict[str, float] = {}  # parts by their profiles
-    count = 0
+    gpus: int | float = 0
     for name, value in resources.items():
         at = f"{place}[{shown(name)}]"
         name = text(name, f"a resource of {place}")
         amount = number(value, at, least=-MAX_AMOUNT, most=MAX_AMOUNT)
         if name == "GPU" and not (amount == 0 and len(resources) > 1):  # 0 beside others asks for none
-            count = _gpu_count(amount, place)
+            gpus = _share(amount, place, sharing, part) if amount > 0 and amount % 1 else _gpu_count(amount, place)
         elif name == "GPU":
             continue
         elif name.startswith(MIG_PREFIX):
@@ -194,12 +208,12 @@ def bundle_from_resources(
         elif amount > 0:
             rest[name] = amount
     if named:
-        part, count = _named_part(named, count, part, place), 1
-    devices = (request_for(count, criteria, part),) if count else ()
+        part, gpus = _named_part(named, gpus, part, place), 1
+    devices = (request_for(gpus, criteria, part, sharing),) if gpus else ()
     return Bundle(devices, rest, dict(labels or {}))
 
 
-def _named_part(named: Mapping[str, float], gpus: int, part: PartCriteria | None, place: str) -> PartCriteria:
+def _named_part(named: Mapping[str, float], gpus: int | float, part: PartCriteria | None, place: str) -> PartCriteria:
     """The part that a bundle asks for by its resource, e.g. {"MIG-1g.10gb": 1}, with or without {"GPU": 1}."""
     name, amount = next(iter(named.items()))
     asked = " and ".join(f"{name}: {amount:g}" for name, amount in named.items())
@@ -221,19 +235,44 @@ def _named_part(named: Mapping[str, float], gpus: int, part: PartCriteria | None
     return found
 
 
+def _share(amount: float, place: str, sharing: GpuSharing | None, part: PartCriteria | None) -> float:
+    """The amount, if it is a share of one GPU, in thousandths, and somebody says by what the GPU is shared."""
+    wanted = f"GPU: {amount:g}"
+    if part is not None:
+        raise InvalidRequest(
+            "A part is no share: a bundle has all of its part.", place=place, wanted=wanted, available='{"GPU": 1}'
+        )
+    if amount > 1:
+        raise InvalidRequest(
+            "A bundle has whole GPUs, or a share of one.",
+            place=place,
+            wanted=wanted,
+            available=f'{{"GPU": {int(amount)}}}, {{"GPU": {int(amount) + 1}}}, or more bundles with a share each',
+        )
+    thousandths = round(amount * WHOLE)
+    if abs(thousandths / WHOLE - amount) > 1e-9 or not 0 < thousandths < WHOLE:
+        raise InvalidRequest(
+            "Shares are counted in thousandths of a GPU.",
+            place=place,
+            wanted=f"GPU: {amount!r}",
+            available=f'{{"GPU": {min(max(int(amount * WHOLE), 1), WHOLE - 1) / WHOLE:g}}}',
+        )
+    if sharing is None:
+        raise InvalidRequest(
+            "Whoever has a share of a GPU says by what it is shared.",
+            place=place,
+            wanted=wanted,
+            available="whole numbers, or sharing=ray_dra.mps(...) or sharing=ray_dra.time_slicing()",
+        )
+    return thousandths / WHOLE
+
+
 def _gpu_count(amount: float, place: str) -> int:
     if amount <= 0:
         raise InvalidRequest(
             "A GPU count must be at least 1; leave GPU out of a bundle that needs none.",
             place=place,
             wanted=f"GPU: {amount:g}",
-        )
-    if amount != int(amount):
-        raise InvalidRequest(
-            "GPUs cannot be shared yet; ask for whole ones.",
-            place=place,
-            wanted=f"GPU: {amount:g}",
-            available="whole numbers",
         )
     if amount > MAX_DEVICES_PER_BUNDLE:
         raise InvalidRequest(

@@ -23,8 +23,9 @@ from ray_dra.core.model.device_selector import (
     Value,
     version_of,
 )
+from ray_dra.core.model.gpu_sharing import INTERVALS, GpuSharing, SharingKind
 from ray_dra.core.model.parts import PartCriteria
-from ray_dra.core.model.request import DeviceRequest
+from ray_dra.core.model.request import WHOLE, DeviceRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.quantity import quantity
 from ray_dra.translate.vendors import CLASSES, NVIDIA
@@ -109,19 +110,12 @@ def mig(profile: str | None = None, *, memory: str | int | None = None) -> PartC
                 "This is no profile of MIG.", place="profile", wanted=shown(profile), available="1g.10gb and its like"
             )
         return PartCriteria(str(profile))
-    wanted: float | None = None
-    if isinstance(memory, numbers.Integral) and not isinstance(memory, bool):
-        wanted = int(memory)
-    elif isinstance(memory, str):
-        try:
-            wanted = quantity(memory)
-        except ValueError:
-            wanted = None
-    if wanted is None or not 1 <= wanted <= MAX_VALUE:
+    wanted = _bytes(memory)
+    if wanted is None:
         raise InvalidRequest(
             "The memory of a part is a quantity.", place="memory", wanted=shown(memory), available='"20Gi", "10G"'
         )
-    return PartCriteria(memory=int(wanted))
+    return PartCriteria(memory=wanted)
 
 
 def check_part(part: object) -> PartCriteria | None:
@@ -133,6 +127,72 @@ def check_part(part: object) -> PartCriteria | None:
     if part is not None:
         part.check()
     return part
+
+
+def mps(*, memory: str | int | None = None, threads: int | None = None) -> GpuSharing:
+    """Shares of GPUs by NVIDIA's MPS, for `placement_group(..., sharing=...)`: processes run at the same time, and have
+    no more memory and threads than is said here, each process for itself.
+
+    Args:
+        memory: the most that a process may have of its GPU's memory, e.g. "20Gi" or a number of bytes; None: all. Only
+            so many shares lie on a GPU as have this memory there.
+        threads: the most that it may use of its GPU's threads, in percent, from 1 to 100; None: all.
+
+    Raises:
+        InvalidRequest: a limit that can be none.
+    """
+    found = 0 if memory is None else _bytes(memory)
+    if found is None:
+        raise InvalidRequest(
+            "The memory of a share is a quantity.", place="memory", wanted=shown(memory), available='"20Gi", "10G"'
+        )
+    sharing = GpuSharing(
+        SharingKind.MPS, None if threads is None else whole(threads, "threads", least=1, most=100), found
+    )
+    sharing.check()
+    return sharing
+
+
+def time_slicing(interval: str = INTERVALS[0]) -> GpuSharing:
+    """Shares of GPUs by time slices, for `placement_group(..., sharing=...)`: processes take turns. Nothing keeps a
+    process from the memory of the others, nor their work from its faults.
+
+    Args:
+        interval: how long a turn is: "Default", "Short", "Medium" or "Long".
+
+    Raises:
+        InvalidRequest: no such interval.
+    """
+    sharing = GpuSharing(SharingKind.TIME_SLICING, interval=interval)
+    sharing.check()
+    return sharing
+
+
+def check_sharing(sharing: object) -> GpuSharing | None:
+    """What `sharing=` says."""
+    if sharing is not None and not isinstance(sharing, GpuSharing):
+        raise InvalidRequest(
+            "sharing is what ray_dra.mps(...) or ray_dra.time_slicing(...) returns.",
+            place="sharing",
+            wanted=shown(sharing),
+            available="mps(...) or time_slicing(...)",
+        )
+    if sharing is not None:
+        sharing.check()
+    return sharing
+
+
+def _bytes(memory: object) -> int | None:
+    """A quantity, or a number of bytes; None for anything else."""
+    wanted: float | None = None
+    if isinstance(memory, numbers.Integral) and not isinstance(memory, bool):
+        wanted = int(memory)
+    elif isinstance(memory, str):
+        try:
+            wanted = quantity(memory)
+        except ValueError:
+            wanted = None
+    return None if wanted is None or not 1 <= wanted <= MAX_VALUE else int(wanted)
 
 
 def product_names(product: object) -> tuple[str, ...]:
@@ -158,11 +218,19 @@ def criteria_from(devices: object, product: object) -> DeviceCriteria:
     return DeviceCriteria(devices.device_class, names or tuple(devices.products), tuple(devices.selectors))
 
 
-def request_for(count: int, criteria: DeviceCriteria, part: PartCriteria | None = None) -> DeviceRequest:
+def request_for(
+    amount: int | float,
+    criteria: DeviceCriteria,
+    part: PartCriteria | None = None,
+    sharing: GpuSharing | None = None,
+) -> DeviceRequest:
+    """So many devices; a share of one, where the amount is less than 1."""
     device_class = criteria.device_class
     if part is not None and device_class == NVIDIA.device_class:
         device_class = ""  # a part is of such a GPU, whatever class it has itself
-    return DeviceRequest(count, device_class, criteria.products, selectors=criteria.selectors, part=part)
+    share = round(amount * WHOLE) if amount < 1 else None
+    count = 1 if amount < 1 else int(amount)
+    return DeviceRequest(count, device_class, criteria.products, share, criteria.selectors, part, sharing)
 
 
 def _selectors(name: str, demands: object, place: str) -> list[Selector]:

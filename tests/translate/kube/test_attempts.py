@@ -19,14 +19,16 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node
 from ray_dra.core.plan import plan
 from ray_dra.ports.kube_objects import KubeNode
+from ray_dra.simulated.dra.configs import GpuConfig, decode
 from ray_dra.simulated.dra.devices import gpu_pool, slices
+from ray_dra.simulated.dra.gates import GATES
 from ray_dra.simulated.mig import MigState
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.slots import Slot
-from ray_dra.translate.ray.devices import gpu, mig
+from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -97,6 +99,35 @@ def test_parts_are_claimed_one_claim_a_gpu() -> None:
             assert back.count == sum(each["exactly"]["count"] for each in claim["spec"]["devices"]["requests"])
         content += [*claims.values(), made.pod(slot)]
     golden = GOLDEN / "parts.yaml"
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
+    assert content == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_shares_are_claimed_one_claim_a_node() -> None:
+    """A claim has all GPUs of its pod that are shared, and one setting for them: MPS has one daemon a claim, and a
+    container sees one daemon."""
+    content: list[dict[str, Any]] = []
+    for sharing, amounts in (
+        (mps(memory="16Gi", threads=25), [0.25] * 34),
+        (mps(), [0.5]),
+        (time_slicing("Short"), [0.6, 0.4]),
+    ):
+        request = gang([{"GPU": amount, "CPU": 1} for amount in amounts], sharing=sharing)
+        made = attempt_of(allocate(BOXES, request), CLUSTER, compute_domains=True, asked=request.bundles)
+        assert not made.domains
+        assert len(made.slots) == (2 if len(amounts) > 32 else 1)
+        for number, slot in enumerate(made.slots.values()):
+            pod = made.pod(slot)
+            assert f"--num-gpus={slot.devices} " in pod["spec"]["containers"][0]["args"][0]
+            assert slot.devices == len(slot.shares) == len(slot.bundles)
+            (claim,) = made.claims(slot, f"uid-{number}").values()
+            back = read_claim({**claim, "metadata": {**claim["metadata"], "uid": "u"}})
+            assert (back.named, back.count) == (slot.uuids, len(slot.uuids))
+            decoded = [decode(each["opaque"]["parameters"], GATES) for each in claim["spec"]["devices"]["config"]]
+            assert [type(each) for each in decoded] == [GpuConfig]
+            content += [claim, pod]
+    golden = GOLDEN / "shares.yaml"
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
     assert content == list(yaml.safe_load_all(golden.read_text()))

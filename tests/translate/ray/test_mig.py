@@ -78,7 +78,7 @@ def test_anything_in_place_of_a_profile_or_a_memory(value: Any) -> None:
         ([{"GPU": 1}], {"topology_strategy": {"ray.io/gpu-domain": "STRICT_PACK"}}, "same_gpu(), spread_gpus()"),
         ([{"GPU": 1}], {"devices": gpu(memory=">=10G")}, "mig(memory="),
         ([{"GPU": 1}], {"devices": gpu(device_class="mig.nvidia.com")}, ""),
-        ([{"GPU": 0.5}], {}, "whole numbers"),
+        ([{"GPU": 0.5}], {}, '{"GPU": 1}'),
         ([{"MIG-2g.20gb": 1}], {}, "or no part"),
         ([{"MIG-1g.10gb": 1}], {"part": mig(memory="9G")}, "or no part"),
         ([{"MIG-1g.10gb": 2}], {"part": None}, "as many bundles as parts"),

@@ -176,6 +176,8 @@ class Provisioning:
             waiting = min((pod for pod in pods if pod.waiting), key=lambda pod: pod.prepared, default=None)
             if waiting is not None:
                 said = f"{waiting.name}: {waiting.waiting}{imex_readiness(there.domains)}"
+                if not waiting.prepared:
+                    said += attempt.gate_hint
                 stage = "started" if waiting.prepared else "prepared"
                 return ("image" if waiting.no_image else stage), said
             return "verified", f"NVML in {count - len(verified)} of {count} pods"
@@ -324,7 +326,7 @@ class Provisioning:
         """Say what each slot must find by NVML, then let all pods be scheduled."""
         if not self._told:
             for slot in self.attempt.slots.values():
-                planned = PlannedSlot(slot.uuids, slot.clique, slot.parts)
+                planned = PlannedSlot(slot.uuids, slot.clique, slot.parts, slot.shares, slot.mps)
                 self.store.put(SLOT_KEY + slot.label, slot_to_bytes(planned))
             self._told = True
         self.kube.together([partial(self._open_one, pod) for pod in closed])

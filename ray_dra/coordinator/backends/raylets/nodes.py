@@ -15,6 +15,7 @@ from dataclasses import replace
 from ray_dra.coordinator.aside import Aside
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import REMEMBER_SECONDS
+from ray_dra.core.model.gpu_sharing import SharingKind
 from ray_dra.core.model.node import Node
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.nvml import NodeReading
@@ -24,6 +25,7 @@ from ray_dra.translate.files.records import KnownNode, known_from_bytes, known_t
 from ray_dra.translate.names import HEAD_RESOURCE, NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
 from ray_dra.translate.nvml.reading import node_from_reading
 
+UNSHARED = tuple((kind.value, "its raylet is not the gang's own, and offers whole GPUs") for kind in SharingKind)
 SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
 RAYLET_LOST = "its raylet is lost"
 
@@ -219,8 +221,8 @@ class Nodes:
     def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
         node = self.translated.get(raylet.id)
         if node is None or node.name != name:
-            # A raylet offers what it was told to; the parts that its machine has are for no gang to plan.
-            node = replace(node_from_reading(name, _offered(reading, raylet)), parted=())
+            # A raylet offers what it was told to: no gang gets parts of its machine's GPUs, nor shares of them.
+            node = replace(node_from_reading(name, _offered(reading, raylet)), parted=(), unshared=UNSHARED)
             self.translated[raylet.id] = node
         return node
 
