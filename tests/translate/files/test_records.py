@@ -101,7 +101,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.replacing  # nor up to 14
             assert new_gang.allocation is not None
             assert new_gang.allocation.renewed
-            same = replace(same, replacing=(), allocation=old_gang.allocation)
+            same = replace(same, replacing=old_gang.replacing, allocation=old_gang.allocation)
             same = replace(same, on_fault=old_gang.on_fault, first_by_program=old_gang.first_by_program)
             assert old_gang == replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends)
         elif key == names.FAILED_KEY:  # 0 did not count them
