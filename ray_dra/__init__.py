@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         NameTaken,
         NvmlError,
         RayDraError,
+        ReshapeFailed,
         SimulationError,
         UnsatisfiableError,
     )
@@ -78,6 +79,7 @@ _HOMES = {
         "NameTaken",
         "NvmlError",
         "RayDraError",
+        "ReshapeFailed",
         "SimulationError",
         "UnsatisfiableError",
     ),
@@ -103,6 +105,7 @@ __all__ = [
     "NameTaken",
     "NvmlError",
     "RayDraError",
+    "ReshapeFailed",
     "SimulationError",
     "UnsatisfiableError",
     "at_most_cliques",

@@ -6,6 +6,7 @@
     +-- InvalidSnapshot (ValueError)       a file is no cluster snapshot or request, or contradicts itself
     +-- UnsatisfiableError                 the cluster has no room; carries the shortfalls
     +-- GangTimeout (TimeoutError)         a wait ended; what it had held is given back
+    +-- ReshapeFailed                      a gang's next shape could not be had; it has the old one again
     +-- NameTaken (ValueError)             another live gang has this name
     +-- GangGone                           the gang was removed, or its owner died
     +-- ClusterUnavailable (ConnectionError)  no Ray cluster answers at the address
@@ -137,6 +138,10 @@ def unsatisfiable(reason: str, shortfalls: tuple[Any, ...]) -> UnsatisfiableErro
 
 class GangTimeout(RayDraError, TimeoutError):
     """A wait ended before the gang was ready; everything it held has been given back."""
+
+
+class ReshapeFailed(RayDraError):
+    """The next shape of a gang could not be had; the gang has the shape that it had before."""
 
 
 class NameTaken(RayDraError, ValueError):

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "core/gangs/kept.py": "coordinator/test_kept.py",
     "core/gangs/order.py": "edge/test_orders.py",
     "core/gangs/progress.py": "core/gangs/test_stages.py, core/gangs/test_engine_life.py",
+    "core/gangs/shapes.py": "core/gangs/test_reshape.py, coordinator/test_reshape.py",
     "core/model/allocation.py": "core/test_plan_brute.py",
     "core/model/checked.py": "edge/test_parameters.py",
     "core/model/device.py": "core/model/test_fabric_kinds.py, core/model/test_device_selector.py",

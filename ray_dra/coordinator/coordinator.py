@@ -21,19 +21,32 @@ from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.backfill import BOUNDS, Bounds
-from ray_dra.core.gangs.events import Committed, Event, JobsSeen, Moment, NextTurn, ReleaseAsked, Submitted, TurnFailed
-from ray_dra.core.gangs.lifecycle import LAST_MOVE, Gang
-from ray_dra.core.gangs.order import Order, check_order
+from ray_dra.core.gangs.events import (
+    Committed,
+    Event,
+    GangObserved,
+    JobsSeen,
+    Moment,
+    NextTurn,
+    ReleaseAsked,
+    ReshapeAsked,
+    Submitted,
+    TurnFailed,
+)
+from ray_dra.core.gangs.lifecycle import LAST_MOVE, MOST_SECONDS, Gang
+from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.gangs.repair import DEGRADE, OnFault
-from ray_dra.core.model.checked import text, whole
+from ray_dra.core.model.checked import number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request
+from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.metrics import NO_METRICS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
+from ray_dra.translate.lines import on_one_line
 
 logger = logging.getLogger("ray_dra")
 
@@ -181,6 +194,32 @@ class Coordinator:
             return False
         self._turns.serve()
         return True
+
+    def reshape(self, gang_id: str, request: GangRequest, timeout: float, grace: float) -> Status:
+        """Begin to give a gang another shape on the GPUs that it has; the looks that follow go on with it. `grace`:
+        seconds after which what still runs in the old shape is ended; `timeout`: seconds for Ray to place the next.
+
+        Raises:
+            GangGone: the gang is not there, or is being given back.
+            InvalidRequest: this gang cannot change its shape (now), or not to this one.
+            UnsatisfiableError: its GPUs do not have the shape. Nothing is changed in any of these cases.
+        """
+        self._statuses.find(gang_id)
+        request = check_request(request)
+        if request.gang != gang_id:
+            raise InvalidRequest("The next shape is for another gang.", place=gang_id, wanted=request.gang)
+        timeout = number(timeout, "timeout", least=LEAST_SECONDS, most=MOST_SECONDS)
+        grace = number(grace, "grace", least=0.0, most=MOST_SECONDS)
+        self.observe()  # Ray may have placed it since the last look
+        gang = self._statuses.find(gang_id)
+        seen = self.observer.observed(gang, self.records.notes[gang_id])
+        self._decide(ReshapeAsked(gang_id, request, timeout, grace, seen))
+        gang = self._statuses.find(gang_id)
+        try:
+            self._decide(GangObserved(gang_id, self.observer.observed(gang, self.records.notes[gang_id])))
+        except RayDraError as error:  # of Ray, say: it has begun, and the next look goes on with it
+            logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
+        return self.status(gang_id)
 
     def status(self, gang_id: str) -> Status:
         """Raises GangGone for a gang that is not there, UnsatisfiableError for one that was given up."""

@@ -233,7 +233,7 @@ class Executor:
         """Ray tells the raylets of a removed group before it answers us, and they say how it is now."""
         if gang is None:
             return None
-        busy = gang.group is not None and self._observer.has_workers(gang)
+        busy = (gang.group is not None or gang.reshape is not None) and self._observer.has_workers(gang)
         return WorkersLeft(gang.id, busy, self._backend.gone(gang.id, gang.moves), why)
 
     def _tell(self, action: Tell) -> None:

@@ -118,10 +118,13 @@ class GpuIdMap:
 
     def _movable(self, node: str) -> int:
         """Devices of gangs whose placement group Ray has not placed yet: they can be planned again, and so may be taken
-        where no others are left."""
+        where no others are left. Not those of a gang that changes its shape, which has no other place."""
         mask = 0
         for gang, allocation, seen in self._on_node(node):
-            if phase(self._records.gangs[gang], seen) in (Phase.HELD, Phase.PLACING):
+            if self._records.gangs[gang].reshape is None and phase(self._records.gangs[gang], seen) in (
+                Phase.HELD,
+                Phase.PLACING,
+            ):
                 for grant in allocation.grants:
                     if grant.node == node and grant.part is None:
                         mask |= 1 << grant.position

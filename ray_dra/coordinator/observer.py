@@ -16,6 +16,7 @@ from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.repair import fault_of
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import JOINED, PLACED
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import Health
@@ -122,7 +123,7 @@ class Observer:
         return Observed(
             group_state=state,
             owner_alive=not owner_ended(gang, self.view.jobs, self.ended_actors),
-            busy=gang.releasing and self.has_workers(gang),
+            busy=(gang.releasing or _drains(gang)) and self.has_workers(gang),
             lost=tuple(
                 dict.fromkeys([*gone.values(), *(str(each) for _, each in amiss if each.severity is Severity.LOST)])
             ),
@@ -227,9 +228,10 @@ class Observer:
     def has_workers(self, gang: Gang) -> bool:
         """Whether workers of the gang still have GPU ids anywhere."""
         groups = set(gang.groups)
-        if gang.allocation is None or not groups:
+        held = gang.holds
+        if held is None or not groups:
             return False
-        for node in dict.fromkeys(gang.allocation.nodes):
+        for node in dict.fromkeys(held.nodes):
             raylet = self.nodes.raylets.get(node)
             if raylet is None or not any(n.id == raylet.id and n.alive for n in self.view.nodes):
                 continue
@@ -266,6 +268,11 @@ class Observer:
         """Whether a node that is lost may be back by itself: one whose raylet Ray has given up is not."""
         seen = self.backend.sign(node.name)
         return node.reason != RAYLET_LOST if seen is None else seen.sign in PASSING
+
+
+def _drains(gang: Gang) -> bool:
+    """Whether its program ends the work of a shape that the gang leaves."""
+    return gang.reshape is not None and gang.reshape.stage is ReshapeStage.DRAINS
 
 
 def _place(node: Node) -> str:

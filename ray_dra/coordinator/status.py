@@ -13,9 +13,11 @@ from ray_dra.core.gangs.admission import Standing, behind, standing
 from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, made_here, phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import text
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Shortfall, ShortfallKind
 from ray_dra.errors import GangGone, UnsatisfiableError
 from ray_dra.translate.ray.bundles import ray_bundles
@@ -51,6 +53,9 @@ class Status:
     locality: str = ""  # in words
     made_here: bool = False  # the coordinator makes its placement group
     repaired: bool = False  # something is done about faults of it, so that its allocation may change
+    reshape: ReshapeStage | None = None  # how far a change of its shape has come
+    shape_failed: str = ""  # why the last one was, or is, undone
+    request: GangRequest | None = None  # of one whose shape has changed: the present one
 
 
 MOST_NAMED = 5  # of other work that stands in a gang's way
@@ -156,4 +161,7 @@ class Statuses:
             locality=str(gang.request.locality),
             made_here=made_here(gang),
             repaired=gang.on_fault.acts,
+            reshape=gang.reshape.stage if gang.reshape is not None else None,
+            shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,
+            request=gang.request if gang.reshaped else None,
         )

@@ -21,6 +21,7 @@ from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import many, number, text, whole
 from ray_dra.core.model.request import GangRequest
@@ -136,6 +137,19 @@ class CoordinatorActor:
         self._wake()
         self._tell()
         return status
+
+    async def reshape(self, gang: str, request: GangRequest, timeout: float, grace: float) -> Status:
+        """Begin to change a gang's shape; `Coordinator.reshape` has the arguments and errors."""
+        status = self._core.reshape(gang, request, timeout, grace)
+        self._wake()
+        self._tell()
+        return status
+
+    async def await_reshape(self, gang: str, stage: ReshapeStage | None, timeout: float) -> Status:
+        """The gang's status once its change of shape is in another stage than this, or when the time is over."""
+        if stage is not None and not isinstance(stage, ReshapeStage):
+            raise InvalidRequest("This is no stage.", place="stage", wanted=shown(stage))
+        return await self._waits.once(gang, lambda status: status.reshape is not stage, _seconds(timeout))
 
     async def release(self, gang: str, timeout: float) -> bool:
         """Give back, and wait until Ray has ended the gang's workers; False if that takes too long."""

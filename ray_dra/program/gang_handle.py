@@ -6,6 +6,8 @@ import copy
 import math
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from types import TracebackType
 from typing import Any
@@ -19,16 +21,20 @@ from ray_dra.coordinator.waits import why_gone
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import number
 from ray_dra.core.model.html_table import html_table
-from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, shown
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.parts import PartCriteria
+from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, ReshapeFailed, shown
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.program.follow import follow
 from ray_dra.program.notice import notice_of
 from ray_dra.program.progress import ProgressLine
 from ray_dra.translate.lines import several
-from ray_dra.translate.ray.bundles import ray_bundles
+from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from ray_dra.translate.text import explain_gang
 
 SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
@@ -85,7 +91,7 @@ class GangPlacementGroup:
 
     @property
     def bundle_count(self) -> int:
-        return len(self._order.request.bundles)
+        return len(self._request.bundles)
 
     @property
     def placement_group(self) -> PlacementGroup:
@@ -140,7 +146,7 @@ class GangPlacementGroup:
 
     def explain(self) -> str:
         """Where each bundle lies, or what the gang waits for, as text."""
-        return explain_gang(self._refresh(), self._order.request)
+        return explain_gang(self._refresh(), self._request)
 
     def notice(self, timeout: float = 0.0) -> Notice | None:
         """The notice that the gang, or a part of it, will end by no doing of its program; None: there is none.
@@ -158,6 +164,59 @@ class GangPlacementGroup:
         """
         self._settle()
         return notice_of(self.id, timeout)
+
+    def reshape(
+        self,
+        bundles: Sequence[Mapping[str, float]],
+        *,
+        strategy: str | None = None,
+        part: PartCriteria | None = None,
+        locality: Locality | None = None,
+        timeout: float = 300.0,
+        grace: float = 30.0,
+    ) -> None:
+        """Give the gang other bundles on the GPUs that it has, and wait until they are placed.
+
+        The next shape is planned first, on the gang's own GPUs alone; where they do not have it, nothing is changed.
+        Then the gang's program has notice (`notice`), until nothing of the gang has a GPU any more or the grace time is
+        over; the placement group is removed, and what still ran in it ends. `placement_group` is another one from then
+        on. All GPUs stay the gang's meanwhile. Those that the next shape does not need are given back in the end.
+
+        Where the next shape cannot be placed, the gang has the old one again; where that cannot be either, all is given
+        back, with the reason.
+
+        Args:
+            bundles, strategy, part, locality: as of `placement_group`. Whole GPUs alone: `part` is refused.
+            timeout: seconds for Ray to place the next shape, from 1 to a year; as long again for the old one.
+            grace: seconds after which what still runs is ended.
+
+        Raises:
+            InvalidRequest: what cannot be, or not now: the gang is not ready, is paid from a queue, or changes already.
+            UnsatisfiableError: its GPUs do not have the shape; says what is missing where. Or the gang was given up.
+            ReshapeFailed: the gang has the shape again, or still, that it had.
+            GangGone: the gang was removed meanwhile.
+        """
+        asked = request_from_bundles(
+            bundles, strategy=strategy, part=part, locality=locality, priority=self._order.request.priority
+        )
+        before = self._order.request
+        asked = replace(asked, gang=self.id, exclude=before.exclude, preemptible=before.preemptible)
+        self._settle()
+        status: Status = ask(coordinator().reshape.remote(self.id, asked, timeout, grace))
+        while status.reshape is not None:
+            if status.reshape is ReshapeStage.DRAINS:
+                change = coordinator().await_reshape.remote(self.id, status.reshape, QUEUE_SECONDS)
+                status = ask(change, timeout=QUEUE_SECONDS + 30)
+            else:
+                status = self._place_again(status)
+        self._status = status
+        if self._request != asked:
+            raise ReshapeFailed(
+                "The gang has the shape that it had before.",
+                place=self.id,
+                wanted=f"{len(asked.bundles)} bundles",
+                available=status.shape_failed,
+            )
 
     def remove(self) -> None:
         """Give everything back; when this returns the GPUs are free. Removing twice is harmless."""
@@ -187,6 +246,23 @@ class GangPlacementGroup:
         return f"<p>{escape(repr(self))}: {status.phase.value}</p>{status.allocation._repr_html_()}"
 
     # -- inside
+
+    @property
+    def _request(self) -> GangRequest:
+        """What the gang is, as far as it was heard of: it may have changed its shape."""
+        status = self._status
+        return status.request if status is not None and status.request is not None else self._order.request
+
+    def _place_again(self, status: Status) -> Status:
+        """One step towards the placement group of the gang's present shape; its status after that."""
+        self._follow(status)
+        if self._group is None:
+            self._create(status)
+        group = self._group
+        if group is None:
+            return self._await(self._next, SLICE_SECONDS)
+        self._placed(group, SLICE_SECONDS)
+        return self._refresh()
 
     def _step(self, seconds: float) -> bool:
         """One step towards the placement, of so many seconds at most; True once every bundle is placed."""
@@ -241,14 +317,14 @@ class GangPlacementGroup:
 
     def _made(self, group: str) -> PlacementGroup:
         """The placement group that another copy of this handle has made."""
-        return PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group)), ray_bundles(self._order.request))
+        return PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group)), ray_bundles(self._request))
 
     def _make(self, status: Status) -> None:
         group = None
         try:
             group = plain("placement_group")(
-                ray_bundles(self._order.request),
-                strategy=self._order.request.strategy.value,
+                ray_bundles(self._request),
+                strategy=self._request.strategy.value,
                 name=self._order.name,
                 lifetime="detached" if self._order.detached else None,
                 bundle_label_selector=[dict(s) for s in status.selectors],
@@ -311,6 +387,6 @@ class GangPlacementGroup:
         raise GangTimeout(
             f"The gang was not ready within {timeout:g} s and has been given back.",
             place=", ".join(dict.fromkeys(status.allocation.nodes)) if status.allocation else "the queue",
-            wanted=f"{self.bundle_count} bundles, {self._order.request.device_count} GPUs",
+            wanted=f"{self.bundle_count} bundles, {self._request.device_count} GPUs",
             available=waited,
         )

@@ -14,6 +14,7 @@ from ray_dra.translate.text import (
     explain_allocation,
     explain_history,
     explain_notice,
+    explain_reshape,
     explain_standing,
     explain_times,
     plain_bundles,
@@ -123,6 +124,7 @@ def describe_gang(status: ListedGang, names: Names, now: float) -> list[str]:
     lines = [f"{title + ':':<11} {on_one_line(text)}" for title, text in facts]
     if status.notice is not None:
         lines.append(f"{'Notice:':<11} {explain_notice(status.notice, status.bundles).removeprefix('notice: ')}")
+    lines += [f"{'Shape:':<11} {text}" for text in explain_reshape(status.reshape, status.shape_failed)]
     lines += [f"{'Times:':<11} {text}" for text in explain_times(status.times)]
     reason = gang_reason(status)
     lines += [f"{'Reason:':<11} {on_one_line(reason)}"] if reason else []
@@ -171,6 +173,8 @@ def plain_gang(status: ListedGang, names: Names) -> dict[str, Any]:
         "said": status.said,
         "failed": status.failed,
         "notice": None if status.notice is None else {**asdict(status.notice), "ranks": list(status.notice.ranks)},
+        "reshape": None if status.reshape is None else status.reshape.value,
+        "shape_failed": status.shape_failed,
         "stages": dict(status.times.spent),
         "history": [_plain_change(change) for change in status.history],
     }

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.lifecycle import Change, Phase
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import READY, StageTimes
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DomainId
@@ -47,6 +48,10 @@ class GangStatus(Protocol):
     def notice(self) -> Notice | None: ...
     @property
     def standing(self) -> Standing | None: ...
+    @property
+    def reshape(self) -> ReshapeStage | None: ...
+    @property
+    def shape_failed(self) -> str: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest) -> str:
@@ -59,6 +64,7 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
         lines.append(f"  {status.said}")
     if status.notice is not None:
         lines.append(f"  {explain_notice(status.notice, len(request.bundles))}")
+    lines += [f"  {line}" for line in explain_reshape(status.reshape, status.shape_failed)]
     lines += [f"  lost: {text}" for text in status.lost]
     lines += [f"  other work has {text}" for text in status.other_work]
     if status.allocation is None:
@@ -97,6 +103,17 @@ def explain_notice(notice: Notice, bundles: int) -> str:
     who = "the gang" if len(notice.ranks) == bundles else f"{some} {', '.join(map(str, notice.ranks))}"
     when = "" if notice.deadline is None else f" from {utc(notice.deadline)} UTC on"
     return on_one_line(f"notice: {who} will end{when}: {notice.reason}")
+
+
+def explain_reshape(stage: ReshapeStage | None, failed: str) -> list[str]:
+    """How far a gang's change of shape has come; nothing where none was, or the last one is done."""
+    said = {
+        None: f"has its old shape, as the next one could not be had: {failed}" if failed else "",
+        ReshapeStage.DRAINS: "changes its shape: what runs in the old one has time to end",
+        ReshapeStage.COMES: "changes its shape: Ray is to place the next one",
+        ReshapeStage.RETURNS: f"gets its old shape back: {failed}",
+    }[stage]
+    return [on_one_line(said)] if said else []
 
 
 def explain_times(times: StageTimes) -> list[str]:

@@ -152,15 +152,16 @@ class World:
             assert len(gang.allocation.bundles) == len(gang.request.bundles), "half a gang"
             for placed, bundle in zip(gang.allocation.bundles, gang.request.bundles, strict=True):
                 assert len(placed.grants) == bundle.count
-            for grant in gang.allocation.grants:
+            for grant in (gang.holds or gang.allocation).grants:
                 assert grant.device not in owners, f"{grant.device} is given twice"
                 owners[grant.device] = gang.id
+            assert {grant.device for grant in gang.allocation.grants} <= owners.keys()
         inventory, kept = self.coordinator.inventory, self.coordinator.records.kept.holding()
         for name, allocation in kept.items():
             for grant in allocation.grants:
                 assert grant.device not in owners, f"{grant.device} is given, and kept"
                 owners[grant.device] = name
-        holding = {g.id: g.allocation for g in self.coordinator.gangs.values() if g.allocation is not None} | kept
+        holding = {g.id: g.holds for g in self.coordinator.gangs.values() if g.holds is not None} | kept
         assert set(inventory.gangs) == set(holding)
         alone = {exclusive_key(c): g for g, held in holding.items() for c, _ in held.counters}
         for clique in inventory.clique_states.values():

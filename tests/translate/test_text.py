@@ -10,6 +10,7 @@ from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
@@ -130,6 +131,8 @@ class Status:
     other_work: tuple[str, ...] = ()
     notice: Notice | None = None
     standing: Standing | None = None
+    reshape: ReshapeStage | None = None
+    shape_failed: str = ""
 
 
 def test_a_gang_is_told_by_its_phase() -> None:
@@ -163,6 +166,19 @@ def test_what_of_a_gang_will_end_is_told() -> None:
     assert told[1] == "  notice: the gang will end: it is over"
     part = explain_notice(Notice("t1 is drained", 60.0, (1,), 7.0), 2)
     assert part == "notice: bundle 1 will end from 1970-01-01 00:01:00 UTC on: t1 is drained"
+
+
+def test_a_change_of_shape_is_told() -> None:
+    for stage, failed, said in (
+        (None, "", ""),
+        (ReshapeStage.DRAINS, "", "has time to end"),
+        (ReshapeStage.COMES, "", "place the next one"),
+        (ReshapeStage.RETURNS, "Ray was\nlate", "gets its old shape back: Ray was late"),
+        (None, "Ray was late", "has its old shape, as the next one could not be had: Ray was late"),
+    ):
+        told = explain_gang(Status(Phase.READY, YES, reshape=stage, shape_failed=failed), SMALL)
+        assert said in told
+        assert ("shape" in told) == bool(said)
 
 
 def test_the_time_to_readiness_is_told_by_stage() -> None:

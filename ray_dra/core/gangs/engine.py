@@ -48,6 +48,7 @@ from ray_dra.core.gangs.events import (
     NextTurn,
     QuotaAnswered,
     ReleaseAsked,
+    ReshapeAsked,
     Submitted,
     TurnFailed,
     TurnTook,
@@ -81,11 +82,21 @@ from ray_dra.core.gangs.quota import GRACE_SECONDS, Answer, Quota, Said, wanting
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.repair import Way, possible
 from ray_dra.core.gangs.replacing import place_again
+from ray_dra.core.gangs.reshape import (
+    Turn,
+    begin_reshape,
+    ending_of,
+    fall_back,
+    next_turn,
+    reshape_notice,
+    stay_in_shape,
+)
 from ray_dra.core.gangs.sets import place_near
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import READY, StageEnded, StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
-from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, cut, shown
+from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, RayDraError, cut, shown
 
 
 class Engine:
@@ -133,6 +144,8 @@ class Engine:
                 return self._group_made(gang, event, now)
             case ReleaseAsked():
                 return self._give_back(gang, "released", now)
+            case ReshapeAsked():
+                return self._reshape_asked(gang, event, now)
             case WorkersDue():
                 return self._workers_due(gang, event.seen, now)
             case WorkersProgressed():
@@ -290,6 +303,8 @@ class Engine:
         self._notes(gang).registered = True
         if gang.releasing or not (event.removed or event.refused):
             return []
+        if event.refused and (turn := fall_back(gang, event.refused)) is not None:
+            return self._take_turn(gang, turn, Observed(), now)
         if event.refused:
             return self._give_back(gang, event.refused, now, failed=True)
         return self._give_back(gang, "its placement group was removed", now)
@@ -317,6 +332,8 @@ class Engine:
             return []
         if gang.replacing:
             return self._replacement_failed(gang, progress.failed, now)
+        if (turn := fall_back(gang, cut(progress.failed, MOST_BYTES))) is not None:
+            return self._take_turn(gang, turn, Observed(provisioned=False), now)
         if progress.final or not (progress.gave_way or may_move(gang)):
             return self._give_back(gang, progress.failed, now, failed=True)
         return self._plan_elsewhere(gang, PlaceKind.KUBERNETES, progress.failed, now, gives_way=progress.gave_way)
@@ -324,16 +341,21 @@ class Engine:
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self._see(gang, seen, now)
         notes = self._notes(gang)
+        # Ray did not answer when it was planned again. Before another one is made, which may have the same name.
+        left = [RemoveGroup(group) for group in seen.left_groups]
         if made_here(gang) and gang.group is not None and not (notes.registered or gang.releasing):
             notes.registered = seen.group_state not in (None, "ABSENT")
             if not notes.registered:  # Ray did not answer, or this coordinator was started after the record was written
-                return [*noted, MakeGroup(gang.id, again=True)]
+                return [*noted, *left, MakeGroup(gang.id, again=True)]
         due = made_here(gang) and gang.group is None and gang.allocation is not None and not gang.releasing
         if due and seen.provisioned and seen.owner_alive:
-            return [*noted, *self._register(gang, "its workers are there", now), Tell(gang.id)]
+            return [*noted, *left, *self._register(gang, "its workers are there", now), Tell(gang.id)]
+        if gang.reshape is not None and not gang.releasing:
+            actions = self._take_turn(gang, next_turn(gang, seen, now.wall), seen, now)
+            return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
         step, why = next_step(gang, seen, own_workers=self.own_workers)
         said = notes.progress.said
-        actions: list[Action] = []
+        actions = []
         if step is Step.GIVE_BACK:
             actions = self._give_back(gang, why, now)
         elif step is Step.FORGET:
@@ -350,8 +372,48 @@ class Engine:
             actions = self._replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):
             actions = self._repair(gang, seen, now)
-        left = map(RemoveGroup, seen.left_groups)  # Ray did not answer when it was planned again
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
+
+    # -- another shape on the same GPUs
+
+    def _reshape_asked(self, gang: Gang, event: ReshapeAsked, now: Moment) -> list[Action]:
+        until = now.wall + event.grace
+        begun = begin_reshape(
+            gang,
+            event.request,
+            event.seen,
+            self.planning,
+            own_workers=self.own_workers,
+            until=until,
+            timeout=event.timeout,
+        )
+        if isinstance(begun, RayDraError):
+            return [Refuse(begun)]
+        if begun is None:
+            return []
+        gang, noted = self._see(gang, event.seen, now)
+        begun = replace(gang, reshape=begun.reshape, shape_failed="")
+        if gang.notice is None:  # else its program has heard that it ends anyway
+            begun = replace(begun, notice=reshape_notice(begun, until, now.wall))
+        saved = self._save(begun, "it is to change its shape", now, seen=event.seen)
+        told = [] if begun.notice is None else [TellNotice(gang.id, begun.notice)]
+        return [*noted, *saved, *told, Tell(gang.id)]
+
+    def _take_turn(self, gang: Gang, turn: Turn | None, seen: Observed, now: Moment) -> list[Action]:
+        """What is next in a change of shape: the record first, then the placement group that it leaves. The next one
+        is made at once where it can be: so Ray, which has no taints, has it before others' work."""
+        if turn is None:
+            return []
+        if turn.gang is None:
+            return self._give_back(gang, turn.why, now, failed=turn.failed)
+        if turn.gang.group is not None:
+            forgotten = [DeleteMap(group) for group in gang.groups if group not in turn.gang.groups]
+            return [*self._save(turn.gang, turn.why, now, seen=seen), *forgotten]
+        self._notes(gang).registered = False
+        if made_here(turn.gang) and self.records.begins.ready:
+            return self._register(turn.gang, turn.why, now, left=gang.group)
+        left: list[Action] = [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []
+        return [*self._save(turn.gang, turn.why, now), *left]
 
     # -- the queue outside that pays for it
 
@@ -432,6 +494,10 @@ class Engine:
     ) -> list[Action]:
         """Another place for a gang that cannot go on where it is. `stay`: not if it can have this one yet, or has its
         clique to itself; where others' work is there and no other place is free, it gives up what Ray does not give."""
+        if gang.reshape is not None:
+            if gang.reshape.stage is not ReshapeStage.DRAINS:
+                return []  # its own GPUs alone will do: it waits for them, as long as its program says
+            gang = stay_in_shape(gang, cut(why, MOST_BYTES))
         if gang.allocation is None or gang.releasing:
             return []
         if gang.ordinary is not None and gang.group is not None:
@@ -602,12 +668,14 @@ class Engine:
         now: Moment,
         waits_for: tuple[Shortfall, ...] | None = None,
         could_start: float | None = None,
+        *,
+        seen: Observed | None = None,
     ) -> list[Action]:
-        """A record with this change in its history."""
+        """A record with this change in its history. `seen`: what the world shows of it just now, where it stays."""
         before = self.records.gangs.get(gang.id)
         begins = before is None or before.allocation is not gang.allocation
         progress = self.records.begins if begins else self._notes(gang).progress
-        seen = Observed(provisioned=progress.ready)
+        seen = seen or Observed(provisioned=progress.ready)
         gang, timed = _timed(_changed(gang, phase(gang, seen), why, now), stage_of(gang, seen, progress), now)
         return [Save(gang, waits_for, could_start), Note(gang.id, gang.name, gang.history[-1]), *timed]
 
@@ -660,7 +728,7 @@ def _changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:
 def _with_notice(gang: Gang, seen: Observed, now: Moment) -> tuple[Gang, list[Action]]:
     """The gang with the notice of what the world shows of its end, and what is told of a new one. Stored at once: after
     a restart its deadline is what the program was told."""
-    before, notice = gang.notice, noticed(gang.notice, seen.ending, now.wall)
+    before, notice = gang.notice, noticed(gang.notice, ending_of(gang, seen, now.wall), now.wall)
     if notice is before:
         return gang, []
     told: list[Action] = []

@@ -10,6 +10,7 @@ from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
+from ray_dra.core.model.request import GangRequest
 
 
 class Moment(NamedTuple):
@@ -58,6 +59,23 @@ class ReleaseAsked:
     """Somebody gives a gang back."""
 
     gang: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReshapeAsked:
+    """A program wants another shape of its gang.
+
+    Attributes:
+        request: the next shape, under the gang's id.
+        timeout: seconds for Ray to place it.
+        grace: seconds after which what still runs in the old shape is ended.
+    """
+
+    gang: str
+    request: GangRequest
+    timeout: float
+    grace: float
+    seen: Observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +167,7 @@ Event = (
     | Committed
     | GroupMade
     | ReleaseAsked
+    | ReshapeAsked
     | JobsSeen
     | WorkersDue
     | WorkersProgressed

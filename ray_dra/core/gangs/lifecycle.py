@@ -23,6 +23,7 @@ from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Quota, kinds
 from ray_dra.core.gangs.repair import DEGRADE, OnFault, for_fault, group_after
+from ray_dra.core.gangs.shapes import Reshape, Shape, forbidden, sense_of_reshape
 from ray_dra.core.gangs.stages import APPLIED, GROUPED, JOINED, PLACED, QUEUED, QUOTA, READY, StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -80,6 +81,8 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.PLACING, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
     (Phase.PLACING, Phase.GONE): "the same, with no workers to end",
     (Phase.READY, Phase.PLACING): "Ray places a part of it again",
+    (Phase.READY, Phase.HELD): "its program changes its shape: it has the next one",
+    (Phase.READY, Phase.PROVISIONING): "the same; its workers stay",
     (Phase.READY, Phase.DEGRADED): "a part of it is lost",
     (Phase.READY, Phase.RELEASING): "released, its program has ended, or its placement group was removed",
     (Phase.READY, Phase.GONE): "the same, with no workers to end",
@@ -197,7 +200,7 @@ class Gang:
         owner: Ray's job id; the gang is given back when the job ends, unless `detached`.
         moves: how often it was planned again elsewhere.
         gave_way: how many of these moves cost no try: those to give way, to another RayCluster's gang or to those who
-            took its quota back, and all up to the last restart after a fault.
+            took its quota back, those to change its shape, and all up to the last restart after a fault.
         group: Ray's placement group id, once it exists; `attempt` tells the groups of one gang apart.
         releasing: asked to go; final.
         failed: why it was given up, for whoever waits for it; empty where it was not.
@@ -219,6 +222,9 @@ class Gang:
         on_fault: what is done about a fault once Ray has placed it.
         restarts: how often it was started again after one.
         replacing: the nodes on which workers are made in place of lost ones just now.
+        reshape: the change of its shape that is under way; None: there is none.
+        shape_failed: why the last change of its shape was undone; "" where none was.
+        reshaped: its request is, or has been, another one than its program first asked for.
     """
 
     request: GangRequest
@@ -247,10 +253,23 @@ class Gang:
     restarts: int = 0
     first_by_program: bool = False
     replacing: tuple[str, ...] = ()
+    reshape: Reshape | None = None
+    shape_failed: str = ""
+    reshaped: bool = False
 
     @property
     def id(self) -> str:
         return self.request.gang
+
+    @property
+    def shape(self) -> Shape | None:
+        """None where it holds nothing."""
+        return Shape(self.request, self.allocation) if self.allocation is not None else None
+
+    @property
+    def holds(self) -> Allocation | None:
+        """What is held for it; while it changes its shape, of both shapes."""
+        return self.reshape.holds if self.reshape is not None else self.allocation
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -276,7 +295,8 @@ class Observed:
     Attributes:
         group_state: Ray's state of its placement group; None while Ray has not been asked.
         owner_alive: whether the job that owns it runs.
-        busy: whether workers of its groups still have GPU ids.
+        busy: whether workers of its groups still have GPU ids; seen only of one that is given back, or that leaves its
+            shape.
         lost: what of it is missing, e.g. "node n1 is lost".
         held_for: seconds since it was planned, or since its workers were there.
         provisioned: its workers are there; always so where nobody makes workers.
@@ -345,12 +365,14 @@ def made_here(gang: Gang) -> bool:
     """Whether the coordinator makes the placement group of the gang's present plan."""
     if gang.ordinary is not None:
         return True
-    return gang.maker is not None and (gang.restarts > 0 or not (gang.moves or gang.first_by_program))
+    again = gang.restarts > 0 or gang.reshaped
+    return gang.maker is not None and (again or not (gang.moves or gang.first_by_program))
 
 
 def group_made_here(gang: Gang) -> str:
-    """Its id: the gang's own, until the gang is started again. Ray takes up nothing under an id that it has removed."""
-    return group_after(gang.id, gang.moves) if gang.restarts else gang.id
+    """Its id: the gang's own, until the gang is started again, or has another shape. Ray takes up nothing under an id
+    that it has removed."""
+    return group_after(gang.id, gang.moves) if gang.restarts or gang.reshaped else gang.id
 
 
 def is_group(text: object) -> bool:
@@ -408,6 +430,10 @@ def sense_of(gang: Gang) -> str:
         return "it has an amount that is no number"
     if gang.quota is not None and not _is_quota(gang.quota, gang):
         return "its quota is for another gang"
+    if gang.reshape is not None:
+        if gang.ordinary is not None:
+            return "it changes a shape that cannot change"
+        return sense_of_reshape(gang.reshape, gang.shape, gang.id, gang.moves)
     return ""
 
 
@@ -510,11 +536,16 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
         return
     _check(_who(before) == _who(after), "it is another gang's", before, after)
     _check(after.releasing or not before.releasing, "what is given back stays so", before, after)
-    _check(set(before.groups) <= set(after.groups), "a placement group was forgotten", before, after)
+    over = before.reshape is not None and after.reshape is None and after.group == before.group
+    _check(over or set(before.groups) <= set(after.groups), "a placement group was forgotten", before, after)
     moved = after.moves > before.moves
+    if before.reshape is None and after.reshape is None:
+        _check(before.request == after.request, "it asks for something else", before, after)
+    wrong = forbidden(before.shape, before.reshape, after.shape, after.reshape, moved)
+    _check(not wrong, wrong, before, after)
     _check(moved or after.moves == before.moves, "moves were taken back", before, after)
     kept = after.ordinary is not None and before.group is not None
-    replaced = moved and _same_attempt(before, after)
+    replaced = moved and after.reshape is None and _same_attempt(before, after)
     if kept:
         _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
         _check(replaced or _nodes(after) == _nodes(before), "Ray has pinned it to its nodes", before, after)
@@ -534,7 +565,8 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
             after.group == before.group, "its placement group changed though its workers are replaced", before, after
         )
     elif moved and not kept:
-        _check(after.group is None or again > 0, "its placement group outlived a move", before, after)
+        made = again > 0 or after.reshape is not None  # here, with the next record
+        _check(after.group is None or made, "its placement group outlived a move", before, after)
         _check(after.group not in before.groups or after.group is None, "a placement group came back", before, after)
 
 
@@ -573,7 +605,7 @@ def _check(holds: bool, otherwise: str, before: Gang | None, after: Gang | None 
 def _who(gang: Gang) -> tuple[object, ...]:
     queue = gang.quota.queue if gang.quota is not None else None
     return (
-        gang.request,
+        gang.id,
         gang.sequence,
         gang.name,
         gang.namespace,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from ray_dra.core.cluster.inventory import Inventory
@@ -67,6 +67,29 @@ class Planning:
             return held._replace(epoch=epoch, bundles=tuple(placed))
         finally:
             self.inventory.hold(held)
+
+    def on_own(
+        self, held: Allocation, request: GangRequest, offered: Mapping[str, Mapping[str, float]] | None = None
+    ) -> Answer:
+        """The devices that a gang holds, planned anew, as if they were all there is. `offered`: node -> the resources
+        besides devices that its workers have; None: what is free on the node, with what the gang has there."""
+        whole = self.inventory
+        names = [name for name in dict.fromkeys(held.nodes) if name in whole.node_states]
+        own = {name: whole.node_states[name].tenants.get(held.gang, 0) for name in names}
+        before = whole.allocation(held.gang)
+        whole.release(held.gang)
+        try:
+            part = whole.part(names)
+        finally:
+            if before is not None:
+                whole.hold(before)
+        for name, state in part.node_states.items():
+            used = dict(state.used_by_others)
+            if offered is not None:
+                has = offered.get(name, {})
+                used = {r: max(0.0, amount - has.get(r, 0.0)) for r, amount in state.node.resources.items()}
+            part.set_others(name, state.busy | ((1 << state.size) - 1 & ~own[name]), used)
+        return plan(part, request)
 
     def explained(self, request: GangRequest) -> Answer:
         """The same; after a no also what is nearest to a yes."""

@@ -18,6 +18,7 @@ from ray_dra.core.gangs.kept import KeptPlaces
 from ray_dra.core.gangs.lifecycle import ARROWS, Gang, GroupSet, Phase, check_change, owner_ended
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
+from ray_dra.core.gangs.shapes import sense_of_reshape
 from ray_dra.core.gangs.stages import VERIFIED
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId
@@ -129,8 +130,9 @@ class Records:
     def _put(self, gang: Gang, now: float) -> None:
         before = self.gangs.get(gang.id)
         held = before.allocation if before is not None else None
-        if gang.allocation is not held:
-            self._hold_instead(held, gang)
+        changes = before is not None and (before.reshape is not None or gang.reshape is not None)
+        if gang.allocation is not held or changes:
+            self._hold_instead(before.holds if before is not None else None, gang)
         if before is not None:
             self._unlist(before)
         self.gangs[gang.id] = gang
@@ -271,10 +273,13 @@ class Records:
     # -- inside
 
     def _hold_instead(self, held: Allocation | None, gang: Gang) -> None:
+        holds = gang.holds
+        if holds == held:
+            return
         self.inventory.release(gang.id)
         try:
-            if gang.allocation is not None:
-                self.inventory.hold(gang.allocation)
+            if holds is not None:
+                self.inventory.hold(holds)
         except ValueError:
             if held is not None:
                 self.inventory.hold(held)
@@ -378,12 +383,12 @@ class Records:
         _same(
             "what is held",
             {gang: self.inventory.allocation(gang) for gang in self.inventory.gangs},
-            {g.id: g.allocation for g in gangs if g.allocation is not None} | self.kept.holding(),
+            {g.id: g.holds for g in gangs if g.holds is not None} | self.kept.holding(),
         )
         given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
         for gang in gangs:
             _validate_gang(gang)
-            for grant in gang.allocation.grants if gang.allocation is not None else ():
+            for grant in gang.holds.grants if gang.holds is not None else ():
                 other, whole = given.setdefault(grant.device, (gang.id, grant.alone))
                 if other != gang.id and (whole or grant.alone):
                     raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
@@ -414,6 +419,13 @@ def _validate_gang(gang: Gang) -> None:
     if gang.allocation is not None:
         counts = [len(placed.grants) for placed in gang.allocation.bundles]
         _same(f"devices of gang {gang.id}", counts, [bundle.count for bundle in gang.request.bundles])
+    if gang.reshape is not None:
+        wrong = sense_of_reshape(gang.reshape, gang.shape, gang.id, gang.moves)
+        _same(f"the change of gang {gang.id}'s shape", wrong, "")
+        held = {grant.device for grant in gang.reshape.holds.grants}
+        for shape in (gang.reshape.leaves, gang.reshape.comes):
+            lacking = {grant.device for grant in shape.allocation.grants} - held
+            _same(f"GPUs of a shape of gang {gang.id} that are not held", lacking, set())
     if not gang.history:
         raise AssertionError(f"gang {gang.id} has no history")
     for before, change in zip(gang.history, gang.history[1:], strict=False):

@@ -42,7 +42,7 @@ def place_again(planning: Planning, gang: Gang, faulty: Collection[int]) -> Allo
 
 
 def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str]) -> Allocation | None:
-    request, bundles = paid(gang.request, gang.quota), list(held.bundles)
+    request, bundles, numbered = paid(gang.request, gang.quota), list(held.bundles), held.numbered
     used, counters = set(held.nodes), dict(held.counters)
     renewed = {node: moves for node, moves in held.renewed if node not in lost}
     for node in lost:
@@ -63,8 +63,11 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
         to = placed[0].node
         used = others | {to}
         renewed[to] = gang.moves + 1
+        numbered = tuple(to if each == node else each for each in numbered)
         counters = {imex_counter(to) if each == counter else each: n for each, n in counters.items()}
-    return held._replace(bundles=tuple(bundles), counters=tuple(counters.items()), renewed=tuple(renewed.items()))
+    return held._replace(
+        bundles=tuple(bundles), counters=tuple(counters.items()), renewed=tuple(renewed.items()), numbered=numbered
+    )
 
 
 def _worker_at(

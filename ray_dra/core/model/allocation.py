@@ -76,6 +76,7 @@ class Allocation(NamedTuple):
         epoch: names the attempt at its workers: how often it had been planned elsewhere by then.
         counters: what the gang uses besides devices, e.g. a clique exclusively.
         renewed: nodes whose worker took the place of a lost one, each with how often the gang had been planned by then.
+        numbered: the nodes in the order in which the gang's workers there are numbered; none: in that of its bundles.
     """
 
     gang: str
@@ -84,6 +85,7 @@ class Allocation(NamedTuple):
     priority: int = 0
     counters: tuple[tuple[Counter, int], ...] = ()
     renewed: tuple[tuple[str, int], ...] = ()
+    numbered: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from ray_dra.core.gangs.lifecycle import LAST_MOVE, MOST_COUNTED, Gang, is_group, sense_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.node import Node
-from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE, WHOLE
+from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE, WHOLE, GangRequest
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 16, 7
+GANG_VERSION, NODE_VERSION = 17, 7
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 
@@ -99,14 +99,18 @@ def gang_from_bytes(data: bytes) -> Gang:
     """Raises RayDraError for a record that this version cannot read."""
     gang: Gang = _gang_from_bytes(data)
     try:  # the planner would compare what cannot be, and the claim would say it
-        for device in {device for bundle in gang.request.bundles for device in bundle.devices}:
+        shapes = (gang.reshape.leaves, gang.reshape.comes) if gang.reshape is not None else ()
+        requests = (gang.request, *(shape.request for shape in shapes))
+        for device in {device for request in requests for bundle in request.bundles for device in bundle.devices}:
             device.check()
     except RayDraError as error:
         raise unreadable("gang", one_line(error)) from error
-    if gang.allocation is not None and not _is_for(gang.allocation, gang):
+    if gang.allocation is not None and not _is_for(gang.allocation, gang.request):
         raise RayDraError(
             "A stored gang's allocation is not for this gang.", wanted=gang.id, available=gang.allocation.gang
         )
+    if not all(_is_for(shape.allocation, shape.request) for shape in shapes):
+        raise RayDraError("A stored gang's change of shape is not for this gang.", wanted=gang.id)
     wrong = sense_of(gang)
     if wrong:
         raise RayDraError("A stored gang makes no sense.", wanted=gang.id, available=wrong)
@@ -127,13 +131,13 @@ def _gang_from_bytes(data: bytes) -> Gang:
     return gang
 
 
-def _is_for(held: Allocation, gang: Gang) -> bool:
+def _is_for(held: Allocation, request: GangRequest) -> bool:
     """Whether an allocation gives each bundle as many devices as it asks for, of its node and no other bundle's."""
-    if held.gang != gang.id or len(held.bundles) != len(gang.request.bundles):
+    if held.gang != request.gang or len(held.bundles) != len(request.bundles):
         return False
     whole = set()
     shared: Counter[object] = Counter()
-    for placed, bundle in zip(held.bundles, gang.request.bundles, strict=True):
+    for placed, bundle in zip(held.bundles, request.bundles, strict=True):
         if len(placed.grants) != bundle.count:
             return False
         for grant in placed.grants:

@@ -90,9 +90,11 @@ def attempt_of_slot(label: str) -> str:
 
 
 def slot_labels(allocation: Allocation) -> dict[str, str]:
-    """Node -> the label of the gang's slot there, in topology order: slots are numbered as their first bundles are."""
+    """Node -> the label of the gang's slot there, in topology order: slots are numbered as their first bundles are. A
+    gang that has changed its shape may have its bundles in another order, and has the same slots."""
     attempt = attempt_name(allocation.gang, allocation.epoch)
-    return {node: f"{attempt}.{number}" for number, node in enumerate(dict.fromkeys(allocation.nodes))}
+    nodes = allocation.numbered or dict.fromkeys(allocation.nodes)
+    return {node: f"{attempt}.{number}" for number, node in enumerate(nodes)}
 
 
 def slot_order(grant: Grant) -> tuple[object, ...]:
@@ -108,7 +110,8 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
         by_node.setdefault(placed.node, []).append((index, placed))
     labels, renewed = slot_labels(allocation), dict(allocation.renewed)
     found = {}
-    for node, members in by_node.items():
+    for node in labels:
+        members = by_node[node]
         grants = sorted((g for _, placed in members for g in placed.grants), key=slot_order)
         cliques = {g.clique for g in grants}
         resources: dict[str, float] = {}

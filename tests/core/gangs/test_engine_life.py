@@ -15,6 +15,7 @@ from ray_dra.core.gangs.events import (
     NextTurn,
     QuotaAnswered,
     ReleaseAsked,
+    ReshapeAsked,
     Submitted,
     WorkersDue,
     WorkersProgressed,
@@ -25,7 +26,10 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.core.gangs.quota import Answer, Said, kinds
 from ray_dra.core.gangs.repair import OnFault, on_fault
-from ray_dra.errors import InvalidRequest
+from ray_dra.core.gangs.reshape import NOTICE
+from ray_dra.core.gangs.shapes import ReshapeStage
+from ray_dra.core.model.locality import Locality
+from ray_dra.errors import InvalidRequest, RayDraError
 from tests.core.gangs.world import World
 from tests.core.machines import gang, group_id
 
@@ -138,6 +142,33 @@ class Life(RuleBasedStateMachine):
             self.world.act(Committed(name, group_id(f"group{self.count}"), self.world.gangs[name].moves))
 
     @precondition(lambda self: self.world.gangs)
+    @rule(
+        data=st.data(),
+        sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+        grace=st.sampled_from([0.0, 2.0]),
+        cliques=st.sampled_from([None, 1]),
+    )
+    def reshape(self, data: st.DataObject, sizes: list[int], grace: float, cliques: int | None) -> None:
+        """Another shape at any time: begun for one that runs, refused with nothing changed for any other."""
+        name = self.drawn(data)
+        before = self.world.gangs[name]
+        seen = Observed(
+            group_state="CREATED" if before.group is not None else None,
+            placed_once=before.group is not None,
+            provisioned=self.world.engine.records.notes[name].progress.ready,
+        )
+        request = gang(*sizes, name=name, priority=before.request.priority, locality=Locality(cliques=cliques))
+        try:
+            self.world.act(ReshapeAsked(name, request, 10.0, grace, seen))
+        except RayDraError:
+            assert self.world.gangs[name] == before
+            return
+        now = self.world.gangs[name]
+        if now.reshape is not before.reshape:
+            assert now.allocation == before.allocation, "nothing is let go before its time"
+            assert now.notice is not None
+
+    @precondition(lambda self: self.world.gangs)
     @rule(data=st.data(), busy=st.booleans())
     def release(self, data: st.DataObject, busy: bool) -> None:
         name = self.drawn(data)
@@ -188,7 +219,9 @@ class Life(RuleBasedStateMachine):
         now = self.world.gangs.get(name)
         if now is not None and not now.releasing and now.allocation is held.allocation:
             told = now.notice.reason if now.notice is not None else None
-            assert told == (seen.ending.reason if seen.ending is not None else None)
+            drains = now.reshape is not None and now.reshape.stage is ReshapeStage.DRAINS
+            shown = seen.ending.reason if seen.ending is not None else NOTICE if drains else None
+            assert told == shown
 
     @precondition(lambda self: self.own_workers and self.world.gangs)
     @rule(
@@ -229,7 +262,7 @@ class Life(RuleBasedStateMachine):
         assert not self.world.gangs
         assert set(self.world.ray.values()) <= {"REMOVED"}, "nobody waits in Ray for what is gone"
         self.world.act(JobsSeen(()))  # with a program ends what is kept for it
-        assert self.world.inventory.free_devices == 12
+        assert self.world.inventory.free_devices == 12, "of a change of shape nothing is left, wherever it was"
 
 
 class LifeWithOwnWorkers(Life):

@@ -95,6 +95,9 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.ends is not None
             assert new_gang.on_fault.acts  # nor up to 13
             assert new_gang.notice.faulty
+            assert new_gang.reshape is not None  # nor up to 16
+            assert new_gang.shape_failed
+            assert new_gang.reshaped
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -103,7 +106,8 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.allocation.renewed
             same = replace(same, replacing=old_gang.replacing, allocation=old_gang.allocation)
             same = replace(same, on_fault=old_gang.on_fault, first_by_program=old_gang.first_by_program)
-            assert old_gang == replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends)
+            same = replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends, reshape=old_gang.reshape)
+            assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.FAILED_KEY:  # 0 did not count them
             assert records.failure_from_bytes(data) == replace(records.failure_from_bytes(now), number=0)
         else:
@@ -184,6 +188,8 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"sequence":1', b'"sequence":"1"')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"detached":false', b'"detached":0')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"moves":0', b'"moves":0.0')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"stage":"drains"', b'"stage":"comes"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"reshape":{"stage"', b'"reshape":{"state"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"name":"t0"', b'"name":0')),
         (names.NODE_KEY, golden(names.NODE_KEY)[1].replace(b'"ready":true', b'"ready":"yes"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[-1].replace(b":0", b':"0"')),
@@ -191,7 +197,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":16', b'"version":"16"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":17', b'"version":"17"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),
@@ -323,11 +329,11 @@ NOT_ITS_OWN: dict[str, Callable[[dict[str, Any]], object]] = {
 
 @pytest.mark.parametrize("name", NOT_ITS_OWN)
 def test_an_allocation_that_is_not_for_its_gang_is_refused(name: str) -> None:
-    record = json.loads(golden(names.GANG_KEY)[-1])
+    record = {**json.loads(golden(names.GANG_KEY)[-1]), "reshape": None}
     last = change([*GRANTS, 0, 1], MAX_DEVICES_PER_BUNDLE - 1)
     last(record)
     assert records.gang_from_bytes(json.dumps(record).encode()).allocation is not None
-    record = json.loads(golden(names.GANG_KEY)[-1])
+    record = {**json.loads(golden(names.GANG_KEY)[-1]), "reshape": None}
     NOT_ITS_OWN[name](record)
     with pytest.raises(RayDraError, match="not for this gang"):
         records.gang_from_bytes(json.dumps(record).encode())

@@ -1,0 +1,250 @@
+"""Another shape for a gang on the GPUs that it has: whether it can be, and what is next on the way there. Pure.
+
+    drains -> comes -> (done)
+      |         '----> returns -> (done, in the old shape)   |   given back, with the reason
+      '-> (undone: it stays as it is)
+
+The next shape is planned, on the gang's own GPUs alone, before anything of the old one is let go. From then on the
+record says both shapes and what is held for both (`shapes.py`), so that a coordinator killed at any write goes on.
+Workers that were made for the gang stay: the next shape has all of their GPUs, and no more of the rest
+than they offer.
+
+Neighbours: `engine.py` makes actions of it; `planning.py` plans; `lifecycle.check_change` refuses what no record
+may do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from ray_dra.core.cluster.node_state import exclusive_key
+from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.notice import Ending, Notice
+from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.shortfall import Place, PlaceKind, ShortfallKind, Unsatisfiable, short
+from ray_dra.errors import GangGone, InvalidRequest, RayDraError, unsatisfiable
+
+NOTICE = "its program changes its shape"
+
+
+class Turn(NamedTuple):
+    """What is next in a change of shape: the record as it is to be, or (None) the gang is given back."""
+
+    gang: Gang | None
+    why: str
+    failed: bool = False
+
+
+def begin_reshape(
+    gang: Gang,
+    request: GangRequest,
+    seen: Observed,
+    planning: Planning,
+    *,
+    own_workers: bool,
+    until: float,
+    timeout: float,
+) -> Gang | RayDraError | None:
+    """The gang with a change to another shape begun, or why that cannot be; None where there is nothing to do.
+
+    Args:
+        own_workers: the gang's workers were made for it, with exactly its devices.
+        until: the Unix time at which what still runs in the old shape is ended.
+        timeout: seconds for Ray to place a shape.
+    """
+    if gang.reshape is not None and gang.reshape.comes.request == request:
+        return None  # asked again, after a restart swallowed the answer
+    no = _refused(gang, request, seen)
+    if no is not None or gang.request == request or gang.allocation is None:
+        return no
+    found = next_allocation(gang.allocation, request, planning, own_workers=own_workers)
+    if isinstance(found, Unsatisfiable):
+        return unsatisfiable(f"The gang's own GPUs do not have this shape. {found}", found.shortfalls)
+    leaves, comes = Shape(gang.request, gang.allocation), Shape(request, found)
+    change = Reshape(ReshapeStage.DRAINS, leaves, comes, until, timeout)
+    return replace(gang, reshape=change, shape_failed="")
+
+
+def next_allocation(
+    held: Allocation, request: GangRequest, planning: Planning, *, own_workers: bool
+) -> Allocation | Unsatisfiable:
+    """The next shape on devices that a gang has; nothing changes with it. Cliques that it has to itself stay so."""
+    locality = replace(request.locality, exclusive=False)
+    offered = by_node(held.bundles) if own_workers else None
+    answer = planning.on_own(held, replace(request, locality=locality), offered)
+    if isinstance(answer, Unsatisfiable):
+        return answer
+    if own_workers:
+        before, after = _devices(held), _devices(answer)
+        for node, devices in before.items():
+            if after.get(node) != devices:
+                left = len(after.get(node, ()))
+                place = Place(PlaceKind.NODE, node)
+                said = "the workers that were made for the gang keep their GPUs, so its next shape needs all of them"
+                return Unsatisfiable(
+                    request.gang, (short(ShortfallKind.WORKERS, place, len(devices), left, reason=said),)
+                )
+    counters = tuple(dict.fromkeys((*held.counters, *answer.counters)))
+    if not own_workers:
+        return answer._replace(epoch=held.epoch, counters=counters)
+    numbered = held.numbered or tuple(dict.fromkeys(held.nodes))
+    return answer._replace(epoch=held.epoch, counters=counters, renewed=held.renewed, numbered=numbered)
+
+
+def next_turn(gang: Gang, seen: Observed, wall: float) -> Turn | None:
+    """What is next in the gang's change of shape; None: it waits. `wall`: the Unix time."""
+    change = gang.reshape
+    if change is None:
+        return None
+    if not seen.owner_alive and not gang.detached:
+        return Turn(None, "its program has ended")
+    if gang.group is not None and seen.group_state == "ABSENT":
+        return Turn(None, "its placement group was removed")
+    if change.stage is ReshapeStage.DRAINS:
+        return _drained(gang, change, seen, wall)
+    if gang.group is not None and seen.placed_once:
+        why = "its next shape is there" if change.stage is ReshapeStage.COMES else "its old shape is there again"
+        return Turn(_done(gang, seen, change.why), why)
+    if gang.group is None and seen.provisioned and seen.held_for > HOLD_SECONDS:
+        return fall_back(gang, f"nobody made its placement group within {HOLD_SECONDS:.0f} s")
+    if gang.group is not None and seen.group_state == "PENDING" and seen.held_for > change.timeout:
+        why = f"Ray did not place it within {change.timeout:g} s"
+        if seen.lost:  # of GPUs that the old shape needs, too
+            return Turn(None, f"{_so_far(change)}{why}: {'; '.join(seen.lost)}", failed=True)
+        return fall_back(gang, why)
+    return None
+
+
+def fall_back(gang: Gang, why: str) -> Turn | None:
+    """The shape that was to come cannot: the old one returns; and where that cannot either, all is given back."""
+    change = gang.reshape
+    if change is None or change.stage is ReshapeStage.DRAINS:
+        return None
+    if change.stage is ReshapeStage.RETURNS:
+        return Turn(None, f"{_so_far(change)}its old shape: {why}", failed=True)
+    back = replace(change, stage=ReshapeStage.RETURNS, why=why)
+    return Turn(_in_shape(gang, back), f"its old shape returns: {why}")
+
+
+def stay_in_shape(gang: Gang, why: str) -> Gang:
+    """The gang stays as it is, before anything was let go."""
+    told = gang.notice if gang.notice is not None and gang.notice.reason != NOTICE else None
+    return replace(gang, reshape=None, notice=told, shape_failed=why)
+
+
+def ending_of(gang: Gang, seen: Observed, wall: float) -> Ending | None:
+    """What is told of a gang's end: what the world shows of it, or that its program changes its shape."""
+    change = gang.reshape
+    if seen.ending is not None or change is None or change.stage is not ReshapeStage.DRAINS:
+        return seen.ending
+    return Ending(NOTICE, max(0.0, change.until - wall), tuple(range(len(gang.request.bundles))))
+
+
+def reshape_notice(gang: Gang, until: float, wall: float) -> Notice:
+    """The notice of a change of shape that begins."""
+    return Notice(NOTICE, until, tuple(range(len(gang.request.bundles))), wall)
+
+
+# -- inside
+
+
+def _refused(gang: Gang, request: GangRequest, seen: Observed) -> RayDraError | None:
+    """Why this gang may not change to this shape, whatever its GPUs are."""
+    if gang.releasing:
+        return GangGone("The gang is being given back.", place=gang.id)
+    if gang.reshape is not None:
+        return InvalidRequest(
+            "The gang is changing its shape already; wait until that is over.",
+            place=gang.id,
+            available=gang.reshape.stage.value,
+        )
+    if gang.ordinary is not None:
+        return InvalidRequest(
+            "An ordinary placement group keeps its bundles, as Ray's own does.",
+            place=gang.id,
+            available="ray_dra.placement_group(...), whose gang can change its shape",
+        )
+    if gang.quota is not None:
+        return InvalidRequest(
+            "A gang that is paid from a queue keeps the shape that it was admitted with.",
+            place=f"the queue {gang.quota.queue}",
+            available="a gang that no queue pays for",
+        )
+    if any(device.part is not None for each in (gang.request, request) for b in each.bundles for device in b.devices):
+        return InvalidRequest(
+            "Parts of GPUs cannot be made of a gang's GPUs, nor back, while it keeps them: between the end of one "
+            "claim and the allocation of the next, Kubernetes' scheduler could give them to others.",
+            place="part",
+            available="shapes of whole GPUs; for parts, remove the gang and ask for another",
+        )
+    if any(bundle.share is not None for each in (gang.request, request) for bundle in each.bundles):
+        return InvalidRequest("Shares of GPUs keep their shape.", place="bundles", available="shapes of whole GPUs")
+    counters = gang.allocation.counters if gang.allocation is not None else ()
+    if request.locality.exclusive and all(exclusive_key(counter) is None for counter, _ in counters):
+        return InvalidRequest(
+            "A gang that shares its cliques cannot have them to itself by another shape.",
+            place="locality",
+            wanted=str(request.locality),
+            available="the same without exclusive=True",
+        )
+    at = phase(gang, seen)
+    if at is not Phase.READY:
+        return InvalidRequest(
+            "Only a gang that is ready can change its shape; call wait() before.",
+            place=gang.id,
+            wanted=Phase.READY.value,
+            available=at.value if not seen.lost else f"{at.value}: {'; '.join(seen.lost)}",
+        )
+    return None
+
+
+def _drained(gang: Gang, change: Reshape, seen: Observed, wall: float) -> Turn | None:
+    """The old shape goes once no work of it has a GPU, or the grace time is over."""
+    if seen.lost:
+        why = f"a part of it is lost: {'; '.join(seen.lost)}"
+        return Turn(stay_in_shape(gang, why), f"its shape stays: {why}")
+    if seen.group_state != "CREATED":
+        return None
+    if seen.busy and wall < change.until:
+        return None
+    why = "its grace time is over" if seen.busy else "its work has ended"
+    return Turn(_in_shape(gang, replace(change, stage=ReshapeStage.COMES)), f"its next shape comes: {why}")
+
+
+def _in_shape(gang: Gang, change: Reshape) -> Gang:
+    """The gang in the present shape of its change; its placement group is still to be made. It costs no try."""
+    return replace(
+        gang,
+        request=change.present.request,
+        allocation=change.present.allocation,
+        group=None,
+        moves=gang.moves + 1,
+        gave_way=gang.gave_way + 1,
+        old_groups=gang.groups,
+        notice=None,
+        reshape=change,
+        reshaped=True,
+    )
+
+
+def _done(gang: Gang, seen: Observed, why: str) -> Gang:
+    """The change is over. What the next shape does not need is free; placement groups that Ray has no more are
+    forgotten, or a gang that changes its shape each day would never end to gather them."""
+    old = gang.old_groups if seen.left_groups else ()
+    return replace(gang, reshape=None, shape_failed=why, old_groups=old)
+
+
+def _so_far(change: Reshape) -> str:
+    return f"its next shape: {change.why}; " if change.why else ""
+
+
+def _devices(allocation: Allocation) -> dict[str, frozenset[object]]:
+    """Node -> the devices there."""
+    found: dict[str, set[object]] = {}
+    for placed in allocation.bundles:
+        found.setdefault(placed.node, set()).update(grant.device for grant in placed.grants)
+    return {node: frozenset(devices) for node, devices in found.items()}

@@ -1,0 +1,124 @@
+"""A gang's shape, and the change from one to another on the same GPUs: what its record says of it.
+
+A shape is a gang's bundles and locality with the devices for each bundle. While a gang changes its shape all GPUs of
+both shapes are its own: the inventory holds them by the record, so that no plan gives them to anybody in between.
+Neighbour: `reshape.py` decides which shape may come, and what is next in a change.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.request import GangRequest
+
+
+class ReshapeStage(enum.Enum):
+    """How far a change of shape has come."""
+
+    DRAINS = "drains"  # the gang has the shape that it leaves; its program ends the work there
+    COMES = "comes"  # the gang has the next shape; Ray is to place it
+    RETURNS = "returns"  # that failed: the gang has the shape again that it left; Ray is to place it
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a gang is made of, and where."""
+
+    request: GangRequest
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """A change of shape that is under way. `Gang.request` and `Gang.allocation` are those of the present shape.
+
+    Attributes:
+        leaves: the shape that is left, and comes back where the next one fails.
+        comes: the next shape.
+        until: the Unix time at which what still runs in the old shape is ended.
+        timeout: seconds for Ray to place the next shape; as long for the old one on the way back.
+        why: why the next shape failed; "" while it has not.
+    """
+
+    stage: ReshapeStage
+    leaves: Shape
+    comes: Shape
+    until: float
+    timeout: float
+    why: str = ""
+
+    @property
+    def present(self) -> Shape:
+        return self.comes if self.stage is ReshapeStage.COMES else self.leaves
+
+    @property
+    def holds(self) -> Allocation:
+        """The GPUs, resources and counters of both shapes, under the gang's id. The next shape has no GPU besides those
+        of the one that is left, and all of its counters."""
+        left, come = self.leaves.allocation, self.comes.allocation
+        has, wants = by_node(left.bundles), by_node(come.bundles)
+        more = {node: _beyond(wanted, has.get(node, {})) for node, wanted in wants.items()}
+        extra = tuple(Placed(node, (), amounts) for node, amounts in more.items() if amounts)
+        return left._replace(bundles=(*left.bundles, *extra), counters=come.counters)
+
+
+def by_node(bundles: Iterable[Placed]) -> dict[str, dict[str, float]]:
+    """Node -> the sum of what bundles have there besides devices."""
+    found: dict[str, dict[str, float]] = {}
+    for placed in bundles:
+        there = found.setdefault(placed.node, {})
+        for name, amount in placed.resources.items():
+            there[name] = there.get(name, 0.0) + amount
+    return found
+
+
+def forbidden(before: Shape | None, was: Reshape | None, after: Shape | None, now: Reshape | None, moved: bool) -> str:
+    """Why one record may not follow another, by their present shapes and their changes of shape; "" where it may.
+    None for a shape: the gang holds nothing; `moved`: it was planned again in between."""
+    if was is not None and now is not None:
+        if (was.leaves, was.comes) != (now.leaves, now.comes):
+            return "it changes to another shape than before"
+        if (was.stage, now.stage) not in _NEXT:
+            return f"no change of shape leads from {was.stage.value} to {now.stage.value}"
+        if moved is (was.stage is now.stage):
+            return "its shape changed without a move, or the other way round"
+    elif was is None and now is not None:
+        if now.stage is not ReshapeStage.DRAINS or moved:
+            return "a change of shape begins with the old one"
+        if now.leaves != before:
+            return "it leaves a shape that it has not"
+    elif was is not None and moved and was.stage is not ReshapeStage.DRAINS:
+        return "it was planned again while it changed its shape"
+    if now is not None and after != now.present:
+        return "it has another shape than its change of shape says"
+    return ""
+
+
+def sense_of_reshape(reshape: Reshape, present: Shape | None, gang: str, moves: int) -> str:
+    """What of a stored change of shape can be no gang's; "" where nothing is."""
+    if present != reshape.present:
+        return "it has another shape than its change of shape says"
+    for shape in (reshape.leaves, reshape.comes):
+        if {shape.request.gang, shape.allocation.gang} != {gang} or not 0 <= shape.allocation.epoch <= moves:
+            return "its change of shape is another gang's"
+    has = {(grant.node, grant.device) for grant in reshape.leaves.allocation.grants}
+    if not has.issuperset((grant.node, grant.device) for grant in reshape.comes.allocation.grants):
+        return "its next shape has GPUs that it does not hold"
+    if not set(reshape.leaves.allocation.counters) <= set(reshape.comes.allocation.counters):
+        return "its next shape lacks a counter that it has"
+    if not reshape.timeout > 0 or bool(reshape.why) is not (reshape.stage is ReshapeStage.RETURNS):
+        return "its change of shape makes no sense"
+    return ""
+
+
+def _beyond(wanted: Mapping[str, float], has: Mapping[str, float]) -> dict[str, float]:
+    return {name: more for name, amount in wanted.items() if (more := amount - has.get(name, 0.0)) > 0}
+
+
+_NEXT = {(stage, stage) for stage in ReshapeStage} | {
+    (ReshapeStage.DRAINS, ReshapeStage.COMES),
+    (ReshapeStage.COMES, ReshapeStage.RETURNS),
+}
