@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         plan,
         same_clique,
         same_gpu,
+        sandbox,
         snapshot,
         spread_gpus,
         topology,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     )
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
+    from ray_dra.program.sandbox import Sandbox
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
     from ray_dra.translate.drawing import draw_topology
     from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
@@ -61,6 +63,7 @@ _HOMES = {
         "plan",
         "same_clique",
         "same_gpu",
+        "sandbox",
         "snapshot",
         "spread_gpus",
         "topology",
@@ -84,6 +87,7 @@ _HOMES = {
         "UnsatisfiableError",
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
+    "ray_dra.program.sandbox": ("Sandbox",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
     "ray_dra.translate.drawing": ("draw_topology",),
     "ray_dra.translate.ray.devices": ("gpu", "mig", "mps", "time_slicing"),
@@ -106,6 +110,7 @@ __all__ = [
     "NvmlError",
     "RayDraError",
     "ReshapeFailed",
+    "Sandbox",
     "SimulationError",
     "UnsatisfiableError",
     "at_most_cliques",
@@ -124,6 +129,7 @@ __all__ = [
     "plan",
     "same_clique",
     "same_gpu",
+    "sandbox",
     "snapshot",
     "spread_gpus",
     "time_slicing",

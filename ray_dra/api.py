@@ -13,7 +13,7 @@ from ray_dra.adapters.ray_groups import creator, mint
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.capacity import ClusterCapacity, capacity_now
 from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.gangs.lifecycle import Maker
+from ray_dra.core.gangs.lifecycle import Beside, Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import OnFault
@@ -31,6 +31,7 @@ from ray_dra.processes.start_coordinator import coordinator_here
 from ray_dra.processes.worker_hook import SeenDevice, seen_devices
 from ray_dra.program.gang_handle import GangPlacementGroup
 from ray_dra.program.notice import notice_of
+from ray_dra.program.sandbox import Place, Sandbox
 from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
 from ray_dra.translate.names import RAY_NODE_ID
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -102,6 +103,7 @@ def placement_group(
     runs_for: float | None = None,
     on_fault: str | Sequence[str] | None = None,
     grace: float | None = None,
+    _beside: Beside | None = None,
 ) -> GangPlacementGroup:
     """A Ray placement group on planned GPUs, for the whole gang at once or not at all.
 
@@ -163,9 +165,63 @@ def placement_group(
         wait=wait,
         maker=Maker(who.actor, who.outlives_job),
         runs_for=runs_for,
+        beside=_beside,
         on_fault=None if on_fault is None and grace is None else _on_fault(on_fault, grace),
     )
     return _handle(order, _soft_target_node_id)
+
+
+def sandbox(
+    template: Mapping[str, Any] | str,
+    *,
+    part: PartCriteria | None = None,
+    devices: DeviceCriteria | None = None,
+    near: GangPlacementGroup | None = None,
+    ends_with: bool = True,
+    name: str = "",
+    lifetime: str | None = None,
+    priority: int = 0,
+    timeout: float = 600.0,
+    namespace: str | None = None,
+) -> Sandbox:
+    """An agent-sandbox Sandbox with a GPU, or a part of one, for code that is not trusted; on Kubernetes alone.
+
+    What it has is planned, queued and recorded as a gang of one bundle, and it shares that gang's claim: nothing of it
+    is chosen past the planner. It ends with that gang. Made with the rights of this program (docs/kubernetes.md).
+
+    Args:
+        template: the Sandbox's `spec`, with a `podTemplate`; or the name of a SandboxTemplate. Its first container gets
+            the GPU; it asks for none itself.
+        part: as in `placement_group`; None for a whole GPU.
+        near: a gang in whose cliques it is planned, if that can be.
+        ends_with: it is given back when `near` is.
+        timeout: seconds for the GPU, and its gang's worker.
+        namespace: the RayCluster's; None: that of this pod.
+
+    Raises:
+        InvalidRequest: no template that can be, or no Kubernetes.
+        GangTimeout: the GPU was not there in time. Nothing is held then.
+        KubernetesError: it cannot be made; its GPU is given back.
+    """
+    if near is not None and not isinstance(near, GangPlacementGroup):
+        raise InvalidRequest("near is a gang.", place="near", wanted=shown(near), available="placement_group(...)")
+    place = Place.here(namespace)
+    read = place.template(template)
+    gang = placement_group(
+        [{"GPU": 1}],
+        name=name,
+        lifetime=lifetime,
+        part=part,
+        devices=devices,
+        priority=priority,
+        _beside=Beside(near.id, ends=ends_with) if near is not None else None,
+    )
+    try:
+        gang.wait(timeout)
+        return place.make(read, gang)
+    except BaseException:
+        gang.remove()
+        raise
 
 
 def plan(

@@ -67,6 +67,9 @@ RAY_API_UNWATCHED = f"{RAY_GROUP}/v1alpha1"  # KubeRay serves it, too, and Kueue
 NVSENTINEL_STATE_LABEL = "dgxc.nvidia.com/nvsentinel-state"  # of a node
 KUEUE_GROUP = "kueue.x-k8s.io"
 KUEUE_API = f"{KUEUE_GROUP}/v1beta2"
+SANDBOX_GROUP = "agents.x-k8s.io"
+SANDBOX_API = f"{SANDBOX_GROUP}/v1beta1"
+SANDBOX_TEMPLATE_API = f"extensions.{SANDBOX_GROUP}/v1beta1"
 COMPUTE_DOMAIN_GROUP = "resource.nvidia.com"
 COMPUTE_DOMAIN_API = f"{COMPUTE_DOMAIN_GROUP}/v1beta1"
 

@@ -49,11 +49,14 @@ def down(name: Name = "default") -> None:
 @app.command()
 def build(
     kueue: Annotated[bool, typer.Option(help="Kueue, too, for the tests by hand beside it: some 20 minutes.")] = False,
+    agent_sandbox: Annotated[bool, typer.Option(help="agent-sandbox, too, for its test by hand.")] = False,
 ) -> None:
     """Fill the cache: the programs from Go modules, and the container image."""
     binaries.build()
     if kueue:
         binaries.build(only=("kueue",))
+    if agent_sandbox:
+        binaries.build(only=("agent-sandbox",))
     if os.geteuid() == 0:
         image.build()
     else:

@@ -105,6 +105,11 @@ OPTIONAL = (
             ("sigs.k8s.io/kueue", "config/components/webhook/manifests.yaml"),
         ),
     ),
+    Module(
+        "agent-sandbox",
+        {"agent-sandbox-controller": "sigs.k8s.io/agent-sandbox/cmd/agent-sandbox-controller"},
+        files=(("sigs.k8s.io/agent-sandbox", "helm/crds/*.yaml"),),
+    ),
 )
 
 

@@ -192,6 +192,10 @@ class Engine:
         )
         if order.runs_for is not None:
             gang = replace(gang, runs_for=float(order.runs_for))
+        if order.beside is not None:
+            gang = replace(gang, beside=order.beside)
+            if self.records.partner_of(gang) is None:
+                return [Refuse(GangGone("The gang that this one goes with is not there.", place=order.beside.gang))]
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
         if order.on_fault is not None:
@@ -282,6 +286,8 @@ class Engine:
             self.records.put(gone, now.lived)
             if gang.ordinary is not None:
                 actions.append(BuryGroup(gang.id))
+        for gang in self.records.left_alone():
+            actions += self._give_back(gang, "the gang that it goes with has ended", now)
         return actions
 
     def _committed(self, gang: Gang, event: Committed, now: Moment) -> list[Action]:

@@ -192,6 +192,21 @@ class Maker:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """Another gang that one goes with.
+
+    Attributes:
+        gang: its id.
+        near: the gang is planned in that one's cliques, if that can be.
+        ends: the gang is given back when that one is.
+    """
+
+    gang: str
+    near: bool = True
+    ends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Gang:
     """What is recorded of a gang; one key in the store, replaced in one step.
 
@@ -225,6 +240,7 @@ class Gang:
         reshape: the change of its shape that is under way; None: there is none.
         shape_failed: why the last change of its shape was undone; "" where none was.
         reshaped: its request is, or has been, another one than its program first asked for.
+        beside: the gang that it goes with; None: it is for itself.
     """
 
     request: GangRequest
@@ -256,6 +272,7 @@ class Gang:
     reshape: Reshape | None = None
     shape_failed: str = ""
     reshaped: bool = False
+    beside: Beside | None = None
 
     @property
     def id(self) -> str:
@@ -606,6 +623,7 @@ def _who(gang: Gang) -> tuple[object, ...]:
     queue = gang.quota.queue if gang.quota is not None else None
     return (
         gang.id,
+        gang.beside,
         gang.sequence,
         gang.name,
         gang.namespace,

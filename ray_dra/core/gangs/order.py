@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import MOST_SECONDS, GroupSet, Maker, OrdinaryGroup, is_actor, is_group
+from ray_dra.core.gangs.lifecycle import MOST_SECONDS, Beside, GroupSet, Maker, OrdinaryGroup, is_actor, is_group
 from ray_dra.core.gangs.repair import OnFault, check_on_fault
 from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
@@ -26,6 +26,7 @@ class Order:
             once.
         runs_for: seconds for which the program guesses that the gang runs; None: it does not say.
         on_fault: what is done about a fault once the gang is placed; None: the cluster's default.
+        beside: another gang that it goes with.
     """
 
     request: GangRequest
@@ -38,6 +39,7 @@ class Order:
     maker: Maker | None = None
     runs_for: float | None = None
     on_fault: OnFault | None = None
+    beside: Beside | None = None
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -69,6 +71,12 @@ def _check_fields(order: Order) -> None:
         number(order.runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
     if order.on_fault is not None:
         check_on_fault(order.on_fault)
+    if order.beside is not None:
+        if not isinstance(order.beside, Beside) or order.ordinary is not None:
+            raise InvalidRequest("This gang goes with no other.", place="beside", wanted=shown(order.beside))
+        text(order.beside.gang, "beside.gang")
+        flag(order.beside.near, "beside.near")
+        flag(order.beside.ends, "beside.ends")
     ordinary, maker = order.ordinary, order.maker
     if maker is not None:
         if not isinstance(maker, Maker) or not is_actor(maker.actor) or not is_group(order.request.gang) or ordinary:

@@ -99,6 +99,7 @@ class Records:
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue, or in one outside
         self._past: dict[str, None] = {}  # gangs with an allocation, in a queue outside, or that are given back
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
+        self._besides: dict[str, None] = {}  # gangs that go with another
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
         self._cliques: dict[Neighbours, Counter[DomainId]] = {}  # how many of them have devices in each clique
         self._fresh: dict[GroupSet, list[Turn]] = {}  # of sets that are gangs, those in the queue
@@ -212,10 +213,25 @@ class Records:
         ordinary = [self.gangs[gang_id] for _, _, gang_id in self._ordinary]
         return found + [g for g in ordinary if g.owner in jobs and g.ordinary is not None and g.ordinary.outlives_job]
 
+    # -- gangs that go with another
+
+    def partner_of(self, gang: Gang) -> Gang | None:
+        """The gang that this one goes with; None where it goes with none, or that one has ended or is given back."""
+        found = self.gangs.get(gang.beside.gang) if gang.beside is not None else None
+        return found if found is not None and not found.releasing else None
+
+    def left_alone(self) -> list[Gang]:
+        """Gangs that end with another, which has ended."""
+        found = (self.gangs[gang_id] for gang_id in self._besides)
+        return [g for g in found if g.beside is not None and g.beside.ends and self.partner_of(g) is None]
+
     # -- sets of ordinary placement groups
 
     def cliques_near(self, gang: Gang, batch: int) -> frozenset[DomainId]:
-        """The cliques in which others of its set have devices; of a set that is a gang, others of this batch."""
+        """The cliques in which others of its set have devices; of a set that is a gang, others of this batch. Of a gang
+        that goes with another, that one's."""
+        if gang.beside is not None and gang.beside.near and (partner := self.partner_of(gang)) is not None:
+            return _cliques_of(partner)
         part_of = _set_of(gang)
         if part_of is None:
             return frozenset()
@@ -298,6 +314,8 @@ class Records:
             self._owners.setdefault(gang.owner, {})[gang.id] = None
         if gang.quota is not None:
             self._quotas[gang.id] = None
+        if gang.beside is not None and not gang.releasing:
+            self._besides[gang.id] = None
         if gang.name and not gang.releasing:
             self._names[gang.namespace, gang.name] = gang.id
         for group in gang.groups:
@@ -320,6 +338,7 @@ class Records:
                 del self._owners[gang.owner]
         self._past.pop(gang.id, None)
         self._quotas.pop(gang.id, None)
+        self._besides.pop(gang.id, None)
         if self._names.get((gang.namespace, gang.name)) == gang.id:
             del self._names[gang.namespace, gang.name]
         for group in gang.groups:
@@ -371,6 +390,7 @@ class Records:
         _same("ordinary groups", self._ordinary, sorted(turn_of(g) for g in waiting if g.ordinary is not None))
         in_queues = [g for g in gangs if g.waits or g.unpaid]
         _same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
+        _same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
         _same("quotas", set(self._quotas), {g.id for g in gangs if g.quota is not None})
         _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
