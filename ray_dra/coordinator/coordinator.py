@@ -150,7 +150,7 @@ class Coordinator:
         """
         request = check_order(order).request
         if order.on_fault is None:
-            order = replace(order, on_fault=self._on_fault)
+            order = replace(order, on_fault=self.backend.default_on_fault or self._on_fault)
         self.backend.check()
         queue = self._quotas.queue_for(request)
         self._decide(Submitted(order, queue=queue))

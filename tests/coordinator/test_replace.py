@@ -4,6 +4,7 @@ the coordinator killed at any moment of it; and what is done where that cannot b
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.lifecycle import OrdinaryGroup
 from ray_dra.core.gangs.repair import on_fault
 from ray_dra.translate.files.shared_records import map_from_bytes
+from ray_dra.translate.names import ON_FAULT_ANNOTATION, SPARE_LABEL, SPARES_ANNOTATION
 from tests.coordinator.kills import MortalRay
 
 from .fault_worlds import GRACE, NAME, KubeWorld, World
@@ -237,10 +239,67 @@ def test_killed_at_any_write_the_others_run_on_all_the_same(fault: str, after: b
     assert at > 2
 
 
+def marked(world: KubeWorld) -> set[str]:
+    return {name for name, state in world.coordinator.inventory.node_states.items() if state.node.spare}
+
+
+def test_spares_of_the_raycluster_are_for_repairs_and_for_nobody_else() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.kube.annotate_raycluster({SPARES_ANNOTATION: "1", ON_FAULT_ANNOTATION: f"replace,grace={GRACE:g}"})
+    world.turn()
+    assert len(marked(world)) == 2
+    world.with_gang(None)  # type: ignore[arg-type]  # as the RayCluster says
+    other = world.coordinator.submit(world.order()).gang  # the other rack
+    third = world.coordinator.submit(world.order(bundles=1)).gang
+    for _ in range(5):
+        world.turn()
+    assert world.coordinator.status(third).phase is Phase.QUEUED
+    group, node = world.status.group, world.nodes[1]
+    world.kube.taint(node, "NoExecute")
+    until_moved(world)
+    assert world.until_ready() is Phase.READY
+    assert (world.status.group, node in world.nodes) == (group, False)
+    world.kube.taint(node, "")
+    for _ in range(5):
+        world.turn()
+    assert node in marked(world), "what is repaired is the spare now"
+    assert world.coordinator.status(third).phase is Phase.QUEUED
+    world.kube.annotate_raycluster({SPARES_ANNOTATION: "0"})
+    for _ in range(5):
+        world.turn()
+    assert not marked(world)
+    assert world.coordinator.status(third).phase is not Phase.QUEUED
+    for gang_id in (NAME, other, third):
+        world.coordinator.release(gang_id)
+    world.settle()
+
+
+def test_a_node_that_is_labelled_so_is_a_spare() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    name = sorted(world.kube.nodes)[0]
+    world.kube.label(name, **{SPARE_LABEL: "true"})
+    world.turn()
+    assert marked(world) == {name}
+    world.kube.label(name, **{SPARE_LABEL: "false"})
+    world.turn()
+    assert not marked(world)
+
+
+@pytest.mark.parametrize(
+    "said", [{SPARES_ANNOTATION: "some"}, {SPARES_ANNOTATION: "18"}, {ON_FAULT_ANNOTATION: "mend"}]
+)
+def test_what_the_raycluster_cannot_say_is_told_once_and_counts_as_not_said(said: dict[str, str]) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.kube.annotate_raycluster(said)
+    world.later(5)
+    assert [reason for reason, _ in world.kube.told].count("FaultSettingInvalid") == 1
+    assert any(next(iter(said)) in problem for problem in world.coordinator.backend.problems())
+    world.with_gang(None)  # type: ignore[arg-type]
+    assert not world.coordinator.gangs[NAME].on_fault.acts
+
+
 def test_an_ordinary_placement_group_is_repaired_without_its_program() -> None:
     world = KubeWorld(nodes=6, cliques=2)
-    from dataclasses import replace
-
     asked = world.order(on_fault=BOTH)
     world.coordinator.submit(replace(asked, request=replace(asked.request, gang=NAME), ordinary=OrdinaryGroup(NAME)))
     assert world.until_ready() is Phase.READY

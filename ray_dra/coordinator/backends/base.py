@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.repair import OnFault
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
@@ -68,6 +69,10 @@ class Backend(Protocol):
     def default_policy(self) -> str:
         """The policy of ordinary placement groups for which nobody says one, as it is set: it may be none that can be.
         "" where none is set."""
+
+    @property
+    def default_on_fault(self) -> OnFault | None:
+        """What is done about faults of gangs whose programs do not say it, as it is set; None where nothing is."""
 
     @property
     def ready_made(self) -> Collection[str]:

@@ -2,8 +2,9 @@
 
 A slot is a gang's place for one worker. Its label stays, so that Ray, which pinned the bundles to the label, places
 them again on the new worker: the same placement group, and the other workers live on. So each lost slot moves whole to
-one node on which the gang has none yet, or stays where it is if only its worker is lost. It stays in its clique; one of
-a gang that asks for no clique may leave it where there is no other room.
+one node on which the gang has none yet, or stays where it is if only its worker is lost. It stays in its clique, of
+which the spares (`core.cluster.spares`) are for this and are taken where no other node is free; where it was alone
+there, or the gang asks for no clique, it may leave it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest, Strategy
-from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
 
 
@@ -48,14 +48,17 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
     for node in lost:
         ranks = [rank for rank, placed in enumerate(held.bundles) if placed.node == node]
         counter = imex_counter(node)
+        locality = request.locality
+        within = locality.within_cliques and locality.required
         part = replace(
             request,
             bundles=tuple(request.bundles[rank] for rank in ranks),
-            locality=Locality(connect=request.locality.connect),
+            locality=Locality(cliques=1 if within else None, connect=locality.connect),
             strategy=Strategy.STRICT_PACK,
+            preemptible=True,  # as such gangs alone are planned on spares
         )
-        others = used - {node}
-        placed = _worker_at(planning, part, held, ranks, others, joined=counter in counters)
+        others, leaves = used - {node}, _may_leave(locality, held, ranks) and counter not in counters
+        placed = _worker_at(planning, part, held, ranks, others, joined=counter in counters, leaves=leaves)
         if placed is None:
             return None
         for rank, found in zip(ranks, placed, strict=True):
@@ -71,47 +74,65 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
 
 
 def _worker_at(
-    planning: Planning, part: GangRequest, held: Allocation, ranks: list[int], others: Collection[str], *, joined: bool
+    planning: Planning,
+    part: GangRequest,
+    held: Allocation,
+    ranks: list[int],
+    others: Collection[str],
+    *,
+    joined: bool,
+    leaves: bool,
 ) -> tuple[Placed, ...] | None:
-    """Where one slot goes: the first of the places to look in that has room."""
-    here = {held.bundles[rank].clique for rank in ranks if held.bundles[rank].grants}
-    clique = here.pop() if len(here) == 1 else None
-    for names in _places(planning, held, ranks, clique, others, joined=joined):
-        answer = plan(planning.inventory.part(names), part) if names else None
-        if answer is None or isinstance(answer, Unsatisfiable):
+    """Where one slot goes: the first of the places to look in that has room.
+
+    Args:
+        part: what its bundles ask for.
+        others: nodes that the gang has besides.
+        joined: the slot's node is in an IMEX domain.
+        leaves: it may go to another clique.
+    """
+    clique = _clique_of(held, ranks)
+    for names in _places(planning.inventory, held.bundles[ranks[0]].node, clique, joined=joined, leaves=leaves):
+        there = [name for name in names if name not in others and name not in planning.ready_made]
+        answer = plan(planning.inventory.part(there), part) if there else None
+        if not isinstance(answer, Allocation):
             continue
-        if clique is None or all(placed.clique == clique for placed in answer.bundles if placed.grants):
+        if leaves or all(placed.clique == clique for placed in answer.bundles if placed.grants):
             return answer.bundles
     return None
 
 
 def _places(
-    planning: Planning,
-    held: Allocation,
-    ranks: list[int],
-    clique: DomainId | None,
-    others: Collection[str],
-    *,
-    joined: bool,
+    inventory: Inventory, own: str, clique: DomainId | None, *, joined: bool, leaves: bool
 ) -> Iterator[list[str]]:
-    inventory, own = planning.inventory, held.bundles[ranks[0]].node
-
-    def usable(name: str) -> bool:
-        state = inventory.node_states.get(name)
-        if state is None or name in others or name in planning.ready_made or not state.node.ready:
-            return False
-        return not joined or state.imex_gang is None
-
-    if usable(own):  # only its worker is lost, or some of its devices are
+    """Where to look for a slot, place by place: its own node (only its worker is lost, or some of its devices are), its
+    clique, the clique's spares, anywhere."""
+    states = {
+        name: state
+        for name, state in inventory.node_states.items()
+        if state.node.ready and not (joined and state.imex_gang is not None)
+    }
+    if own in states:
         yield [own]
-    if clique is not None:
-        states = inventory.clique_states.get(clique)
-        yield [state.name for state in states.node_states if usable(state.name)] if states is not None else []
-        return
-    owned = _owned(inventory)
-    yield [name for name in inventory.node_states if usable(name) and name not in owned]
+    members = [each for each in inventory.clique_states.values() if each.name == clique]
+    names = dict.fromkeys(state.name for each in members for state in each.node_states if state.name in states)
+    yield [name for name in names if not states[name].node.spare]
+    yield [name for name in names if states[name].node.spare]
+    if leaves:
+        owned = {state.name for each in inventory.clique_states.values() if each.owner for state in each.node_states}
+        yield [name for name, state in states.items() if name not in owned and not state.node.spare]
 
 
-def _owned(inventory: Inventory) -> set[str]:
-    """Nodes of cliques that gangs have to themselves."""
-    return {state.name for each in inventory.clique_states.values() if each.owner for state in each.node_states}
+def _clique_of(held: Allocation, ranks: list[int]) -> DomainId | None:
+    """The clique in which all devices of these bundles lie."""
+    here = {held.bundles[rank].clique for rank in ranks if held.bundles[rank].grants}
+    return here.pop() if len(here) == 1 else None
+
+
+def _may_leave(locality: Locality, held: Allocation, ranks: list[int]) -> bool:
+    """Whether a slot may go to another clique: it was alone in its own, as on a box that is one, or the gang asks for
+    none."""
+    clique = _clique_of(held, ranks)
+    alone = all(placed.clique != clique for rank, placed in enumerate(held.bundles) if rank not in ranks)
+    asked = locality.within_cliques and locality.required
+    return not locality.exclusive and (clique is None or alone or not asked)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from ray_dra.core.gangs.repair import OnFault
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import Placing, RayAuth, RayCluster, WorkerGroup, WorkerSettings, WriteLimits
 from ray_dra.translate.kube.kuberay_pod import worker_pod
@@ -22,15 +23,19 @@ from ray_dra.translate.names import (
     KUBERAY_ORIGIN_NAME_LABEL,
     KUEUE_QUEUE_LABEL,
     LOCALITY_LABEL,
+    ON_FAULT_ANNOTATION,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
+    SPARES_ANNOTATION,
     TEMPLATE_ANNOTATION,
     WRITES_AT_ONCE_ANNOTATION,
     WRITES_PER_SECOND_ANNOTATION,
 )
 from ray_dra.translate.ray.policy import parse_rules
+from ray_dra.translate.settings import read_on_fault
 from ray_dra.translate.vendors import NVIDIA, PLUGINS, VENDORS, Vendor
 
+MOST_SPARES = 17  # of the 18 nodes of a rack
 MOST_AT_ONCE = 64  # writes; each has a thread and a connection
 _YES = ("1", "true")  # as Ray reads a setting
 
@@ -190,6 +195,19 @@ def write_limits(cluster: RayCluster) -> WriteLimits:
     return WriteLimits(int(at_once), _number(cluster, WRITES_PER_SECOND_ANNOTATION, usual.per_second, 0.1, 10_000.0))
 
 
+def spares_in(cluster: RayCluster) -> int:
+    """How many nodes of each clique are kept for repairs. Raises InvalidRequest: its annotation is no such number."""
+    found = _number(cluster, SPARES_ANNOTATION, 0, 0, MOST_SPARES, "The number of spares in a clique cannot be this.")
+    return int(found)
+
+
+def on_fault_in(cluster: RayCluster) -> OnFault | None:
+    """What is done about faults of gangs whose programs do not say it; None where it does not say it either. Raises
+    InvalidRequest: its annotation says what cannot be done."""
+    said = cluster.settings.get(ON_FAULT_ANNOTATION, "")
+    return read_on_fault(said, f"{_place(cluster)}, annotation {ON_FAULT_ANNOTATION}") if said else None
+
+
 def default_locality(cluster: RayCluster) -> str:
     """The policy of the ordinary placement groups for which nobody else says one; "" where the RayCluster has none.
 
@@ -202,7 +220,14 @@ def default_locality(cluster: RayCluster) -> str:
     return said
 
 
-def _number(cluster: RayCluster, setting: str, usual: float, least: float, most: float) -> float:
+def _number(
+    cluster: RayCluster,
+    setting: str,
+    usual: float,
+    least: float,
+    most: float,
+    otherwise: str = "The limit of writes to the API server cannot be set to this.",
+) -> float:
     told = cluster.settings.get(setting)
     if told is None:
         return usual
@@ -212,7 +237,7 @@ def _number(cluster: RayCluster, setting: str, usual: float, least: float, most:
         found = math.nan
     if not least <= found <= most:
         raise InvalidRequest(
-            "The limit of writes to the API server cannot be set to this.",
+            otherwise,
             place=f"{_place(cluster)}, annotation {setting}",
             wanted=shown(told),
             available=f"{least:g} to {most:g}",

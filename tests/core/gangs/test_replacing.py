@@ -13,7 +13,7 @@ from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.lifecycle import Gang
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.replacing import place_again
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS, Limits, imex_counter
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
@@ -39,6 +39,11 @@ def placed(
         inventory.hold(held)
     planning = Planning(inventory, KnownNodes(inventory), ())
     return inventory, planning, Gang(request, 1, allocation=held, group="g", moves=2)
+
+
+def _alone(held: Allocation, slot: Placed) -> bool:
+    """Whether nothing else of the gang is in the slot's clique."""
+    return all(placed.clique != slot.clique for placed in held.bundles if placed.node != slot.node)
 
 
 LOCALITIES = [Locality(cliques=1), Locality(segment=2), Locality(), Locality(cliques=1, exclusive=True)]
@@ -77,7 +82,7 @@ def test_the_lost_slots_move_and_nothing_else(
     if found is None:
         cliques = {placed.clique for placed in held.bundles if placed.node in lost}
         spare = [name for name in roomy if inventory.node_states[name].node.clique in cliques]
-        assert len(spare) < len(lost) or locality.segment is not None, "a no is true"
+        assert len(spare) < len(lost) or len(cliques) > 1, "a no is true"
         return
     assert found.epoch == held.epoch
     assert [*slot_labels(found).values()] == [*slot_labels(held).values()]
@@ -85,12 +90,12 @@ def test_the_lost_slots_move_and_nothing_else(
     assert len(set(to.values())) == len(to), "no two slots come together"
     for was, now in zip(held.bundles, found.bundles, strict=True):
         assert (now == was) is (was.node not in lost)
-        assert now.clique == was.clique
+        assert now.clique == was.clique or not (locality.within_cliques and locality.required) or _alone(held, was)
         assert len(now.grants) == len(was.grants)
         assert now.node not in lost
     assert dict(found.renewed) == {to[node]: 3 for node in lost}
     assert len(found.counters) == len(held.counters)
-    for left, node in to.items():
+    for left, node in to.items():  # who was joined to others is so again
         assert ((imex_counter(left), 1) in held.counters) is ((imex_counter(node), 1) in found.counters)
     inventory.release("g")
     inventory.hold(found)  # raises where anything of it is another's
@@ -124,3 +129,37 @@ def test_a_node_of_another_imex_domain_is_no_place(taken: bool) -> None:
     inventory.put_node(replace(inventory.node_states[held.nodes[0]].node, ready=False, reason="lost"))
     found = place_again(planning, asked, [0])
     assert (found is None) is taken
+
+
+def test_spares_are_taken_where_no_other_node_of_the_clique_is_free() -> None:
+    inventory, planning, asked = placed(4, 4, locality=Locality(cliques=1))
+    held = asked.allocation
+    assert held is not None
+    rest = [name for name in inventory.node_states if name[0] == held.nodes[0][0] and name not in held.nodes]
+    spare, *others = rest
+    inventory.put_node(replace(inventory.node_states[spare].node, spare=True))
+    inventory.put_node(replace(inventory.node_states[held.nodes[1]].node, ready=False, reason="lost"))
+    found = place_again(planning, asked, [1])
+    assert found is not None
+    assert found.nodes[1] in others
+    for name in others:
+        inventory.set_others(name, 0b1111, {})
+    found = place_again(planning, asked, [1])
+    assert found is not None
+    assert found.nodes[1] == spare
+
+
+@pytest.mark.parametrize("locality", [Locality(), Locality(segment=1)])
+def test_a_box_that_is_a_clique_of_its_own_is_replaced_by_another(locality: Locality) -> None:
+    boxes = [each for name in "abcd" for each in rack(name, 1, 8)]
+    inventory = Inventory(boxes)
+    request = gang(8, 8, name="g", locality=locality)
+    held = plan(inventory, request)
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    asked = Gang(request, 1, allocation=held, group="g")
+    inventory.put_node(replace(inventory.node_states[held.nodes[0]].node, ready=False, reason="lost"))
+    found = place_again(Planning(inventory, KnownNodes(inventory), ()), asked, [0])
+    assert found is not None
+    assert found.nodes[0] not in held.nodes
+    assert found.bundles[1] == held.bundles[1]

@@ -23,6 +23,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import STARTS, Progress
+from ray_dra.core.gangs.repair import OnFault
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
@@ -35,7 +36,13 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.ending import ClusterEnding, ending_of
-from ray_dra.translate.kube.raycluster import default_locality, worker_template, write_limits
+from ray_dra.translate.kube.raycluster import (
+    default_locality,
+    on_fault_in,
+    spares_in,
+    worker_template,
+    write_limits,
+)
 from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order
 from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
 
@@ -90,6 +97,8 @@ class KubernetesBackend:
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
+        self._on_fault: OnFault | None = None
+        self._odd_setting = ""  # why what the RayCluster says of faults or spares cannot be; told when that changes
         self._odd_policy = ""  # why the RayCluster's policy is none; told when that changes
 
     # -- what there is
@@ -111,11 +120,13 @@ class KubernetesBackend:
             self.kube.tell("NeighbourIgnored", news, warning=True)
         key = (self.view.version, names, frozenset(self.machines.avoided), self.machines.faults, neighbours.believed)
         if key == self._seen:
+            self._look_at_faults()
             return
         self.found = by_attempt(self.view, self.kube)
         self.machines.put(self.view, self._placing())
         self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""])
         self._seen = key
+        self._look_at_faults()
 
     @property
     def left_to_others(self) -> str:
@@ -134,12 +145,30 @@ class KubernetesBackend:
             *self.machines.problems(),
             *self.machines.neighbours.ignored,
             *self._warming.problems(),
-            *filter(None, [self._odd_policy]),
+            *filter(None, [self._odd_policy, self._odd_setting]),
         )
 
     @property
     def default_policy(self) -> str:
         return "" if self.view.raycluster is None else self.view.raycluster.settings.get(LOCALITY_LABEL, "")
+
+    @property
+    def default_on_fault(self) -> OnFault | None:
+        return self._on_fault
+
+    def _look_at_faults(self) -> None:
+        """What the RayCluster says of faults and spares; what it cannot say counts as not said, and is told there."""
+        before, self._odd_setting = self._odd_setting, ""
+        self._on_fault, spares = None, 0
+        try:
+            if self.view.raycluster is not None:
+                spares = spares_in(self.view.raycluster)
+                self._on_fault = on_fault_in(self.view.raycluster)
+        except InvalidRequest as error:
+            self._odd_setting = str(error)
+        self.machines.keep_spares(spares)
+        if self._odd_setting not in ("", before):
+            self.kube.tell("FaultSettingInvalid", self._odd_setting, warning=True)
 
     def _look_at_policy(self) -> None:
         """Whoever set what is no policy is told on the RayCluster, before any program needs it."""

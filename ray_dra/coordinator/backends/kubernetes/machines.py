@@ -15,6 +15,7 @@ from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
 from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.spares import chosen_spares
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.signs import Seen, Sign, severity_of
@@ -29,6 +30,7 @@ from ray_dra.translate.kube.schedulable import obstacle
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.taint_rules import rules_for, with_rules
 from ray_dra.translate.kube.workers import RAYLET_CPUS, RAYLET_MEMORY
+from ray_dra.translate.names import SPARE_LABEL
 from ray_dra.translate.nvml.reading import MIG_IS_ON, node_from_reading
 
 logger = logging.getLogger(__name__)
@@ -83,6 +85,9 @@ class Machines:
         self._translated: dict[str, Any] = {}  # node -> what it was made from
         self._faults: dict[str, dict[str, tuple[float, Health, str]]] = {}  # node -> UUID -> until when, what and why
         self._signs: dict[str, Seen] = {}  # what keeps new pods from a node
+        self._spares: frozenset[str] = frozenset()  # kept for repairs, besides those that are labelled so
+        self._labelled: set[str] = set()  # spares by their label
+        self._chosen_by = (-1, 0)  # the inventory's changes and the number of spares by which these were chosen
         self._parts: dict[str, Parts] = {}  # node -> the devices of its pool
         self._unknown: dict[tuple[str, str], str] = {}  # (node, device) that is no known part of any GPU -> the claim
         self._taken: dict[str, _Taken] = {}
@@ -197,6 +202,9 @@ class Machines:
                 self._signs[name] = seen_there
             made = node_from_slices(node, with_rules(by_node[name], rules), placing)
             made = with_links(made, links.get(name))
+            labelled = node.labels.get(SPARE_LABEL) == "true"
+            (self._labelled.add if labelled else self._labelled.discard)(name)
+            made = replace(made, spare=labelled or name in self._spares)
             self._inventory.put_node(_for_bundles(_with_faults(made, faults.get(name, {})), avoided.get(name)))
         for gone in self.names - seen:
             self._inventory.drop_node(gone)
@@ -204,8 +212,21 @@ class Machines:
             self._taken.pop(gone, None)
             self._parts.pop(gone, None)
             self._signs.pop(gone, None)
+            self._labelled.discard(gone)
         self.names = set(seen)
         self._made_of = made_of  # at the end: what raised is met again
+
+    def keep_spares(self, count: int) -> None:
+        """So many nodes of each clique, besides those that are labelled so, are spares."""
+        if self._chosen_by == (self._inventory.changes, count):
+            return
+        states = self._inventory.node_states
+        others = [states[name] for name in self.names if name in states and name not in self._labelled]
+        self._spares = chosen_spares(others, count) if count else frozenset()
+        for state in others:
+            if state.node.spare is not (state.name in self._spares):
+                self._inventory.put_node(replace(state.node, spare=not state.node.spare))
+        self._chosen_by = self._inventory.changes, count
 
     def mark_taken(
         self,

@@ -24,6 +24,7 @@ class RayletsBackend:
     ready_made: Collection[str] = ()  # all are, so none comes before the others
     left_to_others = ""
     default_policy = ""
+    default_on_fault = None
     idle = True
 
     def __init__(self, raylets: GivenRaylets) -> None:
