@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from ray_dra.core.cluster.clique_state import CLIQUE
@@ -21,6 +20,8 @@ from ray_dra.core.model.parts import PartCriteria, profile_order
 from ray_dra.core.model.request import MAX_BUNDLES, MAX_DEVICES_PER_BUNDLE, Bundle, DeviceRequest, GangRequest
 from ray_dra.core.plan import plan
 from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.parts import PartsSearch
+from ray_dra.core.planner.work import Work
 
 
 class PartsCapacity(NamedTuple):
@@ -61,7 +62,7 @@ def capacity_now(inventory: Inventory) -> ClusterCapacity:
         request = GangRequest("capacity", bundles, locality or Locality())
         return isinstance(plan(inventory, request), Allocation)
 
-    gpus = _most(partial(_fit, fits, one), min(inventory.free_devices, MAX_BUNDLES))
+    gpus = _most(lambda n: fits(*[one] * n), min(inventory.free_devices, MAX_BUNDLES))
     shape = FoldedRequest(GangRequest("capacity", (one,))).shape
     idle = [c for c in inventory.clique_states.values() if c.kind == CLIQUE and c.free and c.idle]
     sizes = Counter(clique.capacity(shape, inventory.limits) for clique in idle)
@@ -70,33 +71,23 @@ def capacity_now(inventory: Inventory) -> ClusterCapacity:
         _most(lambda n: fits(Bundle((DeviceRequest(n),))), min(gpus, MAX_DEVICES_PER_BUNDLE)),
         _most(lambda n: fits(*[one] * n, locality=Locality(cliques=1)), gpus),
         tuple(sorted(sizes.items(), reverse=True)),
-        tuple(_parts(inventory, fits)),
+        tuple(_parts(inventory)),
     )
 
 
-def _parts(inventory: Inventory, fits: Callable[..., bool]) -> list[PartsCapacity]:
-    gpus = [gpu for state in inventory.node_states.values() for gpu in state.parts]
-    profiles = {part.profile for gpu in gpus for part in gpu.gpu.parts}
+def _parts(inventory: Inventory) -> list[PartsCapacity]:
+    """Equal parts are counted over GPUs, as the planner does; those that are broken come first."""
+    profiles = {p.profile for state in inventory.node_states.values() for gpu in state.parts for p in gpu.gpu.parts}
     found = []
     for profile in sorted(profiles, key=profile_order):
         bundle = Bundle((DeviceRequest(1, part=PartCriteria(profile)),))
-        there = sum(gpu.table.of_profile(profile).bit_count() for gpu in gpus)
-        most = _most(partial(_fit, fits, bundle), min(there, MAX_BUNDLES))
+        search = PartsSearch(inventory, GangRequest("capacity", (bundle,)), Work())
+        each = [(search.capacity(0, gpu), gpu.whole) for gpus in search.gpus.values() for gpu in gpus]
+        most = min(sum(count for count, _ in each), MAX_BUNDLES)
+        unbroken = min(sum(count for count, whole in each if not whole), most)
         if most:
-            found.append(PartsCapacity(profile, most, _unbroken(inventory, bundle, most)))
+            found.append(PartsCapacity(profile, most, unbroken))
     return found
-
-
-def _fit(fits: Callable[..., bool], bundle: Bundle, count: int) -> bool:
-    return fits(*[bundle] * count)
-
-
-def _unbroken(inventory: Inventory, bundle: Bundle, most: int) -> int:
-    """The planner breaks GPUs only for what fits on no broken one, so all parts that it puts on these."""
-    answer = plan(inventory, GangRequest("capacity", (bundle,) * most))
-    assert isinstance(answer, Allocation)
-    broken = {gpu.gpu.uuid for state in inventory.node_states.values() for gpu in state.parts if gpu.broken}
-    return sum(grant.part is not None and grant.part.parent in broken for grant in answer.grants)
 
 
 def _most(fits: Callable[[int], bool], high: int) -> int:
