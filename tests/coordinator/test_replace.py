@@ -322,3 +322,47 @@ def test_workers_that_were_there_before_are_not_replaced() -> None:
     world.pass_time(GRACE + 3)
     assert world.status.phase is Phase.READY
     assert world.status.group != before.group, "started again: the next way"
+
+
+def kill_new(world: KubeWorld) -> None:
+    for pod in world.kube.view().pods:
+        if "-r" in pod.name:
+            world.kube.drop("Pod", pod.name)
+
+
+VICTIMS: dict[str, Callable[[KubeWorld], None]] = {
+    "the other's pod": lambda world: world.kill_pod(world.nodes[0]),
+    "the other's node": lambda world: world.kube.taint(world.nodes[0], "NoExecute"),
+    "the other's kubelet": lambda world: world.kube.lose_node(world.nodes[0]),
+    "the new pod": kill_new,
+    "the new node": lambda world: world.kube.delete_node(world.nodes[1]),
+    "the coordinator": KubeWorld.restart,
+}
+
+
+@pytest.mark.parametrize("declared", [REPLACE, BOTH], ids=["replace", "replace, restart"])
+@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("turns", range(0, 12, 2))
+def test_whatever_else_is_lost_meanwhile_it_is_ready_again_or_says_why(
+    declared: object, victim: str, turns: int
+) -> None:
+    world = KubeWorld(nodes=10, cliques=2)
+    world.with_gang(declared)  # type: ignore[arg-type]
+    world.kube.taint(world.nodes[1], "NoExecute")
+    until_moved(world)
+    for _ in range(turns):
+        world.turn()
+    gone = world.nodes
+    VICTIMS[victim](world)
+    for _ in range(400):
+        world.turn()
+        if world.status.phase is Phase.READY and world.clock.now > 160:
+            break
+    assert world.status.phase is Phase.READY, world.status.history
+    assert not world.status.lost
+    assert world.status.notice is None
+    for node in gone:
+        if node in world.kube.nodes:
+            world.kube.regain_node(node)
+    world.coordinator.release(NAME)
+    world.settle()
