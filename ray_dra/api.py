@@ -98,6 +98,7 @@ def placement_group(
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
     sharing: GpuSharing | None = None,
+    confidential: bool | str = False,
     priority: int = 0,
     wait: bool = True,
     runs_for: float | None = None,
@@ -122,6 +123,9 @@ def placement_group(
         sharing: by what bundles with a share of a GPU (`"GPU": 0.25`) share it, as `ray_dra.mps(memory="20Gi")` or
             `ray_dra.time_slicing()` says; on Kubernetes alone. The GPUs are its own, and nobody gets what it leaves of
             them. In Ray such a bundle has `"GPU": 1`, of which a task may ask for any part.
+        confidential: each bundle in a confidential virtual machine, on nodes in mode `on`, or in the mode that is named
+            ("ppcie", for whole boxes of Hopper); on Kubernetes alone (docs/kubernetes.md). A bundle has one GPU of its
+            node, or all of them.
         product: shorthand for `gpu(product=...)`: product name or names that will do, matched whole ("NVIDIA H100 80GB
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
@@ -149,6 +153,7 @@ def placement_group(
         devices=devices,
         part=part,
         sharing=sharing,
+        confidential=confidential,
         priority=priority,
         soft_node=_soft_target_node_id,
     )
@@ -235,6 +240,7 @@ def plan(
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
     sharing: GpuSharing | None = None,
+    confidential: bool | str = False,
     priority: int = 0,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
@@ -262,6 +268,7 @@ def plan(
         devices=devices,
         part=part,
         sharing=sharing,
+        confidential=confidential,
         priority=priority,
     )
     if cluster is None:

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "ClusterRole": ("rbac.authorization.k8s.io/v1", "clusterroles", False),
     "ClusterRoleBinding": ("rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
     "CustomResourceDefinition": ("apiextensions.k8s.io/v1", "customresourcedefinitions", False),
+    "RuntimeClass": ("node.k8s.io/v1", "runtimeclasses", False),
     "DeviceClass": ("resource.k8s.io/v1", "deviceclasses", False),
     "ResourceSlice": ("resource.k8s.io/v1", "resourceslices", False),
     "DeviceTaintRule": ("resource.k8s.io/v1", "devicetaintrules", False),

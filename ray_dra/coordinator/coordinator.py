@@ -151,7 +151,7 @@ class Coordinator:
         request = check_order(order).request
         if order.on_fault is None:
             order = replace(order, on_fault=self.backend.default_on_fault or self._on_fault)
-        self.backend.check()
+        self.backend.check(request)
         queue = self._quotas.queue_for(request)
         self._decide(Submitted(order, queue=queue))
         if request.gang not in self.gangs and order.ordinary is None:

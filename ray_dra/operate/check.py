@@ -6,6 +6,7 @@ test holds the roles under kube/ equal to it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
-from ray_dra.errors import RayDraError, shown
+from ray_dra.errors import InvalidRequest, RayDraError, shown
 from ray_dra.ports.kube_objects import KubeNode, Placing, RayCluster, ResourceSlice
 from ray_dra.ports.kubernetes import Object
 from ray_dra.translate.kube.kueue import is_queue
 from ray_dra.translate.kube.raycluster import (
+    check_confidential,
     default_locality,
     driver_of,
     read_raycluster,
@@ -31,11 +33,14 @@ from ray_dra.translate.names import (
     KUEUE_API,
     KUEUE_GROUP,
     LOCALITY_LABEL,
+    PASSTHROUGH_LABEL,
     PROBLEMS_ANNOTATION,
     QUEUE_ANNOTATION,
     RAY_GROUP,
     START_HOOK_VARIABLE,
 )
+from ray_dra.translate.ray.confidential import MODES
+from ray_dra.translate.vendors import NVIDIA
 
 LAPSED = timedelta(seconds=60)  # of a lease; its holder renews it every few seconds, by a clock that may differ
 
@@ -101,6 +106,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
     yield from _asked("the queue that gangs are paid from", partial(_of_queue, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api, namespace, raycluster))
+    yield from _asked("confidential gangs", partial(_of_confidential, api, namespace, raycluster))
     yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
 
 
@@ -256,6 +262,51 @@ def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
     for name, plain in sorted(nodes.items()):
         if plain.device_plugin and name not in by_node:
             yield Finding(None, f"node {name}", "left out: its GPUs are offered by a device plugin, not by DRA")
+
+
+def _of_confidential(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    """Nothing where neither the RayCluster nor any node is for them."""
+    found = _raycluster(api, namespace, raycluster)
+    nodes: list[KubeNode] = _read(api.items("Node"), read_node)[0]
+    meant = [node for node in nodes if node.labels.get(NVIDIA.confidential_mode) in MODES]
+    runtime = found.placing.runtime if found is not None else ""
+    lacking = _lacks_confidential(found)
+    if lacking and not (meant or runtime.startswith("kata-")):
+        return
+    if lacking:
+        yield Finding(None, what, lacking)
+    else:
+        there = api.find("RuntimeClass", runtime) is not None
+        yield Finding(there, what, f"runtime class {runtime}" + ("" if there else ": there is none of this name"))
+    pools: dict[str, list[ResourceSlice]] = {}
+    for each in _read(api.items("ResourceSlice", fields=f"spec.driver={NVIDIA.driver}"), read_slice)[0]:
+        pools.setdefault(each.node, []).append(each)
+    usable: Counter[str] = Counter()
+    for node in meant:
+        mode, labels = node.labels[NVIDIA.confidential_mode], node_from_slices(node, pools.get(node.name, [])).labels
+        wrong = [
+            f"{name} is {shown(labels.get(name, ''))}, and not {wanted}"
+            for name, wanted in (
+                (NVIDIA.confidential_state, mode),
+                (NVIDIA.confidential_ready, "true"),
+                (PASSTHROUGH_LABEL, "true"),
+            )
+            if labels.get(name) != wanted
+        ]
+        usable[mode] += not wrong
+        if wrong:
+            yield Finding(None, f"node {node.name}", f"no confidential workers: {'; '.join(wrong)}")
+    said = ", ".join(f"{count} nodes in mode {mode}" for mode, count in sorted(usable.items()) if count)
+    yield Finding(bool(said) if not lacking else None, "nodes for confidential workers", said or "none")
+
+
+def _lacks_confidential(found: RayCluster | None) -> str:
+    try:
+        if found is not None:
+            check_confidential(found)
+    except InvalidRequest as error:
+        return error.reason if not error.available else f"{error.reason} It has {error.available}."
+    return "" if found is not None else "there is no RayCluster"
 
 
 def _of_view(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:

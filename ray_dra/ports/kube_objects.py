@@ -216,11 +216,13 @@ class Placing:
     Attributes:
         selector: labels that a node has to have.
         terms: required, as alternatives, all requirements of one; None: nothing is.
+        runtime: its runtime class; "" for the usual one.
     """
 
     tolerations: tuple[Toleration, ...] = ()
     selector: tuple[tuple[str, str], ...] = ()
     terms: tuple[tuple[NodeRequirement, ...], ...] | None = None
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from ray_dra.translate.kube.shapes import read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
 from ray_dra.translate.kube.taint_rules import read_taint_rule, with_rules
 from ray_dra.translate.names import KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
-from ray_dra.translate.vendors import VENDORS
+from ray_dra.translate.vendors import BUS_ATTRIBUTE, VENDORS
 
 NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
 
@@ -212,8 +212,16 @@ class FakeKube:
             claims = [read_claim(claim) for claim in self._claims_of(self._things["Pod", name]) if claim is not None]
             if pod.node in self._nodes and self._nodes[pod.node].ready:
                 published = {(pod.node, d.name): _uuid_of(s, d) for s in self._slices[pod.node] for d in s.devices}
+                published |= self._passed_through(pod.node)
                 found.append((pod, frozenset(published[device] for claim in claims for device in claim.devices)))
         return found
+
+    def _passed_through(self, node: str) -> dict[tuple[str, str], str]:
+        """The devices for virtual machines, which see the UUID of the GPU that each is."""
+        devices = [(VENDORS[s.driver], s, d) for s in self._slices[node] for d in s.devices]
+        gpus = {d.text(BUS_ATTRIBUTE): _uuid_of(s, d) for vendor, s, d in devices if d.text("type") == vendor.whole}
+        passed = [d for vendor, _, d in devices if vendor.passed and d.text("type") == vendor.passed]
+        return {(node, d.name): gpus[d.text(BUS_ATTRIBUTE)] for d in passed if d.text(BUS_ATTRIBUTE) in gpus}
 
     def _claims_of(self, pod: Object) -> list[dict[str, Any] | None]:
         """Those that a pod names; None for one that is not there."""
@@ -497,8 +505,9 @@ _NAMES = re.compile(r'device\.attributes\["([^"]+)"\]\.(\w+) (in|==) (.+)')
 
 def _selects(expression: str, device_class: str, device: PublishedDevice) -> bool:
     """CEL as far as gangs' claims have it: names and profiles; what is compared besides, the planner has compared."""
-    vendor = next(each for each in VENDORS.values() if device_class in each.classes)
-    kind = vendor.part if device_class == vendor.part_class else vendor.whole
+    vendor = next(each for each in VENDORS.values() if device_class in (*each.classes, each.passed_class))
+    kinds = {vendor.part_class: vendor.part, vendor.passed_class: vendor.passed}
+    kind = kinds.get(device_class, vendor.whole)
     if vendor.typed and device.text("type") != kind:
         return False
     found = _NAMES.fullmatch(expression)

@@ -44,6 +44,9 @@ SPARE_LABEL = "ray-dra.io/spare"  # the user's, of Nodes: "true" makes it a spar
 WARM_ANNOTATION = "ray-dra.io/warm-image"  # the user's, of the RayCluster: "true" has nodes pull workers' images early
 WARM_LABEL = "ray-dra.io/warm"  # ours, of the pods that do: which images
 DEFAULT_TEMPLATE = "ray-dra"  # the name of that worker group where there is no annotation
+PASSTHROUGH_LABEL = (
+    "ray-dra.io/passthrough"  # ours, of nodes as the planner sees them: their GPUs can be passed through
+)
 TOPOLOGY_LABEL = "ray-dra.io/topology"  # ours, label and annotation of ConfigMaps with a node's links
 PROBLEMS_ANNOTATION = "ray-dra.io/problems"  # ours, of the lease: what its holder cannot see as it should
 GROUP_LABEL = "ray.io/group"  # KubeRay's, of its pods: their worker group

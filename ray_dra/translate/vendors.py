@@ -35,6 +35,10 @@ class Vendor:
         attributes: of a device -> core's name for it.
         clique_label: of a Node, which says the clique of its GPUs; "" for none.
         joined: products whose GPUs are all joined inside a box, so that each box is a clique.
+        passed, passed_class: of GPUs that are passed through to a virtual machine, by their bus ids.
+        confidential_mode, confidential_state, confidential_ready: labels of a Node: the mode that its GPUs are to be in
+            for confidential machines, the one that they are in, and whether they can be used so.
+        count_label: of a Node: how many GPUs it has.
         plugin: the resource that the vendor's device plugin offers, behind the scheduler's back. plugin_part: what
             comes before a part's profile there. plugin_shared: the resource of shares of GPUs there.
         sharing_config: the kind of a claim's configuration that says by what its GPUs are shared; "" for none.
@@ -61,6 +65,12 @@ class Vendor:
     sharing_config: str = ""
     by_name: re.Pattern[str] = re.compile(r"(?!)")
     named: str = ""
+    passed: str = ""
+    passed_class: str = ""
+    confidential_mode: str = ""
+    confidential_state: str = ""
+    confidential_ready: str = ""
+    count_label: str = ""
 
     @property
     def product(self) -> str:
@@ -115,6 +125,12 @@ NVIDIA = Vendor(
     # gpu-0-mig-1g10gb-19-0 is a partition of gpu-0, gpu-vfio-0 the same GPU passed through.
     by_name=re.compile(r"^gpu-(?:vfio-)?(\d+)(?:-|$)"),
     named="gpu-{}",
+    passed="vfio",
+    passed_class="vfio.gpu.nvidia.com",
+    confidential_mode="nvidia.com/cc.mode",
+    confidential_state="nvidia.com/cc.mode.state",
+    confidential_ready="nvidia.com/cc.ready.state",
+    count_label="nvidia.com/gpu.count",
 )
 
 AMD = Vendor(

@@ -169,3 +169,47 @@ def test_what_a_queue_that_pays_needs_is_looked_at_where_one_is_named(
     api: Any = One()
     found = [*check._asked("queue", partial(check._of_queue, api, "team", "c"))]
     assert [finding.ok for finding in found] == told
+
+
+def test_what_confidential_gangs_lack_is_told_where_somebody_wants_them() -> None:
+    machines = simulated_nodes("hgx-h100", nodes=4)
+    gates = (frozenset({"PassthroughSupport"}),) * 3 + (frozenset[str](),)
+    published = [each for m, g in zip(machines, gates, strict=True) for each in slices(gpu_pool(m, {}, g), m.name, 1)]
+    nodes = [paper_node(m) for m in machines]
+    modes = [("on", "on", "true"), ("on", "off", "false"), ("off", "off", "false"), ("ppcie", "ppcie", "true")]
+    keys = ("nvidia.com/cc.mode", "nvidia.com/cc.mode.state", "nvidia.com/cc.ready.state")
+    found = cluster()
+
+    class Some(Api):
+        classes = True
+
+        def items(self, kind: str, **more: Any) -> list[Any]:
+            each = nodes if kind == "Node" else published
+            return [{**thing, "metadata": {**thing["metadata"], "resourceVersion": "1"}} for thing in each]
+
+        def find(self, kind: str, *arguments: Any) -> Any:
+            return (
+                {"metadata": {}} if kind == "RuntimeClass" and self.classes else found if kind == "RayCluster" else None
+            )
+
+    api: Any = Some(found)
+    assert not [*check._of_confidential(api, "team", "c", "it")], "nobody asks for any"
+    for thing, mode in zip(nodes, modes, strict=True):
+        thing["metadata"]["labels"] |= dict(zip(keys, mode, strict=True))
+    told = {finding.what: finding for finding in check._of_confidential(api, "team", "c", "it")}
+    assert (told["it"].ok, "no such runtimeClassName" in told["it"].said) == (None, True)
+    assert told["nodes for confidential workers"] == (None, "nodes for confidential workers", "1 nodes in mode on")
+    assert told.keys() == {
+        "it",
+        "nodes for confidential workers",
+        f"node {machines[1].name}",
+        f"node {machines[3].name}",
+    }
+    assert "cc.mode.state is 'off', and not on" in told[f"node {machines[1].name}"].said
+    assert "ray-dra.io/passthrough is ''" in told[f"node {machines[3].name}"].said
+    pod = found["spec"]["workerGroupSpecs"][0]["template"]["spec"]
+    pod["runtimeClassName"] = "kata-qemu-nvidia-gpu-tdx"
+    assert [f.ok for f in check._of_confidential(api, "team", "c", "it")] == [True, None, None, True]
+    api.classes = False
+    first = next(check._of_confidential(api, "team", "c", "it"))
+    assert (first.ok, "there is none of this name" in first.said) == (False, True)

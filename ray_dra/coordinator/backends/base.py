@@ -56,8 +56,8 @@ class Backend(Protocol):
     def look(self, wanted: Iterable[Allocation]) -> None:
         """Read what there is into the inventory. `wanted`: the allocations that gangs hold now."""
 
-    def check(self) -> None:
-        """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
+    def check(self, request: GangRequest) -> None:
+        """What would keep any such gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
 
     def problems(self) -> tuple[str, ...]:
         """Why the inventory may differ from what is there."""

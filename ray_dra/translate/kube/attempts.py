@@ -8,13 +8,14 @@ the objects.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.gpu_sharing import SharingKind
 from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.request import Bundle
+from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.slots import Slot, attempt_name, slots_of
 from ray_dra.translate.kube.workers import Maker
@@ -77,6 +78,7 @@ def attempt_of(
     compute_domains: bool,
     asked: Sequence[Bundle] = (),
     own: Callable[[str], bool] = lambda node: True,
+    buses: Callable[[str, str], str | None] = lambda node, uuid: None,
 ) -> Attempt:
     """Every object for this allocation.
 
@@ -84,11 +86,29 @@ def attempt_of(
         compute_domains: the cluster serves ComputeDomains: a gang over several nodes of one multi-node clique gets one.
         asked: the request's bundles, in the allocation's order; the claims say what they say of their devices.
         own: whether a worker is made for the gang on the node; on others it uses a raylet that is there.
+        buses: the bus id of a node's GPU, for workers to which GPUs are passed through.
+
+    Raises:
+        InvalidRequest: the RayCluster's template makes no such worker.
     """
     name = attempt_name(allocation.gang, allocation.epoch)
     slots = {node: slot for node, slot in slots_of(allocation, asked).items() if own(node)}
+    slots = {node: _passed_through(slot, buses) if slot.confidential else slot for node, slot in slots.items()}
     maker = Maker(allocation, name, raycluster)
     used = {counter for counter, _ in allocation.counters} if compute_domains else set()
     joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and imex_counter(s.node) in used)
     domains = {clique: maker.domain(f"{name}-d{at}") for at, clique in enumerate(joined)}
     return Attempt(name, slots, domains, maker)
+
+
+def _passed_through(slot: Slot, buses: Callable[[str, str], str | None]) -> Slot:
+    """In a virtual machine no NVLink leads to other nodes, and none is seen of a box that is passed through in part."""
+    found = tuple(bus for uuid in slot.uuids if (bus := buses(slot.node, uuid)) is not None)
+    if len(found) < len(slot.uuids):
+        raise InvalidRequest(
+            "Nothing tells where the node's GPUs are, for them to be passed through.",
+            place=f"node {slot.node}",
+            wanted=f"the bus ids of {len(slot.uuids)} GPUs",
+            available=str(len(found)),
+        )
+    return replace(slot, clique=None, buses=found)

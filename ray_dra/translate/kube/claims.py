@@ -16,7 +16,7 @@ from ray_dra.core.model.gpu_sharing import GpuSharing, SharingKind
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
 from ray_dra.translate.names import COMPUTE_DOMAIN_API, NODE_LABEL
-from ray_dra.translate.vendors import NVIDIA, PRODUCT, VENDORS, Vendor
+from ray_dra.translate.vendors import BUS_ATTRIBUTE, NVIDIA, PRODUCT, VENDORS, Vendor
 
 _PART_CLASSES = {vendor.part_class for vendor in VENDORS.values() if vendor.part_class}
 _NAMING = {  # how an expression that names devices begins
@@ -55,6 +55,12 @@ def expression_for(uuids: Sequence[str], vendor: Vendor = NVIDIA) -> str:
     """The devices by core's UUIDs. JSON's string literals are CEL's, too, so that no name can become code."""
     named = json.dumps([vendor.identity_of(uuid) for uuid in uuids], separators=(",", ":"))
     return f"{vendor.in_cel('attributes', vendor.identity)} in {named}"
+
+
+def expression_for_buses(buses: Sequence[str]) -> str:
+    """The devices of a node by their bus ids, which other nodes have as well."""
+    listed = json.dumps(list(buses), separators=(",", ":"))
+    return f"{NVIDIA.in_cel('attributes', BUS_ATTRIBUTE)} in {listed}"
 
 
 def expression_for_whole(vendor: Vendor) -> str:

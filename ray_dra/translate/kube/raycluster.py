@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ray_dra.core.gangs.repair import OnFault
+from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import Placing, RayAuth, RayCluster, WorkerGroup, WorkerSettings, WriteLimits
 from ray_dra.translate.kube.kuberay_pod import worker_pod
@@ -31,6 +32,7 @@ from ray_dra.translate.names import (
     WRITES_AT_ONCE_ANNOTATION,
     WRITES_PER_SECOND_ANNOTATION,
 )
+from ray_dra.translate.ray.confidential import hides, is_confidential
 from ray_dra.translate.ray.policy import parse_rules
 from ray_dra.translate.settings import read_on_fault
 from ray_dra.translate.vendors import NVIDIA, PLUGINS, VENDORS, Vendor
@@ -175,6 +177,32 @@ def vendor_of(cluster: RayCluster) -> Vendor:
             available=", ".join(VENDORS),
         )
     return VENDORS[said]
+
+
+def check_request_for(cluster: RayCluster, request: GangRequest) -> None:
+    """Raises InvalidRequest where a gang's workers would be other than it asks for."""
+    if is_confidential(request.bundles):
+        check_confidential(cluster)
+    elif hides(cluster.placing.runtime):
+        raise InvalidRequest(
+            "The RayCluster's workers are confidential virtual machines, which have GPUs in another way.",
+            place=f"{_place(cluster)}, group {cluster.template}",
+            wanted="workers that are none",
+            available="confidential=True",
+        )
+
+
+def check_confidential(cluster: RayCluster) -> None:
+    """Raises InvalidRequest where workers of the RayCluster are no confidential virtual machines."""
+    worker_template(cluster)
+    runtime = cluster.placing.runtime
+    if not hides(runtime) or not vendor_of(cluster).passed_class:
+        raise InvalidRequest(
+            "The worker group to copy makes no confidential workers: it has no such runtimeClassName.",
+            place=f"{_place(cluster)}, group {cluster.template}",
+            wanted="runtimeClassName: kata-qemu-nvidia-gpu-snp, or -tdx",
+            available=shown(runtime) if runtime else "none",
+        )
 
 
 def driver_of(cluster: RayCluster | None) -> str:

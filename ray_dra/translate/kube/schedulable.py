@@ -16,6 +16,8 @@ from ray_dra.core.model.signs import Seen, Sign
 from ray_dra.ports.kube_objects import KubeNode, NodeRequirement, Placing, Toleration
 from ray_dra.translate.kube.shapes import Raw, mapping, text, texts
 from ray_dra.translate.names import NVSENTINEL_STATE_LABEL
+from ray_dra.translate.ray.confidential import MODES, hides
+from ray_dra.translate.vendors import NVIDIA
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,63}")
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
@@ -67,6 +69,7 @@ def read_placing(pod: Raw) -> Placing:
         ),
         selector=tuple(texts(pod.get("nodeSelector") or {}).items()),
         terms=None if not required else tuple(map(_read_term, mapping(required).get("nodeSelectorTerms") or ())),
+        runtime=text(pod.get("runtimeClassName") or ""),
     )
 
 
@@ -119,6 +122,10 @@ def _not_tolerated(node: KubeNode, effect: str, placing: Placing) -> str:
 
 
 def _not_chosen(node: KubeNode, placing: Placing) -> Seen | None:
+    mode = node.labels.get(NVIDIA.confidential_state)
+    if mode in MODES and not hides(placing.runtime):
+        said = f"its GPUs are in the confidential mode {mode}, and the worker template's runtime class is for none"
+        return Seen(Sign.NODE_NOT_CHOSEN, said)
     for key, value in placing.selector:
         if node.labels.get(key) != value:
             said = f"the worker template's nodeSelector {key}={value} does not choose it: {_has(node, key)}"

@@ -20,8 +20,9 @@ from ray_dra.ports.kube_objects import CounterSet, KubeNode, Placing, PublishedD
 from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.schedulable import CONDITIONS, obstacle
 from ray_dra.translate.kube.shapes import Raw, mapping, text, whole
+from ray_dra.translate.names import PASSTHROUGH_LABEL
 from ray_dra.translate.quantity import quantity
-from ray_dra.translate.vendors import CLIQUE_LABELS, COMPARED, NVIDIA, PLUGINS, VENDORS, Vendor
+from ray_dra.translate.vendors import BUS_ATTRIBUTE, CLIQUE_LABELS, COMPARED, NVIDIA, PLUGINS, VENDORS, Vendor
 
 ANYWHERE = Placing()
 
@@ -158,7 +159,7 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
         devices=devices,
         links=_all_to_all(len(devices)) if linked else (),
         resources={"CPU": node.cpus, "memory": node.memory},
-        labels=node.labels,
+        labels={**node.labels, PASSTHROUGH_LABEL: "true"} if _passes(vendor, published, full) else node.labels,
         order=_tray(node),
         ready=not reason,
         reason=reason,
@@ -194,6 +195,12 @@ def _unshared(vendor: Vendor, published: Sequence[PublishedDevice]) -> tuple[tup
     if any(device.several for device in published):
         return ((SharingKind.MPS.value, "its driver lets several claims have a GPU, which excludes MPS"),)
     return ()
+
+
+def _passes(vendor: Vendor, published: Sequence[PublishedDevice], full: Sequence[PublishedDevice]) -> bool:
+    """Whether each GPU can be passed through to a virtual machine instead."""
+    passed = {d.text(BUS_ATTRIBUTE) for d in published if vendor.passed and d.text("type") == vendor.passed}
+    return bool(full) and all(d.text(BUS_ATTRIBUTE) is not None and d.text(BUS_ATTRIBUTE) in passed for d in full)
 
 
 def _parted(

@@ -12,6 +12,7 @@ from ray_dra.core.model.device_selector import ANY_DEVICE, DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing, SharingKind
 from ray_dra.core.model.parts import profile_order
 from ray_dra.core.model.request import Bundle
+from ray_dra.translate.ray.confidential import is_confidential
 
 
 class SlotPart(NamedTuple):
@@ -42,6 +43,8 @@ class Slot:
     renewed: int = 0  # where its worker took the place of a lost one: how often the gang had been planned by then
     shares: tuple[str, ...] = ()  # the device's UUID of each share, in the same order
     sharing: GpuSharing | None = None  # by what its bundles share devices
+    confidential: bool = False  # its worker is a confidential virtual machine
+    buses: tuple[str, ...] = ()  # where its GPUs are on the node, if they are passed through
 
     @property
     def name(self) -> str:
@@ -130,6 +133,7 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
             renewed.get(node, 0),
             tuple(g.uuid or "" for g in grants if g.amount is not None),
             next((asked[index].sharing for index, placed in members if asked and placed.grants), None),
+            bool(asked) and is_confidential([asked[index] for index, _ in members]),
         )
     return found
 

@@ -21,6 +21,7 @@ from ray_dra.ports.kube_objects import RayCluster
 from ray_dra.translate.kube.claims import (
     demands_on,
     expression_for,
+    expression_for_buses,
     expression_for_parts_of,
     expression_for_profile,
     expression_for_whole,
@@ -98,7 +99,10 @@ class Maker:
         vendor = self._vendor
         demands = demands_on(slot.criteria, vendor)
         requests = []
-        if not parts:
+        if slot.buses:
+            # Of a GPU that is passed through the driver knows what the bus tells; the planner has compared the rest.
+            requests.append(_request("gpus", vendor.passed_class, len(slot.buses), (expression_for_buses(slot.buses),)))
+        elif not parts:
             whole = () if vendor.typed else (expression_for_whole(vendor),)  # first: others may not say who they are
             wanted = (*whole, expression_for(slot.uuids, vendor), *demands)
             requests.append(_request("gpus", vendor.device_class, len(slot.uuids), wanted))
@@ -113,7 +117,7 @@ class Maker:
             requests.append(_request(f"parts-{number}", vendor.part_class, count, wanted))
         owner = {"apiVersion": "v1", "kind": "Pod", "name": slot.name, "uid": pod, "controller": True}
         meta = self._meta(name, self._labels_of(slot), owner)
-        if not vendor.unique:
+        if slot.buses or not vendor.unique:
             meta["annotations"] = {NODE_LABEL: slot.node}
         devices: dict[str, Any] = {"requests": requests}
         if slot.sharing is not None:

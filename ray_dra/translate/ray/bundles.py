@@ -27,6 +27,7 @@ from ray_dra.core.model.request import (
 )
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.names import GPU_DOMAIN, MIG_PREFIX, RAY_NODE_ID
+from ray_dra.translate.ray.confidential import confidential_request
 from ray_dra.translate.ray.devices import check_part, check_sharing, criteria_from, mig, request_for
 from ray_dra.translate.ray.labels import check_selector
 
@@ -46,6 +47,7 @@ def request_from_bundles(
     sharing: GpuSharing | None = None,
     priority: int = 0,
     soft_node: str | None = None,
+    confidential: bool | str = False,
 ) -> GangRequest:
     """A request with an id of its own.
 
@@ -76,7 +78,8 @@ def request_from_bundles(
         raise InvalidRequest(
             "No bundle has a GPU to share.", place="sharing", wanted=str(sharing), available='bundles with {"GPU": 0.5}'
         )
-    return check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
+    request = check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
+    return request if confidential is False else confidential_request(request, confidential)
 
 
 def ray_bundles(request: GangRequest) -> list[dict[str, float]]:

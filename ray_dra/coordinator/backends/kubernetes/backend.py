@@ -37,6 +37,7 @@ from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.ending import ClusterEnding, ending_of
 from ray_dra.translate.kube.raycluster import (
+    check_request_for,
     default_locality,
     on_fault_in,
     spares_in,
@@ -45,6 +46,7 @@ from ray_dra.translate.kube.raycluster import (
 )
 from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order
 from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
+from ray_dra.translate.vendors import BUS
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
 IMAGE_SECONDS = 600.0  # for which a gang's image that could not be had counts
@@ -133,10 +135,11 @@ class KubernetesBackend:
         """Which devices are left to other RayClusters' gangs; "" for none."""
         return self.machines.neighbours.said
 
-    def check(self) -> None:
-        """What would keep any gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
+    def check(self, request: GangRequest) -> None:
+        """What would keep any such gang from getting workers. Raises InvalidRequest, or NotFound for no RayCluster."""
         worker_template(self._raycluster())
         write_limits(self._raycluster())
+        check_request_for(self._raycluster(), request)
 
     def problems(self) -> tuple[str, ...]:
         """Why the inventory may differ from what is there, and whom nothing is left to any more."""
@@ -258,10 +261,16 @@ class KubernetesBackend:
             compute_domains=self.inventory.limits.compute_domains,
             asked=request.bundles,
             own=self._has_own,
+            buses=self._bus_of,
         )
         return Provisioning(
             attempt, self.kube, self.store, self.inventory, self.machines, self.clock, allocation.renewed
         )
+
+    def _bus_of(self, node: str, uuid: str) -> str | None:
+        state = self.inventory.node_states.get(node)
+        devices = state.node.devices if state is not None else ()
+        return next((str(d.attributes[BUS]) for d in devices if d.uuid == uuid and BUS in d.attributes), None)
 
     # -- what the coordinator and the workers ask
 

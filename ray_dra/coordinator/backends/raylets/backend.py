@@ -12,7 +12,9 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.signs import Seen
+from ray_dra.errors import InvalidRequest
 from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.ray.confidential import is_confidential
 
 
 class RayletsBackend:
@@ -33,8 +35,14 @@ class RayletsBackend:
     def look(self, wanted: Iterable[Allocation]) -> None:
         """The raylets are looked at with Ray."""
 
-    def check(self) -> None:
-        """Nothing has to be there."""
+    def check(self, request: GangRequest) -> None:
+        """Nothing has to be there. Raises InvalidRequest for what only workers that are made can be."""
+        if is_confidential(request.bundles):
+            raise InvalidRequest(
+                "Confidential workers are made for their gang, on Kubernetes.",
+                place="confidential",
+                available='ray.init("ray_dra://kubernetes")',
+            )
 
     def problems(self) -> tuple[str, ...]:
         return ()
