@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.gpu_sharing import GpuSharing, SharingKind
 from ray_dra.core.model.imex import IMEX_LIMITS
@@ -281,3 +285,24 @@ def test_a_grant_of_a_share_that_is_open_names_no_device_alone() -> None:
     assert grant._replace(amount=500, own=True).alone
     assert Grant(*grant[:8]) == grant, "as they were stored before"
     assert GangRequest("g", (Bundle((DeviceRequest(1),)),)).sharing is None
+
+
+def test_a_lost_worker_is_replaced_by_one_with_as_many_shares() -> None:
+    """So that Ray's bundles find as many GPUs on its raylet as there were."""
+    inventory = Inventory(rack("c", 3, 1))
+    request = asking([0.6, 0.5, 0.4, 0.5])
+    held = plan(inventory, request)
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    lost = held.nodes[0]
+    inventory.put_node(replace(inventory.node_states[lost].node, ready=False, reason="lost"))
+    planning = Planning(inventory, KnownNodes(inventory), ())
+    found = place_again(planning, Gang(request, 1, allocation=held, group="g"), [0])
+    assert found is not None
+    inventory.release("g")
+    inventory.hold(found)
+    for before, now in zip(held.bundles, found.bundles, strict=True):
+        assert (before == now) is (before.node != lost)
+        assert before.grants[0].amount == now.grants[0].amount
+    sizes = [Counter(slot.devices for slot in slots_of(each, request.bundles).values()) for each in (held, found)]
+    assert sizes[0] == sizes[1]
