@@ -1,9 +1,10 @@
 """Random kills on the embedded cluster while gangs come and go: `python -m tests.e2e.soak --minutes 30`.
 
-Programs that joined by HOST:PORT ask for gangs in turn, and each gang's workers lock the devices that they see. Every
-few seconds something dies that this cluster owns: the coordinator, the head's raylet, a raylet, an agent, a probe, a
-worker, a program. For the middle third of the time the machine has twenty times as many busy processes as cores. In
-the suite for one minute (test_soak.py). The control store is spared: without Redis a Ray cluster does not outlive it.
+Programs that joined by HOST:PORT ask for gangs in turn, and each gang's workers lock the devices that they see. Once
+the first gang is ready, every few seconds something dies that this cluster owns: the coordinator, the head's raylet, a
+raylet, an agent, a probe, a worker, a program. For the middle third of the time the machine has twenty times as many
+busy processes as cores. In the suite for one minute (test_soak.py). The control store is spared: without Redis a Ray
+cluster does not outlive it.
 """
 
 from __future__ import annotations
@@ -159,6 +160,7 @@ class Soak:
         self.random, self.every, self.programs = random.Random(seed), every, programs
         self.load = load * (os.cpu_count() or 1)
         self.found = Found()
+        self.served = threading.Event()  # the first gang is ready: from here on things die
         self.over = threading.Event()
         self.killed: dict[str, float] = {}  # when this kind of process, or this program, was killed last
         self.loaded = False
@@ -174,6 +176,8 @@ class Soak:
                 threads.append(threading.Thread(target=self._kill_for_ever))
                 for thread in threads:
                     thread.start()
+                if not self.served.wait(PATIENCE):
+                    self.found.wrong["nothing was served, and nothing had died"].append(None)
                 self.over.wait(seconds / 3)
                 with self._loaded():
                     self.over.wait(seconds / 3)
@@ -211,6 +215,7 @@ class Soak:
     def _note(self, said: dict[str, object]) -> None:
         found = self.found
         if "ready" in said:
+            self.served.set()
             found.ready.append(float(str(said["ready"])))
             if "died" in said:
                 found.died[str(said["died"])] += 1
@@ -281,6 +286,7 @@ class Soak:
 
     def _kill_for_ever(self) -> None:
         victims = {"coordinator": 3, "agent": 3, "probe": 3, "worker": 4, "raylet": 2, "program": 2, "head": 0.5}
+        self.served.wait(PATIENCE)
         while not self.over.wait(self.random.expovariate(1 / self.every) * (SLOWER if self.loaded else 1)):
             kind = self.random.choices(list(victims), list(victims.values()))[0]
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
