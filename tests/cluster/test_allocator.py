@@ -8,7 +8,7 @@ import random
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ from ray_dra.simulated.dra.devices import device_classes, gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.devices import mps, time_slicing
 from ray_dra.translate.vendors import NVIDIA
 from tests.cluster import binaries
 from tests.core.parted import bundle
@@ -245,3 +247,71 @@ def test_every_yes_is_accepted_in_any_order_of_claims_and_every_no_is_true(alloc
             assert request is None or isinstance(plan(world.inventory, request), Allocation) is fits, (profile, most)
     assert min(counts["yes"], counts["no"]) > CLUSTERS // 4
     print(dict(counts))
+
+
+STRANGERS = 1000
+
+
+@pytest.mark.parametrize("gates", [frozenset[str](), DYNAMIC], ids=["whole GPUs", "DynamicMIG"])
+def test_a_gang_gets_the_gpus_that_it_shares_and_no_stranger_anything_of_them(
+    allocator: Allocator, gates: frozenset[str]
+) -> None:
+    """However little of them its shares are; a thousand claims for whole GPUs, by name or not, and for parts of those
+    that the gang has."""
+    dice = random.Random(len(gates))
+    sharing = [time_slicing("Short")] if gates else [mps(), mps(memory="20Gi", threads=25), time_slicing("Short")]
+    asked = refused = 0
+    while asked < STRANGERS:
+        machines = simulated_nodes("hgx-b200", nodes=2)
+        published = {m.name: slices(gpu_pool(m, {}, gates), m.name, 1) for m in machines}
+        every = [each for found in published.values() for each in found]
+        inventory = Inventory(
+            [node_from_slices(KubeNode(n, cpus=64, memory=512 << 30), read(s)) for n, s in published.items()]
+        )
+        taken: set[tuple[str, str]] = set()
+        uuids: list[str] = []
+        for number in range(dice.randint(1, 3)):
+            amounts = dice.choices([0.1, 0.25, 0.4, 0.5, 0.6], k=dice.randint(1, 12))
+            request = request_from_bundles([{"GPU": each} for each in amounts], sharing=dice.choice(sharing))
+            answer = plan(inventory, replace(request, gang=f"g{number}"))
+            if not isinstance(answer, Allocation):
+                continue
+            inventory.hold(answer)
+            attempt = attempt_of(answer, CLUSTER, compute_domains=False, asked=request.bundles)
+            pods = [(node, list(attempt.claims(slot, "uid").values())) for node, slot in attempt.slots.items()]
+            dice.shuffle(pods)
+            got = allocator.ask(every, sorted(taken), pods)
+            given = {(node, d) for (node, _), found in zip(pods, got, strict=True) for c in found or () for d in c}
+            assert given == {(grant.node, grant.device.device) for grant in answer.grants}
+            assert not given & taken
+            taken |= given
+            uuids += dict.fromkeys(str(grant.uuid) for grant in answer.grants)
+        free = {name: 8 - sum(node == name for node, _ in taken) for name in published}
+        for _ in range(50):
+            node = dice.choice(sorted(published))
+            some = whole_claim(dice.choice((1, 1, 2)), dice.sample(uuids, 1) if dice.random() < 0.4 else [])
+            if gates and dice.random() < 0.4:
+                some = claim(dice.choice(uuids), "1g.23gb")
+            (got_by_stranger,) = allocator.ask(every, sorted(taken), [(node, [some])])
+            asked += 1
+            refused += got_by_stranger is None
+            for device in got_by_stranger[0] if got_by_stranger is not None else ():
+                assert (node, device) not in taken
+                assert not any(name == node and device.startswith(f"{gpu}-") for name, gpu in taken), "a part of it"
+            if got_by_stranger is None and some["metadata"]["name"] == "any-1":
+                assert not free[node], "the others are theirs"
+    assert 0 < refused < asked
+
+
+def whole_claim(count: int, uuids: Sequence[str]) -> dict[str, Any]:
+    """Anybody's, for GPUs of these UUIDs; none: for any."""
+    named = f'device.attributes["{DRIVER}"].uuid in {json.dumps(list(uuids))}'
+    exactly: dict[str, Any] = {"deviceClassName": "gpu.nvidia.com", "allocationMode": "ExactCount", "count": count}
+    if uuids:
+        exactly["selectors"] = [{"cel": {"expression": named}}]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": {"name": f"named-{count}" if uuids else f"any-{count}", "namespace": "team", "uid": "u"},
+        "spec": {"devices": {"requests": [{"name": "gpus", "exactly": exactly}]}},
+    }
