@@ -6,11 +6,15 @@ A case gets a Scene, makes what it likes, and returns what a program can see of 
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import pickle
 import re
+import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,6 +30,7 @@ from ray.util.placement_group import (
 )
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+import ray_dra
 from ray_dra.adapters import ray_groups
 
 SOON = 0.3  # seconds in which something that is not to happen has not happened
@@ -282,6 +287,46 @@ def a_group_that_never_was_has_no_row(scene: Scene) -> Any:
     return placement_group_table(PlacementGroup.empty())
 
 
+@case
+def a_group_of_which_nobody_knows(scene: Scene) -> Any:
+    group = PlacementGroup(ray._raylet.PlacementGroupID.from_random())
+    remove_placement_group(group)
+    waits = group.wait(0), ray.wait([group.ready()], timeout=SOON)[0]
+    return waits, placement_group_table(group), outcome(lambda: group.bundle_specs)[0]
+
+
+@case
+def an_empty_group_is_ready(scene: Scene) -> Any:
+    group = PlacementGroup.empty()
+    return group.is_empty, ray.get(group.ready(), timeout=LONG) == group, PlacementGroup.empty() == group
+
+
+@case
+def ready_is_awaited(scene: Scene) -> Any:
+    """As Serve and Train do in their event loops."""
+
+    async def both() -> list[Any]:
+        return await asyncio.gather(*[asyncio.wait_for(_awaited(group), LONG) for group in groups])
+
+    groups = [scene.make([{"GPU": 1}]) for _ in range(2)]
+    return asyncio.run(both()) == groups
+
+
+async def _awaited(group: PlacementGroup) -> Any:
+    return await group.ready()
+
+
+@case
+def object_store_memory_is_warned_of(scene: Scene) -> Any:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        group = scene.make([{"GPU": 1, "object_store_memory": 1024}])
+    said = [
+        (warning.category.__name__, str(warning.message)) for warning in caught if "bundles" in str(warning.message)
+    ]
+    return said, group.wait(LONG), row(group)
+
+
 # -- names
 
 
@@ -415,8 +460,15 @@ class Counter:
         self.count += 1
         return self.count
 
+    def so_far(self) -> int:
+        return self.count
+
     def gpus(self) -> int:
         return len(ray.get_gpu_ids())
+
+    def group(self) -> str:
+        group = get_current_placement_group()
+        return group.id.hex() if group is not None else ""
 
     def make(self, bundles: list[dict[str, float]], plain: bool) -> Any:
         return made(bundles, plain)
@@ -465,6 +517,12 @@ def a_task_knows_its_group(scene: Scene) -> Any:
     group = scene.make([{"GPU": 1, "CPU": 0.01}])
     where = ray.get(current.options(**at(group, 0)).remote(), timeout=LONG)
     return where == (group.id.hex(), 1), ray.get(current.remote(), timeout=LONG)
+
+
+@case
+def a_driver_has_no_group(scene: Scene) -> Any:
+    scene.ready([{"GPU": 1}])
+    return get_current_placement_group()
 
 
 @case
@@ -523,6 +581,24 @@ def an_actor_goes_with_its_group(scene: Scene) -> Any:
     return found, after[0] if isinstance(after, tuple) else "lives"
 
 
+def _busy(counter: Any) -> None:
+    ray.get(counter.add.remote())
+    time.sleep(600)
+
+
+@case
+def a_running_task_ends_with_its_group(scene: Scene) -> Any:
+    group = scene.ready([{"GPU": 1}])
+    counter = ray.remote(Counter).options(num_cpus=0).remote()
+    task = ray.remote(_busy).options(num_gpus=1, num_cpus=0, max_retries=0, **at(group, 0)).remote(counter)
+    until = time.monotonic() + LONG
+    while not ray.get(counter.so_far.remote()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    scene.remove(group)
+    return outcome(lambda: ray.get(task, timeout=LONG))[0]
+
+
 @case
 def a_task_of_a_removed_group_waits_for_ever(scene: Scene) -> Any:
     group = scene.ready([{"GPU": 1}])
@@ -574,6 +650,51 @@ def a_group_that_a_detached_actor_made_ends_with_it(scene: Scene) -> Any:
     while (states := [row(g)[0].get("state") for g in groups]) != ["REMOVED"] * 2 and time.monotonic() < until:
         time.sleep(0.05)
     return placed, states, outcome(lambda: ray.get(ready, timeout=LONG))
+
+
+OWNER = """
+import sys
+import ray
+from ray.util.placement_group import placement_group
+
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+groups = [placement_group([{"GPU": gpus}], **more) for gpus, more in ((1, {}), (8, {}), (1, {"lifetime": "detached"}))]
+assert groups[0].wait(60) and groups[2].wait(60)
+print(*(group.id.hex() for group in groups), flush=True)
+sys.stdin.read()
+"""
+
+
+@case
+def the_groups_of_a_program_that_is_killed_end_unless_they_are_detached(scene: Scene) -> Any:
+    cluster = ray_dra.embedded_cluster()
+    assert cluster is not None
+    address = cluster.address if scene.mode == "rays" else f"ray_dra://{cluster.address}"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)} if scene.mode == "rays" else {}
+    command = [sys.executable, "-c", OWNER, address]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env={**os.environ, **token}) as program:
+        assert program.stdout is not None
+        ids = program.stdout.readline().split()
+        program.kill()
+    groups = [PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))) for group in ids]
+    scene.made += groups
+    readies = [group.ready() for group in groups]
+    until = time.monotonic() + LONG
+    while (states := [row(g)[0].get("state") for g in groups])[:2] != ["REMOVED"] * 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    return states, [outcome(lambda ref=ref: ray.get(ref, timeout=LONG) in groups) for ref in readies]  # type: ignore[misc]
+
+
+@case
+def an_actor_has_its_bundles_gpus_and_knows_its_group(scene: Scene) -> Any:
+    group = scene.make([{"GPU": 2}, {"GPU": 1}])
+    actors = [
+        ray.remote(Counter).options(num_gpus=gpus, num_cpus=0, **at(group, bundle)).remote()
+        for gpus, bundle in ((2, 0), (1, -1))
+    ]
+    found = ray.get([call for actor in actors for call in (actor.gpus.remote(), actor.group.remote())], timeout=LONG)
+    return [value == group.id.hex() if isinstance(value, str) else value for value in found]
 
 
 @case

@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,29 +21,61 @@ pytestmark = pytest.mark.ray
 PROGRAMS = Path(__file__).parents[3] / "examples" / "unchanged"
 
 
-def run(program: str, address: str, *arguments: str, **environment: str) -> str:
-    own = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAMS / program) if arguments == () else program, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        env={**own, "RAY_ADDRESS": address, **environment},
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return done.stdout
+Look = Callable[[], None]
 
 
-def ours(program: str, cluster: LocalCluster, locality: str = "") -> list[str]:
+def run(*command: str, address: str, token: str = "", look: Look = lambda: None) -> str:
+    """What a program prints. `token`: the cluster's, where Ray itself connects it; `look`: called while it runs."""
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    if token:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token}
+    until = time.monotonic() + 200
+    with subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        try:
+            while True:
+                try:
+                    said, errors = program.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    assert time.monotonic() < until, "it does not end"
+                    look()
+        finally:
+            program.kill()
+    assert program.returncode == 0, said[-2000:] + errors[-3000:]
+    return said
+
+
+def ours(
+    program: str, cluster: LocalCluster, *arguments: str, locality: str = "", look: Look = lambda: None
+) -> list[str]:
     """What it prints through ray-dra."""
-    return lines(run(program, f"ray_dra://{cluster.address}" + (f"?locality={locality}" if locality else "")))
+    address = f"ray_dra://{cluster.address}" + (f"?locality={locality}" if locality else "")
+    return lines(run(str(PROGRAMS / program), *arguments, address=address, look=look))
 
 
 def rays(program: str, cluster: LocalCluster) -> list[str]:
     """What it prints as Ray has it."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(cluster.token)}
-    return lines(run(program, cluster.address, **token))
+    return lines(run(str(PROGRAMS / program), address=cluster.address, token=str(cluster.token)))
+
+
+class Plans:
+    """The gangs that there are while a program runs: the GPUs of each bundle, as workers see them."""
+
+    def __init__(self, *before: str) -> None:
+        self.found: dict[str, list[str]] = {}
+        self._before = before
+
+    def __call__(self) -> None:
+        for status in ask(coordinator().gangs.remote()):
+            if status.allocation is not None and status.gang not in self._before:
+                bundles = status.allocation.bundles
+                self.found[status.gang] = [",".join(str(grant.index) for grant in each.grants) for each in bundles]
+
+    def only(self) -> list[str]:
+        (plan,) = self.found.values()
+        return plan
 
 
 ANOTHER_JOB = """
@@ -69,7 +103,11 @@ for more in ({}, {"bundle_label_selector": [{"ray-dra.io/locality": "same_clique
 
 def lines(text: str) -> list[str]:
     """Those of the program, without what Ray and its libraries print."""
-    return [line for line in text.splitlines() if re.match(r"(group|rank|trial|replica|actor|\d+ clique)", line)]
+    return [
+        line
+        for line in text.splitlines()
+        if re.match(r"(group|rank|trial|replica|gang|actor|\d+ (clique|workers))", line)
+    ]
 
 
 def test_no_program_knows_of_ray_dra() -> None:
@@ -88,16 +126,28 @@ def test_a_group_a_node_as_verl_makes_them_is_one_gang_where_they_are_a_set(free
     """The first by itself would go to the clique that has one node left."""
     with ray_dra.placement_group([{"GPU": 4}]) as other:
         other.wait(30)
-        *found, cliques = ours("verl_shaped.py", free, "*verl_group_*=same_clique(set=2)")
+        *found, cliques = ours("verl_shaped.py", free, locality="*verl_group_*=same_clique(set=2)")
     assert found == [f"group {number}: GPUs 0 1 2 3" for number in range(2)], "in the order of the bundles"
     assert cliques == "1 clique"
 
 
-def test_a_train_run_lies_in_one_clique(free: LocalCluster) -> None:
-    *ranks, cliques = ours("train.py", free)
+@pytest.mark.parametrize("program", ["train.py", "train_torch.py"])
+def test_a_train_run_lies_in_one_clique(free: LocalCluster, program: str) -> None:
+    if program == "train_torch.py":
+        pytest.importorskip("torch", reason="torch is not installed")
+    plans = Plans()
+    *ranks, cliques = ours(program, free, look=plans)
     assert cliques == "1 clique"
     assert len(ranks) == 4
     assert all(re.fullmatch(r"rank \d: GPUs (0,1|2,3)", rank) for rank in ranks), ranks
+    assert [rank.partition("GPUs ")[2] for rank in ranks] == plans.only(), "rank n has what was planned for bundle n"
+
+
+def test_an_elastic_train_run_has_as_many_workers_as_there_are_gpus_for(free: LocalCluster) -> None:
+    plans = Plans()
+    *ranks, size = ours("train_elastic.py", free, look=plans)
+    assert size == "8 workers in 2 cliques"
+    assert [rank.partition("GPUs ")[2] for rank in ranks] == plans.only() == ["0,1", "2,3"] * 4
 
 
 def test_each_trial_lies_in_one_clique(free: LocalCluster) -> None:
@@ -107,19 +157,41 @@ def test_each_trial_lies_in_one_clique(free: LocalCluster) -> None:
 
 
 def test_each_replica_lies_in_one_clique(free: LocalCluster) -> None:
-    found = ours("serve_replicas.py", free)
-    assert found
-    assert all(re.fullmatch(r"replica: 1 clique, GPUs (0,1|2,3) (0,1|2,3)", line) for line in found), found
+    plans = Plans()
+    *replicas, members, alone = ours("serve_replicas.py", free, look=plans)
+    assert len(replicas) == 2
+    assert all(re.fullmatch(r"replica: 1 clique, GPUs (0,1|2,3) (0,1|2,3)", line) for line in replicas), replicas
+    assert re.fullmatch(r"gang of replicas: 1 clique, GPUs (0,1|2,3) (0,1|2,3)", members), members
+    assert re.fullmatch(r"replica alone: 1 clique, GPUs (0,1|2,3)", alone), "a plain actor of Ray's"
+    assert len(plans.found) == 3, "two replicas and a gang of two"
+    seen = sorted(sorted(line.rpartition("GPUs ")[2].split()) for line in (*replicas, members))
+    assert seen == sorted(map(sorted, plans.found.values()))
 
 
 def test_ranks_as_vllm_makes_them_for_a_replica(free: LocalCluster) -> None:
     """One whole node and half of another, both in one clique; the first rank where the engine is."""
-    *ranks, cliques = ours("vllm_shaped.py", free)
+    plans = Plans()
+    *ranks, cliques = ours("vllm_shaped.py", free, look=plans)
+    assert [rank.partition("GPU ")[2] for rank in ranks] == plans.only(), "rank n has what was planned for bundle n"
     assert cliques == "1 clique"
     assert [rank.partition(":")[0] for rank in ranks] == [f"rank {number}" for number in range(6)]
     gpus = Counter(rank.partition("GPU ")[2] for rank in ranks)
     assert set(gpus) == {"0", "1", "2", "3"}, ranks
     assert sorted(gpus.values()) == [1, 1, 2, 2], ranks
+
+
+def test_ranks_as_vllm_makes_them_have_what_a_gang_left_of_a_clique(free: LocalCluster) -> None:
+    """Three GPUs of each of its nodes."""
+    with ray_dra.placement_group([{"GPU": 1}] * 4, strategy="STRICT_SPREAD") as gang:
+        gang.wait(60)
+        assert gang.allocation is not None
+        (taken,) = {grant.index for placed in gang.allocation.bundles for grant in placed.grants}
+        plans = Plans(gang.id)
+        *ranks, cliques = ours("vllm_shaped.py", free, look=plans)
+    assert cliques == "1 clique"
+    gpus = [rank.partition("GPU ")[2] for rank in ranks]
+    assert gpus == plans.only()
+    assert Counter(gpus) == {str(gpu): 2 for gpu in range(4) if gpu != taken}
 
 
 def test_actors_of_data_beside_a_gang_train(free: LocalCluster) -> None:
@@ -134,13 +206,14 @@ def test_actors_of_data_beside_a_gang_train(free: LocalCluster) -> None:
 
 
 @pytest.mark.by_hand
-@pytest.mark.parametrize(("program", "least"), [("train.py", 5), ("tune_trials.py", 4), ("serve_replicas.py", 1)])
+@pytest.mark.parametrize(
+    ("program", "least"), [("train.py", 5), ("train_elastic.py", 9), ("tune_trials.py", 4), ("serve_replicas.py", 4)]
+)
 def test_it_runs_as_ray_has_it_without_the_address(free: LocalCluster, program: str, least: int) -> None:
     assert len(rays(program, free)) >= least
 
 
 def test_a_controller_of_a_job_without_our_address_is_planned_where_its_call_says_so(free: LocalCluster) -> None:
     """Nothing of the job's own has our hook: the raylets of the cluster have."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(free.token)}
     expected = ["group True 0 left to Ray", "group True 1 planned", "group True 0 left to Ray"]
-    assert lines(run("-c", free.address, ANOTHER_JOB, **token)) == expected
+    assert lines(run("-c", ANOTHER_JOB, address=free.address, token=str(free.token))) == expected
