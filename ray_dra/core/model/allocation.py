@@ -103,7 +103,7 @@ class Allocation(NamedTuple):
         return tuple(g for p in self.bundles for g in p.grants)
 
     def __repr__(self) -> str:
-        devices, nodes = sum(len(p.grants) for p in self.bundles), len(set(self.nodes))
+        devices, nodes = len({(g.node, g.device) for g in self.grants}), len(set(self.nodes))
         cliques = len({clique for clique in self.cliques if clique is not None})
         what = f"{counted(len(self.bundles), 'bundle')}, {counted(devices, 'device')}"
         return f"Allocation({self.gang}: {what} on {counted(nodes, 'node')} in {counted(cliques, 'clique')})"

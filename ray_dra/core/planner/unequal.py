@@ -90,7 +90,8 @@ def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, 
     for start in range(0, len(indices), scope.segment):
         part = indices[start : start + scope.segment]
         segments.setdefault(search.tally(part), []).append(part)
-    contents = sorted(segments, key=lambda c: (-sum(n * folded.classes[i].count for i, n in enumerate(c)), c))
+    sizes = [(b.share or 0) if folded.sharing is not None else b.count for b in folded.classes]
+    contents = sorted(segments, key=lambda c: (-sum(n * sizes[i] for i, n in enumerate(c)), c))
     together = gathering(contents)
     cliques: dict[SearchKey, list[CliqueState]] = {}
     for clique in candidates(inventory, folded, scope):

@@ -215,6 +215,8 @@ def test_few_gpus_and_few_nodes_are_used() -> None:
         ([node("a", 8, box=True), node("b", 4, box=True)], [0.25] * 16, 4, {"b"}),
         ([node("a", 8, box=True), node("b", 8, box=True)], [0.25] * 33, 9, None),
         ([node("a", 4, box=True)], [0.5, 0.25, 0.25, 0.5, 0.5], 2, None),
+        ([node(name, 4, box=True) for name in "abcd"], [0.4, 0.6] * 16, 16, None),
+        ([node(name, 4, box=True) for name in "abcd"], [0.4, 0.6] * 8, 8, None),
     ):
         answer = plan(Inventory(nodes), asking(amounts))
         assert isinstance(answer, Allocation)
