@@ -96,3 +96,25 @@ def _save(figure: Any, stem: Path) -> list[Path]:
         figure.savefig(path, dpi=130)
     plt.close(figure)
     return paths
+
+
+def survival(rows: list[Row], path: Path) -> list[Path]:
+    """How many spares a rack needs: a panel for each time of repair, a line for each way and size of gang."""
+    repairs = sorted({row["repair_h"] for row in rows})
+    figure, panels = plt.subplots(1, len(repairs), figsize=(5 * len(repairs), 4.2), sharey=True, squeeze=False)
+    colors = {"degrade": "#9aa5b1", "restart": "#c9822b", "replace": OURS}
+    for axes, repair in zip(panels[0], repairs, strict=True):
+        for way, color in colors.items():
+            for at, (gpus, worse) in enumerate(sorted({(row["gpus"], row["worse"]) for row in rows})):
+                key = (repair, way, gpus, worse)
+                found = [r for r in rows if (r["repair_h"], r["way"], r["gpus"], r["worse"]) == key]
+                found.sort(key=lambda row: int(row["spares"]))
+                label = f"{way}, {gpus} GPUs" + (f", faults x {worse:g}" if worse != 1 else "")
+                shares = [row["goodput_pct"] for row in found]
+                axes.plot([r["spares"] for r in found], shares, STYLES[at % 4], color=color, marker="o", label=label)
+        axes.set_xticks(sorted({row["spares"] for row in rows}))
+        axes.set_xlabel("spares a rack of 18 nodes")
+        axes.set_title(f"a node is repaired in {repair:g} h")
+    panels[0][0].set_ylabel("time in which the gang makes progress (%)")
+    panels[0][-1].legend(fontsize=7)
+    return _save(figure, path.with_suffix("") if path.suffix in (".png", ".svg") else path)
