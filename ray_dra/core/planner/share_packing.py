@@ -49,12 +49,14 @@ def pack_shares(
     Args:
         left: position -> thousandths.
         wholes: whole bundles that have to fit beside the devices that are opened; None: they have theirs.
-        most: position -> how many shares may lie there, where not as many as fit.
+        most: position -> how many shares may lie there; empty: as many as fit.
     """
     if sum(share for share, _ in shares) > sum(left.values()):
         return None
-    places = {p: most.get(p, len(shares)) for p in left}
-    if len(shares) > sum(places.values()):
+    if all(n >= len(shares) for n in most.values()):
+        most = NO_LIMITS
+    places = dict(most)
+    if most and len(shares) > sum(most[p] for p in left):
         return None
     order = sorted(range(len(shares)), key=lambda i: (-shares[i][0], shares[i][1]))
     # Devices that the same shares may lie on are alike, unless whole bundles are to be put beside them.
@@ -72,7 +74,7 @@ def pack_shares(
             return found
         share, allowed = shares[order[step.at]]
         if step.moves is None:
-            step.key = (step.at, tuple(sorted((n, like[p], places[p]) for p, n in left.items())))
+            step.key = (step.at, tuple(sorted((n, like[p], places.get(p, 0)) for p, n in left.items())))
             if step.key in failed:
                 trail.pop()
                 continue
@@ -80,14 +82,15 @@ def pack_shares(
             if work.left <= least:
                 raise OutOfWork
             fitting = {
-                (n, like[p], places[p]): p
+                (n, like[p], places.get(p, 0)): p
                 for p, n in sorted(left.items(), reverse=True)
-                if n >= share and allowed >> p & 1 and places[p]
+                if n >= share and allowed >> p & 1 and places.get(p, 1)
             }
             step.moves = iter([(n, p) for (n, *_), p in sorted(fitting.items())])
         elif step.position >= 0:
             left[step.position] = step.amount
-            places[step.position] += 1
+            if most:
+                places[step.position] += 1
         move = next(step.moves, None)
         if move is None:
             failed.add(step.key)
@@ -97,8 +100,11 @@ def pack_shares(
         opened = step.opened | 1 << step.position if step.amount == WHOLE else step.opened
         if wholes is None or opened == step.opened or wholes.beside(opened) is not None:
             left[step.position] = step.amount - share
-            places[step.position] -= 1
+            if most:
+                places[step.position] -= 1
             trail.append(_Step(step.at + 1, opened))
+        else:
+            step.position = -1
     return None
 
 
