@@ -1,4 +1,4 @@
-"""The handle's part in a change of shape, with a coordinator over fakes behind it and no Ray."""
+"""The handle in a change of shape and in a restart after a fault: a coordinator over fakes behind it, and no Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import ray_dra
 from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.lifecycle import Maker, Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.repair import on_fault
 from ray_dra.errors import RayDraError
 from ray_dra.program import gang_handle
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -101,7 +102,8 @@ def handle(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     monkeypatch.setattr(gang_handle, "remove", lambda group: world.ray.remove_group(group.hex_id))
     monkeypatch.setattr(gang_handle.GangPlacementGroup, "_made", lambda self, group: Group(group))
     asked = replace(request_from_bundles([{"GPU": 4}] * 2), gang=ID)
-    order = Order(asked, owner="job", maker=Maker() if request.param else None)
+    declared = on_fault("restart", 0.0)
+    order = Order(asked, owner="job", maker=Maker() if request.param else None, on_fault=declared)
     made = gang_handle.GangPlacementGroup.of(order, world.coordinator.submit(order))
     assert made.wait(30)
     return world, made
@@ -190,3 +192,40 @@ def test_a_gang_that_is_given_back_meanwhile_is_gone(handle: tuple[World, Any]) 
     world.pass_time = pass_time  # type: ignore[method-assign,assignment]
     with pytest.raises(ray_dra.GangGone):
         made.reshape([{"GPU": 1}] * 8, grace=100)
+
+
+def test_after_a_restart_every_copy_of_the_handle_has_the_next_placement_group(handle: tuple[World, Any]) -> None:
+    world, made = handle
+    copies = [copy.copy(made), pickle.loads(pickle.dumps(made))]
+    before, was = made.placement_group.hex_id, made.allocation
+    world.coordinator._wall = world.clock
+    world.report(was.nodes[0], xids=(79,))
+    world.pass_time(2)
+    for each in (made, *copies):
+        assert each.wait(30)
+        assert each.placement_group.hex_id != before
+        assert not {was.nodes[0]} & set(each.allocation.nodes)
+    assert len({each.placement_group.hex_id for each in (made, *copies)}) == 1
+    assert [name for name, group in world.ray.groups.items() if group.state == "CREATED"] == [
+        made.placement_group.hex_id
+    ]
+    world.check()
+
+
+def test_a_handle_waits_for_a_gang_that_waits_for_room_after_a_fault_and_makes_no_group_itself(
+    handle: tuple[World, Any],
+) -> None:
+    world, made = handle
+    world.coordinator._wall = world.clock
+    others = [world.submit(replace(request_from_bundles([{"GPU": 4}]), gang=f"other{at}")).gang for at in range(2)]
+    for each in others:
+        world.place(each)
+    node = made.allocation.nodes[0]
+    world.report(node, xids=(79,))
+    world.pass_time(2)
+    assert str(made.phase.value) == "queued"
+    world.report(node)
+    assert made.wait(30)
+    assert made.phase is Phase.READY
+    assert len([1 for group in world.ray.groups.values() if group.state == "CREATED"]) == 3
+    world.check()
