@@ -47,17 +47,24 @@ class Allocator:
         self.asked = 0
         self.most: dict[Any, int] = {}
 
-    def ask(self, published: Sequence[Any], taken: Sequence[tuple[str, str]], pods: Sequence[Any]) -> Answer:
+    def ask(
+        self,
+        published: Sequence[Any],
+        taken: Sequence[tuple[str, str]],
+        pods: Sequence[Any],
+        classes: Sequence[Any] | None = None,
+    ) -> Answer:
         """For each (node, claims) in order the devices of each claim; None: the pod gets nothing.
 
         Args:
             taken: (pool, device).
+            classes: DeviceClasses; None for NVIDIA's.
         """
         self.asked += sum(len(claims) for _, claims in pods)
         question = {
             "slices": list(published),
-            "classes": device_classes(),
-            "taken": [[DRIVER, pool, device] for pool, device in taken],
+            "classes": device_classes() if classes is None else list(classes),
+            "taken": [[published[0]["spec"]["driver"], pool, device] for pool, device in taken],
             "pods": [{"node": node, "claims": claims} for node, claims in pods],
         }
         assert self._process.stdin is not None

@@ -8,10 +8,11 @@ from typing import Any
 from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE
 
 MEMORY = 192 << 30
+PRODUCT = "AMD_Instinct_MI300X_OAM"
 BUSES = tuple(f"0000:{bus:02x}:00.0" for bus in (0x05, 0x26, 0x46, 0x65, 0x85, 0xA6, 0xC6, 0xE5))
 
 
-def gpu(at: int, *, product: str = "AMD_Instinct_MI300X_OAM", **attributes: Any) -> dict[str, Any]:
+def gpu(at: int, *, product: str = PRODUCT, **attributes: Any) -> dict[str, Any]:
     """A whole GPU. Like NVIDIA's it has a name by its numbers, and unlike it no UUID."""
     said = {
         "type": {"string": AMD.whole},
@@ -83,5 +84,5 @@ def slices(
     ]
 
 
-def box(node: str, product: str = "AMD_Instinct_MI300X_OAM") -> list[dict[str, Any]]:
+def box(node: str, product: str = PRODUCT) -> list[dict[str, Any]]:
     return slices(node, [gpu(at, product=product) for at in range(8)])
