@@ -19,8 +19,10 @@ from ray_dra.translate.files.shared_records import PlannedSlot
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.pods import gate_opened, read_pod
 from ray_dra.translate.kube.slices import node_from_slices
+from ray_dra.translate.nvml.offered import offered_parts, part_resources
 from ray_dra.translate.nvml.reading import node_from_reading
 from tests.simulated.test_dra_prepare import DYNAMIC, Bench
+from tests.simulated.test_dra_prepare import claim as allocated
 from tests.simulated.test_profiles import read as nvml
 from tests.translate.kube.objects import CLUSTER, allocate, cluster, gang, read
 
@@ -65,3 +67,24 @@ def test_a_pod_has_the_parts_that_were_planned(tmp_path: Path, profiles: list[st
         assert found == [(gpu, profile.partition("+")[0]) for gpu, profile, _ in slot.parts]
     else:
         assert found == [(gpu, profile) for gpu, profile, _ in slot.parts]
+
+
+def test_a_pod_of_no_gang_offers_the_parts_of_its_claims(tmp_path: Path) -> None:
+    """By NVML alone, and none of those that other pods of the node have."""
+    bench = Bench(tmp_path, gates=DYNAMIC)
+    others = allocated("others", *((f"p{at}", f"gpu-0-mig-1g10gb-19-{at}") for at in range(3)))
+    bench.preparer.prepare(others)
+    mine = allocated(
+        "mine", *((f"p{at}", f"gpu-0-mig-1g10gb-19-{at}") for at in range(3, 7)), ("large", "gpu-5-mig-3g40gb-9-4")
+    )
+    prepared = bench.preparer.prepare(mine)
+    node = node_from_reading("n1", nvml(bench.container(prepared)), with_links=False)
+    parts = offered_parts(node, None)
+    there = {part.uuid: (part.gpu, part.start) for part in bench.machine.mig_state().parts}
+    assert parts is not None
+    assert [there[part.uuid] for part in parts] == [(0, 3), (0, 4), (0, 5), (0, 6), (5, 4)]
+    assert part_resources(part.profile for part in parts) == {"MIG-1g.10gb": 4, "MIG-3g.40gb": 1}
+    whole = bench.preparer.prepare(allocated("whole", ("gpu", "gpu-7")))
+    assert offered_parts(node_from_reading("n1", nvml(bench.container(whole)), with_links=False), None) == ()
+    both = nvml(bench.container([*prepared, *whole]))
+    assert offered_parts(node_from_reading("n1", both, with_links=False), None) is None
