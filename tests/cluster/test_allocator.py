@@ -17,6 +17,7 @@ from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Gpus, Locality
+from ray_dra.core.model.parts import profile_order
 from ray_dra.core.model.request import Bundle, GangRequest
 from ray_dra.core.plan import plan
 from ray_dra.ports.kube_objects import KubeNode
@@ -187,7 +188,7 @@ class World:
             if key not in self.allocator.most:
                 count = 0
                 while True:
-                    pods = [(node, [claim(uuid, profile, count + 1)])]
+                    pods = [(node, [claim(uuid, (profile, count + 1))])]
                     if self.allocator.ask(self.published[node], self.taken, pods) == [None]:
                         break
                     count += 1
@@ -196,23 +197,19 @@ class World:
         return found
 
 
-def claim(uuid: str, profile: str, count: int = 1) -> dict[str, Any]:
-    says = (
-        f'device.attributes["{DRIVER}"].parentUUID == "{uuid}"',
-        f'device.attributes["{DRIVER}"].profile == "{profile}"',
-    )
-    selectors = [{"cel": {"expression": each}} for each in says]
-    exactly = {
-        "deviceClassName": "mig.nvidia.com",
-        "selectors": selectors,
-        "allocationMode": "ExactCount",
-        "count": count,
-    }
+def claim(uuid: str, *wanted: tuple[str, int]) -> dict[str, Any]:
+    """For (profile, how many) of a GPU, in the order in which a gang's claim has them."""
+    requests = []
+    for number, (profile, count) in enumerate(sorted(wanted, key=lambda each: profile_order(each[0]))):
+        says = ("parentUUID", uuid), ("profile", profile)
+        selectors = [{"cel": {"expression": f'device.attributes["{DRIVER}"].{k} == "{v}"'}} for k, v in says]
+        exactly = {"deviceClassName": NVIDIA.part_class, "selectors": selectors, "count": count}
+        requests.append({"name": f"parts-{number}", "exactly": {**exactly, "allocationMode": "ExactCount"}})
     return {
         "apiVersion": "resource.k8s.io/v1",
         "kind": "ResourceClaim",
-        "metadata": {"name": f"c-{profile.replace('+', '-')}", "namespace": "team", "uid": "u"},
-        "spec": {"devices": {"requests": [{"name": "parts", "exactly": exactly}]}},
+        "metadata": {"name": "c", "namespace": "team", "uid": "u"},
+        "spec": {"devices": {"requests": requests}},
     }
 
 
@@ -220,10 +217,37 @@ def test_the_allocator_says_no_where_the_order_is_wrong(allocator: Allocator) ->
     """What the plans have to avoid: of two claims of one GPU the first may take the place that the other needs."""
     (machine,) = simulated_nodes("hgx-h100", nodes=1)
     published = slices(gpu_pool(machine, {}, DYNAMIC), machine.name, 1)
-    small, large = (claim(machine.uuid(0), profile) for profile in ("3g.40gb", "4g.40gb"))
+    small, large = (claim(machine.uuid(0), (profile, 1)) for profile in ("3g.40gb", "4g.40gb"))
     pods = [(machine.name, [small]), (machine.name, [large])]
     assert [got is None for got in allocator.ask(published, [], pods)] == [False, True]
     assert [got is None for got in allocator.ask(published, [], pods[::-1])] == [False, False]
+
+
+@pytest.mark.parametrize("profile", ["hgx-h100", "hgx-b200"])
+def test_every_set_of_profiles_on_one_gpu(allocator: Allocator, profile: str) -> None:
+    """All that fit, and all that are one part more than these: the planner and the allocator say the same."""
+    world = World(random.Random(0), allocator, profile, 1)
+    (node,) = world.published
+    uuid = next(uuid for _, uuid in world.gpus)
+    one = {each: bundle(each) for each in world.profiles}
+    fit: set[tuple[str, ...]] = {()}
+    asked: set[tuple[str, ...]] = set()
+    waiting: list[tuple[str, ...]] = [()]
+    while waiting:
+        before = waiting.pop()
+        for more in world.profiles:
+            parts = tuple(sorted((*before, more)))
+            if parts in asked:
+                continue
+            asked.add(parts)
+            request = GangRequest("g", tuple(one[each] for each in parts), Locality(gpus=Gpus.SAME))
+            (got,) = allocator.ask(world.slices, [], [(node, [claim(uuid, *Counter(parts).items())])])
+            assert isinstance(plan(world.inventory, request), Allocation) is (got is not None), parts
+            if got is not None:
+                fit.add(parts)
+                waiting.append(parts)
+    print(f"{profile}: {len(fit) - 1} of {len(asked)} sets of profiles fit")
+    assert 100 < len(fit) < len(asked)
 
 
 @pytest.mark.parametrize("seed", range(4))
