@@ -8,6 +8,7 @@ listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +23,11 @@ from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY, MIG_PREFIX, 
 from ray_dra.translate.nvml.offered import numbers_of_parts
 
 ASK_SECONDS = 60.0
+NO_PART = "ray-dra-no-part-is-named"
+
+
+class PartNotNamedError(RayDraError):
+    """A task with a GPU, on a raylet with parts of several profiles, that says none. CUDA shows it nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,11 @@ def _at_the_end_of_a_task(original: Callable[..., None]) -> Callable[..., None]:
 
 def _accelerator_ids(worker: Any, resource_name: str, resource_regex: str) -> list[Any]:
     if resource_name == "GPU":
-        devices = seen_devices(worker)
+        try:
+            devices = seen_devices(worker)
+        except PartNotNamedError as error:  # raised here, it would end the worker, and Ray would not say why
+            print(f"ray-dra: {error}", file=sys.stderr, flush=True)
+            return [NO_PART]
         if devices is not None:
             visible = worker.original_visible_accelerator_ids.get("GPU")
             return [visible[d.index] if visible and d.index < len(visible) else d.index for d in devices]
@@ -138,7 +148,7 @@ def _parts(worker: Any, profiles: list[str], gpu_ids: Collection[int]) -> list[i
     has several profiles, a GPU id says nothing, and the worker's resources of parts do.
 
     Raises:
-        RayDraError: it has several, and the task or actor names none.
+        PartNotNamedError: it has several, and the task or actor names none.
     """
     if len(set(profiles)) == 1:
         return sorted(gpu_ids)
@@ -149,7 +159,7 @@ def _parts(worker: Any, profiles: list[str], gpu_ids: Collection[int]) -> list[i
             named |= dict.fromkeys((part[0], number) for number, _ in assigned)
     if len(named) != len(gpu_ids):
         kinds = ", ".join(f'"{MIG_PREFIX}{profile}"' for profile in dict.fromkeys(profiles))
-        raise RayDraError(
+        raise PartNotNamedError(
             "This worker has parts of several profiles, so a task or actor names the one that it wants.",
             place="resources",
             wanted=f"{len(gpu_ids)} GPUs and {len(named)} of {kinds}",

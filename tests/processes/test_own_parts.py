@@ -14,7 +14,7 @@ from ray_dra.errors import RayDraError
 from ray_dra.hooks import start
 from ray_dra.ports.nvml import GpuReading, MigReading, NodeReading
 from ray_dra.processes import start_hook
-from ray_dra.processes.worker_hook import SeenDevice, _maps, seen_devices
+from ray_dra.processes.worker_hook import NO_PART, SeenDevice, _accelerator_ids, _maps, seen_devices
 from ray_dra.translate.names import (
     GPU_DOMAIN,
     PART_PROFILES_VARIABLE,
@@ -114,6 +114,7 @@ def test_of_several_profiles_a_task_has_the_one_that_it_names(monkeypatch: pytes
             assert seen.uuid == uuid
     with pytest.raises(RayDraError, match="names the one that it wants"):
         seen_devices(worker(GPU=[0]))
+    assert _accelerator_ids(worker(GPU=[0]), "GPU", "") == [NO_PART], "no error there, which Ray would not tell"
 
 
 def test_in_a_gang_the_resource_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
