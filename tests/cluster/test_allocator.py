@@ -322,7 +322,7 @@ def test_a_gang_gets_the_gpus_that_it_shares_and_no_stranger_anything_of_them(
             node = dice.choice(sorted(published))
             some = whole_claim(dice.choice((1, 1, 2)), dice.sample(uuids, 1) if dice.random() < 0.4 else [])
             if gates and dice.random() < 0.4:
-                some = claim(dice.choice(uuids), "1g.23gb")
+                some = claim(dice.choice(uuids), ("1g.23gb", 1))
             (got_by_stranger,) = allocator.ask(every, sorted(taken), [(node, [some])])
             asked += 1
             refused += got_by_stranger is None
