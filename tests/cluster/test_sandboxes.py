@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.by_hand, pytest.mark.skipif(bool(agent_sandbox.missing
 
 PROGRAM = """
 import json
-with ray_dra.placement_group([{"GPU": 2}], devices=ray_dra.gpu(product="NVIDIA H100 80GB HBM3")) as gang:
+with ray_dra.placement_group([{"GPU": 2}], bundle_label_selector=[{"kubernetes.io/hostname": "mig"}]) as gang:
     gang.wait(200)
     with ray_dra.sandbox(json.loads(TEMPLATE), part=ray_dra.mig("1g.10gb"), near=gang) as box:
         box.wait(100)
