@@ -210,6 +210,7 @@ class Coordinator:
             raise InvalidRequest("The next shape is for another gang.", place=gang_id, wanted=request.gang)
         timeout = number(timeout, "timeout", least=LEAST_SECONDS, most=MOST_SECONDS)
         grace = number(grace, "grace", least=0.0, most=MOST_SECONDS)
+        self.backend.check(request)
         self.observe()  # Ray may have placed it since the last look
         gang = self._statuses.find(gang_id)
         seen = self.observer.observed(gang, self.records.notes[gang_id])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,9 @@ def test_a_gang_gets_its_machines_and_nobody_else_their_gpus() -> None:
     status = world.coordinator.submit(Order(ask(1, 2), owner="job"))
     assert world.drive(status.gang) is Phase.READY
     assert sorted(device.rpartition("-")[0] for _, device in world.kube.claimed()) == ["gpu-vfio"] * 2
+    ordinary = replace(request_from_bundles([{"GPU": 1}] * 2), gang=status.gang)
+    with pytest.raises(InvalidRequest, match="confidential=True"):  # its next shape would be no confidential gang
+        world.coordinator.reshape(status.gang, ordinary, 60, 60)
     others = [world.coordinator.submit(Order(ask(1, 2), owner="job")).gang for _ in range(7)]
     assert all(world.drive(gang) is Phase.READY for gang in others)
     assert len(set(world.kube.claimed())) == 16
