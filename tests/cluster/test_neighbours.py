@@ -60,6 +60,13 @@ from ray.util.placement_group import placement_group, remove_placement_group
 deadline = time.monotonic() + 100
 while sum(n["Alive"] and n["Resources"].get("GPU", 0) for n in ray.nodes()) < 8 and time.monotonic() < deadline:
     time.sleep(0.2)
+def until_free():  # GPUs are known a moment after their raylet, and Ray's view lags behind a removal
+    def free():
+        answer = ray_dra.plan([{"GPU": 4}] * 2, product="NVIDIA GB200", locality=ray_dra.same_clique())
+        return all(node.startswith("gangs-theirs") for node in answer.nodes)
+    while not free() and time.monotonic() < deadline + 60:
+        time.sleep(0.2)
+until_free()
 native = placement_group([{"GPU": 4}] * 2, topology_strategy={"ray.io/gpu-domain": "STRICT_PACK"})
 tell(native=native.wait(60))
 remove_placement_group(native)
@@ -77,11 +84,7 @@ at = [Strategy(pool, bundle) for pool in pools for bundle in (0, 3)]
 tell(pools=ray.get([one.options(scheduling_strategy=each).remote() for each in at], timeout=60))
 for pool in pools:
     remove_placement_group(pool)
-def free():  # Ray's view lags behind the removal
-    answer = ray_dra.plan([{"GPU": 4}] * 2, product="NVIDIA GB200", locality=ray_dra.same_clique())
-    return all(node.startswith("gangs-theirs") for node in answer.nodes)
-while not free() and time.monotonic() < deadline + 60:
-    time.sleep(0.5)
+until_free()
 gang = racks(2)
 gang.wait(60)
 tell(nodes=list(gang.allocation.nodes), planned=planned(gang), ranks=ranks(gang))
