@@ -220,6 +220,18 @@ def test_a_raycluster_of_one_vendor_has_no_gpus_of_another() -> None:
         world.coordinator.submit(world.order())
 
 
+def test_a_driver_that_is_named_while_gangs_run_counts_from_the_next_start_on() -> None:
+    there = [(KubeNode("n1", cpus=64, memory=512 << 30), amd.box("n1"))]
+
+    world = World(there=there, raycluster=cluster_of(AMD))
+    gang = world.coordinator.submit(Order(request_from_bundles([{"GPU": 5.0}]), owner="job")).gang
+    world.kube.annotate_raycluster({DRIVER_ANNOTATION: NVIDIA.driver})
+    assert world.drive(gang) is Phase.READY, "its claims are for what was planned"
+    world.restart()
+    world.turn()
+    assert not world.coordinator.inventory.node_states
+
+
 @pytest.mark.parametrize("plugin", ["nvidia.com/gpu", "amd.com/gpu"])
 def test_a_device_plugin_of_any_vendor_keeps_gangs_away(plugin: str) -> None:
     seen = read_node({"metadata": {"name": "n1"}, "status": {"allocatable": {plugin: "8"}}})

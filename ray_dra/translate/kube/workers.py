@@ -49,6 +49,7 @@ from ray_dra.translate.names import (
     SLOT_VARIABLE,
     START_HOOK_VARIABLE,
 )
+from ray_dra.translate.vendors import VENDORS
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,253}")  # of a resource: nothing in it that a shell reads
 # Fields of the user's group that are about its own pods and would act on the gang's.
@@ -72,7 +73,8 @@ class Maker:
     def __init__(self, allocation: Allocation, attempt: str, cluster: RayCluster) -> None:
         self._attempt, self._cluster = attempt, cluster
         self._template, self._node_type = worker_template(cluster), _node_type(cluster)
-        self._vendor = vendor_of(cluster)
+        driver = next((grant.device.driver for grant in allocation.grants), "")
+        self._vendor = VENDORS.get(driver) or vendor_of(cluster)  # whose GPUs were planned
         self._labels = {
             GANG_LABEL: label_value(allocation.gang),
             ATTEMPT_LABEL: attempt,

@@ -78,7 +78,7 @@ class Machines:
 
     def __init__(self, inventory: Inventory, clock: Clock) -> None:
         self._inventory, self._clock = inventory, clock
-        self._driver = driver_of(None)  # whose GPUs gangs have
+        self._driver: str | None = None  # whose GPUs gangs have; None: not known yet
         self.names: set[str] = set()
         self._avoided: dict[str, tuple[float, str]] = {}  # node -> until when, and why
         self._made_of: tuple[Any, ...] = ()  # what all nodes were made from
@@ -162,10 +162,11 @@ class Machines:
 
     def put(self, view: KubeView, placing: Placing) -> None:
         """The nodes that publish GPUs; `placing`: of the pods to be placed."""
-        if view.raycluster is not None:
+        if self._driver is None and view.raycluster is not None:  # as its slices are watched: from a start to the next
             self._driver = driver_of(view.raycluster)
+        driver = self._driver or driver_of(None)
         made_of = (
-            self._driver,
+            driver,
             view.slices,
             view.taint_rules,
             view.nodes,
@@ -178,7 +179,7 @@ class Machines:
             return  # what has not changed is the same object, so that to compare is quick
         by_node: dict[str, list[ResourceSlice]] = {}
         for each in view.slices:
-            if each.driver == self._driver and each.node:
+            if each.driver == driver and each.node:
                 by_node.setdefault(each.node, []).append(each)
         avoided = self.avoided
         faults: dict[str, dict[str, tuple[Health, str]]] = {}
