@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 import ray_dra
 from ray_dra import api
@@ -18,6 +20,7 @@ from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.device import Health
 from ray_dra.processes.calls import ask, coordinator
+from ray_dra.processes.start_coordinator import greet
 from ray_dra.simulated.cluster import LocalCluster
 from tests.e2e.conftest import eventually, pinned, planned, seen
 
@@ -92,6 +95,59 @@ def test_whoever_gives_up_holds_nothing(free: LocalCluster, monkeypatch: pytest.
     for _ in range(20):
         assert not ask(coordinator().gangs.remote())
         time.sleep(0.05)
+
+
+def test_a_coordinator_killed_among_ordinary_groups_loses_none_and_makes_none_twice(free: LocalCluster) -> None:
+    """Killed when it has some of them, and others are on their way to it."""
+    groups = [placement_group([{"GPU": 1}]) for _ in range(10)]
+    os.kill(ask(coordinator().pid.remote()), signal.SIGKILL)
+    groups += [placement_group([{"GPU": 1}]) for _ in range(10)]
+    assert len(placed(groups, 16)) == 16, "as many as there are GPUs"
+    grants = [g for s in ask(coordinator().gangs.remote()) for g in (s.allocation.grants if s.allocation else ())]
+    assert len(grants) == len({grant.device for grant in grants}) == 16
+    for group in groups[:4]:
+        remove_placement_group(group)
+    assert len(placed(groups[4:], 16)) == 16, "the others have their turn"
+    for group in groups:
+        remove_placement_group(group)
+    eventually(lambda: not ask(coordinator().gangs.remote()), 30)
+    with ray_dra.placement_group([{"GPU": 4}] * 4) as gang:
+        assert gang.wait(30)
+
+
+def placed(groups: list[PlacementGroup], count: int) -> list[PlacementGroup]:
+    """Those that Ray has placed, once there are so many."""
+
+    def now() -> list[PlacementGroup]:
+        return [group for group in groups if placement_group_table(group).get("state") == "CREATED"]
+
+    eventually(lambda: len(now()) >= count, 60)
+    return now()
+
+
+def test_groups_of_a_coordinator_that_ended_for_good_are_rays_and_the_log_says_so(
+    free: LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends with a group on its way to it; the next one plans what is made then."""
+    pid = ask(coordinator().pid.remote())
+    os.kill(pid, signal.SIGSTOP)
+    with caplog.at_level(logging.WARNING, "ray_dra"):
+        group = placement_group([{"GPU": 1}])
+        try:
+            assert not group.wait(0.5)
+            ray.kill(coordinator())
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        try:
+            assert group.wait(60)
+            eventually(lambda: "is left to Ray" in caplog.text, 10)
+        finally:
+            greet(None)
+            remove_placement_group(group)
+    after = placement_group([{"GPU": 4}] * 2)
+    assert after.wait(60)
+    assert after.id.hex() in [status.gang for status in ask(coordinator().gangs.remote())]
+    remove_placement_group(after)
 
 
 class Poison:
