@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ray_dra.translate.kube.slots import Slot, attempt_name
 from tests.manifests import PROJECT, PodSpec, Rule, containers, files, granted, objects, pods
 
 SECURITY = (PROJECT / "docs" / "security.md").read_text()
@@ -190,3 +191,19 @@ def test_rayclusters_have_a_token_and_a_network_policy() -> None:
         if "ray.io/cluster" not in chosen["matchLabels"]:
             groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
             assert all(group["template"]["metadata"]["labels"] == chosen["matchLabels"] for group in groups)
+
+
+def test_the_admission_policy_knows_how_gangs_workers_are_named() -> None:
+    """The API server refuses every other pod of the account: also one that takes the place of a lost one, and its
+    claims."""
+    policy = (PROJECT / "kube" / "base" / "admission.yaml").read_text()
+    (worker,) = re.findall(r"object\.metadata\.name\.matches\('\^' \+ variables\.attempt \+ '([^']+)'\)", policy)
+    (attempt,) = re.findall(r"variables\.attempt\.matches\('([^']+)'\)", policy)
+    name = attempt_name("a gang", 12)
+    assert re.search(attempt, name)
+    for renewed in (0, 1, 345):
+        slot = Slot(f"{name}.17", "node", (0,), ("GPU-0",), None, {}, renewed=renewed)
+        assert re.search(f"^{name}{worker}", slot.name)
+        assert set(slot.claims) == {slot.name}
+        assert len(slot.name) <= 63
+    assert not re.search(f"^{name}{worker}", f"{name}-17-x1")

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.lifecycle import OrdinaryGroup
 from ray_dra.core.gangs.repair import on_fault
+from ray_dra.errors import NotAllowed
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import ON_FAULT_ANNOTATION, SPARE_LABEL, SPARES_ANNOTATION
 from tests.coordinator.kills import MortalRay
@@ -189,6 +191,25 @@ def test_breakage_of_our_own_while_replacing_takes_the_next_way_and_says_so(decl
         assert world.status.group == before.group
     world.coordinator.release(NAME)
     world.settle()
+
+
+def test_a_worker_that_may_not_be_made_takes_the_next_way_too() -> None:
+    """The manifests that were applied do not know how such a worker is named, say."""
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(BOTH)
+    before, create = world.status, world.kube.create
+
+    def refusing(thing: Any) -> str:
+        if "-r" in thing["metadata"]["name"]:
+            raise NotAllowed("This identity may not do that.", place="POST pods")
+        return create(thing)
+
+    world.kube.create = refusing  # type: ignore[method-assign]
+    world.kube.taint(world.nodes[1], "NoExecute")
+    until_moved(world, 2)
+    assert world.until_ready() is Phase.READY
+    assert world.status.group != before.group
+    assert "may not do that" in " ".join(change.why for change in world.status.history)
 
 
 @pytest.mark.parametrize("turns", range(1, 14))

@@ -28,7 +28,7 @@ from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.signs import Seen
-from ray_dra.errors import InvalidRequest, KubernetesError, OverQuota, Rejected
+from ray_dra.errors import InvalidRequest, KubernetesError, NotAllowed, OverQuota, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import Claim, OfGang, Placing, RayCluster
 from ray_dra.ports.kubernetes import Kube, KubeView
@@ -232,6 +232,10 @@ class KubernetesBackend:
             self._unseen[name] = self.clock()  # what was not answered may have been done
             place = error.place or error.wanted
             why = f"{error.reason} ({place})" if place else error.reason
+            if (
+                isinstance(error, NotAllowed) and allocation.renewed
+            ):  # there may be another way, while the others run on
+                return Progress(failed=why)
             seconds = min(REST_SECONDS, rest.next)
             self._rests[allocation.gang] = _Rest(self.clock() + seconds, why, max(0.5, 2 * seconds))
             return _held_up(attempt, why)
