@@ -20,6 +20,7 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, UnsatisfiableError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.simulated.fakes import MemoryStore
+from ray_dra.translate.names import SLOT_LABEL
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator import kubernetes_world
 from tests.coordinator.kills import Broken, MortalRay, failing_at_each_write, lived
@@ -314,6 +315,31 @@ def test_on_kubernetes_workers_and_claims_stay() -> None:
     del world.before
     world.coordinator.release(world.name)
     world.settle()
+
+
+def test_on_kubernetes_bundles_in_another_order_of_nodes_have_the_same_workers() -> None:
+    """A worker is selected by its slot's number, and slots are numbered as the first shape's bundles were."""
+    world = KubernetesWorld()
+
+    def numbers() -> dict[str, str]:
+        status = world.coordinator.status(world.name)
+        assert status.allocation is not None
+        return {n: sel[SLOT_LABEL] for n, sel in zip(status.allocation.nodes, status.selectors, strict=True)}
+
+    before, orders = numbers(), set()
+    for sizes in ((4, 2, 2), (2, 2, 4), (1, 3, 4), (4, 3, 1), (2, 4, 2)):
+        request = replace(request_from_bundles([{"GPU": float(size)} for size in sizes]), gang=world.name)
+        world.coordinator.reshape(world.name, request, 60.0, 0.0)
+        assert world.drive(world.name) is Phase.READY
+        world.restart()
+        world.turn()
+        assert numbers() == before
+        orders.add(tuple(numbers()))
+        status = world.coordinator.status(world.name)
+        assert status.group is not None
+        on = [world.ray.nodes[n].labels[SLOT_LABEL] for n in world.ray.groups[status.group].nodes if n is not None]
+        assert on == [selector[SLOT_LABEL] for selector in status.selectors]
+    assert len(orders) > 1, "else nothing was tried"
 
 
 @pytest.mark.parametrize("kill", range(8))
