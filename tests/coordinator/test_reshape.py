@@ -23,6 +23,7 @@ from ray_dra.simulated.fakes import MemoryStore
 from ray_dra.translate.names import SLOT_LABEL
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator import kubernetes_world
+from tests.coordinator.fault_worlds import GRACE, NAME, KubeWorld
 from tests.coordinator.kills import Broken, MortalRay, failing_at_each_write, lived
 from tests.coordinator.world import Clock, Crash, CrashingStore, World, positions
 from tests.core.machines import gang
@@ -353,6 +354,47 @@ def test_on_kubernetes_a_coordinator_that_is_started_again_at_any_time_goes_on(k
     status = world.coordinator.status(world.name)
     assert (status.phase, status.reshape, status.bundles) == (Phase.READY, None, 8)
     assert len([group for group in world.ray.groups.values() if group.state != "REMOVED"]) == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_gang_that_has_changed_its_shape_has_lost_workers_replaced_and_changes_it_again(restarted: bool) -> None:
+    """The new worker has the number of the lost one, and the others stay what they are, shape after shape."""
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(on_fault("replace", GRACE))
+
+    def shape(*sizes: int) -> None:
+        asked = replace(request_from_bundles([{"GPU": float(size)} for size in sizes]), gang=NAME)
+        world.coordinator.reshape(NAME, asked, 60.0, 0.0)
+        world.drive(NAME)
+        world.turn()
+        assert (world.status.phase, world.status.reshape, world.status.bundles) == (Phase.READY, None, len(sizes))
+        if restarted:
+            world.restart()
+            world.turn()
+
+    def workers() -> dict[str, str]:
+        return {pod.node or "": pod.uid for pod, _ in world.kube.running()}
+
+    shape(2, 2, 4)
+    shape(4, 2, 2)
+    for _ in range(2):
+        before, lost, moves = workers(), world.nodes[0], world.status.moves
+        world.kube.cordon(lost)
+        for _ in range(80):
+            world.turn()
+            if world.status.moves > moves:
+                break
+        assert world.until_ready() is Phase.READY
+        assert lost not in world.nodes
+        now = workers()
+        assert len(now) == 2
+        assert {node: now[node] for node in before if node != lost} == {n: u for n, u in before.items() if n != lost}
+        shape(2, 2, 4)
+        assert workers() == now, "no worker is made anew for another shape"
+        shape(4, 2, 2)
+        world.kube.cordon(lost, closed=False)
+    world.coordinator.release(NAME)
+    world.settle()
 
 
 def test_parts_of_gpus_are_refused_with_the_reason() -> None:
