@@ -131,3 +131,21 @@ def test_nothing_is_kept_of_what_met_no_fault(why: str) -> None:
     assert not world.coordinator.records.kept.holding()
     assert phase(world, "waits") is Phase.HELD
     world.check()
+
+
+def test_a_place_of_one_gpu_lets_no_large_gang_pass_the_queue() -> None:
+    world = World()
+    assert ask(world, gang(1, name="small"), "job") is Phase.HELD
+    world.place("small")
+    (node,) = nodes(world, "small")
+    assert ask(world, gang(*[4] * 4, name="first"), "others") is Phase.QUEUED
+    world.report(node, xids=(79,))
+    world.pass_time(2)
+    end(world, "small")
+    world.pass_time(2)
+    assert world.coordinator.records.kept.owners == ["job"]
+    world.report(node)
+    assert ask(world, gang(4, 4, name="large"), "job") is Phase.QUEUED
+    assert ask(world, gang(1, name="again"), "job") is Phase.HELD
+    assert phase(world, "first") is Phase.QUEUED
+    world.check()

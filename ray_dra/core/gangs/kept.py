@@ -68,12 +68,15 @@ class KeptPlaces:
                 self._inventory.hold(allocation)
 
     def take(self, owner: str, allocation: Allocation) -> bool:
-        """Let go what of the program's places the allocation lies in; False where it lies in none."""
+        """Let go what of the program's places the allocation lies in; False where it lies in none, or has more devices
+        than these: whoever had one GPU would pass the queue with a gang of a hundred."""
         devices = {grant.device for grant in allocation.grants}
         taken = [k.allocation for k in self._of(owner) if not devices.isdisjoint(g.device for g in k.allocation.grants)]
+        if not taken or len(allocation.grants) > sum(len(each.grants) for each in taken):
+            return False
         for each in taken:
             self._let_go(each.gang)
-        return bool(taken)
+        return True
 
     def _of(self, owner: str) -> Iterator[Kept]:
         return iter([kept for kept in self._places.values() if kept.owner == owner])
