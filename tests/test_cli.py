@@ -21,7 +21,18 @@ from typer.testing import CliRunner, Result
 import ray_dra
 from ray_dra import cli, errors
 from ray_dra.cli import connection
-from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, INTERRUPTED, NO, UNREACHABLE, USAGE, WRONG_FILE, YES, exit_code
+from ray_dra.cli.exit_codes import (
+    EXIT_CODES,
+    FAULT,
+    INTERRUPTED,
+    NO,
+    NO_READER,
+    UNREACHABLE,
+    USAGE,
+    WRONG_FILE,
+    YES,
+    exit_code,
+)
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.capacity import capacity_now
@@ -421,6 +432,41 @@ def test_wrong_usage_ends_with_2(words: list[str], tell: Tell) -> None:
         assert done.exit_code == YES
     else:
         assert (done.exit_code, done.stdout) == (USAGE, "")
+
+
+@pytest.mark.parametrize("words", [["topology"], ["snapshot"], ["profiles", "gb200-nvl72"]])
+@pytest.mark.parametrize(("reader", "code"), [("pipe", NO_READER), ("full", WRONG_FILE)])
+def test_an_answer_that_cannot_be_written_is_no_no_and_no_fault(
+    words: list[str], reader: str, code: int, file: Path
+) -> None:
+    given = {"topology": [str(file)], "snapshot": ["--profile", "hgx-h100", "--nodes", "1"]}
+    if reader == "pipe":
+        read, out = os.pipe()
+        os.close(read)
+    else:
+        out = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-m", "ray_dra.cli", *words, *given.get(words[0], [])]
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    os.close(out)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("ray-dra: The answer cannot be written." if reader == "full" else "")
+
+
+def test_an_error_that_cannot_be_told_keeps_its_exit_code() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "ray_dra.cli", "topology", "no such file"], stderr=full)
+    assert done.returncode == WRONG_FILE
+
+
+def test_names_do_not_steer_the_terminal(file: Path) -> None:
+    evil = file.with_name("evil.yaml")
+    evil.write_text(file.read_text().replace("a-t0", r'"a-t0\e[31m\n\u202e"'))
+    said = run("topology", str(evil), "-o", "name").stdout
+    assert said.splitlines()[0] == r"a-t0\x1b[31m\n\u202e"
+    said = run("plan", str(file), "--product", "a\x1b[2J").stdout
+    assert r"wanted a\x1b[2J" in said
+    assert "\x1b" not in said
 
 
 def test_help_tells_the_exit_codes_and_the_version_is_told() -> None:

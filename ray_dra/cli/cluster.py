@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
-from ray_dra.cli.terminal import Output, OutputOption, say, say_lines, say_plain
+from ray_dra.cli.terminal import Output, OutputOption, say, say_as_it_is, say_lines, say_plain
 from ray_dra.errors import InvalidSnapshot
 from ray_dra.translate.lines import several
 
@@ -119,7 +118,7 @@ def snapshot(
         found = connection.ask_coordinator("snapshot")
     text = dump_snapshot(found)
     if file is None:
-        sys.stdout.write(text)
+        say_as_it_is(text)
         return
     try:
         file.write_text(text)
@@ -136,7 +135,7 @@ def profiles(
     from ray_dra.simulated.profile import load_profile, profile_bytes, profile_names
 
     if name is not None:
-        typer.echo(profile_bytes(name), nl=False)
+        say_as_it_is(profile_bytes(name))
     elif output is Output.NAME:
         say_lines(profile_names())
     elif output.plain:

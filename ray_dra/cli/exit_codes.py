@@ -16,6 +16,7 @@ from ray_dra.errors import (
 YES, NO, USAGE, UNREACHABLE, WRONG_FILE = 0, 1, 2, 3, 4
 FAULT = 70  # of ray-dra's own, as in sysexits.h
 INTERRUPTED = 130  # by ctrl-C, as shells have it
+NO_READER = 141  # whoever reads the answer has gone (`| head`): as shells have it for SIGPIPE
 
 EXIT_CODES = (
     "Ends with 0 for yes, 1 for no (it does not fit, there is no such gang, a check failed), 2 for wrong usage, 3 where"

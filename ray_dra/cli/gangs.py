@@ -229,7 +229,7 @@ def _watch(gang: str, output: Output) -> NoReturn:
                 say_lines(aligned(row, widths) for row, _ in changed)
             for row, status in changed:
                 if output is Output.NAME:
-                    say(row[0])
+                    say_lines([row[0]])
                 elif output.plain:
                     say_plain(plain_gang(status, names), output)
                     say_lines(["---"] if output is Output.YAML else [])

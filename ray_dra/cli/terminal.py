@@ -5,12 +5,18 @@ from __future__ import annotations
 import enum
 import io
 import json
+import os
 import sys
+import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 import yaml
+
+from ray_dra.cli.exit_codes import NO_READER
+from ray_dra.errors import InvalidSnapshot
 
 
 class Output(str, enum.Enum):
@@ -44,17 +50,55 @@ def write_what_the_terminal_lacks() -> None:
 
 
 def say(text: str) -> None:
-    typer.echo(text)
+    say_as_it_is(_shown(text, "\n") + "\n")
+
+
+def say_as_it_is(text: str | bytes) -> None:
+    """To stdout, as it is.
+
+    Raises:
+        InvalidSnapshot: it cannot be written, e.g. into a file on a disk that is full.
+        Exit: nobody reads it. Left to Click that would end with 1, which is a no.
+    """
+    try:
+        typer.echo(text, nl=False)
+    except OSError as error:
+        _write_nowhere()
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(NO_READER) from None
+        raise InvalidSnapshot("The answer cannot be written.", place="stdout", available=str(error)) from error
 
 
 def say_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        say(line)
+        say_as_it_is(_shown(line) + "\n")
 
 
 def warn(text: str) -> None:
     """To stderr: errors, and what is amiss beside the answer."""
-    typer.secho(text, err=True, fg=typer.colors.RED)
+    with suppress(OSError):  # nobody can be told, and the exit code says it as well
+        typer.secho(_shown(text, "\n"), err=True, fg=typer.colors.RED)
+
+
+def _shown(text: str, but: str = "") -> str:
+    """Names come from programs and files: one with a terminal's control characters would draw what it likes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter)[0] == "C" and letter not in but
+        else letter
+        for letter in text
+    )
+
+
+def _write_nowhere() -> None:
+    """What is still in the buffer would be a second error, at the interpreter's end."""
+    if sys.stdout is not sys.__stdout__ or not isinstance(sys.stdout, io.TextIOWrapper):
+        return  # somebody else's: a test's, a program's
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def say_plain(values: Any, output: Output) -> None:
