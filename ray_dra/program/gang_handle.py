@@ -210,6 +210,7 @@ class GangPlacementGroup:
             else:
                 status = self._place_again(status)
         self._status = status
+        self._follow(status)  # the change may have been over before it was heard of
         if self._request != asked:
             raise ReshapeFailed(
                 "The gang has the shape that it had before.",

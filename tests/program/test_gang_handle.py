@@ -128,6 +128,28 @@ def test_it_returns_once_the_next_shape_is_placed_and_every_copy_follows(handle:
     world.check()
 
 
+def test_a_change_that_was_over_before_it_was_heard_of_is_followed(handle: tuple[World, Any]) -> None:
+    """As where the coordinator is killed while the handle waits for it."""
+    world, made = handle
+    group = made.placement_group.hex_id
+    world.ray.groups[group].workers.add(0)
+    wait = world.pass_time
+
+    def pass_time(each: float = 5.0) -> None:
+        world.ray.groups[group].workers.clear()
+        for _ in range(3):
+            wait(each)
+            status = world.coordinator.status(ID)
+            if status.group is None and status.phase is Phase.HELD:
+                world.place(ID)
+
+    world.pass_time = pass_time  # type: ignore[method-assign,assignment]
+    made.reshape([{"GPU": 1}] * 8, grace=100)
+    status = world.coordinator.status(ID)
+    assert made.placement_group.hex_id == status.group != group
+    assert made.bundle_count == 8
+
+
 def test_a_shape_that_is_refused_changes_nothing(handle: tuple[World, Any]) -> None:
     world, made = handle
     before = made.placement_group.hex_id
