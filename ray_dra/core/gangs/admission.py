@@ -83,6 +83,7 @@ class Admission:
         self.records, self.planning, self._bounds = records, planning, backfill
         self._promised_for: object = None  # the first gang and all that its reservation depends on
         self._reservations: tuple[Reservation, ...] = ()
+        self._promise: tuple[tuple[str, int], tuple[Reservation, ...]] | None = None  # to which gang and try, and what
         self._looked: set[tuple[str, Quota | None]] = (
             set()
         )  # the gangs that may not start before it, as long as that is so
@@ -276,7 +277,8 @@ class Admission:
         promised_for = (self._no, notes.could_start, ends)
         if promised_for != self._promised_for:
             self._timed = False
-            self._promised_for, self._reservations = promised_for, self._reservations_of(first, ends, now)
+            self._promised_for = promised_for
+            self._reservations = self._with_promise(first, self._reservations_of(first, ends, now), now.wall)
             self._looked.clear()
             notes.reservation = self._reservations[-1] if self._reservations else None
         for gang in behind_it if self._reservations else ():
@@ -297,6 +299,17 @@ class Admission:
 
         waited = now.lived - since if since is not None else None
         return reservations(self.planning.inventory, request, ends, now.wall, waited, place)
+
+    def _with_promise(self, first: Gang, found: tuple[Reservation, ...], wall: float) -> tuple[Reservation, ...]:
+        """What is reserved now, and what was promised sooner, as long as somebody overruns there: else one that is late
+        by a second would let others into the place, for as long as it takes to have another one."""
+        to, promised = self._promise or (None, ())
+        waited_for = [self.records.gangs.get(gang) for each in promised for gang in each.after]
+        overrun = any(g is not None and g.allocation and g.ends is not None and g.ends <= wall for g in waited_for)
+        if to == (first.id, first.moves) and overrun and (not found or found[-1].at > promised[-1].at):
+            return (*promised, *found) if found else ()
+        self._promise = (first.id, first.moves), found
+        return found
 
     def _before_turn(self, gang: Gang, now: Moment) -> Allocation | None:
         def place(without: frozenset[str]) -> Answer:

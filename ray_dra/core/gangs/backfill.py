@@ -55,7 +55,7 @@ class Reservation:
     Attributes:
         at: when it can start at the latest, if all guesses hold.
         allocation: where.
-        after: the gangs that have some of these nodes until then.
+        after: the gangs that have some of these nodes until then, or of a clique that it has to itself.
     """
 
     at: float
@@ -122,7 +122,7 @@ def before_its_turn(
 
 def apart(inventory: Inventory, one: Allocation, other: Allocation) -> bool:
     """Whether two allocations can be held at the same time, for certain."""
-    if _own_cliques(one) & _cliques(other) or _own_cliques(other) & _cliques(one):
+    if _own_clique_of_either(one, other):
         return False
     if inventory.limits.one_per_clique and _imex_cliques(one) & _imex_cliques(other):
         return False
@@ -140,6 +140,15 @@ def apart(inventory: Inventory, one: Allocation, other: Allocation) -> bool:
     if any(p.resources for p in placed) or any(g.amount is not None or g.part is not None for g in grants):
         return False
     return not {g.device for g in one.grants} & {g.device for g in other.grants}
+
+
+def _meet(one: Allocation, other: Allocation) -> bool:
+    """Whether they have a node in common, or one of them has a clique to itself in which the other is."""
+    return not set(one.nodes).isdisjoint(other.nodes) or _own_clique_of_either(one, other)
+
+
+def _own_clique_of_either(one: Allocation, other: Allocation) -> bool:
+    return bool(_own_cliques(one) & _cliques(other) or _own_cliques(other) & _cliques(one))
 
 
 def _own_cliques(allocation: Allocation) -> set[object]:
@@ -189,8 +198,7 @@ def _earliest(
             else:
                 low = middle + 1
         later.have_ended(high)
-        nodes = set(best.nodes)
-        after = tuple(held.gang for held in later.gone if nodes & set(held.nodes))
+        after = tuple(held.gang for held in later.gone if _meet(best, held))
     finally:
         later.all_back()
     return Reservation(max(now, ends[high - 1][0]) if high else now, best, after)

@@ -114,6 +114,39 @@ def test_who_overruns_its_guess_lets_nobody_overtake(world: World) -> None:
     assert runs(world, "big")
 
 
+def test_who_overruns_lets_nobody_into_the_promised_place_though_there_is_another_later() -> None:
+    world = World(machines=[*rack("a", 2), *rack("b", 2)])
+    late = replace(gang(4, name="late"), exclude=frozenset({"a-t1", "b-t0", "b-t1"}))
+    other = replace(gang(4, 4, name="other"), exclude=frozenset({"a-t0", "a-t1"}))
+    world.act(Submitted(Order(late, runs_for=10.0)))
+    world.act(Submitted(Order(other, runs_for=50.0)))
+    world.submit(4, 4, name="big", locality=Locality(cliques=1))
+    serve(world)
+    world.now = 11.0
+    world.submit(4, name="small", runs_for=38.0)
+    serve(world)
+    promise = world.engine.records.notes["big"].reservation
+    assert promise is not None
+    assert promise.at == 50.0
+    assert not runs(world, "small"), "it would have the other half of the rack that was promised at 10"
+    world.now = 12.0
+    world.act(ReleaseAsked("late"))
+    serve(world)
+    assert runs(world, "big"), "later by no more than the other overran"
+
+
+def test_who_wants_a_clique_to_itself_waits_for_everybody_in_it() -> None:
+    world = World(nodes=2)
+    world.submit(4, name="there", runs_for=10.0)
+    world.submit(4, name="alone", locality=Locality(cliques=1, exclusive=True))
+    world.submit(1, name="behind", runs_for=100.0)
+    world.submit(4, name="short", runs_for=5.0)
+    serve(world)
+    promise = world.engine.records.notes["alone"].reservation
+    assert promise is not None
+    assert set(promise.after) == {"there", "short"}, "not only for who has the node that it will have"
+
+
 def test_who_is_given_back_is_waited_for_as_if_it_had_ended() -> None:
     world = World(nodes=4)
     world.submit(4, name="leaves")
