@@ -107,7 +107,7 @@ class World:
         self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
 
     def restart(self) -> None:
-        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube)
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube, wall=self.coordinator._wall)
 
     def order(self, bundles: int = 2, gpus: int = 4, **more: Any) -> Order:
         request = request_from_bundles([{"GPU": float(gpus)}] * bundles, locality=Locality(cliques=1))

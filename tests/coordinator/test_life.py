@@ -108,7 +108,6 @@ class Life(RuleBasedStateMachine):
     def kill_coordinator(self) -> None:
         before = {g: s.allocation for g, s in self.world.coordinator.gangs.items()}
         self.world.restart()
-        self.world.coordinator._wall = self.world.clock
         after = {g: s.allocation for g, s in self.world.coordinator.gangs.items()}
         for name, allocation in before.items():
             if allocation is not None and name in after:

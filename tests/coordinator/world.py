@@ -111,7 +111,7 @@ class World:
 
     def restart(self) -> None:
         """The coordinator is killed and comes back from the store."""
-        self.coordinator = Coordinator(self.store, self.ray, self.clock)
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, wall=self.coordinator._wall)
 
     def pass_time(self, seconds: float = 5.0) -> None:
         """Time passes, agents go on speaking, Ray settles, and the coordinator looks at each second."""
