@@ -689,11 +689,10 @@ def the_groups_of_a_program_that_is_killed_end_unless_they_are_detached(scene: S
 @case
 def an_actor_has_its_bundles_gpus_and_knows_its_group(scene: Scene) -> Any:
     group = scene.make([{"GPU": 2}, {"GPU": 1}])
-    actors = [
-        ray.remote(Counter).options(num_gpus=gpus, num_cpus=0, **at(group, bundle)).remote()
-        for gpus, bundle in ((2, 0), (1, -1))
-    ]
-    found = ray.get([call for actor in actors for call in (actor.gpus.remote(), actor.group.remote())], timeout=LONG)
+    found, actors = [], []
+    for gpus, bundle in ((2, 0), (1, -1)):  # in turn: one that may be in any bundle would take a part of the first
+        actors.append(ray.remote(Counter).options(num_gpus=gpus, num_cpus=0, **at(group, bundle)).remote())
+        found += ray.get([actors[-1].gpus.remote(), actors[-1].group.remote()], timeout=LONG)
     return [value == group.id.hex() if isinstance(value, str) else value for value in found]
 
 
