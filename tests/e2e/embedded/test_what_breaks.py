@@ -54,6 +54,44 @@ def test_a_hung_driver_takes_the_node_out_and_back(free: LocalCluster) -> None:
     eventually(lambda: ray_dra.topology().nodes[node].ready, 30)
 
 
+class Rank:
+    def where(self) -> list[str]:
+        return [device.uuid or "" for device in ray_dra.get_devices()]
+
+    def notice(self, timeout: float) -> Any:
+        return ray_dra.get_notice(timeout)
+
+
+def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_handle(free: LocalCluster) -> None:
+    with ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique(), on_fault="restart", grace=2) as gang:
+        for count, fault in enumerate(["XID 79", "its raylet dead"]):
+            gang.wait(60)
+            ranks = [ray.remote(Rank).options(num_gpus=4, **pinned(gang, bundle)).remote() for bundle in range(2)]
+            placed = gang.allocation
+            assert placed is not None
+            for rank, bundle in zip(ranks, placed.bundles, strict=True):
+                assert ray.get(rank.where.remote(), timeout=60) == [grant.uuid for grant in bundle.grants]
+            node, group = placed.nodes[1], gang.placement_group
+            told = ranks[0].notice.remote(30.0)
+            if fault == "XID 79":
+                free.machine(node).xid(0, 79)
+                notice = ray.get(told, timeout=60)
+                assert (notice.ranks, notice.faulty) == ((0, 1), (1,))
+            else:
+                free.kill_node(node)
+            # Nobody but the coordinator does anything for it.
+            eventually(lambda: ask(coordinator().status.remote(gang.id)).moves == count + 1, 60)  # noqa: B023
+            eventually(lambda: ask(coordinator().status.remote(gang.id)).phase is Phase.READY, 60)
+            with pytest.raises(ray.exceptions.RayError):
+                ray.get(ranks[0].where.remote(), timeout=60)
+            assert gang.wait(60)
+            assert gang.placement_group != group
+            assert gang.allocation is not None
+            assert not set(placed.nodes) & set(gang.allocation.nodes)
+            free.machine(node).heal() if fault == "XID 79" else free.add_node(node)
+            eventually(lambda: all(each.ready for each in ray_dra.topology().nodes.values()), 60)
+
+
 def test_a_killed_coordinator_is_back_in_two_seconds(free: LocalCluster) -> None:
     with ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique()) as gang:
         gang.wait(30)
