@@ -33,8 +33,12 @@ gang.remove()
 def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head: Head, lost: int) -> None:
     """Its pod killed; then its node cordoned, for which it moves to the spare of its rack."""
     at, kept = head.namespace.name, 1 - lost
-    process = head.start(PROGRAM)
-    first = told(process)
+    cluster.kubectl("cordon", "r1-t0")  # so that it comes to the rack with a node to spare
+    try:
+        process = head.start(PROGRAM)
+        first = told(process)
+    finally:
+        cluster.kubectl("uncordon", "r1-t0")
     try:
         head.api.delete("Pod", first["ranks"][lost]["pod"], at, grace=0)
         head.let_go()
