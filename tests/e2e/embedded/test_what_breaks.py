@@ -66,7 +66,9 @@ def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_
     with ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique(), on_fault="restart", grace=2) as gang:
         for count, fault in enumerate(["XID 79", "its raylet dead"]):
             gang.wait(60)
-            ranks = [ray.remote(Rank).options(num_gpus=4, num_cpus=0, **pinned(gang, bundle)).remote() for bundle in range(2)]
+            ranks = [
+                ray.remote(Rank).options(num_gpus=4, num_cpus=0, **pinned(gang, bundle)).remote() for bundle in range(2)
+            ]
             placed = gang.allocation
             assert placed is not None
             for rank, bundle in zip(ranks, placed.bundles, strict=True):
