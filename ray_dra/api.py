@@ -13,7 +13,7 @@ from ray_dra.adapters.ray_groups import creator, mint
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.capacity import ClusterCapacity, capacity_now
 from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.gangs.lifecycle import Beside, Maker
+from ray_dra.core.gangs.gang import Beside, Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import OnFault

@@ -36,8 +36,9 @@ from ray_dra.cli.exit_codes import (
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.capacity import capacity_now
-from ray_dra.core.gangs.lifecycle import Change, Phase
+from ray_dra.core.gangs.gang import Change
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality

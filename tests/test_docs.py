@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ray_dra.cli import app, connection, exit_codes
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DeviceId

@@ -198,7 +198,7 @@ def _show_histories(chosen: list[Status], output: Output) -> None:
 
 def _watch(gang: str, output: Output) -> NoReturn:
     """Print the gangs and then each that changes, until ctrl-C; one that has gone, once more as gone."""
-    from ray_dra.core.gangs.lifecycle import Phase
+    from ray_dra.core.gangs.phases import Phase
     from ray_dra.translate.gang_table import HEADERS, WIDE_HEADERS, gang_row, plain_gang
     from ray_dra.translate.lines import aligned, widths_of
 

@@ -33,9 +33,10 @@ from ray_dra.core.gangs.events import (
     Submitted,
     TurnFailed,
 )
-from ray_dra.core.gangs.lifecycle import LAST_MOVE, MOST_SECONDS, Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
+from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
 from ray_dra.core.gangs.repair import DEGRADE, OnFault
 from ray_dra.core.model.checked import number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request

@@ -38,7 +38,8 @@ from ray_dra.core.gangs.actions import (
 )
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import Event, GroupMade, Moment, WorkersLeft, WorkersProgressed
-from ray_dra.core.gangs.lifecycle import Gang, Phase
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import RayDraError
 from ray_dra.ports.metrics import Metrics

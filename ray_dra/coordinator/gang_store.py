@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ray_dra.coordinator.aside import Aside, Unread
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.errors import RayDraError
 from ray_dra.ports.ray import RayView

@@ -14,7 +14,8 @@ from ray_dra.coordinator.foreign_work import ForeignWork, checked_ids
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.events import DevicesTaken
-from ray_dra.core.gangs.lifecycle import Observed, Phase, phase
+from ray_dra.core.gangs.lifecycle import Observed, phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import text, whole

@@ -11,7 +11,8 @@ from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.raylets.nodes import RAYLET_LOST, Nodes
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.drains import ASKS_OF_SILENCE, FLAP_SECONDS, Drain, Drains
-from ray_dra.core.gangs.lifecycle import Gang, Observed, owner_ended
+from ray_dra.core.gangs.gang import Gang, owner_ended
+from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records, RuntimeNotes

@@ -10,8 +10,10 @@ from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.admission import Standing, behind, standing
-from ray_dra.core.gangs.lifecycle import Change, Gang, Observed, Phase, made_here, phase
+from ray_dra.core.gangs.gang import Change, Gang, made_here
+from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import StageTimes

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ray_dra.coordinator.observer import Observer
 from ray_dra.core.gangs.events import Event, GangObserved, NextTurn, QuotaAnswered, TurnFailed, TurnTook, WorkersDue
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.quota import Said
 from ray_dra.core.gangs.records import Records
 from ray_dra.errors import InvalidRequest, RayDraError

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ray_dra.coordinator.status import Status
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import CoordinatorUnavailable, GangGone, RayDraError, UnsatisfiableError
 
 MOST_WAITS = 25_000

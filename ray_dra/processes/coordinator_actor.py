@@ -18,9 +18,9 @@ from ray_dra.coordinator.backends.raylets.nodes import only_visible
 from ray_dra.coordinator.jobs import Jobs
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.waits import Waits, why_gone
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import many, number, text, whole

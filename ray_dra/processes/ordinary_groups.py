@@ -24,8 +24,9 @@ import ray
 from ray_dra.adapters import ray_groups
 from ray_dra.adapters.ray import KvStore
 from ray_dra.adapters.ray_groups import Groups, plain
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import (
     CoordinatorUnavailable,

@@ -18,9 +18,9 @@ from ray.util.placement_group import PlacementGroup
 from ray_dra.adapters.ray_groups import plain, remove
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import why_gone
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import number

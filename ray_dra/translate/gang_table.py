@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from ray_dra.core.gangs.lifecycle import Change
+from ray_dra.core.gangs.gang import Change
 from ray_dra.core.model.device import DomainId
 from ray_dra.translate.lines import on_one_line, several
 from ray_dra.translate.text import (

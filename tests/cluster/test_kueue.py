@@ -19,8 +19,8 @@ from ray_dra.adapters.kube_watch import KubeAdapter
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.coordinator.backends.kubernetes.kueue import Kueue
 from ray_dra.coordinator.coordinator import Coordinator
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import KubernetesError, UnsatisfiableError

@@ -7,7 +7,8 @@ from typing import Any
 
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.status import Status
-from ray_dra.core.gangs.lifecycle import Maker, Phase
+from ray_dra.core.gangs.gang import Maker
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.repair import OnFault, on_fault
 from ray_dra.core.model.locality import Locality
 from ray_dra.translate.names import NODE_LABEL

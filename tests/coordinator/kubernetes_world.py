@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from ray_dra.coordinator.coordinator import Coordinator
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.locality import Locality
 from ray_dra.ports.kube_objects import KubeNode, Pod
 from ray_dra.ports.kubernetes import KubeView, Object

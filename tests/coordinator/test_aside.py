@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.core.gangs.events import WorkersProgressed
-from ray_dra.core.gangs.lifecycle import MOST_MOVES, Gang
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.lifecycle import MOST_MOVES
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.model.locality import Locality

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Beside, Phase
+from ray_dra.core.gangs.gang import Beside
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone, InvalidRequest
 from ray_dra.translate.ray.bundles import request_from_bundles

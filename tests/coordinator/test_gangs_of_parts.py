@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.simulated.dra.devices import gpu_pool, slices

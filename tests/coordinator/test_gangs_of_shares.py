@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import ray_dra
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.translate.files.records import gang_from_bytes, gang_to_bytes

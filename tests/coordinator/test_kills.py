@@ -8,7 +8,7 @@ import pytest
 
 from ray_dra.core.gangs.actions import Action
 from ray_dra.core.gangs.events import Event, Moment
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import RayDraError
 from ray_dra.simulated.fakes import FakeRay

@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.core.gangs.lifecycle import ARROWS, Maker
+from ray_dra.core.gangs.gang import Maker
+from ray_dra.core.gangs.phases import ARROWS
 from ray_dra.core.gangs.repair import OnFault, on_fault
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import RayDraError, UnsatisfiableError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Maker
+from ray_dra.core.gangs.gang import Maker
 from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
 from tests.coordinator.kills import Broken, MortalRay, SilentRay, failing_at_each_write, lived
 from tests.core.machines import gang

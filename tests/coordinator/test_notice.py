@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.translate.text import explain_history
 from tests.coordinator.kubernetes_world import World

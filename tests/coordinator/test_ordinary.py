@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.model.request import Bundle, DeviceRequest
 from ray_dra.errors import InvalidRequest
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles

@@ -11,7 +11,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import ClusterResourceConstraint, GangResourceRequest, ResourceRequest
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.translate.names import LOCALITY_LABEL
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.test_ordinary_kubernetes import submit

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from tests.coordinator.kubernetes_world import World
 
 

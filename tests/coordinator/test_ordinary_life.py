@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.kept import KEPT_SECONDS
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ray_dra.coordinator.gang_store import GangStore
-from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
+from ray_dra.core.gangs.gang import Gang, OrdinaryGroup
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ray_dra.coordinator.backends.kubernetes.kueue import REST_SECONDS
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
+from ray_dra.core.gangs.gang import OrdinaryGroup
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
 from ray_dra.simulated.fake_kueue import FakeKueue

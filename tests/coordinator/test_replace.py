@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.repair import on_fault
 from ray_dra.errors import NotAllowed
 from ray_dra.translate.files.shared_records import map_from_bytes

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ray_dra.coordinator.coordinator import Coordinator
-from ray_dra.core.gangs.lifecycle import Maker, Phase
+from ray_dra.core.gangs.gang import Maker
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.repair import on_fault
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.parts import PartCriteria

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
+from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.kept import KEPT_SECONDS
-from ray_dra.core.gangs.lifecycle import Maker
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.errors import GangGone

@@ -11,8 +11,8 @@ import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.kept import KEPT_SECONDS
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.notice import Notice
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.signs import Severity
 from ray_dra.ports.nvml import GpuReading, NodeReading
 from ray_dra.translate.names import NVSENTINEL_STATE_LABEL

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from ray_dra.coordinator.coordinator import Coordinator
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from tests.coordinator.kubernetes_world import World
 
 STAGES = ["applied", "pods", "bound", "prepared", "verified", "grouped", "joined", "placed"]

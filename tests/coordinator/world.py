@@ -9,8 +9,8 @@ from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.node_state import exclusive_key
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.nvml import FabricReading, GpuReading, LinkReading, NodeReading
 from ray_dra.simulated.fakes import FakeRay, MemoryStore

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ray_dra.core.cluster import known_nodes
-from ray_dra.core.gangs import admission, lifecycle
+from ray_dra.core.gangs import admission, gang, lifecycle
 from ray_dra.core.planner import work
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,8 +19,8 @@ DOCS = Path(__file__).parents[2] / "docs"
     [
         (lifecycle.PLACE_SECONDS, 3, "architecture", "does not place the bundles within 3 s"),
         (lifecycle.MOST_MOVES, 5, "architecture", "planned again elsewhere, at most five times"),
-        (lifecycle.MOST_CHANGES, 20, "architecture", "keeps the last 20 changes"),
-        (lifecycle.MOST_WHY, 300, "architecture", "(300 characters at most)"),
+        (gang.MOST_CHANGES, 20, "architecture", "keeps the last 20 changes"),
+        (gang.MOST_WHY, 300, "architecture", "(300 characters at most)"),
         (lifecycle.HOLD_SECONDS, 30, "architecture", "nobody makes its placement group within 30 s"),
         (lifecycle.WORKERS_SECONDS, 20, "kubernetes", "within 20 s the gang gets new workers"),
         (admission.MOST_WAITING, 10_000, "architecture", "A program has at most 10,000 gangs in the queue"),

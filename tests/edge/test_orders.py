@@ -9,7 +9,7 @@ import pytest
 
 from ray_dra import errors
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, check_request

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import ray_dra
 from ray_dra import api
 from ray_dra.adapters.ray_groups import Creator
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import Order, check_order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy

@@ -18,8 +18,8 @@ import ray
 from ray_dra.coordinator import waits
 from ray_dra.coordinator.pace import LEAST_SECONDS
 from ray_dra.coordinator.status import Status
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import CoordinatorUnavailable, GangGone, InvalidRequest
 from ray_dra.ports.nvml import NodeReading

@@ -16,8 +16,9 @@ import ray
 from ray_dra.adapters import ray_groups
 from ray_dra.adapters.ray_groups import Creator
 from ray_dra.coordinator.status import Status
-from ray_dra.core.gangs.lifecycle import OrdinaryGroup, Phase
+from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, short
 from ray_dra.errors import CoordinatorUnavailable, RayDraError, UnsatisfiableError
 from ray_dra.ports.ray import GroupAnswer, NewGroup

@@ -12,8 +12,9 @@ import pytest
 
 import ray_dra
 from ray_dra.coordinator.status import Status
-from ray_dra.core.gangs.lifecycle import Maker, Phase
+from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.repair import on_fault
 from ray_dra.errors import RayDraError
 from ray_dra.program import gang_handle

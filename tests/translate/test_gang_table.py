@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_dra.coordinator.status import Status
-from ray_dra.core.gangs.lifecycle import Change, Phase
+from ray_dra.core.gangs.gang import Change
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import READY, StageTimes
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DeviceId

@@ -14,8 +14,8 @@ import yaml
 
 import ray_dra
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import Change, Gang, Observed
+from ray_dra.core.gangs.gang import Change, Gang
+from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.stages import StageEnded
 from ray_dra.core.model.allocation import Allocation

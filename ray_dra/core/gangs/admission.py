@@ -24,7 +24,7 @@ from ray_dra.core.gangs.backfill import (
     reservations,
 )
 from ray_dra.core.gangs.events import Moment
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.quota import Quota, paid, wanting

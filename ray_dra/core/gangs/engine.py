@@ -56,29 +56,15 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
+from ray_dra.core.gangs.gang import MOST_CHANGES, MOST_WHY, Change, Gang, group_made_here, made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
-from ray_dra.core.gangs.lifecycle import (
-    ARROWS,
-    MOST_CHANGES,
-    MOST_WHY,
-    Change,
-    Gang,
-    Observed,
-    Phase,
-    Step,
-    fault_is_due,
-    group_made_here,
-    is_group,
-    made_here,
-    may_move,
-    next_step,
-    phase,
-    stage_of,
-)
+from ray_dra.core.gangs.lifecycle import Observed, Step, fault_is_due, may_move, next_step, phase, stage_of
 from ray_dra.core.gangs.notice import noticed
+from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import GRACE_SECONDS, Answer, Quota, Said, wanting
+from ray_dra.core.gangs.record_sense import is_group
 from ray_dra.core.gangs.records import Records, RuntimeNotes
 from ray_dra.core.gangs.repair import Way, possible
 from ray_dra.core.gangs.replacing import place_again

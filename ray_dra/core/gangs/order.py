@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ray_dra.core.gangs.lifecycle import MOST_SECONDS, Beside, GroupSet, Maker, OrdinaryGroup, is_actor, is_group
+from ray_dra.core.gangs.gang import Beside, GroupSet, Maker, OrdinaryGroup
+from ray_dra.core.gangs.record_sense import MOST_SECONDS, is_actor, is_group
 from ray_dra.core.gangs.repair import OnFault, check_on_fault
 from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request

@@ -1,7 +1,7 @@
 """The gangs' records in memory, with all that is looked up of them: the queue, names, placement groups, what is held.
 
 Pure. The store has the same records, and is written first (`coordinator/executor.py`); only then a record changes here,
-and with it what its gang holds of the inventory. `lifecycle.check_change` refuses what no record may do.
+and with it what its gang holds of the inventory. `changes.check_change` refuses what no record may do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import Reservation
+from ray_dra.core.gangs.changes import check_change
+from ray_dra.core.gangs.gang import Gang, GroupSet, owner_ended
 from ray_dra.core.gangs.kept import KeptPlaces
-from ray_dra.core.gangs.lifecycle import ARROWS, Gang, GroupSet, Phase, check_change, owner_ended
+from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
 from ray_dra.core.gangs.shapes import sense_of_reshape

@@ -9,7 +9,7 @@ record says both shapes and what is held for both (`shapes.py`), so that a coord
 Workers that were made for the gang stay: the next shape has all of their GPUs, and no more of the rest
 than they offer.
 
-Neighbours: `engine.py` makes actions of it; `planning.py` plans; `lifecycle.check_change` refuses what no record
+Neighbours: `engine.py` makes actions of it; `planning.py` plans; `changes.check_change` refuses what no record
 may do.
 """
 
@@ -19,8 +19,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ray_dra.core.cluster.node_state import exclusive_key
-from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Gang, Observed, Phase, phase
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Observed, phase
 from ray_dra.core.gangs.notice import Ending, Notice
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node
 from ray_dra.core.model.allocation import Allocation

@@ -10,7 +10,7 @@ from dataclasses import replace
 from heapq import nlargest
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.quota import paid

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ray_dra.core.gangs.lifecycle import LAST_MOVE, MOST_COUNTED, Gang, is_group, sense_of
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_COUNTED, is_group, sense_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE, WHOLE, GangRequest

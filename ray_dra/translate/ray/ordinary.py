@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ray_dra.core.gangs.lifecycle import Gang, GroupSet, Maker
+from ray_dra.core.gangs.gang import Gang, GroupSet, Maker
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest

@@ -22,8 +22,10 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import MOST_CHANGES, MOST_MOVES, Gang, Observed, Phase
+from ray_dra.core.gangs.gang import MOST_CHANGES, Gang
+from ray_dra.core.gangs.lifecycle import MOST_MOVES, Observed
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError
 from tests.core.gangs.world import World

@@ -20,9 +20,11 @@ from ray_dra.core.gangs.events import (
     WorkersDue,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, GroupSet, Maker, Observed, Phase, phase
+from ray_dra.core.gangs.gang import GroupSet, Maker
+from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Observed, phase
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.core.gangs.quota import Answer, Said, kinds
 from ray_dra.core.gangs.repair import OnFault, on_fault

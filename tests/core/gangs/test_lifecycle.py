@@ -9,21 +9,12 @@ from itertools import product
 import pytest
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import (
-    ARROWS,
-    Change,
-    ForbiddenChange,
-    Gang,
-    Observed,
-    OrdinaryGroup,
-    Phase,
-    Step,
-    check_change,
-    next_step,
-    phase,
-    sense_of,
-)
+from ray_dra.core.gangs.changes import ForbiddenChange, check_change
+from ray_dra.core.gangs.gang import Change, Gang, OrdinaryGroup
+from ray_dra.core.gangs.lifecycle import Observed, Step, next_step, phase
+from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.quota import Quota
+from ray_dra.core.gangs.record_sense import sense_of
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.plan import plan

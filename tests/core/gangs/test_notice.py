@@ -8,8 +8,9 @@ import pytest
 
 from ray_dra.core.gangs.actions import Action, Note, TellNotice
 from ray_dra.core.gangs.events import Committed, GangObserved, ReleaseAsked
-from ray_dra.core.gangs.lifecycle import Observed, Phase
+from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.notice import Ending, Notice, noticed
+from ray_dra.core.gangs.phases import Phase
 from tests.core.gangs.world import World
 from tests.core.machines import group_id
 

@@ -7,8 +7,10 @@ import pytest
 
 from ray_dra.core.gangs.actions import BuryGroup, Drop, EndWorkers, MakeGroup, Note, RemoveGroup, Save, Tell, WriteMap
 from ray_dra.core.gangs.events import DevicesTaken, GangObserved, GroupMade, JobsSeen, NextTurn, ReleaseAsked, Submitted
-from ray_dra.core.gangs.lifecycle import Gang, Observed, OrdinaryGroup, Phase, owner_ended, phase
+from ray_dra.core.gangs.gang import Gang, OrdinaryGroup, owner_ended
+from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import NameTaken
 from tests.core.gangs.test_engine import kinds

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.actions import AskQuota, DeleteMap, MakeWorkers, RemoveGroup, Tell
 from ray_dra.core.gangs.events import Committed, NextTurn, QuotaAnswered, Submitted, WorkersDue
-from ray_dra.core.gangs.lifecycle import Observed, Phase, phase
+from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.quota import GRACE_SECONDS, Answer, Labels, Quota, Said, kinds, paid
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import Bundle

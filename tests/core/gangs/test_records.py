@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Change, ForbiddenChange, Gang, Phase
+from ray_dra.core.gangs.changes import ForbiddenChange
+from ray_dra.core.gangs.gang import Change, Gang
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.progress import STARTS, THERE
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.drains import TO_DRAIN
-from ray_dra.core.gangs.lifecycle import Gang, Observed, fault_is_due, is_group
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.lifecycle import Observed, fault_is_due
 from ray_dra.core.gangs.notice import Ending, Notice, noticed
+from ray_dra.core.gangs.record_sense import is_group
 from ray_dra.core.gangs.repair import (
     DEGRADE,
     GRACE_SECONDS,

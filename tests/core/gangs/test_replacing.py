@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.model.allocation import Allocation, Placed

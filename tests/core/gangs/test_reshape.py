@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ray_dra.core.gangs.actions import DeleteMap, Drop, RemoveGroup, Save, TellNotice
+from ray_dra.core.gangs.changes import ForbiddenChange, check_change
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
@@ -21,16 +22,8 @@ from ray_dra.core.gangs.events import (
     Submitted,
     WorkersProgressed,
 )
-from ray_dra.core.gangs.lifecycle import (
-    HOLD_SECONDS,
-    MOST_MOVES,
-    ForbiddenChange,
-    Gang,
-    Maker,
-    Observed,
-    OrdinaryGroup,
-    check_change,
-)
+from ray_dra.core.gangs.gang import Gang, Maker, OrdinaryGroup
+from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, MOST_MOVES, Observed
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import THERE, Progress
 from ray_dra.core.gangs.reshape import NOTICE, next_allocation

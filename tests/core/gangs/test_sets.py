@@ -13,7 +13,7 @@ from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs import records
 from ray_dra.core.gangs.actions import MakeGroup, Save
 from ray_dra.core.gangs.events import JobsSeen, NextTurn, ReleaseAsked, Submitted, WorkersProgressed
-from ray_dra.core.gangs.lifecycle import Gang, GroupSet, OrdinaryGroup
+from ray_dra.core.gangs.gang import Gang, GroupSet, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress

@@ -27,7 +27,7 @@ from ray_dra.core.gangs.events import (
     Submitted,
     WorkersLeft,
 )
-from ray_dra.core.gangs.lifecycle import Gang, OrdinaryGroup
+from ray_dra.core.gangs.gang import Gang, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import STARTS, THERE
 from ray_dra.core.model.locality import ANYWHERE

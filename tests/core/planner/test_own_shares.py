@@ -15,7 +15,7 @@ import ray_dra
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.model.allocation import Allocation, Grant

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 import ray_dra
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.processes.calls import ask
 from ray_dra.simulated.cluster import LocalCluster

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 import ray_dra
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.reshape import NOTICE
 from ray_dra.simulated.cluster import LocalCluster
 from tests.e2e.conftest import eventually, pinned, planned, seen

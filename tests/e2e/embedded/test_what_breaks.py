@@ -16,8 +16,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 import ray_dra
 from ray_dra import api
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.device import Health
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.processes.start_coordinator import greet

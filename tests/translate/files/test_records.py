@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ray_dra
-from ray_dra.core.gangs.lifecycle import Gang
+from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.device import FabricKind
 from ray_dra.core.model.locality import Locality

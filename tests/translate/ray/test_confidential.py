@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node

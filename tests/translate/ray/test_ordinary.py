@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import GroupSet
+from ray_dra.core.gangs.gang import GroupSet
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.errors import InvalidRequest

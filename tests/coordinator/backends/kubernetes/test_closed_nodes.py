@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import InvalidRequest, UnsatisfiableError
 from tests.coordinator.kubernetes_world import World
 from tests.translate.kube.objects import cluster

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.ports.kube_objects import Pod

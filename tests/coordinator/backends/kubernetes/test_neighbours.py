@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.coordinator.backends.kubernetes.neighbours import Neighbours
-from ray_dra.core.gangs.lifecycle import MOST_MOVES, Phase
+from ray_dra.core.gangs.lifecycle import MOST_MOVES
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL
 from tests.coordinator.kubernetes_world import World

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import InvalidRequest, UnsatisfiableError
 from ray_dra.ports.kubernetes import KubeView, Object
 from ray_dra.translate.names import GANG_LABEL

@@ -8,8 +8,8 @@ import pytest
 
 from ray_dra.coordinator.backends.kubernetes.objects import Found
 from ray_dra.coordinator.backends.kubernetes.teardown import Teardown
-from ray_dra.core.gangs.lifecycle import Phase
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import ApiUnavailable, NotAllowed, OverQuota, Rejected, UnsatisfiableError
 from ray_dra.ports.kube_objects import ComputeDomain
 from ray_dra.ports.kubernetes import Object

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.translate.names import NODE_LABEL, RAY_NODE_ID
 from tests.coordinator.kubernetes_world import World

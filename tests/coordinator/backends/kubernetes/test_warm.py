@@ -9,7 +9,7 @@ import pytest
 
 from ray_dra.coordinator.backends.kubernetes import warm
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
-from ray_dra.core.gangs.lifecycle import Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import Rejected
 from ray_dra.translate.names import WARM_ANNOTATION, WARM_LABEL
 from tests.coordinator.kubernetes_world import World
