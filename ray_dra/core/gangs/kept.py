@@ -2,7 +2,7 @@
 
 A training run that restarts after a fault removes its placement group and asks for another one. Without this the next
 in the queue takes the clique that it leaves. Places are in memory alone: a coordinator that starts again keeps none.
-Neighbours: `engine.py` says which gangs have met a fault, `admission.py` tries a program's gangs on what is kept for
+Neighbours: `recording.py` says which gangs have met a fault, `admission.py` tries a program's gangs on what is kept for
 it.
 """
 

@@ -1,8 +1,8 @@
 """Somebody else's quota that a gang is paid from: what is asked of a queue, what it answers, where the gang may go.
 
 Pure. A queue outside (Kueue's) admits a gang before anything of it is planned or held, for nodes with certain labels;
-what it has admitted it may take back. Neighbours: `engine.py` decides what follows, `ports/quota.py` is the way to the
-queue.
+what it has admitted it may take back. Neighbours: `quota_answers.py` decides what follows, `ports/quota.py` is the way
+to the queue.
 """
 
 from __future__ import annotations

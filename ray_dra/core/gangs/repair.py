@@ -10,7 +10,7 @@
   had is kept for its program for a while. What is only to be drained runs on until there is another place.
 
 The notice in the gang's record is all that a coordinator which starts again needs: its deadline goes on. Neighbours:
-`drains.py` says which signs stand, `notice.py` what a notice is, `engine.py` acts.
+`drains.py` says which signs stand, `notice.py` what a notice is, `faults.py` acts.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ record says both shapes and what is held for both (`shapes.py`), so that a coord
 Workers that were made for the gang stay: the next shape has all of their GPUs, and no more of the rest
 than they offer.
 
-Neighbours: `engine.py` makes actions of it; `planning.py` plans; `changes.check_change` refuses what no record
+Neighbours: `reshaping.py` makes actions of it; `planning.py` plans; `changes.check_change` refuses what no record
 may do.
 """
 

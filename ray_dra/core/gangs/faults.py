@@ -1,0 +1,131 @@
+"""What a fault leads to, as a gang's program has declared: workers are replaced, or the gang is started again.
+
+Neighbours: `repair.py` says what may be declared, `lifecycle.fault_is_due` when it is time, `replacing.py` where lost
+slots go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from ray_dra.core.gangs.actions import Action, DeleteMap, RemoveGroup, Save, Tell, TellRepair, WriteMap
+from ray_dra.core.gangs.events import Moment
+from ray_dra.core.gangs.gang import Gang, made_here
+from ray_dra.core.gangs.kept import KEPT_SECONDS
+from ray_dra.core.gangs.lifecycle import Observed, may_move
+from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.recording import Recording
+from ray_dra.core.gangs.repair import Way
+from ray_dra.core.gangs.replacing import place_again
+from ray_dra.core.gangs.sets import place_near
+from ray_dra.core.gangs.stages import StageTimes
+from ray_dra.core.gangs.starts import Starts, guessed_end
+from ray_dra.core.model.allocation import Allocation
+
+
+class Faults:
+    """See the module."""
+
+    def __init__(self, recording: Recording, planning: Planning, starts: Starts) -> None:
+        self.recording = recording
+        self.records = recording.records
+        self.planning = planning
+        self.starts = starts
+
+    def repair(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """The first of the declared ways that is possible. What was not is tried again once the inventory has
+        changed."""
+        notes, inventory = self.recording.notes(gang), self.planning.inventory
+        if gang.notice is None or notes.no_place == inventory.changes:
+            return []
+        for way in gang.on_fault.ways:
+            actions: list[Action] = []
+            if way is Way.REPLACE:
+                actions = self._replace(gang, gang.notice.faulty, gang.notice.reason, now, moves_before=gang.moves + 1)
+            elif way is Way.RESTART:
+                actions = self._restart(gang, gang.notice.reason, now, lost=bool(seen.lost))
+            if actions:
+                return actions
+        notes.no_place = inventory.changes
+        return []
+
+    def _replace(
+        self, gang: Gang, faulty: Collection[int], why: str, now: Moment, *, moves_before: int
+    ) -> list[Action]:
+        """New workers in the place of those of these bundles, in the same placement group. `moves_before`: of which the
+        tries do not count."""
+        found = place_again(self.planning, gang, faulty)
+        if found is None or gang.group is None:
+            return []
+        moves = gang.moves + 1
+        nodes = tuple(node for node, renewed in found.renewed if renewed == moves)
+        again = replace(gang, allocation=found, moves=moves, gave_way=moves_before, notice=None, replacing=nodes)
+        why = f"replace, on {', '.join(nodes)}: {why}"
+        saved = self.recording.save(again, why, now)
+        return [TellRepair(gang.id, why), WriteMap(gang.group, found), *saved, Tell(gang.id)]
+
+    def replaced(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """Whether new workers are there, and Ray has placed their bundles on them."""
+        progress = self.recording.notes(gang).progress
+        if progress.joined and seen.group_state == "CREATED":
+            done = f"replaced: workers on {', '.join(gang.replacing)} have joined"
+            return self.recording.save(replace(gang, replacing=()), done, now)
+        if progress.joined and seen.held_for > seen.place_within:
+            why = progress.said or f"Ray did not place their bundles within {seen.place_within:.0f} s"
+            return self.replacement_failed(gang, why, now)
+        return []
+
+    def replacement_failed(self, gang: Gang, why: str, now: Moment) -> list[Action]:
+        """The next way that was declared; where there is none, other nodes, as long as the gang has tries."""
+        why = f"workers in place of lost ones could not be had: {why}"
+        if Way.RESTART in gang.on_fault.ways:
+            return self._restart(gang, why, now, lost=True)
+        nodes, states = (
+            gang.allocation.nodes if gang.allocation is not None else (),
+            self.planning.inventory.node_states,
+        )
+        lost = {node for node in nodes if node in gang.replacing or node not in states or not states[node].node.ready}
+        faulty = [rank for rank, node in enumerate(nodes) if node in lost]
+        actions = self._replace(gang, faulty, why, now, moves_before=gang.gave_way) if may_move(gang) else []
+        if actions:
+            return actions
+        self.recording.notes(gang).no_place = self.planning.inventory.changes
+        return [TellRepair(gang.id, why), *self.recording.save(replace(gang, replacing=()), why, now)]
+
+    def _restart(self, gang: Gang, why: str, now: Moment, *, lost: bool) -> list[Action]:
+        """The whole gang once more, after a fault: elsewhere, or in the queue with the turn that it had. It has all its
+        tries again. Of what is only to be drained (not `lost`) nothing ends before another place is free."""
+        if gang.allocation is None:
+            return []
+        others = self.records.cliques_near(gang, gang.batch)
+        answer = self.planning.elsewhere(
+            gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
+        )
+        found, waits_for = (answer, None) if isinstance(answer, Allocation) else (None, answer.shortfalls)
+        if found is None and not lost:
+            return []
+        moves = gang.moves + 1
+        again = replace(
+            gang,
+            allocation=found,
+            ends=guessed_end(gang, now) if found is not None else None,
+            group=None,
+            moves=moves,
+            gave_way=moves,
+            restarts=gang.restarts + 1,
+            old_groups=gang.groups,
+            notice=None,
+            replacing=(),
+            times=StageTimes(again=True),
+        )
+        why = f"restart: {why}"
+        told = TellRepair(gang.id, why)
+        self.recording.notes(gang).registered = False
+        if found is not None and made_here(again) and self.records.begins.ready:
+            return [told, *self.starts.register(again, why, now, left=gang.group)]
+        saved, *more = self.recording.save(again, why, now, waits_for)
+        if isinstance(saved, Save) and found is None and gang.quota is None:
+            saved = replace(saved, keep_until=now.lived + KEPT_SECONDS)
+        left: list[Action] = [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []
+        return [told, saved, *more, *left, Tell(gang.id)]

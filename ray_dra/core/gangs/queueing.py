@@ -1,0 +1,124 @@
+"""Into the queue, and out of it: gangs that are submitted, whose turn it is, or whose program has ended.
+
+Neighbours: `admission.py` says who starts, waits or is refused; `starts.py` starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ray_dra.core.gangs.actions import Action, AskQuota, BuryGroup, Refuse, Tell
+from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
+from ray_dra.core.gangs.ends import Ends
+from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.quota import Quota
+from ray_dra.core.gangs.recording import Recording, changed
+from ray_dra.core.gangs.repair import Way, possible
+from ray_dra.core.gangs.starts import Starts
+from ray_dra.core.model.shortfall import Shortfall
+from ray_dra.errors import MOST_BYTES, GangGone, cut
+
+
+class Queueing:
+    """See the module."""
+
+    def __init__(
+        self, recording: Recording, admission: Admission, starts: Starts, ends: Ends, *, own_workers: bool
+    ) -> None:
+        self.recording = recording
+        self.records = recording.records
+        self.admission = admission
+        self.starts = starts
+        self.ends = ends
+        self.own_workers = own_workers
+
+    def submitted(self, event: Submitted, now: Moment) -> list[Action]:
+        order = event.order
+        if order.request.gang in self.records.gangs:  # asked again after a restart swallowed the answer
+            return []
+        sequence = self.records.next_sequence()
+        gang = Gang(
+            order.request, sequence, order.name, order.namespace, order.owner, order.detached, ordinary=order.ordinary
+        )
+        if order.runs_for is not None:
+            gang = replace(gang, runs_for=float(order.runs_for))
+        if order.beside is not None:
+            gang = replace(gang, beside=order.beside)
+            if self.records.partner_of(gang) is None:
+                return [Refuse(GangGone("The gang that this one goes with is not there.", place=order.beside.gang))]
+        if event.queue:
+            gang = replace(gang, quota=Quota(event.queue))
+        if order.on_fault is not None:
+            declared = possible(order.on_fault, own_workers=self.own_workers, ordinary=order.ordinary is not None)
+            maker = order.maker if Way.RESTART in declared.ways else None
+            gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
+        verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
+        if isinstance(verdict, Refuse):
+            return [verdict]
+        if isinstance(verdict, Start):
+            if not self.own_workers:
+                gang = replace(gang, maker=order.maker, first_by_program=False)
+            return self.starts.start(gang, verdict.allocation, "submitted; devices are held", now)
+        if not order.wait:
+            return []
+        why = f"submitted; waits for {_sentence(verdict.why)}"
+        asked = [AskQuota(gang.id)] if gang.unpaid else []
+        return [*self.recording.save(gang, why, now, verdict.why, verdict.could_start), *asked, Tell(gang.id)]
+
+    def next_turn(self, now: Moment) -> list[Action]:
+        found = self.admission.next(now.lived)
+        if found is None:
+            return self._before_turn(now)
+        gang, verdict = found
+        if isinstance(verdict, StartTogether):
+            why = "its set's turn: devices are held"
+            batch = verdict.each[0][0].sequence
+            started = [(replace(each, batch=batch), held) for each, held in verdict.each]
+            return [action for each, held in started for action in self.starts.start(each, held, why, now, ())]
+        if isinstance(verdict, Wait):
+            notes = self.recording.notes(gang)
+            notes.refused, notes.could_start = verdict.why, verdict.could_start
+            # Others may go before it.
+            return [Tell(gang.id)] if gang.ordinary is not None else self._before_turn(now)
+        return self.starts.start(
+            replace(gang, batch=verdict.batch), verdict.allocation, "its turn: devices are held", now, ()
+        )
+
+    def _before_turn(self, now: Moment) -> list[Action]:
+        """A gang behind the first that delays it by nothing."""
+        found = self.admission.before_turn(now)
+        if found is None:
+            return []
+        gang, verdict = found
+        return self.starts.start(gang, verdict.allocation, "before its turn: devices are held", now, ())
+
+    def turn_failed(self, event: TurnFailed, now: Moment) -> list[Action]:
+        """It would be so at each look: it leaves the queue, for those behind it."""
+        gang = self.records.gangs.get(self.admission.turn.id) if self.admission.turn is not None else None
+        if gang is None or not gang.waits:
+            return []
+        why = cut(f"to plan it met a fault of ray-dra's, which its log has: {event.fault}", MOST_BYTES)
+        buried: list[Action] = [BuryGroup(gang.id)] if gang.ordinary is not None else []
+        return [*self.recording.save(replace(gang, releasing=True, failed=why), why, now), *buried]
+
+    def jobs_seen(self, event: JobsSeen, now: Moment) -> list[Action]:
+        """Gangs in the queue whose program has ended, all of them at once, are in it no more.
+
+        In memory alone: a coordinator that starts again finds the same. Their records go look by look.
+        """
+        actions: list[Action] = []
+        self.records.kept.look(event.jobs, now.lived)
+        for gang in self.records.orphans(event.jobs, event.ended_actors):
+            gone = changed(replace(gang, releasing=True), Phase.RELEASING, "its program has ended", now)
+            self.records.put(gone, now.lived)
+            if gang.ordinary is not None:
+                actions.append(BuryGroup(gang.id))
+        for gang in self.records.left_alone():
+            actions += self.ends.give_back(gang, "the gang that it goes with has ended", now)
+        return actions
+
+
+def _sentence(shortfalls: tuple[Shortfall, ...]) -> str:
+    return "; ".join(map(str, shortfalls))
