@@ -15,8 +15,9 @@ from ray_dra.core.gangs.gang import Gang, owner_ended
 from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.quota import GRACE_SECONDS
-from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.repair import fault_of
+from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import JOINED, PLACED
 from ray_dra.core.model.allocation import Allocation, Grant

@@ -7,7 +7,7 @@ import pytest
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.lifecycle import Observed
-from ray_dra.core.gangs.records import RuntimeNotes
+from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError

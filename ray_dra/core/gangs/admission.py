@@ -28,8 +28,9 @@ from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.quota import Quota, paid, wanting
-from ray_dra.core.gangs.records import Records, Turn, turn_of
+from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.sets import place_near, place_together
+from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import InvalidRequest, NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
@@ -173,7 +174,7 @@ class Admission:
 
     def _next_ordinary(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """One after the other, and all of them again once the inventory has changed, or who waits together."""
-        changes = (self.planning.inventory.changes, self.records.left_sets)
+        changes = (self.planning.inventory.changes, self.records.sets.left_sets)
         if self._changes != changes:
             self._changes, self._after, self._patient = changes, None, False
             self._noes.clear()
@@ -230,11 +231,11 @@ class Admission:
     def _lacking(self, gang: Gang) -> Collection[int]:
         """The batches of its set, where that is a gang, that lack one."""
         part_of = gang.ordinary.part_of if gang.ordinary is not None else None
-        return self.records.lacking(part_of) if part_of is not None else ()
+        return self.records.sets.lacking(part_of) if part_of is not None else ()
 
     def _in_queue(self, gang: Gang) -> Sequence[Turn]:
         part_of = gang.ordinary.part_of if gang.ordinary is not None else None
-        return self.records.in_queue(part_of) if part_of is not None else ()
+        return self.records.sets.in_queue(part_of) if part_of is not None else ()
 
     def _lacks_groups(self, gang: Gang) -> Unsatisfiable:
         """A no for a set of which not all groups have come."""

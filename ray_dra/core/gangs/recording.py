@@ -16,8 +16,9 @@ from ray_dra.core.gangs.gang import MOST_CHANGES, MOST_WHY, Change, Gang
 from ray_dra.core.gangs.lifecycle import Observed, phase, stage_of
 from ray_dra.core.gangs.notice import noticed
 from ray_dra.core.gangs.phases import ARROWS, Phase
-from ray_dra.core.gangs.records import Records, RuntimeNotes
+from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.reshape import ending_of
+from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.gangs.stages import READY, StageEnded
 from ray_dra.core.model.shortfall import Shortfall
 from ray_dra.errors import MOST_BYTES, cut

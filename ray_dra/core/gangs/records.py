@@ -8,66 +8,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.backfill import Reservation
 from ray_dra.core.gangs.changes import check_change
-from ray_dra.core.gangs.gang import Gang, GroupSet, owner_ended
+from ray_dra.core.gangs.gang import Gang, owner_ended
 from ray_dra.core.gangs.kept import KeptPlaces
-from ray_dra.core.gangs.phases import ARROWS, Phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.progress import Progress
-from ray_dra.core.gangs.quota import Answer
-from ray_dra.core.gangs.shapes import sense_of_reshape
+from ray_dra.core.gangs.record_checks import same, validate_gang
+from ray_dra.core.gangs.runtime_notes import RuntimeNotes
+from ray_dra.core.gangs.set_index import SetIndex, cliques_of, set_of
 from ray_dra.core.gangs.stages import VERIFIED
+from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId
-from ray_dra.core.model.shortfall import Shortfall
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V", bound=Hashable)
-Turn = tuple[int, int, str]
-"""A place in the queue: a higher priority first, then the earlier."""
-
-Neighbours = str | tuple[GroupSet, int]
-"""Those that an ordinary placement group is to be near: the id of its set, or its batch of a set that is a gang."""
-
-
-@dataclass
-class RuntimeNotes:
-    """What is known of a gang besides its record; a restart may forget it.
-
-    Attributes:
-        since: when it was last planned or came a step further, or was seen after a restart.
-        progress: how far its workers are.
-        refused: why it waits.
-        ending: its workers are being given back.
-        could_start: since when it waits only for what it prefers.
-        registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
-        answer: what the queue said last while the gang waited for it.
-        faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given
-            back: was when it was last seen.
-        evicted: when that was first seen to have taken back what a running gang has, and why.
-        amiss: since when each thing of it is lost that may be back by itself.
-        no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
-        reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
-            programs guess.
-    """
-
-    since: float
-    progress: Progress
-    refused: tuple[Shortfall, ...] = ()
-    ending: bool = False
-    could_start: float | None = None
-    registered: bool = False
-    answer: Answer | None = None
-    evicted: tuple[float, str] | None = None
-    reservation: Reservation | None = None
-    faulted: bool = False
-    no_place: int = -1
-    amiss: dict[str, float] = field(default_factory=dict)
 
 
 class Records:
@@ -76,7 +31,7 @@ class Records:
     Attributes:
         gangs: by id, in order of arrival. notes: by id.
         changed: the gangs whose records have changed, until somebody takes note and clears it.
-        left_sets: how often a group that waited with others of its set ceased to.
+        sets: the sets of ordinary placement groups that they are of.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         kept: places that are kept for programs after a fault.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
@@ -103,11 +58,7 @@ class Records:
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
         self._besides: dict[str, None] = {}  # gangs that go with another
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
-        self._cliques: dict[Neighbours, Counter[DomainId]] = {}  # how many of them have devices in each clique
-        self._fresh: dict[GroupSet, list[Turn]] = {}  # of sets that are gangs, those in the queue
-        self._batches: dict[GroupSet, Counter[int]] = {}  # the others, by batch
-        self._short: dict[GroupSet, dict[int, None]] = {}  # batches that lack some
-        self.left_sets = 0
+        self.sets = SetIndex()
         self._last = 0
         self.kept = KeptPlaces(inventory)
 
@@ -233,22 +184,12 @@ class Records:
         """The cliques in which others of its set have devices; of a set that is a gang, others of this batch. Of a gang
         that goes with another, that one's."""
         if gang.beside is not None and gang.beside.near and (partner := self.partner_of(gang)) is not None:
-            return _cliques_of(partner)
-        part_of = _set_of(gang)
+            return cliques_of(partner)
+        part_of = set_of(gang)
         if part_of is None:
             return frozenset()
-        found = self._cliques.get((part_of, batch) if part_of.size > 1 else part_of.id, Counter())
-        own = _cliques_of(gang) if gang.id in self.gangs and batch == gang.batch else frozenset()
-        return frozenset(clique for clique, count in found.items() if count > (clique in own))
-
-    def in_queue(self, part_of: GroupSet) -> Sequence[Turn]:
-        """The groups of a set that is a gang which have not started, in their order."""
-        return self._fresh.get(part_of, ())
-
-    def lacking(self, part_of: GroupSet) -> Collection[int]:
-        """The batches of a set that is a gang of which some have started, and not all: a coordinator was ended between
-        two of them, or one was lost."""
-        return self._short.get(part_of, {}).keys()
+        own = cliques_of(gang) if gang.id in self.gangs and batch == gang.batch else frozenset()
+        return self.sets.cliques_near(part_of, batch, own)
 
     # -- those past it
 
@@ -322,8 +263,8 @@ class Records:
             self._names[gang.namespace, gang.name] = gang.id
         for group in gang.groups:
             self.groups[group] = gang.id
-        if (part_of := _set_of(gang)) is not None:
-            self._list_in_set(gang, part_of, 1)
+        if (part_of := set_of(gang)) is not None:
+            self.sets.count(gang, part_of, 1)
         self._count(gang, 1)
 
     def _queue_of(self, gang: Gang) -> list[Turn]:
@@ -345,35 +286,9 @@ class Records:
             del self._names[gang.namespace, gang.name]
         for group in gang.groups:
             self.groups.pop(group, None)
-        if (part_of := _set_of(gang)) is not None:
-            self._list_in_set(gang, part_of, -1)
+        if (part_of := set_of(gang)) is not None:
+            self.sets.count(gang, part_of, -1)
         self._count(gang, -1)
-
-    def _list_in_set(self, gang: Gang, part_of: GroupSet, by: int) -> None:
-        """`by`: 1 to list it, -1 to have it listed no more."""
-        near: list[Neighbours] = [part_of.id] if part_of.size < 2 else [part_of.id, (part_of, gang.batch)]
-        for each in near:
-            _add(self._cliques, each, _cliques_of(gang), by)
-        if part_of.size < 2:
-            return
-        if not gang.waits:
-            _add(self._batches, part_of, (gang.batch,), by)
-            short = self._short.setdefault(part_of, {})
-            if self._batches.get(part_of, Counter())[gang.batch] % part_of.size:
-                short[gang.batch] = None
-            else:
-                short.pop(gang.batch, None)
-            if not short:
-                del self._short[part_of]
-            return
-        turns = self._fresh.setdefault(part_of, [])
-        if by > 0:
-            insort(turns, turn_of(gang))
-        else:
-            del turns[bisect_left(turns, turn_of(gang))]
-            self.left_sets += 1
-        if not turns:
-            del self._fresh[part_of]
 
     def _count(self, gang: Gang, by: int) -> None:
         self.stages[gang.times.stage] += by
@@ -387,78 +302,33 @@ class Records:
         """Raises AssertionError where an invariant does not hold. Scans everything: for tests."""
         gangs = list(self.gangs.values())
         waiting = [g for g in gangs if g.waits]
-        _same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
-        _same("queue", self._queue, sorted(turn_of(g) for g in waiting if g.ordinary is None))
-        _same("ordinary groups", self._ordinary, sorted(turn_of(g) for g in waiting if g.ordinary is not None))
+        same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
+        same("queue", self._queue, sorted(turn_of(g) for g in waiting if g.ordinary is None))
+        same("ordinary groups", self._ordinary, sorted(turn_of(g) for g in waiting if g.ordinary is not None))
         in_queues = [g for g in gangs if g.waits or g.unpaid]
-        _same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
-        _same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
-        _same("quotas", set(self._quotas), {g.id for g in gangs if g.quota is not None})
-        _same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
-        _same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
-        _same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
-        self._validate_sets(gangs)
-        _same("phases", +self.phases, Counter(g.history[-1].to for g in gangs if g.history))
-        _same("stages", +self.stages, Counter(g.times.stage for g in gangs))
-        _same("guesses", self.guesses, sum(g.runs_for is not None for g in gangs))
-        _same("notes", self.notes.keys(), self.gangs.keys())
-        _same(
+        same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
+        same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
+        same("quotas", set(self._quotas), {g.id for g in gangs if g.quota is not None})
+        same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
+        same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})
+        same("placement groups", self.groups, {group: g.id for g in gangs for group in g.groups})
+        self.sets.validate(gangs)
+        same("phases", +self.phases, Counter(g.history[-1].to for g in gangs if g.history))
+        same("stages", +self.stages, Counter(g.times.stage for g in gangs))
+        same("guesses", self.guesses, sum(g.runs_for is not None for g in gangs))
+        same("notes", self.notes.keys(), self.gangs.keys())
+        same(
             "what is held",
             {gang: self.inventory.allocation(gang) for gang in self.inventory.gangs},
             {g.id: g.holds for g in gangs if g.holds is not None} | self.kept.holding(),
         )
         given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
         for gang in gangs:
-            _validate_gang(gang)
+            validate_gang(gang)
             for grant in gang.holds.grants if gang.holds is not None else ():
                 other, whole = given.setdefault(grant.device, (gang.id, grant.alone))
                 if other != gang.id and (whole or grant.alone):
                     raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
-
-    def _validate_sets(self, gangs: Sequence[Gang]) -> None:
-        members = [(gang, part_of) for gang in gangs if (part_of := _set_of(gang)) is not None]
-        near: dict[Neighbours, Counter[DomainId]] = {}
-        batches: dict[GroupSet, Counter[int]] = {}
-        for gang, part_of in members:
-            for each in (part_of.id, (part_of, gang.batch)) if part_of.size > 1 else (part_of.id,):
-                _add(near, each, _cliques_of(gang), 1)
-            if part_of.size > 1 and not gang.waits:
-                _add(batches, part_of, (gang.batch,), 1)
-        _same("cliques of sets", self._cliques, near)
-        _same("batches", self._batches, batches)
-        short = {each: {batch for batch, n in found.items() if n % each.size} for each, found in batches.items()}
-        _same(
-            "short batches", {e: set(found) for e, found in self._short.items()}, {e: b for e, b in short.items() if b}
-        )
-        fresh = {part_of for gang, part_of in members if gang.waits and part_of.size > 1}
-        turns = {each: sorted(turn_of(g) for g, part_of in members if part_of == each and g.waits) for each in fresh}
-        _same("in the queue, by set", self._fresh, turns)
-
-
-def _validate_gang(gang: Gang) -> None:
-    if gang.unpaid and gang.allocation is not None:
-        raise AssertionError(f"gang {gang.id} holds what nobody pays for")
-    if gang.allocation is not None:
-        counts = [len(placed.grants) for placed in gang.allocation.bundles]
-        _same(f"devices of gang {gang.id}", counts, [bundle.count for bundle in gang.request.bundles])
-    if gang.reshape is not None:
-        wrong = sense_of_reshape(gang.reshape, gang.shape, gang.id, gang.moves)
-        _same(f"the change of gang {gang.id}'s shape", wrong, "")
-        held = {grant.device for grant in gang.reshape.holds.grants}
-        for shape in (gang.reshape.leaves, gang.reshape.comes):
-            lacking = {grant.device for grant in shape.allocation.grants} - held
-            _same(f"GPUs of a shape of gang {gang.id} that are not held", lacking, set())
-    if not gang.history:
-        raise AssertionError(f"gang {gang.id} has no history")
-    for before, change in zip(gang.history, gang.history[1:], strict=False):
-        _same(f"history of gang {gang.id}", change.was, before.to)
-        if before.to is not change.to and (before.to, change.to) not in ARROWS:
-            raise AssertionError(f"gang {gang.id}: no arrow leads from {before.to} to {change.to}: {change.why}")
-
-
-def _same(what: str, found: object, scanned: object) -> None:
-    if found != scanned:
-        raise AssertionError(f"{what}: {found} is kept, and {scanned} is so")
 
 
 def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:
@@ -466,29 +336,3 @@ def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:
     for gang in waiting:
         found.setdefault(gang.owner, set()).add(gang.id)
     return found
-
-
-def _set_of(gang: Gang) -> GroupSet | None:
-    """The set that a living ordinary placement group is of."""
-    return gang.ordinary.part_of if gang.ordinary is not None and not gang.releasing else None
-
-
-def _cliques_of(gang: Gang) -> frozenset[DomainId]:
-    """The cliques in which it has devices."""
-    grants = gang.allocation.grants if gang.allocation is not None else ()
-    return frozenset(grant.clique for grant in grants if grant.clique is not None)
-
-
-def _add(counts: dict[K, Counter[V]], key: K, values: Iterable[V], by: int) -> None:
-    """What is counted no more is not kept."""
-    found = counts.setdefault(key, Counter())
-    for value in values:
-        found[value] += by
-        if not found[value]:
-            del found[value]
-    if not found:
-        del counts[key]
-
-
-def turn_of(gang: Gang) -> Turn:
-    return (-gang.request.priority, gang.sequence, gang.id)

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs import records
+from ray_dra.core.gangs import records, set_index
 from ray_dra.core.gangs.actions import MakeGroup, Save
 from ray_dra.core.gangs.events import JobsSeen, NextTurn, ReleaseAsked, Submitted, WorkersProgressed
 from ray_dra.core.gangs.gang import Gang, GroupSet, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
-from ray_dra.core.gangs.records import Turn
 from ray_dra.core.gangs.sets import place_near, place_together
+from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import ANYWHERE, Locality
 from ray_dra.core.model.request import Strategy
@@ -293,14 +293,14 @@ def test_to_wait_for_the_rest_of_a_large_set_costs_little(monkeypatch: pytest.Mo
     """All that had come were sorted at each arrival and each turn."""
     world, looked, count = world_of(a=1), 0, 300
     world.engine.validate = lambda: None  # type: ignore[method-assign]
-    turn = records.turn_of
 
     def counted(gang: Gang) -> Turn:
         nonlocal looked
         looked += 1
-        return turn(gang)
+        return turn_of(gang)
 
-    monkeypatch.setattr(records, "turn_of", counted)
+    for module in (records, set_index):
+        monkeypatch.setattr(module, "turn_of", counted)
     for number in range(1, count + 1):
         world.ordinary(1, number=number, locality=ONE, part_of=GroupSet("s", 10_000))
     serve(world)

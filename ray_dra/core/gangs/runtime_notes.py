@@ -1,0 +1,45 @@
+"""What is known of a gang besides its record. Neighbours: `records.py` has one for each gang."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ray_dra.core.gangs.backfill import Reservation
+from ray_dra.core.gangs.progress import Progress
+from ray_dra.core.gangs.quota import Answer
+from ray_dra.core.model.shortfall import Shortfall
+
+
+@dataclass
+class RuntimeNotes:
+    """What is known of a gang besides its record; a restart may forget it.
+
+    Attributes:
+        since: when it was last planned or came a step further, or was seen after a restart.
+        progress: how far its workers are.
+        refused: why it waits.
+        ending: its workers are being given back.
+        could_start: since when it waits only for what it prefers.
+        registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
+        answer: what the queue said last while the gang waited for it.
+        faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given
+            back: was when it was last seen.
+        evicted: when that was first seen to have taken back what a running gang has, and why.
+        amiss: since when each thing of it is lost that may be back by itself.
+        no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
+        reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
+            programs guess.
+    """
+
+    since: float
+    progress: Progress
+    refused: tuple[Shortfall, ...] = ()
+    ending: bool = False
+    could_start: float | None = None
+    registered: bool = False
+    answer: Answer | None = None
+    evicted: tuple[float, str] | None = None
+    reservation: Reservation | None = None
+    faulted: bool = False
+    no_place: int = -1
+    amiss: dict[str, float] = field(default_factory=dict)
