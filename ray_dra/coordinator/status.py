@@ -9,7 +9,6 @@ from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.foreign_work import ForeignWork
 from ray_dra.coordinator.gang_store import GangStore
 from ray_dra.coordinator.observer import Observer
-from ray_dra.core.gangs.admission import Standing, behind, standing
 from ray_dra.core.gangs.gang import Change, Gang, made_here
 from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.notice import Notice
@@ -17,6 +16,7 @@ from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import StageTimes
+from ray_dra.core.gangs.standing import Standing, behind, standing
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import text
 from ray_dra.core.model.request import GangRequest

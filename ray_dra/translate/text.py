@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
-from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.gang import Change
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import READY, StageTimes
+from ray_dra.core.gangs.standing import Standing
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.device_selector import DeviceCriteria, Selector

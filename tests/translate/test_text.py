@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.gangs.admission import Standing
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import StageTimes
+from ray_dra.core.gangs.standing import Standing
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest

@@ -29,11 +29,13 @@ from ray_dra.core.gangs.patience import in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.quota import Quota, paid, wanting
 from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.refusals import name_taken, no_answer, refusal
 from ray_dra.core.gangs.sets import place_near, place_together
+from ray_dra.core.gangs.standing import behind
 from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
-from ray_dra.errors import InvalidRequest, NameTaken, RayDraError, UnsatisfiableError, unsatisfiable
+from ray_dra.errors import RayDraError, UnsatisfiableError, unsatisfiable
 
 MOST_WAITING = 10_000
 """Gangs of one program in the queue: far more than a program can mean, and so few that what they cost everybody (a few
@@ -102,9 +104,9 @@ class Admission:
         """The answer to a new gang. `wait`: it may wait in the queue; `looked`: this is asked again, after another look
         at the world, because the first answer was Wait."""
         if self.records.named(gang.name, gang.namespace) is not None:
-            return Refuse(_name_taken(gang))
+            return Refuse(name_taken(gang))
         if gang.quota is not None and (size_of(gang) > 1 or not wait):
-            return Refuse(_no_answer(gang.quota.queue, together=size_of(gang) > 1))
+            return Refuse(no_answer(gang.quota.queue, together=size_of(gang) > 1))
         if size_of(gang) > 1:  # it starts with the others of its set, in its turn
             return self._pending(gang, self._lacks_groups(gang), None, now)
         kept = self._on_kept_place(gang)
@@ -388,67 +390,6 @@ def _asked(gang: Gang, *, together: bool) -> object:
         return part_of
     bound = part_of if size_of(gang) > 1 else None
     return bound, request.bundles, request.locality, request.strategy, request.exclude
-
-
-def behind(records: Records, gang: Gang) -> Shortfall | None:
-    """That others come before a gang in the queue, as it is now; None where nobody does."""
-    ahead, first = records.ahead(gang), records.first
-    if not ahead or first is None:
-        return None
-    return short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a gang stands in the queue.
-
-    Attributes:
-        ahead: gangs that wait before it.
-        starts: when it starts at the latest if running gangs end as their programs guess, in seconds since 1970; None:
-            nobody can tell, or others wait before it.
-        after: names of gangs that have ended by then, and have something that it needs.
-        guessed: its program has said how long it runs.
-    """
-
-    ahead: int
-    starts: float | None = None
-    after: tuple[str, ...] = ()
-    guessed: bool = False
-
-
-def standing(records: Records, gang: Gang) -> Standing | None:
-    """Where a gang stands; None for one that is not in the queue, or holds up nobody there."""
-    if not gang.waits or gang.ordinary is not None:
-        return None
-    ahead, reservation = records.ahead(gang), records.notes[gang.id].reservation
-    if ahead or reservation is None:
-        return Standing(ahead, guessed=gang.runs_for is not None)
-    named = (records.gangs[other].name or other for other in reservation.after if other in records.gangs)
-    return Standing(0, reservation.at, tuple(named), gang.runs_for is not None)
-
-
-def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
-    """A no as an error."""
-    return unsatisfiable(f"{reason} {answer}", answer.shortfalls)
-
-
-def _name_taken(gang: Gang) -> NameTaken:
-    return NameTaken(
-        f"A gang named {gang.name!r} exists already; choose another name or remove that one.",
-        place=f"namespace {gang.namespace}",
-        wanted=gang.name,
-    )
-
-
-def _no_answer(queue: str, *, together: bool) -> InvalidRequest:
-    """To what a queue outside cannot be asked."""
-    if together:
-        said = (
-            "A queue admits one after the other, so half of a set that is one gang could wait for ever with its quota."
-        )
-        return InvalidRequest(said, place=f"the queue {queue}", wanted="a set of ordinary groups as one gang")
-    said = "Nobody can say at once whether a gang that is paid from a queue can start: leave out wait=False."
-    return InvalidRequest(said, place=f"the queue {queue}", wanted="wait=False")
 
 
 def _crowd(waiting: int) -> UnsatisfiableError:

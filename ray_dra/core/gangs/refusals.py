@@ -1,0 +1,31 @@
+"""The errors with which a gang is refused. Neighbours: `admission.py` says when."""
+
+from __future__ import annotations
+
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError, unsatisfiable
+
+
+def refusal(reason: str, answer: Unsatisfiable) -> UnsatisfiableError:
+    """A no as an error."""
+    return unsatisfiable(f"{reason} {answer}", answer.shortfalls)
+
+
+def name_taken(gang: Gang) -> NameTaken:
+    return NameTaken(
+        f"A gang named {gang.name!r} exists already; choose another name or remove that one.",
+        place=f"namespace {gang.namespace}",
+        wanted=gang.name,
+    )
+
+
+def no_answer(queue: str, *, together: bool) -> InvalidRequest:
+    """To what a queue outside cannot be asked."""
+    if together:
+        said = (
+            "A queue admits one after the other, so half of a set that is one gang could wait for ever with its quota."
+        )
+        return InvalidRequest(said, place=f"the queue {queue}", wanted="a set of ordinary groups as one gang")
+    said = "Nobody can say at once whether a gang that is paid from a queue can start: leave out wait=False."
+    return InvalidRequest(said, place=f"the queue {queue}", wanted="wait=False")
