@@ -39,7 +39,8 @@ def work(config: dict[str, Any]) -> None:
     assert total.item() == sum(range(WORKERS))
     node = ray.get_runtime_context().get_node_id()
     labels = next(n["Labels"] for n in ray.nodes() if n["NodeID"] == node)
-    domain, gpus = labels.get("ray.io/gpu-domain", ""), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    domain = labels.get("ray.io/gpu-domain", "")
+    gpus = ",".join(map(str, ray.get_gpu_ids()))  # its own: CUDA shows a rank those of all ranks on its node
     ray.get(config["seen"].say.remote(torch.distributed.get_rank(), domain, gpus))
 
 
