@@ -62,6 +62,11 @@ class Rank:
         return ray_dra.get_notice(timeout)
 
 
+def health() -> list[Health]:
+    """Of all devices on nodes that are ready."""
+    return [device.health for node in ray_dra.topology().nodes.values() if node.ready for device in node.devices]
+
+
 def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_handle(free: LocalCluster) -> None:
     with ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique(), on_fault="restart", grace=2) as gang:
         for count, fault in enumerate(["XID 79", "its raylet dead"]):
@@ -90,8 +95,13 @@ def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_
             assert gang.placement_group != group
             assert gang.allocation is not None
             assert not set(placed.nodes) & set(gang.allocation.nodes)
-            free.machine(node).heal() if fault == "XID 79" else free.add_node(node)
-            eventually(lambda: all(each.ready for each in ray_dra.topology().nodes.values()), 60)
+            if fault == "XID 79":
+                free.machine(node).lose(0)  # a reset: the GPU comes back without its XID
+                eventually(lambda: Health.GONE in health(), 30)
+                free.machine(node).heal()
+            else:
+                free.add_node(node)
+            eventually(lambda: health() == [Health.OK] * 16, 60)
 
 
 def test_a_killed_coordinator_is_back_in_two_seconds(free: LocalCluster) -> None:
