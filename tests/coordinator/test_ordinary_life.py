@@ -177,6 +177,42 @@ def test_a_coordinator_killed_at_any_write_goes_on(place: str, after: bool, ends
         world.end_of_all()
 
 
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", [0, 1])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("held", [False, True], ids=["waits", "has its place"])
+def test_a_release_that_nobody_sends_again_is_done_or_not_begun(
+    held: bool, place: str, write: int, after: bool
+) -> None:
+    """Its program has ended by then, or another asked. What is made in Ray only to be removed is never taken for the
+    group that was waited for: its GPUs would be nobody's."""
+    world = MortalWorld()
+    world.make(1, *EVERYTHING)
+    group = world.make(2, 4)
+    if held:
+        world.remove(f"{1:036x}")
+        world.make(3, *EVERYTHING)
+    world.die_at(place, write, after=after)
+    try:
+        world.coordinator.release(group)
+    except Crash:
+        world.restart()
+    for left in PLACES:
+        world.die_at(left, None, after=False)
+    if held:
+        world.turn(KEPT_SECONDS + 5)
+        assert group in world.coordinator.gangs or world.ray.groups[f"{3:036x}"].state == "CREATED"
+    else:
+        world.remove(f"{1:036x}")
+        world.turn(5)
+    if group in world.coordinator.gangs:  # as if nobody had asked
+        assert world.ray.groups[group].state == "CREATED"
+        world.remove(group)
+    if held:
+        world.remove(f"{3:036x}")
+    world.end_of_all()
+
+
 class Life(RuleBasedStateMachine):
     """All of it in any order."""
 

@@ -30,14 +30,15 @@ class Ends:
         registered = bool(gang.group) and self.recording.notes(gang).registered
         unknown = made_here(gang) and not registered and (gang.ordinary is not None or gang.group is not None)
         buried: list[Action] = [BuryGroup(gang.id)] if unknown else []
-        if not _made(gang):
-            return [*buried, Drop(gang.id, why)]  # it held nothing
         actions: list[Action] = []
-        # Without workers to undo, a placement group that is gone is record enough for a coordinator that starts again.
-        if failed or (not gang.releasing and (gang.group is None or self.own_workers)):
+        # Without workers to undo, a placement group that is gone is record enough for a coordinator that starts again;
+        # not so where one is made to be removed, which it would take for the gang's own if it died in between.
+        if failed or (not gang.releasing and (buried or (_made(gang) and (gang.group is None or self.own_workers)))):
             actions = self.recording.save(
                 replace(gang, releasing=True, failed=why if failed else gang.failed), why, now
             )
+        if not _made(gang):
+            return [*actions, *buried, Drop(gang.id, why)]  # it held nothing
         return [*actions, *buried, *map(RemoveGroup, gang.groups), EndWorkers(gang.id, why)]
 
     def workers_left(self, gang: Gang, event: WorkersLeft, now: Moment) -> list[Action]:
