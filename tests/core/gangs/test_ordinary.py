@@ -136,7 +136,7 @@ def test_whoever_waits_for_a_group_that_is_removed_before_ray_has_it_hears_so() 
     world = World(nodes=1)
     world.ordinary(4, number=1)
     waits = world.ordinary(4, number=2)
-    assert kinds(world.act(ReleaseAsked(waits))) == [Save, BuryGroup, Drop]
+    assert kinds(world.act(ReleaseAsked(waits))) == [Save, Note, BuryGroup, Drop]
     assert world.ray[waits] == "REMOVED"
     registered = f"{1:036x}"
     assert kinds(world.act(ReleaseAsked(registered)))[:2] == [RemoveGroup, EndWorkers]
