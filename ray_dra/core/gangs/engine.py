@@ -51,7 +51,7 @@ from ray_dra.core.gangs.quota_answers import QuotaAnswers
 from ray_dra.core.gangs.record_sense import is_group
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.records import Records
-from ray_dra.core.gangs.reshape import fall_back, next_turn
+from ray_dra.core.gangs.reshape import fall_back, next_reshape_step
 from ray_dra.core.gangs.reshaping import Reshaping
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import PlaceKind
@@ -171,8 +171,8 @@ class Engine:
         self.recording.notes(gang).registered = True
         if gang.releasing or not (event.removed or event.refused):
             return []
-        if event.refused and (turn := fall_back(gang, event.refused)) is not None:
-            return self.reshaping.take_turn(gang, turn, Observed(), now)
+        if event.refused and (back := fall_back(gang, event.refused)) is not None:
+            return self.reshaping.take_step(gang, back, Observed(), now)
         if event.refused:
             return self.ends.give_back(gang, event.refused, now, failed=True)
         return self.ends.give_back(gang, "its placement group was removed", now)
@@ -198,8 +198,8 @@ class Engine:
             return []
         if gang.replacing:
             return self.faults.replacement_failed(gang, progress.failed, now)
-        if (turn := fall_back(gang, cut(progress.failed, MOST_BYTES))) is not None:
-            return self.reshaping.take_turn(gang, turn, Observed(provisioned=False), now)
+        if (back := fall_back(gang, cut(progress.failed, MOST_BYTES))) is not None:
+            return self.reshaping.take_step(gang, back, Observed(provisioned=False), now)
         if progress.final or not (progress.gave_way or may_move(gang)):
             return self.ends.give_back(gang, progress.failed, now, failed=True)
         return self.elsewhere.plan_elsewhere(
@@ -219,7 +219,7 @@ class Engine:
         if due and seen.provisioned and seen.owner_alive:
             return [*noted, *left, *self.starts.register(gang, "its workers are there", now), Tell(gang.id)]
         if gang.reshape is not None and not gang.releasing:
-            actions = self.reshaping.take_turn(gang, next_turn(gang, seen, now.wall), seen, now)
+            actions = self.reshaping.take_step(gang, next_reshape_step(gang, seen, now.wall), seen, now)
             return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
         step, why = next_step(gang, seen, own_workers=self.own_workers)
         said = notes.progress.said

@@ -33,7 +33,7 @@ from ray_dra.errors import GangGone, InvalidRequest, RayDraError, unsatisfiable
 NOTICE = "its program changes its shape"
 
 
-class Turn(NamedTuple):
+class ReshapeStep(NamedTuple):
     """What is next in a change of shape: the record as it is to be, or (None) the gang is given back."""
 
     gang: Gang | None
@@ -97,39 +97,39 @@ def next_allocation(
     return answer._replace(epoch=held.epoch, counters=counters, renewed=held.renewed, numbered=numbered)
 
 
-def next_turn(gang: Gang, seen: Observed, wall: float) -> Turn | None:
+def next_reshape_step(gang: Gang, seen: Observed, wall: float) -> ReshapeStep | None:
     """What is next in the gang's change of shape; None: it waits. `wall`: the Unix time."""
     change = gang.reshape
     if change is None:
         return None
     if not seen.owner_alive and not gang.detached:
-        return Turn(None, "its program has ended")
+        return ReshapeStep(None, "its program has ended")
     if gang.group is not None and seen.group_state == "ABSENT":
-        return Turn(None, "its placement group was removed")
+        return ReshapeStep(None, "its placement group was removed")
     if change.stage is ReshapeStage.DRAINS:
         return _drained(gang, change, seen, wall)
     if gang.group is not None and seen.placed_once:
         why = "its next shape is there" if change.stage is ReshapeStage.COMES else "its old shape is there again"
-        return Turn(_done(gang, seen, change.why), why)
+        return ReshapeStep(_done(gang, seen, change.why), why)
     if gang.group is None and seen.provisioned and seen.held_for > HOLD_SECONDS:
         return fall_back(gang, f"nobody made its placement group within {HOLD_SECONDS:.0f} s")
     if gang.group is not None and seen.group_state == "PENDING" and seen.held_for > change.timeout:
         why = f"Ray did not place it within {change.timeout:g} s"
         if seen.lost:  # of GPUs that the old shape needs, too
-            return Turn(None, f"{_so_far(change)}{why}: {'; '.join(seen.lost)}", failed=True)
+            return ReshapeStep(None, f"{_so_far(change)}{why}: {'; '.join(seen.lost)}", failed=True)
         return fall_back(gang, why)
     return None
 
 
-def fall_back(gang: Gang, why: str) -> Turn | None:
+def fall_back(gang: Gang, why: str) -> ReshapeStep | None:
     """The shape that was to come cannot: the old one returns; and where that cannot either, all is given back."""
     change = gang.reshape
     if change is None or change.stage is ReshapeStage.DRAINS:
         return None
     if change.stage is ReshapeStage.RETURNS:
-        return Turn(None, f"{_so_far(change)}its old shape: {why}", failed=True)
+        return ReshapeStep(None, f"{_so_far(change)}its old shape: {why}", failed=True)
     back = replace(change, stage=ReshapeStage.RETURNS, why=why)
-    return Turn(_in_shape(gang, back), f"its old shape returns: {why}")
+    return ReshapeStep(_in_shape(gang, back), f"its old shape returns: {why}")
 
 
 def stay_in_shape(gang: Gang, why: str) -> Gang:
@@ -204,17 +204,17 @@ def _refused(gang: Gang, request: GangRequest, seen: Observed) -> RayDraError | 
     return None
 
 
-def _drained(gang: Gang, change: Reshape, seen: Observed, wall: float) -> Turn | None:
+def _drained(gang: Gang, change: Reshape, seen: Observed, wall: float) -> ReshapeStep | None:
     """The old shape goes once no work of it has a GPU, or the grace time is over."""
     if seen.lost:
         why = f"a part of it is lost: {'; '.join(seen.lost)}"
-        return Turn(stay_in_shape(gang, why), f"its shape stays: {why}")
+        return ReshapeStep(stay_in_shape(gang, why), f"its shape stays: {why}")
     if seen.group_state != "CREATED":
         return None
     if seen.busy and wall < change.until:
         return None
     why = "its grace time is over" if seen.busy else "its work has ended"
-    return Turn(_in_shape(gang, replace(change, stage=ReshapeStage.COMES)), f"its next shape comes: {why}")
+    return ReshapeStep(_in_shape(gang, replace(change, stage=ReshapeStage.COMES)), f"its next shape comes: {why}")
 
 
 def _in_shape(gang: Gang, change: Reshape) -> Gang:

@@ -1,4 +1,4 @@
-"""A change of shape: it begins, and goes on turn by turn.
+"""A change of shape: it begins, and goes on step by step.
 
 Neighbours: `reshape.py` says which shape may come, and what is next; here it becomes actions.
 """
@@ -14,7 +14,7 @@ from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.recording import Recording
-from ray_dra.core.gangs.reshape import Turn, begin_reshape, reshape_notice
+from ray_dra.core.gangs.reshape import ReshapeStep, begin_reshape, reshape_notice
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.errors import RayDraError
 
@@ -55,18 +55,18 @@ class Reshaping:
         told = [] if begun.notice is None else [TellNotice(gang.id, begun.notice)]
         return [*noted, *saved, *told, Tell(gang.id)]
 
-    def take_turn(self, gang: Gang, turn: Turn | None, seen: Observed, now: Moment) -> list[Action]:
+    def take_step(self, gang: Gang, step: ReshapeStep | None, seen: Observed, now: Moment) -> list[Action]:
         """What is next in a change of shape: the record first, then the placement group that it leaves. The next one
         is made at once where it can be: so Ray, which has no taints, has it before others' work."""
-        if turn is None:
+        if step is None:
             return []
-        if turn.gang is None:
-            return self.ends.give_back(gang, turn.why, now, failed=turn.failed)
-        if turn.gang.group is not None:
-            forgotten = [DeleteMap(group) for group in gang.groups if group not in turn.gang.groups]
-            return [*self.recording.save(turn.gang, turn.why, now, seen=seen), *forgotten]
+        if step.gang is None:
+            return self.ends.give_back(gang, step.why, now, failed=step.failed)
+        if step.gang.group is not None:
+            forgotten = [DeleteMap(group) for group in gang.groups if group not in step.gang.groups]
+            return [*self.recording.save(step.gang, step.why, now, seen=seen), *forgotten]
         self.recording.notes(gang).registered = False
-        if made_here(turn.gang) and self.records.begins.ready:
-            return self.starts.register(turn.gang, turn.why, now, left=gang.group)
+        if made_here(step.gang) and self.records.begins.ready:
+            return self.starts.register(step.gang, step.why, now, left=gang.group)
         left: list[Action] = [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []
-        return [*self.recording.save(turn.gang, turn.why, now), *left]
+        return [*self.recording.save(step.gang, step.why, now), *left]
