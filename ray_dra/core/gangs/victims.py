@@ -1,0 +1,364 @@
+"""Which running gangs end for another: the cheapest set of those that may be taken, never one more than needed. Pure.
+
+    a set's cost: its highest rank; then the work lost; then devices; then gangs
+
+Who may be taken, and at what price, is the caller's: `preemption.py` takes gangs of a lower priority. Up to ALL_SETS_OF
+gangs the cheapest of all sets is found. Of more, where the request wants one clique, those of one clique after the
+other are looked at, the clique with the lowest bound of the cost first; else all of them. Where so few are to choose
+from there, again the cheapest of all sets is found; else as few leave, the cheapest first, as are enough, and then each
+returns, the dearest first, without whom the request fits as well. Two orders are tried: by what a gang costs for each
+of its devices, and by what the gangs of a node cost together.
+
+Neighbours: `preemption.py` asks for the coordinator, `benchmarks/preemption.py` times it; `core.explain.whatif` names
+who could leave to a program that was refused, by priority and devices alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+from ray_dra.core.cluster.clique_state import CLIQUE, CliqueState
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import exclusive_key
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.model.shortfall import Unsatisfiable
+
+Answer = Allocation | Unsatisfiable
+Rank = tuple[int, ...]
+
+ALL_SETS_OF = 10
+"""Up to so many gangs every set of them is tried."""
+MOST_PLANS = 400
+"""So often is the request planned in one search. What is not found by then is not taken."""
+
+MANY = 64
+"""Of more gangs than these, those are left first who have nothing where the request lies: each return is a plan."""
+
+
+class Price(NamedTuple):
+    """What it costs to take a gang.
+
+    Attributes:
+        rank: compared first, by the highest of a set, e.g. the priority.
+        lost: work that is lost with it, in GPU seconds.
+        devices: that it has.
+    """
+
+    rank: Rank
+    lost: int
+    devices: int
+
+
+Prices = Mapping[str, Price]
+
+
+class Cost(NamedTuple):
+    """Of a set of gangs; the smaller is the better."""
+
+    rank: Rank
+    lost: int
+    devices: int
+    gangs: int
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """Who ends, by name, and what the other gang gets once they have ended."""
+
+    gangs: tuple[str, ...]
+    allocation: Allocation
+
+
+def cost_of(prices: Prices, gangs: Iterable[str]) -> Cost:
+    names = tuple(sorted(gangs))
+    each = [prices[gang] for gang in names]
+    rank = max((price.rank for price in each), default=())
+    return Cost(rank, sum(p.lost for p in each), sum(p.devices for p in each), len(names), names)
+
+
+def cheapest_victims(
+    inventory: Inventory,
+    request: GangRequest,
+    prices: Prices,
+    place: Callable[[], Answer],
+    *,
+    all_sets_of: int = ALL_SETS_OF,
+    most_plans: int = MOST_PLANS,
+) -> Victims | None:
+    """The cheapest set of these gangs without which the request fits; None: there is none, or none was found in time.
+
+    The inventory is as it was afterwards.
+
+    Args:
+        prices: those who may be taken; all of them hold devices, and no parts of GPUs (`backfill.can_leave`).
+        place: `plan` for the request on the inventory as it is at that moment.
+    """
+    if not prices:
+        return None
+    search = _Search(inventory, request, prices, place, all_sets_of, most_plans)
+    try:
+        return search.best()
+    finally:
+        search.all_back()
+
+
+class _Scope(NamedTuple):
+    """Gangs to choose from.
+
+    Attributes:
+        clique: that they have devices of; None: they are all.
+        devices: that each has there.
+        least: the lowest rank and lost work that a set of them can have.
+    """
+
+    clique: CliqueState | None
+    devices: Mapping[str, int]
+    least: tuple[Rank, int]
+
+
+class _Search:
+    """One search: gangs leave and return until the cheapest set is known."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        request: GangRequest,
+        prices: Prices,
+        place: Callable[[], Answer],
+        all_sets_of: int,
+        most_plans: int,
+    ) -> None:
+        self._inventory, self._prices, self._place = inventory, prices, place
+        self._all_sets_of, self._left = all_sets_of, most_plans
+        self._wanted = request.whole_devices
+        self._one_clique = request.locality.cliques == 1 and request.locality.segment is None
+        self._wants_cliques = request.locality.within_cliques
+        self._gone: dict[str, Allocation] = {}
+        self._changes = inventory.changes
+        self._countable = _countable(inventory, prices)
+
+    # -- the inventory without some gangs
+
+    def all_back(self) -> None:
+        self._without(())
+        self._inventory.changes = self._changes  # nothing has, for those who remember what they found
+
+    def _without(self, gangs: Collection[str]) -> None:
+        """Exactly these gangs are away."""
+        wanted = set(gangs)
+        for gang in [gang for gang in self._gone if gang not in wanted]:
+            self._inventory.hold(self._gone.pop(gang))
+        for gang in gangs:
+            if gang not in self._gone:
+                held = self._inventory.allocation(gang)
+                assert held is not None
+                self._inventory.release(gang)
+                self._gone[gang] = held
+
+    def _fits_without(self, gangs: Collection[str], clique: CliqueState | None = None) -> Allocation | None:
+        """Where the request fits without these gangs. `clique`: the one in which it would have to."""
+        self._without(gangs)
+        if self._countable:
+            free = self._inventory.free_devices if clique is None else clique.free
+            if free < self._wanted:
+                return None
+        if self._left <= 0:
+            return None
+        self._left -= 1
+        answer = self._place()
+        return answer if isinstance(answer, Allocation) else None
+
+    # -- which set
+
+    def best(self) -> Victims | None:
+        if len(self._prices) <= self._all_sets_of:
+            return self._every_set(sorted(self._prices), None, None)
+        found: Victims | None = None
+        for scope in self._scopes():
+            if found is not None and scope.least > self._cost(found)[:2]:
+                break  # they come in this order
+            found = self._cheaper(scope, found)
+        return found or self._cheaper(self._all_together(), None)
+
+    def _cost(self, found: Victims) -> Cost:
+        return cost_of(self._prices, found.gangs)
+
+    def _cheaper(self, scope: _Scope, found: Victims | None) -> Victims | None:
+        """A cheaper set of a scope's gangs than what was found so far, or that."""
+        order = sorted(self._orders(list(scope.devices), scope)[-1], key=lambda gang: self._prices[gang].rank)
+        enough = self._shortest(order, scope)
+        if enough is None:
+            return found
+        rank = self._prices[enough[-1]].rank  # the highest of them, and no set has a lower one
+        if found is not None and rank > self._cost(found).rank:
+            return found
+        allowed = [gang for gang in order if self._prices[gang].rank <= rank]
+        if len(allowed) <= self._all_sets_of:
+            return self._every_set(allowed, found, scope.clique) or found
+        for tried in self._orders(allowed, scope):
+            shortest = self._shortest(tried, scope)
+            better = self._return(shortest, scope) if shortest is not None else None
+            if better is not None and (found is None or self._cost(better) < self._cost(found)):
+                found = better
+        return found
+
+    def _every_set(self, gangs: Sequence[str], found: Victims | None, clique: CliqueState | None) -> Victims | None:
+        """The cheapest of all sets of these gangs that is cheaper than what was found; None where none is.
+
+        In the order of cost. Of a set that is not enough, more leave as long as that is not enough either: one of those
+        that are left has to be in every set that is.
+        """
+        if self._fits_without(gangs, clique) is None:
+            return None
+        limit = self._cost(found) if found is not None else None
+        costs = (cost_of(self._prices, each) for n in range(1, len(gangs) + 1) for each in combinations(gangs, n))
+        one_of_each: list[frozenset[str]] = []
+        for cost in sorted(cost for cost in costs if limit is None or cost < limit):
+            if any(each.isdisjoint(cost.names) for each in one_of_each):
+                continue
+            answer = self._fits_without(cost.names, clique)
+            if answer is not None:
+                return Victims(cost.names, answer)
+            away = list(cost.names)
+            for gang in gangs:
+                if gang not in away and self._fits_without([*away, gang], clique) is None:
+                    away.append(gang)
+            if self._left <= 0:
+                return None
+            one_of_each.append(frozenset(gangs) - frozenset(away))
+        return None
+
+    def _shortest(self, order: Sequence[str], scope: _Scope) -> list[str] | None:
+        """As few of these as are enough, from the first on; None: all of them are not."""
+        low, high = 1, 1
+        while self._fits_without(order[:high], scope.clique) is None:
+            if high == len(order):
+                return None
+            low, high = high + 1, min(2 * high, len(order))
+        while low < high:
+            middle = (low + high) // 2
+            if self._fits_without(order[:middle], scope.clique) is None:
+                low = middle + 1
+            else:
+                high = middle
+        return list(order[:high])
+
+    def _return(self, order: Sequence[str], scope: _Scope) -> Victims | None:
+        """All leave; then, from the last on, each returns without whom the request fits as well."""
+        away = dict.fromkeys(order)
+        answer = self._fits_without(away, scope.clique)
+        if answer is not None and len(away) > MANY:
+            away, answer = self._only_where_it_lies(away, answer, scope)
+        for gang in reversed(list(away)) if answer is not None else ():
+            del away[gang]
+            fewer = self._fits_without(away, scope.clique)
+            if fewer is None:
+                away[gang] = None
+            else:
+                answer = fewer
+            if self._left <= 0:
+                return None  # somebody could be among them who is not needed
+        return Victims(tuple(sorted(away)), answer) if answer is not None else None
+
+    def _only_where_it_lies(
+        self, away: dict[str, None], answer: Allocation, scope: _Scope
+    ) -> tuple[dict[str, None], Allocation]:
+        """Those alone that have something of the nodes on which the request lies, if that is enough."""
+        nodes = set(answer.nodes)
+        there = {gang: None for gang in away if not nodes.isdisjoint(self._gone[gang].nodes)}
+        fewer = self._fits_without(there, scope.clique)
+        return (there, fewer) if fewer is not None else (away, answer)
+
+    # -- in which order
+
+    def _dear(self, gang: str, scope: _Scope) -> tuple[float, int, str]:
+        """How much a gang costs for what it has here."""
+        price, here = self._prices[gang], max(scope.devices[gang], 1)
+        return price.lost / here, price.devices - here, gang
+
+    def _orders(self, gangs: Sequence[str], scope: _Scope) -> list[list[str]]:
+        """In which gangs may leave: the cheapest first for what it has here; and those of the cheapest nodes first, and
+        where the request wants cliques, of the cheapest cliques: one gang that stays on a node, or in a clique, may
+        keep all of it from the request. The first is left out where it would free all cliques but a part of each."""
+        self._without(())
+        states = scope.clique.node_states if scope.clique is not None else self._inventory.node_states.values()
+        keys = [self._cheapest(state.tenants for state in states)]
+        several = scope.clique is None and self._wants_cliques
+        if several:
+            cliques = self._inventory.clique_states.values()
+            keys.insert(0, self._cheapest(_devices_in(clique, self._prices) for clique in cliques))
+        last: tuple[Rank, int] = (), 0
+        alone = sorted(gangs, key=lambda gang: self._dear(gang, scope))
+        places = sorted(alone, key=lambda gang: [key.get(gang, last) for key in keys])
+        return [places] if several and len(gangs) > MANY else [alone, places]
+
+    def _cheapest(self, places: Iterable[Iterable[str]]) -> dict[str, tuple[Rank, int]]:
+        """Of each gang, what all gangs of a place cost together: of the cheapest place where it has something."""
+        found: dict[str, tuple[Rank, int]] = {}
+        for there in places:
+            each = {gang: self._prices[gang] for gang in there if gang in self._prices}
+            if each:
+                total = max(price.rank for price in each.values()), sum(price.lost for price in each.values())
+                for gang in each:
+                    found[gang] = min(found.get(gang, total), total)
+        return found
+
+    # -- where to look
+
+    def _scopes(self) -> Iterator[_Scope]:
+        """Where the request wants one clique, those that could hold it, the lowest bound first."""
+        found: list[tuple[tuple[Rank, int], str, _Scope]] = []
+        for clique in self._inventory.clique_states.values() if self._one_clique else ():
+            if clique.kind == CLIQUE and clique.size >= self._wanted:
+                devices = _devices_in(clique, self._prices)
+                least = self._least(devices, clique.free) if self._countable else ((), 0)
+                if devices and least is not None:
+                    found.append((least, clique.key, _Scope(clique, devices, least)))
+        return (scope for *_, scope in sorted(found, key=lambda each: each[:2]))
+
+    def _all_together(self) -> _Scope:
+        return _Scope(None, {gang: price.devices for gang, price in self._prices.items()}, ((), 0))
+
+    def _least(self, devices: Mapping[str, int], free: int) -> tuple[Rank, int] | None:
+        """The lowest rank, and the least work lost with it, of a set of these that frees enough; None: all do not."""
+        missing = self._wanted - free
+        rank: Rank = ()
+        for gang in sorted(devices, key=lambda gang: self._prices[gang].rank):
+            if missing <= 0:
+                break
+            rank, missing = self._prices[gang].rank, missing - devices[gang]
+        if missing > 0:
+            return None
+        missing, lost = self._wanted - free, 0.0
+        allowed = [gang for gang in devices if devices[gang] and self._prices[gang].rank <= rank]
+        for gang in sorted(allowed, key=lambda gang: self._prices[gang].lost / devices[gang]):
+            if missing <= 0:
+                break
+            lost += min(1.0, missing / devices[gang]) * self._prices[gang].lost
+            missing -= devices[gang]
+        return rank, int(lost)
+
+
+def _devices_in(clique: CliqueState, prices: Prices) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for state in clique.node_states:
+        for gang, mask in state.tenants.items():
+            if gang in prices:
+                found[gang] = found.get(gang, 0) + mask.bit_count()
+    return found
+
+
+def _countable(inventory: Inventory, prices: Prices) -> bool:
+    """Whether a gang that leaves frees the devices that it has, and no more: then numbers alone can say no."""
+    for gang in prices:
+        held = inventory.allocation(gang)
+        if held is None or any(exclusive_key(counter) is not None for counter, _ in held.counters):
+            return False
+        if any(grant.amount is not None for placed in held.bundles[:1] for grant in placed.grants):
+            return False
+    return all(state.sharing.independent for state in inventory.node_states.values())
