@@ -279,7 +279,7 @@ def replay(
             answer, since = in_turn(inventory, request, since, now, place)
             if not isinstance(answer, Allocation):
                 if since is not None:
-                    over = math.nextafter(since + request.locality.patience, math.inf)
+                    over = math.nextafter(since + (request.locality.patience or 0.0), math.inf)
                 break
             queue.popleft()
             since = None

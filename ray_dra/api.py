@@ -40,7 +40,12 @@ from ray_dra.translate.ray.bundles import request_from_bundles
 
 
 def same_clique(
-    *, segment: int | None = None, required: bool = True, patience: float = 0.0, exclusive: bool = False
+    *,
+    segment: int | None = None,
+    required: bool = True,
+    patience: float | None = None,
+    exclusive: bool = False,
+    outside_speed: float | None = None,
 ) -> Locality:
     """All bundles in one NVLink clique, or each `segment` consecutive bundles in one.
 
@@ -48,17 +53,35 @@ def same_clique(
         segment: bundles that share a clique; must divide the number of bundles. None: all of them.
         required: False takes the nearest there is instead of refusing.
         patience: with `required=False`, seconds (at most a year) for which a gang that could start now waits for one
-            clique. A tenth of the time that it will run is a good choice (docs/benchmarks.md). `wait=False` does not
-            wait for it either.
+            clique. None: 0 for a gang that does not say how long it runs; one that does (`runs_for=`) waits as long as
+            it would end sooner in a clique than outside (docs/queue.md). `wait=False` does not wait for it either.
         exclusive: whole cliques; nobody else is planned onto them.
+        outside_speed: with `required=False`, the gang's speed outside of a clique, from 0.001 to 1, where it is 1
+            inside. None: as the cluster is set, 1/2.4 unless said otherwise.
     """
     cliques = 1 if segment is None else None
-    return Locality(cliques=cliques, segment=segment, required=required, patience=patience, exclusive=exclusive)
+    return Locality(
+        cliques=cliques,
+        segment=segment,
+        required=required,
+        patience=patience,
+        exclusive=exclusive,
+        outside_speed=outside_speed,
+    )
 
 
-def at_most_cliques(count: int, *, required: bool = True, patience: float = 0.0, exclusive: bool = False) -> Locality:
+def at_most_cliques(
+    count: int,
+    *,
+    required: bool = True,
+    patience: float | None = None,
+    exclusive: bool = False,
+    outside_speed: float | None = None,
+) -> Locality:
     """The gang on at most `count` cliques; the rest as in `same_clique`."""
-    return Locality(cliques=count, required=required, patience=patience, exclusive=exclusive)
+    return Locality(
+        cliques=count, required=required, patience=patience, exclusive=exclusive, outside_speed=outside_speed
+    )
 
 
 def linked_devices() -> Locality:
@@ -130,8 +153,9 @@ def placement_group(
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
         wait: True queues a gang that does not fit now; False refuses it at once.
-        runs_for: seconds, a guess of how long the gang runs, from 1 to a year; the gang may then start before its turn
-            where that delays nobody (docs/queue.md). Nothing happens to a gang that runs longer.
+        runs_for: seconds, a guess of how long the gang runs in what it prefers, from 1 to a year; the gang may then
+            start before its turn where that delays nobody, and waits for the clique that it prefers as long as that is
+            worth it (docs/queue.md). Nothing happens to a gang that runs longer.
         on_fault: what is done once a part of the gang, when it was ready, is lost or to be drained (docs/faults.md):
             "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
             made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in

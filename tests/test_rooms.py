@@ -35,6 +35,8 @@ ELSEWHERE = {
     "core/explain/criteria.py": "core/model/test_device_selector.py, core/explain/test_shortfalls.py",
     "core/explain/parts.py": "core/planner/test_parts.py",
     "core/explain/shares.py": "core/planner/test_own_shares.py",
+    "core/gangs/discipline.py": "translate/test_settings.py",
+    "core/gangs/promise.py": "core/gangs/test_backfill.py",
     "core/gangs/actions.py": "core/gangs/test_engine.py",
     "core/gangs/changes.py": "core/gangs/test_lifecycle.py",
     "core/gangs/elsewhere.py": "core/gangs/test_engine.py",

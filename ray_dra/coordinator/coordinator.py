@@ -20,7 +20,7 @@ from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
-from ray_dra.core.gangs.backfill import BOUNDS, Bounds
+from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.events import (
     Committed,
     Event,
@@ -67,10 +67,10 @@ class Coordinator:
         kube: Kube | None = None,
         wall: Clock = time.time,
         metrics: Metrics = NO_METRICS,
-        backfill: Bounds = BOUNDS,
+        discipline: Discipline = DISCIPLINE,
         on_fault: OnFault = DEGRADE,
     ) -> None:
-        parts = Parts(store, ray, clock, kube, metrics, backfill)
+        parts = Parts(store, ray, clock, kube, metrics, discipline)
         self._wall, self._on_fault = wall, on_fault
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor

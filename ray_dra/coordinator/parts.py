@@ -19,7 +19,7 @@ from ray_dra.coordinator.pace import OwnTime
 from ray_dra.coordinator.status import Statuses
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
-from ray_dra.core.gangs.backfill import Bounds
+from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS
 from ray_dra.ports.clock import Clock
@@ -34,7 +34,7 @@ class Parts:
     """See the module. The one place that asks whether there is Kubernetes."""
 
     def __init__(
-        self, store: Store, ray: Ray, clock: Clock, kube: Kube | None, metrics: Metrics, backfill: Bounds
+        self, store: Store, ray: Ray, clock: Clock, kube: Kube | None, metrics: Metrics, discipline: Discipline
     ) -> None:
         self.clock = clock = OwnTime(clock)
         self.aside = Aside(store)
@@ -56,7 +56,7 @@ class Parts:
             begins=self.backend.begins,
             own_workers=self.backend.own_workers,
             ready_made=self.backend.ready_made,
-            backfill=backfill,
+            discipline=discipline,
         )
         records = self.engine.records
         self.foreign_work = ForeignWork(store, self.inventory, ray, clock, self.aside)

@@ -109,18 +109,24 @@ def placement_group(
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     part_of = group_set(said, who.job, who.namespace, name)
     minted = OrdinaryGroup(group, who.actor, who.outlives_job, part_of)
-    order = _order(request, name, who, minted, detached=lifetime == "detached")
+    order = _order(request, name, who, minted, said.runs_for, detached=lifetime == "detached")
     if order is None or not _submit(order):
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
 
 
 def _order(
-    request: GangRequest, name: str, who: ray_groups.Creator, minted: OrdinaryGroup, *, detached: bool
+    request: GangRequest,
+    name: str,
+    who: ray_groups.Creator,
+    minted: OrdinaryGroup,
+    runs_for: float | None,
+    *,
+    detached: bool,
 ) -> Order | None:
     """None for a name that Ray takes and no gang can have, as one of 300 characters."""
     try:
-        return Order(request, name, who.namespace, who.job, detached, ordinary=minted)
+        return Order(request, name, who.namespace, who.job, detached, ordinary=minted, runs_for=runs_for)
     except InvalidRequest as error:
         logger.warning("a placement group is left to Ray: %s", error)
         return None

@@ -52,10 +52,10 @@ def start(ray_params: Any, head: bool) -> None:
 
     from ray_dra.translate.ray.labels import node_resources
     from ray_dra.translate.ray.ordinary import check_policies
-    from ray_dra.translate.settings import backfill_of, on_fault_of
+    from ray_dra.translate.settings import discipline_of, on_fault_of
 
     check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
-    backfill_of(os.environ)
+    discipline_of(os.environ)
     on_fault_of(os.environ)
     _hook_programs()
     if head and os.environ.get(CLUSTER_NAME_VARIABLE):

@@ -17,7 +17,7 @@ from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
-from ray_dra.translate.settings import backfill_of, on_fault_of
+from ray_dra.translate.settings import discipline_of, on_fault_of
 
 LOG_NAME, LOG_BYTES = "ray-dra-coordinator.log", 10 << 20
 logger = logging.getLogger("ray_dra")
@@ -36,7 +36,7 @@ def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callabl
         time.monotonic,
         kube_of(kubernetes, changed),
         metrics=RayMetrics(),
-        backfill=backfill_of(os.environ),
+        discipline=discipline_of(os.environ),
         on_fault=on_fault_of(os.environ),
     )
 

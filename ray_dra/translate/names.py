@@ -88,6 +88,7 @@ DRIVER_HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"  # Ray's: what it calls in a progr
 DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the policy where nobody says one
 ON_FAULT_VARIABLE = "RAY_DRA_ON_FAULT"  # ours, on the head: what is done about faults where no program says it
 BACKFILL_VARIABLE = "RAY_DRA_BACKFILL"  # ours, on the head: how many waiting gangs may be asked to overtake, or off
+PATIENCE_VARIABLE = "RAY_DRA_PATIENCE"  # ours, on the head: what a clique is worth, or off
 RAYCLUSTER_LOCALITY_VARIABLE = "RAY_DRA_RAYCLUSTER_LOCALITY"  # ours, on a head of KubeRay's: the policy it started with
 SLOT_VARIABLE = "RAY_DRA_SLOT"  # ours, in gangs' pods: the slot for which the raylet is
 PROGRESS_VARIABLE = "RAY_DRA_PROGRESS"  # ours: "0" keeps `gang.wait` from showing a line in a terminal

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from ray_dra.core.gangs.backfill import BOUNDS, MOST_WAITING, OFF, Bounds
+from ray_dra.core.gangs.discipline import Discipline
+from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.repair import DEGRADE, GRACE_SECONDS, OnFault, on_fault
+from ray_dra.core.model.locality import LEAST_SPEED
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE
+from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE
+
+_DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
+
+
+def discipline_of(environment: Mapping[str, str]) -> Discipline:
+    """Who may go when. Raises InvalidRequest for a variable that says something else."""
+    return Discipline(backfill_of(environment), worth_of(environment))
+
+
+def worth_of(environment: Mapping[str, str]) -> Worth | None:
+    """What a clique is worth to gangs that say how long they run: `speed=0.5, share=0.1`, one of the two, or `off`.
+
+    Raises:
+        InvalidRequest: it says something else.
+    """
+    said = environment.get(PATIENCE_VARIABLE, "").strip()
+    if not said:
+        return WORTH
+    if said == "off":
+        return None
+    found = {"speed": WORTH.speed, "share": WORTH.share}
+    for part in said.split(","):
+        name, _, amount = (each.strip() for each in part.partition("="))
+        least = {"speed": LEAST_SPEED, "share": 0.0}.get(name)
+        value = float(amount) if _DECIMAL.fullmatch(amount) else -1.0
+        if least is None or not least <= value <= 1:
+            raise InvalidRequest(
+                "It is a gang's speed outside of its clique, the share of its run that it waits blindly, or off.",
+                place=PATIENCE_VARIABLE,
+                wanted=shown(said),
+                available=f"off, speed={LEAST_SPEED:g} to 1, share=0 to 1",
+            )
+        found[name] = value
+    return Worth(**found)
 
 
 def backfill_of(environment: Mapping[str, str]) -> Bounds:

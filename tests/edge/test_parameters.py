@@ -48,8 +48,8 @@ GOOD: dict[str, Any] = {
 ONLY_PLACED = ("name", "lifetime", "_soft_target_node_id", "wait")
 CLUSTER = Snapshot((*rack("a", 2), node("box", 8, box=True)))
 LOCALITIES: dict[str, tuple[str, ...]] = {
-    "same_clique": ("segment", "required", "patience", "exclusive"),
-    "at_most_cliques": ("count", "required", "patience", "exclusive"),
+    "same_clique": ("segment", "required", "patience", "exclusive", "outside_speed"),
+    "at_most_cliques": ("count", "required", "patience", "exclusive", "outside_speed"),
 }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
+from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
+from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE
-from ray_dra.translate.settings import backfill_of, on_fault_of
+from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE
+from ray_dra.translate.settings import backfill_of, discipline_of, on_fault_of, worth_of
 
 
 def test_backfill_is_on_unless_it_is_off_and_looks_as_far_as_is_said() -> None:
@@ -35,3 +37,19 @@ def test_what_cannot_be_done_about_faults_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         on_fault_of({ON_FAULT_VARIABLE: said})
     assert refused.value.place == ON_FAULT_VARIABLE
+
+
+def test_what_a_clique_is_worth_is_said_in_part_or_is_off() -> None:
+    assert worth_of({}) == worth_of({PATIENCE_VARIABLE: " "}) == WORTH
+    assert worth_of({PATIENCE_VARIABLE: "off"}) is None
+    assert worth_of({PATIENCE_VARIABLE: "speed=0.5"}) == Worth(speed=0.5)
+    assert worth_of({PATIENCE_VARIABLE: " share = 0 , speed = 1 "}) == Worth(1.0, 0.0)
+    assert discipline_of({}) == DISCIPLINE
+    assert discipline_of({BACKFILL_VARIABLE: "off", PATIENCE_VARIABLE: "off"}) == Discipline(OFF, None)
+
+
+@pytest.mark.parametrize("said", ["on", "0.5", "speed=0", "speed=1.1", "share=2", "share=-1", "speed=nan", "speed"])
+def test_anything_else_that_a_clique_is_worth_is_refused(said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        worth_of({PATIENCE_VARIABLE: said})
+    assert refused.value.place == PATIENCE_VARIABLE

@@ -22,7 +22,7 @@ class Save:
 
     Attributes:
         waits_for: why the gang waits, or why it was planned again.
-        could_start: since when it waits only for what it prefers.
+        could_start: since when it waits only for what it prefers, by this coordinator's time.
         keep_until: until when (monotonic seconds) the place that it leaves is kept for its program; None: it is not.
     """
 

@@ -6,7 +6,7 @@ fourth answer, Evict(victims). Who may start before its turn: `backfill.py`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 from itertools import islice
@@ -15,18 +15,19 @@ from typing import NamedTuple
 from ray_dra.core.gangs.actions import Refuse
 from ray_dra.core.gangs.backfill import (
     ABOUT_TO,
-    BOUNDS,
-    Bounds,
     Ends,
     Reservation,
     before_its_turn,
     can_leave,
+    earliest,
     reservations,
 )
+from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang
-from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.gangs.patience import Patience, in_turn, patience_of
 from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.promise import Promise, Promised, kept
 from ray_dra.core.gangs.quota import Quota, paid, wanting
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.refusals import name_taken, no_answer, refusal
@@ -34,6 +35,7 @@ from ray_dra.core.gangs.sets import place_near, place_together
 from ray_dra.core.gangs.standing import behind
 from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import RayDraError, UnsatisfiableError, unsatisfiable
 
@@ -82,11 +84,13 @@ class _No(NamedTuple):
 class Admission:
     """See the module."""
 
-    def __init__(self, records: Records, planning: Planning, backfill: Bounds = BOUNDS) -> None:
-        self.records, self.planning, self._bounds = records, planning, backfill
+    def __init__(self, records: Records, planning: Planning, discipline: Discipline = DISCIPLINE) -> None:
+        self.records, self.planning = records, planning
+        self._discipline, self._bounds = discipline, discipline.backfill
         self._promised_for: object = None  # the first gang and all that its reservation depends on
         self._reservations: tuple[Reservation, ...] = ()
-        self._promise: tuple[tuple[str, int], tuple[Reservation, ...]] | None = None  # to which gang and try, and what
+        self._promised: tuple[tuple[str, int], Promised | None] | None = None  # to which gang and try, and what
+        self._expected: tuple[object, float | None] = (None, None)  # of what, and when it could have what it prefers
         self._looked: set[tuple[str, Quota | None]] = (
             set()
         )  # the gangs that may not start before it, as long as that is so
@@ -100,7 +104,7 @@ class Admission:
         self._patient = False  # one of these waits for what it prefers
         self._noes: dict[object, Wait] = {}  # by what was asked: equal groups need no other answer
 
-    def arrives(self, gang: Gang, now: float, *, wait: bool, looked: bool) -> Verdict:
+    def arrives(self, gang: Gang, now: Moment, *, wait: bool, looked: bool) -> Verdict:
         """The answer to a new gang. `wait`: it may wait in the queue; `looked`: this is asked again, after another look
         at the world, because the first answer was Wait."""
         if self.records.named(gang.name, gang.namespace) is not None:
@@ -115,7 +119,7 @@ class Admission:
         could_start = None
         answer: Answer | None = self._unpaid(gang) or self._turn_of(gang)
         if answer is None and wait:
-            answer, could_start = self._patiently(gang, None, now)
+            answer, could_start = self._patiently(gang, now)
         elif answer is None:
             answer = self.planning.plan(gang.request)
         if isinstance(answer, Allocation):
@@ -123,18 +127,18 @@ class Admission:
         assert answer is not None
         if gang.ordinary is not None:
             return self._pending(gang, answer, could_start, now)
-        refused = self._refused(gang, answer, now, wait=wait, looked=looked)
+        refused = self._refused(gang, answer, now.lived, wait=wait, looked=looked)
         return Refuse(refused) if refused is not None else Wait(answer.shortfalls, could_start)
 
-    def _pending(self, gang: Gang, answer: Unsatisfiable, could_start: float | None, now: float) -> Verdict:
+    def _pending(self, gang: Gang, answer: Unsatisfiable, could_start: float | None, now: Moment) -> Verdict:
         """An ordinary placement group waits for what it lacks, also for what it can never have, as in Ray."""
         waiting = len(self.records.waiting_of(gang.owner))
         if waiting >= MOST_WAITING:
             return Refuse(_crowd(waiting))
-        never = self.planning.never(gang.request, now)
+        never = self.planning.never(gang.request, now.lived)
         return Wait(never.shortfalls if never is not None else answer.shortfalls, could_start)
 
-    def next(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
+    def next(self, now: Moment) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """The answer to the next in the queue; None where nothing is new.
 
         An ordinary placement group holds up nobody, as one that is pending in Ray; it waits for those before it that
@@ -174,7 +178,7 @@ class Admission:
         if gang.ordinary is not None and self._after is not None:
             self._after = min(self._after, (priority, sequence, ""))
 
-    def _next_ordinary(self, now: float) -> tuple[Gang, Start | StartTogether | Wait] | None:
+    def _next_ordinary(self, now: Moment) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """One after the other, and all of them again once the inventory has changed, or who waits together."""
         changes = (self.planning.inventory.changes, self.records.sets.left_sets)
         if self._changes != changes:
@@ -197,34 +201,43 @@ class Admission:
             if not isinstance(verdict, Wait):
                 self._after = passed  # where the store does not take it, its turn comes again
                 return gang, verdict
-            wait, self.records.notes[first.id].could_start = verdict, verdict.could_start
-            if gang.request.locality.patience:
+            if self._patience(gang).most:
                 self._patient = True
             else:
-                self._noes[asked] = wait
-            return gang, wait
+                self._noes[asked] = verdict
+            new = verdict.could_start is not None and first.could_start is None
+            return (first if new else gang), verdict
         if self._patient:  # it may end without any change: asked again at the next look
             self._after, self._patient = None, False
         return None
 
-    def _together(self, gang: Gang, now: float) -> tuple[StartTogether | Wait, Gang]:
+    def _together(self, gang: Gang, now: Moment) -> tuple[StartTogether | Wait, Gang]:
         """For as many of its set as are one gang, the first that have come; and the very first of them. They have the
         turn of the last: so nobody passes a gang that was asked for before it."""
         turns = self._in_queue(gang)[: size_of(gang)]
         batch = [self.records.gangs[gang_id] for _, _, gang_id in turns]
-        answer, could_start = place_together(self.planning, batch, self.records.notes[batch[0].id].could_start, now)
+        runs_for = [each.runs_for for each in batch]
+        longest = None if None in runs_for else max(each for each in runs_for if each is not None)
+        patience = patience_of(batch[0].request.locality, longest, self._discipline.worth)
+
+        def expected(place: Callable[[bool], Answer], joint: GangRequest) -> float | None:
+            return self._expects(joint, (joint, len(batch)), now, place)
+
+        since = self._since(batch[0], now)
+        answer, since = place_together(self.planning, batch, since, now.wall, patience, expected)
+        could_start = _lived(since, now)
         if isinstance(answer, Unsatisfiable):
             for each in batch:
                 self.records.notes[each.id].refused = answer.shortfalls
             return Wait(answer.shortfalls, could_start), batch[0]
         return StartTogether(tuple(zip(batch, answer, strict=True))), batch[0]
 
-    def _alone(self, gang: Gang, batches: Collection[int], now: float) -> Start | Wait:
+    def _alone(self, gang: Gang, batches: Collection[int], now: Moment) -> Start | Wait:
         """For one group; of a set that is a gang, where the others of the first of these batches are that has a place
         for it."""
         waits: list[Wait] = []
         for batch in batches:
-            answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now, batch)
+            answer, could_start = self._patiently(gang, now, batch)
             if isinstance(answer, Allocation):
                 return Start(answer, batch)
             waits.append(Wait(answer.shortfalls, could_start))
@@ -244,7 +257,7 @@ class Admission:
         there = len(self._in_queue(gang)) + (gang.id not in self.records.gangs)
         return Unsatisfiable(gang.id, (short(ShortfallKind.SET, QUEUE, size_of(gang), there),))
 
-    def _next(self, now: float) -> tuple[Gang, Start | Wait] | None:
+    def _next(self, now: Moment) -> tuple[Gang, Start | Wait] | None:
         """The answer to the first of those that hold up who comes after them.
 
         What was a no is none again until the inventory changes, nor sooner than a no that took long to find may cost: a
@@ -254,11 +267,11 @@ class Admission:
         if gang is None:
             return None
         asked = _No(gang.id, gang.moves, gang.quota, self.planning.inventory.changes)
-        if asked == self._no and not gang.request.locality.patience:
+        if asked == self._no and not self._patience(gang).most:
             return None
-        if self._no is not None and asked[:-1] == self._no[:-1] and now < self._not_before:
+        if self._no is not None and asked[:-1] == self._no[:-1] and now.lived < self._not_before:
             return None
-        answer, could_start = self._patiently(gang, self.records.notes[gang.id].could_start, now)
+        answer, could_start = self._patiently(gang, now)
         if isinstance(answer, Allocation):
             return gang, Start(answer)
         self._no, self._timed = asked, False
@@ -281,9 +294,10 @@ class Admission:
         if promised_for != self._promised_for:
             self._timed = False
             self._promised_for = promised_for
-            self._reservations = self._with_promise(first, self._reservations_of(first, ends, now), now.wall)
+            found = self._reservations_of(first, ends, now)
+            self._reservations = self._with_promise(first, found, now.wall)
             self._looked.clear()
-            notes.reservation = self._reservations[-1] if self._reservations else None
+            notes.reservation = found[-1] if found else None
         for gang in behind_it if self._reservations else ():
             if (gang.id, gang.quota) not in self._looked:
                 self._timed = False
@@ -295,24 +309,36 @@ class Admission:
         return None
 
     def _reservations_of(self, first: Gang, ends: Ends, now: Moment) -> tuple[Reservation, ...]:
-        request, since = paid(first.request, first.quota), self.records.notes[first.id].could_start
+        request = paid(first.request, first.quota)
 
         def place(strict: bool) -> Answer:
             return self.planning.plan(request, first.moves, strict=strict)
 
-        waited = now.lived - since if since is not None else None
-        return reservations(self.planning.inventory, request, ends, now.wall, waited, place)
+        since = self._since(first, now)
+        waited = now.wall - since if since is not None else None
+        return reservations(self.planning.inventory, request, ends, now.wall, waited, place, self._patience(first))
 
     def _with_promise(self, first: Gang, found: tuple[Reservation, ...], wall: float) -> tuple[Reservation, ...]:
-        """What is reserved now, and what was promised sooner, as long as somebody overruns there: else one that is late
-        by a second would let others into the place, for as long as it takes to have another one."""
-        to, promised = self._promise or (None, ())
-        waited_for = [self.records.gangs.get(gang) for each in promised for gang in each.after]
-        overrun = any(g is not None and g.allocation and g.ends is not None and g.ends <= wall for g in waited_for)
-        if to == (first.id, first.moves) and overrun and (not found or found[-1].at > promised[-1].at):
-            return (*promised, *found) if found else ()
-        self._promise = (first.id, first.moves), found
-        return found
+        """What whoever overtakes has to keep."""
+        to, promised = self._promised or (None, None)
+        if to is None and first.promised is not None:  # by a coordinator before this one
+            promised = Promised(first.promised)
+        elif to != (first.id, first.moves):
+            promised = None
+
+        def overrun(places: tuple[Reservation, ...]) -> bool:
+            after = [gang for each in places for gang in each.after] if places else self.records.gangs
+            waited_for = [self.records.gangs.get(gang) for gang in after]
+            return any(g is not None and g.allocation and g.ends is not None and g.ends <= wall for g in waited_for)
+
+        promised, places = kept(promised, found, overrun)
+        self._promised = (first.id, first.moves), promised
+        return places
+
+    def promise_to(self, gang: Gang) -> Promise | None:
+        """What the first in the queue was promised at the last look."""
+        to, promised = self._promised or (None, None)
+        return promised.promise if promised is not None and to == (gang.id, gang.moves) else None
 
     def _before_turn(self, gang: Gang, now: Moment) -> Allocation | None:
         def place(without: frozenset[str]) -> Answer:
@@ -341,13 +367,41 @@ class Admission:
         if not self._timed:
             self._timed, self._not_before = True, now + REST_FACTOR * seconds
 
-    def _patiently(self, gang: Gang, since: float | None, now: float, batch: int = 0) -> tuple[Answer, float | None]:
-        others = self.records.cliques_near(gang, batch)
+    def _patience(self, gang: Gang) -> Patience:
+        return patience_of(gang.request.locality, gang.runs_for, self._discipline.worth)
+
+    def _since(self, gang: Gang, now: Moment) -> float | None:
+        """Since when it waits only for what it prefers, by the wall clock: by this coordinator's own time, or as a
+        coordinator before it has found."""
+        notes = self.records.notes.get(gang.id)
+        if notes is None or notes.could_start is None:
+            return gang.could_start
+        return now.wall - (now.lived - notes.could_start)
+
+    def _patiently(self, gang: Gang, now: Moment, batch: int = 0) -> tuple[Answer, float | None]:
+        others, request = self.records.cliques_near(gang, batch), paid(gang.request, gang.quota)
 
         def place(strict: bool) -> Answer:
             return place_near(self.planning, gang, others, gang.moves, strict=strict)
 
-        return in_turn(self.planning.inventory, paid(gang.request, gang.quota), since, now, place)
+        def expected() -> float | None:
+            return self._expects(request, (request, gang.moves, batch), now, place)
+
+        inventory = self.planning.inventory
+        since, patience = self._since(gang, now), self._patience(gang)
+        answer, since = in_turn(inventory, request, since, now.wall, place, patience, expected)
+        return answer, _lived(since, now)
+
+    def _expects(
+        self, request: GangRequest, asked: object, now: Moment, place: Callable[[bool], Answer]
+    ) -> float | None:
+        """When a gang could have what it prefers, if running gangs end as their programs guess."""
+        ends = self._ends(now.wall)
+        key = asked, self.planning.inventory.changes, ends
+        if self._expected[0] != key:
+            found = earliest(self.planning.inventory, request, ends, now.wall, lambda: place(True))
+            self._expected = key, found.at if found is not None else None
+        return self._expected[1]
 
     def _unpaid(self, gang: Gang) -> Unsatisfiable | None:
         """A no where a queue outside is asked first."""
@@ -375,6 +429,11 @@ class Admission:
         if not never.proven:
             return refusal("No place was found within the bound of work, not even with nobody else here.", never)
         return refusal("The gang would not fit even if nobody else were here.", never)
+
+
+def _lived(since: float | None, now: Moment) -> float | None:
+    """A time by the wall clock as the coordinator's own."""
+    return now.lived - (now.wall - since) if since is not None else None
 
 
 def size_of(gang: Gang) -> int:

@@ -17,13 +17,12 @@ from dataclasses import dataclass, replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import exclusive_key
+from ray_dra.core.gangs.patience import Answer, Patience, patience_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.request import GangRequest
-from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
 
-Answer = Allocation | Unsatisfiable
 Ends = Sequence[tuple[float, str]]
 """When gangs that hold devices will have ended, and their ids; the earliest first."""
 
@@ -70,6 +69,7 @@ def reservations(
     now: float,
     waited: float | None,
     place: Callable[[bool], Answer],
+    patience: Patience | None = None,
 ) -> tuple[Reservation, ...]:
     """What the first in the queue is promised; all of it is to be kept. Empty: nobody can tell when it starts.
 
@@ -78,18 +78,20 @@ def reservations(
     Args:
         waited: for how long it has waited for what it prefers; None: it could not have started yet.
         place: `plan` for it on the inventory as it is at that moment, strictly or not; as for `patience.in_turn`.
+        patience: as for `patience.in_turn`.
     """
-    nearest = _earliest(inventory, request, ends, now, lambda: place(False))
-    patience = request.locality.patience
-    if nearest is None or not patience:
+    nearest = earliest(inventory, request, ends, now, lambda: place(False))
+    patience = patience if patience is not None else patience_of(request.locality)
+    if nearest is None or not patience.most:
         return () if nearest is None else (nearest,)
-    preferred = _earliest(inventory, request, ends, now, lambda: place(True))
+    preferred = earliest(inventory, request, ends, now, lambda: place(True))
     if waited is not None:
-        over = now + max(0.0, patience - waited)
+        since = now - waited
     else:
         ever = isinstance(plan(inventory.emptied(), request, strict=True), Allocation)
-        over = nearest.at + (patience if ever else 0.0)
-    starts = replace(nearest, at=max(over, nearest.at))
+        since = nearest.at - (0.0 if ever else patience.most)
+    over = patience.until(since, preferred.at if preferred is not None else None)
+    starts = replace(nearest, at=max(over, nearest.at, now))
     if preferred is not None and preferred.at <= starts.at:
         starts = preferred
     return (starts,) if waited is not None or starts == nearest else (nearest, starts)
@@ -174,7 +176,7 @@ def can_leave(allocation: Allocation) -> bool:
     return not any(placed.grants and placed.grants[0].part is not None for placed in allocation.bundles)
 
 
-def _earliest(
+def earliest(
     inventory: Inventory, request: GangRequest, ends: Ends, now: float, place: Callable[[], Answer]
 ) -> Reservation | None:
     """When it fits first, by halving: who fits still does so where more have ended."""

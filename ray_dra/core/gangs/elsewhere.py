@@ -15,7 +15,7 @@ from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.reshape import stay_in_shape
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.shapes import ReshapeStage
-from ray_dra.core.gangs.starts import guessed_end
+from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, short
 from ray_dra.errors import MOST_BYTES, cut
@@ -24,8 +24,8 @@ from ray_dra.errors import MOST_BYTES, cut
 class Elsewhere:
     """See the module."""
 
-    def __init__(self, recording: Recording, planning: Planning, *, own_workers: bool) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, planning: Planning, starts: Starts, *, own_workers: bool) -> None:
+        self.recording, self.starts = recording, starts
         self.records = recording.records
         self.planning = planning
         self.own_workers = own_workers
@@ -66,7 +66,7 @@ class Elsewhere:
             waits_for = answer.shortfalls
         moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups, notice=None)
         moved = replace(moved, replacing=())
-        moved = replace(moved, ends=guessed_end(gang, now) if found is not None else None)
+        moved = replace(moved, ends=self.starts.guessed_end(gang, found, now) if found is not None else None)
         actions = self.recording.save(moved, f"planned again: {why}", now, waits_for)
         if gang.group is not None:
             actions += [RemoveGroup(gang.group), DeleteMap(gang.group)]

@@ -18,7 +18,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.actions import Action, MakeGroup, MakeWorkers, Refuse, RemoveGroup, Save, Tell, WriteMap
 from ray_dra.core.gangs.admission import Admission
-from ray_dra.core.gangs.backfill import BOUNDS, Bounds
+from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.elsewhere import Elsewhere
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import (
@@ -69,19 +69,19 @@ class Engine:
         begins: Progress,
         own_workers: bool,
         ready_made: Collection[str] = (),
-        backfill: Bounds = BOUNDS,
+        discipline: Discipline = DISCIPLINE,
     ) -> None:
         """What the backend says of itself: `begins`, the progress of a gang whose devices were just held;
         `own_workers`, whether workers are made for each gang; `ready_made`, nodes that are tried before.
-        `backfill`: how far is looked for gangs that may start before their turn."""
+        `discipline`: who may go when."""
         self.records = Records(inventory, begins)
         self.planning = Planning(inventory, known, ready_made)
-        self.admission = Admission(self.records, self.planning, backfill)
+        self.admission = Admission(self.records, self.planning, discipline)
         self.own_workers = own_workers
         self.recording = recording = Recording(self.records)
-        self.starts = starts = Starts(recording)
+        self.starts = starts = Starts(recording, discipline.worth)
         self.ends = ends = Ends(recording, own_workers=own_workers)
-        self.elsewhere = Elsewhere(recording, self.planning, own_workers=own_workers)
+        self.elsewhere = Elsewhere(recording, self.planning, starts, own_workers=own_workers)
         self.faults = Faults(recording, self.planning, starts)
         self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)
@@ -138,10 +138,10 @@ class Engine:
         if before is not None and save.gang.waits and not before.waits:
             self.admission.queued(save.gang)
         notes = self.records.notes[save.gang.id]
+        if save.could_start is not None or not save.gang.waits:
+            notes.could_start = save.could_start
         if save.waits_for is not None:
             notes.refused = save.waits_for
-        if save.could_start is not None:
-            notes.could_start = save.could_start
 
     def validate(self) -> None:
         """Raises AssertionError where an invariant of the records does not hold. For tests."""

@@ -20,7 +20,7 @@ from ray_dra.core.gangs.repair import Way
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.stages import StageTimes
-from ray_dra.core.gangs.starts import Starts, guessed_end
+from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.allocation import Allocation
 
 
@@ -109,7 +109,7 @@ class Faults:
         again = replace(
             gang,
             allocation=found,
-            ends=guessed_end(gang, now) if found is not None else None,
+            ends=self.starts.guessed_end(gang, found, now) if found is not None else None,
             group=None,
             moves=moves,
             gave_way=moves,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.promise import Promise
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.repair import DEGRADE, OnFault, group_after
 from ray_dra.core.gangs.shapes import Reshape, Shape
@@ -121,6 +122,8 @@ class Gang:
             the first of them had. Says nothing while it waits.
         runs_for: seconds for which its program guesses that it runs; None: it does not say.
         ends: when it has ended by that guess, in seconds since 1970; None where it holds nothing, or there is no guess.
+        could_start: since when it waits only for what it prefers, in seconds since 1970; None: it does not.
+        promised: by when it starts, as it was told when it was first in the queue; None where it was not.
         on_fault: what is done about a fault once Ray has placed it.
         restarts: how often it was started again after one.
         replacing: the nodes on which workers are made in place of lost ones just now.
@@ -152,6 +155,8 @@ class Gang:
     batch: int = 0
     runs_for: float | None = None
     ends: float | None = None
+    could_start: float | None = None
+    promised: Promise | None = None
     on_fault: OnFault = DEGRADE
     restarts: int = 0
     first_by_program: bool = False

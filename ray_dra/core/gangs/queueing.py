@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ray_dra.core.gangs.actions import Action, AskQuota, BuryGroup, Refuse, Tell
+from ray_dra.core.gangs.actions import Action, AskQuota, BuryGroup, Refuse, Save, Tell
 from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
@@ -54,7 +54,7 @@ class Queueing:
             declared = possible(order.on_fault, own_workers=self.own_workers, ordinary=order.ordinary is not None)
             maker = order.maker if Way.RESTART in declared.ways else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
-        verdict = self.admission.arrives(gang, now.lived, wait=order.wait, looked=event.looked)
+        verdict = self.admission.arrives(gang, now, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
         if isinstance(verdict, Start):
@@ -65,10 +65,11 @@ class Queueing:
             return []
         why = f"submitted; waits for {_sentence(verdict.why)}"
         asked = [AskQuota(gang.id)] if gang.unpaid else []
+        gang = _patient(gang, verdict.could_start, now)
         return [*self.recording.save(gang, why, now, verdict.why, verdict.could_start), *asked, Tell(gang.id)]
 
     def next_turn(self, now: Moment) -> list[Action]:
-        found = self.admission.next(now.lived)
+        found = self.admission.next(now)
         if found is None:
             return self._before_turn(now)
         gang, verdict = found
@@ -80,6 +81,9 @@ class Queueing:
         if isinstance(verdict, Wait):
             notes = self.recording.notes(gang)
             notes.refused, notes.could_start = verdict.why, verdict.could_start
+            patient = _patient(gang, verdict.could_start, now)
+            if patient is not gang:
+                return [Save(patient), Tell(gang.id)]
             # Others may go before it.
             return [Tell(gang.id)] if gang.ordinary is not None else self._before_turn(now)
         return self.starts.start(
@@ -89,6 +93,11 @@ class Queueing:
     def _before_turn(self, now: Moment) -> list[Action]:
         """A gang behind the first that delays it by nothing."""
         found = self.admission.before_turn(now)
+        first = self.records.first
+        promise = self.admission.promise_to(first) if first is not None else None
+        new = promise is not None and first is not None and promise != first.promised
+        if new and first is not None and (found is not None or first.promised is None):
+            return [Save(replace(first, promised=promise))]  # before anybody starts who goes by it
         if found is None:
             return []
         gang, verdict = found
@@ -118,6 +127,14 @@ class Queueing:
         for gang in self.records.left_alone():
             actions += self.ends.give_back(gang, "the gang that it goes with has ended", now)
         return actions
+
+
+def _patient(gang: Gang, could_start: float | None, now: Moment) -> Gang:
+    """The gang's record with the time since when it waits only for what it prefers, for a coordinator after this
+    one."""
+    if could_start is None or gang.could_start is not None:
+        return gang
+    return replace(gang, could_start=now.wall - (now.lived - could_start))
 
 
 def _sentence(shortfalls: tuple[Shortfall, ...]) -> str:

@@ -55,6 +55,9 @@ def sense_of(gang: Gang) -> str:
         return "it runs for a time that is none"
     if gang.ends is not None and not (gang.runs_for and gang.allocation and _FIRST_TIME <= gang.ends <= _LAST_TIME):
         return "it ends at a time that is none"
+    promised = (gang.promised.could, gang.promised.by) if gang.promised is not None else ()
+    if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (*promised, gang.could_start or 0.0)):
+        return "it waits for a time that is none"
     if gang.notice is not None:
         if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (gang.notice.since, gang.notice.deadline or 0.0)):
             return "its notice has a time that is none"

@@ -19,7 +19,7 @@ class RuntimeNotes:
         progress: how far its workers are.
         refused: why it waits.
         ending: its workers are being given back.
-        could_start: since when it waits only for what it prefers.
+        could_start: since when it waits only for what it prefers, by this coordinator's time; None: as its record says.
         registered: Ray has taken the placement group that was made here, so that one which is not there was removed.
         answer: what the queue said last while the gang waited for it.
         faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given

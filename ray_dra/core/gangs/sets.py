@@ -5,13 +5,13 @@ Pure, and holds nothing. Neighbours: `admission.py` says when a set is whole; `p
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from heapq import nlargest
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.gang import Gang
-from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.gangs.patience import Patience, in_turn
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.quota import paid
 from ray_dra.core.model.allocation import Allocation
@@ -43,9 +43,15 @@ def place_near(
 
 
 def place_together(
-    planning: Planning, gangs: Sequence[Gang], since: float | None, now: float
+    planning: Planning,
+    gangs: Sequence[Gang],
+    since: float | None,
+    now: float,
+    patience: Patience,
+    expected: Callable[[Callable[[bool], Answer], GangRequest], float | None],
 ) -> tuple[tuple[Allocation, ...] | Unsatisfiable, float | None]:
-    """All of them at once, an allocation each, in the same order; or a no for all. `since` as in `patience.in_turn`.
+    """All of them at once, an allocation each, in the same order; or a no for all. `since` and `patience` as in
+    `patience.in_turn`, and `expected`, which gets how the set is placed and what it asks for.
 
     Where they go is planned as for one gang. Then each is placed there by itself, the largest first: where the groups
     are equal, that finds a place whenever there is one.
@@ -59,7 +65,8 @@ def place_together(
     def place(strict: bool) -> Answer:
         return planning.plan(joint, strict=strict)
 
-    answer, since = in_turn(planning.inventory, joint, since, now, place)
+    inventory = planning.inventory
+    answer, since = in_turn(inventory, joint, since, now, place, patience, lambda: expected(place, joint))
     if not isinstance(answer, Allocation):
         return answer, since
     cliques = frozenset(grant.clique for grant in answer.grants if grant.clique is not None)

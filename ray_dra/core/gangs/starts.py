@@ -10,6 +10,7 @@ from dataclasses import replace
 from ray_dra.core.gangs.actions import Action, DeleteMap, MakeGroup, RemoveGroup, WriteMap
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang, group_made_here, made_here
+from ray_dra.core.gangs.patience import Worth, as_preferred, slowdown
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
@@ -18,7 +19,9 @@ from ray_dra.core.model.shortfall import Shortfall
 class Starts:
     """See the module."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, worth: Worth | None) -> None:
+        """`worth`: what says how slow a gang is outside of what it prefers; None: as fast as inside."""
+        self._worth = worth
         self.recording = recording
         self.records = recording.records
 
@@ -27,7 +30,8 @@ class Starts:
     ) -> list[Action]:
         """It holds these devices from here on. Where its workers are there already, Ray is told at once of a placement
         group that is made here."""
-        gang = replace(gang, allocation=allocation, ends=guessed_end(gang, now))
+        ends = self.guessed_end(gang, allocation, now)
+        gang = replace(gang, allocation=allocation, ends=ends, could_start=None, promised=None)
         if made_here(gang) and self.records.begins.ready:
             return self.register(gang, why, now, waits_for)
         return self.recording.save(gang, why, now, waits_for)
@@ -45,7 +49,11 @@ class Starts:
         removed: list[Action] = [RemoveGroup(left), DeleteMap(left)] if left is not None else []
         return [WriteMap(group, gang.allocation), *saved, *removed, MakeGroup(gang.id, again)]
 
-
-def guessed_end(gang: Gang, now: Moment) -> float | None:
-    """When a gang that gets its devices now has ended, as its program guesses."""
-    return now.wall + gang.runs_for if gang.runs_for is not None else None
+    def guessed_end(self, gang: Gang, allocation: Allocation, now: Moment) -> float | None:
+        """When a gang that gets these devices now has ended, as its program guesses: later outside of what it
+        prefers."""
+        if gang.runs_for is None:
+            return None
+        locality, worth = gang.request.locality, self._worth
+        slower = worth is not None and not as_preferred(allocation, locality)
+        return now.wall + gang.runs_for * (slowdown(locality, worth) if worth is not None and slower else 1.0)

@@ -12,6 +12,7 @@ MAX_CLIQUES = 1_000_000
 """Most cliques in `at_most_cliques`, and most bundles in a segment."""
 
 MAX_PATIENCE = 365 * 86400.0
+LEAST_SPEED = 0.001
 
 
 class Connect(enum.Enum):
@@ -44,7 +45,8 @@ class Locality:
         segment: this many consecutive bundles share one clique (Slurm's `--segment`); None: no segments.
         required: False means "as near as it can be" instead of "or not at all".
         patience: seconds that a gang which could start now waits for what it prefers, before it is taken as near as
-            can be (Slurm's `--switches=1@TIME`).
+            can be (Slurm's `--switches=1@TIME`); None: as long as it is worth it, if the gang says how long it runs.
+        outside_speed: the gang's speed outside of what it prefers, where it is 1 inside; None: as the cluster is set.
         exclusive: whole cliques; nobody else is planned onto them while the gang lives.
         connect: see `Connect`. gpus: see `Gpus`; for parts alone.
     """
@@ -52,14 +54,20 @@ class Locality:
     cliques: int | None = None
     segment: int | None = None
     required: bool = True
-    patience: float = 0.0
+    patience: float | None = None
     exclusive: bool = False
     connect: Connect = Connect.PREFERRED
     gpus: Gpus = Gpus.ANY
+    outside_speed: float | None = None
 
     def __post_init__(self) -> None:
         self.check()
-        for name, kind in (("cliques", int), ("segment", int), ("patience", float)):  # numpy's as Python's own
+        for name, kind in (
+            ("cliques", int),
+            ("segment", int),
+            ("patience", float),
+            ("outside_speed", float),
+        ):  # numpy's as Python's own
             if (value := getattr(self, name)) is not None and type(value) is not kind:
                 object.__setattr__(self, name, kind(value))
 
@@ -68,7 +76,10 @@ class Locality:
         for name in ("cliques", "segment"):
             if getattr(self, name) is not None:
                 whole(getattr(self, name), f"locality.{name}", least=1, most=MAX_CLIQUES)
-        number(self.patience, "locality.patience", least=0.0, most=MAX_PATIENCE)
+        if self.patience is not None:
+            number(self.patience, "locality.patience", least=0.0, most=MAX_PATIENCE)
+        if self.outside_speed is not None:
+            number(self.outside_speed, "locality.outside_speed", least=LEAST_SPEED, most=1.0)
         flag(self.required, "locality.required")
         flag(self.exclusive, "locality.exclusive")
         one_of(Connect, self.connect, "locality.connect")
@@ -89,10 +100,10 @@ class Locality:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
                 raise _contradiction(f"{name} is {mine} in one and {theirs} in the other", self, other)
-        if self.patience and other.patience and self.patience != other.patience:
-            raise _contradiction(
-                f"patience is {self.patience:g} s in one, {other.patience:g} s in the other", self, other
-            )
+        for name in ("patience", "outside_speed"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is not None and theirs is not None and mine != theirs:
+                raise _contradiction(f"{name} is {mine:g} in one and {theirs:g} in the other", self, other)
         connects = {p.connect for p in (self, other)} - {Connect.PREFERRED}
         if len(connects) > 1:
             raise _contradiction("connect is required in one and any in the other", self, other)
@@ -104,10 +115,11 @@ class Locality:
             cliques=self.cliques if self.cliques is not None else other.cliques,
             segment=self.segment if self.segment is not None else other.segment,
             required=cliqueish.required,
-            patience=self.patience or other.patience,
+            patience=self.patience if self.patience is not None else other.patience,
             exclusive=self.exclusive or other.exclusive,
             connect=connects.pop() if connects else Connect.PREFERRED,
             gpus=gpus.pop() if gpus else Gpus.ANY,
+            outside_speed=self.outside_speed if self.outside_speed is not None else other.outside_speed,
         )
 
     def __rand__(self, other: object) -> Locality:

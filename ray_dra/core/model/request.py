@@ -311,7 +311,7 @@ def _check_whole(request: GangRequest) -> None:
         )
     if locality.exclusive and not locality.required:
         raise InvalidRequest("Whole cliques can be required, not preferred.", place="locality", wanted=str(locality))
-    if locality.patience and (locality.required or not locality.within_cliques):
+    if (locality.patience or locality.outside_speed is not None) and (locality.required or not locality.within_cliques):
         raise InvalidRequest(
             "Patience is for what is preferred of cliques; what is required is waited for anyway.",
             place="locality.patience",

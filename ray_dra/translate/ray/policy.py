@@ -7,6 +7,8 @@
     prefer:same_clique(patience=600)   the same, after it could have been in one clique for so many seconds
     prefer:same_clique(scope=job)      the same, and where it can be in a clique that groups of the same job have
     same_clique(scope=name, set=16)    16 groups, of the same name up to its number, as one gang: all in one clique
+    prefer:same_clique(runs_for=3600)  the same, of groups that run for so many seconds, a guess (docs/queue.md)
+    prefer:same_clique(speed=0.5)      the same, of groups that are half as fast outside of a clique
     linked_devices                     the GPUs of each bundle are linked by NVLink, every two of them
     none                               the group is left to Ray
 
@@ -25,7 +27,9 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from ray_dra.core.model.locality import MAX_CLIQUES, MAX_PATIENCE, Connect, Locality
+from ray_dra.core.gangs.order import LEAST_SECONDS
+from ray_dra.core.gangs.record_sense import MOST_SECONDS
+from ray_dra.core.model.locality import LEAST_SPEED, MAX_CLIQUES, MAX_PATIENCE, Connect, Locality
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_POLICY = 200
@@ -45,11 +49,13 @@ class Policy:
     Attributes:
         scope: which groups are a set, one of SCOPES; "" where each is for itself.
         groups: so many groups of the scope are one gang; 0 where each is placed when it comes.
+        runs_for: seconds, a guess of how long each runs; None: nothing is said.
     """
 
     locality: Locality
     scope: str = ""
     groups: int = 0
+    runs_for: float | None = None
 
 
 NEAREST = Policy(Locality(cliques=1, required=False))
@@ -58,8 +64,11 @@ NEAREST = Policy(Locality(cliques=1, required=False))
 _TERM = re.compile(r"(?:(prefer)[:.])?(same_clique|at_most_cliques|linked_devices|none)(?:\((.*)\)|((?:\.[^.()]+)*))")
 _SPACES = re.compile(r"\s*([&(),=:])\s*")  # beside what parts words; `segment=1 6` is not 16
 _DOTTED = re.compile(r"\.([^.]+[=-][0-9]+\.[0-9]+(?=\.|$)|[^.]+)")  # an argument, which may be a fraction
-_ARGUMENT = re.compile(r"(?:(segment|patience|set)[=-])?([0-9]+(?:\.[0-9]+)?)|scope[=-](job|application|name)")
-_NUMBER = {"segment": MAX_CLIQUES, "patience": int(MAX_PATIENCE), "count": MAX_CLIQUES, "set": MOST_GROUPS}
+_ARGUMENT = re.compile(
+    r"(?:(segment|patience|set|runs_for|speed)[=-])?([0-9]+(?:\.[0-9]+)?)|scope[=-](job|application|name)"
+)
+_WHOLE = {"segment": MAX_CLIQUES, "count": MAX_CLIQUES, "set": MOST_GROUPS}
+_FRACTIONS = {"patience": (0.0, MAX_PATIENCE), "runs_for": (LEAST_SECONDS, MOST_SECONDS), "speed": (LEAST_SPEED, 1.0)}
 
 
 def parse_policy(said: object, place: str = "locality") -> Policy | None:
@@ -85,9 +94,13 @@ def parse_policy(said: object, place: str = "locality") -> Policy | None:
     scopes, sizes = ({policy.scope for policy in policies} - {""}, {policy.groups for policy in policies} - {0})
     if len(scopes) > 1 or len(sizes) > 1:
         raise _wrong(said, place, "The parts contradict each other: a group is of one set.")
+    guesses = {policy.runs_for for policy in policies} - {None}
+    if len(guesses) > 1:
+        raise _wrong(said, place, "The parts contradict each other: a group runs for one time.")
     if sizes and locality.segment is not None:
         raise _wrong(said, place, "A set of groups takes no segment.")
-    return Policy(locality, "".join(scopes) or ("name" if sizes else ""), max(sizes, default=0))
+    scope = "".join(scopes) or ("name" if sizes else "")
+    return Policy(locality, scope, max(sizes, default=0), next(iter(guesses), None))
 
 
 def _term(term: str, said: str, place: str) -> Policy | None:
@@ -100,7 +113,10 @@ def _term(term: str, said: str, place: str) -> Policy | None:
     made: dict[str, Callable[[], Policy | None]] = {
         "same_clique": lambda: _cliques(arguments, scope, None, bool(prefer), said, place),
         "at_most_cliques": lambda: _cliques(arguments, scope, arguments.pop("count", 0), bool(prefer), said, place),
-        "linked_devices": lambda: Policy(Locality(connect=Connect.PREFERRED if prefer else Connect.REQUIRED)),
+        "linked_devices": lambda: Policy(
+            Locality(connect=Connect.PREFERRED if prefer else Connect.REQUIRED),
+            runs_for=arguments.pop("runs_for", None),
+        ),
         "none": lambda: None,
     }
     if prefer and name == "none":
@@ -125,7 +141,8 @@ def _arguments(given: list[str], said: str, place: str) -> tuple[dict[str, float
         if match is None or match[3] is not None or name in found or (name == "count" and at):
             raise _wrong(said, place, f"{argument or 'an argument'} is not understood.")
         value = float(match[2])
-        if not (0 if name == "patience" else 1) <= value <= _NUMBER[name] or (name != "patience" and value % 1):
+        least, most = _FRACTIONS.get(name) or (1, _WHOLE[name])
+        if not least <= value <= most or (name in _WHOLE and value % 1):
             raise _wrong(said, place, f"{name} is out of range.")
         found[name] = value
     return found, scope
@@ -134,22 +151,27 @@ def _arguments(given: list[str], said: str, place: str) -> tuple[dict[str, float
 def _cliques(
     arguments: dict[str, float], scope: str, count: float | None, prefer: bool, said: str, place: str
 ) -> Policy:
-    segment, patience = arguments.pop("segment", None), arguments.pop("patience", 0.0)
-    groups = int(arguments.pop("set", 0))
+    segment, patience = arguments.pop("segment", None), arguments.pop("patience", None)
+    groups, runs_for, speed = (
+        int(arguments.pop("set", 0)),
+        arguments.pop("runs_for", None),
+        arguments.pop("speed", None),
+    )
     if count == 0:
         raise _wrong(said, place, "at_most_cliques needs a number.")
     if count is not None and segment is not None:
         raise _wrong(said, place, "at_most_cliques takes no segment.")
-    if patience and not prefer:
+    if (patience or speed) and not prefer:
         raise _wrong(said, place, "Patience is for what is preferred; what is required is waited for anyway.")
     cliques = int(count) if count is not None else (None if segment is not None else 1)
     locality = Locality(
         cliques=cliques,
         segment=None if segment is None else int(segment),
         required=not prefer,
-        patience=float(patience),
+        patience=patience if prefer else None,
+        outside_speed=speed,
     )
-    return Policy(locality, scope, groups)
+    return Policy(locality, scope, groups, runs_for)
 
 
 def fitted(locality: Locality, bundles: int, *, one_node: bool) -> Locality:

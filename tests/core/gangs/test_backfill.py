@@ -11,7 +11,6 @@ import pytest
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import (
     ABOUT_TO,
-    Answer,
     Bounds,
     Reservation,
     apart,
@@ -21,7 +20,8 @@ from ray_dra.core.gangs.backfill import (
 )
 from ray_dra.core.gangs.events import NextTurn, ReleaseAsked, Submitted
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.gangs.patience import Answer, Worth, in_turn
+from ray_dra.core.gangs.promise import Promise
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.locality import Locality
@@ -31,6 +31,9 @@ from ray_dra.errors import InvalidRequest
 from tests.core import brute
 from tests.core.gangs.world import World
 from tests.core.machines import gang, picture, rack
+
+NEAR = Locality(cliques=1, required=False)
+NEAR_NOW = replace(NEAR, patience=0.0)
 
 
 def serve(world: World) -> None:
@@ -334,17 +337,116 @@ def test_who_has_a_clique_to_itself_leaves_all_of_it() -> None:
     assert promise.at == 5.0
 
 
+# -- what is promised
+
+
+def test_those_who_overrun_one_after_the_other_delay_the_first_once(world: World) -> None:
+    """Each runs 3 s longer than it said; `big` was promised 100 s."""
+    world.now = 90.0
+    world.submit(1, name="one", runs_for=10.0)
+    serve(world)
+    assert runs(world, "one")
+    world.now = 101.0
+    world.act(ReleaseAsked("one"))
+    world.submit(2, name="two", runs_for=1.0)
+    serve(world)
+    assert not runs(world, "two"), "the other overruns"
+    world.now = 102.0
+    long = world.gangs["long"]
+    world.act(ReleaseAsked("long"))
+    serve(world)
+    assert runs(world, "big")
+    assert long.ends == 100.0
+
+
+def test_a_promise_does_not_get_later_with_the_beginning_of_a_wait() -> None:
+    world = World(machines=[*rack("a", 2), *rack("b", 1)])
+    world.act(Submitted(Order(replace(gang(4, name="forever"), exclude=frozenset({"b-t0", "a-t1"})))))
+    world.act(Submitted(Order(replace(gang(4, name="late"), exclude=frozenset({"a-t1"})), runs_for=47.0)))
+    world.submit(4, 4, name="big", locality=replace(NEAR, patience=5.0))
+    world.submit(1, name="behind", runs_for=10.0)
+    serve(world)
+    assert world.gangs["big"].promised == Promise(47.0, 52.0)
+    world.now = 49.0
+    for name in ("behind", "late"):
+        world.act(ReleaseAsked(name))
+    serve(world)
+    assert world.gangs["big"].could_start == 49.0, "it waits for a rack until 54"
+    world.submit(4, name="too long", runs_for=4.0)
+    world.submit(4, name="short", runs_for=3.0)
+    serve(world)
+    assert not runs(world, "too long"), "it would end after 52"
+    assert runs(world, "short")
+    assert world.gangs["big"].promised == Promise(47.0, 52.0)
+    world.now = 54.0
+    serve(world)
+    assert not runs(world, "big"), "the other overruns by 2 s"
+    world.act(ReleaseAsked("short"))
+    serve(world)
+    assert runs(world, "big")
+    began = world.gangs["big"]
+    assert began.promised is None
+    assert began.could_start is None
+
+
+def restarted(world: World) -> World:
+    """The same cluster and records, and a coordinator that has just started."""
+    machines = [state.node for state in world.inventory.node_states.values()]
+    after = World(machines=machines, worth=world.discipline.worth)
+    after.now = world.now
+    for each in world.gangs.values():
+        after.engine.records.restore(each, after.now)
+    return after
+
+
+def test_a_promise_outlives_its_coordinator() -> None:
+    """`late` overruns in the place that was promised at 10, and there is another at 50."""
+    world = World(machines=[*rack("a", 2), *rack("b", 2)])
+    late = replace(gang(4, name="late"), exclude=frozenset({"a-t1", "b-t0", "b-t1"}))
+    other = replace(gang(4, 4, name="other"), exclude=frozenset({"a-t0", "a-t1"}))
+    world.act(Submitted(Order(late, runs_for=10.0)))
+    world.act(Submitted(Order(other, runs_for=50.0)))
+    world.submit(4, 4, name="big", locality=Locality(cliques=1))
+    world.submit(4, name="behind", runs_for=11.0)
+    serve(world)
+    assert world.gangs["big"].promised == Promise(10.0, 10.0)
+    world.now = 11.0
+    world = restarted(world)
+    world.submit(4, name="small", runs_for=38.0)
+    serve(world)
+    assert not runs(world, "small"), "it would have the other half of the rack that was promised at 10"
+    world.now = 12.0
+    world.act(ReleaseAsked("late"))
+    serve(world)
+    assert runs(world, "big")
+
+
+def test_a_wait_for_a_clique_outlives_its_coordinator() -> None:
+    world = World(machines=[*rack("a", 2), *rack("b", 2)])
+    for name, rest in (("one", {"a-t1", "b-t0", "b-t1"}), ("two", {"a-t0", "a-t1", "b-t1"})):
+        world.act(Submitted(Order(replace(gang(4, name=name), exclude=frozenset(rest)))))
+    world.submit(4, 4, name="big", locality=replace(NEAR, patience=60.0))
+    world.now = 40.0
+    serve(world)
+    world = restarted(world)
+    serve(world)
+    assert not runs(world, "big")
+    world.now = 59.0
+    serve(world)
+    assert not runs(world, "big")
+    world.now = 60.0
+    serve(world)
+    assert runs(world, "big"), "a minute, and not a minute from the restart"
+
+
 # -- over time
-
-
-NEAR = Locality(cliques=1, required=False)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_whoever_is_first_starts_by_its_reservation_however_many_come(seed: int) -> None:
     """Everybody ends by its guess, gangs never stop coming, and those with patience start when it is over."""
     dice = random.Random(seed)
-    world = World(machines=[*rack("a", 3), *rack("b", 2)])
+    world = World(machines=[*rack("a", 3), *rack("b", 2)], worth=Worth(speed=0.5))  # so that all end at whole seconds
     promised: dict[str, float] = {}
     overtaken = firsts = 0
     for step in range(400):
@@ -420,3 +522,42 @@ def test_what_cannot_be_known_is_no_reservation() -> None:
     assert asked() == asked((5.0, "one")) == asked((5.0, "two")) == ()
     assert [each.at for each in asked((5.0, "two"), (9.0, "one"))] == [9.0]
     assert [(each.at, each.after) for each in asked((ABOUT_TO, "two"), (ABOUT_TO, "one"))] == [(0.0, ("two", "one"))]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_however_many_overrun_the_first_is_late_by_no_more_than_the_longest(seed: int) -> None:
+    """Some end 3 s after what was guessed, gangs never stop coming, and the coordinator starts again now and then."""
+    dice = random.Random(seed)
+    world = World(machines=[*rack("a", 3), *rack("b", 2)], worth=Worth(speed=0.5))
+    promised: dict[str, float] = {}
+    late: dict[str, float] = {}
+    overtaken = firsts = 0
+    for step in range(300):
+        world.now = float(step)
+        ended = [
+            n for n, g in world.gangs.items() if g.ends and g.ends + late.setdefault(n, dice.choice((0, 0, 3))) <= step
+        ]
+        for name in ended:
+            world.act(ReleaseAsked(name))
+        while len(world.engine.records._queue) < 12:
+            sizes = [4] * dice.randint(2, 5) if dice.random() < 0.3 else [dice.randint(1, 4)]
+            locality = dice.choice((NEAR_NOW, replace(NEAR, patience=7.0), Locality(), Locality(cliques=2)))
+            request = gang(*sizes, name=f"g{step}-{len(world.done)}", locality=locality)
+            world.act(Submitted(Order(request, runs_for=float(dice.randint(3, 20)))))
+        if dice.random() < 0.05:
+            world = restarted(world)
+        before = {name for name in world.gangs if runs(world, name)}
+        serve(world)
+        for name in list(promised):
+            if runs(world, name):
+                firsts += 1
+                assert world.now <= promised.pop(name) + 3.0
+        first = world.engine.records.first
+        assert first is not None
+        overtaken += sum(
+            runs(world, n) and g.sequence > first.sequence and n not in before for n, g in world.gangs.items()
+        )
+        if (promise := first.promised) is not None:
+            promised[first.id] = min(promised.get(first.id, promise.by), promise.by)
+    assert firsts > 10
+    assert overtaken > 20

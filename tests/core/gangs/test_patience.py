@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from itertools import combinations
 
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.patience import in_turn
+from ray_dra.core.gangs.events import NextTurn, ReleaseAsked, Submitted
+from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.patience import WORTH, Patience, Worth, as_preferred, in_turn, patience_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.imex import IMEX_LIMITS, NO_LIMITS, Limits
 from ray_dra.core.model.locality import Connect, Locality
@@ -20,7 +23,10 @@ from ray_dra.core.plan import plan
 from ray_dra.core.planner.work import STEPS, Work
 from ray_dra.errors import InvalidRequest
 from tests.core.checks import check
+from tests.core.gangs.world import World
 from tests.core.machines import DGX1, gang, node, one_clique, rack
+
+NEAR = Locality(cliques=1, required=False)
 
 
 @given(
@@ -213,3 +219,103 @@ def test_looking_for_linked_gpus_leaves_steps_to_look_anywhere() -> None:
         assert isinstance(answer, Allocation)
         check(answer, inventory, request)
         inventory.set_others("d7", 0, {"CPU": 64.0})  # then enough GPUs on one node, but not with the CPUs
+
+
+# -- patience by what a clique is worth
+
+
+def test_a_wait_is_over_when_it_is_not_worth_it_any_more() -> None:
+    """1,000 s at half the speed outside: a clique is worth 1,000 s, and a tenth of that where nobody can tell."""
+    patience = patience_of(NEAR, 1000.0, Worth(speed=0.5))
+    assert patience == Patience(1000.0, 100.0)
+    assert patience.until(50.0, 700.0) == 700.0, "it waits for the clique"
+    assert patience.until(50.0, 1051.0) == 50.0, "and not for one that comes too late"
+    assert patience.until(50.0, None) == 150.0
+    assert patience_of(replace(NEAR, outside_speed=0.8), 1000.0, Worth(speed=0.5)) == Patience(250.0, 100.0)
+    assert patience_of(replace(NEAR, outside_speed=1.0), 1000.0, WORTH).most == 0.0
+    for none in (None, WORTH):
+        assert patience_of(replace(NEAR, patience=7.0), 1000.0, none) == Patience(7.0)
+        assert patience_of(replace(NEAR, patience=0.0), 1000.0, none) == Patience()
+        assert patience_of(Locality(cliques=1), 1000.0, none) == patience_of(Locality(), 1000.0, none) == Patience()
+    assert patience_of(NEAR, 1000.0, None) == patience_of(NEAR, None, WORTH) == Patience()
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ((100.0, 2000.0), 100.0),  # the first rack is free at 100, and that is worth it
+        ((1200.0, 2000.0), 0.0),  # 1,200 s are more than it would lose
+        ((None, None), 50.0),  # nobody can tell: a tenth
+        ((100.0, None), 100.0),
+    ],
+)
+def test_a_gang_waits_while_it_would_end_sooner_in_a_clique(
+    others: tuple[float | None, float | None], expected: float
+) -> None:
+    """Two racks of two trays, one tray taken in each; the gang runs 500 s, and 1,200 s outside of a rack."""
+    world = World(machines=[*rack("a", 2), *rack("b", 2)])
+    for (name, tray), runs_for in zip((("one", "a-t0"), ("two", "b-t0")), others, strict=True):
+        elsewhere = frozenset({"a-t0", "a-t1", "b-t0", "b-t1"} - {tray})
+        world.act(Submitted(Order(replace(gang(4, name=name), exclude=elsewhere), runs_for=runs_for)))
+    world.submit(4, 4, name="g", locality=NEAR, runs_for=500.0)
+    held = world.gangs["g"].allocation
+    for now in (0.0, 49.0, 50.0, 99.0, 100.0):
+        world.now = now
+        if now == 100.0 and others[0] == now:
+            world.act(ReleaseAsked("one"))
+        while world.act(NextTurn()):
+            pass
+        held = world.gangs["g"].allocation
+        assert (held is not None) == (now >= expected), now
+        if held is not None:
+            break
+    assert held is not None
+    assert (len(set(held.cliques)) == 1) is (expected == 100.0)
+    slower = 1.0 if expected == 100.0 else 2.4
+    assert world.gangs["g"].ends == pytest.approx(world.now + 500.0 * slower)
+
+
+def test_it_does_not_wait_longer_than_a_clique_is_worth_whoever_overruns() -> None:
+    """Each time somebody overruns another rack seems to be near: it would wait for ever."""
+    world = World(machines=[*rack("a", 2), *rack("b", 2), *rack("c", 2)], worth=Worth(speed=0.5, share=0.0))
+    trays = {f"{r}-t{t}" for r in "abc" for t in range(2)}
+    for tray, runs_for in (("a-t0", 90.0), ("b-t0", 95.0), ("c-t0", 300.0)):
+        world.act(Submitted(Order(replace(gang(4, name=tray), exclude=frozenset(trays - {tray})), runs_for=runs_for)))
+    world.submit(4, 4, name="g", locality=NEAR, runs_for=100.0)
+    began = None
+    for now in range(300):
+        world.now = float(now)
+        while world.act(NextTurn()):
+            pass
+        if world.gangs["g"].allocation is not None:
+            began = now
+            break
+    assert began == 95
+
+
+def test_worth_can_be_off() -> None:
+    world = World(machines=[*rack("a", 2), *rack("b", 2)], worth=None)
+    for name, rest in (("one", {"a-t1", "b-t0", "b-t1"}), ("two", {"a-t0", "a-t1", "b-t1"})):
+        world.act(Submitted(Order(replace(gang(4, name=name), exclude=frozenset(rest)), runs_for=10.0)))
+    world.submit(4, 4, name="g", locality=NEAR, runs_for=500.0)
+    assert world.gangs["g"].allocation is not None
+    assert world.gangs["g"].ends == 500.0
+
+
+@pytest.mark.parametrize("cliques", [1, 2])
+def test_what_was_got_is_what_is_preferred_where_a_strict_plan_says_so(cliques: int) -> None:
+    dice = random.Random(cliques)
+    yes = no = 0
+    for _ in range(300):
+        inventory = Inventory([*rack("a", 2), *rack("b", 2), *rack("c", 2)])
+        for tray in inventory.node_states:
+            inventory.set_others(tray, dice.choice((0, 0, 1, 15)), {})
+        segment = dice.choice((None, 1, 2))
+        near = Locality(cliques=cliques if segment is None else None, segment=segment, required=False)
+        request = gang(*[dice.randint(1, 4)] * dice.choice((2, 4)), locality=near)
+        answer = plan(inventory, request)
+        if isinstance(answer, Allocation):
+            preferred = isinstance(plan(inventory, request, strict=True), Allocation)
+            assert as_preferred(answer, near) is preferred
+            yes, no = yes + preferred, no + (not preferred)
+    assert min(yes, no) > 10

@@ -15,6 +15,7 @@ from ray_dra.core.gangs.actions import MakeGroup, Save
 from ray_dra.core.gangs.events import JobsSeen, NextTurn, ReleaseAsked, Submitted, WorkersProgressed
 from ray_dra.core.gangs.gang import Gang, GroupSet, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.patience import Patience
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.sets import place_near, place_together
@@ -396,7 +397,7 @@ def test_equal_groups_get_places_together_if_and_only_if_there_are_some(
     sizes = [size] * bundles
     planning = planning_of(free)
     gangs = members(count, sizes, Locality(cliques=most), strategy)
-    answer, _ = place_together(planning, gangs, None, 0.0)
+    answer, _ = place_together(planning, gangs, None, 0.0, Patience(), lambda *_: None)
     rooms = sorted((room(clique, sizes, strategy) for clique in free), reverse=True)
     if strategy is Strategy.PACK and most > 1:
         # a group's bundles may lie in both cliques

@@ -19,6 +19,7 @@ from ray_dra.core.gangs.actions import (
     Save,
 )
 from ray_dra.core.gangs.backfill import BOUNDS, Bounds
+from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import (
     Event,
@@ -29,6 +30,7 @@ from ray_dra.core.gangs.events import (
 )
 from ray_dra.core.gangs.gang import Gang, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.progress import STARTS, THERE
 from ray_dra.core.model.locality import ANYWHERE
 from ray_dra.core.model.node import Node
@@ -45,12 +47,14 @@ class World:
         nodes: int = 2,
         machines: Sequence[Node] | None = None,
         backfill: Bounds = BOUNDS,
+        worth: Worth | None = WORTH,
     ) -> None:
         self.inventory = Inventory(machines if machines is not None else rack("a", nodes))
         known = KnownNodes(self.inventory)
         known.look(0.0)
         begins = STARTS if own_workers else THERE
-        self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers, backfill=backfill)
+        self.discipline = Discipline(backfill, worth)
+        self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers, discipline=self.discipline)
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run
         self.done: list[Action] = []

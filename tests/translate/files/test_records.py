@@ -99,6 +99,8 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.shape_failed
             assert new_gang.reshaped
             assert new_gang.beside is not None  # nor up to 17
+            assert new_gang.could_start  # nor up to 18
+            assert new_gang.promised is not None
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -108,7 +110,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, replacing=old_gang.replacing, allocation=old_gang.allocation)
             same = replace(same, on_fault=old_gang.on_fault, first_by_program=old_gang.first_by_program)
             same = replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends, reshape=old_gang.reshape)
-            same = replace(same, beside=old_gang.beside)
+            same = replace(same, beside=old_gang.beside, could_start=old_gang.could_start, promised=old_gang.promised)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.FAILED_KEY:  # 0 did not count them
             assert records.failure_from_bytes(data) == replace(records.failure_from_bytes(now), number=0)
@@ -199,7 +201,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":18', b'"version":"18"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":19', b'"version":"18"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

@@ -1,0 +1,30 @@
+"""What an operator sets of the queue: who may go when. Each part can be off, and then the queue is as without it.
+
+Neighbours: `translate/settings.py` reads it; `admission.py` and `benchmarks/replay.py` go by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
+from ray_dra.core.gangs.patience import WORTH, Worth
+
+
+@dataclass(frozen=True, slots=True)
+class Discipline:
+    """See the module.
+
+    Attributes:
+        backfill: how far is looked for gangs that may start before their turn.
+        worth: what a clique is worth to gangs that prefer one and say how long they run; None: they do not wait for it
+            but where their programs say so.
+    """
+
+    backfill: Bounds = BOUNDS
+    worth: Worth | None = WORTH
+
+
+DISCIPLINE = Discipline()
+FIRST_COME = Discipline(OFF, None)
+"""First come, first served, within a priority."""
