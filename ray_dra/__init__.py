@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ray_dra.translate.names import VERSION
+
 if TYPE_CHECKING:
     from ray_dra.api import (
         at_most_cliques,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     from ray_dra.translate.drawing import draw_topology
     from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "ray_dra.api": (

@@ -476,6 +476,8 @@ def test_help_tells_the_exit_codes_and_the_version_is_told() -> None:
         for part in EXIT_CODES.split(", "):
             assert part.split(" (")[0] in told
     assert run("--version").stdout == f"ray-dra {ray_dra.__version__}\n"
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert f'\nversion = "{ray_dra.__version__}"\n' in project
 
 
 def test_without_a_cluster_on_this_machine_nobody_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,16 @@ def path_of(kind: str, namespace: str | None = None, name: str | None = None) ->
     return "/".join(parts)
 
 
+def kind_of(path: str) -> str:
+    """What `path_of` made a URL path of, its subresources among them; "" for another path, such as of discovery."""
+    for group, root in _ROOTS.items():
+        if path.startswith(f"{root}/"):
+            rest = path[len(root) + 1 :].split("/")
+            plural = rest[2] if rest[0] == "namespaces" and len(rest) > 2 else rest[0]
+            return _PLURALS.get((group, plural), "")
+    return ""
+
+
 def root_of(group: str) -> str:
     return f"/apis/{group}" if "/" in group else f"/api/{group}"
 
@@ -64,3 +74,7 @@ def root_of(group: str) -> str:
 def path_for(thing: Mapping[str, Any], namespace: str | None, *, named: bool = True) -> str:
     meta = thing["metadata"]
     return path_of(thing["kind"], namespace or meta.get("namespace") or "default", meta["name"] if named else None)
+
+
+_ROOTS = {group: root_of(group) for group, _, _ in KINDS.values()}
+_PLURALS = {(group, plural): kind for kind, (group, plural, _) in KINDS.items()}

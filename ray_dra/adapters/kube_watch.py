@@ -18,6 +18,7 @@ from ray_dra.adapters.write_limits import Writers
 from ray_dra.errors import AlreadyThere, ApiUnavailable, InvalidRequest, KubernetesError, NotFound, NotLeading
 from ray_dra.ports.kube_objects import Claim, WriteLimits
 from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.ports.metrics import LEASE, NO_METRICS, WATCH_AGE, Metrics
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.events import event_about
@@ -38,6 +39,7 @@ from ray_dra.translate.names import (
 
 logger = logging.getLogger("ray_dra")
 
+METER_SECONDS = 5.0
 MOST_PROBLEMS = 20  # that are told one by one
 SYNC_SECONDS = 30.0
 TAINT_RULE_SECONDS = 5.0  # for which the first look waits for them; gangs can do without
@@ -62,9 +64,12 @@ class KubeAdapter:
         changed: Callable[[], object] = lambda: None,
         sync_seconds: float = SYNC_SECONDS,
         resolver: Path = RESOLVER,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         """`holder`: who asks for the RayCluster's lease; the same after a restart, so that it need not wait.
-        `sync_seconds`: for which the API server may be away now. `resolver`: in a pod, names the DNS domain."""
+        `sync_seconds`: for which the API server may be away now. `resolver`: in a pod, names the DNS domain.
+        `metrics`: how the lease and the watches are."""
+        self._metrics, self._metered = metrics, -METER_SECONDS
         self._api, self.namespace, self.raycluster = api, namespace, raycluster
         self._domain: str | None = None
         self._changed = changed
@@ -141,6 +146,7 @@ class KubeAdapter:
 
     def view(self) -> KubeView:
         self._log_problems()
+        self._meter()
         queues_known = self._queues_known  # before they are read, or those that are listed meanwhile were none
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
         cluster = next(iter(found["raycluster"]), None)
@@ -164,6 +170,17 @@ class KubeAdapter:
             flavors={flavor.name: flavor for flavor in found.get("flavors", ())},
             version=sum(mirror.version for mirror in self._mirrors.values()),
         )
+
+    def _meter(self) -> None:
+        now = time.monotonic()
+        if now - self._metered >= METER_SECONDS:
+            self._metered = now
+            self._metrics.put(LEASE, float(not self._lease.missing()))
+            ages: dict[str, float] = {}
+            for mirror in self._mirrors.values():
+                ages[mirror.kind] = max(mirror.silent, ages.get(mirror.kind, 0.0))
+            for kind, age in ages.items():
+                self._metrics.put(WATCH_AGE, age, kind)
 
     def _watch_service(self, name: str) -> None:
         """Watch the RayService that made the RayCluster, once that is known. Without the right to, gangs hear nothing

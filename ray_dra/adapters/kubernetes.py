@@ -20,8 +20,9 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from ray_dra.adapters.kube_answers import Object, error_of, event_of, garbled, object_of, version_of
-from ray_dra.adapters.kube_kinds import KINDS, path_for, path_of, root_of
+from ray_dra.adapters.kube_kinds import KINDS, kind_of, path_for, path_of, root_of
 from ray_dra.errors import ApiUnavailable, KubernetesError, NotFound
+from ray_dra.ports.metrics import NO_METRICS, REQUESTS, Metrics
 from ray_dra.translate.names import KUBECONFIG_VARIABLE
 
 # The server keeps the bytes of a driver's opaque parameters as they were sent, and compares them when it checks that a
@@ -43,12 +44,16 @@ class KubernetesApi:
     Args:
         kubeconfig: path of a kubeconfig; None: $KUBECONFIG or the user's own, or else the pod's service account.
         context: which of its contexts.
+        metrics: where requests are counted.
 
     Raises:
         KubernetesError: from every method; the subclass says what to do about it.
     """
 
-    def __init__(self, kubeconfig: str | None = None, context: str | None = None) -> None:
+    def __init__(
+        self, kubeconfig: str | None = None, context: str | None = None, *, metrics: Metrics = NO_METRICS
+    ) -> None:
+        self._metrics = metrics
         self.configuration = configuration = client.Configuration()
         try:
             kubeconfig = kubeconfig or os.environ.get(KUBECONFIG_VARIABLE)  # the client asks for it when it is imported
@@ -295,16 +300,25 @@ class KubernetesApi:
         )
         try:
             response = self._client.call_api(method, url, headers, body, _request_timeout=timeout).response
+            self._count(verb, path, response.status)
             body = response.data if whole or response.status >= 400 else b""  # read here, where it may break
             if response.status >= 400:
                 raise error_of(response.status, body, f"{verb} {path}")
             return response
         except ApiException as error:
+            self._count(verb, path, error.status or 0)
             raise error_of(error.status or 0, (error.body or "").encode(), f"{verb} {path}") from error
         except (HTTPError, OSError) as error:
+            self._count(verb, path, 0)
             raise ApiUnavailable(
                 "The Kubernetes API did not answer.", place=f"{verb} {self.server}{path}", available=str(error)
             ) from error
+
+    def _count(self, verb: str, path: str, status: int) -> None:
+        """`status` 0: no answer came."""
+        kind = kind_of(path)
+        if kind:
+            self._metrics.count(REQUESTS, verb, kind, str(status))
 
 
 def _selectors(labels: str, fields: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ class Mirror:
         changed: Callable[[], object] = lambda: None,
         concerns: Callable[[Any], bool] = lambda kept: True,
     ) -> None:
-        self._api, self._kind, self._namespace = api, kind, namespace
+        self._api, self.kind, self._namespace = api, kind, namespace
         self._select = {"labels": labels, "fields": fields}
         self._keep, self._changed, self._concerns = keep, changed, concerns
         self._lock = threading.Lock()
@@ -71,12 +71,17 @@ class Mirror:
     def problems(self) -> list[str]:
         """Why the mirror may differ from the cluster; empty if all is well."""
         error = self.error
-        found = [] if error is None else [f"{self._kind}s cannot be watched: {_first_line(error)}"]
-        if time.monotonic() - self._heard > SILENT_SECONDS:
-            found.append(f"no word of {self._kind}s for over {SILENT_SECONDS:.0f} s: plans are made on what there was")
+        found = [] if error is None else [f"{self.kind}s cannot be watched: {_first_line(error)}"]
+        if self.silent > SILENT_SECONDS:
+            found.append(f"no word of {self.kind}s for over {SILENT_SECONDS:.0f} s: plans are made on what there was")
         with self._lock:
             left_out = list(self._left_out.items())
-        return found + [f"{self._kind} {'/'.join(filter(None, key))} is left out: {why}" for key, why in left_out]
+        return found + [f"{self.kind} {'/'.join(filter(None, key))} is left out: {why}" for key, why in left_out]
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the server last said anything."""
+        return time.monotonic() - self._heard
 
     def stop(self) -> None:
         self._ended.set()
@@ -106,9 +111,9 @@ class Mirror:
 
     def _note(self, error: Exception) -> None:
         if not isinstance(error, KubernetesError):
-            logger.error("what came of %ss could not be taken", self._kind, exc_info=error)
+            logger.error("what came of %ss could not be taken", self.kind, exc_info=error)
             known = KubernetesError(
-                "What came could not be taken.", place=f"the watch of {self._kind}s", available=repr(error)[:200]
+                "What came could not be taken.", place=f"the watch of {self.kind}s", available=repr(error)[:200]
             )
             known.__cause__ = error
             error = known
@@ -118,7 +123,7 @@ class Mirror:
         things: dict[tuple[str, str], Any] = {}
         left_out: dict[tuple[str, str], str] = {}
         version = ""
-        for page, at in self._api.pages(self._kind, self._namespace, **self._select):
+        for page, at in self._api.pages(self.kind, self._namespace, **self._select):
             version, self._heard = at, time.monotonic()
             for number, thing in enumerate(page):
                 try:
@@ -139,7 +144,7 @@ class Mirror:
     def _watch(self) -> None:
         began, first = time.monotonic(), self._at
         events = self._api.watch(
-            self._kind, self._namespace, version=first, seconds=WATCH_SECONDS, began=self._began, **self._select
+            self.kind, self._namespace, version=first, seconds=WATCH_SECONDS, began=self._began, **self._select
         )
         for kind, thing in events:
             self._heard = time.monotonic()
@@ -149,7 +154,7 @@ class Mirror:
             if self._ended.is_set():
                 break
         if self._at == first and time.monotonic() - began < SHORT_SECONDS:
-            raise ApiUnavailable("The watch ends as soon as it begins.", place=f"the watch of {self._kind}s")
+            raise ApiUnavailable("The watch ends as soon as it begins.", place=f"the watch of {self.kind}s")
         self._heard = time.monotonic()
 
     def _began(self, end: Callable[[], None]) -> None:

@@ -2,33 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import time
+from typing import Any
 
-from ray.util.metrics import Gauge, Histogram
+import ray
+from ray.util.metrics import Counter, Gauge, Histogram
 
-SECONDS = [0.1 * 10**power * step for power in range(5) for step in (1, 2, 5)]  # Ray's agents keep no finer sums
+from ray_dra.ports.metrics import BUILD_INFO, METRICS, PREFIX, Kind, Metric
+from ray_dra.translate.names import VERSION
+
+AGAIN_SECONDS = 5.0
+
+logger = logging.getLogger("ray_dra")
 
 
 class RayMetrics:
     """See the module, and `ports.metrics.Metrics`."""
 
     def __init__(self) -> None:
-        self._stages = Histogram(
-            "dra_gang_stage_seconds", "Time of a gang in a stage on its way to readiness.", SECONDS, ("stage",)
-        )
-        self._ready = Histogram("dra_gang_ready_seconds", "Time from a gang's call to its readiness.", SECONDS)
-        self._gangs = Gauge("dra_gangs", "Gangs in each phase.", ("phase",))
-        self._said: dict[str, int] = {}
+        self._made: dict[str, Any] = {metric.name: _made(metric) for metric in METRICS}
+        self._said: dict[tuple[str, tuple[str, ...]], tuple[float, float]] = {}  # value, and until when it stands
 
-    def stage_ended(self, stage: str, seconds: float) -> None:
-        if stage:
-            self._stages.observe(seconds, {"stage": stage})
-        else:
-            self._ready.observe(seconds)
+    def put(self, metric: Metric, value: float, *labels: str) -> None:
+        """What has not changed is said again every few seconds: Ray forgets a gauge of which it hears no more."""
+        key, now = (metric.name, labels), time.monotonic()
+        said = self._said.get(key)
+        if said is None or said[0] != value or now > said[1]:
+            self._said[key] = value, now + AGAIN_SECONDS
+            self._do(lambda: self._made[metric.name].set(value, _tags(metric, labels)))
 
-    def gangs(self, by_phase: Mapping[str, int]) -> None:
-        """Only what has changed: this is asked at every look."""
-        for phase, count in by_phase.items():
-            if self._said.get(phase) != count:
-                self._gangs.set(count, {"phase": phase})
-                self._said[phase] = count
+    def alive(self) -> None:
+        self.put(BUILD_INFO, 1, VERSION, ray.__version__)
+
+    def count(self, metric: Metric, *labels: str) -> None:
+        self._do(lambda: self._made[metric.name].inc(1, _tags(metric, labels)))
+
+    def observe(self, metric: Metric, value: float, *labels: str) -> None:
+        self._do(lambda: self._made[metric.name].observe(value, _tags(metric, labels)))
+
+    @staticmethod
+    def _do(call: Any) -> None:
+        """Whatever Ray has against it: no gang waits for a metric."""
+        try:
+            call()
+        except Exception:
+            logger.warning("a metric was not recorded", exc_info=True)
+
+
+def _tags(metric: Metric, labels: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(metric.labels, labels, strict=True))
+
+
+def _made(metric: Metric) -> Any:
+    """Ray's own, which adds `ray_` before the name, and `_total` after a counter's that lacks it."""
+    name = f"{PREFIX.removeprefix('ray_')}{metric.name}"
+    match metric.kind:
+        case Kind.GAUGE:
+            return Gauge(name, metric.what, metric.labels)
+        case Kind.COUNTER:
+            return Counter(name, metric.what, metric.labels)
+        case Kind.HISTOGRAM:
+            return Histogram(name, metric.what, list(metric.bounds), metric.labels)

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ray_dra.coordinator.gpu_id_map import Seen
+from ray_dra.coordinator.meters import Meters
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
+from ray_dra.core.gangs.actions import Action, Refuse, Save
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.events import (
     Committed,
@@ -43,7 +45,7 @@ from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
-from ray_dra.ports.metrics import NO_METRICS, Metrics
+from ray_dra.ports.metrics import NO_METRICS, PLAN_SECONDS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
@@ -75,7 +77,8 @@ class Coordinator:
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
         self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
-        self._quotas = parts.quotas
+        self._quotas, self._metrics = parts.quotas, metrics
+        self._meters = Meters(metrics, self.records, self.inventory, self.nodes, self.clock, wall)
         self.foreign_work, self.gpu_id_map, self._statuses = parts.foreign_work, parts.gpu_id_map, parts.statuses
         self.pending_groups = self._statuses.pending_groups
         self._turns = Turns(self.records, self.observer, parts.quotas, self.clock, self._decide)
@@ -115,7 +118,7 @@ class Coordinator:
         self._sync.end_of_look()
         served = self._turns.serve()
         self.behind = not (done and served)
-        self.executor.count_gangs()
+        self._meters.look()
         for each in (unheard, fault):
             if each is not None:
                 raise each
@@ -132,6 +135,8 @@ class Coordinator:
             # A fault of ours, and the same at each look; what the store raises below is not.
             logger.exception("a gang's turn failed")
             actions = self.engine.handle(TurnFailed(f"{type(fault).__name__}: {fault}"), now)
+        if actions and isinstance(event, Submitted | NextTurn):
+            self._metrics.observe(PLAN_SECONDS, self.clock() - now.lived, _result_of(actions))
         for action in actions:
             follows = self.executor.do(action, now)
             if follows is not None:
@@ -238,3 +243,13 @@ class Coordinator:
         for taken in self.gpu_id_map.taken(found, group):
             self._decide(taken)
         return found
+
+
+def _result_of(actions: Sequence[Action]) -> str:
+    """What was decided on a gang that asked for devices, for the metrics."""
+    for action in actions:
+        if isinstance(action, Refuse):
+            return "refused"
+        if isinstance(action, Save) and action.gang.allocation is not None:
+            return "placed"
+    return "waits"

@@ -39,10 +39,19 @@ from ray_dra.core.gangs.actions import (
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import Event, GroupMade, Moment, WorkersLeft, WorkersProgressed
 from ray_dra.core.gangs.gang import Gang
-from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.stages import READY
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import RayDraError
-from ray_dra.ports.metrics import Metrics
+from ray_dra.ports.metrics import (
+    ENDS,
+    MOVES,
+    NOTICES,
+    READY_SECONDS,
+    REFUSALS,
+    REPAIRS,
+    STAGE_SECONDS,
+    Metrics,
+)
 from ray_dra.ports.quota import Quotas
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
@@ -85,9 +94,7 @@ class Executor:
         """One action; an event where it shows something that is to be decided on before the next."""
         match action:
             case Save():
-                self._gang_store.settle(self._records.gangs)
-                self._gang_store.save(action.gang)
-                self._engine.saved(action, now)
+                self._save(action, now)
             case Drop():
                 self._drop(action)
             case WriteMap():
@@ -109,7 +116,7 @@ class Executor:
             case Note():
                 _log(action)
             case Timed():
-                self._metrics.stage_ended(action.ended.stage, action.ended.seconds)
+                self._timed(action)
             case Tell():
                 self._tell(action)
             case TellNotice():
@@ -117,6 +124,7 @@ class Executor:
             case TellRepair():
                 self._tell_repair(action)
             case Refuse():
+                self._metrics.count(REFUSALS, type(action.error).__name__)
                 raise action.error
         return None
 
@@ -162,10 +170,6 @@ class Executor:
                 if gang.quota.asks and gang.allocation is None and not self._backend.gone(gang.id, gang.moves):
                     yield gang.id, gang.quota.asks - 1
 
-    def count_gangs(self) -> None:
-        """How many gangs are in each phase, for the metrics."""
-        self._metrics.gangs({phase.value: self._records.phases[phase] for phase in Phase if phase is not Phase.GONE})
-
     def let_go(self, gang_id: str) -> None:
         """A gang's record that lies aside, and its placement group, as far as that is known; or the record of a key."""
         unread = self._gang_store.unread(gang_id)
@@ -177,6 +181,20 @@ class Executor:
         self._gang_store.aside.let_go(unread.key)
 
     # -- inside
+
+    def _save(self, action: Save, now: Moment) -> None:
+        before = self._records.gangs.get(action.gang.id)
+        self._gang_store.settle(self._records.gangs)
+        self._gang_store.save(action.gang)
+        self._engine.saved(action, now)
+        if before is not None and action.gang.moves > before.moves:
+            self._metrics.count(MOVES)
+
+    def _timed(self, action: Timed) -> None:
+        if action.ended.stage == READY:
+            self._metrics.observe(READY_SECONDS, action.ended.seconds)
+        else:
+            self._metrics.observe(STAGE_SECONDS, action.ended.seconds, action.ended.stage)
 
     def _write_map(self, group: str, allocation: Allocation) -> None:
         self._mapped[group] = None
@@ -190,6 +208,7 @@ class Executor:
             self._foreign.forget(group)
         self._gang_store.drop(gang)
         self._records.drop(gang.id, keep_until=action.keep_until)
+        self._metrics.count(ENDS, "failed" if gang.failed else "released")
         self._told.pop(gang.id, None)
         logger.info("gang %s: gone: %s", on_one_line(gang.name or gang.id), on_one_line(action.why))
 
@@ -251,11 +270,13 @@ class Executor:
     def _tell_repair(self, action: TellRepair) -> None:
         gang = self._records.gangs.get(action.gang)
         if gang is not None:
+            self._metrics.count(REPAIRS)
             self._backend.tell("GangRepair", f"gang {gang.name or gang.id}: {action.why}", warning=True)
 
     def _tell_notice(self, action: TellNotice) -> None:
         gang = self._records.gangs.get(action.gang)
         if gang is not None:
+            self._metrics.count(NOTICES)
             said = explain_notice(action.notice, len(gang.request.bundles))
             self._backend.tell("GangNotice", f"gang {gang.name or gang.id}: {said}", warning=True)
 

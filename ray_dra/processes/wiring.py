@@ -15,6 +15,7 @@ from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id, log_folder
 from ray_dra.adapters.ray_metrics import RayMetrics
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.ports.kubernetes import Kube
+from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
 from ray_dra.translate.settings import discipline_of, on_fault_of
@@ -30,18 +31,19 @@ def store_here() -> Store:
 def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callable[[], object]) -> Coordinator:
     """`changed` is called, from any thread, when Kubernetes has changed. Without `kubernetes`, gangs lie on the raylets
     that are there."""
+    metrics = RayMetrics()
     return Coordinator(
         store,
         RayAdapter(),
         time.monotonic,
-        kube_of(kubernetes, changed),
-        metrics=RayMetrics(),
+        kube_of(kubernetes, changed, metrics),
+        metrics=metrics,
         discipline=discipline_of(os.environ),
         on_fault=on_fault_of(os.environ),
     )
 
 
-def kube_of(target: Kubernetes | None, changed: Callable[[], object]) -> Kube | None:
+def kube_of(target: Kubernetes | None, changed: Callable[[], object], metrics: Metrics) -> Kube | None:
     """The Kubernetes adapter, or None without Kubernetes; imported only when needed."""
     if target is None:
         return None
@@ -52,9 +54,15 @@ def kube_of(target: Kubernetes | None, changed: Callable[[], object]) -> Kube | 
     # Ray gives up an actor whose start fails. The first program is told why; a restarted coordinator has gangs.
     again = ray.get_runtime_context().was_current_actor_reconstructed
     sync_seconds = math.inf if again else SYNC_SECONDS
-    api = KubernetesApi()
+    api = KubernetesApi(metrics=metrics)
     return KubeAdapter(
-        api, target.namespace, target.raycluster, holder=holder, changed=changed, sync_seconds=sync_seconds
+        api,
+        target.namespace,
+        target.raycluster,
+        holder=holder,
+        changed=changed,
+        sync_seconds=sync_seconds,
+        metrics=metrics,
     )
 
 

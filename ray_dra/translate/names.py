@@ -7,6 +7,9 @@ writes it.
 
 from __future__ import annotations
 
+VERSION = "0.1.0"
+"""Of ray-dra; pyproject.toml has the same."""
+
 # -- labels of Ray nodes
 
 GPU_DOMAIN = "ray.io/gpu-domain"  # Ray's; its value is the clique. Pods of gangs carry it, too

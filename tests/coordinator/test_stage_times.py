@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.core.gangs.phases import Phase
+from tests.coordinator.counted import Counted
 from tests.coordinator.kubernetes_world import World
 
 STAGES = ["applied", "pods", "bound", "prepared", "verified", "grouped", "joined", "placed"]
-
-
-class Counted:
-    """What was told to those who collect metrics."""
-
-    def __init__(self) -> None:
-        self.ended: list[tuple[str, float]] = []
-        self.phases: list[Mapping[str, int]] = []
-
-    def stage_ended(self, stage: str, seconds: float) -> None:
-        self.ended.append((stage, seconds))
-
-    def gangs(self, by_phase: Mapping[str, int]) -> None:
-        if not self.phases or self.phases[-1] != by_phase:
-            self.phases.append(by_phase)
 
 
 def counting() -> tuple[World, Counted]:

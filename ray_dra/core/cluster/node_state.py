@@ -158,6 +158,11 @@ class NodeState:
         self._healthy = _healthy(node)
         self._reopen()
 
+    @property
+    def healthy(self) -> int:
+        """The devices that are healthy, whoever has them."""
+        return self._healthy
+
     def see_others(self, busy: int, used: Mapping[str, float]) -> None:
         """Programs outside our gangs use these devices, and these amounts of other resources."""
         self.busy = busy

@@ -142,6 +142,13 @@ class Nodes:
         )
 
     @property
+    def silent(self) -> int:
+        """How many raylets with GPUs there are whose agent says nothing, or has not said anything yet."""
+        now = self.clock()
+        late = [raylet for raylet in self.readings if now - self.heard.get(raylet, now) > SILENT_SECONDS]
+        return len(self.waiting) + sum(raylet in self._living for raylet in late)
+
+    @property
     def there(self) -> Collection[str]:
         return self.raylets.keys()
 
