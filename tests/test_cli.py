@@ -111,6 +111,9 @@ def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
     assert plain == json.loads(run(*words, "-o", "json").stdout) == yaml.safe_load(run(*words, "-o", "yaml").stdout)
     names = run("plan", str(file), "--gpus", "4", "--bundles", "2", "-o", "name")
     assert (names.stdout.splitlines(), names.exit_code) == (["a-t1", "b-t1"], YES)
+    for two in (("--same-clique", "--at-most-cliques", "2"), ("--json", "-o", "yaml")):
+        both = run("plan", str(file), *two)
+        assert (both.exit_code, "say one of the two" in " ".join(both.stderr.split())) == (USAGE, True)
     missing = run("plan", str(tmp_path / "none.yaml"))
     assert isinstance(missing.exception, InvalidSnapshot)
     assert "No such file" in str(missing.exception)

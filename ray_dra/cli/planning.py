@@ -54,6 +54,11 @@ def plan(
     from ray_dra.translate.ray.devices import gpu, mig
     from ray_dra.translate.text import explain_answer, plain_answer
 
+    if same_clique and at_most_cliques not in (None, 1):
+        said = f"one clique, or {at_most_cliques} at most: say one of the two"
+        raise typer.BadParameter(said, param_hint="--same-clique, --at-most-cliques")
+    if as_json and output not in (Output.TABLE, Output.JSON):
+        raise typer.BadParameter(f"JSON or {output.value}: say one of the two", param_hint="--json, -o")
     if request is not None:
         asked = read_request(request)
     else:

@@ -51,9 +51,13 @@ def texts(kind: ShortfallKind, where: PlaceKind, wanted: Any, available: Any, fa
     return _TEXTS[kind](where, wanted, available, facts)
 
 
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"
+
+
 def _devices(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
     if "devices" not in facts:
-        return f"{wanted} GPUs", f"{available} GPUs"
+        return _gpus(wanted), _gpus(available)
     known = (
         ("held", "held by gangs"),
         ("busy", "used by other work"),
@@ -61,13 +65,13 @@ def _devices(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Tex
         ("spares", "kept as spares"),
     )
     elsewhere = ", ".join(f"{facts[name]} {text}" for name, text in known if facts.get(name))
-    return f"{wanted} GPUs", f"{available} free of {facts['devices']}" + (f" ({elsewhere})" if elsewhere else "")
+    return _gpus(wanted), f"{available} free of {facts['devices']}" + (f" ({elsewhere})" if elsewhere else "")
 
 
 def _node_size(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
     if where is PlaceKind.CLUSTER:  # thousandths of one device
         return f"{wanted / 1000:g} of a GPU{_that(facts)}", f"{available / 1000:g} of one at most"
-    return f"{wanted} GPUs in one bundle{_that(facts)}", f"{available} free; the largest node has {facts['largest']}"
+    return f"{_gpus(wanted)} in one bundle{_that(facts)}", f"{available} free; the largest node has {facts['largest']}"
 
 
 def _device_class(where: PlaceKind, wanted: str, available: tuple[str, ...], facts: Facts) -> Texts:
@@ -82,7 +86,7 @@ def _attribute(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> T
 def _matching(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
     if where is PlaceKind.BUNDLE:
         return f"a GPU{_that(facts)}", "each on some GPU, not all on one"
-    return f"{wanted} GPUs{_that(facts)}", f"{available} free"
+    return f"{_gpus(wanted)}{_that(facts)}", f"{available} free"
 
 
 def _that(facts: Facts) -> str:
@@ -102,7 +106,7 @@ def _labels(where: PlaceKind, wanted: Pairs, available: int, facts: Facts) -> Te
 def _resources(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts:
     if where is PlaceKind.BUNDLE:
         amounts = ", ".join(f"{amount:g} {name}" for name, amount in wanted) or "nothing else"
-        return f"{facts['devices']} GPUs with {amounts} on one node", "each on some node, not all on one"
+        return f"{_gpus(facts['devices'])} with {amounts} on one node", "each on some node, not all on one"
     name = facts["resource"]
     one = " in one bundle" if where is PlaceKind.NODE else ""
     return f"{wanted:g} {name}{one}", f"{available:g} {name}"
@@ -110,7 +114,7 @@ def _resources(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> T
 
 def _clique(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
     together = " on one node" if where is PlaceKind.NODE else ""
-    return f"{wanted} bundles of {facts['size']} GPUs{together}", f"room for {available}{_lying(facts)}"
+    return f"{wanted} bundles of {_gpus(facts['size'])}{together}", f"room for {available}{_lying(facts)}"
 
 
 def _clique_unknown(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
@@ -121,7 +125,7 @@ def _segment(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Tex
     roomiest = (
         f"; clique {facts['roomiest']}, the roomiest, holds {facts['room']} such bundles" if "room" in facts else ""
     )
-    size = f"segments of {facts['segment']} bundles of {facts['size']} GPUs"
+    size = f"segments of {facts['segment']} bundles of {_gpus(facts['size'])}"
     return f"{wanted} {size}", f"{available} whole segments{roomiest}"
 
 
@@ -130,7 +134,7 @@ def _exclusive(where: PlaceKind, wanted: int, available: int, facts: Facts) -> T
 
 
 def _connected(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
-    return f"{wanted} GPUs, every two linked by NVLink", f"{available} linked and free"
+    return f"{_gpus(wanted)}, every two linked by NVLink", f"{available} linked and free"
 
 
 def _nodes(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
@@ -208,7 +212,7 @@ def _shares(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Text
 
 
 def _quota(where: PlaceKind, wanted: int, available: Any, facts: Facts) -> Texts:
-    return f"{wanted} GPUs and what goes with them", str(facts["reason"])
+    return f"{_gpus(wanted)} and what goes with them", str(facts["reason"])
 
 
 _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {

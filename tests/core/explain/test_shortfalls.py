@@ -13,7 +13,7 @@ from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import Shortfall, ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
-from tests.core.machines import gang, node
+from tests.core.machines import gang, held, node
 
 
 def test_a_no_names_what_no_node_has_beside_the_devices_that_are_taken() -> None:
@@ -85,3 +85,13 @@ def test_a_spare_that_is_excluded_is_counted_out_once() -> None:
     assert lacking.available == 1
     lent = replace(gang(8), exclude=frozenset({"spare"}), preemptible=True)
     assert found_of(inventory, lent)[ShortfallKind.DEVICES].available == 3
+
+
+def test_one_gpu_is_one() -> None:
+    """In words that people read."""
+    full = Inventory([node("a", 1, box=True)])
+    held(full, gang(1))
+    no = plan(full, gang(1, name="b"))
+    assert isinstance(no, Unsatisfiable)
+    assert "wanted 1 GPU" in " ".join(map(str, no.shortfalls))
+    assert "1 GPUs" not in " ".join(map(str, no.shortfalls))
