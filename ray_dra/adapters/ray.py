@@ -75,6 +75,7 @@ class RayAdapter:
         try:
             available = ray._private.state.available_resources_per_node()
             found = self._look_up()
+            draining = ray._private.state.state.get_draining_nodes()
             nodes = tuple(
                 RayNode(
                     id=node["NodeID"],
@@ -84,6 +85,7 @@ class RayAdapter:
                     available=available.get(node["NodeID"], node["Resources"]),
                     hostname=node["NodeManagerHostname"],
                     head=HEAD_RESOURCE in node["Resources"],
+                    drains=node["NodeID"] in draining,
                 )
                 for node in found
             )
@@ -151,6 +153,15 @@ class RayAdapter:
 
     def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
         return self._made.make(new, again=again)
+
+    def drain(self, node_id: str, why: str, deadline: float) -> None:
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        reason = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION  # the one that no raylet refuses
+        try:
+            _gcs().drain_node(node_id, reason, why, int(deadline * 1000))
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            raise RayDraError("Ray did not take a drain.", place=node_id, available=str(error)) from error
 
     def actor_ended(self, actor: str) -> bool:
         return self._made.actor_ended(actor)
@@ -272,6 +283,12 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._private.authentication", lambda: _import("ray._private.authentication.authentication_token_setup")),
     ("ray.experimental.internal_kv._internal_kv_put", lambda: internal_kv._internal_kv_put),
     ("ray.experimental.internal_kv._internal_kv_list", lambda: internal_kv._internal_kv_list),
+    ("ray._raylet.InnerGcsClient.drain_node", lambda: ray._raylet.InnerGcsClient.drain_node),
+    (
+        "ray.core.generated.autoscaler_pb2.DrainNodeReason",
+        lambda: _import("ray.core.generated.autoscaler_pb2").DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION,
+    ),
+    ("ray._private.state.GlobalState.get_draining_nodes", lambda: ray._private.state.GlobalState.get_draining_nodes),
     ("ray._raylet.InnerGcsClient.cluster_id", lambda: ray._raylet.InnerGcsClient.cluster_id),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
     *PRIVATE_OF_GROUPS,

@@ -22,6 +22,7 @@ from ray_dra.core.gangs.actions import (
     AskQuota,
     BuryGroup,
     DeleteMap,
+    DrainRaylets,
     Drop,
     EndWorkers,
     MakeGroup,
@@ -111,6 +112,8 @@ class Executor:
                 return self._make_workers(self._records.gangs.get(action.gang), now)
             case EndWorkers():
                 return self._end_workers(self._records.gangs.get(action.gang), action.why)
+            case DrainRaylets():
+                self._drain(action)
             case AskQuota():
                 self._ask_quota(self._records.gangs.get(action.gang))
             case Note():
@@ -244,6 +247,17 @@ class Executor:
         if progress.joined and grouped and now.lived - self._records.notes[gang.id].since > STRAY_SECONDS:
             progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
         return WorkersProgressed(gang.id, progress)
+
+    def _drain(self, action: DrainRaylets) -> None:
+        gang = self._records.gangs.get(action.gang)
+        if gang is None or gang.allocation is None:
+            return
+        name = on_one_line(gang.name or gang.id)
+        for raylet in self._observer.raylets_of(gang.allocation, action.ranks):
+            try:
+                self._ray.drain(raylet, f"ray-dra, gang {name}: {on_one_line(action.why)}", action.deadline)
+            except RayDraError as error:  # the next look tells it again
+                logger.warning("gang %s: %s", name, on_one_line(str(error)))
 
     def _ask_quota(self, gang: Gang | None) -> None:
         if gang is not None and gang.quota is not None:

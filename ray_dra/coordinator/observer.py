@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ray_dra.coordinator.backends.base import Backend
@@ -16,7 +16,7 @@ from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records
-from ray_dra.core.gangs.repair import fault_of
+from ray_dra.core.gangs.repair import fault_of, with_drained
 from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import JOINED, PLACED
@@ -27,7 +27,7 @@ from ray_dra.core.model.parts import GrantedPart
 from ray_dra.core.model.signs import PASSING, SEVERITIES, Severity, Sign, severity_of
 from ray_dra.errors import RayDraError
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.ray import Ray, RayView
+from ray_dra.ports.ray import Ray, RayNode, RayView
 from ray_dra.translate.names import SLOT_LABEL
 
 YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
@@ -55,12 +55,19 @@ class Observer:
         self.view, self.joined = RayView(), frozenset[str]()
         self.ended_actors = frozenset[str]()  # of those that keep ordinary placement groups
         self.drains, self.silence = Drains(), Drains(ASKS_OF_SILENCE)
+        self._of_slots: dict[str, list[RayNode]] = {}  # label -> the raylets that live with it, or seem to
+        self._ray_drains = False  # any of them
         self._draining: dict[str, tuple[Node, tuple[str, ...]]] = {}  # node -> what of it shows signs to drain
 
     def look(self) -> RayView:
         """Ask Ray anew. What all gangs are asked about is worked out here, once a look."""
         self.view = self.ray.view()
-        self.joined = frozenset(n.labels[SLOT_LABEL] for n in self.view.nodes if n.alive and SLOT_LABEL in n.labels)
+        self._of_slots = {}
+        for raylet in self.view.nodes:
+            if raylet.alive and SLOT_LABEL in raylet.labels:
+                self._of_slots.setdefault(raylet.labels[SLOT_LABEL], []).append(raylet)
+        self.joined = frozenset(self._of_slots)
+        self._ray_drains = any(raylet.drains for raylets in self._of_slots.values() for raylet in raylets)
         return self.view
 
     def look_at_signs(self) -> None:
@@ -117,6 +124,7 @@ class Observer:
             nodes = gang.allocation.nodes
             amiss = [(rank, each) for rank, each in amiss if nodes[rank] not in gang.replacing]
             gone = {node: said for node, said in gone.items() if node not in gang.replacing}
+        untold, drained = self._told_of(gang)
         state = None
         if gang.group is not None:
             group = self.view.groups.get(gang.group)
@@ -137,8 +145,12 @@ class Observer:
             placed_once=self._placed_once(gang),
             undone=not gang.releasing or self.backend.gone(gang.id, gang.moves),
             left_groups=tuple(old for old in gang.old_groups if old in self.view.groups),
-            ending=None if gang.allocation is None else self._ending(gang, gang.allocation, notes, amiss, gone),
+            ending=None
+            if gang.allocation is None
+            else self._ending(gang, gang.allocation, notes, amiss, gone, drained),
             breaker=self.drains.tripped or self.silence.tripped,
+            untold=untold,
+            drained=frozenset(drained),
         )
 
     def _ending(
@@ -148,6 +160,7 @@ class Observer:
         notes: RuntimeNotes,
         amiss: list[tuple[int, _Amiss]],
         gone: Mapping[str, str],
+        drained: Mapping[int, str],
     ) -> Ending | None:
         """Why it will end: its workers' end, or, as long as these stay, its quota's; else what of it will, by its
         hardware's signs, and what is done about these."""
@@ -158,9 +171,12 @@ class Observer:
             drains = [(rank, Drain(each.place, each.said)) for rank, each in amiss if each.severity is Severity.DRAIN]
             unseen = {rank for rank, each in amiss if each.severity is Severity.LOST}
             draining = self.drains.ending(drains, unseen, gang.notice)
-            if not (gang.on_fault.acts and self._placed_once(gang)):
+            acts = gang.on_fault.acts and self._placed_once(gang)
+            losses = self._losses(gang, allocation, notes, amiss, gone) if acts else []
+            shown = draining is not None or bool(losses)
+            draining = with_drained(draining, drained, gang.notice, shown=shown)
+            if not acts:
                 return draining
-            losses = self._losses(gang, allocation, notes, amiss, gone)
             return fault_of(gang.on_fault, losses, draining, allocation.nodes)
         since, why = notes.evicted
         left = max(0.0, since + GRACE_SECONDS - self.clock())
@@ -183,6 +199,27 @@ class Observer:
             (rank, str(each)) for rank, each in lost if now - notes.amiss.get(str(each), -math.inf) >= FLAP_SECONDS
         ]
         return [(rank, gone[node]) for rank, node in enumerate(allocation.nodes) if node in gone] + stands
+
+    def _told_of(self, gang: Gang) -> tuple[frozenset[int], dict[int, str]]:
+        """Of the gang's own workers: the bundles of which Ray may be told that they end, and those whose raylet Ray
+        drains, with what is said of it. A raylet that a worker in its place follows may not have been seen to end."""
+        if gang.allocation is None or not (self._ray_drains or gang.notice is not None) or not self._placed_once(gang):
+            return frozenset(), {}
+        at = {
+            node: self._of_slots[slot]
+            for slot, node in self.backend.slots(gang.allocation).items()
+            if slot in self._of_slots
+        }
+        nodes = [node if node not in gang.replacing else "" for node in gang.allocation.nodes]
+        drains = {node: all(raylet.drains for raylet in raylets) for node, raylets in at.items()}
+        drained = {rank: f"Ray drains the worker on {node}" for rank, node in enumerate(nodes) if drains.get(node)}
+        return frozenset(rank for rank, node in enumerate(nodes) if drains.get(node) is False), drained
+
+    def raylets_of(self, allocation: Allocation, ranks: Collection[int]) -> list[str]:
+        """The raylets of a gang's own workers that have these bundles."""
+        nodes = {allocation.bundles[rank].node for rank in ranks}
+        slots = self.backend.slots(allocation)
+        return [each.id for slot, node in slots.items() if node in nodes for each in self._of_slots.get(slot, ())]
 
     def placed_devices(self, records: Records) -> dict[str, float]:
         """Node -> GPUs that Ray counts as taken for our gangs."""

@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 
 @dataclass(frozen=True, slots=True)
 class RayNode:
-    """A raylet: `total` and `available` resources, and what others than our gangs hold."""
+    """A raylet: `total` and `available` resources, and what others than our gangs hold. `drains`: Ray starts nothing
+    new there, as it will end (`Ray.drain`)."""
 
     id: str
     alive: bool
@@ -18,6 +19,7 @@ class RayNode:
     available: Mapping[str, float] = field(default_factory=dict)
     hostname: str = ""
     head: bool = False
+    drains: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,11 @@ class Ray(Protocol):
     def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
         """Register a placement group. `again`: look first whether Ray has, or had, it already; without it, one that was
         removed would be taken up anew. Raises RayDraError when Ray does not answer."""
+
+    def drain(self, node_id: str, why: str, deadline: float) -> None:
+        """Tell Ray that a raylet ends at the deadline (Unix time): Ray's libraries hear of it, what runs there runs on,
+        and nothing new is started. It cannot be taken back. Harmless for one that was told already. Raises
+        RayDraError when Ray does not answer, or the raylet is gone."""
 
     def actor_ended(self, actor: str) -> bool:
         """Whether an actor has ended for good; one that Ray does not know has. Raises RayDraError when Ray does not

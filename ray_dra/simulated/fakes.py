@@ -53,6 +53,7 @@ class FakeRay:
         self.tasks: dict[int, tuple[str, tuple[int, ...]]] = {}  # plain GPU tasks: pid -> raylet, GPU ids
         self.jobs: set[str] = set()
         self.actors: dict[str, str] = {}  # those that live: actor -> job
+        self.drained: list[tuple[str, str, float]] = []  # raylets of which Ray was told that they end, why, and when
         self._next = 0
 
     # -- the ports
@@ -87,6 +88,11 @@ class FakeRay:
             self.groups[new.id] = made
             self.place()
         return GroupAnswer()
+
+    def drain(self, node_id: str, why: str, deadline: float) -> None:
+        if node_id in self.nodes and self.nodes[node_id].alive:
+            self.nodes[node_id] = replace(self.nodes[node_id], drains=True)
+            self.drained.append((node_id, why, deadline))
 
     def actor_ended(self, actor: str) -> bool:
         return actor not in self.actors
@@ -145,7 +151,12 @@ class FakeRay:
                 for node in self.nodes.values():
                     labels = {**node.labels, RAY_NODE_ID: node.id}
                     fits = all(self._available(node).get(r, 0) >= n for r, n in bundle.items())
-                    if node.alive and fits and all(labels.get(k) == v for k, v in group.selectors[i].items()):
+                    if (
+                        node.alive
+                        and not node.drains
+                        and fits
+                        and all(labels.get(k) == v for k, v in group.selectors[i].items())
+                    ):
                         group.gpu_ids[i] = self._free_gpu_ids(node)[: int(bundle.get("GPU", 0))]
                         group.nodes[i] = node.id
                         break

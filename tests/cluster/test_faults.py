@@ -8,6 +8,13 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, claimed, told
 
 PROGRAM = """
+import threading
+drained = {}  # as Ray tells its libraries
+def listen():
+    while True:
+        drained.update(ray._private.state.state.get_draining_nodes())
+        time.sleep(0.1)
+threading.Thread(target=listen, daemon=True).start()
 gang = racks(2, on_fault=("replace", "restart"), grace=1, name="kept")
 assert gang.wait(240)
 @ray.remote(num_gpus=4, num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -16,13 +23,15 @@ class Rank:
         import pynvml
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {"pod": os.uname().nodename, "pid": os.getpid(), "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
+        return {"pod": os.uname().nodename, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(),
+                "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
                 "seen": [device.uuid for device in ray_dra.get_devices()]}
 made = [Rank.options(scheduling_strategy=Strategy(gang.placement_group, at)).remote() for at in range(2)]
 for repairs in range(3):
     while len([c for c in gang._refresh().history if "have joined" in c.why]) < repairs or gang.phase.value != "ready":
         time.sleep(0.1)
     tell(gang=gang.id, group=gang.placement_group.id.hex(), nodes=list(gang.allocation.nodes), planned=planned(gang),
+         drained=dict(drained),
          ranks=ray.get([each.about.remote() for each in made], timeout=100))
     hold()
 gang.remove()
@@ -52,6 +61,8 @@ def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head:
             assert [rank["nvml"] for rank in now["ranks"]] == [rank["seen"] for rank in now["ranks"]] == now["planned"]
         assert second["planned"] == first["planned"], "only its worker was lost"
         assert len({now["ranks"][lost]["pod"] for now in (first, second, third)}) == 3
+        assert (first["drained"], second["drained"]) == ({}, {})
+        assert list(third["drained"]) == [second["ranks"][lost]["node"]], "Ray's own notice, of its raylet alone"
         assert third["nodes"][lost] not in second["nodes"]
         assert third["nodes"][lost][:2] == second["nodes"][kept][:2], "in its rack"
         assert sorted(claimed(head, third["gang"]).values()) == sorted(map(sorted, third["planned"]))

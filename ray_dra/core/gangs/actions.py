@@ -94,6 +94,22 @@ class EndWorkers:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainRaylets:
+    """Ray's own notice, for the libraries that listen to it: the raylets of a gang's own workers end at the deadline.
+
+    Attributes:
+        ranks: the bundles whose raylets end, all at once.
+        deadline: Unix time.
+        why: the notice's reason.
+    """
+
+    gang: str
+    ranks: tuple[int, ...]
+    deadline: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class AskQuota:
     """Make the present request for a gang's quota. What the queue outside makes of it is seen at the next look."""
 
@@ -158,6 +174,7 @@ Action = (
     | RemoveGroup
     | MakeWorkers
     | EndWorkers
+    | DrainRaylets
     | AskQuota
     | Note
     | Timed

@@ -240,4 +240,6 @@ class Engine:
             actions = self.faults.replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):
             actions = self.faults.repair(gang, seen, now)
+        elif gang.notice is not None:
+            actions = self.faults.tell_ray(gang, seen)
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]

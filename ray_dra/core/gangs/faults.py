@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from ray_dra.core.gangs.actions import Action, DeleteMap, RemoveGroup, Save, Tell, TellRepair, WriteMap
+from ray_dra.core.gangs.actions import Action, DeleteMap, DrainRaylets, RemoveGroup, Save, Tell, TellRepair, WriteMap
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.lifecycle import Observed, may_move
-from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.recording import Recording
-from ray_dra.core.gangs.repair import Way
+from ray_dra.core.gangs.repair import Way, for_fault
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.stages import StageTimes
@@ -44,11 +44,42 @@ class Faults:
             if way is Way.REPLACE:
                 actions = self._replace(gang, gang.notice.faulty, gang.notice.reason, now, moves_before=gang.moves + 1)
             elif way is Way.RESTART:
-                actions = self._restart(gang, gang.notice.reason, now, lost=bool(seen.lost))
+                actions = self._restart(gang, gang.notice.reason, now, lost=bool(seen.lost or seen.drained))
             if actions:
                 return actions
         notes.no_place = inventory.changes
         return []
+
+    def tell_ray(self, gang: Gang, seen: Observed) -> list[Action]:
+        """Ray's own notice, once the gang has its, of all raylets that end together. It cannot be taken back, and
+        nothing new runs there from then on: so only of the gang's own, and only where one of the declared ways is
+        possible, so that they do end."""
+        notice, notes = gang.notice, self.recording.notes(gang)
+        if notice is None or notice.deadline is None or not notice.faulty or gang.releasing or gang.replacing:
+            return []
+        ranks = tuple(rank for rank in notice.ranks if rank in seen.untold)
+        if not ranks or seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
+            return []
+        if seen.drained.isdisjoint(notice.ranks) and not self._is_possible(gang, notice.faulty, seen):
+            notes.may_end = self.planning.inventory.changes
+            return []
+        return [DrainRaylets(gang.id, ranks, notice.deadline, notice.reason)]
+
+    def _is_possible(self, gang: Gang, faulty: Collection[int], seen: Observed) -> bool:
+        """Whether something would be done, if it were due now."""
+        for way in gang.on_fault.ways:
+            if way is Way.REPLACE and place_again(self.planning, gang, faulty) is not None:
+                return True
+            if way is Way.RESTART and (seen.lost or isinstance(self._elsewhere(gang), Allocation)):
+                return True
+        return False
+
+    def _elsewhere(self, gang: Gang) -> Answer | None:
+        """Where the whole gang would be started again."""
+        if gang.allocation is None:
+            return None
+        others = self.records.cliques_near(gang, gang.batch)
+        return self.planning.elsewhere(gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1))
 
     def _replace(
         self, gang: Gang, faulty: Collection[int], why: str, now: Moment, *, moves_before: int
@@ -95,13 +126,11 @@ class Faults:
 
     def _restart(self, gang: Gang, why: str, now: Moment, *, lost: bool) -> list[Action]:
         """The whole gang once more, after a fault: elsewhere, or in the queue with the turn that it had. It has all its
-        tries again. Of what is only to be drained (not `lost`) nothing ends before another place is free."""
-        if gang.allocation is None:
+        tries again. Of what is only to be drained, and Ray has not been told (not `lost`), nothing ends before another
+        place is free."""
+        answer = self._elsewhere(gang)
+        if answer is None:
             return []
-        others = self.records.cliques_near(gang, gang.batch)
-        answer = self.planning.elsewhere(
-            gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1)
-        )
         found, waits_for = (answer, None) if isinstance(answer, Allocation) else (None, answer.shortfalls)
         if found is None and not lost:
             return []

@@ -42,6 +42,8 @@ class Observed:
         left_groups: placement groups that it has left, and that Ray has all the same.
         ending: what of it will end, though nothing is lost yet, or for what is; None: nothing.
         breaker: why nothing is done about any fault just now: a wave of signs. "" while all is well.
+        untold: bundles whose raylet is the gang's own, lives, and does not drain: Ray may be told that it ends.
+        drained: bundles whose raylet is the gang's own, lives, and drains, which Ray cannot take back.
     """
 
     group_state: str | None = None
@@ -56,6 +58,8 @@ class Observed:
     left_groups: tuple[str, ...] = ()
     ending: Ending | None = None
     breaker: str = ""
+    untold: frozenset[int] = frozenset()
+    drained: frozenset[int] = frozenset()
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:

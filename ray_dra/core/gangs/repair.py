@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ray_dra.core.gangs.drains import MOST_NAMED, to_drain
-from ray_dra.core.gangs.notice import Ending
+from ray_dra.core.gangs.drains import MOST_NAMED, TO_DRAIN, to_drain
+from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.model.checked import many, number, one_of
 from ray_dra.errors import InvalidRequest, shown
 
@@ -106,6 +106,28 @@ def check_on_fault(found: OnFault, place: str = "on_fault") -> OnFault:
             available=", ".join(way.value for way in Way),
         )
     return found
+
+
+def with_drained(
+    draining: Ending | None, drained: Mapping[int, str], told: Notice | None, *, shown: bool
+) -> Ending | None:
+    """What is to be drained, with the bundles whose raylet Ray drains: nothing new runs there, and Ray cannot take it
+    back, so that the workers end though nothing else shows a sign any more.
+
+    Args:
+        drained: by bundle, what is said of it.
+        told: the gang's notice; Ray was told of its bundles for what it says.
+        shown: its reason, or another, still shows.
+    """
+    if shown and told is not None and drained.keys() <= set(told.ranks):
+        return draining
+    more = sorted(drained.keys() - set(draining.ranks if draining is not None else ()))
+    if not more:
+        return draining
+    said = dict.fromkeys(drained[rank] for rank in more)
+    if draining is None:
+        return Ending(TO_DRAIN + "; ".join(list(said)[:MOST_NAMED]), None, tuple(more))
+    return replace(draining, ranks=tuple(sorted({*draining.ranks, *more})))
 
 
 def fault_of(

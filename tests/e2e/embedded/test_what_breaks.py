@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 
 import ray_dra
 from ray_dra import api
+from ray_dra.adapters.ray import RayAdapter
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.device import Health
@@ -102,6 +103,31 @@ def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_
             else:
                 free.add_node(node)
             eventually(lambda: health() == [Health.OK] * 16, 60)
+
+
+def test_ray_takes_a_drain_and_what_runs_there_runs_on(free: LocalCluster) -> None:
+    """As the coordinator tells it of the raylets of workers that it has made, which nobody shares."""
+    port, node = RayAdapter(), free.nodes[3].name
+    raylet = ray_dra.topology().nodes[node].ray_node_id
+    assert raylet is not None
+    there = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(raylet, soft=False)
+    rank = ray.remote(Rank).options(num_cpus=0, scheduling_strategy=there).remote()
+    ray.get(rank.where.remote(), timeout=60)
+    deadline = time.time() + 1000
+    try:
+        for _ in range(2):
+            port.drain(raylet, "a test", deadline)
+        assert {n.id for n in port.view().nodes if n.drains} == {raylet}
+        assert ray._private.state.state.get_draining_nodes() == {raylet: int(deadline * 1000)}, "as Train reads it"
+        assert ray.get(rank.where.remote(), timeout=60) == []
+        late = ray.remote(Rank).options(num_cpus=0, scheduling_strategy=there).remote()
+        with pytest.raises(ray.exceptions.RayError):  # nothing new; so no raylet that others share
+            ray.get(late.where.remote(), timeout=60)
+    finally:
+        free.kill_node(node)
+        free.add_node(node)
+    eventually(lambda: len([n for n in port.view().nodes if n.alive and not n.drains]) == 5, 60)
+    eventually(lambda: health() == [Health.OK] * 16, 60)
 
 
 def test_a_killed_coordinator_is_back_in_two_seconds(free: LocalCluster) -> None:

@@ -1,0 +1,182 @@
+"""Ray's own notice on the raylets of a gang's own workers, so that Train and Serve hear of a fault unchanged: told
+once, of all that ends together, where it does end, and never of a raylet that others share."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_dra.core.gangs.drains import FLAP_SECONDS
+from ray_dra.core.gangs.repair import DEGRADE, OnFault, on_fault
+from ray_dra.errors import RayDraError
+from tests.coordinator.kills import MortalRay
+from tests.coordinator.world import Crash
+
+from .fault_worlds import GRACE, NAME, RESTART, KubeWorld, World
+from .world import Phase
+
+REPLACE = on_fault("replace", GRACE)
+BOTH = on_fault(("replace", "restart"), GRACE)
+
+
+def raylet(world: KubeWorld, rank: int) -> str:
+    """The raylet of a bundle, as Ray has placed it."""
+    found = world.ray.groups[world.status.group or ""].nodes[rank]
+    assert found is not None
+    return found
+
+
+def until_noticed(world: KubeWorld) -> None:
+    world.later(int(FLAP_SECONDS) + 2)
+    assert world.status.notice is not None
+
+
+def test_ray_hears_once_of_the_worker_that_ends_with_the_notices_deadline() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    ends, stays, group = raylet(world, 1), raylet(world, 0), world.status.group
+    world.kube.cordon(world.nodes[1])
+    until_noticed(world)
+    notice = world.status.notice
+    assert notice is not None
+    ((told, why, deadline),) = world.ray.drained
+    assert (told, deadline) == (ends, notice.deadline)
+    assert "cordoned" in why
+    assert not world.ray.nodes[stays].drains
+    assert world.until_ready() is Phase.READY
+    assert world.status.group == group
+    assert raylet(world, 0) == stays
+    assert len(world.ray.drained) == 1
+    assert not world.ray.nodes[raylet(world, 1)].drains
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_ray_was_told_ends_though_the_sign_is_taken_back(killed: bool) -> None:
+    """Ray cannot take a drain back: nothing new would run in that bundle for ever."""
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    node, ends, group = world.nodes[1], raylet(world, 1), world.status.group
+    world.kube.cordon(node)
+    until_noticed(world)
+    world.kube.cordon(node, closed=False)
+    if killed:
+        world.restart()
+    world.later(1)
+    notice = world.status.notice
+    assert notice is not None
+    assert (notice.ranks, notice.faulty) == ((1,), (1,))
+    assert "Ray drains the worker" in notice.reason
+    assert world.until_ready() is Phase.READY
+    assert (world.status.group, world.nodes[1]) == (group, node), "made anew where it was"
+    assert raylet(world, 1) != ends
+    assert [told for told, _, _ in world.ray.drained] == [ends]
+    world.later(int(FLAP_SECONDS + GRACE) + 3)
+    assert (world.status.moves, world.status.notice) == (1, None)
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+def test_all_workers_that_end_together_are_told_at_once() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(RESTART)
+    ends = {raylet(world, 0), raylet(world, 1)}
+    world.kube.cordon(world.nodes[1])
+    until_noticed(world)
+    assert {told for told, _, _ in world.ray.drained} == ends
+    assert len({deadline for _, _, deadline in world.ray.drained}) == 1
+    notice = world.status.notice
+    assert notice is not None
+    assert (notice.ranks, notice.faulty) == ((0, 1), (1,)), "those that only end with it are not faulty"
+    assert world.until_ready() is Phase.READY
+    assert not {raylet(world, 0), raylet(world, 1)} & ends
+    assert len(world.ray.drained) == 2
+
+
+@pytest.mark.parametrize("declared", [DEGRADE, REPLACE, RESTART], ids=["degrade", "replace", "restart"])
+def test_ray_is_not_told_of_what_may_not_end(declared: OnFault) -> None:
+    """Nothing is done, or there is no other place: the gang runs on, and what it starts is to run."""
+    world = KubeWorld()  # two racks of two trays
+    world.with_gang(declared)
+    other = world.coordinator.submit(world.order()).gang
+    world.drive(other)
+    world.kube.cordon(world.nodes[1])
+    until_noticed(world)
+    world.later(int(GRACE) + 3)
+    assert not world.ray.drained
+    assert world.status.moves == 0
+    world.coordinator.release(other)
+    for _ in range(20):
+        world.turn()
+    if declared is RESTART:
+        assert world.until_ready() is Phase.READY
+        assert world.status.moves == 1
+
+
+def test_raylets_that_others_share_are_never_told() -> None:
+    world = World()
+    world.with_gang(RESTART)
+    world.report(min(world.nodes), xids=(79,))
+    world.pass_time(1)
+    assert world.status.notice is not None
+    world.pass_time(GRACE + 3)
+    assert world.status.moves == 1
+    assert not world.ray.drained
+
+
+def test_a_wave_of_signs_tells_ray_nothing() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    for name in sorted(world.kube.nodes)[:3]:
+        world.kube.cordon(name)
+    world.later(int(FLAP_SECONDS + GRACE) + 3)
+    assert not world.ray.drained
+
+
+def test_a_worker_that_somebody_else_drains_is_replaced() -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    ends, node = raylet(world, 1), world.nodes[1]
+    world.ray.drain(ends, "maintenance, say", 0.0)
+    world.later(1)
+    notice = world.status.notice
+    assert notice is not None
+    assert (notice.ranks, world.status.phase) == ((1,), Phase.DRAINING)
+    assert world.until_ready() is Phase.READY
+    assert raylet(world, 1) != ends
+    assert world.nodes[1] == node
+
+
+class HaltingRay(MortalRay):
+    """The coordinator is killed at its first drain, before or after it; or Ray does not answer once."""
+
+    halt = ""
+
+    def drain(self, node_id: str, why: str, deadline: float) -> None:
+        halt, self.halt = self.halt, ""
+        if halt == "silent":
+            raise RayDraError("Ray did not take a drain.")
+        if halt == "before":
+            raise Crash
+        super().drain(node_id, why, deadline)
+        if halt == "after":
+            raise Crash
+
+
+@pytest.mark.parametrize("halt", ["silent", "before", "after"])
+@pytest.mark.parametrize("declared", [REPLACE, RESTART], ids=["replace", "restart"])
+def test_a_coordinator_that_is_killed_at_it_tells_the_rest(declared: OnFault, halt: str) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.ray.__class__ = HaltingRay
+    world.with_gang(declared)
+    ends = {raylet(world, rank) for rank in ([1] if declared is REPLACE else [0, 1])}
+    world.kube.cordon(world.nodes[1])
+    world.ray.halt = halt  # type: ignore[attr-defined]
+    for _ in range(2 * int(FLAP_SECONDS) + 6):
+        world.turn()
+    notice = world.status.notice
+    assert notice is not None
+    assert sorted(told for told, _, _ in world.ray.drained) == sorted(ends)
+    assert {deadline for _, _, deadline in world.ray.drained} == {notice.deadline}
+    assert world.until_ready() is Phase.READY
+    assert not world.ray.nodes[raylet(world, 1)].drains
