@@ -19,6 +19,7 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import OnFault
 from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.checked import text
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import Connect, Gpus, Locality
@@ -125,6 +126,7 @@ def placement_group(
     priority: int = 0,
     wait: bool = True,
     runs_for: float | None = None,
+    queue: str | None = None,
     on_fault: str | Sequence[str] | None = None,
     grace: float | None = None,
     _beside: Beside | None = None,
@@ -156,6 +158,8 @@ def placement_group(
         runs_for: seconds, a guess of how long the gang runs in what it prefers, from 1 to a year; the gang may then
             start before its turn where that delays nobody, and waits for the clique that it prefers as long as that is
             worth it (docs/queue.md). Nothing happens to a gang that runs longer.
+        queue: the queue of a team, which has a guarantee, a weight and a limit in GPUs, as the cluster's operator
+            declares (docs/queue.md). None: that of the program's address, and else `default`.
         on_fault: what is done once a part of the gang, when it was ready, is lost or to be drained (docs/faults.md):
             "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
             made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in
@@ -194,6 +198,7 @@ def placement_group(
         wait=wait,
         maker=Maker(who.actor, who.outlives_job),
         runs_for=runs_for,
+        team="" if queue is None else text(queue, "queue"),
         beside=_beside,
         on_fault=None if on_fault is None and grace is None else _on_fault(on_fault, grace),
     )

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from ray_dra.coordinator.declared_queues import DeclaredQueues
 from ray_dra.coordinator.gpu_id_map import Seen
 from ray_dra.coordinator.meters import Meters
 from ray_dra.coordinator.parts import Parts
@@ -30,6 +31,7 @@ from ray_dra.core.gangs.events import (
     JobsSeen,
     Moment,
     NextTurn,
+    QueuesDeclared,
     ReleaseAsked,
     ReshapeAsked,
     Submitted,
@@ -40,6 +42,7 @@ from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
 from ray_dra.core.gangs.repair import DEGRADE, OnFault
+from ray_dra.core.gangs.standing import TeamStanding, team_standings
 from ray_dra.core.model.checked import number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, RayDraError
@@ -56,7 +59,8 @@ logger = logging.getLogger("ray_dra")
 
 class Coordinator:
     """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time;
-    `on_fault` is done about faults where a program does not say.
+    `on_fault` is done about faults where a program does not say; `queues` reads the text that declares the queues of
+    teams, None: there are none.
 
     `behind`: the last look had to leave something for the next one.
     """
@@ -71,6 +75,7 @@ class Coordinator:
         metrics: Metrics = NO_METRICS,
         discipline: Discipline = DISCIPLINE,
         on_fault: OnFault = DEGRADE,
+        queues: Callable[[], str] | None = None,
     ) -> None:
         parts = Parts(store, ray, clock, kube, metrics, discipline)
         self._wall, self._on_fault = wall, on_fault
@@ -82,7 +87,9 @@ class Coordinator:
         self.foreign_work, self.gpu_id_map, self._statuses = parts.foreign_work, parts.gpu_id_map, parts.statuses
         self.pending_groups = self._statuses.pending_groups
         self._turns = Turns(self.records, self.observer, parts.quotas, self.clock, self._decide)
+        self.declared_queues = DeclaredQueues(store, queues)
         self.behind = False
+        self._decide(QueuesDeclared(self.declared_queues.queues))
         parts.restore()
         self.executor.recover(ray.view())
         try:
@@ -110,6 +117,8 @@ class Coordinator:
     def observe(self) -> None:
         """Look at the world, and take every gang one step further. Called every half second, and after a release."""
         self.clock.look()
+        if self.declared_queues.look():
+            self._decide(QueuesDeclared(self.declared_queues.queues))
         self._sync.look()
         self.executor.catch_up(self.observer.view)
         self._decide(JobsSeen(self.observer.view.jobs, self.observer.ended_actors))
@@ -235,6 +244,10 @@ class Coordinator:
     def statuses(self) -> list[Status]:
         """Of all gangs."""
         return [self._statuses.of(gang) for gang in self.gangs.values()]
+
+    def teams(self) -> tuple[TeamStanding, ...]:
+        """The queues of teams, and what each team has."""
+        return team_standings(self.records)
 
     def devices_for(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
         """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups. Gangs from which work

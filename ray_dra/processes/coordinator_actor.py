@@ -22,6 +22,7 @@ from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
+from ray_dra.core.gangs.standing import TeamStanding
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import many, number, text, whole
 from ray_dra.core.model.request import GangRequest
@@ -253,7 +254,13 @@ class CoordinatorActor:
     async def asks(self) -> tuple[str, ...]:
         """What a person is to look at, for the coordinator does not decide it."""
         observer = self._core.observer
-        return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped]))
+        declared = self._core.declared_queues.problem
+        return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped, declared]))
+
+    async def teams(self) -> tuple[TeamStanding, ...]:
+        """The queues of teams, and what each team has."""
+        await _still_wanted()
+        return self._core.teams()
 
     async def pid(self) -> int:
         return os.getpid()

@@ -19,6 +19,7 @@ from ray_dra.translate.names import (
     MIG_PREFIX,
     NODE_VARIABLE,
     PART_PROFILES_VARIABLE,
+    QUEUES_VARIABLE,
     RAY_ADDRESS_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
     SLOT_VARIABLE,
@@ -57,6 +58,10 @@ def start(ray_params: Any, head: bool) -> None:
     check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
     discipline_of(os.environ)
     on_fault_of(os.environ)
+    if head and os.environ.get(QUEUES_VARIABLE):
+        from ray_dra.translate.files.team_queues import check_queues
+
+        check_queues(os.environ)
     _hook_programs()
     if head and os.environ.get(CLUSTER_NAME_VARIABLE):
         # Programs may be there before the coordinator is: they wait for it where they see this.

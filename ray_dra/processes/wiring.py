@@ -18,6 +18,7 @@ from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
+from ray_dra.translate.files.team_queues import queues_of
 from ray_dra.translate.settings import discipline_of, on_fault_of
 
 LOG_NAME, LOG_BYTES = "ray-dra-coordinator.log", 10 << 20
@@ -40,6 +41,7 @@ def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callabl
         metrics=metrics,
         discipline=discipline_of(os.environ),
         on_fault=on_fault_of(os.environ),
+        queues=queues_of(os.environ),
     )
 
 

@@ -58,21 +58,23 @@ class MortalRay(FakeRay):
                 raise Crash
 
 
-def writes_of(life: Life) -> int:
+def writes_of(life: Life, make: Callable[[], World] = World) -> int:
     """How many writes to the store a life takes."""
-    world = World()
+    world = make()
     assert isinstance(world.store, CrashingStore)
     before = world.store.writes
     life(world)
     return world.store.writes - before
 
 
-def failing_at_each_write(life: Life, *, after: bool, error: type[BaseException] = Crash) -> Iterator[World]:
+def failing_at_each_write(
+    life: Life, *, after: bool, error: type[BaseException] = Crash, make: Callable[[], World] = World
+) -> Iterator[World]:
     """A world for each write that the life takes, whose store fails before or after that write."""
-    count = writes_of(life)
+    count = writes_of(life, make)
     assert count >= 15
     for at in range(count):
-        world = World()
+        world = make()
         assert isinstance(world.store, CrashingStore)
         world.store.left, world.store.after, world.store.error = at, after, error
         yield world

@@ -117,7 +117,7 @@ def life(world: World) -> None:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("broken", [False, True])
 def test_killed_or_failed_at_every_write_nothing_is_lost_or_given_twice(after: bool, broken: bool) -> None:
-    for world in failing_at_each_write(life, after=after, **({"error": Broken} if broken else {})):
+    for world in failing_at_each_write(life, after=after, error=Broken if broken else Crash):
         lived(world, life, **({"back": lambda world: world.coordinator.observe()} if broken else {}))
         world.check()
         world.pass_time(40)

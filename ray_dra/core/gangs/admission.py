@@ -1,7 +1,7 @@
 """Who goes when: names, the limit on a program's gangs, whose turn it is, patience, and what is hopeless.
 
 Whether a gang starts, waits or is refused is answered here and nowhere else, with the reason. Preemption would be a
-fourth answer, Evict(victims). Who may start before its turn: `backfill.py`.
+fourth answer, Evict(victims). Who may start before its turn: `backfill.py`; which team's turn it is: `team_order.py`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from ray_dra.core.gangs.quota import Quota, paid, wanting
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.refusals import name_taken, no_answer, refusal
 from ray_dra.core.gangs.sets import place_near, place_together
-from ray_dra.core.gangs.standing import behind
+from ray_dra.core.gangs.standing import behind, limit_of
+from ray_dra.core.gangs.team_queues import over_limit
 from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -98,8 +99,9 @@ class Admission:
         self._no: _No | None = None  # what was a no to the first gang
         self._timed = True  # how long that no took is known
         self._not_before = 0.0  # when that gang is planned again at the earliest
-        self._changes = (-1, -1)  # of the inventory and of sets, by which the ordinary groups up to `_after` were a no
-        self._after: Turn | None = None
+        # Of the inventory, of sets and of teams' queues, by which the ordinary groups up to `_after` were a no.
+        self._changes = (-1, -1, -1)
+        self._after: dict[str, Turn] = {}  # by team
         self._kept_changes = -1  # of the inventory, by which nobody could have a place kept
         self._patient = False  # one of these waits for what it prefers
         self._noes: dict[object, Wait] = {}  # by what was asked: equal groups need no other answer
@@ -167,6 +169,8 @@ class Admission:
         kept = self.records.kept
         if gang.owner not in kept.owners or gang.quota is not None or size_of(gang) > 1:
             return None
+        if limit_of(self.records, gang) is not None:
+            return None
         others = self.records.cliques_near(gang, batch=0)  # of a set that is no gang
         answer = kept.without(gang.owner, lambda: place_near(self.planning, gang, others, gang.moves, strict=True))
         return answer if isinstance(answer, Allocation) and kept.take(gang.owner, answer) else None
@@ -175,17 +179,20 @@ class Admission:
         """A gang comes into the queue. An ordinary placement group may come before those that were a no, e.g. where a
         queue outside admits it late: then it is asked next, though the inventory has not changed."""
         priority, sequence, _ = turn_of(gang)
-        if gang.ordinary is not None and self._after is not None:
-            self._after = min(self._after, (priority, sequence, ""))
+        team = self.records.team_order.team(gang.team)
+        if gang.ordinary is not None and team in self._after:
+            self._after[team] = min(self._after[team], (priority, sequence, ""))
 
     def _next_ordinary(self, now: Moment) -> tuple[Gang, Start | StartTogether | Wait] | None:
         """One after the other, and all of them again once the inventory has changed, or who waits together."""
-        changes = (self.planning.inventory.changes, self.records.sets.left_sets)
+        order = self.records.team_order
+        changes = (self.planning.inventory.changes, self.records.sets.left_sets, order.version)
         if self._changes != changes:
-            self._changes, self._after, self._patient = changes, None, False
+            self._changes, self._after, self._patient = changes, {}, False
             self._noes.clear()
         while (gang := self.records.ordinary_after(self._after)) is not None:
-            passed, self.turn, self._after = self._after, gang, turn_of(gang)
+            passed, self.turn = dict(self._after), gang
+            self._after[order.team(gang.team)] = turn_of(gang)
             size, lacking = size_of(gang), self._lacking(gang)
             together = size > 1 and not lacking
             if together and len(turns := self._in_queue(gang)) < size:
@@ -208,7 +215,7 @@ class Admission:
             new = verdict.could_start is not None and first.could_start is None
             return (first if new else gang), verdict
         if self._patient:  # it may end without any change: asked again at the next look
-            self._after, self._patient = None, False
+            self._after, self._patient = {}, False
         return None
 
     def _together(self, gang: Gang, now: Moment) -> tuple[StartTogether | Wait, Gang]:
@@ -216,6 +223,9 @@ class Admission:
         turn of the last: so nobody passes a gang that was asked for before it."""
         turns = self._in_queue(gang)[: size_of(gang)]
         batch = [self.records.gangs[gang_id] for _, _, gang_id in turns]
+        limited = self._limit_of_all(batch)
+        if limited is not None:
+            return Wait((limited,)), batch[0]
         runs_for = [each.runs_for for each in batch]
         longest = None if None in runs_for else max(each for each in runs_for if each is not None)
         patience = patience_of(batch[0].request.locality, longest, self._discipline.worth)
@@ -231,6 +241,15 @@ class Admission:
                 self.records.notes[each.id].refused = answer.shortfalls
             return Wait(answer.shortfalls, could_start), batch[0]
         return StartTogether(tuple(zip(batch, answer, strict=True))), batch[0]
+
+    def _limit_of_all(self, batch: Sequence[Gang]) -> Shortfall | None:
+        """That gangs which start together wait for a team's limit."""
+        for team in dict.fromkeys(each.team for each in batch):
+            of_team = [each for each in batch if each.team == team]
+            limited = limit_of(self.records, of_team[0], of_team[1:])
+            if limited is not None:
+                return limited
+        return None
 
     def _alone(self, gang: Gang, batches: Collection[int], now: Moment) -> Start | Wait:
         """For one group; of a set that is a gang, where the others of the first of these batches are that has a place
@@ -288,7 +307,12 @@ class Admission:
             return None
         if self._no != _No(first.id, first.moves, first.quota, self.planning.inventory.changes):
             return None
-        behind_it = [g for g in self.records.behind_first(self._bounds.waiting) if g.runs_for is not None]
+        order = self.records.team_order
+        behind_it = [
+            gang
+            for gang in self.records.behind_first(self._bounds.waiting)
+            if gang.runs_for is not None and order.may_pass_first(gang.team, self.records.amounts(gang))
+        ]
         ends, notes = self._ends(now.wall), self.records.notes[first.id]
         promised_for = (self._no, notes.could_start, ends)
         if promised_for != self._promised_for:
@@ -410,7 +434,7 @@ class Admission:
         return Unsatisfiable(gang.id, (wanting(gang.request, gang.quota.queue, "it is asked"),))
 
     def _turn_of(self, gang: Gang) -> Unsatisfiable | None:
-        """A no where others wait before the gang."""
+        """A no where others wait before the gang, or its team's limit is reached."""
         turn = behind(self.records, gang)
         return Unsatisfiable(gang.id, (turn,)) if turn is not None else None
 
@@ -423,6 +447,11 @@ class Admission:
         waiting = len(self.records.waiting_of(gang.owner))
         if wait and waiting >= MOST_WAITING:
             return _crowd(waiting)
+        queue = self.records.team_order.queue(gang.team)
+        wants = self.records.amounts(gang).gpus
+        if queue is not None and queue.limit is not None and wants > queue.limit:
+            too_much = Unsatisfiable(gang.id, (over_limit(queue, 0, wants),))
+            return refusal("The gang would be over its team's limit even if nothing else of the team ran.", too_much)
         never = self.planning.never(gang.request, now)
         if never is None:
             return None

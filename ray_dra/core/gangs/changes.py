@@ -114,4 +114,5 @@ def _who(gang: Gang) -> tuple[object, ...]:
         gang.runs_for,
         gang.on_fault,
         gang.first_by_program,
+        gang.team,
     )

@@ -30,6 +30,7 @@ from ray_dra.core.gangs.events import (
     JobsSeen,
     Moment,
     NextTurn,
+    QueuesDeclared,
     QuotaAnswered,
     ReleaseAsked,
     ReshapeAsked,
@@ -92,6 +93,9 @@ class Engine:
         match event:
             case Submitted():
                 return self.queueing.submitted(event, now)
+            case QueuesDeclared():
+                self.records.declare(event.queues)
+                return []
             case JobsSeen():
                 return self.queueing.jobs_seen(event, now)
             case NextTurn():

@@ -10,6 +10,7 @@ from ray_dra.core.gangs.lifecycle import Observed
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.quota import Answer
+from ray_dra.core.gangs.team_queues import TeamQueues
 from ray_dra.core.model.request import GangRequest
 
 
@@ -29,6 +30,13 @@ class Submitted:
     order: Order
     looked: bool = False
     queue: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class QueuesDeclared:
+    """An operator has declared these queues of teams, in place of those before."""
+
+    queues: TeamQueues
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,7 @@ class TurnFailed:
 
 Event = (
     Submitted
+    | QueuesDeclared
     | Committed
     | GroupMade
     | ReleaseAsked

@@ -131,6 +131,7 @@ class Gang:
         shape_failed: why the last change of its shape was undone; "" where none was.
         reshaped: its request is, or has been, another one than its program first asked for.
         beside: the gang that it goes with; None: it is for itself.
+        team: the queue of its team that it names; "": none.
     """
 
     request: GangRequest
@@ -165,6 +166,7 @@ class Gang:
     shape_failed: str = ""
     reshaped: bool = False
     beside: Beside | None = None
+    team: str = ""
 
     @property
     def id(self) -> str:

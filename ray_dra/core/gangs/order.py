@@ -28,6 +28,7 @@ class Order:
         runs_for: seconds for which the program guesses that the gang runs; None: it does not say.
         on_fault: what is done about a fault once the gang is placed; None: the cluster's default.
         beside: another gang that it goes with.
+        team: the queue of a team; "": it names none.
     """
 
     request: GangRequest
@@ -41,6 +42,7 @@ class Order:
     runs_for: float | None = None
     on_fault: OnFault | None = None
     beside: Beside | None = None
+    team: str = ""
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -66,6 +68,7 @@ def _check_fields(order: Order) -> None:
     text(order.name, "name", empty=True)
     text(order.namespace, "namespace", empty=True)
     text(order.owner, "owner", empty=True)
+    text(order.team, "queue", empty=True)
     flag(order.detached, "detached")
     flag(order.wait, "wait")
     if order.runs_for is not None:

@@ -15,6 +15,7 @@ from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.recording import Recording, changed
+from ray_dra.core.gangs.refusals import no_queue, two_queues
 from ray_dra.core.gangs.repair import Way, possible
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import Shortfall
@@ -50,6 +51,13 @@ class Queueing:
                 return [Refuse(GangGone("The gang that this one goes with is not there.", place=order.beside.gang))]
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
+        if order.team:
+            queues = self.records.team_order.queues
+            if event.queue:
+                return [Refuse(two_queues(order.team, event.queue))]
+            if not queues.declared(order.team):
+                return [Refuse(no_queue(order.team, queues))]
+            gang = replace(gang, team=order.team)
         if order.on_fault is not None:
             declared = possible(order.on_fault, own_workers=self.own_workers, ordinary=order.ordinary is not None)
             maker = order.maker if Way.RESTART in declared.ways else None
@@ -119,6 +127,7 @@ class Queueing:
         """
         actions: list[Action] = []
         self.records.kept.look(event.jobs, now.lived)
+        self.records.count_cluster()
         for gang in self.records.orphans(event.jobs, event.ended_actors):
             gone = changed(replace(gang, releasing=True), Phase.RELEASING, "its program has ended", now)
             self.records.put(gone, now.lived)

@@ -6,9 +6,8 @@ and with it what its gang holds of the inventory. `changes.check_change` refuses
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.changes import check_change
@@ -20,9 +19,12 @@ from ray_dra.core.gangs.record_checks import same, validate_gang
 from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.gangs.set_index import SetIndex, cliques_of, set_of
 from ray_dra.core.gangs.stages import VERIFIED
+from ray_dra.core.gangs.team_order import TeamOrder
+from ray_dra.core.gangs.team_queues import CPU, MEMORY, NOTHING, Amounts, TeamQueues, amounts_of
 from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId
+from ray_dra.core.model.request import WHOLE, GangRequest
 
 
 class Records:
@@ -32,6 +34,7 @@ class Records:
         gangs: by id, in order of arrival. notes: by id.
         changed: the gangs whose records have changed, until somebody takes note and clears it.
         sets: the sets of ordinary placement groups that they are of.
+        team_order: those that wait, in the order of the queue, and what each team has.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         kept: places that are kept for programs after a fault.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
@@ -51,8 +54,9 @@ class Records:
         self.phases: Counter[Phase] = Counter()
         self.stages: Counter[str | None] = Counter()
         self.guesses = 0
-        self._queue: list[Turn] = []  # of those that hold up who comes after them
-        self._ordinary: list[Turn] = []  # of ordinary placement groups, which hold up nobody
+        self.team_order = TeamOrder()
+        self._amounts: dict[str, tuple[GangRequest, Amounts]] = {}  # by gang: what its request counts
+        self._counted: tuple[int, int] | None = None  # by which nodes and devices the cluster's amounts were summed up
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue, or in one outside
         self._past: dict[str, None] = {}  # gangs with an allocation, in a queue outside, or that are given back
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
@@ -105,6 +109,7 @@ class Records:
         """The end of a gang; what it held is free, or kept for its program for a while."""
         self.changed.add(gang_id)
         gang = self.gangs.pop(gang_id, None)
+        self._amounts.pop(gang_id, None)
         if gang is None:
             return
         check_change(gang, None)
@@ -122,27 +127,64 @@ class Records:
     @property
     def first(self) -> Gang | None:
         """The gang whose turn it is, ordinary placement groups apart."""
-        return self.gangs[self._queue[0][2]] if self._queue else None
+        turn = self.team_order.first
+        return self.gangs[turn[2]] if turn is not None else None
 
     def behind_first(self, most: int) -> list[Gang]:
         """At most so many of those that wait behind the first, in their order."""
-        return [self.gangs[gang_id] for _, _, gang_id in self._queue[1 : 1 + most]]
+        return [self.gangs[gang_id] for _, _, gang_id in self.team_order.after_first(most)]
 
     @property
     def waiting(self) -> bool:
         """Whether any gang is in the queue."""
-        return bool(self._queue or self._ordinary)
+        order = self.team_order
+        return any(True for ordinary in (False, True) for _ in order.turns(ordinary=ordinary))
 
-    def ordinary_after(self, turn: Turn | None) -> Gang | None:
-        """The ordinary placement group that is next after this turn, unless a gang that holds it up comes first."""
-        at = bisect_right(self._ordinary, turn) if turn is not None else 0
-        if at == len(self._ordinary) or (self._queue and self._queue[0] < self._ordinary[at]):
-            return None
-        return self.gangs[self._ordinary[at][2]]
+    def ordinary_after(self, passed: MutableMapping[str, Turn]) -> Gang | None:
+        """The ordinary placement group that is next after these turns, by team, unless a gang that holds it up comes
+        first."""
+        turn = self.team_order.next_ordinary(passed)
+        return self.gangs[turn[2]] if turn is not None else None
 
     def ahead(self, gang: Gang) -> int:
         """How many gangs wait before this one, and hold it up."""
-        return bisect_left(self._queue, turn_of(gang))
+        return self.team_order.ahead(gang.team, turn_of(gang), self.amounts(gang))
+
+    def first_before(self, gang: Gang) -> Gang | None:
+        """The first of those who wait before a gang: of its team, where these hold it up, or of all."""
+        own = self.team_order.first_of(gang.team)
+        return self.gangs[own[2]] if own is not None and own < turn_of(gang) else self.first
+
+    # -- queues of teams
+
+    def amounts(self, gang: Gang) -> Amounts:
+        """What a gang counts in its team's queue: while it changes its shape, the larger of the two."""
+        change = gang.reshape
+        if change is not None:
+            return max(amounts_of(change.leaves.request), amounts_of(change.comes.request))
+        request, found = self._amounts.get(gang.id, (None, NOTHING))
+        if request is not gang.request:
+            found = amounts_of(gang.request)
+            if gang.id in self.gangs:
+                self._amounts[gang.id] = gang.request, found
+        return found
+
+    def declare(self, queues: TeamQueues) -> None:
+        """The queues of teams from here on."""
+        if queues != self.team_order.queues:
+            self.team_order.declare(queues)
+            self.count_cluster()
+
+    def count_cluster(self) -> None:
+        """Sum up what there is for the teams, where nodes or devices have come or gone."""
+        order, nodes = self.team_order, self.inventory.node_states
+        counted = len(nodes), self.inventory.devices
+        if not order.queues or (counted == self._counted and order.total.gpus):
+            return
+        self._counted = counted
+        each = [state.node.resources for state in nodes.values()]
+        cpus, memory = (sum(resources.get(name, 0.0) for resources in each) for name in (CPU, MEMORY))
+        order.resize(Amounts(WHOLE * self.inventory.devices, cpus, memory))
 
     def waiting_of(self, owner: str) -> Collection[str]:
         """A program's gangs in the queue, or in one outside."""
@@ -163,7 +205,7 @@ class Records:
         """Gangs in a queue that no job keeps there."""
         gone = (owned for owner, owned in self._owners.items() if owner and owner not in jobs)
         found = [self.gangs[gang_id] for owned in gone for gang_id in owned]
-        ordinary = [self.gangs[gang_id] for _, _, gang_id in self._ordinary]
+        ordinary = [self.gangs[gang_id] for _, _, gang_id in self.team_order.turns(ordinary=True)]
         return found + [g for g in ordinary if g.owner in jobs and g.ordinary is not None and g.ordinary.outlives_job]
 
     # -- gangs that go with another
@@ -250,9 +292,12 @@ class Records:
     def _list(self, gang: Gang) -> None:
         self._last = max(self._last, gang.sequence)
         if gang.waits:
-            insort(self._queue_of(gang), turn_of(gang))
+            ordinary = gang.ordinary is not None
+            self.team_order.wait(gang.team, turn_of(gang), self.amounts(gang), ordinary=ordinary)
         else:
             self._past[gang.id] = None
+        if gang.allocation is not None:
+            self.team_order.hold(gang.id, gang.team, self.amounts(gang))
         if gang.waits or gang.unpaid:
             self._owners.setdefault(gang.owner, {})[gang.id] = None
         if gang.quota is not None:
@@ -267,13 +312,10 @@ class Records:
             self.sets.count(gang, part_of, 1)
         self._count(gang, 1)
 
-    def _queue_of(self, gang: Gang) -> list[Turn]:
-        return self._queue if gang.ordinary is None else self._ordinary
-
     def _unlist(self, gang: Gang) -> None:
         if gang.waits:
-            queue = self._queue_of(gang)
-            del queue[bisect_left(queue, turn_of(gang))]
+            self.team_order.leave(turn_of(gang), ordinary=gang.ordinary is not None)
+        self.team_order.let_go(gang.id)
         if gang.waits or gang.unpaid:
             owned = self._owners[gang.owner]
             del owned[gang.id]
@@ -298,13 +340,28 @@ class Records:
 
     # -- invariants
 
+    def _validate_teams(self, waiting: Collection[Gang]) -> None:
+        order = self.team_order
+        for ordinary in (False, True):
+            of_kind = [g for g in waiting if (g.ordinary is not None) is ordinary]
+            teams = sorted({order.team(g.team) for g in of_kind})
+            by_team = [sorted(turn_of(g) for g in of_kind if order.team(g.team) == team) for team in teams]
+            same("queue", sorted(order.turns(ordinary=ordinary)), sorted(turn for turns in by_team for turn in turns))
+            if not ordinary:
+                same("first of teams", [order.first_of(team) for team in teams], [turns[0] for turns in by_team])
+        has: dict[str, int] = {}
+        for gang in self.gangs.values():
+            if gang.allocation is not None:
+                team = order.team(gang.team)
+                has[team] = has.get(team, 0) + self.amounts(gang).gpus
+        same("what teams have", {team: amounts.gpus for team, amounts in order.teams.items()}, has)
+
     def validate(self) -> None:
         """Raises AssertionError where an invariant does not hold. Scans everything: for tests."""
         gangs = list(self.gangs.values())
         waiting = [g for g in gangs if g.waits]
         same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
-        same("queue", self._queue, sorted(turn_of(g) for g in waiting if g.ordinary is None))
-        same("ordinary groups", self._ordinary, sorted(turn_of(g) for g in waiting if g.ordinary is not None))
+        self._validate_teams(waiting)
         in_queues = [g for g in gangs if g.waits or g.unpaid]
         same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
         same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.team_queues import TeamQueues
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import InvalidRequest, NameTaken, UnsatisfiableError, unsatisfiable
 
@@ -17,6 +18,28 @@ def name_taken(gang: Gang) -> NameTaken:
         f"A gang named {gang.name!r} exists already; choose another name or remove that one.",
         place=f"namespace {gang.namespace}",
         wanted=gang.name,
+    )
+
+
+def no_queue(name: str, queues: TeamQueues) -> InvalidRequest:
+    """To a gang that names a queue which is not declared."""
+    if not queues:
+        return InvalidRequest(
+            "No queues of teams are declared here: leave out queue=, or have the operator declare them.",
+            place="queue",
+            wanted=name,
+            available="none (docs/queue.md)",
+        )
+    return InvalidRequest("There is no such queue.", place="queue", wanted=name, available=queues.names())
+
+
+def two_queues(name: str, outside: str) -> InvalidRequest:
+    """To a gang that names its team's queue where a queue outside pays for gangs."""
+    return InvalidRequest(
+        "This RayCluster's gangs are paid from a queue of Kueue's, which shares GPUs among teams: leave out queue=.",
+        place="queue",
+        wanted=name,
+        available=outside,
     )
 
 

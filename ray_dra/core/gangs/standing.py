@@ -5,19 +5,38 @@ Neighbours: `records.py` has the queue, `backfill.py` what the first in it is pr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.team_queues import DEFAULT, Entitlement, borrowed, entitlement, over_limit
+from ray_dra.core.gangs.turn import turn_of
+from ray_dra.core.model.request import WHOLE
 from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, short
 
 
 def behind(records: Records, gang: Gang) -> Shortfall | None:
-    """That others come before a gang in the queue, as it is now; None where nobody does."""
-    ahead, first = records.ahead(gang), records.first
+    """That others come before a gang in the queue, as it is now, or that its team's limit does; None where nothing
+    does."""
+    limited = limit_of(records, gang)
+    if limited is not None:
+        return limited
+    ahead, first = records.ahead(gang), records.first_before(gang)
     if not ahead or first is None:
         return None
     return short(ShortfallKind.QUEUE, QUEUE, gang.id, first.id, ahead=ahead, first=first.name)
+
+
+def limit_of(records: Records, gang: Gang, more: Collection[Gang] = ()) -> Shortfall | None:
+    """That a gang, with `more` of its team, waits for its team's limit; None where it does not."""
+    order = records.team_order
+    queue = order.queue(gang.team)
+    wants = sum((records.amounts(each).gpus for each in more), records.amounts(gang).gpus)
+    has = order.has(gang.team).gpus
+    if queue is None or entitlement(queue, has, wants) is not Entitlement.OVER_LIMIT:
+        return None
+    return over_limit(queue, has, wants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,63 @@ class Standing:
     starts: float | None = None
     after: tuple[str, ...] = ()
     guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TeamStanding:
+    """A team's queue, what the team has, and what of it waits. GPUs.
+
+    Attributes:
+        declared: False: gangs name it, and it is declared no more.
+        used: that the team's gangs have.
+        borrowed: of these, beyond its guarantee.
+        limited: the first of the team waits for its limit.
+        waiting: gangs that wait.
+        wanted: that these ask for.
+    """
+
+    name: str
+    declared: bool
+    guarantee: float
+    weight: float
+    limit: float | None
+    used: float
+    borrowed: float
+    waiting: int
+    wanted: float
+    limited: bool
+
+
+def team_standings(records: Records) -> tuple[TeamStanding, ...]:
+    """All queues of teams that are declared, or of which gangs are there, by name."""
+    order = records.team_order
+    if not order.queues:
+        return ()
+    waiting: dict[str, list[Gang]] = {}
+    for ordinary in (False, True):
+        for _, _, gang_id in order.turns(ordinary=ordinary):
+            gang = records.gangs[gang_id]
+            waiting.setdefault(order.team(gang.team), []).append(gang)
+    found = []
+    for name in sorted({DEFAULT, *order.queues.each, *order.teams, *waiting}):
+        queue, has, waits = order.queues.queue(name), order.has(name).gpus, waiting.get(name, [])
+        first = order.first_of(name)
+        ahead = records.gangs[first[2]] if first is not None else min(waits, key=turn_of, default=None)
+        found.append(
+            TeamStanding(
+                name=name,
+                declared=order.queues.declared(name),
+                guarantee=queue.guarantee / WHOLE,
+                weight=queue.weight,
+                limit=queue.limit / WHOLE if queue.limit is not None else None,
+                used=has / WHOLE,
+                borrowed=borrowed(queue, has) / WHOLE,
+                waiting=len(waits),
+                wanted=sum(records.amounts(each).gpus for each in waits) / WHOLE,
+                limited=ahead is not None and limit_of(records, ahead) is not None,
+            )
+        )
+    return tuple(found)
 
 
 def standing(records: Records, gang: Gang) -> Standing | None:

@@ -32,6 +32,7 @@ class ShortfallKind(enum.Enum):
     PARTS = "parts of GPUs"
     SHARES = "shares of GPUs"
     QUOTA = "quota"
+    LIMIT = "limit"
 
 
 class PlaceKind(enum.Enum):

@@ -32,7 +32,7 @@ def place(kind: PlaceKind, name: str | int | None, choice: Choice | None, of: st
         return f"clique {name} ({why[choice]})" if choice else f"clique {name}"
     if kind is PlaceKind.CLIQUES:
         return f"the {name} {choice.value} cliques" if choice else f"{name} cliques"
-    if kind is PlaceKind.OUTSIDE:
+    if kind is PlaceKind.OUTSIDE or (kind is PlaceKind.QUEUE and name):
         return f"the queue {name}"
     return f"bundle {name}" if kind is PlaceKind.BUNDLE else _PLACES[kind]
 
@@ -215,6 +215,10 @@ def _quota(where: PlaceKind, wanted: int, available: Any, facts: Facts) -> Texts
     return f"{_gpus(wanted)} and what goes with them", str(facts["reason"])
 
 
+def _limit(where: PlaceKind, wanted: float, available: float, facts: Facts) -> Texts:
+    return f"{wanted:g} GPUs", f"{available:g} of at most {facts['limit']:g} ({facts['used']:g} used)"
+
+
 _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.DEVICES: _devices,
     ShortfallKind.NODE_SIZE: _node_size,
@@ -240,6 +244,7 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.PARTS: _parts,
     ShortfallKind.SHARES: _shares,
     ShortfallKind.QUOTA: _quota,
+    ShortfallKind.LIMIT: _limit,
 }
 
 

@@ -24,9 +24,10 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 19, 7
+GANG_VERSION, NODE_VERSION = 20, 7
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
+DECLARED_VERSION = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,13 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class _Declared:
+    """The text that declares the queues of teams."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Head:
     version: int = 0
 
@@ -81,6 +89,7 @@ _GANG = TypeAdapter(Gang)
 _KNOWN = TypeAdapter(KnownNode)
 _GPU_IDS = TypeAdapter(GpuIds)
 _FAILURE = TypeAdapter(Failure)
+_DECLARED = TypeAdapter(_Declared)
 _UNREADABLE = (ValidationError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError)
 
 
@@ -187,6 +196,17 @@ def failure_from_bytes(data: bytes) -> Failure:
     if not 0 <= found.number <= MOST_COUNTED:
         raise unreadable(what, "its number is none")
     return found
+
+
+def declared_to_bytes(text: str) -> bytes:
+    """Of the text that declares the queues of teams."""
+    return _versioned(DECLARED_VERSION, _DECLARED.dump_json(_Declared(text)))
+
+
+def declared_from_bytes(data: bytes) -> str:
+    """Raises RayDraError for what no version stored as declared queues."""
+    found: _Declared = _read(_DECLARED, data, "declaration of queues", DECLARED_VERSION)
+    return found.text
 
 
 def known_to_bytes(known: KnownNode) -> bytes:

@@ -456,7 +456,7 @@ def test_whoever_is_first_starts_by_its_reservation_however_many_come(seed: int)
                 world.act(ReleaseAsked(name))  # sooner than it said
         for name in [n for n, g in world.gangs.items() if g.ends is not None and g.ends <= world.now + 1e-9]:
             world.act(ReleaseAsked(name))
-        while len(world.engine.records._queue) < 12:
+        while len([*world.engine.records.team_order.turns()]) < 12:
             count = len(world.done)
             small = dice.random() < 0.8
             sizes = [4] * dice.randint(3, 5) if not small else [dice.randint(1, 4)]
@@ -539,7 +539,7 @@ def test_however_many_overrun_the_first_is_late_by_no_more_than_the_longest(seed
         ]
         for name in ended:
             world.act(ReleaseAsked(name))
-        while len(world.engine.records._queue) < 12:
+        while len([*world.engine.records.team_order.turns()]) < 12:
             sizes = [4] * dice.randint(2, 5) if dice.random() < 0.3 else [dice.randint(1, 4)]
             locality = dice.choice((NEAR_NOW, replace(NEAR, patience=7.0), Locality(), Locality(cliques=2)))
             request = gang(*sizes, name=f"g{step}-{len(world.done)}", locality=locality)

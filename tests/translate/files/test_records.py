@@ -49,6 +49,7 @@ FORMS = {
     names.LOCALITY_KEY: Form(
         shared_records.LOCALITY_VERSION, shared_records.policy_from_bytes, shared_records.policy_to_bytes
     ),
+    names.QUEUES_KEY: Form(records.DECLARED_VERSION, records.declared_from_bytes, records.declared_to_bytes),
     names.ASIDE_KEY: Form(shared_records.ASIDE_VERSION, shared_records.aside_from_bytes, shared_records.aside_to_bytes),
 }
 MARKS = {names.SESSION_KEY, names.VERIFIED_KEY, names.GO_KEY}
@@ -101,6 +102,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.beside is not None  # nor up to 17
             assert new_gang.could_start  # nor up to 18
             assert new_gang.promised is not None
+            assert new_gang.team  # nor up to 19
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -111,6 +113,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, on_fault=old_gang.on_fault, first_by_program=old_gang.first_by_program)
             same = replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends, reshape=old_gang.reshape)
             same = replace(same, beside=old_gang.beside, could_start=old_gang.could_start, promised=old_gang.promised)
+            same = replace(same, team=old_gang.team)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.FAILED_KEY:  # 0 did not count them
             assert records.failure_from_bytes(data) == replace(records.failure_from_bytes(now), number=0)
@@ -201,7 +204,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":19', b'"version":"18"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":20', b'"version":"20"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),
