@@ -40,6 +40,7 @@ from ray_dra.core.gangs.gang import Change
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import StageTimes
+from ray_dra.core.gangs.standing import TeamStanding
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
@@ -82,7 +83,16 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
     """Has the coordinator answer so; without one of its own, the usual empty answer."""
 
     def answer(**answers: Any) -> dict[str, Any]:
-        told = {"gangs": [], "clique_names": {}, "unplanned": [], "unread": [], "unseen": (), "asks": (), **answers}
+        told: dict[str, Any] = {
+            "gangs": [],
+            "clique_names": {},
+            "unplanned": [],
+            "unread": [],
+            "unseen": (),
+            "asks": (),
+            "teams": (),
+        }
+        told |= answers
         monkeypatch.setattr(connection, "connect", lambda address: None)
         monkeypatch.setattr(connection, "ask_coordinator", lambda call, *arguments, **_: told[call])
         return told
@@ -262,6 +272,19 @@ def test_gangs_are_a_table(tell: Tell) -> None:
     told.update(gangs=[], unplanned=[], unread=[], unseen=("a watch\nis old",))
     nobody = run("gangs")
     assert (nobody.stdout, nobody.stderr) == ("no gangs\n", "Kubernetes: a watch is old\n")
+
+
+def test_queues_are_a_table_values_or_none(tell: Tell) -> None:
+    tell()
+    none = run("queues")
+    assert (none.stdout, none.exit_code) == ("no queues of teams are declared: gangs wait in one queue\n", YES)
+    team = TeamStanding("team-a", True, 16.0, 2.0, None, 24.0, 8.0, 0, 0.0, False)
+    tell(teams=(team,), asks=("queues of teams: wrong",))
+    table = run("queues")
+    assert table.stdout.splitlines()[1].split() == ["team-a", "16", "2", "-", "24", "8", "0", "-"]
+    assert table.stderr == "queues of teams: wrong\n"
+    assert json.loads(run("queues", "-o", "json").stdout)[0]["borrowed"] == 8.0
+    assert run("queues", "-o", "name").stdout == "team-a\n"
 
 
 def test_gangs_name_tells_what_the_gang_came_to_and_why(tell: Tell) -> None:

@@ -15,10 +15,13 @@ from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import StageTimes
+from ray_dra.core.gangs.standing import TeamStanding
+from ray_dra.core.gangs.team_queues import TeamQueue
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
+from ray_dra.translate.files.team_queues import read_team_queues
 from tests.core.machines import gang, rack
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +128,24 @@ def test_the_docs_show_gangs_as_they_are_listed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(connection, "ask_coordinator", lambda call: told[call])
     monkeypatch.setattr("ray_dra.cli.gangs.time.time", lambda: now)
     assert f"$ ray-dra gangs\n{CliRunner().invoke(app, ['gangs']).stdout}```" in COMMANDS
+
+
+def test_the_docs_show_queues_as_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    teams = (
+        TeamStanding("default", True, 0.0, 1.0, 8.0, 4.0, 4.0, 0, 0.0, False),
+        TeamStanding("team-a", True, 16.0, 2.0, 64.0, 24.0, 8.0, 2, 16.0, False),
+        TeamStanding("team-b", True, 8.0, 1.0, 16.0, 16.0, 8.0, 1, 4.0, True),
+    )
+    monkeypatch.setattr(connection, "connect", lambda address: None)
+    monkeypatch.setattr(connection, "ask_coordinator", {"teams": teams, "asks": ()}.get)
+    assert f"$ ray-dra queues\n{CliRunner().invoke(app, ['queues']).stdout}```" in COMMANDS
+
+
+def test_the_declaration_in_the_docs_is_one() -> None:
+    (example,) = re.findall(r"```yaml\n(team-a.*?)```", (ROOT / "docs" / "queue.md").read_text(), re.DOTALL)
+    found = read_team_queues(example, "docs")
+    assert found.each["team-a"] == TeamQueue("team-a", 16_000, 2.0, 64_000)
+    assert found.each["default"].limit == 8_000
 
 
 def test_the_example_of_devices_runs(

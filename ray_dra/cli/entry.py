@@ -11,7 +11,7 @@ import ray_dra
 from ray_dra.cli.checks import check
 from ray_dra.cli.cluster import probe, profiles, snapshot, topology
 from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, exit_code
-from ray_dra.cli.gangs import describe, events, gangs, release
+from ray_dra.cli.gangs import describe, events, gangs, queues, release
 from ray_dra.cli.planning import capacity, plan
 from ray_dra.cli.terminal import say, warn, write_what_the_terminal_lacks
 from ray_dra.errors import RayDraError
@@ -39,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (gangs, describe, events, release, topology, plan, capacity, snapshot, check, profiles, probe):
+for command in (gangs, describe, events, queues, release, topology, plan, capacity, snapshot, check, profiles, probe):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -1,4 +1,4 @@
-"""Commands about gangs: `gangs`, `describe`, `events`, `release`."""
+"""Commands about gangs: `gangs`, `describe`, `events`, `queues`, `release`."""
 
 from __future__ import annotations
 
@@ -92,6 +92,28 @@ def events(
         say_lines(dict.fromkeys(row[1] for row in event_rows(found)))
     else:
         say_lines(table(EVENT_HEADERS, event_rows(found)))
+
+
+def queues(address: Address = "", output: OutputOption = Output.TABLE) -> None:
+    """List the queues of teams: what each is guaranteed, uses, borrows and waits for.
+
+    In GPUs. There are none unless the operator declares some.
+    """
+    from ray_dra.translate.lines import on_one_line, table
+    from ray_dra.translate.queue_table import QUEUE_HEADERS, plain_queue, queue_row
+
+    connection.connect(address)
+    teams = connection.ask_coordinator("teams")
+    for problem in connection.ask_coordinator("asks"):
+        warn(on_one_line(problem))
+    if output.plain:
+        say_plain([plain_queue(team) for team in teams], output)
+    elif output is Output.NAME:
+        say_lines(team.name for team in teams)
+    elif teams:
+        say_lines(table(QUEUE_HEADERS, map(queue_row, teams)))
+    else:
+        say("no queues of teams are declared: gangs wait in one queue")
 
 
 def release(gang: Gang, address: Address = "") -> None:
