@@ -148,11 +148,12 @@ class Records:
 
     def ahead(self, gang: Gang) -> int:
         """How many gangs wait before this one, and hold it up."""
-        return self.team_order.ahead(gang.team, turn_of(gang), self.amounts(gang))
+        order = self.team_order
+        return order.ahead(gang.team, turn_of(gang), self.amounts(gang) if order.declared else NOTHING)
 
     def first_before(self, gang: Gang) -> Gang | None:
         """The first of those who wait before a gang: of its team, where these hold it up, or of all."""
-        own = self.team_order.first_of(gang.team)
+        own = self.team_order.first_of(gang.team) if self.team_order.declared else None
         return self.gangs[own[2]] if own is not None and own < turn_of(gang) else self.first
 
     # -- queues of teams

@@ -19,7 +19,7 @@ from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, short
 def behind(records: Records, gang: Gang) -> Shortfall | None:
     """That others come before a gang in the queue, as it is now, or that its team's limit does; None where nothing
     does."""
-    limited = limit_of(records, gang)
+    limited = limit_of(records, gang) if records.team_order.declared else None
     if limited is not None:
         return limited
     ahead, first = records.ahead(gang), records.first_before(gang)

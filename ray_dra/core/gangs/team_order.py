@@ -43,12 +43,14 @@ class TeamOrder:
 
     Attributes:
         queues: of the teams.
+        declared: whether there are any.
         total: what the cluster has.
         version: counts the changes of the two.
     """
 
     def __init__(self) -> None:
         self.queues: TeamQueues = NO_QUEUES
+        self.declared = False
         self.total = NOTHING
         self.version = 0
         self._hold_up: dict[str, list[Turn]] = {}  # by team, of those that hold up who comes after them
@@ -66,7 +68,8 @@ class TeamOrder:
         waiting = [(turn, ordinary) for ordinary in (False, True) for turn in self.turns(ordinary=ordinary)]
         holding = [(gang, *held) for gang, held in self._held.items()]
         teams, wanted = dict(self._teams), dict(self._wanted)
-        self.queues, self.version, self._ranked = queues, self.version + 1, None
+        self.queues, self.declared = queues, bool(queues)
+        self.version, self._ranked = self.version + 1, None
         for kept in (self._hold_up, self._ordinary, self._teams, self._wanted, self._held, self._has):
             kept.clear()
         for turn, ordinary in waiting:
@@ -116,11 +119,11 @@ class TeamOrder:
 
     def team(self, named: str) -> str:
         """The list in which a gang waits that names this queue."""
-        return self.queues.queue(named).name if self.queues else ALL
+        return self.queues.queue(named).name if self.declared else ALL
 
     def queue(self, named: str) -> TeamQueue | None:
         """The queue of gangs that name it; None without queues of teams."""
-        return self.queues.queue(named) if self.queues else None
+        return self.queues.queue(named) if self.declared else None
 
     def has(self, named: str) -> Amounts:
         """What a team has."""
@@ -144,15 +147,15 @@ class TeamOrder:
     def first(self) -> Turn | None:
         """Whose turn it is, of those that hold up who comes after them; None: nobody's, as nobody waits or all who are
         first in their teams are over their limits."""
-        if not self.queues:
-            return self.first_of(ALL)
+        if not self.declared:
+            return self._hold_up[ALL][0] if ALL in self._hold_up else None
         ranked = self._firsts()
         return self._hold_up[ranked[0][1]][0] if ranked else None
 
     def after_first(self, most: int) -> list[Turn]:
         """At most so many of those that come after the first, in the order in which they would start if those before
         them did; those over a limit by then come last of their teams."""
-        if not self.queues:
+        if not self.declared:
             return self._hold_up.get(ALL, [])[1 : 1 + most]
         has = dict(self._has)
         heap = [(self._rank(team, waiting[0], has), team, 0) for team, waiting in self._hold_up.items()]
@@ -172,11 +175,11 @@ class TeamOrder:
     def ahead(self, named: str, turn: Turn, wants: Amounts) -> int:
         """How many wait before a gang, there or not, and hold it up: those of its team, and of every other team its
         first if it comes sooner."""
+        if not self.declared:
+            return bisect_left(self._hold_up.get(ALL, ()), turn)
         team = self.team(named)
         own = self._hold_up.get(team, [])
         before = bisect_left(own, turn)
-        if not self.queues:
-            return before
         mine = self._rank(team, own[0]) if before else self._rank_of(team, turn, wants, self.has(team))
         sooner = self._firsts()[: bisect_left(self._firsts(), (mine, ""))]
         return before + len(sooner) - ((self._rank(team, own[0]), team) in sooner if own else 0)
@@ -192,7 +195,7 @@ class TeamOrder:
         """Whether a gang may start before the first: within its limit, also once the first has started, and so that the
         first stays first."""
         first = self.first
-        if first is None or not self.queues:
+        if first is None or not self.declared:
             return True
         queue, team = self.queues.queue(named), self.team(named)
         has = self.has(team).plus(wants)
@@ -215,7 +218,7 @@ class TeamOrder:
             if turn is None or (own and own[0] < turn):
                 continue
             rank = self._rank(team, turn)
-            others = next((other for other, whose in self._firsts() if whose != team), None) if self.queues else None
+            others = next((other for other, whose in self._firsts() if whose != team), None) if self.declared else None
             if (others is None or rank < others) and (found is None or rank < found[0]):
                 found = rank, turn
         return found[1] if found is not None else None
@@ -247,7 +250,7 @@ class TeamOrder:
         return self._rank_of(team, turn, self._wanted[turn[2]], given.get(team, NOTHING))
 
     def _rank_of(self, team: str, turn: Turn, wants: Amounts, has: Amounts) -> _Rank:
-        if not self.queues:
+        if not self.declared:
             return _Rank(Entitlement.GUARANTEED, 0.0, turn[1], turn[2])
         queue = self.queues.queue(team)
         right = entitlement(queue, has.gpus, wants.gpus)
