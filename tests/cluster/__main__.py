@@ -50,6 +50,7 @@ def down(name: Name = "default") -> None:
 def build(
     kueue: Annotated[bool, typer.Option(help="Kueue, too, for the tests by hand beside it: some 20 minutes.")] = False,
     agent_sandbox: Annotated[bool, typer.Option(help="agent-sandbox, too, for its test by hand.")] = False,
+    helm: Annotated[bool, typer.Option(help="Helm, too, for the chart's tests: some 3 minutes.")] = False,
 ) -> None:
     """Fill the cache: the programs from Go modules, and the container image."""
     binaries.build()
@@ -57,6 +58,8 @@ def build(
         binaries.build(only=("kueue",))
     if agent_sandbox:
         binaries.build(only=("agent-sandbox",))
+    if helm:
+        binaries.build(only=("helm",))
     if os.geteuid() == 0:
         image.build()
     else:

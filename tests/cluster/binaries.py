@@ -93,7 +93,7 @@ TABLE = (
 
 KUEUE_VERSION = "v0.19.2"
 # Neighbours take long to build and only tests by hand need them, so `build` makes them where it is told to. So is the
-# allocator, which its test builds.
+# allocator, which its test builds; and Helm, which `make test` asks for and a cluster does without.
 OPTIONAL = (
     Module("allocator", {"allocator": "."}),
     Module(
@@ -105,6 +105,7 @@ OPTIONAL = (
             ("sigs.k8s.io/kueue", "config/components/webhook/manifests.yaml"),
         ),
     ),
+    Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}),
     Module(
         "agent-sandbox",
         {"agent-sandbox-controller": "sigs.k8s.io/agent-sandbox/cmd/agent-sandbox-controller"},

@@ -1,0 +1,173 @@
+"""The chart by real Helm: it makes what `kubectl apply -k kube/` makes, for any values, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import binaries
+from tests.cluster.cluster import Cluster
+from tests.cluster.world import Namespace
+from tests.manifests import PROJECT
+
+pytestmark = [pytest.mark.cluster]
+CHART = PROJECT / "charts" / "ray-dra"
+Things = dict[tuple[str, str], Any]
+
+
+@pytest.fixture(scope="module")
+def helm() -> str:
+    try:
+        return binaries.program("helm")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+def run(*command: str, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert not check or done.returncode == 0, done.stderr + done.stdout
+    return done.stdout if check else done.stdout + done.stderr
+
+
+def named(things: list[Any]) -> Things:
+    found = {(thing["kind"], thing["metadata"]["name"]): thing for thing in things if thing}
+    assert len(found) == len([thing for thing in things if thing]), "nothing is made twice"
+    return found
+
+
+def rendered(helm: str, *values: str, namespace: str = "team") -> Things:
+    settings = [part for value in values for part in ("--set", value)]
+    text = run(helm, "template", "ray-dra", str(CHART), "--namespace", namespace, "--kube-version", "1.37", *settings)
+    return named(list(yaml.safe_load_all(text)))
+
+
+def built(folder: Path, *components: str, namespace: str = "team") -> Things:
+    """What a kustomization like kube/kustomization.yaml makes."""
+    main = yaml.safe_load((PROJECT / "kube" / "kustomization.yaml").read_text())
+    at = Path(*[".."] * len(folder.resolve().parts[1:]), *PROJECT.parts[1:], "kube")
+    main |= {
+        "namespace": namespace,
+        "resources": [str(at / "base")],
+        "components": [str(at / component) for component in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(main))
+    text = run(binaries.program("kubectl"), "kustomize", "--load-restrictor=LoadRestrictionsNone", str(folder))
+    return named(list(yaml.safe_load_all(text)))
+
+
+def plain(thing: Any) -> Any:
+    """Without the line ends within texts: the two write folded YAML each in its own way."""
+    if isinstance(thing, dict):
+        return {key: plain(value) for key, value in thing.items()}
+    if isinstance(thing, list):
+        return [plain(value) for value in thing]
+    return " ".join(thing.split()) if isinstance(thing, str) else thing
+
+
+@pytest.mark.parametrize(
+    ("values", "components"),
+    [
+        ((), ()),
+        (("kueue=true", "sandboxes=true"), ("kueue", "sandboxes")),
+        (("rayCluster=gangs",), ("one-raycluster",)),
+        (("allAccounts=true",), ("all-accounts",)),
+    ],
+    ids=["default", "neighbours", "one RayCluster", "all accounts"],
+)
+def test_the_chart_makes_what_the_kustomization_makes(
+    helm: str, tmp_path: Path, values: tuple[str, ...], components: tuple[str, ...]
+) -> None:
+    ours, theirs = rendered(helm, *values), built(tmp_path, *components)
+    assert ours.keys() == theirs.keys()
+    for key, thing in theirs.items():
+        if key[0].startswith("ValidatingAdmissionPolicy"):
+            thing["metadata"].pop("namespace")  # kustomize does not know that it has none
+        assert plain(ours[key]) == plain(thing), key
+
+
+def test_what_is_asked_for_beside_the_rights_is_there(helm: str) -> None:
+    digest = f"sha256:{'a' * 64}"
+    values = ("topologyAgent.enabled=true", "monitoring.enabled=true", "example.enabled=true", "namespaces={a,b}")
+    found = list(
+        yaml.safe_load_all(
+            run(
+                *(helm, "template", "ray-dra", str(CHART), "--namespace", "ops", "--kube-version", "1.37"),
+                *[part for value in values for part in ("--set", value)],
+                *("--set", "image.repository=registry.example/ray", "--set", f"image.digest={digest}"),
+                *("--set", "image.pullPolicy=Always", "--set", "monitoring.labels.release=prometheus"),
+            )
+        )
+    )
+    kinds = [(thing["kind"], thing["metadata"].get("namespace")) for thing in found if thing]
+    for kind in ("DaemonSet", "ResourceClaimTemplate", "RayCluster", "NetworkPolicy", "PodMonitor", "PrometheusRule"):
+        assert [space for each, space in kinds if each == kind] == ["a", "b"], kind
+    assert ("ConfigMap", "ops") in kinds
+    text = json.dumps(found)
+    assert "localhost/ray-dra" not in text
+    assert f"registry.example/ray@{digest}" in text
+    assert '"imagePullPolicy": "IfNotPresent"' not in text
+    board = next(thing for thing in found if thing["kind"] == "ConfigMap")["data"]["dashboard.json"]
+    assert json.loads(board) == json.loads((PROJECT / "kube" / "monitoring" / "dashboard.json").read_text())
+    rules = next(thing for thing in found if thing["kind"] == "PrometheusRule")
+    source = yaml.safe_load((PROJECT / "kube" / "monitoring" / "rules.yaml").read_text())
+    assert rules["spec"] == source["spec"]
+    assert rules["metadata"]["labels"] == {**source["metadata"]["labels"], "release": "prometheus"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "allAccounts=perhaps",
+        "namespaces={Not_A_Name}",
+        "image.digest=sha256:1",
+        "rayClusters=gangs",
+        "image.pullPolicy=Sometimes",
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(helm: str, value: str) -> None:
+    said = run(helm, "template", "ray-dra", str(CHART), "--kube-version", "1.37", "--set", value, check=False)
+    assert "values don't meet the specifications of the schema" in said
+    assert "kind:" not in said
+
+
+def test_helm_has_nothing_against_it(helm: str) -> None:
+    assert "0 chart(s) failed" in run(helm, "lint", "--strict", "--kube-version", "1.37", str(CHART))
+    meta = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert meta["version"] == meta["appVersion"]
+    assert f'\nversion = "{meta["version"]}"\n' in (PROJECT / "pyproject.toml").read_text()
+
+
+def test_installed_upgraded_and_uninstalled_nothing_is_left(helm: str, cluster: Cluster, namespace: Namespace) -> None:
+    at = (f"--kubeconfig={cluster.kubeconfig}", "--namespace", namespace.name)
+
+    def there() -> set[str]:
+        own = cluster.kubectl("get", "serviceaccount,role,rolebinding", "-n", namespace.name, "-o", "name").split()
+        found = {name for name in own if "ray-dra" in name}
+        everywhere = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
+        names = cluster.kubectl("get", everywhere, "-o", "name").split()
+        return found | {name for name in names if name.endswith((f":{namespace.name}", f".{namespace.name}"))}
+
+    before = there()
+    run(helm, "install", "ray-dra", str(CHART), *at)
+    installed = there()
+    kinds = {name.partition("/")[0].partition(".")[0] for name in installed - before}
+    assert kinds == {
+        "serviceaccount",
+        "role",
+        "rolebinding",
+        "clusterrole",
+        "clusterrolebinding",
+        "validatingadmissionpolicy",
+        "validatingadmissionpolicybinding",
+    }
+    run(helm, "upgrade", "ray-dra", str(CHART), *at, "--reuse-values", "--set", "sandboxes=true")
+    more = there() - installed
+    assert {name.rpartition("/")[2] for name in more} == {"ray-dra-sandboxes"}
+    assert len(more) == 2
+    run(helm, "uninstall", "ray-dra", *at, "--wait")
+    assert there() == before
