@@ -39,6 +39,7 @@ ELSEWHERE = {
     "core/gangs/promise.py": "core/gangs/test_backfill.py",
     "core/gangs/actions.py": "core/gangs/test_engine.py",
     "core/gangs/changes.py": "core/gangs/test_lifecycle.py",
+    "core/gangs/elastic.py": "coordinator/test_elastic.py",
     "core/gangs/elsewhere.py": "core/gangs/test_engine.py",
     "core/gangs/ends.py": "core/gangs/test_engine.py",
     "core/gangs/events.py": "core/gangs/test_engine.py",

@@ -16,6 +16,7 @@ from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup
 
 from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, remove
+from ray_dra.adapters.ray_train import PRIVATE_OF_TRAIN
 from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
 from ray_dra.translate.names import DRIVER_HOOK_VARIABLE, HEAD_RESOURCE, MIG_PREFIX, START_HOOK_VARIABLE
@@ -292,6 +293,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._raylet.InnerGcsClient.cluster_id", lambda: ray._raylet.InnerGcsClient.cluster_id),
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
     *PRIVATE_OF_GROUPS,
+    *PRIVATE_OF_TRAIN,
 )
 
 
@@ -315,7 +317,7 @@ def check_ray() -> None:
     for name, find in PRIVATE:
         try:
             find()
-        except (AttributeError, ImportError, KeyError):
+        except (AttributeError, ImportError, KeyError, OSError):
             moved.append(name)
     worker = ray._private.worker.Worker
     hook = getattr(worker, HOOK_ORIGINAL, None) or getattr(worker, HOOK_METHOD, None)  # a worker has our hook already

@@ -24,6 +24,7 @@ from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
 from ray_dra.core.gangs.actions import Action, Refuse, Save
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
+from ray_dra.core.gangs.elastic import ElasticRun, check_run
 from ray_dra.core.gangs.events import (
     Committed,
     Event,
@@ -179,6 +180,14 @@ class Coordinator:
     def plan(self, request: GangRequest) -> Answer:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
         return self.engine.planning.explained(check_request(request))
+
+    def workers_that_fit(self, run: ElasticRun) -> int:
+        """How many workers an elastic run can have now, with what it has; 0 where these are fewer than its least. What
+        it is to get is kept for it for a while."""
+        elastic, notes = self.engine.elastic, self.records.notes
+        groups = elastic.groups_of(check_run(run))
+        well = [gang.id for gang in groups if self.observer.well(gang, notes[gang.id])]
+        return elastic.workers(run, well, self.clock())
 
     def commit(self, gang_id: str, group: str, moves: int) -> Status:
         """The driver made Ray's placement group; from here on its workers find their GPUs.

@@ -153,6 +153,17 @@ class Observer:
             drained=frozenset(drained),
         )
 
+    def well(self, gang: Gang, notes: RuntimeNotes) -> bool:
+        """Whether Ray has placed all of the gang, and nothing of it is lost or to be drained but what may pass."""
+        group = self.view.groups.get(gang.group or "")
+        if gang.allocation is None or gang.releasing or group is None or group.state != "CREATED":
+            return False
+        amiss = list(self._amiss(gang.allocation))
+        drains = [(rank, Drain(each.place, each.said)) for rank, each in amiss if each.severity is Severity.DRAIN]
+        gone = self.backend.lost(gang.allocation, self.joined)
+        losses = self._losses(gang, gang.allocation, notes, amiss, gone)
+        return not losses and self.drains.ending(drains, (), gang.notice) is None
+
     def _ending(
         self,
         gang: Gang,

@@ -18,6 +18,7 @@ from ray_dra.coordinator.backends.raylets.nodes import only_visible
 from ray_dra.coordinator.jobs import Jobs
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.waits import Waits, why_gone
+from ray_dra.core.gangs.elastic import ElasticRun
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
@@ -132,6 +133,12 @@ class CoordinatorActor:
         self._wake()
         self._tell()
         return status
+
+    async def workers_that_fit(self, run: ElasticRun) -> int:
+        """`Coordinator.workers_that_fit`, as Ray is just now: whoever asks may have heard of a loss before."""
+        await _still_wanted()
+        self._look()
+        return self._core.workers_that_fit(run)
 
     async def commit(self, gang: str, group: str, moves: int) -> Status:
         status = self._core.commit(gang, group, moves)

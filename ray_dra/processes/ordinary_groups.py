@@ -95,15 +95,14 @@ def placement_group(
 ) -> Any:
     """See `ray.util.placement_group`."""
     policy, selectors = without_policy(selectors)
-    job = _job() or _await_clusters(bundles) or _enter(bundles, policy)
+    job = policy_of_job(bundles, policy)
     if job is None or not isinstance(name, str):  # which Ray refuses in its own words
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     ray_groups.validate(bundles, strategy, lifetime, soft_node, selectors, topology_strategy)
     who = ray_groups.creator()
     group = ray_groups.mint(who.job)
     call = Call(bundles, strategy, selectors, topology_strategy, soft_node, policy)
-    policies = (job.address, os.environ.get(LOCALITY_VARIABLE, ""), job.default)
-    said = policy_of(call, name, policies)
+    said = policy_of(call, name, policies(job))
     request = request_of(call, group, said)
     if said is None or request is None:
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
@@ -148,7 +147,7 @@ def remove_placement_group(placement_group: Any) -> None:
     try:
         release = coordinator().release.remote(group, 0.0)
         if not ray_groups.known(group):  # the coordinator is to tell Ray that it is removed
-            _answer(release, REMOVE_SECONDS)
+            answer_to(release, REMOVE_SECONDS)
     except RayDraError as error:
         logger.info("placement group %s: %s", group, error)
 
@@ -184,6 +183,18 @@ def install() -> None:
 
 
 # -- which jobs
+
+
+def policy_of_job(bundles: Any, said: str) -> JobPolicy | None:
+    """The policy of this process's job, or else the cluster's; None where its groups are left to Ray. `said`: by the
+    call."""
+    return _job() or _await_clusters(bundles) or _enter(bundles, said)
+
+
+def policies(job: JobPolicy) -> tuple[str, ...]:
+    """What holds where a call says nothing, the strongest first."""
+    return job.address, os.environ.get(LOCALITY_VARIABLE, ""), job.default
+
 
 _awaited = False  # the RayCluster's policy was waited for
 _known: tuple[Any, JobPolicy | None] | None = None  # the connection, and its job's policy; None: left to Ray for good
@@ -278,7 +289,7 @@ def _named(reference: Any, order: Order) -> Any:
     until = time.monotonic() + REMOVE_SECONDS
     while True:
         try:
-            _answer(reference, ANSWER_SECONDS)
+            answer_to(reference, ANSWER_SECONDS)
             return reference
         except NameTaken as error:
             held = ray_groups.named_group(order.name, order.namespace) is not None or _pending(name=order.name)
@@ -291,7 +302,7 @@ def _named(reference: Any, order: Order) -> Any:
         reference = coordinator().submit.remote(order)
 
 
-def _answer(reference: Any, seconds: float) -> Any:
+def answer_to(reference: Any, seconds: float) -> Any:
     """The coordinator's answer; its own errors come as themselves. Not by `ray.get`, of which Ray warns in the event
     loop of an actor, such as Serve's controller."""
     try:
@@ -315,7 +326,7 @@ def _pending(group: str = "", name: str = "") -> list[Pending]:
     ours = [one for one in list(_unanswered.values()) if group in ("", one.group) and name in ("", one.name)]
     try:
         namespace = ray_groups.creator().namespace
-        found = _answer(coordinator().ordinary.remote(group, name, namespace), ANSWER_SECONDS)
+        found = answer_to(coordinator().ordinary.remote(group, name, namespace), ANSWER_SECONDS)
         return ours + [Pending(*pending) for pending in found]
     except RayDraError as error:
         logger.info("the coordinator was not asked for pending placement groups: %s", error)
@@ -405,7 +416,7 @@ def _taken_now(order: Order) -> bool:
     """Whether a coordinator has answered this time. Raises CoordinatorUnavailable where there is none."""
     group, reference = order.request.gang, coordinator().submit.remote(order)
     try:
-        _answer(reference, ANSWER_SECONDS)
+        answer_to(reference, ANSWER_SECONDS)
     except CoordinatorUnavailable:
         return False
     except RayDraError:

@@ -86,7 +86,7 @@ class Outside:
 def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
     found = Outside()
     monkeypatch.setattr(ordinary_groups, "coordinator", found.coordinator)
-    monkeypatch.setattr(ordinary_groups, "_answer", found.answer)
+    monkeypatch.setattr(ordinary_groups, "answer_to", found.answer)
     monkeypatch.setattr(ordinary_groups, "KvStore", lambda: found.store)
     monkeypatch.setattr(ordinary_groups, "AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(ordinary_groups, "_unanswered", {})
@@ -239,7 +239,7 @@ def test_one_that_is_removed_meanwhile_is_not_submitted_again(
         ordinary_groups._unanswered.clear()
         return waits(4)
 
-    monkeypatch.setattr(ordinary_groups, "_answer", removed)
+    monkeypatch.setattr(ordinary_groups, "answer_to", removed)
     assert not after(outside, caplog)
     assert outside.calls == ["submit", "release"]
     assert not outside.made
@@ -383,5 +383,5 @@ def test_a_coordinator_that_does_not_answer_is_looked_up_again(monkeypatch: pyte
     dead.set_exception(ended())
     monkeypatch.setattr(calls, "_handle", (None, "the old one"))
     with pytest.raises(CoordinatorUnavailable):
-        ordinary_groups._answer(SimpleNamespace(future=lambda: dead), 1.0)
+        ordinary_groups.answer_to(SimpleNamespace(future=lambda: dead), 1.0)
     assert calls._handle is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from heapq import nsmallest
 from itertools import islice
 from typing import NamedTuple
@@ -164,16 +165,24 @@ class Admission:
         return None
 
     def _on_kept_place(self, gang: Gang) -> Allocation | None:
-        """Devices for a gang that lie in a place kept for its program, which is let go then. What a gang prefers it has
-        to get: else it takes its turn, as if nothing were kept."""
+        """Devices for a gang that lie in a place kept for its program, which is let go then. What a gang would wait for
+        it has to get: else it takes its turn, as if nothing were kept."""
         kept = self.records.kept
         if gang.owner not in kept.owners or gang.quota is not None or size_of(gang) > 1:
             return None
         if limit_of(self.records, gang) is not None:
             return None
         others = self.records.cliques_near(gang, batch=0)  # of a set that is no gang
-        answer = kept.without(gang.owner, lambda: place_near(self.planning, gang, others, gang.moves, strict=True))
-        return answer if isinstance(answer, Allocation) and kept.take(gang.owner, answer) else None
+
+        def place(strict: bool) -> Answer:
+            return place_near(self.planning, gang, others, gang.moves, strict=strict)
+
+        locality = gang.request.locality
+        for strict in (True,) if locality.required or locality.patience else (True, False):
+            answer = kept.without(gang.owner, partial(place, strict))
+            if isinstance(answer, Allocation) and kept.take(gang.owner, answer):
+                return answer
+        return None
 
     def queued(self, gang: Gang) -> None:
         """A gang comes into the queue. An ordinary placement group may come before those that were a no, e.g. where a

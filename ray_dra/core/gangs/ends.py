@@ -47,11 +47,12 @@ class Ends:
         return [] if gang.releasing else self.recording.save(replace(gang, releasing=True), event.why, now)
 
     def end(self, gang: Gang, undone: bool, why: str, now: Moment) -> list[Action]:
-        """Once the workers made for it are given back, look by look. A program that gives back what has met a fault is
-        likely to ask again; one whose gang was ended is not."""
+        """Once the workers made for it are given back, look by look. A program that gives back what has met a fault, or
+        for another size, is likely to ask again; one whose gang was ended is not."""
         notes = self.recording.notes(gang)
         notes.ending = True
-        comes_back = notes.faulted and not (gang.failed or gang.detached or gang.quota is not None)
+        likely = notes.faulted or now.lived < notes.comes_back
+        comes_back = likely and not (gang.failed or gang.detached or gang.quota is not None)
         keep_until = now.lived + KEPT_SECONDS if comes_back else None
         return [Drop(gang.id, why, keep_until)] if undone or not _made(gang) else []
 

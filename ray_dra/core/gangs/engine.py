@@ -19,6 +19,7 @@ from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.actions import Action, MakeGroup, MakeWorkers, Refuse, RemoveGroup, Save, Tell, WriteMap
 from ray_dra.core.gangs.admission import Admission
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
+from ray_dra.core.gangs.elastic import Elastic
 from ray_dra.core.gangs.elsewhere import Elsewhere
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import (
@@ -83,6 +84,7 @@ class Engine:
         self.starts = starts = Starts(recording, discipline.worth)
         self.ends = ends = Ends(recording, own_workers=own_workers)
         self.elsewhere = Elsewhere(recording, self.planning, starts, own_workers=own_workers)
+        self.elastic = Elastic(self.records, self.planning)
         self.faults = Faults(recording, self.planning, starts)
         self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)

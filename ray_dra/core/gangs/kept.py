@@ -1,9 +1,9 @@
-"""Places kept: what a gang gives back after a fault stays its program's own for a while, before the queue. Pure.
+"""Places kept: what a gang gives back after a fault, or for another size, stays its program's own for a while. Pure.
 
 A training run that restarts after a fault removes its placement group and asks for another one. Without this the next
-in the queue takes the clique that it leaves. Places are in memory alone: a coordinator that starts again keeps none.
-Neighbours: `recording.py` says which gangs have met a fault, `admission.py` tries a program's gangs on what is kept for
-it.
+in the queue takes the clique that it leaves. The same goes for an elastic run that takes another size. Places are in
+memory alone: a coordinator that starts again keeps none. Neighbours: `recording.py` says which gangs have met a fault,
+`elastic.py` which are given back for another size; `admission.py` tries a program's gangs on what is kept for it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Grant
 
 KEPT_SECONDS = 60.0
 _Found = TypeVar("_Found")
@@ -35,9 +35,8 @@ class KeptPlaces:
 
     def keep(self, owner: str, allocation: Allocation, until: float) -> None:
         """For a program, from the moment at which its gang holds the devices no more."""
-        held = allocation._replace(gang=f"kept/{allocation.gang}")
-        if held.gang in self._places:
-            self._let_go(held.gang)
+        held = allocation._replace(gang=_name(allocation.gang))
+        self.let_go(allocation.gang)
         self._inventory.hold(held)
         self._places[held.gang] = Kept(owner, held, until)
 
@@ -51,6 +50,15 @@ class KeptPlaces:
     def owners(self) -> list[str]:
         """The programs for which something is kept, the earliest first."""
         return list(dict.fromkeys(kept.owner for kept in self._places.values()))
+
+    def let_go(self, gang: str) -> None:
+        """What is kept of a gang; harmless where nothing is."""
+        if _name(gang) in self._places:
+            self._let_go(_name(gang))
+
+    def grants_of(self, owner: str) -> list[Grant]:
+        """The devices kept for a program."""
+        return [grant for kept in self._of(owner) for grant in kept.allocation.grants]
 
     def holding(self) -> dict[str, Allocation]:
         """By the name under which the inventory has it."""
@@ -84,3 +92,8 @@ class KeptPlaces:
     def _let_go(self, name: str) -> None:
         del self._places[name]
         self._inventory.release(name)
+
+
+def _name(gang: str) -> str:
+    """Under which the inventory has what is kept of a gang."""
+    return f"kept/{gang}"

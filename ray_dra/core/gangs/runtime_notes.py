@@ -26,6 +26,7 @@ class RuntimeNotes:
             back: was when it was last seen.
         evicted: when that was first seen to have taken back what a running gang has, and why.
         amiss: since when each thing of it is lost that may be back by itself.
+        comes_back: until when, in monotonic seconds, its program is likely to give it back for one of another size.
         no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
         may_end: the same, by which it was not certain that anything of the gang will end for its fault.
         reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
@@ -42,6 +43,7 @@ class RuntimeNotes:
     evicted: tuple[float, str] | None = None
     reservation: Reservation | None = None
     faulted: bool = False
+    comes_back: float = 0.0
     no_place: int = -1
     may_end: int = -1
     amiss: dict[str, float] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_dra.core.model.checked import flag, number, one_of, whole
 from ray_dra.errors import InvalidRequest, shown
@@ -145,6 +145,14 @@ class Locality:
 
 
 ANYWHERE = Locality()
+
+
+def fitted(locality: Locality, bundles: int, *, one_node: bool) -> Locality:
+    """A locality for gangs of many sizes as it holds for one of so many bundles: a gang smaller than a segment is one
+    segment, and one that lies on one node anyway has none."""
+    if locality.segment is None or (bundles > locality.segment and not one_node):
+        return locality
+    return replace(locality, segment=None, cliques=1)
 
 
 def _contradiction(why: str, a: Locality, b: Locality) -> InvalidRequest:

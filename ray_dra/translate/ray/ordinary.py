@@ -13,13 +13,13 @@ from typing import Any
 
 from ray_dra.core.gangs.gang import Gang, GroupSet, Maker
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.locality import Locality, fitted
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.ray import NewGroup
 from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, MIG_PREFIX, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
-from ray_dra.translate.ray.policy import Policy, fitted, parse_policy, parse_rules, policy_for, set_of
+from ray_dra.translate.ray.policy import Policy, parse_policy, parse_rules, policy_for, set_of
 
 RACK_SCALE = ("GB200", "GB300")
 """Accelerator types for which Ray itself keeps a group in one GPU domain, where the first bundle selects one."""
@@ -87,6 +87,29 @@ def request_of(call: Call, group: str, policy: Policy | None) -> GangRequest | N
         return replace(made, gang=group)
     except InvalidRequest:  # Ray has its own way with it
         return None
+
+
+def elastic_request(call: Call, group: str, policy: Policy | None, least: int) -> GangRequest | None:
+    """The request for the most workers of an elastic run, in whole segments. `call`: as for its most workers, a bundle
+    each; `least`: its fewest. None where its workers are left to Ray.
+
+    Raises:
+        InvalidRequest: no number of its workers makes whole segments.
+    """
+    if policy is None or policy.groups:
+        return None
+    segment, most = policy.locality.segment, len(call.bundles)
+    if segment is not None and most > segment and call.strategy != "STRICT_PACK":
+        most -= most % segment
+    if most < least:
+        raise InvalidRequest(
+            f"No number of workers from {least} to {len(call.bundles)} makes whole segments of {segment}.",
+            place="locality",
+            wanted=f"segments of {segment}",
+            available=f"{least} to {len(call.bundles)} workers",
+        )
+    selectors = None if call.selectors is None else call.selectors[:most]
+    return request_of(replace(call, bundles=call.bundles[:most], selectors=selectors), group, policy)
 
 
 def policy_of(call: Call, name: str, policies: Sequence[str]) -> Policy | None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -172,14 +172,6 @@ def _cliques(
         outside_speed=speed,
     )
     return Policy(locality, scope, groups, runs_for)
-
-
-def fitted(locality: Locality, bundles: int, *, one_node: bool) -> Locality:
-    """A policy for many groups as it holds for one of them: a group smaller than a segment is one segment, and one that
-    lies on one node anyway has none."""
-    if locality.segment is None or (bundles > locality.segment and not one_node):
-        return locality
-    return replace(locality, segment=None, cliques=1)
 
 
 # -- rules

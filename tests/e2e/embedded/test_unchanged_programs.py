@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 
 import ray_dra
 from ray_dra.processes.calls import ask, coordinator
@@ -148,6 +149,66 @@ def test_an_elastic_train_run_has_as_many_workers_as_there_are_gpus_for(free: Lo
     *ranks, size = ours("train_elastic.py", free, look=plans)
     assert size == "8 workers in 2 cliques"
     assert [rank.partition("GPUs ")[2] for rank in ranks] == plans.only() == ["0,1", "2,3"] * 4
+
+
+class Elastic(Plans):
+    """Takes a node away once the run's workers have all started, and brings it back once fewer have. Each size is a
+    gang of its own. `waited`: of how many bundles groups were that had no devices just then."""
+
+    def __init__(self, cluster: LocalCluster, lost: str, *before: str) -> None:
+        super().__init__(*before)
+        self._cluster, self._lost = cluster, lost
+        self.back = 0.0  # when
+        self.waited: set[int] = set()
+
+    def __call__(self) -> None:
+        super().__call__()
+        self.waited |= {status.bundles for status in ask(coordinator().gangs.remote()) if status.allocation is None}
+        try:
+            starts = len(ray.get(ray.get_actor("seen", namespace="elastic").whole.remote()))
+        except (ValueError, ray.exceptions.RayError):  # it has not come so far, or has ended
+            return
+        there = self._lost in self._cluster.raylets()
+        if starts == 1 and there:
+            self._cluster.kill_node(self._lost)
+        elif starts == 2 and not there:
+            self._cluster.add_node(self._lost)
+            self.back = time.monotonic()
+
+    def gpus(self) -> list[str]:
+        """What was planned for each rank, start by start."""
+        return [gpus for plan in self.found.values() for gpus in plan]
+
+
+def test_an_elastic_train_run_goes_on_with_fewer_where_a_node_is_lost(free: LocalCluster) -> None:
+    """Six workers on three nodes: four in one clique, two in the other."""
+    lost = free.nodes[3].name
+    run = Elastic(free, lost)
+    try:
+        found = ours("train_elastic.py", free, "2", look=run)
+    finally:
+        if lost not in free.raylets():
+            free.add_node(lost)
+    assert [line for line in found if "workers" in line] == ["8 workers in 2 cliques", "6 workers in 2 cliques"]
+    assert run.waited <= {6}, "as many as there were are not asked for again"
+    assert [line.partition("GPUs ")[2] for line in found if line.startswith("rank")] == run.gpus()
+
+
+def test_an_elastic_train_run_in_one_clique_shrinks_and_grows_back_there(free: LocalCluster) -> None:
+    """The other clique is taken. Without a policy of ours Train would ask for as many as the cluster has GPUs for."""
+    with ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique()) as gang:
+        gang.wait(60)
+        assert gang.allocation is not None
+        lost = next(node.name for node in reversed(free.nodes) if node.name not in gang.allocation.nodes)
+        run = Elastic(free, lost, gang.id)
+        try:
+            found = ours("train_elastic.py", free, "3", "4", "5", locality="same_clique", look=run)
+        finally:
+            if lost not in free.raylets():
+                free.add_node(lost)
+    print(f"{time.monotonic() - run.back:.1f} s from the node's return to the end")
+    assert [line for line in found if "workers" in line] == [f"{size} workers in 1 clique" for size in (4, 2, 4)]
+    assert [line.partition("GPUs ")[2] for line in found if line.startswith("rank")] == run.gpus()
 
 
 def test_each_trial_lies_in_one_clique(free: LocalCluster) -> None:

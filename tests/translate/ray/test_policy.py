@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray._private.label_utils import validate_label_selector
 
-from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.locality import Connect, Locality, fitted
 from ray_dra.errors import InvalidRequest
 from ray_dra.translate.names import LOCALITY_LABEL
-from ray_dra.translate.ray.policy import NEAREST, Policy, Rule, fitted, parse_policy, parse_rules, policy_for, set_of
+from ray_dra.translate.ray.policy import NEAREST, Policy, Rule, parse_policy, parse_rules, policy_for, set_of
 
 ONE = Locality(cliques=1)
 POLICIES: list[tuple[str, str, Locality | None]] = [

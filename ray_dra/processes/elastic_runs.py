@@ -1,0 +1,71 @@
+"""Ray Train's elastic runs: as many workers as the coordinator says fit the run's cliques, in whole segments.
+
+Train counts GPUs a node, free or not, as they were up to 20 seconds ago. With a policy of ours that may be more than a
+clique holds, and Train would wait a minute for a placement group that cannot be. Here its controller asks the
+coordinator instead, by the policy that its placement group will have. Neighbours: `adapters/ray_train.py` catches the
+count; `ordinary_groups.py` makes the group; `core/gangs/elastic.py` decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from ray_dra.adapters import ray_groups
+from ray_dra.adapters.ray_train import TrainSizes
+from ray_dra.core.gangs.elastic import ElasticRun
+from ray_dra.errors import InvalidRequest, RayDraError
+from ray_dra.processes.calls import coordinator
+from ray_dra.processes.ordinary_groups import answer_to, policies, policy_of_job
+from ray_dra.translate.ray.ordinary import Call, elastic_request, policy_of, without_policy
+
+ASK_SECONDS = 5.0  # for the coordinator's answer; as Train gives its own
+EACH_SECONDS = 1.0  # between two questions, as Train has it
+logger = logging.getLogger("ray_dra")
+
+_last: tuple[float, int] | None = None  # when the coordinator last answered, and what; a controller has one run
+_said = ""  # why a run is left to Train's own count, in the log already
+
+
+def workers(sizes: TrainSizes, own: Callable[[], int]) -> int:
+    """How many workers there is room for. `own`: Train's count, where a run's placement groups are left to Ray, and as
+    long as no coordinator has ever answered."""
+    global _last
+    now = time.monotonic()
+    if _last is not None and now - _last[0] < EACH_SECONDS:
+        if _last[1] >= sizes.least:
+            return _last[1]
+        time.sleep(EACH_SECONDS - (now - _last[0]))  # a controller without workers asks without a pause
+    try:
+        run = _run(sizes)
+        if run is None:
+            return own()
+        found = int(answer_to(coordinator().workers_that_fit.remote(run), ASK_SECONDS))
+    except RayDraError as error:
+        _warn(error, left="" if _last is not None else "Train counts its workers itself")
+        return own() if _last is None or isinstance(error, InvalidRequest) else _last[1]
+    _last = time.monotonic(), found
+    return found
+
+
+def _run(sizes: TrainSizes) -> ElasticRun | None:
+    """What is asked of the coordinator; None where the run's placement groups are left to Ray."""
+    bundles = [sizes.resources] * sizes.most
+    selectors = sizes.label_selector
+    policy, labels = without_policy(selectors if isinstance(selectors, list) else [selectors or {}] * sizes.most)
+    job = policy_of_job(bundles, policy)
+    if job is None:
+        return None
+    who = ray_groups.creator()
+    call = Call(bundles, sizes.strategy, labels, policy=policy)
+    request = elastic_request(call, ray_groups.mint(who.job), policy_of(call, "", policies(job)), sizes.least)
+    return None if request is None else ElasticRun(request, sizes.least, who.job, who.actor)
+
+
+def _warn(error: RayDraError, left: str) -> None:
+    """Once for each reason."""
+    global _said
+    if str(error) != _said:
+        _said = str(error)
+        logger.warning("an elastic run: %s: %s", left or "it keeps the size that it was told last", error)

@@ -1,0 +1,96 @@
+"""Ray Train's count of an elastic run's workers: caught whenever its module comes, and tested by its source."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_dra.adapters import ray as ray_adapter
+from ray_dra.adapters import ray_train
+from ray_dra.adapters.ray_train import TrainSizes, catch_count
+from ray_dra.errors import IncompatibleRay
+
+CONFIG = SimpleNamespace(
+    min_workers=2,
+    max_workers=8,
+    _resources_per_worker_not_none={"GPU": 2},
+    placement_strategy="PACK",
+    label_selector={},
+)
+SOURCE = """
+class ElasticScalingPolicy:
+    def __init__(self, config):
+        self.scaling_config = config
+
+    def _count_possible_workers(self, {parameters}):
+        return {parameters}["workers"]
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Writes and imports one as Train's is, by another name: to import Train takes seconds."""
+    name = "ray_dra_tests_elastic"
+    monkeypatch.setattr(ray_train, "MODULE", name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = list(sys.meta_path)
+
+    def write(parameters: str = "reserved_resources") -> Any:
+        (tmp_path / f"{name}.py").write_text(SOURCE.format(parameters=parameters))
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+    yield write
+    sys.meta_path[:] = before
+    sys.modules.pop(name, None)
+
+
+def count(sizes: TrainSizes, own: Callable[[], int]) -> int:
+    assert sizes == TrainSizes(2, 8, {"GPU": 2}, "PACK", None)
+    return 100 + own()
+
+
+@pytest.mark.parametrize("first", ["caught", "imported"])
+def test_whoever_is_first_it_is_caught_once(module: Callable[..., Any], first: str) -> None:
+    if first == "imported":
+        module()
+    catch_count(count)
+    catch_count(count)
+    policy = module().ElasticScalingPolicy(CONFIG)
+    catch_count(count)
+    assert policy._count_possible_workers({"workers": 3}) == 103
+    assert sum(isinstance(finder, ray_train._Finder) for finder in sys.meta_path) == (first == "caught")
+
+
+def test_a_count_that_moved_is_left_alone(module: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    catch_count(count)
+    with caplog.at_level(logging.WARNING, "ray_dra"):
+        policy = module("nodes").ElasticScalingPolicy(CONFIG)
+    assert policy._count_possible_workers({"workers": 3}) == 3
+    assert "_count_possible_workers is not where it was" in caplog.text
+
+
+def test_other_modules_are_not_looked_for(module: Callable[..., Any]) -> None:
+    catch_count(count)
+    assert ray_train._Finder(count).find_spec("json", None) is None
+    assert ray_train._Finder(count).find_spec("ray_dra_tests_elastic", []) is None, "it is not installed"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("COUNT", "_gone"), ("POLICY", "Gone"), ("PARAMETERS", ["self", "more"]), ("MODULE", "ray.gone")],
+)
+def test_a_ray_that_moved_it_is_told_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
+    ray_adapter.check_ray()
+    monkeypatch.setattr(ray_train, name, value)
+    with pytest.raises(IncompatibleRay, match=r"ElasticScalingPolicy\._count_possible_workers"):
+        ray_adapter.check_ray()
+    with pytest.raises(AttributeError):
+        ray_train._parameters(ray_train.CONFIG, "ScalingConfig", "_gone")()
