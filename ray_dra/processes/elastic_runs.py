@@ -59,8 +59,11 @@ def _run(sizes: TrainSizes) -> ElasticRun | None:
         return None
     who = ray_groups.creator()
     call = Call(bundles, sizes.strategy, labels, policy=policy)
-    request = elastic_request(call, ray_groups.mint(who.job), policy_of(call, "", policies(job)), sizes.least)
-    return None if request is None else ElasticRun(request, sizes.least, who.job, who.actor)
+    said = policy_of(call, "", policies(job))
+    request = elastic_request(call, ray_groups.mint(who.job), said, sizes.least)
+    if said is None or request is None:
+        return None
+    return ElasticRun(request, sizes.least, who.job, who.actor, said.runs_for)
 
 
 def _warn(error: RayDraError, left: str) -> None:

@@ -177,8 +177,8 @@ class Admission:
         def place(strict: bool) -> Answer:
             return place_near(self.planning, gang, others, gang.moves, strict=strict)
 
-        locality = gang.request.locality
-        for strict in (True,) if locality.required or locality.patience else (True, False):
+        waits = gang.request.locality.required or self._patience(gang).most > 0
+        for strict in (True,) if waits else (True, False):
             answer = kept.without(gang.owner, partial(place, strict))
             if isinstance(answer, Allocation) and kept.take(gang.owner, answer):
                 return answer

@@ -16,10 +16,12 @@ from typing import TypeVar
 
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.kept import KEPT_SECONDS
+from ray_dra.core.gangs.patience import Worth, patience_of
 from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
-from ray_dra.core.model.checked import text, whole
+from ray_dra.core.model.checked import number, text, whole
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.locality import fitted
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, Strategy, check_request
@@ -38,12 +40,14 @@ class ElasticRun:
         least: the fewest workers that it may have.
         owner: its Ray job.
         actor: the actor that makes its placement groups, in hex.
+        runs_for: seconds for which it runs, by its policy's guess.
     """
 
     request: GangRequest
     least: int
     owner: str
     actor: str
+    runs_for: float | None = None
 
 
 def check_run(run: object) -> ElasticRun:
@@ -58,14 +62,17 @@ def check_run(run: object) -> ElasticRun:
     whole(run.least, "least", least=0, most=MAX_BUNDLES)
     text(run.owner, "owner")
     text(run.actor, "actor", empty=True)
+    if run.runs_for is not None:
+        number(run.runs_for, "runs_for", least=0.0, most=MOST_SECONDS)
     return run
 
 
 class Elastic:
     """See the module."""
 
-    def __init__(self, records: Records, planning: Planning) -> None:
-        self.records, self.planning = records, planning
+    def __init__(self, records: Records, planning: Planning, worth: Worth | None) -> None:
+        """`worth`: what a clique is worth to a gang that says how long it runs."""
+        self.records, self.planning, self._worth = records, planning, worth
 
     def groups_of(self, run: ElasticRun) -> list[Gang]:
         """Its placement groups that have devices."""
@@ -91,18 +98,20 @@ class Elastic:
         """Where others wait for their turn, a run that has something stays on the nodes of that, and gets no more."""
         sizes = _sizes(run)
         if not has or self.records.first is None:
-            return self._largest_of(sizes, run.request, self.planning.plan)
+            return self._largest_of(sizes, run, self.planning.plan)
         states = self.planning.inventory.node_states
         nodes = [name for name in dict.fromkeys(grant.node for grant in has) if name in states]
         part = self.planning.inventory.part(nodes)
         of_its_own = [size for size in sizes if _smaller(run.request, size).device_count <= len(has)]
-        found = self._largest_of(of_its_own, run.request, lambda request, *, strict: plan(part, request, strict=strict))
-        return found or self._largest_of(sizes, run.request, self.planning.plan)  # in its turn
+        found = self._largest_of(of_its_own, run, lambda request, *, strict: plan(part, request, strict=strict))
+        return found or self._largest_of(sizes, run, self.planning.plan)  # in its turn
 
-    def _largest_of(self, sizes: list[int], request: GangRequest, place: Callable[..., Answer]) -> Allocation | None:
+    def _largest_of(self, sizes: list[int], run: ElasticRun, place: Callable[..., Answer]) -> Allocation | None:
         """Of these sizes, by halving: where one fits, so do those before it. A run that would wait for what it prefers
         has a size that lies so, if there is one."""
-        for strict in (True, False) if request.locality.patience else (False,):
+        request = run.request
+        waits = patience_of(request.locality, run.runs_for, self._worth).most > 0
+        for strict in (True, False) if waits else (False,):
             found, low, high = None, 0, len(sizes)
             while low < high:
                 middle = (low + high) // 2
