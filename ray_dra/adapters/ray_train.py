@@ -83,8 +83,8 @@ def _catch_in(module: ModuleType, count: Count) -> None:
     if hasattr(own, CAUGHT):
         return
 
-    def counted(self: Any, reserved_resources: Any) -> int:
-        return count(_sizes(self.scaling_config), partial(own, self, reserved_resources))
+    def counted(self: Any, of_nodes: Any) -> int:
+        return count(_sizes(self.scaling_config), partial(own, self, of_nodes))
 
     setattr(counted, CAUGHT, True)
     setattr(policy, COUNT, counted)
