@@ -27,7 +27,7 @@ from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
 from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError, shown
-from ray_dra.processes.calls import ask
+from ray_dra.processes.calls import ask, coordinator
 from ray_dra.processes.start_coordinator import coordinator_here
 from ray_dra.processes.worker_hook import SeenDevice, seen_devices
 from ray_dra.program.gang_handle import GangPlacementGroup
@@ -124,6 +124,7 @@ def placement_group(
     sharing: GpuSharing | None = None,
     confidential: bool | str = False,
     priority: int = 0,
+    preemptible: bool = False,
     wait: bool = True,
     runs_for: float | None = None,
     queue: str | None = None,
@@ -154,6 +155,9 @@ def placement_group(
         product: shorthand for `gpu(product=...)`: product name or names that will do, matched whole ("NVIDIA H100 80GB
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
+        preemptible: the gang may have to give its devices back for one of a higher priority: it has notice, as of a fault,
+            and after `grace` seconds it waits at the front of its priority for devices again (docs/queue.md). It may
+            use spare nodes.
         wait: True queues a gang that does not fit now; False refuses it at once.
         runs_for: seconds, a guess of how long the gang runs in what it prefers, from 1 to a year; the gang may then
             start before its turn where that delays nobody, and waits for the clique that it prefers as long as that is
@@ -164,7 +168,8 @@ def placement_group(
             "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
             made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in
             order: the next where the one before is not possible. None: as the cluster is set, and else degrade.
-        grace: seconds, 30 unless said otherwise, from the notice of a fault until anything of the gang is ended.
+        grace: seconds, 30 unless said otherwise, from the notice of a fault or of a preemption until anything of the gang
+            is ended.
 
     Raises:
         InvalidRequest: what can never be right: a value of another type, out of range or too large, a contradiction.
@@ -183,6 +188,7 @@ def placement_group(
         sharing=sharing,
         confidential=confidential,
         priority=priority,
+        preemptible=preemptible,
         soft_node=_soft_target_node_id,
     )
     if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
@@ -271,6 +277,7 @@ def plan(
     sharing: GpuSharing | None = None,
     confidential: bool | str = False,
     priority: int = 0,
+    preemptible: bool = False,
     cluster: str | Path | Snapshot | None = None,
 ) -> Allocation | Unsatisfiable:
     """What `placement_group` would decide now, without holding or starting anything; ignores patience.
@@ -299,6 +306,7 @@ def plan(
         sharing=sharing,
         confidential=confidential,
         priority=priority,
+        preemptible=preemptible,
     )
     if cluster is None:
         answer: Allocation | Unsatisfiable = ask(coordinator_here().plan.remote(request))
@@ -339,6 +347,18 @@ def get_devices() -> tuple[SeenDevice, ...]:
     worker = ray._private.worker.global_worker
     worker.check_connected()
     return tuple(seen_devices(worker) or ())
+
+
+def checkpointed() -> None:
+    """What `GangPlacementGroup.checkpointed` says, for the gang of the current task or actor; nothing outside of one."""
+    ray._private.worker.global_worker.check_connected()
+    group = ray.get_runtime_context().get_placement_group_id()
+    if group is None:
+        return
+    try:
+        ask(coordinator().checkpointed.remote(group))
+    except (GangGone, UnsatisfiableError):
+        pass
 
 
 def get_notice(timeout: float = 0.0) -> Notice | None:

@@ -26,6 +26,7 @@ from ray_dra.core.gangs.actions import Action, Refuse, Save
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.elastic import ElasticRun, check_run
 from ray_dra.core.gangs.events import (
+    Checkpointed,
     Committed,
     Event,
     GangObserved,
@@ -245,6 +246,10 @@ class Coordinator:
         except RayDraError as error:  # of Ray, say: it has begun, and the next look goes on with it
             logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
         return self.status(gang_id)
+
+    def checkpointed(self, gang_id: str) -> None:
+        """A gang's work is saved as of now. Raises GangGone and UnsatisfiableError as `status` does."""
+        self._decide(Checkpointed(self._statuses.find(gang_id).id))
 
     def status(self, gang_id: str) -> Status:
         """Raises GangGone for a gang that is not there, UnsatisfiableError for one that was given up."""

@@ -54,7 +54,7 @@ class Status:
     priority: int = 0
     locality: str = ""  # in words
     made_here: bool = False  # the coordinator makes its placement group
-    repaired: bool = False  # something is done about faults of it, so that its allocation may change
+    repaired: bool = False  # something is done about faults of it, or it may be preempted: its allocation may change
     reshape: ReshapeStage | None = None  # how far a change of its shape has come
     shape_failed: str = ""  # why the last one was, or is, undone
     request: GangRequest | None = None  # of one whose shape has changed: the present one
@@ -163,7 +163,7 @@ class Statuses:
             priority=gang.request.priority,
             locality=str(gang.request.locality),
             made_here=made_here(gang),
-            repaired=gang.on_fault.acts,
+            repaired=gang.on_fault.acts or gang.request.preemptible,
             reshape=gang.reshape.stage if gang.reshape is not None else None,
             shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,
             request=gang.request if gang.reshaped else None,

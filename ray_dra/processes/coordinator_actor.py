@@ -212,6 +212,11 @@ class CoordinatorActor:
         gang = self._core.records.groups.get(text(gang, "gang", most=MAX_KEY, empty=True), gang)
         return (await self._waits.once(gang, lambda status: status.notice is not None, _seconds(timeout))).notice
 
+    async def checkpointed(self, gang: str) -> None:
+        """A gang's work, by its id or its placement group's, is saved as of now. GangGone or UnsatisfiableError as for
+        `notice`."""
+        self._core.checkpointed(self._core.records.groups.get(text(gang, "gang", most=MAX_KEY, empty=True), gang))
+
     async def look(self) -> None:
         """Look at Ray soon rather than at the next turn."""
         self._loop.wake()

@@ -165,6 +165,16 @@ class GangPlacementGroup:
         self._settle()
         return notice_of(self.id, timeout)
 
+    def checkpointed(self) -> None:
+        """Tell that the gang's work is saved as of now: so much less is lost with it, and where one of several gangs
+        has to end for another, it is rather this one that ends. Kept in memory: to say it often costs a call each.
+
+        Raises:
+            GangGone: the gang has ended. UnsatisfiableError: it was given up.
+        """
+        self._settle()
+        ask(coordinator().checkpointed.remote(self.id))
+
     def reshape(
         self,
         bundles: Sequence[Mapping[str, float]],

@@ -8,17 +8,19 @@ from collections.abc import Mapping
 from ray_dra.core.gangs.backfill import BOUNDS, MOST_WAITING, OFF, Bounds
 from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
+from ray_dra.core.gangs.preemption import MOST_TIMES, NOBODY, PREEMPTION, Preemption
+from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.repair import DEGRADE, GRACE_SECONDS, OnFault, on_fault
 from ray_dra.core.model.locality import LEAST_SPEED
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE
+from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
 
 _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
 
 
 def discipline_of(environment: Mapping[str, str]) -> Discipline:
     """Who may go when. Raises InvalidRequest for a variable that says something else."""
-    return Discipline(backfill_of(environment), worth_of(environment))
+    return Discipline(backfill_of(environment), worth_of(environment), preemption_of(environment))
 
 
 def worth_of(environment: Mapping[str, str]) -> Worth | None:
@@ -46,6 +48,32 @@ def worth_of(environment: Mapping[str, str]) -> Worth | None:
             )
         found[name] = value
     return Worth(**found)
+
+
+def preemption_of(environment: Mapping[str, str]) -> Preemption:
+    """How often a gang may be preempted, and after how many seconds: `times=3, least_run=600`, one of the two, or `off`.
+
+    Raises:
+        InvalidRequest: it says something else.
+    """
+    said = environment.get(PREEMPTION_VARIABLE, "").strip()
+    if not said:
+        return PREEMPTION
+    if said == "off":
+        return NOBODY
+    found = {"times": float(PREEMPTION.most), "least_run": PREEMPTION.least_run}
+    for part in said.split(","):
+        name, _, amount = (each.strip() for each in part.partition("="))
+        known = amount.isascii() and amount.isdigit() and len(amount) < 10 and name in found
+        if not known or int(amount) > (MOST_TIMES if name == "times" else MOST_SECONDS):
+            raise InvalidRequest(
+                "It is how often a gang may be preempted, the seconds that it runs before that, or off.",
+                place=PREEMPTION_VARIABLE,
+                wanted=shown(said),
+                available=f"off, times=0 to {MOST_TIMES}, least_run=0 to {MOST_SECONDS:.0f}",
+            )
+        found[name] = float(amount)
+    return Preemption(int(found["times"]), found["least_run"])
 
 
 def backfill_of(environment: Mapping[str, str]) -> Bounds:

@@ -80,6 +80,9 @@ def explain_standing(standing: Standing | None) -> list[str]:
     """When a gang that waits should start, and why then; what would make it sooner."""
     if standing is None:
         return []
+    if standing.takes and standing.starts is not None:
+        named = ", ".join(standing.takes[:MOST_NAMED]) + (" and others" if len(standing.takes) > MOST_NAMED else "")
+        return [f"should start by {utc(standing.starts)} UTC, with the GPUs of {on_one_line(named)}, preempted for it"]
     if standing.starts is not None:
         named = ", ".join(standing.after[:MOST_NAMED]) + (" and others" if len(standing.after) > MOST_NAMED else "")
         once = f", once {on_one_line(named)} ended" if named else ""

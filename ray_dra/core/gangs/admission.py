@@ -1,7 +1,7 @@
 """Who goes when: names, the limit on a program's gangs, whose turn it is, patience, and what is hopeless.
 
-Whether a gang starts, waits or is refused is answered here and nowhere else, with the reason. Preemption would be a
-fourth answer, Evict(victims). Who may start before its turn: `backfill.py`; which team's turn it is: `team_order.py`.
+Whether a gang starts, waits or is refused is answered here and nowhere else, with the reason. Who may start before its
+turn: `backfill.py`; whom the first may take: `preempting.py`; which team's turn it is: `team_order.py`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Admission:
             set()
         )  # the gangs that may not start before it, as long as that is so
         self.turn: Gang | None = None  # whose turn it is, or was last
-        self._no: _No | None = None  # what was a no to the first gang
+        self.no: _No | None = None  # what was a no to the first gang
         self._timed = True  # how long that no took is known
         self._not_before = 0.0  # when that gang is planned again at the earliest
         # Of the inventory, of sets and of teams' queues, by which the ordinary groups up to `_after` were a no.
@@ -295,15 +295,27 @@ class Admission:
         if gang is None:
             return None
         asked = _No(gang.id, gang.moves, gang.quota, self.planning.inventory.changes)
-        if asked == self._no and not self._patience(gang).most:
+        if asked == self.no and not self._patience(gang).most:
             return None
-        if self._no is not None and asked[:-1] == self._no[:-1] and now.lived < self._not_before:
+        if self.no is not None and asked[:-1] == self.no[:-1] and now.lived < self._not_before:
             return None
         answer, could_start = self._patiently(gang, now)
         if isinstance(answer, Allocation):
             return gang, Start(answer)
-        self._no, self._timed = asked, False
+        self.no, self._timed = asked, False
         return gang, Wait(answer.shortfalls, could_start)
+
+    def refused(self, now: float) -> Gang | None:
+        """The first gang, if it is a no on the cluster as it is, and that is not left to rest."""
+        first = self.records.first
+        if first is None or now < self._not_before:
+            return None
+        asked = _No(first.id, first.moves, first.quota, self.planning.inventory.changes)
+        return first if asked == self.no else None
+
+    def searches(self) -> None:
+        """Something is searched for on behalf of the first gang: how long that takes is to be told, as of a no."""
+        self._timed = False
 
     def before_turn(self, now: Moment) -> tuple[Gang, Start] | None:
         """The next gang behind the first that may start now all the same. Only after a no to the first.
@@ -311,10 +323,8 @@ class Admission:
         It has to say how long it runs, and to get what it prefers. Who has been looked at is not looked at again
         before something has changed: the longer a gang waits, the later it would end.
         """
-        first = self.records.first
-        if first is None or not (self._bounds.waiting and self.records.guesses) or now.lived < self._not_before:
-            return None
-        if self._no != _No(first.id, first.moves, first.quota, self.planning.inventory.changes):
+        first = self.refused(now.lived)
+        if first is None or not (self._bounds.waiting and self.records.guesses):
             return None
         order = self.records.team_order
         behind_it = [
@@ -323,7 +333,7 @@ class Admission:
             if gang.runs_for is not None and order.may_pass_first(gang.team, self.records.amounts(gang))
         ]
         ends, notes = self._ends(now.wall), self.records.notes[first.id]
-        promised_for = (self._no, notes.could_start, ends)
+        promised_for = (self.no, notes.could_start, ends)
         if promised_for != self._promised_for:
             self._timed = False
             self._promised_for = promised_for
@@ -387,6 +397,8 @@ class Admission:
         for gang, allocation in self.records.holders():
             if gang.releasing:
                 end = ABOUT_TO
+            elif gang.eviction is not None:
+                end = gang.eviction.deadline if gang.eviction.deadline > wall else ABOUT_TO
             elif gang.ends is not None and gang.ends > wall:
                 end = gang.ends
             else:

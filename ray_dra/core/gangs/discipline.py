@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
 from ray_dra.core.gangs.patience import WORTH, Worth
+from ray_dra.core.gangs.preemption import NOBODY, PREEMPTION, Preemption
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +20,14 @@ class Discipline:
         backfill: how far is looked for gangs that may start before their turn.
         worth: what a clique is worth to gangs that prefer one and say how long they run; None: they do not wait for it
             but where their programs say so.
+        preemption: how often, and after what time, a gang may be preempted.
     """
 
     backfill: Bounds = BOUNDS
     worth: Worth | None = WORTH
+    preemption: Preemption = PREEMPTION
 
 
 DISCIPLINE = Discipline()
-FIRST_COME = Discipline(OFF, None)
+FIRST_COME = Discipline(OFF, None, NOBODY)
 """First come, first served, within a priority."""

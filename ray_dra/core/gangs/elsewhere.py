@@ -65,7 +65,7 @@ class Elsewhere:
         if not isinstance(answer, Allocation):
             waits_for = answer.shortfalls
         moved = replace(gang, allocation=found, group=None, moves=gang.moves + 1, old_groups=gang.groups, notice=None)
-        moved = replace(moved, replacing=())
+        moved = replace(moved, replacing=(), eviction=None, started=now.wall if found is not None else None)
         moved = replace(moved, ends=self.starts.guessed_end(gang, found, now) if found is not None else None)
         actions = self.recording.save(moved, f"planned again: {why}", now, waits_for)
         if gang.group is not None:

@@ -4,9 +4,9 @@
 restart may forget (how long a gang has waited, what was only seen of it) changes at once.
 
 What an event leads to is the job of its parts: `queueing.py` (into the queue, and out of it), `starts.py`,
-`elsewhere.py` (another place), `reshaping.py`, `faults.py`, `quota_answers.py`, `ends.py`; `recording.py` makes the
-records of it. Neighbours: `lifecycle.py` says what a gang's next step is, `planning.py` where it goes;
-`coordinator/executor.py` acts.
+`elsewhere.py` (another place), `reshaping.py`, `faults.py`, `evictions.py`, `quota_answers.py`, `ends.py`;
+`recording.py` makes the records of it. Neighbours: `lifecycle.py` says what a gang's next step is, `planning.py` where
+it goes; `coordinator/executor.py` acts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ray_dra.core.gangs.elastic import Elastic
 from ray_dra.core.gangs.elsewhere import Elsewhere
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import (
+    Checkpointed,
     Committed,
     DevicesTaken,
     Event,
@@ -42,11 +43,13 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
+from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.faults import Faults
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.lifecycle import Observed, Step, fault_is_due, may_move, next_step, phase
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.queueing import Queueing
 from ray_dra.core.gangs.quota_answers import QuotaAnswers
@@ -88,7 +91,9 @@ class Engine:
         self.faults = Faults(recording, self.planning, starts)
         self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)
-        self.queueing = Queueing(recording, self.admission, starts, ends, own_workers=own_workers)
+        self.evictions = evictions = Evictions(recording, starts)
+        preempting = Preempting(self.admission, evictions, discipline.preemption)
+        self.queueing = Queueing(recording, self.admission, preempting, starts, ends, own_workers=own_workers)
 
     def handle(self, event: Event, now: Moment) -> list[Action]:
         """What is to be done, in this order. An event about a gang that is not there is none."""
@@ -117,6 +122,9 @@ class Engine:
                 return self._group_made(gang, event, now)
             case ReleaseAsked():
                 return self.ends.give_back(gang, "released", now)
+            case Checkpointed():
+                self.recording.notes(gang).checkpoint = now.wall
+                return []
             case ReshapeAsked():
                 return self.reshaping.reshape_asked(gang, event, now)
             case WorkersDue():
@@ -242,6 +250,8 @@ class Engine:
             actions = self.elsewhere.plan_again(gang, "other work took a device of it", now, stay=True)
         elif step is Step.GIVE_UP:
             actions = self.ends.give_back(gang, said or why, now, failed=True)
+        elif gang.eviction is not None and not gang.releasing:
+            actions = self.evictions.look(gang, now)
         elif gang.replacing and not gang.releasing:
             actions = self.faults.replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):

@@ -87,6 +87,13 @@ class ReshapeAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """A program says that a gang's work is saved as of now."""
+
+    gang: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobsSeen:
     """The jobs that Ray lists, and of the actors that keep ordinary placement groups those that have ended."""
 
@@ -177,6 +184,7 @@ Event = (
     | GroupMade
     | ReleaseAsked
     | ReshapeAsked
+    | Checkpointed
     | JobsSeen
     | WorkersDue
     | WorkersProgressed

@@ -19,7 +19,6 @@ from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.repair import Way, for_fault
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
-from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.allocation import Allocation
 
@@ -134,20 +133,7 @@ class Faults:
         found, waits_for = (answer, None) if isinstance(answer, Allocation) else (None, answer.shortfalls)
         if found is None and not lost:
             return []
-        moves = gang.moves + 1
-        again = replace(
-            gang,
-            allocation=found,
-            ends=self.starts.guessed_end(gang, found, now) if found is not None else None,
-            group=None,
-            moves=moves,
-            gave_way=moves,
-            restarts=gang.restarts + 1,
-            old_groups=gang.groups,
-            notice=None,
-            replacing=(),
-            times=StageTimes(again=True),
-        )
+        again = self.starts.started_again(gang, found, now)
         why = f"restart: {why}"
         told = TellRepair(gang.id, why)
         self.recording.notes(gang).registered = False

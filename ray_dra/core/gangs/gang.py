@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from ray_dra.core.gangs.eviction import Eviction
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.promise import Promise
@@ -125,13 +126,17 @@ class Gang:
         could_start: since when it waits only for what it prefers, in seconds since 1970; None: it does not.
         promised: by when it starts, as it was told when it was first in the queue; None where it was not.
         on_fault: what is done about a fault once Ray has placed it.
-        restarts: how often it was started again after one.
+        restarts: how often it was started again after one, or after an eviction.
         replacing: the nodes on which workers are made in place of lost ones just now.
         reshape: the change of its shape that is under way; None: there is none.
         shape_failed: why the last change of its shape was undone; "" where none was.
         reshaped: its request is, or has been, another one than its program first asked for.
         beside: the gang that it goes with; None: it is for itself.
         team: the queue of its team that it names; "": none.
+        started: when it got the devices that it has, in seconds since 1970; None where it holds nothing, or nobody
+            knows.
+        eviction: that it gives them back for another gang, after notice; None: it does not.
+        preempted: how often it has; then it waits at the front of its priority.
     """
 
     request: GangRequest
@@ -167,6 +172,9 @@ class Gang:
     reshaped: bool = False
     beside: Beside | None = None
     team: str = ""
+    started: float | None = None
+    eviction: Eviction | None = None
+    preempted: int = 0
 
     @property
     def id(self) -> str:

@@ -72,6 +72,7 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.READY, Phase.HELD): "its program changes its shape: it has the next one",
     (Phase.READY, Phase.PROVISIONING): "the same; its workers stay",
     (Phase.READY, Phase.DEGRADED): "a part of it is lost",
+    (Phase.READY, Phase.QUEUED): "preempted: its devices are given back for another gang, after notice",
     (Phase.READY, Phase.RELEASING): "released, its program has ended, or its placement group was removed",
     (Phase.READY, Phase.GONE): "the same, with no workers to end",
     (Phase.DEGRADED, Phase.PROVISIONING): "planned again, or its workers are made again after a restart",

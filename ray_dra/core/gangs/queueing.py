@@ -13,6 +13,7 @@ from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.recording import Recording, changed
 from ray_dra.core.gangs.refusals import no_queue, two_queues
@@ -26,11 +27,19 @@ class Queueing:
     """See the module."""
 
     def __init__(
-        self, recording: Recording, admission: Admission, starts: Starts, ends: Ends, *, own_workers: bool
+        self,
+        recording: Recording,
+        admission: Admission,
+        preempting: Preempting,
+        starts: Starts,
+        ends: Ends,
+        *,
+        own_workers: bool,
     ) -> None:
         self.recording = recording
         self.records = recording.records
         self.admission = admission
+        self.preempting = preempting
         self.starts = starts
         self.ends = ends
         self.own_workers = own_workers
@@ -60,7 +69,8 @@ class Queueing:
             gang = replace(gang, team=order.team)
         if order.on_fault is not None:
             declared = possible(order.on_fault, own_workers=self.own_workers, ordinary=order.ordinary is not None)
-            maker = order.maker if Way.RESTART in declared.ways else None
+            again = Way.RESTART in declared.ways or order.request.preemptible
+            maker = order.maker if again else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
         verdict = self.admission.arrives(gang, now, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
@@ -79,7 +89,7 @@ class Queueing:
     def next_turn(self, now: Moment) -> list[Action]:
         found = self.admission.next(now)
         if found is None:
-            return self._before_turn(now)
+            return self._after_no(now)
         gang, verdict = found
         if isinstance(verdict, StartTogether):
             why = "its set's turn: devices are held"
@@ -92,11 +102,14 @@ class Queueing:
             patient = _patient(gang, verdict.could_start, now)
             if patient is not gang:
                 return [Save(patient), Tell(gang.id)]
-            # Others may go before it.
-            return [Tell(gang.id)] if gang.ordinary is not None else self._before_turn(now)
+            return [Tell(gang.id)] if gang.ordinary is not None else self._after_no(now)
         return self.starts.start(
             replace(gang, batch=verdict.batch), verdict.allocation, "its turn: devices are held", now, ()
         )
+
+    def _after_no(self, now: Moment) -> list[Action]:
+        """The first waits: it may take others' devices, and others may go before it."""
+        return self.preempting.for_first(now) or self._before_turn(now)
 
     def _before_turn(self, now: Moment) -> list[Action]:
         """A gang behind the first that delays it by nothing."""

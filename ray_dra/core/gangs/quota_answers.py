@@ -73,6 +73,8 @@ class QuotaAnswers:
             quota=Quota(quota.queue, quota.asks + 1),
             allocation=None,
             ends=None,
+            started=None,
+            eviction=None,
             group=None,
             moves=gang.moves + moved,
             gave_way=gang.gave_way + moved,

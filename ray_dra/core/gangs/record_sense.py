@@ -58,6 +58,14 @@ def sense_of(gang: Gang) -> str:
     promised = (gang.promised.could, gang.promised.by) if gang.promised is not None else ()
     if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (*promised, gang.could_start or 0.0)):
         return "it waits for a time that is none"
+    if gang.started is not None and not (gang.allocation and _FIRST_TIME <= gang.started <= _LAST_TIME):
+        return "it started at a time that is none"
+    if gang.eviction is not None and not (
+        gang.allocation and gang.eviction.by and _FIRST_TIME <= gang.eviction.deadline <= _LAST_TIME
+    ):
+        return "it is evicted as no gang can be"
+    if not 0 <= gang.preempted <= gang.restarts:
+        return "it was preempted more often than it was started again"
     if gang.notice is not None:
         if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (gang.notice.since, gang.notice.deadline or 0.0)):
             return "its notice has a time that is none"

@@ -38,7 +38,8 @@ class Records:
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         kept: places that are kept for programs after a fault.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
-        guesses: how many gangs have said how long they run.
+        guesses: how many gangs have said how long they run. preemptible: how many may be preempted.
+        evicted: those that have notice that they end for another gang.
 
     Invariants: what is kept beside `gangs` is what a scan of them would give; the inventory holds the allocations of
     the records, the places kept, and no others. `validate` checks both.
@@ -53,7 +54,8 @@ class Records:
         self.groups: dict[str, str] = {}
         self.phases: Counter[Phase] = Counter()
         self.stages: Counter[str | None] = Counter()
-        self.guesses = 0
+        self.guesses = self.preemptible = 0
+        self.evicted: dict[str, None] = {}
         self.team_order = TeamOrder()
         self._amounts: dict[str, tuple[GangRequest, Amounts]] = {}  # by gang: what its request counts
         self._counted: tuple[int, int] | None = None  # by which nodes and devices the cluster's amounts were summed up
@@ -256,6 +258,10 @@ class Records:
         """The gangs that hold devices."""
         return ((gang, gang.allocation) for gang in self._past_queue() if gang.allocation is not None)
 
+    def leaving(self) -> list[Gang]:
+        """Gangs that have notice that they end for another one."""
+        return [self.gangs[gang_id] for gang_id in self.evicted]
+
     @property
     def expects_proofs(self) -> bool:
         """Whether workers of a gang are about to prove what they have, in the store, which tells nobody of it."""
@@ -303,6 +309,8 @@ class Records:
             self._owners.setdefault(gang.owner, {})[gang.id] = None
         if gang.quota is not None:
             self._quotas[gang.id] = None
+        if gang.eviction is not None and not gang.releasing:
+            self.evicted[gang.id] = None
         if gang.beside is not None and not gang.releasing:
             self._besides[gang.id] = None
         if gang.name and not gang.releasing:
@@ -325,6 +333,7 @@ class Records:
         self._past.pop(gang.id, None)
         self._quotas.pop(gang.id, None)
         self._besides.pop(gang.id, None)
+        self.evicted.pop(gang.id, None)
         if self._names.get((gang.namespace, gang.name)) == gang.id:
             del self._names[gang.namespace, gang.name]
         for group in gang.groups:
@@ -336,6 +345,7 @@ class Records:
     def _count(self, gang: Gang, by: int) -> None:
         self.stages[gang.times.stage] += by
         self.guesses += by * (gang.runs_for is not None)
+        self.preemptible += by * gang.request.preemptible
         if gang.history:
             self.phases[gang.history[-1].to] += by
 
@@ -366,6 +376,8 @@ class Records:
         in_queues = [g for g in gangs if g.waits or g.unpaid]
         same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
         same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
+        same("evicted", set(self.evicted), {g.id for g in gangs if g.eviction is not None and not g.releasing})
+        same("preemptible", self.preemptible, sum(g.request.preemptible for g in gangs))
         same("quotas", set(self._quotas), {g.id for g in gangs if g.quota is not None})
         same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})

@@ -24,6 +24,7 @@ from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Observed, phase
 from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.repair import for_fault
 from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -139,8 +140,11 @@ def stay_in_shape(gang: Gang, why: str) -> Gang:
 
 
 def ending_of(gang: Gang, seen: Observed, wall: float) -> Ending | None:
-    """What is told of a gang's end: what the world shows of it, or that its program changes its shape."""
-    change = gang.reshape
+    """What is told of a gang's end: what the world shows of it, or that it is evicted, or that its program changes its
+    shape. What a fault would end is told of no gang that ends whole in any case."""
+    change, eviction = gang.reshape, gang.eviction
+    if eviction is not None and (seen.ending is None or for_fault(seen.ending)):
+        return Ending(eviction.why, max(0.0, eviction.deadline - wall), tuple(range(len(gang.request.bundles))))
     if seen.ending is not None or change is None or change.stage is not ReshapeStage.DRAINS:
         return seen.ending
     return Ending(NOTICE, max(0.0, change.until - wall), tuple(range(len(gang.request.bundles))))
@@ -193,6 +197,8 @@ def _refused(gang: Gang, request: GangRequest, seen: Observed) -> RayDraError | 
             wanted=str(request.locality),
             available="the same without exclusive=True",
         )
+    if gang.eviction is not None:
+        return InvalidRequest("The gang is about to end for another one.", place=gang.id, available=gang.eviction.why)
     at = phase(gang, seen)
     if at is not Phase.READY:
         return InvalidRequest(

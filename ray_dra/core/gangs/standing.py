@@ -49,12 +49,14 @@ class Standing:
             nobody can tell, or others wait before it.
         after: names of gangs that have ended by then, and have something that it needs.
         guessed: its program has said how long it runs.
+        takes: names of gangs that have notice that they end for it; `starts` is when they do.
     """
 
     ahead: int
     starts: float | None = None
     after: tuple[str, ...] = ()
     guessed: bool = False
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ def standing(records: Records, gang: Gang) -> Standing | None:
     """Where a gang stands; None for one that is not in the queue, or holds up nobody there."""
     if not gang.waits or gang.ordinary is not None:
         return None
+    victims = [each for each in records.leaving() if each.eviction is not None and each.eviction.by == gang.id]
+    if victims:
+        ends = max(each.eviction.deadline for each in victims if each.eviction is not None)
+        takes = tuple(each.name or each.id for each in victims)
+        return Standing(records.ahead(gang), ends, guessed=gang.runs_for is not None, takes=takes)
     ahead, reservation = records.ahead(gang), records.notes[gang.id].reservation
     if ahead or reservation is None:
         return Standing(ahead, guessed=gang.runs_for is not None)

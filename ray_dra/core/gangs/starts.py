@@ -12,6 +12,7 @@ from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang, group_made_here, made_here
 from ray_dra.core.gangs.patience import Worth, as_preferred, slowdown
 from ray_dra.core.gangs.recording import Recording
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Shortfall
 
@@ -31,7 +32,7 @@ class Starts:
         """It holds these devices from here on. Where its workers are there already, Ray is told at once of a placement
         group that is made here."""
         ends = self.guessed_end(gang, allocation, now)
-        gang = replace(gang, allocation=allocation, ends=ends, could_start=None, promised=None)
+        gang = replace(gang, allocation=allocation, started=now.wall, ends=ends, could_start=None, promised=None)
         if made_here(gang) and self.records.begins.ready:
             return self.register(gang, why, now, waits_for)
         return self.recording.save(gang, why, now, waits_for)
@@ -48,6 +49,26 @@ class Starts:
         saved = self.recording.save(replace(gang, group=group), why, now, waits_for)
         removed: list[Action] = [RemoveGroup(left), DeleteMap(left)] if left is not None else []
         return [WriteMap(group, gang.allocation), *saved, *removed, MakeGroup(gang.id, again)]
+
+    def started_again(self, gang: Gang, found: Allocation | None, now: Moment) -> Gang:
+        """A gang whose placement group is given up, on other devices, or in the queue with its turn. It has all its
+        tries again."""
+        moves = gang.moves + 1
+        return replace(
+            gang,
+            allocation=found,
+            started=now.wall if found is not None else None,
+            ends=self.guessed_end(gang, found, now) if found is not None else None,
+            group=None,
+            moves=moves,
+            gave_way=moves,
+            restarts=gang.restarts + 1,
+            old_groups=gang.groups,
+            notice=None,
+            eviction=None,
+            replacing=(),
+            times=StageTimes(again=True),
+        )
 
     def guessed_end(self, gang: Gang, allocation: Allocation, now: Moment) -> float | None:
         """When a gang that gets these devices now has ended, as its program guesses: later outside of what it

@@ -48,6 +48,7 @@ def request_from_bundles(
     priority: int = 0,
     soft_node: str | None = None,
     confidential: bool | str = False,
+    preemptible: bool = False,
 ) -> GangRequest:
     """A request with an id of its own.
 
@@ -78,7 +79,9 @@ def request_from_bundles(
         raise InvalidRequest(
             "No bundle has a GPU to share.", place="sharing", wanted=str(sharing), available='bundles with {"GPU": 0.5}'
         )
-    request = check_request(GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority))
+    request = check_request(
+        GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority, preemptible=preemptible)
+    )
     return request if confidential is False else confidential_request(request, confidential)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray_dra.core.cluster.inventory import Inventory
@@ -31,6 +32,7 @@ from ray_dra.core.gangs.events import (
 from ray_dra.core.gangs.gang import Gang, OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.patience import WORTH, Worth
+from ray_dra.core.gangs.preemption import PREEMPTION, Preemption
 from ray_dra.core.gangs.progress import STARTS, THERE
 from ray_dra.core.model.locality import ANYWHERE
 from ray_dra.core.model.node import Node
@@ -48,12 +50,13 @@ class World:
         machines: Sequence[Node] | None = None,
         backfill: Bounds = BOUNDS,
         worth: Worth | None = WORTH,
+        preemption: Preemption = PREEMPTION,
     ) -> None:
         self.inventory = Inventory(machines if machines is not None else rack("a", nodes))
         known = KnownNodes(self.inventory)
         known.look(0.0)
         begins = STARTS if own_workers else THERE
-        self.discipline = Discipline(backfill, worth)
+        self.discipline = Discipline(backfill, worth, preemption)
         self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers, discipline=self.discipline)
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run
@@ -99,7 +102,8 @@ class World:
             self.act(WorkersLeft(action.gang, action.gang in self.busy, undone=True, why=action.why))
 
     def submit(self, *sizes: int, name: str, queue: str = "", **more: Any) -> Gang:
-        request = gang(*sizes, name=name, locality=more.pop("locality", None))
+        request = gang(*sizes, name=name, locality=more.pop("locality", None), priority=more.pop("priority", 0))
+        request = replace(request, preemptible=more.pop("preemptible", False))
         self.act(Submitted(Order(request, **more), queue=queue))
         return self.gangs[name]
 

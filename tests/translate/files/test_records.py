@@ -103,6 +103,9 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.could_start  # nor up to 18
             assert new_gang.promised is not None
             assert new_gang.team  # nor up to 19
+            assert new_gang.started is not None  # nor up to 20
+            assert new_gang.eviction is not None
+            assert new_gang.preempted
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -114,6 +117,8 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, runs_for=old_gang.runs_for, ends=old_gang.ends, reshape=old_gang.reshape)
             same = replace(same, beside=old_gang.beside, could_start=old_gang.could_start, promised=old_gang.promised)
             same = replace(same, team=old_gang.team)
+            same = replace(same, restarts=old_gang.restarts, moves=old_gang.moves)
+            same = replace(same, started=old_gang.started, eviction=old_gang.eviction, preempted=0)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.FAILED_KEY:  # 0 did not count them
             assert records.failure_from_bytes(data) == replace(records.failure_from_bytes(now), number=0)
@@ -194,7 +199,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GANG_KEY, b'{"version":1}'),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"sequence":1', b'"sequence":"1"')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"detached":false', b'"detached":0')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"moves":0', b'"moves":0.0')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"moves":1', b'"moves":1.0')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"stage":"drains"', b'"stage":"comes"')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"reshape":{"stage"', b'"reshape":{"state"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"name":"t0"', b'"name":0')),
@@ -204,7 +209,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":20', b'"version":"20"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":21', b'"version":"21"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

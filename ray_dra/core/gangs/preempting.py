@@ -1,0 +1,82 @@
+"""The first in the queue takes the devices of gangs of a lower priority: they get notice, and then give them back.
+
+Asked at each look at which the first has been a no: so those who have notice, and are not needed any more because
+somebody else has ended, go on. What was decided is in the victims' records (`Gang.eviction`), so that a coordinator
+that starts again goes on with it. Neighbours: `preemption.py` says who may be taken, `victims.py` who of them,
+`evictions.py` acts; `queueing.py` asks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ray_dra.core.gangs.actions import Action
+from ray_dra.core.gangs.admission import Admission
+from ray_dra.core.gangs.events import Moment
+from ray_dra.core.gangs.eviction import Eviction
+from ray_dra.core.gangs.evictions import Evictions
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.preemption import LEAVES, Preemption, takeable
+from ray_dra.core.gangs.sets import place_near
+from ray_dra.core.gangs.victims import Prices, Victims, cheapest_victims
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.shortfall import ShortfallKind
+
+
+class Preempting:
+    """See the module. Holds what was asked last, so that the same is not asked again."""
+
+    def __init__(self, admission: Admission, evictions: Evictions, settings: Preemption) -> None:
+        self.admission, self.evictions, self.settings = admission, evictions, settings
+        self.records, self.planning = evictions.records, admission.planning
+        self._asked: object = None
+        self._again = -math.inf  # the Unix time at which the answer may be another one though nothing has changed
+
+    def for_first(self, now: Moment) -> list[Action]:
+        """Notice for those whom the first in the queue takes, and for those no more whom it does not need any more."""
+        first = self.admission.refused(now.lived)
+        if first is None or not (self.settings.most and (self.records.preemptible or self.records.evicted)):
+            return []
+        if any(each.kind is ShortfallKind.PATIENCE for each in self.records.notes[first.id].refused):
+            return []  # it could start, and waits for what it prefers
+        asked = (self.admission.no, frozenset((gang.id, gang.eviction) for gang in self.records.leaving()))
+        if asked == self._asked and now.wall < self._again:
+            return []
+        self.admission.searches()
+        found = takeable(self.records, first, self.settings, now.wall)
+        told = any(gang.eviction is not None and gang.eviction.by == first.id for gang in self.records.leaving())
+        some = told or any(price.rank != LEAVES for price in found.prices.values())
+        near = self.records.cliques_near(first, 0)
+        chosen = victims_for(self.planning, near, first, found.prices) if some else None
+        self._asked, self._again = asked, found.again
+        return self._tell(first, found.prices, chosen, now)
+
+    def _tell(self, first: Gang, prices: Prices, chosen: Victims | None, now: Moment) -> list[Action]:
+        gangs = chosen.gangs if chosen is not None else ()
+        taken = [self.records.gangs[gang] for gang in gangs if prices[gang].rank != LEAVES]
+        actions: list[Action] = []
+        for gang in self.records.leaving():
+            if gang.eviction is not None and gang.eviction.by == first.id and gang.id not in gangs:
+                actions += self.evictions.take_back(gang, now)
+        grace = max((gang.on_fault.grace for gang in taken), default=0.0)  # all of them end at once
+        why = f"preempted by {first.name or first.id}, of priority {first.request.priority}"
+        for gang in taken:
+            actions += self.evictions.tell(gang, Eviction(first.id, why, now.wall + grace), now)
+        return actions
+
+
+def victims_for(planning: Planning, near: frozenset[str], first: Gang, prices: Prices) -> Victims | None:
+    """Who has to end so that a gang gets what it prefers; where that cannot be, so that it gets anything."""
+
+    def place(strict: bool) -> Answer:
+        return place_near(planning, first, near, first.moves, strict=strict)
+
+    request = first.request
+    preferred = request.locality.within_cliques and not request.locality.required
+    found = cheapest_victims(planning.inventory, request, prices, lambda: place(preferred))
+    if found is None and preferred:
+        anywhere = replace(request, locality=Locality(connect=request.locality.connect))
+        found = cheapest_victims(planning.inventory, anywhere, prices, lambda: place(False))
+    return found

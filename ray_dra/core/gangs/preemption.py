@@ -1,0 +1,104 @@
+"""Preemption: which running gangs the first in the queue may take, and what each of them costs. Pure.
+
+Only a gang that is `preemptible`, and of a strictly lower priority; none that has just begun to run, and none that was
+preempted often enough. So no gang takes another that could take it back, and a gang that was preempted `most` times
+runs to its end once it has devices again. Neighbours: `victims.py` chooses among them, `preempting.py` asks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.backfill import can_leave
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.victims import Price
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import MAX_PRIORITY
+
+
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """What an operator sets.
+
+    Attributes:
+        most: how often a gang is preempted at most; 0: no gang is.
+        least_run: seconds for which a gang has its devices before it may be taken.
+    """
+
+    most: int = 3
+    least_run: float = 600.0
+
+
+PREEMPTION = Preemption()
+NOBODY = Preemption(most=0)
+MOST_TIMES = 1_000  # that a setting may have a gang preempted
+LEAVES = (-MAX_PRIORITY - 2,)
+"""The rank of a gang that ends in any case, or has notice already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Takeable:
+    """Whom a gang may take.
+
+    Attributes:
+        prices: by gang; those that end in any case, or have notice already, are of the lowest rank.
+        again: the Unix time at which there may be others, or other prices.
+    """
+
+    prices: dict[str, Price]
+    again: float
+
+
+def takeable(records: Records, first: Gang, settings: Preemption, wall: float) -> Takeable:
+    """Whom a gang may take that waits. `wall`: the Unix time."""
+    prices: dict[str, Price] = {}
+    again = math.inf
+    for gang, held in records.holders():
+        if not can_leave(held) or gang.id == first.id:
+            continue
+        if gang.releasing:
+            prices[gang.id] = Price(LEAVES, 0, len(held.grants))
+        elif gang.eviction is not None:
+            prices[gang.id] = price_of(gang, held, records, wall)._replace(rank=LEAVES)
+        elif gang.ends is not None and wall < gang.ends <= wall + gang.on_fault.grace:
+            prices[gang.id] = Price(LEAVES, 0, len(held.grants))  # it will have ended by then, as its program says
+            again = min(again, gang.ends)
+        elif may_take(first, gang, settings):
+            since = (gang.started or 0.0) + settings.least_run
+            if wall < since:
+                again = min(again, since)
+            else:
+                prices[gang.id] = price_of(gang, held, records, wall)
+    return Takeable(prices, again)
+
+
+def may_take(first: Gang, gang: Gang, settings: Preemption) -> bool:
+    """Whether a gang that waits may take one that runs, once that has run long enough. Not one that is in the middle of
+    something else, nor one that somebody else decides about: its program, or a queue outside."""
+    return (
+        gang.request.preemptible
+        and gang.request.priority < first.request.priority
+        and gang.preempted < settings.most
+        and gang.ordinary is None
+        and gang.quota is None
+        and gang.beside is None
+        and gang.reshape is None
+        and gang.notice is None
+        and not gang.replacing
+    )
+
+
+def price_of(gang: Gang, held: Allocation, records: Records, wall: float) -> Price:
+    """By priority, those on spares first; then by the work since its start, or since its last checkpoint."""
+    started = wall if gang.started is None else gang.started
+    saved = max(started, records.notes[gang.id].checkpoint)
+    lost = len(held.grants) * max(0.0, wall - saved)
+    return Price((gang.request.priority, not _on_spares(records.inventory, held)), int(lost), len(held.grants))
+
+
+def _on_spares(inventory: Inventory, held: Allocation) -> bool:
+    states = (inventory.node_states.get(node) for node in held.nodes)
+    return any(state is not None and state.node.spare for state in states)
