@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.coordinator.status import Status
+from ray_dra.core.gangs.discipline import DISCIPLINE
 from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.repair import OnFault, on_fault
@@ -25,7 +26,9 @@ HERE = Maker()  # the coordinator makes the placement group
 
 
 class World(raylets_world.World):
-    """Two racks of two trays of four GPUs."""
+    """Two racks of two trays of four GPUs. `discipline`: of the coordinators from the next restart on."""
+
+    discipline = DISCIPLINE
 
     def __init__(self, nodes: int = 4) -> None:
         super().__init__(nodes)
@@ -33,7 +36,7 @@ class World(raylets_world.World):
         self.coordinator._wall = self.clock
 
     def restart(self) -> None:
-        self.coordinator = Coordinator(self.store, self.ray, self.clock, wall=self.clock)
+        self.coordinator = Coordinator(self.store, self.ray, self.clock, wall=self.clock, discipline=self.discipline)
 
     def with_gang(self, declared: OnFault = RESTART, *, maker: Maker | None = HERE, **order: Any) -> None:
         """A gang over a rack, placed."""
@@ -67,7 +70,9 @@ class World(raylets_world.World):
 
 
 class KubeWorld(kubernetes_world.World):
-    """Two racks of two trays, KubeRay, Ray."""
+    """Two racks of two trays, KubeRay, Ray. `discipline`: of the coordinators from the next restart on."""
+
+    discipline = DISCIPLINE
 
     def __init__(self, nodes: int = 4, cliques: int = 2) -> None:
         super().__init__(nodes, cliques)
@@ -75,7 +80,9 @@ class KubeWorld(kubernetes_world.World):
         self.coordinator._wall = self.clock
 
     def restart(self) -> None:
-        self.coordinator = Coordinator(self.store, self.ray, self.clock, self.kube, wall=self.clock)
+        self.coordinator = Coordinator(
+            self.store, self.ray, self.clock, self.kube, wall=self.clock, discipline=self.discipline
+        )
 
     def with_gang(self, declared: OnFault = RESTART, *, bundles: int = 2) -> str:
         asked = self.order(bundles, on_fault=declared, name="train")

@@ -31,9 +31,10 @@ class Evictions:
         return [*_noted(evicted, f"notice: {eviction.why}", now), TellNotice(gang.id, notice)]
 
     def take_back(self, gang: Gang, now: Moment) -> list[Action]:
-        """The gang goes on."""
+        """The gang goes on. What else it has notice of stays."""
         why = gang.eviction.why if gang.eviction is not None else ""
-        return _noted(replace(gang, eviction=None, notice=None), f"the notice is taken back: {why}", now)
+        notice = gang.notice if gang.notice is not None and gang.notice.reason != why else None
+        return _noted(replace(gang, eviction=None, notice=notice), f"the notice is taken back: {why}", now)
 
     def look(self, gang: Gang, now: Moment) -> list[Action]:
         """What is next for a gang that has such notice: it goes on once the other gang waits no more; it ends once its

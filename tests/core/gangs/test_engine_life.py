@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -25,9 +27,10 @@ from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, Observed, phase
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.preemption import Preemption
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.core.gangs.quota import Answer, Said, kinds
-from ray_dra.core.gangs.repair import OnFault, on_fault
+from ray_dra.core.gangs.repair import OnFault, for_fault, on_fault
 from ray_dra.core.gangs.reshape import NOTICE
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.locality import Locality
@@ -56,7 +59,8 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(own_workers=self.own_workers, nodes=3)
+        preemption = Preemption(most=2, least_run=2.0)
+        self.world = World(own_workers=self.own_workers, nodes=3, preemption=preemption)
         self.count = 0
 
     def drawn(self, data: st.DataObject) -> str:
@@ -70,6 +74,7 @@ class Life(RuleBasedStateMachine):
         queue=QUEUES,
         runs_for=GUESSES,
         declared=DECLARED,
+        preemptible=st.booleans(),
     )
     def submit(
         self,
@@ -80,9 +85,11 @@ class Life(RuleBasedStateMachine):
         queue: str,
         runs_for: float | None,
         declared: OnFault | None,
+        preemptible: bool,
     ) -> None:
         self.count += 1
         request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
+        request = replace(request, preemptible=preemptible)
         order = Order(
             request, owner=f"job{self.count % 2}", wait=wait, maker=maker, runs_for=runs_for, on_fault=declared
         )
@@ -223,7 +230,10 @@ class Life(RuleBasedStateMachine):
             told = now.notice.reason if now.notice is not None else None
             drains = now.reshape is not None and now.reshape.stage is ReshapeStage.DRAINS
             shown = seen.ending.reason if seen.ending is not None else NOTICE if drains else None
-            assert told == shown
+            over = held.eviction is not None and now.eviction is None  # nobody waits for it any more
+            if now.eviction is not None and (seen.ending is None or for_fault(seen.ending)):
+                shown = now.eviction.why
+            assert told == shown or (over and told is None)
 
     @precondition(lambda self: self.own_workers and self.world.gangs)
     @rule(
@@ -256,6 +266,12 @@ class Life(RuleBasedStateMachine):
         self.world.engine.validate()
         for each in self.world.gangs.values():
             assert (each.ends is not None) == (each.runs_for is not None and each.allocation is not None)
+            assert (each.started is not None) == (each.allocation is not None)
+            if each.eviction is not None:
+                assert each.request.preemptible
+                assert each.preempted < 2
+                by = self.world.gangs.get(each.eviction.by)
+                assert by is None or by.request.priority > each.request.priority
 
     def teardown(self) -> None:
         self.world.busy.clear()
