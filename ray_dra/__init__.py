@@ -120,6 +120,7 @@ __all__ = [
     "at_most_cliques",
     "best_connected",
     "capacity",
+    "checkpointed",
     "draw_topology",
     "embedded_cluster",
     "get_devices",

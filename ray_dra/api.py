@@ -155,9 +155,9 @@ def placement_group(
         product: shorthand for `gpu(product=...)`: product name or names that will do, matched whole ("NVIDIA H100 80GB
             HBM3"). At most 64.
         priority: higher is served first; first come, first served within one. From -1,000,000,000 to 1,000,000,000.
-        preemptible: the gang may have to give its devices back for one of a higher priority: it has notice, as of a fault,
-            and after `grace` seconds it waits at the front of its priority for devices again (docs/queue.md). It may
-            use spare nodes.
+        preemptible: the gang may have to give its devices back for one of a higher priority: it has notice, as of a
+            fault, and after `grace` seconds it waits at the front of its priority for devices again
+            (docs/queue.md). It may use spare nodes.
         wait: True queues a gang that does not fit now; False refuses it at once.
         runs_for: seconds, a guess of how long the gang runs in what it prefers, from 1 to a year; the gang may then
             start before its turn where that delays nobody, and waits for the clique that it prefers as long as that is
@@ -168,8 +168,8 @@ def placement_group(
             "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
             made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in
             order: the next where the one before is not possible. None: as the cluster is set, and else degrade.
-        grace: seconds, 30 unless said otherwise, from the notice of a fault or of a preemption until anything of the gang
-            is ended.
+        grace: seconds, 30 unless said otherwise, from the notice of a fault or a preemption until anything of the
+            gang is ended.
 
     Raises:
         InvalidRequest: what can never be right: a value of another type, out of range or too large, a contradiction.
@@ -350,7 +350,8 @@ def get_devices() -> tuple[SeenDevice, ...]:
 
 
 def checkpointed() -> None:
-    """What `GangPlacementGroup.checkpointed` says, for the gang of the current task or actor; nothing outside of one."""
+    """What `GangPlacementGroup.checkpointed` says, for the gang of the current task or actor; outside of one it does
+    nothing."""
     ray._private.worker.global_worker.check_connected()
     group = ray.get_runtime_context().get_placement_group_id()
     if group is None:

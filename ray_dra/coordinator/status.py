@@ -55,6 +55,7 @@ class Status:
     locality: str = ""  # in words
     made_here: bool = False  # the coordinator makes its placement group
     repaired: bool = False  # something is done about faults of it, or it may be preempted: its allocation may change
+    preempted: int = 0  # how often it has given its devices back for another gang
     reshape: ReshapeStage | None = None  # how far a change of its shape has come
     shape_failed: str = ""  # why the last one was, or is, undone
     request: GangRequest | None = None  # of one whose shape has changed: the present one
@@ -163,6 +164,7 @@ class Statuses:
             priority=gang.request.priority,
             locality=str(gang.request.locality),
             made_here=made_here(gang),
+            preempted=gang.preempted,
             repaired=gang.on_fault.acts or gang.request.preemptible,
             reshape=gang.reshape.stage if gang.reshape is not None else None,
             shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,

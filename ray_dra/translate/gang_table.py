@@ -119,7 +119,7 @@ def describe_gang(status: ListedGang, names: Names, now: float) -> list[str]:
         ("Priority", str(status.priority)),
         ("Cliques", ", ".join(names.get(c, c) for c in _cliques(status)) or "-"),
         ("Group", status.group or "-"),
-        ("Moves", str(status.moves)),
+        ("Moves", str(status.moves) + (f", {status.preempted} for other gangs" if status.preempted else "")),
     ]
     lines = [f"{title + ':':<11} {on_one_line(text)}" for title, text in facts]
     if status.notice is not None:
@@ -164,6 +164,7 @@ def plain_gang(status: ListedGang, names: Names) -> dict[str, Any]:
         "gpus": status.gpus,
         "locality": status.locality,
         "moves": status.moves,
+        "preempted": status.preempted,
         "placement_group": status.group,
         "cliques": [{"id": clique, "name": names.get(clique, clique)} for clique in _cliques(status)],
         "allocation": None if status.allocation is None else plain_bundles(status.allocation),

@@ -91,9 +91,7 @@ DRIVER_HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"  # Ray's: what it calls in a progr
 DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the policy where nobody says one
 ON_FAULT_VARIABLE = "RAY_DRA_ON_FAULT"  # ours, on the head: what is done about faults where no program says it
 BACKFILL_VARIABLE = "RAY_DRA_BACKFILL"  # ours, on the head: how many waiting gangs may be asked to overtake, or off
-PREEMPTION_VARIABLE = (
-    "RAY_DRA_PREEMPTION"  # ours, on the head: how often and after what time gangs are preempted, or off
-)
+PREEMPTION_VARIABLE = "RAY_DRA_PREEMPTION"  # ours, on the head: how often, and when, gangs are preempted
 PATIENCE_VARIABLE = "RAY_DRA_PATIENCE"  # ours, on the head: what a clique is worth, or off
 QUEUES_VARIABLE = "RAY_DRA_QUEUES"  # ours, on the head: the queues of teams, or the absolute path of a file with them
 RAYCLUSTER_LOCALITY_VARIABLE = "RAY_DRA_RAYCLUSTER_LOCALITY"  # ours, on a head of KubeRay's: the policy it started with

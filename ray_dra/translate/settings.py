@@ -51,7 +51,7 @@ def worth_of(environment: Mapping[str, str]) -> Worth | None:
 
 
 def preemption_of(environment: Mapping[str, str]) -> Preemption:
-    """How often a gang may be preempted, and after how many seconds: `times=3, least_run=600`, one of the two, or `off`.
+    """How often a gang may be preempted, and after how many seconds: `times=3, least_run=600`, one of them, or `off`.
 
     Raises:
         InvalidRequest: it says something else.

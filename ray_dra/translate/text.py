@@ -36,6 +36,8 @@ class GangStatus(Protocol):
     @property
     def moves(self) -> int: ...
     @property
+    def preempted(self) -> int: ...
+    @property
     def lost(self) -> tuple[str, ...]: ...
     @property
     def waits_for(self) -> tuple[Shortfall, ...]: ...
@@ -59,7 +61,9 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
     """The gang's phase, what of it will end, where each bundle lies, what is lost, what it waits for."""
     lines = [
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} {_kind(request)}s,"
-        f" {request.locality}" + (f", planned again {status.moves} times" if status.moves else "")
+        f" {request.locality}"
+        + (f", planned again {status.moves} times" if status.moves else "")
+        + (f", preempted {several(status.preempted, 'time')}" if status.preempted else "")
     ]
     if status.phase in (Phase.PROVISIONING, Phase.PLACING, Phase.REPAIRING) and status.said:
         lines.append(f"  {status.said}")

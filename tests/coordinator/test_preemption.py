@@ -13,6 +13,7 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preemption import Preemption
 from ray_dra.core.gangs.repair import on_fault
+from ray_dra.errors import GangGone
 from tests.coordinator.kills import MortalRay
 from tests.core.machines import gang, group_id
 
@@ -59,6 +60,9 @@ def test_it_has_its_clique_within_the_grace_and_the_victim_goes_on_afterwards(ma
     before, told = world.coordinator.status(victim), world.coordinator.status(victim).notice
     assert told is not None
     assert (told.reason, told.deadline, told.ranks) == ("preempted by high, of priority 5", told.since + GRACE, (0, 1))
+    standing = world.coordinator.status(HIGH).standing
+    assert standing is not None
+    assert (standing.takes, standing.starts) == ((victim,), told.deadline)
     world.pass_time(GRACE - 2)
     assert world.coordinator.status(victim).group == before.group
     world.pass_time(4)
@@ -81,6 +85,17 @@ def test_it_has_its_clique_within_the_grace_and_the_victim_goes_on_afterwards(ma
     assert after.group != before.group
     assert [change.why for change in after.history].count("preempted by high, of priority 5") == 1
     world.check()
+
+
+def test_whose_work_is_saved_is_rather_taken() -> None:
+    world = World()
+    preemptible(world)
+    world.coordinator.checkpointed(NAME)
+    ask_high(world)
+    world.pass_time(1)
+    assert [name for name, each in world.coordinator.gangs.items() if each.eviction] == [NAME]
+    with pytest.raises(GangGone):
+        world.coordinator.checkpointed("nobody")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

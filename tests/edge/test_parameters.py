@@ -43,6 +43,7 @@ GOOD: dict[str, Any] = {
     "devices": None,
     "part": None,
     "priority": 0,
+    "preemptible": False,
     "wait": True,
 }
 ONLY_PLACED = ("name", "lifetime", "_soft_target_node_id", "wait")

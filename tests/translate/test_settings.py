@@ -7,10 +7,11 @@ import pytest
 from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
+from ray_dra.core.gangs.preemption import NOBODY, PREEMPTION, Preemption
 from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE
-from ray_dra.translate.settings import backfill_of, discipline_of, on_fault_of, worth_of
+from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
+from ray_dra.translate.settings import backfill_of, discipline_of, on_fault_of, preemption_of, worth_of
 
 
 def test_backfill_is_on_unless_it_is_off_and_looks_as_far_as_is_said() -> None:
@@ -24,6 +25,24 @@ def test_what_is_no_number_of_gangs_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         backfill_of({BACKFILL_VARIABLE: said})
     assert refused.value.place == BACKFILL_VARIABLE
+
+
+def test_preemption_is_on_unless_it_is_off() -> None:
+    assert preemption_of({}) == preemption_of({PREEMPTION_VARIABLE: " "}) == PREEMPTION
+    assert preemption_of({PREEMPTION_VARIABLE: "off"}) == NOBODY
+    assert preemption_of({PREEMPTION_VARIABLE: "times=0"}).most == 0
+    assert preemption_of({PREEMPTION_VARIABLE: "times=5"}) == Preemption(5, PREEMPTION.least_run)
+    assert preemption_of({PREEMPTION_VARIABLE: "least_run=60, times = 1"}) == Preemption(1, 60.0)
+    assert discipline_of({PREEMPTION_VARIABLE: "off"}).preemption == NOBODY
+
+
+@pytest.mark.parametrize(
+    "said", ["on", "3", "times=", "times=-1", "times=1001", "least_run=1e3", "least_run=99999999", "times=3,", "k=1"]
+)
+def test_what_is_no_preemption_is_refused(said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        preemption_of({PREEMPTION_VARIABLE: said})
+    assert refused.value.place == PREEMPTION_VARIABLE
 
 
 def test_faults_degrade_unless_it_is_said_otherwise() -> None:

@@ -133,6 +133,7 @@ class Status:
     standing: Standing | None = None
     reshape: ReshapeStage | None = None
     shape_failed: str = ""
+    preempted: int = 0
 
 
 def test_a_gang_is_told_by_its_phase() -> None:
@@ -144,6 +145,8 @@ def test_a_gang_is_told_by_its_phase() -> None:
     moved = explain_gang(Status(Phase.DEGRADED, YES, moves=2, lost=("r-t0 is gone",), said="unsaid"), SMALL)
     assert moved.splitlines()[:2] == [f"degraded: {head}, planned again 2 times", "  lost: r-t0 is gone"]
     assert "unsaid" not in moved
+    victim = explain_gang(Status(Phase.QUEUED, moves=1, preempted=1), SMALL)
+    assert victim.splitlines()[0] == f"queued: {head}, planned again 1 times, preempted 1 time"
 
 
 def test_where_a_gang_stands_in_the_queue_is_told_in_numbers() -> None:
@@ -154,6 +157,8 @@ def test_where_a_gang_stands_in_the_queue_is_told_in_numbers() -> None:
     assert explain_standing(Standing(0, 60.0)) == [f"{when}, if all run as long as they said"]
     (many,) = explain_standing(Standing(0, 60.0, tuple("abcdefg")))
     assert "once a, b, c, d, e and others ended" in many
+    (takes,) = explain_standing(Standing(0, 60.0, takes=("batch", *"abcdef")))
+    assert takes == f"{when}, with the GPUs of batch, a, b, c, d and others, preempted for it"
     (hint,) = explain_standing(Standing(3))
     assert "runs_for=" in hint
     for silent in (None, Standing(0), Standing(3, guessed=True)):

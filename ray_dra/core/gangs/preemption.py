@@ -66,7 +66,7 @@ def takeable(records: Records, first: Gang, settings: Preemption, wall: float) -
         elif gang.ends is not None and wall < gang.ends <= wall + gang.on_fault.grace:
             prices[gang.id] = Price(LEAVES, 0, len(held.grants))  # it will have ended by then, as its program says
             again = min(again, gang.ends)
-        elif may_take(first, gang, settings):
+        elif records.same_team(first, gang) and may_take(first, gang, settings):
             since = (gang.started or 0.0) + settings.least_run
             if wall < since:
                 again = min(again, since)

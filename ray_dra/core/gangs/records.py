@@ -258,6 +258,10 @@ class Records:
         """The gangs that hold devices."""
         return ((gang, gang.allocation) for gang in self._past_queue() if gang.allocation is not None)
 
+    def same_team(self, one: Gang, other: Gang) -> bool:
+        """Whether they wait in the same order: priorities say nothing to other teams."""
+        return self.team_order.team(one.team) == self.team_order.team(other.team)
+
     def leaving(self) -> list[Gang]:
         """Gangs that have notice that they end for another one."""
         return [self.gangs[gang_id] for gang_id in self.evicted]

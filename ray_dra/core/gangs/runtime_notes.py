@@ -28,11 +28,8 @@ class RuntimeNotes:
         amiss: since when each thing of it is lost that may be back by itself.
         comes_back: until when, in monotonic seconds, its program is likely to give it back for one of another size.
         no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
-<<<<<<< HEAD
         may_end: the same, by which it was not certain that anything of the gang will end for its fault.
-=======
         checkpoint: the Unix time at which its program last said that its work is saved; 0.0: it did not.
->>>>>>> b38f142 (Core: the first in the queue takes the devices of preemptible gangs of a lower priority, with notice; victims wait at the front of their priority)
         reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
             programs guess.
     """
@@ -49,9 +46,6 @@ class RuntimeNotes:
     faulted: bool = False
     comes_back: float = 0.0
     no_place: int = -1
-<<<<<<< HEAD
     may_end: int = -1
-=======
     checkpoint: float = 0.0
->>>>>>> b38f142 (Core: the first in the queue takes the devices of preemptible gangs of a lower priority, with notice; victims wait at the front of their priority)
     amiss: dict[str, float] = field(default_factory=dict)
