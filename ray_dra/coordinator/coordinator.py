@@ -43,7 +43,7 @@ from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
-from ray_dra.core.gangs.repair import DEGRADE, OnFault
+from ray_dra.core.gangs.repair import DEGRADE, FaultRule, OnFault, Way, declared_for, without
 from ray_dra.core.gangs.standing import TeamStanding, team_standings
 from ray_dra.core.model.checked import number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request
@@ -61,8 +61,8 @@ logger = logging.getLogger("ray_dra")
 
 class Coordinator:
     """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time;
-    `on_fault` is done about faults where a program does not say; `queues` reads the text that declares the queues of
-    teams, None: there are none.
+    `on_fault` says what is done about faults of gangs whose programs do not; `queues` reads the text that declares the
+    queues of teams, None: there are none.
 
     `behind`: the last look had to leave something for the next one.
     """
@@ -76,7 +76,7 @@ class Coordinator:
         wall: Clock = time.time,
         metrics: Metrics = NO_METRICS,
         discipline: Discipline = DISCIPLINE,
-        on_fault: OnFault = DEGRADE,
+        on_fault: Sequence[FaultRule] = (),
         queues: Callable[[], str] | None = None,
     ) -> None:
         parts = Parts(store, ray, clock, kube, metrics, discipline)
@@ -167,7 +167,7 @@ class Coordinator:
         """
         request = check_order(order).request
         if order.on_fault is None:
-            order = replace(order, on_fault=self.backend.default_on_fault or self._on_fault)
+            order = replace(order, on_fault=self._usual_on_fault(order))
         self.backend.check(request)
         queue = self._quotas.queue_for(request)
         self._decide(Submitted(order, queue=queue))
@@ -177,6 +177,12 @@ class Coordinator:
         if order.ordinary is not None and order.ordinary.part_of is not None:
             self._turns.serve()  # it may be the last of its set
         return self.status(request.gang)
+
+    def _usual_on_fault(self, order: Order) -> OnFault:
+        """What is done about faults of a gang whose program does not say it. An ordinary placement group is not ended
+        by anybody else's word than its program's."""
+        found = declared_for(order.name, [*self.backend.default_on_fault, *self._on_fault]) or DEGRADE
+        return found if order.ordinary is None else without(found, Way.RESTART)
 
     def plan(self, request: GangRequest) -> Answer:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""

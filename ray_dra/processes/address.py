@@ -5,20 +5,22 @@ kubernetes?namespace=NAME&raycluster=NAME         the RayCluster of this pod (bo
 HOST:PORT                                         a Ray cluster that runs already
 (nothing)                                         chosen from where the program runs
 
-Each takes `locality=POLICY`, the policy of the job's ordinary placement groups (see `translate.ray.policy`).
+Each takes `locality=POLICY`, the policy of the job's ordinary placement groups (see `translate.ray.policy`), and
+`on_fault=POLICY`, what is done about their faults (see `translate.fault_policy`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ray_dra.errors import InvalidAddress, InvalidRequest, shown
+from ray_dra.translate.fault_policy import parse_fault_rules
 from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
     CLUSTER_NAMESPACE_VARIABLE,
@@ -45,6 +47,7 @@ class Embedded(BaseModel):
     cliques: int | None = Field(default=None, ge=1, le=64)
     cpus: int | None = Field(default=None, ge=1, le=1024)
     locality: str = ""
+    on_fault: str = ""
 
 
 class Running(BaseModel):
@@ -53,6 +56,7 @@ class Running(BaseModel):
     model_config = ConfigDict(frozen=True)
     address: str
     locality: str = ""
+    on_fault: str = ""
 
 
 class Kubernetes(BaseModel):
@@ -63,6 +67,7 @@ class Kubernetes(BaseModel):
     raycluster: str = Field(pattern=_OBJECT)
     address: str = ""
     locality: str = ""
+    on_fault: str = ""
 
 
 Target = Embedded | Running | Kubernetes
@@ -84,31 +89,32 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
     place, _, query = address.partition("?")
     place = place.strip("/")
     fields = _options(query)
-    locality = _policy(fields.get("locality"))
+    locality = _policy(fields.get("locality"), "locality", parse_rules)
+    on_fault = _policy(fields.get("on_fault"), "on_fault", parse_fault_rules)
     if place == "embedded":
         return _embedded(fields)
     if place == "kubernetes":
         return _kubernetes(fields, environment)
-    if fields.keys() - {"locality"}:
+    if fields.keys() - {"locality", "on_fault"}:
         raise InvalidAddress(
-            "Only the embedded cluster and kubernetes take options besides locality.",
+            "Only the embedded cluster and kubernetes take options besides locality and on_fault.",
             place="address",
             wanted=f"ray_dra://{address}",
             available=FORMS,
         )
     found = _running(place, "address", f"ray_dra://{address}") if place else _from_here(environment)
-    return found.model_copy(update={"locality": locality})
+    return found.model_copy(update={"locality": locality, "on_fault": on_fault})
 
 
-def _policy(said: str | None) -> str:
+def _policy(said: str | None, option: str, parse: Callable[[object, str], object]) -> str:
     """The same policy, if it is one."""
     if said is None:
         return ""
     try:
-        parse_rules(said, "option locality")
+        parse(said, f"option {option}")
     except InvalidRequest as error:
         raise InvalidAddress(
-            error.reason, place="option locality", wanted=shown(said), available=error.available
+            error.reason, place=f"option {option}", wanted=shown(said), available=error.available
         ) from error
     return said
 
@@ -145,7 +151,7 @@ def _kubernetes(fields: dict[str, Any], environment: Mapping[str, str]) -> Kuber
                 f"There is no option {name!r}.",
                 place="address",
                 wanted=name,
-                available="namespace, raycluster, locality",
+                available="namespace, raycluster, locality, on_fault",
             ) from error
         raise InvalidAddress(
             f"{name} is no name in Kubernetes.",

@@ -27,6 +27,7 @@ from ray_dra.adapters.ray_groups import Groups, plain
 from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.repair import OnFault
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import (
     CoordinatorUnavailable,
@@ -38,6 +39,7 @@ from ray_dra.errors import (
     UnsatisfiableError,
 )
 from ray_dra.processes.calls import coordinator, look_up_again
+from ray_dra.translate.fault_policy import said_of_faults
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import (
     DEFAULT_LOCALITY_VARIABLE,
@@ -45,6 +47,7 @@ from ray_dra.translate.names import (
     GANG_KEY,
     LOCALITY_KEY,
     LOCALITY_VARIABLE,
+    ON_FAULT_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
 )
 from ray_dra.translate.ray.bundles import ray_bundles
@@ -55,6 +58,7 @@ from ray_dra.translate.ray.ordinary import (
     new_group,
     policy_of,
     request_of,
+    without_on_fault,
     without_policy,
 )
 from ray_dra.translate.ray.policy import parse_rules
@@ -95,6 +99,7 @@ def placement_group(
 ) -> Any:
     """See `ray.util.placement_group`."""
     policy, selectors = without_policy(selectors)
+    on_fault, selectors = without_on_fault(selectors)
     job = policy_of_job(bundles, policy)
     if job is None or not isinstance(name, str):  # which Ray refuses in its own words
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
@@ -108,7 +113,10 @@ def placement_group(
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     part_of = group_set(said, who.job, who.namespace, name)
     minted = OrdinaryGroup(group, who.actor, who.outlives_job, part_of)
-    order = _order(request, name, who, minted, said.runs_for, detached=lifetime == "detached")
+    if on_fault is None:
+        texts = {"the address, option on_fault": job.on_fault, ON_FAULT_VARIABLE: os.environ.get(ON_FAULT_VARIABLE, "")}
+        on_fault = said_of_faults(name, texts)
+    order = _order(request, name, who, minted, said.runs_for, on_fault, detached=lifetime == "detached")
     if order is None or not _submit(order):
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
@@ -120,12 +128,15 @@ def _order(
     who: ray_groups.Creator,
     minted: OrdinaryGroup,
     runs_for: float | None,
+    on_fault: OnFault | None,
     *,
     detached: bool,
 ) -> Order | None:
     """None for a name that Ray takes and no gang can have, as one of 300 characters."""
     try:
-        return Order(request, name, who.namespace, who.job, detached, ordinary=minted, runs_for=runs_for)
+        return Order(
+            request, name, who.namespace, who.job, detached, ordinary=minted, runs_for=runs_for, on_fault=on_fault
+        )
     except InvalidRequest as error:
         logger.warning("a placement group is left to Ray: %s", error)
         return None

@@ -12,10 +12,8 @@ from ray_dra.errors import IncompatibleRay, KubernetesError
 from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
     CLUSTER_NAMESPACE_VARIABLE,
-    DEFAULT_LOCALITY_VARIABLE,
     DRIVER_HOOK_VARIABLE,
     LOCALITY_LABEL,
-    LOCALITY_VARIABLE,
     MIG_PREFIX,
     NODE_VARIABLE,
     PART_PROFILES_VARIABLE,
@@ -53,11 +51,10 @@ def start(ray_params: Any, head: bool) -> None:
 
     from ray_dra.translate.ray.labels import node_resources
     from ray_dra.translate.ray.ordinary import check_policies
-    from ray_dra.translate.settings import discipline_of, on_fault_of
+    from ray_dra.translate.settings import discipline_of
 
-    check_policies(os.environ, (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE))
+    check_policies(os.environ)
     discipline_of(os.environ)
-    on_fault_of(os.environ)
     if head and os.environ.get(QUEUES_VARIABLE):
         from ray_dra.translate.files.team_queues import check_queues
 

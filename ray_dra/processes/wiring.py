@@ -18,8 +18,10 @@ from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
+from ray_dra.translate.fault_policy import fault_rules_of
 from ray_dra.translate.files.team_queues import queues_of
-from ray_dra.translate.settings import discipline_of, on_fault_of
+from ray_dra.translate.names import DEFAULT_ON_FAULT_VARIABLE
+from ray_dra.translate.settings import discipline_of
 
 LOG_NAME, LOG_BYTES = "ray-dra-coordinator.log", 10 << 20
 logger = logging.getLogger("ray_dra")
@@ -40,7 +42,7 @@ def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callabl
         kube_of(kubernetes, changed, metrics),
         metrics=metrics,
         discipline=discipline_of(os.environ),
-        on_fault=on_fault_of(os.environ),
+        on_fault=fault_rules_of(os.environ, DEFAULT_ON_FAULT_VARIABLE),
         queues=queues_of(os.environ),
     )
 

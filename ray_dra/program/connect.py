@@ -12,13 +12,12 @@ from ray_dra.adapters.ray import check_ray
 from ray_dra.adapters.ray_token import connection_token, forget_token
 from ray_dra.adapters.reach import await_cluster
 from ray_dra.errors import ClusterUnavailable
-from ray_dra.processes.address import Embedded, Kubernetes, parse_address
+from ray_dra.processes.address import Embedded, Kubernetes, Target, parse_address
 from ray_dra.processes.ordinary_groups import install
 from ray_dra.processes.start_coordinator import greet
 from ray_dra.processes.worker_hook import install_worker
 from ray_dra.simulated.cluster import LocalCluster, token_of
 from ray_dra.simulated.profile import HEAD_ADDRESS
-from ray_dra.translate.names import LOCALITY_VARIABLE
 from ray_dra.translate.ray.ordinary import check_policies
 
 HOOK = "worker_process_setup_hook"
@@ -60,16 +59,18 @@ class ClientBuilder:
             return self._start(target)
         await_cluster(target.address)
         with connection_token(target.address, token_of(target.address)):
-            kubernetes = target.model_copy(update={"locality": ""}) if isinstance(target, Kubernetes) else None
+            kubernetes = (
+                target.model_copy(update={"locality": "", "on_fault": ""}) if isinstance(target, Kubernetes) else None
+            )
             # There, where workers are made for a group, it has to be asked for.
             default = "none" if kubernetes is not None else ""
-            return self._join(target.address, kubernetes, forget_token, target.locality, default)
+            return self._join(target.address, kubernetes, forget_token, target, default)
 
     def _check_policies(self) -> None:
         """Those in the environment of the program, and in the one that its workers are to have."""
         variables = dict(self._arguments.get("runtime_env") or {}).get("env_vars") or {}
         for environment in (os.environ, variables):
-            check_policies(environment, (LOCALITY_VARIABLE,))
+            check_policies(environment)
 
     def _start(self, target: Embedded) -> Any:
         cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
@@ -82,7 +83,7 @@ class ClientBuilder:
 
         try:
             with connection_token(cluster.address, cluster.token):
-                context = self._join(cluster.address, None, end, target.locality, embedded=True)
+                context = self._join(cluster.address, None, end, target, embedded=True)
         except BaseException:
             cluster.stop()
             raise
@@ -95,14 +96,14 @@ class ClientBuilder:
         address: str,
         kubernetes: Kubernetes | None,
         end: Callable[[], None],
-        locality: str,
+        said: Target,
         default: str = "",
         *,
         embedded: bool = False,
     ) -> Any:
-        """Connect, greet the coordinator, and have `end` called when Ray disconnects. `locality`: the policy of this
-        job's ordinary placement groups, which are planned from here on; `default`: where nobody says one, the cluster
-        neither."""
+        """Connect, greet the coordinator, and have `end` called when Ray disconnects. `said`: what the address
+        says of this job's ordinary placement groups, which are planned from here on; `default`: their locality where
+        nobody says one, the cluster neither."""
         arguments = dict(self._arguments)
         # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
         if not embedded or HOOK in dict(arguments.get("runtime_env") or {}):
@@ -112,7 +113,7 @@ class ClientBuilder:
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             context = _connect(address, arguments)
-            greet(kubernetes, locality, default)
+            greet(kubernetes, said.locality, default, said.on_fault)
             install()
         except BaseException:
             ray.shutdown()

@@ -41,7 +41,7 @@ GATE = "ray-dra.io/gang"  # ours, a scheduling gate of the pods, opened for the 
 TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # the user's, of the RayCluster: the worker group to copy
 WRITES_AT_ONCE_ANNOTATION = "ray-dra.io/writes-at-once"  # the user's, of the RayCluster, as the next: limits of ours
 WRITES_PER_SECOND_ANNOTATION = "ray-dra.io/writes-per-second"
-ON_FAULT_ANNOTATION = "ray-dra.io/on-fault"  # the user's, of the RayCluster: what is done about its gangs' faults
+ON_FAULT_LABEL = "ray-dra.io/on-fault"  # ours, as the locality's: what is done about faults
 SPARES_ANNOTATION = "ray-dra.io/spares"  # the user's, of the RayCluster: how many nodes of each clique are spares
 SPARE_LABEL = "ray-dra.io/spare"  # the user's, of Nodes: "true" makes it a spare
 WARM_ANNOTATION = "ray-dra.io/warm-image"  # the user's, of the RayCluster: "true" has nodes pull workers' images early
@@ -89,7 +89,10 @@ NODE_VARIABLE = "RAY_DRA_NODE"  # ours, in gangs' pods: the Kubernetes node
 LOCALITY_VARIABLE = "RAY_DRA_LOCALITY"  # ours: the policy of the ordinary placement groups that a process makes
 DRIVER_HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"  # Ray's: what it calls in a program that connects
 DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the policy where nobody says one
-ON_FAULT_VARIABLE = "RAY_DRA_ON_FAULT"  # ours, on the head: what is done about faults where no program says it
+ON_FAULT_VARIABLE = "RAY_DRA_ON_FAULT"  # ours: what is done about faults of the ordinary groups that a process makes
+DEFAULT_ON_FAULT_VARIABLE = (
+    "RAY_DRA_DEFAULT_ON_FAULT"  # ours, on the head: the same, of all gangs for which nobody says it
+)
 BACKFILL_VARIABLE = "RAY_DRA_BACKFILL"  # ours, on the head: how many waiting gangs may be asked to overtake, or off
 PREEMPTION_VARIABLE = "RAY_DRA_PREEMPTION"  # ours, on the head: how often, and when, gangs are preempted
 PATIENCE_VARIABLE = "RAY_DRA_PATIENCE"  # ours, on the head: what a clique is worth, or off

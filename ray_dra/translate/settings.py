@@ -10,11 +10,12 @@ from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.preemption import MOST_TIMES, NOBODY, PREEMPTION, Preemption
 from ray_dra.core.gangs.record_sense import MOST_SECONDS
-from ray_dra.core.gangs.repair import DEGRADE, GRACE_SECONDS, OnFault, on_fault
+from ray_dra.core.gangs.repair import GRACE_SECONDS, OnFault, on_fault
 from ray_dra.core.model.locality import LEAST_SPEED
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
+from ray_dra.translate.names import BACKFILL_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
 
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
 
 
@@ -97,12 +98,6 @@ def backfill_of(environment: Mapping[str, str]) -> Bounds:
     return Bounds(waiting=int(said))
 
 
-def on_fault_of(environment: Mapping[str, str]) -> OnFault:
-    """What is done about faults of gangs whose programs do not say it. Raises InvalidRequest as `read_on_fault`."""
-    said = environment.get(ON_FAULT_VARIABLE, "").strip()
-    return read_on_fault(said, ON_FAULT_VARIABLE) if said else DEGRADE
-
-
 def read_on_fault(said: str, place: str) -> OnFault:
     """Ways in order, and the grace in seconds where it is not the usual one: `restart`, or `restart,grace=60`.
 
@@ -113,10 +108,7 @@ def read_on_fault(said: str, place: str) -> OnFault:
     name, equals, amount = last.partition("=")
     if not equals:
         return on_fault((*ways, last), place=place)
-    try:
-        grace = float(amount) if name.strip() == "grace" and len(amount) <= 20 else None
-    except ValueError:
-        grace = None
+    grace = float(amount) if name.strip() == "grace" and _SECONDS.fullmatch(amount.strip()) else None
     if grace is None:
         raise InvalidRequest(
             "After the ways comes nothing but the grace in seconds.",

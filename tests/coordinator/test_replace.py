@@ -14,7 +14,7 @@ from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.repair import on_fault
 from ray_dra.errors import NotAllowed
 from ray_dra.translate.files.shared_records import map_from_bytes
-from ray_dra.translate.names import ON_FAULT_ANNOTATION, SPARE_LABEL, SPARES_ANNOTATION
+from ray_dra.translate.names import ON_FAULT_LABEL, SPARE_LABEL, SPARES_ANNOTATION
 from tests.coordinator.kills import MortalRay
 
 from .fault_worlds import GRACE, NAME, KubeWorld, World
@@ -266,7 +266,7 @@ def marked(world: KubeWorld) -> set[str]:
 
 def test_spares_of_the_raycluster_are_for_repairs_and_for_nobody_else() -> None:
     world = KubeWorld(nodes=6, cliques=2)
-    world.kube.annotate_raycluster({SPARES_ANNOTATION: "1", ON_FAULT_ANNOTATION: f"replace,grace={GRACE:g}"})
+    world.kube.annotate_raycluster({SPARES_ANNOTATION: "1", ON_FAULT_LABEL: f"replace,grace={GRACE:g}"})
     world.turn()
     assert len(marked(world)) == 2
     world.with_gang(None)  # type: ignore[arg-type]  # as the RayCluster says
@@ -306,9 +306,7 @@ def test_a_node_that_is_labelled_so_is_a_spare() -> None:
     assert not marked(world)
 
 
-@pytest.mark.parametrize(
-    "said", [{SPARES_ANNOTATION: "some"}, {SPARES_ANNOTATION: "18"}, {ON_FAULT_ANNOTATION: "mend"}]
-)
+@pytest.mark.parametrize("said", [{SPARES_ANNOTATION: "some"}, {SPARES_ANNOTATION: "18"}, {ON_FAULT_LABEL: "mend"}])
 def test_what_the_raycluster_cannot_say_is_told_once_and_counts_as_not_said(said: dict[str, str]) -> None:
     world = KubeWorld(nodes=6, cliques=2)
     world.kube.annotate_raycluster(said)

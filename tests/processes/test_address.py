@@ -27,6 +27,9 @@ BAD_ADDRESSES = [
     ("host:6379?nodes=1", "HOST:PORT"),
     ("host:6379?locality=somewhere", "same_clique"),
     ("embedded?locality=", "same_clique"),
+    ("host:6379?on_fault=mend", "degrade"),
+    ("embedded?on_fault=", "degrade"),
+    ("kubernetes?on_fault=train*=restart,grace=x", "grace"),
     ("?locality=prefer:none", "same_clique"),
 ]
 
@@ -54,9 +57,12 @@ def test_good_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = "prefer:same_clique(patience=600)"
     for address in (f"embedded?locality={policy}&nodes=2", f"10.0.0.1:6379?locality={policy}"):
         assert parse_address(address).locality == policy
+        assert parse_address(address).on_fault == ""
+        assert parse_address(f"{address}&on_fault=train*=replace,grace=60;degrade").locality == policy
     head = {"RAY_CLUSTER_NAME": "c", "FQ_RAY_IP": "head", "RAY_CLUSTER_NAMESPACE": "n"}
     for address in ("?locality=none", "kubernetes?locality=none"):
         assert parse_address(address, head).locality == "none"
+        assert parse_address(address.replace("locality=none", "on_fault=replace"), head).on_fault == "replace"
     monkeypatch.setattr(settings, "_beside", lambda: None)  # whatever Ray runs on this machine
     with pytest.raises(InvalidAddress, match="there is none here"):
         parse_address("", {})

@@ -83,7 +83,7 @@ def test_what_drivers_say_is_looked_at_at_once(outside: Outside, monkeypatch: py
     """Not half a second later: the making of a gang's workers begins with a look, and its barrier opens in one."""
     world = World()
     outside.ray.jobs.add("job")
-    monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
+    monkeypatch.setattr(wiring, "kube_of", lambda target, changed, metrics: world.kube)
     monkeypatch.setattr(look_loop, "LOOK_SECONDS", 3600.0)
 
     async def test(actor: actors.CoordinatorActor) -> None:
@@ -176,6 +176,19 @@ def test_a_job_that_no_address_of_ours_started_has_the_clusters_policy_or_none(
     run(test)
 
 
+def test_what_an_address_says_of_faults_stays_whatever_else_is_said(outside: Outside) -> None:
+    async def test(actor: actors.CoordinatorActor) -> None:
+        assert await actor.hello("starter", "", "none", "replace")
+        assert policy(outside, "starter") == JobPolicy("", "none", "replace")
+        assert await actor.hello("starter", "same_clique", "none")
+        assert await actor.hello("starter")
+        assert policy(outside, "starter") == JobPolicy("same_clique", "none", "replace")
+        assert await actor.hello("starter", on_fault="restart,grace=5")
+        assert policy(outside, "starter") == JobPolicy("same_clique", "none", "restart,grace=5")
+
+    run(test)
+
+
 def test_a_job_may_have_as_long_a_text_of_rules_as_can_be_read(outside: Outside) -> None:
     """One over the length of a name was refused when the coordinator had started."""
     rules = ";".join(f"group_{number}_*=same_clique(set=16)" for number in range(50))
@@ -242,7 +255,7 @@ def test_the_clusters_policy_is_there_for_every_job_and_it_stays_for_them(
     world = World()
     world.kube.annotate_raycluster({LOCALITY_LABEL: "same_clique"})
     monkeypatch.setattr("ray_dra.coordinator.jobs.TIDY_SECONDS", 0.0)
-    monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
+    monkeypatch.setattr(wiring, "kube_of", lambda target, changed, metrics: world.kube)
 
     async def test(actor: actors.CoordinatorActor) -> None:
         await until(lambda: policy(outside, EVERY_JOB) == JobPolicy(default="same_clique"))
@@ -274,7 +287,7 @@ def test_a_clusters_policy_that_is_none_is_an_error_before_anything_starts(
     """Told once on the RayCluster, and to whoever connects without a policy of their own."""
     world = World()
     world.kube.annotate_raycluster({LOCALITY_LABEL: "sameclique"})
-    monkeypatch.setattr(wiring, "kube_of", lambda target, changed: world.kube)
+    monkeypatch.setattr(wiring, "kube_of", lambda target, changed, metrics: world.kube)
 
     async def test(actor: actors.CoordinatorActor) -> None:
         outside.ray.jobs.add("job")

@@ -21,10 +21,12 @@ from ray_dra.translate.names import (
     CLUSTER_NAME_VARIABLE,
     CLUSTER_NAMESPACE_VARIABLE,
     DEFAULT_LOCALITY_VARIABLE,
+    DEFAULT_ON_FAULT_VARIABLE,
     DRIVER_HOOK_VARIABLE,
     GPU_DOMAIN,
     LOCALITY_LABEL,
     LOCALITY_VARIABLE,
+    ON_FAULT_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
     TRAY_LABEL,
     WORKER_HOOK_VARIABLE,
@@ -101,7 +103,9 @@ def test_resources_by_which_nemo_rl_places(monkeypatch: pytest.MonkeyPatch) -> N
     assert given.resources == {"own": 1}, "a box is no domain of several nodes"
 
 
-@pytest.mark.parametrize("variable", [LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE])
+@pytest.mark.parametrize(
+    "variable", [LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE, ON_FAULT_VARIABLE, DEFAULT_ON_FAULT_VARIABLE]
+)
 def test_a_policy_that_is_none_is_said_before_the_raylet_starts(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "nearby")
     with pytest.raises(InvalidRequest) as refused:

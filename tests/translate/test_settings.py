@@ -1,4 +1,4 @@
-"""What an operator sets of the queue and of faults."""
+"""What an operator sets of the queue."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.preemption import NOBODY, PREEMPTION, Preemption
-from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.names import BACKFILL_VARIABLE, ON_FAULT_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
-from ray_dra.translate.settings import backfill_of, discipline_of, on_fault_of, preemption_of, worth_of
+from ray_dra.translate.names import BACKFILL_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
+from ray_dra.translate.settings import backfill_of, discipline_of, preemption_of, worth_of
 
 
 def test_backfill_is_on_unless_it_is_off_and_looks_as_far_as_is_said() -> None:
@@ -43,19 +42,6 @@ def test_what_is_no_preemption_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         preemption_of({PREEMPTION_VARIABLE: said})
     assert refused.value.place == PREEMPTION_VARIABLE
-
-
-def test_faults_degrade_unless_it_is_said_otherwise() -> None:
-    assert on_fault_of({}) == on_fault_of({ON_FAULT_VARIABLE: " degrade "}) == DEGRADE
-    assert on_fault_of({ON_FAULT_VARIABLE: "restart"}) == on_fault("restart")
-    assert on_fault_of({ON_FAULT_VARIABLE: "restart, degrade, grace=60"}) == on_fault(("restart", "degrade"), 60.0)
-
-
-@pytest.mark.parametrize("said", ["mend", "restart,", "grace=5", "restart,grace=", "restart,grace=x", "restart,wait=5"])
-def test_what_cannot_be_done_about_faults_is_refused(said: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        on_fault_of({ON_FAULT_VARIABLE: said})
-    assert refused.value.place == ON_FAULT_VARIABLE
 
 
 def test_what_a_clique_is_worth_is_said_in_part_or_is_off() -> None:

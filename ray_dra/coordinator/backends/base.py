@@ -7,12 +7,12 @@ for each gang). A third, whose workers others own, would be a third class here a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import Progress
-from ray_dra.core.gangs.repair import OnFault
+from ray_dra.core.gangs.repair import FaultRule
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
@@ -71,8 +71,8 @@ class Backend(Protocol):
         "" where none is set."""
 
     @property
-    def default_on_fault(self) -> OnFault | None:
-        """What is done about faults of gangs whose programs do not say it, as it is set; None where nothing is."""
+    def default_on_fault(self) -> Sequence[FaultRule]:
+        """What is done about faults of gangs whose programs do not say it, as it is set."""
 
     @property
     def ready_made(self) -> Collection[str]:

@@ -88,7 +88,7 @@ class Engine:
         self.ends = ends = Ends(recording, own_workers=own_workers)
         self.elsewhere = Elsewhere(recording, self.planning, starts, own_workers=own_workers)
         self.elastic = Elastic(self.records, self.planning, discipline.worth)
-        self.faults = Faults(recording, self.planning, starts)
+        self.faults = Faults(recording, self.planning, starts, ends)
         self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)
         self.evictions = evictions = Evictions(recording, starts)

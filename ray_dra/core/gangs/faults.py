@@ -10,6 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action, DeleteMap, DrainRaylets, RemoveGroup, Save, Tell, TellRepair, WriteMap
+from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
@@ -26,11 +27,12 @@ from ray_dra.core.model.allocation import Allocation
 class Faults:
     """See the module."""
 
-    def __init__(self, recording: Recording, planning: Planning, starts: Starts) -> None:
+    def __init__(self, recording: Recording, planning: Planning, starts: Starts, ends: Ends) -> None:
         self.recording = recording
         self.records = recording.records
         self.planning = planning
         self.starts = starts
+        self.ends = ends
 
     def repair(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         """The first of the declared ways that is possible. What was not is tried again once the inventory has
@@ -133,8 +135,10 @@ class Faults:
         found, waits_for = (answer, None) if isinstance(answer, Allocation) else (None, answer.shortfalls)
         if found is None and not lost:
             return []
-        again = self.starts.started_again(gang, found, now)
         why = f"restart: {why}"
+        if gang.ordinary is not None:  # its id is in its program's hands, which makes it anew; its place is kept
+            return [TellRepair(gang.id, why), *self.ends.give_back(gang, why, now)]
+        again = self.starts.started_again(gang, found, now)
         told = TellRepair(gang.id, why)
         self.recording.notes(gang).registered = False
         if found is not None and made_here(again) and self.records.begins.ready:

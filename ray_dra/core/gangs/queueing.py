@@ -17,7 +17,7 @@ from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.recording import Recording, changed
 from ray_dra.core.gangs.refusals import no_queue, two_queues
-from ray_dra.core.gangs.repair import Way, possible
+from ray_dra.core.gangs.repair import Way, without
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import Shortfall
 from ray_dra.errors import MOST_BYTES, GangGone, cut
@@ -68,7 +68,7 @@ class Queueing:
                 return [Refuse(no_queue(order.team, queues))]
             gang = replace(gang, team=order.team)
         if order.on_fault is not None:
-            declared = possible(order.on_fault, own_workers=self.own_workers, ordinary=order.ordinary is not None)
+            declared = order.on_fault if self.own_workers else without(order.on_fault, Way.REPLACE)
             again = Way.RESTART in declared.ways or order.request.preemptible
             maker = order.maker if again else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)

@@ -7,7 +7,9 @@
 - replace (where workers are made for gangs): the lost slots get new workers, under their labels, in the same placement
   group; the others live on (`replacing.py`).
 - restart: the whole gang is planned again, with its turn; where no other place is free it waits for one, and what it
-  had is kept for its program for a while. What is only to be drained runs on until there is another place.
+  had is kept for its program for a while. What is only to be drained runs on until there is another place. An ordinary
+  placement group is in its program's hands: it ends, only where its program's own policy says so, and the program makes
+  it anew.
 
 The notice in the gang's record is all that a coordinator which starts again needs: its deadline goes on. Neighbours:
 `drains.py` says which signs stand, `notice.py` what a notice is, `faults.py` acts.
@@ -17,8 +19,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from ray_dra.core.gangs.drains import MOST_NAMED, TO_DRAIN, to_drain
 from ray_dra.core.gangs.notice import Ending, Notice
@@ -59,12 +63,24 @@ class OnFault:
 DEGRADE = OnFault()
 
 
-def possible(declared: OnFault, *, own_workers: bool, ordinary: bool) -> OnFault:
-    """The ways of these that are possible at all: workers that are there before any gang are not replaced, and an
-    ordinary placement group is in its program's hands."""
-    not_here = {*(() if own_workers else (Way.REPLACE,)), *((Way.RESTART,) if ordinary else ())}
-    ways = tuple(way for way in declared.ways if way not in not_here)
-    return replace(declared, ways=ways or (Way.DEGRADE,))
+class FaultRule(NamedTuple):
+    """What is done about faults of the gangs whose name is like `pattern`; "" for all."""
+
+    pattern: str
+    declared: OnFault
+
+
+def declared_for(name: str, rules: Iterable[FaultRule]) -> OnFault | None:
+    """What holds for a gang of this name: a rule for its name comes before what is said of all; of either kind, the
+    first. None where none speaks."""
+    found = [rule for rule in rules if not rule.pattern or fnmatchcase(name, rule.pattern)]
+    found.sort(key=lambda rule: not rule.pattern)
+    return found[0].declared if found else None
+
+
+def without(declared: OnFault, way: Way) -> OnFault:
+    """The same without a way that is not possible."""
+    return replace(declared, ways=tuple(each for each in declared.ways if each is not way) or (Way.DEGRADE,))
 
 
 def on_fault(ways: object, grace: object = GRACE_SECONDS, place: str = "on_fault") -> OnFault:

@@ -19,7 +19,7 @@ from ray_dra.errors import RayDraError
 
 MAP_VERSION = ASIDE_VERSION = 1
 SLOT_VERSION = 3
-LOCALITY_VERSION = 0
+LOCALITY_VERSION = 1  # 0: without what the address says of faults
 
 MARK = b""
 """The value of a key that says all by being there: session/, verified/, go/. So it needs no version."""
@@ -132,22 +132,23 @@ def _part(told: Any) -> tuple[str, str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class JobPolicy:
-    """What the address of a job says of the locality of its ordinary placement groups, and the cluster's default; ""
-    for nothing."""
+    """What the address of a job says of the locality of its ordinary placement groups, the cluster's default, and what
+    the address says of their faults; "" for nothing."""
 
     address: str = ""
     default: str = ""
+    on_fault: str = ""
 
 
 def policy_to_bytes(policy: JobPolicy) -> bytes:
-    return _written(LOCALITY_VERSION, address=policy.address, default=policy.default)
+    return _written(LOCALITY_VERSION, address=policy.address, default=policy.default, on_fault=policy.on_fault)
 
 
 def policy_from_bytes(data: bytes) -> JobPolicy:
     """Raises RayDraError for what is no policy of a version that we know."""
     found = _read(data, "policy", LOCALITY_VERSION)
     try:
-        return JobPolicy(*_texts([found["address"], found["default"]]))
+        return JobPolicy(*_texts([found["address"], found["default"], found.get("on_fault", "")]))
     except (KeyError, TypeError) as error:
         raise unreadable("policy", error) from error
 

@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ray_dra.core.gangs.repair import OnFault
+from ray_dra.core.gangs.repair import FaultRule
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import Placing, RayAuth, RayCluster, WorkerGroup, WorkerSettings, WriteLimits
+from ray_dra.translate.fault_policy import parse_fault_rules
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.schedulable import read_placing
 from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text, texts
@@ -24,7 +25,7 @@ from ray_dra.translate.names import (
     KUBERAY_ORIGIN_NAME_LABEL,
     KUEUE_QUEUE_LABEL,
     LOCALITY_LABEL,
-    ON_FAULT_ANNOTATION,
+    ON_FAULT_LABEL,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
     SPARES_ANNOTATION,
@@ -34,7 +35,6 @@ from ray_dra.translate.names import (
 )
 from ray_dra.translate.ray.confidential import hides, is_confidential
 from ray_dra.translate.ray.policy import parse_rules
-from ray_dra.translate.settings import read_on_fault
 from ray_dra.translate.vendors import NVIDIA, PLUGINS, VENDORS, Vendor
 
 MOST_SPARES = 17  # of the 18 nodes of a rack
@@ -229,11 +229,11 @@ def spares_in(cluster: RayCluster) -> int:
     return int(found)
 
 
-def on_fault_in(cluster: RayCluster) -> OnFault | None:
-    """What is done about faults of gangs whose programs do not say it; None where it does not say it either. Raises
-    InvalidRequest: its annotation says what cannot be done."""
-    said = cluster.settings.get(ON_FAULT_ANNOTATION, "")
-    return read_on_fault(said, f"{_place(cluster)}, annotation {ON_FAULT_ANNOTATION}") if said else None
+def fault_rules_in(cluster: RayCluster) -> tuple[FaultRule, ...]:
+    """What is done about faults of gangs whose programs do not say it. Raises InvalidRequest: its annotation says what
+    cannot be done."""
+    said = cluster.settings.get(ON_FAULT_LABEL, "")
+    return parse_fault_rules(said, f"{_place(cluster)}, annotation {ON_FAULT_LABEL}") if said else ()
 
 
 def default_locality(cluster: RayCluster) -> str:

@@ -7,17 +7,30 @@ not NVLink's, or with what `translate.ray.bundles` refuses; and whatever the pol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_dra.core.gangs.gang import Gang, GroupSet, Maker
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.repair import OnFault
 from ray_dra.core.model.locality import Locality, fitted
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.ray import NewGroup
-from ray_dra.translate.names import ACCELERATOR_TYPE, GPU_DOMAIN, LOCALITY_LABEL, MIG_PREFIX, RAY_NODE_ID
+from ray_dra.translate.fault_policy import fault_rules_of, parse_on_fault
+from ray_dra.translate.names import (
+    ACCELERATOR_TYPE,
+    DEFAULT_LOCALITY_VARIABLE,
+    DEFAULT_ON_FAULT_VARIABLE,
+    GPU_DOMAIN,
+    LOCALITY_LABEL,
+    LOCALITY_VARIABLE,
+    MIG_PREFIX,
+    ON_FAULT_LABEL,
+    ON_FAULT_VARIABLE,
+    RAY_NODE_ID,
+)
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from ray_dra.translate.ray.policy import Policy, parse_policy, parse_rules, policy_for, set_of
 
@@ -39,21 +52,32 @@ class Call:
 
 
 def without_policy(selectors: Any) -> tuple[str, Any]:
-    """(what our key says in a call's label selectors, the selectors without it). Ray would look for nodes with it.
+    """(what a call's label selectors say of locality, the selectors without it). Ray would look for nodes with it.
 
     Raises:
-        InvalidRequest: bundles say different things.
+        InvalidRequest: it is no policy, or bundles say different things.
     """
+    said, rest = _taken_out(selectors, LOCALITY_LABEL, "locality", parse_policy)
+    return said, rest
+
+
+def without_on_fault(selectors: Any) -> tuple[OnFault | None, Any]:
+    """The same, of what is done about faults; None where they do not say it."""
+    said, rest = _taken_out(selectors, ON_FAULT_LABEL, "fault policy", parse_on_fault)
+    return parse_on_fault(said) if said else None, rest
+
+
+def _taken_out(selectors: Any, label: str, what: str, parse: Callable[[object, str], object]) -> tuple[str, Any]:
     if not isinstance(selectors, list) or not all(isinstance(labels, dict) for labels in selectors):
         return "", selectors  # Ray says what is wrong
-    said = [labels[LOCALITY_LABEL] for labels in selectors if LOCALITY_LABEL in labels]
+    said = [labels[label] for labels in selectors if label in labels]
     if not said:
         return "", selectors
-    policy, place = said[0], f"bundle_label_selector[{LOCALITY_LABEL!r}]"
-    parse_policy(policy, place)
+    policy, place = said[0], f"bundle_label_selector[{label!r}]"
+    parse(policy, place)
     if not all(isinstance(other, str) and other == policy for other in said):
-        raise InvalidRequest("All bundles of a group have one locality.", place=place)
-    rest = [{key: value for key, value in labels.items() if key != LOCALITY_LABEL} for labels in selectors]
+        raise InvalidRequest(f"All bundles of a group have one {what}.", place=place)
+    rest = [{key: value for key, value in labels.items() if key != label} for labels in selectors]
     return str(policy), rest if any(rest) else None
 
 
@@ -155,11 +179,13 @@ def asks_for_devices(bundles: object) -> bool:
     return any(isinstance(amount, (int, float)) and amount > 0 for amount in amounts)
 
 
-def check_policies(environment: Mapping[str, str], names: Sequence[str]) -> None:
-    """Raises InvalidRequest for a variable that has no policy, before anything starts."""
-    for name in names:
+def check_policies(environment: Mapping[str, str]) -> None:
+    """Raises InvalidRequest for a variable that has no policy, of locality or of faults, before anything starts."""
+    for name in (LOCALITY_VARIABLE, DEFAULT_LOCALITY_VARIABLE):
         if environment.get(name):
             parse_rules(environment[name], name)
+    for name in (ON_FAULT_VARIABLE, DEFAULT_ON_FAULT_VARIABLE):
+        fault_rules_of(environment, name)
 
 
 def new_group(asked: Gang | Order, selectors: tuple[Mapping[str, str], ...]) -> NewGroup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from itertools import product
 
 import pytest
@@ -18,13 +19,15 @@ from ray_dra.core.gangs.record_sense import is_group
 from ray_dra.core.gangs.repair import (
     DEGRADE,
     GRACE_SECONDS,
+    FaultRule,
     OnFault,
     Way,
+    declared_for,
     fault_of,
     for_fault,
     group_after,
     on_fault,
-    possible,
+    without,
 )
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.plan import plan
@@ -79,20 +82,31 @@ def test_of_a_gang_whose_lost_slots_are_replaced_these_end_and_no_others() -> No
 
 
 @pytest.mark.parametrize(
-    ("declared", "own_workers", "ordinary", "left"),
+    ("declared", "way", "left"),
     [
-        (("replace", "restart"), True, False, ("replace", "restart")),
-        (("replace", "restart"), False, False, ("restart",)),
-        (("replace", "restart"), True, True, ("replace",)),
-        (("replace", "restart"), False, True, ("degrade",)),
-        ("degrade", True, False, ("degrade",)),
+        (("replace", "restart"), Way.REPLACE, ("restart",)),
+        (("replace", "restart"), Way.RESTART, ("replace",)),
+        (("replace", "restart"), Way.DEGRADE, ("replace", "restart")),
+        ("replace", Way.REPLACE, ("degrade",)),
+        ("degrade", Way.REPLACE, ("degrade",)),
     ],
 )
 def test_what_is_not_possible_is_left_out(
-    declared: str | tuple[str, ...], own_workers: bool, ordinary: bool, left: tuple[str, ...]
+    declared: str | tuple[str, ...], way: Way, left: str | tuple[str, ...]
 ) -> None:
-    found = possible(on_fault(declared, 3.0), own_workers=own_workers, ordinary=ordinary)
-    assert found == on_fault(left, 3.0)
+    assert without(on_fault(declared, 3.0), way) == on_fault(left, 3.0)
+
+
+@given(
+    rules=st.lists(st.tuples(st.sampled_from(["", "a*", "?b", "[a]b", "c"]), st.sampled_from(["restart", "replace"]))),
+    name=st.sampled_from(["", "ab", "cb", "c", "abc"]),
+)
+def test_a_rule_for_the_name_comes_before_what_is_said_of_all(rules: list[tuple[str, str]], name: str) -> None:
+    made = [FaultRule(pattern, on_fault(way)) for pattern, way in rules]
+    found = declared_for(name, made)
+    named = [rule.declared for rule in made if rule.pattern and fnmatchcase(name, rule.pattern)]
+    of_all = [rule.declared for rule in made if not rule.pattern]
+    assert found == next(iter([*named, *of_all]), None)
 
 
 @given(within=st.floats(0, 1e6), wall=st.floats(0, 1e9), passed=st.floats(0, 1e6))

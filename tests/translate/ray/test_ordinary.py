@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from ray_dra.core.gangs.gang import GroupSet
+from ray_dra.core.gangs.repair import on_fault
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.names import LOCALITY_LABEL
-from ray_dra.translate.ray.ordinary import Call, group_set, policy_of, request_of, without_policy
+from ray_dra.translate.names import LOCALITY_LABEL, ON_FAULT_LABEL
+from ray_dra.translate.ray.ordinary import Call, group_set, policy_of, request_of, without_on_fault, without_policy
 from ray_dra.translate.ray.policy import NEAREST
 
 ONE = Locality(cliques=1)
@@ -103,6 +104,20 @@ def test_our_key_is_taken_out_of_the_selectors(selectors: Any, policy: str, rest
 def test_our_key_says_one_policy(said: list[Any]) -> None:
     with pytest.raises(InvalidRequest):
         without_policy([{LOCALITY_LABEL: policy} for policy in said])
+
+
+def test_what_a_call_says_of_faults_is_taken_out_too() -> None:
+    selectors = [{ON_FAULT_LABEL: "replace.grace-60", LOCALITY_LABEL: "same_clique", "zone": "a"}, {}]
+    said, rest = without_on_fault(selectors)
+    assert said == on_fault("replace", 60.0)
+    assert without_policy(rest) == ("same_clique", [{"zone": "a"}, {}])
+    assert without_on_fault([{ON_FAULT_LABEL: "restart"}]) == (on_fault("restart"), None)
+    for selectors in (None, "no list", [7], [{"zone": "a"}]):  # type: ignore[assignment]
+        assert without_on_fault(selectors) == (None, selectors)
+    for wrong in (["replace", "restart"], ["mend"], [7], [""]):
+        with pytest.raises(InvalidRequest) as refused:
+            without_on_fault([{ON_FAULT_LABEL: said} for said in wrong])
+        assert ON_FAULT_LABEL in str(refused.value)
 
 
 def test_a_rule_by_name_comes_before_the_address_and_after_the_call() -> None:

@@ -9,7 +9,7 @@ goes on where it was. Only Kubernetes' scheduler allocates. Neighbours: `transla
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.lifecycle import WORKERS_SECONDS
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import STARTS, Progress
-from ray_dra.core.gangs.repair import OnFault
+from ray_dra.core.gangs.repair import FaultRule
 from ray_dra.core.model.allocation import Allocation, Grant
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
@@ -39,7 +39,7 @@ from ray_dra.translate.kube.ending import ClusterEnding, ending_of
 from ray_dra.translate.kube.raycluster import (
     check_request_for,
     default_locality,
-    on_fault_in,
+    fault_rules_in,
     spares_in,
     worker_template,
     write_limits,
@@ -99,7 +99,7 @@ class KubernetesBackend:
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
-        self._on_fault: OnFault | None = None
+        self._on_fault: tuple[FaultRule, ...] = ()
         self._odd_setting = ""  # why what the RayCluster says of faults or spares cannot be; told when that changes
         self._odd_policy = ""  # why the RayCluster's policy is none; told when that changes
 
@@ -156,17 +156,17 @@ class KubernetesBackend:
         return "" if self.view.raycluster is None else self.view.raycluster.settings.get(LOCALITY_LABEL, "")
 
     @property
-    def default_on_fault(self) -> OnFault | None:
+    def default_on_fault(self) -> Sequence[FaultRule]:
         return self._on_fault
 
     def _look_at_faults(self) -> None:
         """What the RayCluster says of faults and spares; what it cannot say counts as not said, and is told there."""
         before, self._odd_setting = self._odd_setting, ""
-        self._on_fault, spares = None, 0
+        self._on_fault, spares = (), 0
         try:
             if self.view.raycluster is not None:
                 spares = spares_in(self.view.raycluster)
-                self._on_fault = on_fault_in(self.view.raycluster)
+                self._on_fault = fault_rules_in(self.view.raycluster)
         except InvalidRequest as error:
             self._odd_setting = str(error)
         self.machines.keep_spares(spares)

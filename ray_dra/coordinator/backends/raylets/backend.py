@@ -8,6 +8,7 @@ from ray_dra.coordinator.backends.base import GivenRaylets
 from ray_dra.core.gangs.lifecycle import PLACE_SECONDS
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import THERE, Progress
+from ray_dra.core.gangs.repair import FaultRule
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
@@ -26,7 +27,7 @@ class RayletsBackend:
     ready_made: Collection[str] = ()  # all are, so none comes before the others
     left_to_others = ""
     default_policy = ""
-    default_on_fault = None
+    default_on_fault: tuple[FaultRule, ...] = ()
     idle = True
 
     def __init__(self, raylets: GivenRaylets) -> None:
