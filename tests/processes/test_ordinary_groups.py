@@ -19,6 +19,7 @@ from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.repair import OnFault, on_fault
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, short
 from ray_dra.errors import CoordinatorUnavailable, RayDraError, UnsatisfiableError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
@@ -31,6 +32,8 @@ from ray_dra.translate.names import (
     GANG_KEY,
     LOCALITY_KEY,
     LOCALITY_VARIABLE,
+    ON_FAULT_LABEL,
+    ON_FAULT_VARIABLE,
     RAYCLUSTER_LOCALITY_VARIABLE,
 )
 from tests.core.machines import gang
@@ -252,6 +255,44 @@ def test_one_that_waits_says_so_when_the_coordinator_ends(outside: Outside, capl
     assert told(caplog) == [f"placement group train (2 bundles, 8 GPUs): pending: {ordinary_groups.NO_COORDINATOR}"]
     assert not outside.calls, "what has ended meanwhile is not made anew"
     assert not ordinary_groups._followed
+
+
+@pytest.mark.parametrize(
+    ("said", "address", "environment", "selector", "declared"),
+    [
+        ("nobody", "", "", "", None),
+        ("the address", "replace,grace=60", "degrade", "", on_fault("replace", 60.0)),
+        ("the environment", "", "restart", "", on_fault("restart")),
+        ("a rule by name", "degrade", "train*=replace", "", on_fault("replace")),
+        ("a rule for others", "serve*=degrade", "", "", None),
+        ("the call", "degrade", "train*=restart", "replace.grace-5", on_fault("replace", 5.0)),
+    ],
+)
+def test_what_is_done_about_faults_goes_with_the_order(
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    address: str,
+    environment: str,
+    selector: str,
+    declared: OnFault | None,
+) -> None:
+    orders: list[Order] = []
+    checked: list[Any] = []
+    monkeypatch.setattr(ordinary_groups, "_job", lambda: JobPolicy("same_clique", "", address))
+    monkeypatch.setattr(ordinary_groups, "_submit", lambda order: orders.append(order) or True)  # type: ignore[func-returns-value]
+    monkeypatch.setattr(ray_groups, "validate", lambda *arguments: checked.append(arguments[4]))
+    monkeypatch.setattr(ray_groups, "creator", lambda: Creator("job", "", "", False))
+    monkeypatch.setattr(ray_groups, "mint", lambda job: GROUP)
+    monkeypatch.setattr(ray_groups, "handle", lambda group, bundles: group)
+    monkeypatch.setenv(ON_FAULT_VARIABLE, environment)
+    labels = [{ON_FAULT_LABEL: selector, "zone": "a"}] * 2 if selector else [{"zone": "a"}] * 2
+    made = ordinary_groups.placement_group([{"GPU": 4}] * 2, "PACK", "train-1", None, None, labels, None)
+    assert (made, [order.on_fault for order in orders]) == (GROUP, [declared]), said
+    assert checked == [[{"zone": "a"}] * 2], "Ray would look for nodes with our key"
+    monkeypatch.setenv(ON_FAULT_VARIABLE, "mend")
+    if not selector:
+        with pytest.raises(ValueError, match=ON_FAULT_VARIABLE):
+            ordinary_groups.placement_group([{"GPU": 4}] * 2, "PACK", "train-1", None, None, labels, None)
 
 
 class Job:
