@@ -16,10 +16,10 @@ from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.gang import Beside, Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.gangs.repair import OnFault
+from ray_dra.core.gangs.repair import MOST_GRACE, OnFault
 from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.checked import text
+from ray_dra.core.model.checked import number, text
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import Connect, Gpus, Locality
@@ -206,7 +206,8 @@ def placement_group(
         runs_for=runs_for,
         team="" if queue is None else text(queue, "queue"),
         beside=_beside,
-        on_fault=None if on_fault is None and grace is None else _on_fault(on_fault, grace),
+        on_fault=None if on_fault is None else _on_fault(on_fault, grace),
+        grace=None if grace is None or on_fault is not None else _grace(grace, preemptible=preemptible),
     )
     return _handle(order, _soft_target_node_id)
 
@@ -379,11 +380,17 @@ def get_notice(timeout: float = 0.0) -> Notice | None:
         return None
 
 
-def _on_fault(ways: str | Sequence[str] | None, grace: float | None) -> OnFault:
-    if ways is None:
-        said = "grace is for what on_fault does: say on_fault, too."
-        raise InvalidRequest(said, place="grace", wanted=shown(grace), available="on_fault='restart', say")
+def _on_fault(ways: str | Sequence[str], grace: float | None) -> OnFault:
     return declared(ways) if grace is None else declared(ways, grace)
+
+
+def _grace(grace: float, *, preemptible: bool) -> float:
+    """Of a gang that leaves it to the cluster what is done about faults."""
+    if not preemptible:
+        said = "grace is for what on_fault does, or a preemption: say one of them, too."
+        available = "on_fault='restart', say, or preemptible=True"
+        raise InvalidRequest(said, place="grace", wanted=shown(grace), available=available)
+    return number(grace, "grace", least=0.0, most=MOST_GRACE)
 
 
 def _handle(order: Order, soft_node: str | None) -> GangPlacementGroup:

@@ -167,7 +167,9 @@ class Coordinator:
         """
         request = check_order(order).request
         if order.on_fault is None:
-            order = replace(order, on_fault=self._usual_on_fault(order))
+            usual = self._usual_on_fault(order)
+            usual = usual if order.grace is None else replace(usual, grace=float(order.grace))
+            order = replace(order, on_fault=usual)
         self.backend.check(request)
         queue = self._quotas.queue_for(request)
         self._decide(Submitted(order, queue=queue))

@@ -12,7 +12,7 @@ from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preemption import Preemption
-from ray_dra.core.gangs.repair import on_fault
+from ray_dra.core.gangs.repair import FaultRule, on_fault
 from ray_dra.errors import GangGone
 from tests.coordinator.kills import MortalRay
 from tests.core.machines import gang, group_id
@@ -85,6 +85,14 @@ def test_it_has_its_clique_within_the_grace_and_the_victim_goes_on_afterwards(ma
     assert after.group != before.group
     assert [change.why for change in after.history].count("preempted by high, of priority 5") == 1
     world.check()
+
+
+def test_a_grace_alone_leaves_the_rest_to_the_cluster() -> None:
+    world = World()
+    world.coordinator._on_fault = (FaultRule("", on_fault("restart", 60.0)),)
+    request = replace(gang(4, name=NAME), preemptible=True)
+    world.coordinator.submit(Order(request, owner="job", grace=7.0))
+    assert world.coordinator.gangs[NAME].on_fault == on_fault("restart", 7.0)
 
 
 def test_whose_work_is_saved_is_rather_taken() -> None:

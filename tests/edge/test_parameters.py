@@ -19,6 +19,7 @@ from ray_dra import api
 from ray_dra.adapters.ray_groups import Creator
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import Order, check_order
+from ray_dra.core.gangs.repair import on_fault
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy
 from ray_dra.core.model.shortfall import Unsatisfiable
@@ -100,6 +101,26 @@ def judge(found: Any) -> None:
         assert found.place, str(found)
     else:
         assert isinstance(found, (Allocation, Unsatisfiable, Handle))
+
+
+def test_a_grace_is_for_what_may_end() -> None:
+    """The cluster's default says what is done about faults, where the program says no more than the grace."""
+    with no_ray() as submitted:
+        for said in ({}, {"preemptible": False}):
+            refused = place(grace=5, **said)
+            assert isinstance(refused, InvalidRequest)
+            assert refused.place == "grace"
+        for wrong in (-1, "soon", 1e9):
+            assert isinstance(place(grace=wrong, preemptible=True), InvalidRequest)
+        place(grace=5, preemptible=True)
+        place(grace=5, preemptible=True, on_fault="restart")
+        place(preemptible=True)
+    assert [(each.on_fault, each.grace) for each in submitted] == [
+        (None, 5),
+        (on_fault("restart", 5.0), None),
+        (None, None),
+    ]
+    assert all(each.request.preemptible for each in submitted)
 
 
 @pytest.mark.parametrize("parameter", GOOD)

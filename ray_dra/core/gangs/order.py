@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ray_dra.core.gangs.gang import Beside, GroupSet, Maker, OrdinaryGroup
 from ray_dra.core.gangs.record_sense import MOST_SECONDS, is_actor, is_group
-from ray_dra.core.gangs.repair import OnFault, check_on_fault
+from ray_dra.core.gangs.repair import MOST_GRACE, OnFault, check_on_fault
 from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -27,6 +27,7 @@ class Order:
             once.
         runs_for: seconds for which the program guesses that the gang runs; None: it does not say.
         on_fault: what is done about a fault once the gang is placed; None: the cluster's default.
+        grace: the grace with the cluster's default; None: its own.
         beside: another gang that it goes with.
         team: the queue of a team; "": it names none.
     """
@@ -41,6 +42,7 @@ class Order:
     maker: Maker | None = None
     runs_for: float | None = None
     on_fault: OnFault | None = None
+    grace: float | None = None
     beside: Beside | None = None
     team: str = ""
 
@@ -75,6 +77,8 @@ def _check_fields(order: Order) -> None:
         number(order.runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
     if order.on_fault is not None:
         check_on_fault(order.on_fault)
+    if order.grace is not None:
+        number(order.grace, "grace", least=0.0, most=MOST_GRACE)
     if order.beside is not None:
         if not isinstance(order.beside, Beside) or order.ordinary is not None:
             raise InvalidRequest("This gang goes with no other.", place="beside", wanted=shown(order.beside))

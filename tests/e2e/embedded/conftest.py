@@ -8,13 +8,16 @@ import pytest
 
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
+from ray_dra.translate.names import PREEMPTION_VARIABLE
 from tests.e2e.conftest import connected
 
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[LocalCluster]:
-    with connected() as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(PREEMPTION_VARIABLE, "least_run=0")
+        with connected() as found:
+            yield found
 
 
 @pytest.fixture
