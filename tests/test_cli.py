@@ -129,6 +129,31 @@ def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
     assert "No such file" in str(missing.exception)
 
 
+def test_a_plan_of_shares_and_of_confidential_machines(file: Path, tmp_path: Path) -> None:
+    """By options as by a file. Each kind of no is the model's own: that the option came through."""
+    quarters = ("plan", str(file), "--share", "0.25", "--bundles", "5")
+    answer = run(*quarters, "--time-slices", "Short")
+    assert answer.exit_code == YES
+    assert "5 bundles" in answer.stdout
+    wish = tmp_path / "shares.yaml"
+    wish.write_text('{bundles: [{"GPU": 0.25}], count: 5, sharing: {time_slicing: {interval: Short}}}')
+    assert run("plan", str(file), "--request", str(wish)).stdout == answer.stdout
+    assert "says by what it is shared" in str(run(*quarters).exception)
+    assert run(*quarters, "--mps").exit_code == YES
+    assert "MPS counts memory in mebibytes" in str(run(*quarters, "--mps-memory", "1k").exception)
+    assert "threads" in str(run(*quarters, "--mps-threads", "101").exception)
+    assert run(*quarters, "--mps", "--time-slices", "Short").exit_code == USAGE
+    most = run(*quarters, "--mps-memory", "1Ti")
+    assert most.exit_code == NO
+    assert "1024Gi each" in most.stdout
+    refused = run("plan", str(file), "--confidential", "on")
+    assert refused.exit_code == NO
+    assert "cc.mode" in refused.stdout
+    wish.write_text("{bundles: [{GPU: 1}], confidential: true}")
+    assert run("plan", str(file), "--request", str(wish)).stdout == refused.stdout
+    assert "is a mode" in str(run("plan", str(file), "--confidential", "off").exception)
+
+
 def test_capacity_tells_which_shapes_could_be_served(file: Path, tmp_path: Path, tell: Tell) -> None:
     said = run("capacity", str(file))
     assert said.exit_code == YES

@@ -33,6 +33,18 @@ def plan(
     mig_profile: Annotated[
         str | None, typer.Option("--mig", help="Each bundle has a part of a GPU of this profile, e.g. 1g.10gb.")
     ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Each bundle has such a share of a GPU, e.g. 0.25, by --mps or --time-slices.")
+    ] = None,
+    by_mps: Annotated[bool, typer.Option("--mps", help="Shares by MPS.")] = False,
+    mps_memory: Annotated[str | None, typer.Option(help="Memory that a process has by MPS, e.g. 20Gi.")] = None,
+    mps_threads: Annotated[int | None, typer.Option(help="Percent of the threads that it has by MPS.")] = None,
+    time_slices: Annotated[
+        str | None, typer.Option(help="Shares by time slices: Default, Short, Medium or Long.")
+    ] = None,
+    confidential: Annotated[
+        str | None, typer.Option(help="Each bundle in a confidential virtual machine, in this mode: on or ppcie.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")] = "PACK",
     priority: Annotated[int, typer.Option(help="Only gangs of at most this priority may have to leave.")] = 0,
     address: Address = "",
@@ -51,7 +63,7 @@ def plan(
     from ray_dra.translate.clique_names import clique_names
     from ray_dra.translate.files.snapshot import inventory_of, read_request, read_snapshot
     from ray_dra.translate.ray.bundles import request_from_bundles
-    from ray_dra.translate.ray.devices import gpu, mig
+    from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
     from ray_dra.translate.text import explain_answer, plain_answer
 
     if same_clique and at_most_cliques not in (None, 1):
@@ -59,13 +71,17 @@ def plan(
         raise typer.BadParameter(said, param_hint="--same-clique, --at-most-cliques")
     if as_json and output not in (Output.TABLE, Output.JSON):
         raise typer.BadParameter(f"JSON or {output.value}: say one of the two", param_hint="--json, -o")
+    by_mps = by_mps or mps_memory is not None or mps_threads is not None
+    if by_mps and time_slices is not None:
+        raise typer.BadParameter("a GPU is shared in one way: say one of the two", param_hint="--mps, --time-slices")
     if request is not None:
         asked = read_request(request)
     else:
         if bundles < 1:
             raise typer.BadParameter(f"a gang has at least one bundle, not {bundles}", param_hint="--bundles")
         asked = request_from_bundles(
-            [{"GPU": gpus, **({"CPU": cpus} if cpus else {})}] * min(bundles, MAX_BUNDLES + 1),
+            [{"GPU": gpus if share is None else share, **({"CPU": cpus} if cpus else {})}]
+            * min(bundles, MAX_BUNDLES + 1),
             strategy=strategy,
             locality=Locality(
                 cliques=1 if same_clique and segment is None else at_most_cliques,
@@ -77,6 +93,10 @@ def plan(
                 memory=memory, compute_capability=compute_capability, driver_version=driver_version, product=product
             ),
             part=mig(mig_profile) if mig_profile is not None else None,
+            sharing=mps(memory=mps_memory, threads=mps_threads)
+            if by_mps
+            else (time_slicing(time_slices) if time_slices is not None else None),
+            confidential=confidential if confidential is not None else False,
             priority=priority,
         )
     names: dict[str, str] = {}

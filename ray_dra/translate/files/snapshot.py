@@ -83,6 +83,7 @@ REQUEST = (
     "devices",
     "part",
     "sharing",
+    "confidential",
     "priority",
     "preemptible",
 )
@@ -255,6 +256,7 @@ def load_request(text: str | bytes) -> GangRequest:
         devices=_devices(given.get("devices")),
         part=_part(given.get("part")),
         sharing=_sharing(given.get("sharing")),
+        confidential=given.get("confidential", False),
         priority=given.get("priority", 0),
     )
     return replace(request, preemptible=given.get("preemptible", False))
