@@ -1,8 +1,8 @@
 """Gangs on a cluster over time: jobs arrive, wait in one queue, run as long as they ran, and leave.
 
-First come, first served; the first that does not fit holds up those behind it, as in the coordinator, unless (`easy`)
-they overtake as in the coordinator (core/gangs/backfill.py), with guesses of how long they run that are wrong by up to
-ASTRAY. The same for every policy. A job asks for a bundle for each GPU, as Ray Train does for its workers, in one
+First come, first served; the first that does not fit holds up those behind it, unless the discipline lets them overtake
+(core/gangs/discipline.py, overtaking.py), with guesses of how long they run that are wrong by up to ASTRAY. The same
+for every policy. A job asks for a bundle for each GPU, as Ray Train does for its workers, in one
 clique where a clique is large enough and in segments of a power of two nodes where not, preferred, not
 required: it starts as soon as there are devices, or once its patience is over, where it has any.
 
@@ -20,20 +20,21 @@ import math
 import random
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from heapq import nsmallest
-from itertools import chain, combinations, islice
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from figures import percentile
 from foresight import Foresight
+from overtaking import Overtaking, Waiting
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.backfill import BOUNDS, Reservation, before_its_turn, reservations
-from ray_dra.core.gangs.patience import Answer, in_turn
+from ray_dra.core.gangs.backfill import earliest
+from ray_dra.core.gangs.discipline import FIRST_COME, Discipline
+from ray_dra.core.gangs.patience import Answer, as_preferred, in_turn, patience_of
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
@@ -106,7 +107,7 @@ class Machines:
             segment *= 2
         return cls(node, segment)
 
-    def request(self, name: str, gpus: int, patience: float = 0.0) -> GangRequest:
+    def request(self, name: str, gpus: int, patience: float | None = 0.0) -> GangRequest:
         segment = self.segment * self.node
         whole = gpus <= segment or gpus % segment
         parts = Locality(cliques=1) if whole else Locality(segment=segment)
@@ -161,36 +162,12 @@ def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, st
     return plan(inventory, request, policy=policy, strict=strict)
 
 
-def _overtaking(
-    inventory: Inventory,
-    queue: deque[tuple[Job, GangRequest]],
-    ends: dict[str, float],
-    now: float,
-    since: float | None,
-    policy: Policy | None,
-) -> Iterator[tuple[Job, GangRequest, Allocation]]:
-    """Those that start before their turn, taken out of the queue; asked of core as the coordinator does."""
-    first = queue[0][1]
-    waited = now - since if since is not None else None
-    promised: tuple[Reservation, ...] | None = None
-    for job, request in list(islice(queue, 1, 1 + BOUNDS.waiting)):
-        if job.gpus > inventory.free_devices:
-            continue
-        if promised is None:
-            known = nsmallest(BOUNDS.ends, ((end, name) for name, end in ends.items() if end > now))
-            promised = reservations(inventory, first, known, now, waited, partial(_place, inventory, first, policy))
-        if not promised:
-            return
-        place = partial(_place_without, inventory, request, policy)
-        answer = before_its_turn(inventory, promised, now + job.expected, place)
-        if answer is not None:
-            queue.remove((job, request))
-            yield job, request, answer
-            promised = None  # the caller has held it
-
-
-def _place_without(inventory: Inventory, request: GangRequest, policy: Policy | None, nodes: frozenset[str]) -> Answer:
-    return _place(inventory, replace(request, exclude=request.exclude | nodes), policy, strict=True)
+def _expected(
+    inventory: Inventory, request: GangRequest, overtaking: Overtaking[Job], now: float, place: Callable[[bool], Answer]
+) -> float | None:
+    """When a job could have what it prefers, if running ones end as their users guess."""
+    found = earliest(inventory, request, overtaking.known(now), now, lambda: place(True))
+    return found.at if found is not None else None
 
 
 def replay(
@@ -202,7 +179,7 @@ def replay(
     patience: float = 0.0,
     same_time: bool = False,
     foresight: bool = False,
-    easy: bool = False,
+    discipline: Discipline = FIRST_COME,
 ) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
 
@@ -211,7 +188,7 @@ def replay(
         patience: of each job, as a share of the time that its user thinks it will run.
         same_time: a job outside its clique ends when it ended in the trace, with less done.
         foresight: the future is known; see foresight.py.
-        easy: gangs behind the first may start before their turn.
+        discipline: who may go when. Where it says what a clique is worth, that is in place of `patience`.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
@@ -225,10 +202,11 @@ def replay(
     inventory = Inventory(topology)
     machines = Machines.of(topology)
     arrivals = deque(jobs)
-    queue: deque[tuple[Job, GangRequest]] = deque()
+    queue: deque[Waiting[Job]] = deque()
     running: list[tuple[float, str, int, float]] = []  # (end, name, gpus, speed)
     waits: list[float] = []
     ends: dict[str, float] = {}  # when running gangs have ended, as their users guess
+    overtaking: Overtaking[Job] = Overtaking(inventory, ends, discipline.backfill, policy)
     overtook = 0
     since: float | None = None  # when the first in the queue could have started
     over = math.inf  # when its patience is
@@ -239,8 +217,14 @@ def replay(
     good = held = 0.0
     left = several = dropped = 0.0
 
-    def start(job: Job, request: GangRequest, answer: Allocation) -> None:
+    def wanting(job: Job) -> Waiting[Job]:
+        share = None if discipline.worth is not None else patience * job.expected
+        request = machines.request(job.name, job.gpus, share)
+        return Waiting(job, request, patience_of(request.locality, job.expected, discipline.worth))
+
+    def start(waiting: Waiting[Job], answer: Allocation) -> None:
         nonlocal good, held, left, several
+        job, request = waiting.job, waiting.request
         inventory.hold(answer)
         waits.append(now - job.arrival)
         within = inside(inventory, answer, request.locality.segment or len(request.bundles))
@@ -254,7 +238,10 @@ def replay(
             left += 0.0 if within else job.gpus * runs
         good += job.gpus * speed
         heapq.heappush(running, (now + runs, job.name, job.gpus, speed))
-        ends[job.name] = now + job.expected
+        slower = (
+            1.0 if discipline.worth is None or as_preferred(answer, request.locality) else 1 / discipline.worth.speed
+        )
+        ends[job.name] = now + job.expected * slower
 
     while arrivals or queue or running:
         now = min(arrivals[0].arrival if arrivals else math.inf, running[0][0] if running else math.inf, over)
@@ -269,22 +256,24 @@ def replay(
             if job.gpus > inventory.devices:
                 dropped += 1
                 continue
-            queue.append((job, machines.request(job.name, job.gpus, patience * job.expected)))
+            queue.append(wanting(job))
         over = math.inf
         while queue:
-            job, request = queue[0]
+            first = queue[0]
+            job, request = first.job, first.request
             if inventory.free_devices < job.gpus:
                 break
             place = partial(_place, inventory, request, policy)
-            answer, since = in_turn(inventory, request, since, now, place)
+            expected = partial(_expected, inventory, request, overtaking, now, place)
+            answer, since = in_turn(inventory, request, since, now, place, first.patience, expected)
             if not isinstance(answer, Allocation):
-                if since is not None:
-                    over = math.nextafter(since + (request.locality.patience or 0.0), math.inf)
+                if since is not None:  # the last thing that it lacks is that its patience is over
+                    over = math.nextafter(since + answer.shortfalls[-1].wanted, math.inf)
                 break
             queue.popleft()
             since = None
             if seer is not None:
-                waiting = ((now, asked, each.duration) for each, asked in queue)
+                waiting = ((now, each.request, each.job.duration) for each in queue)
                 coming = (
                     (each.arrival, machines.request(each.name, each.gpus), each.duration)
                     for each in arrivals
@@ -292,11 +281,12 @@ def replay(
                 )
                 known = [(end, name) for end, name, _, _ in running]
                 answer = seer.best(answer, request, now + job.duration, known, chain(waiting, coming))
-            start(job, request, answer)
-        if easy and queue and inventory.free_devices:
-            for job, request, answer in _overtaking(inventory, queue, ends, now, since, policy):
+            start(first, answer)
+        if discipline.backfill.waiting and queue and inventory.free_devices:
+            for each, found in overtaking.look(queue, now, since):
                 overtook += 1
-                start(job, request, answer)
+                queue.remove(each)
+                start(each, found)
         if not arrivals and not running and queue:
             dropped += len(queue)
             break

@@ -7,6 +7,7 @@ NVL72 racks.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
 from ray_dra.core.model.device import Attribute, Device, DeviceId, FabricKind
@@ -67,6 +68,16 @@ def boxes(count: int) -> Iterator[Node]:
 def dgx1(count: int) -> Iterator[Node]:
     for i in range(count):
         yield machine(f"dgx1-{i}", 8, DGX1, None, "Tesla V100-SXM2-32GB", 80.0)
+
+
+def flat(topology: Topology) -> Topology:
+    """The same nodes as if all their GPUs were one clique: for a bound that counts GPUs alone."""
+    clique = fabric_clique(CLUSTER_UUID, 0)
+    nodes = []
+    for node in topology.nodes.values():
+        devices = [replace(d, domains=(clique,), fabric_kind=FabricKind.MULTI_NODE) for d in node.devices]
+        nodes.append(replace(node, devices=tuple(devices), links=full(len(devices))))
+    return Topology.of(nodes)
 
 
 def cluster(shape: str) -> Topology:

@@ -8,20 +8,23 @@ job_id, submission_time, duration, num_gpu), looked for in DIR and the folders i
 synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
 product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes (core/policy/fgd.py).
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
-means `ray-dra@0.1`, the others do not wait. `NAME/easy`: gangs behind the first may start before their turn, by the
-same guesses (docs/queue.md); `NAME/fcfs`, or nothing: nobody overtakes. `foresight` is the product's with the future
+means `ray-dra@0.1`, the others do not wait. After a / come disciplines with + between (docs/queue.md): `easy`, gangs
+behind the first may start before their turn, by the same guesses; `patience`, gangs wait while a clique is worth it, in
+place of @; `fcfs`, or nothing: nobody overtakes. `bound` is the product's with all GPUs in one clique, so that GPUs are
+all that counts. `foresight` is the product's with the future
 known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
-through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of a pod list apart, each with
-its own mix, so that what is tuned on one can be reported on the other (benchmarks/halves.py reads the JSON files).
+through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of a list apart, pods each with
+their own mix, so that what is tuned on one can be reported on the other (for pods benchmarks/halves.py reads the JSON
+files).
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,10 +35,13 @@ from figures import parser, write
 from policies import FirstFit, Kai, KueueBest, KueueLeast, Ray, Slurm
 from regret import Regret
 from replay import Job, read_jobs, replay, shuffled, synthetic_jobs
-from shapes import cluster
+from shapes import cluster, flat
 
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.backfill import BOUNDS
+from ray_dra.core.gangs.discipline import FIRST_COME, Discipline
+from ray_dra.core.gangs.patience import WORTH
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.topology import Topology
@@ -56,6 +62,7 @@ GANG_POLICIES = (
     "fgd",
 )
 POD_POLICIES = ("ray-dra", "best-fit", "first-fit", "ray")
+BOUND = "bound"  # the product's, where all GPUs are one clique
 FORESIGHT = "foresight"  # the product's, with the future known: benchmarks/foresight.py
 PATIENCE = {"ray-dra": 0.1}  # the policy's, where its name does not say
 RESAMPLES = 2_000
@@ -75,7 +82,7 @@ class Run:
     until: float
     with_regret: bool
     same_time: bool
-    half: int  # of a pod list, the first or the second; 0: the whole list
+    half: int  # of a list, the first or the second; 0: the whole list
 
 
 def find(traces: Path | None, name: str) -> Path | None:
@@ -90,18 +97,27 @@ def placing(name: str) -> str:
     return name.partition("/")[0].partition("@")[0]
 
 
-def is_easy(name: str) -> bool:
-    """Whether gangs may overtake. Raises SystemExit for a discipline that nobody knows."""
-    discipline = name.partition("/")[2] or "fcfs"
-    if discipline not in ("fcfs", "easy"):
-        raise SystemExit(f"{name!r}: after the / comes a discipline, fcfs or easy")
-    return discipline == "easy"
+DISCIPLINES: Mapping[str, Mapping[str, Any]] = {
+    "fcfs": {},
+    "easy": {"backfill": BOUNDS},
+    "patience": {"worth": WORTH},
+}
+
+
+def discipline_of(name: str) -> Discipline:
+    """Who may go when, by a policy's name. Raises SystemExit for a discipline that nobody knows."""
+    found = FIRST_COME
+    for part in (name.partition("/")[2] or "fcfs").split("+"):
+        if part not in DISCIPLINES:
+            raise SystemExit(f"{name!r}: after the / come disciplines, {', '.join(DISCIPLINES)}, with + between")
+        found = replace(found, **DISCIPLINES[part])
+    return found
 
 
 def policy_for(name: str, demands: Callable[[], list[Demand]], *, pods: bool) -> Policy | None:
     """The policy by its name, less its patience; None for the product's tightest place."""
     name = placing(name)
-    if name in ("ray-dra", FORESIGHT) and not pods:
+    if name in ("ray-dra", BOUND, FORESIGHT) and not pods:
         return None
     if name == "ray-dra" or name.partition(":")[0] == "fgd":
         return FragmentationGradient(demands(), **_changes(name))
@@ -189,12 +205,19 @@ def jobs_of(run: Run, topology: Topology) -> tuple[list[Job], bool]:
     path = find(run.traces, f"{run.workload}.csv.gz") or find(run.traces, f"{run.workload}.csv")
     if path is None:
         return synthetic_jobs(1_500, topology.device_count, run.scale), False
-    return read_jobs(path, run.scale), True
+    jobs = read_jobs(path, run.scale)
+    if run.half:
+        jobs.sort(key=lambda job: job.arrival)
+        middle = len(jobs) // 2
+        jobs = jobs[:middle] if run.half == 1 else jobs[middle:]
+    return jobs, True
 
 
 def run_gangs(run: Run) -> Row:
     topology = cluster(run.cluster)
     jobs, real = jobs_of(run, topology)
+    if placing(run.policy) == BOUND:
+        topology = flat(topology)
     policy = policy_for(run.policy, lambda: _node_demands(topology, jobs), pods=False)
     regret = Regret(topology) if run.with_regret else None
     figures, waits = replay(
@@ -205,7 +228,7 @@ def run_gangs(run: Run) -> Row:
         patience=patience_of(run.policy),
         same_time=run.same_time,
         foresight=placing(run.policy) == FORESIGHT,
-        easy=is_easy(run.policy),
+        discipline=discipline_of(run.policy),
     )
     row: Row = {
         "workload": run.workload,
@@ -213,6 +236,7 @@ def run_gangs(run: Run) -> Row:
         "scale": run.scale,
         "policy": run.policy,
         "seed": run.seed,
+        "half": run.half,
         **figures,
         "waits": [round(w) for w in sorted(waits)][:: max(1, len(waits) // 200)],
         "trace": real,
@@ -280,7 +304,7 @@ def main() -> None:
     made.add_argument("--policy", default="all", help="names with commas between, or all")
     made.add_argument("--seeds", type=int, default=3)
     made.add_argument("--until", type=float, default=1.0, help="pods: arrived demand over capacity at which to stop")
-    made.add_argument("--halves", action="store_true", help="pods: the first and the second half of the list apart")
+    made.add_argument("--halves", action="store_true", help="the first and the second half of the list apart")
     made.add_argument("--regret", action="store_true", help="gangs: what a full repack would have admitted (slow)")
     made.add_argument("--same-time", action="store_true", help="gangs outside their clique end as in the trace")
     made.add_argument("--plot", type=Path, help="write FILE.png and FILE.svg")
@@ -301,7 +325,7 @@ def main() -> None:
             same_time=options.same_time,
             half=half,
         )
-        for half in ((1, 2) if options.halves and pods else (0,))
+        for half in ((1, 2) if options.halves else (0,))
         for name in names
         for seed in range(options.seeds)
     ]
@@ -311,7 +335,7 @@ def main() -> None:
     for name in names:
         policy_for(name, list, pods=pods)  # an unknown name is said before anything runs
         patience_of(name)
-        is_easy(name)
+        discipline_of(name)
     if options.processes > 1:
         with ProcessPoolExecutor(options.processes) as pool:
             rows = list(pool.map(work, runs))
@@ -319,16 +343,15 @@ def main() -> None:
         rows = [work(run) for run in runs]
     if not all(row["trace"] for row in rows):
         print(f"the trace {options.workload} is not in {options.traces}: this is the seeded synthetic workload")
-    if pods:
-        for half in sorted({row["half"] for row in rows}):
-            if half:
-                print(f"\nhalf {half} of {options.workload}")
-            report([row for row in rows if row["half"] == half], ("allocated_pct", "fragmented_pct"))
-    else:
-        figures = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
-        report(rows, (*figures, "allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s", "longest_wait_s"))
+    figures: tuple[str, ...] = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
+    figures += ("allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s", "longest_wait_s")
+    figures = ("allocated_pct", "fragmented_pct") if pods else figures
+    for half in sorted({row["half"] for row in rows}):
+        if half:
+            print(f"\nhalf {half} of {options.workload}")
+        report([row for row in rows if row["half"] == half], figures)
         if options.regret:
-            report(rows, ("regret_pct", "undecided"))
+            report([row for row in rows if row["half"] == half], ("regret_pct", "undecided"))
     write(options.json, rows)
     if options.plot is not None:
         for path in plots.draw(rows, options.plot, pods=pods):

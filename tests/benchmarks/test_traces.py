@@ -18,12 +18,16 @@ sys.path.insert(0, str(HERE))
 
 import openb  # noqa: E402
 from halves import splits, verdict  # noqa: E402
+from overtaking import Overtaking  # noqa: E402
 from regret import Repack  # noqa: E402
-from replay import Job, Machines, replay  # noqa: E402
-from shapes import cluster  # noqa: E402
-from traces import GANG_POLICIES, _node_demands, is_easy, patience_of, policy_for  # noqa: E402
+from replay import Job, Machines, replay, shuffled, synthetic_jobs  # noqa: E402
+from shapes import cluster, flat  # noqa: E402
+from traces import GANG_POLICIES, _node_demands, discipline_of, patience_of, policy_for  # noqa: E402
 
 from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
+from ray_dra.core.gangs.backfill import BOUNDS, OFF  # noqa: E402
+from ray_dra.core.gangs.discipline import DISCIPLINE, FIRST_COME, Discipline  # noqa: E402
+from ray_dra.core.gangs.patience import WORTH  # noqa: E402
 from ray_dra.core.model.allocation import Allocation  # noqa: E402
 from ray_dra.core.model.locality import Locality  # noqa: E402
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest  # noqa: E402
@@ -279,7 +283,7 @@ def test_a_replay_in_which_one_overtakes_by_hand() -> None:
         Job("end", 50_000.0, 1.0, 4),
     ]
     assert all(1 / 3 <= job.expected / job.duration <= 3 for job in jobs)
-    figures, waits = replay(cluster("nvl72:1"), jobs, None, easy=True)
+    figures, waits = replay(cluster("nvl72:1"), jobs, None, discipline=Discipline(BOUNDS, None))
     assert figures["overtook"] == 1
     assert waits[:3] == [0.0, 0.0, 9_999.0], "long, small, and big at the time at which it would have started"
     figures, waits = replay(cluster("nvl72:1"), jobs, None)
@@ -287,9 +291,58 @@ def test_a_replay_in_which_one_overtakes_by_hand() -> None:
     assert waits[:3] == [0.0, 9_999.0, 10_998.0]
 
 
-def test_a_discipline_is_one_of_two() -> None:
-    assert (is_easy("ray-dra"), is_easy("ray-dra@0.1/fcfs"), is_easy("best-fit@0/easy")) == (False, False, True)
+def test_disciplines_by_the_name_of_a_policy() -> None:
+    assert discipline_of("ray-dra") == discipline_of("ray-dra@0.1/fcfs") == FIRST_COME
+    assert discipline_of("best-fit@0/easy") == Discipline(BOUNDS, None)
+    assert discipline_of("ray-dra/patience") == Discipline(OFF, WORTH)
+    assert discipline_of("ray-dra/easy+patience") == DISCIPLINE
     assert patience_of("ray-dra@0.3/easy") == 0.3
     assert patience_of("ray-dra/easy") == patience_of("ray-dra")
     with pytest.raises(SystemExit):
-        is_easy("ray-dra/sjf")
+        discipline_of("ray-dra/sjf")
+
+
+@pytest.mark.parametrize(("hours", "waited"), [(1.0, 3600.0), (100.0, 0.0)])
+def test_a_replay_in_which_a_clique_is_worth_the_wait_by_hand(hours: float, waited: float) -> None:
+    """Two racks, 48 GPUs of each taken for so many hours. The third gang of 48, an hour of work, had better wait for
+    one, unless that takes longer than it would lose."""
+    jobs = [Job("a", 0.0, 3600.0 * hours, 48), Job("b", 0.0, 3600.0 * hours, 48), Job("c", 0.0, 3600.0, 48)]
+    jobs.append(Job("end", 1e6, 1.0, 4))
+    assert all(1 / 3 <= job.expected / job.duration <= 3 for job in jobs)
+    exact = [Exact(job.name, job.arrival, job.duration, job.gpus) for job in jobs]
+    _, waits = replay(cluster("nvl72:2"), exact, None, discipline=Discipline(OFF, WORTH))
+    assert waits[:3] == [0.0, 0.0, waited]
+
+
+class Exact(Job):
+    """Its user knows how long it runs."""
+
+    @property
+    def expected(self) -> float:
+        return self.duration
+
+
+@pytest.mark.parametrize("shape", ["nvl72:3", "boxes8:6", "mix:3"])
+def test_in_the_bound_everybody_is_in_one_clique(shape: str) -> None:
+    topology = flat(cluster(shape))
+    assert topology.device_count == cluster(shape).device_count
+    jobs = [Job(str(i), 60.0 * i, 3600.0, 1 + 7 * (i % 8)) for i in range(60)]
+    figures, _ = replay(topology, jobs, None)
+    assert figures["left_pct"] == 0
+    assert figures["goodput_pct"] == figures["occupancy_pct"] > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_replay_keeps_what_a_look_found_only_while_it_holds(seed: int) -> None:
+    """As without keeping anything."""
+    jobs = shuffled(synthetic_jobs(150, 144, 2), seed)
+    found = replay(cluster("nvl72:2"), jobs, None, discipline=DISCIPLINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Overtaking, "memory", Forgetful)
+        assert replay(cluster("nvl72:2"), jobs, None, discipline=DISCIPLINE) == found
+    assert found[0]["overtook"] > 0
+
+
+class Forgetful(dict[object, object]):
+    def __setitem__(self, key: object, value: object) -> None:
+        pass

@@ -21,6 +21,7 @@ from ray_dra.core.gangs.backfill import (
     before_its_turn,
     can_leave,
     earliest,
+    expected_end,
     reservations,
 )
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
@@ -399,8 +400,8 @@ class Admission:
                 end = ABOUT_TO
             elif gang.eviction is not None:
                 end = gang.eviction.deadline if gang.eviction.deadline > wall else ABOUT_TO
-            elif gang.ends is not None and gang.ends > wall:
-                end = gang.ends
+            elif gang.ends is not None:
+                end = expected_end(gang.ends, wall)
             else:
                 continue
             if can_leave(allocation):

@@ -4,9 +4,10 @@
        have ended by then, ever more of them, until it fits: the earliest such time and its devices there are reserved.
     2. A gang behind it may start now if it will have ended by that time, or has nothing that is reserved.
 
-A gang that has run longer than was guessed counts as one without a guess, which never ends. A first in the queue that
-needs its devices has no reservation, and nobody overtakes. Pure; the caller has the clock, and `ends` and `now` are by
-the same one. Neighbours: `admission.py` asks for the coordinator, `benchmarks/replay.py` for the replay.
+A gang that has run longer than was guessed is expected to run as long again as it has overrun. One without a guess
+never ends: a first in the queue that needs its devices has no reservation, and nobody overtakes. Pure; the caller has
+the clock, and `ends` and `now` are by the same one. Neighbours: `admission.py` asks for the coordinator,
+`benchmarks/overtaking.py` for the replay.
 """
 
 from __future__ import annotations
@@ -60,6 +61,14 @@ class Reservation:
     at: float
     allocation: Allocation
     after: tuple[str, ...] = ()
+
+
+def expected_end(guess: float, now: float) -> float:
+    """When a gang that runs has ended, after `now`: as guessed, or once it has overrun twice as long. In steps, so that
+    it is the same at most looks: 2, 4, 8, ... seconds after what was guessed."""
+    if guess > now:
+        return guess
+    return guess + float(2 ** math.frexp(max(1.0, now - guess))[1])
 
 
 def reservations(

@@ -16,6 +16,7 @@ from ray_dra.core.gangs.backfill import (
     apart,
     before_its_turn,
     can_leave,
+    expected_end,
     reservations,
 )
 from ray_dra.core.gangs.events import NextTurn, ReleaseAsked, Submitted
@@ -105,12 +106,17 @@ def test_a_place_beside_the_reservation_is_looked_for_where_the_tightest_is_in_i
     assert held.nodes == ("b-t0",)
 
 
-def test_who_overruns_its_guess_lets_nobody_overtake(world: World) -> None:
-    world.now = 100.0
-    world.submit(1, name="short", runs_for=1.0)
+@pytest.mark.parametrize(
+    ("over", "expected"), [(0.0, 2.0), (1.0, 2.0), (2.0, 4.0), (3.0, 4.0), (50.0, 64.0), (64.0, 128.0)]
+)
+def test_who_overruns_its_guess_is_expected_to_run_as_long_again(world: World, over: float, expected: float) -> None:
+    world.now = 100.0 + over
+    world.submit(1, name="too long", runs_for=expected - over + 0.1)
     serve(world)
-    assert not runs(world, "short")
-    assert world.engine.records.notes["big"].reservation is None
+    assert not runs(world, "too long")
+    promise = world.engine.records.notes["big"].reservation
+    assert promise is not None
+    assert promise.at == expected_end(100.0, world.now) == 100.0 + expected
     assert runs(world, "long"), "it loses nothing else"
     world.act(ReleaseAsked("long"))
     serve(world)
@@ -130,7 +136,7 @@ def test_who_overruns_lets_nobody_into_the_promised_place_though_there_is_anothe
     serve(world)
     promise = world.engine.records.notes["big"].reservation
     assert promise is not None
-    assert promise.at == 50.0
+    assert promise.at == 12.0, "as long again as it has overrun"
     assert not runs(world, "small"), "it would have the other half of the rack that was promised at 10"
     world.now = 12.0
     world.act(ReleaseAsked("late"))

@@ -290,7 +290,7 @@ def test_it_does_not_wait_longer_than_a_clique_is_worth_whoever_overruns() -> No
         if world.gangs["g"].allocation is not None:
             began = now
             break
-    assert began == 95
+    assert began == 99, "from then on those who overrun are expected after 100"
 
 
 def test_worth_can_be_off() -> None:

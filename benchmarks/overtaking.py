@@ -1,0 +1,119 @@
+"""Who starts before its turn in a replay: asked of core as the coordinator asks (core/gangs/backfill.py, promise.py).
+
+What was found is kept while nothing changes: jobs of one size ask for the same, so that a look at 100 of them is a few
+plans. Neighbour: `replay.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from heapq import nsmallest
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.backfill import Bounds, Reservation, before_its_turn, expected_end, reservations
+from ray_dra.core.gangs.patience import Answer, Patience
+from ray_dra.core.gangs.promise import Promised, kept
+from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.request import GangRequest
+from ray_dra.core.plan import plan
+from ray_dra.core.policy.base import Policy
+
+
+class Asks(Protocol):
+    """A job, as far as it matters here."""
+
+    @property
+    def gpus(self) -> int: ...
+    @property
+    def expected(self) -> float: ...
+
+
+J = TypeVar("J", bound=Asks)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Generic[J]):
+    """A job in the queue, what it asks for, and for how long it waits for its clique."""
+
+    job: J
+    request: GangRequest
+    patience: Patience
+
+
+class Overtaking(Generic[J]):
+    """See the module. `ends`: when each gang that runs has ended, as its user guesses; the caller keeps it."""
+
+    memory: type[dict[object, Any]] = dict
+
+    def __init__(self, inventory: Inventory, ends: Mapping[str, float], bounds: Bounds, policy: Policy | None) -> None:
+        self._inventory, self._ends, self._bounds, self._policy = inventory, ends, bounds, policy
+        self._promised: Promised | None = None
+        self._first = ""
+        self._found_for: object = None
+        self._places: tuple[Reservation, ...] = ()
+        self._looked: dict[object, None] = self.memory()  # what was a no
+        self._answers: dict[object, Answer] = self.memory()
+
+    def known(self, now: float) -> list[tuple[float, str]]:
+        """When running gangs will have ended, the earliest of them."""
+        return nsmallest(self._bounds.ends, ((expected_end(end, now), name) for name, end in self._ends.items()))
+
+    def look(
+        self, queue: Sequence[Waiting[J]], now: float, since: float | None
+    ) -> Iterator[tuple[Waiting[J], Allocation]]:
+        """Those behind the first of the queue that start now. The caller holds each before it asks for the next."""
+        first = queue[0]
+        for waiting in list(islice(queue, 1, 1 + self._bounds.waiting)):
+            if waiting.job.gpus > self._inventory.free_devices:
+                continue
+            if not self._reserved(first, now, since):
+                return
+            until = now + waiting.job.expected
+            asked = waiting.job.gpus, tuple(each.at < until for each in self._places)
+            if asked in self._looked:
+                continue
+            place = partial(self._place_without, waiting)
+            answer = before_its_turn(self._inventory, self._places, until, place)
+            if answer is None:
+                self._looked[asked] = None
+                continue
+            yield waiting, answer
+            self._answers.clear()  # the others that were a no are so all the more, and what is reserved is free yet
+            self._found_for = self._key(first, now, since)
+
+    def _key(self, first: Waiting[J], now: float, since: float | None) -> object:
+        return first.request.gang, since, self._inventory.changes, tuple(self.known(now))
+
+    def _reserved(self, first: Waiting[J], now: float, since: float | None) -> bool:
+        key = self._key(first, now, since)
+        if key != self._found_for:
+            self._found_for = key
+            self._looked.clear()
+            self._answers.clear()
+            if first.request.gang != self._first:
+                self._first, self._promised = first.request.gang, None
+            waited = now - since if since is not None else None
+            place = partial(_place, self._inventory, first.request, self._policy)
+            known, patience = self.known(now), first.patience
+            found = reservations(self._inventory, first.request, known, now, waited, place, patience)
+            self._promised, self._places = kept(self._promised, found, partial(self._overrun, now))
+        return bool(self._places)
+
+    def _overrun(self, now: float, places: tuple[Reservation, ...]) -> bool:
+        return any(self._ends.get(gang, now + 1.0) <= now for each in places for gang in each.after)
+
+    def _place_without(self, waiting: Waiting[J], nodes: frozenset[str]) -> Answer:
+        asked = waiting.job.gpus, nodes
+        found = self._answers.get(asked)
+        if found is None:
+            request = replace(waiting.request, exclude=waiting.request.exclude | nodes) if nodes else waiting.request
+            found = self._answers[asked] = _place(self._inventory, request, self._policy, strict=True)
+        return found._replace(gang=waiting.request.gang) if isinstance(found, Allocation) else found
+
+
+def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, strict: bool) -> Answer:
+    return plan(inventory, request, policy=policy, strict=strict)
