@@ -74,7 +74,7 @@ class KubeAdapter:
         self._domain: str | None = None
         self._changed = changed
         deadline = time.monotonic() + sync_seconds
-        self.compute_domains, self.kueue, taint_rules = _answered(lambda: _served(api), deadline)
+        self.compute_domains, self.kueue, self.taint_rules = _answered(lambda: _served(api), deadline)
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
@@ -114,7 +114,7 @@ class KubeAdapter:
         self._logged: frozenset[str] = frozenset()
         try:
             self._sync(deadline)
-            if taint_rules:
+            if self.taint_rules:
                 self._watch_taint_rules()
         except BaseException:
             self.close()

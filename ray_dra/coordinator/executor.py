@@ -155,6 +155,7 @@ class Executor:
                 self._store.delete(MAP_KEY + group)
             del self._mapped[group]
         aside = self._gang_store.left_alone(view)
+        self._backend.guard(self._records.changing_claims())
         self._backend.undo([*self._records.wanted(), *aside])
         unread = {each.gang for each in aside}
         self._quotas.keep([*self._requests(), *((gang, asks) for gang in unread for asks in self._asks_of(gang))])

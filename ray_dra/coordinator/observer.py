@@ -130,6 +130,7 @@ class Observer:
             group = self.view.groups.get(gang.group)
             young = held_for < YOUNG_SECONDS and not gang.releasing
             state = group.state if group is not None else (None if young else "ABSENT")
+        guarded = self.backend.guarded(gang.id)
         return Observed(
             group_state=state,
             owner_alive=not owner_ended(gang, self.view.jobs, self.ended_actors),
@@ -151,6 +152,8 @@ class Observer:
             breaker=self.drains.tripped or self.silence.tripped,
             untold=untold,
             drained=frozenset(drained),
+            guarded=guarded.now,
+            no_guard=guarded.never,
         )
 
     def well(self, gang: Gang, notes: RuntimeNotes) -> bool:

@@ -85,6 +85,16 @@ QUEUE_RIGHTS = (
 )
 """Those that a RayCluster needs besides whose gangs are paid from a queue."""
 
+SHAPE_RIGHTS = (
+    Right(
+        "resource.k8s.io",
+        "devicetaintrules",
+        ("create", "delete"),
+        everywhere=True,
+        without="gangs cannot change between whole GPUs, parts and shares (kube/shapes)",
+    ),
+)
+
 
 class Finding(NamedTuple):
     """One line. `ok` is None for what may be missing."""
@@ -100,7 +110,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
     yield from _asked("Ray", _of_ray)
     for kind in ("RayCluster", "ResourceSlice", "ComputeDomain"):
         yield from _asked(kind, partial(_of_kind, api))
-    for right in RIGHTS:
+    for right in (*RIGHTS, *SHAPE_RIGHTS):
         where = "everywhere" if right.everywhere else f"in {namespace}"
         yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace, raycluster))
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))

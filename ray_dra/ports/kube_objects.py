@@ -176,6 +176,7 @@ class DeviceTaintRule:
         taint: (key=value and whose it is, effect).
         selects: it has a selector; a rule without one chooses no device.
         driver, pool, device: that it chooses; "" for any.
+        guard: whose it is, of a guard of ours or of another RayCluster's (`translate.kube.guards`); "" of any other.
     """
 
     name: str
@@ -184,6 +185,7 @@ class DeviceTaintRule:
     driver: str = ""
     pool: str = ""
     device: str = ""
+    guard: str = ""
 
 
 @dataclass(frozen=True, slots=True)

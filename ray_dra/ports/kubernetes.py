@@ -53,6 +53,7 @@ class Kube(Protocol):
     raycluster: str  # its name, also while the view has none
     compute_domains: bool  # the cluster serves ComputeDomains
     kueue: bool  # and Kueue's Workloads
+    taint_rules: bool  # and DeviceTaintRules
 
     @property
     def requests_left(self) -> bool:

@@ -24,6 +24,8 @@ from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import number
+from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.html_table import html_table
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.parts import PartCriteria
@@ -181,6 +183,8 @@ class GangPlacementGroup:
         *,
         strategy: str | None = None,
         part: PartCriteria | None = None,
+        sharing: GpuSharing | None = None,
+        devices: DeviceCriteria | None = None,
         locality: Locality | None = None,
         timeout: float = 300.0,
         grace: float = 30.0,
@@ -196,8 +200,10 @@ class GangPlacementGroup:
         back, with the reason.
 
         Args:
-            bundles, strategy, part, locality: as of `placement_group`. Whole GPUs alone: `part` is refused.
-            timeout: seconds for Ray to place the next shape, from 1 to a year; as long again for the old one.
+            bundles, strategy, part, sharing, devices, locality: as of `placement_group`. Between whole GPUs, parts and
+                shares the gang's workers and claims are made anew on the same GPUs: on Kubernetes alone.
+            timeout: seconds for Ray to place the next shape, from 1 to a year; as long again for the old one. Where
+                workers are made anew, they have as many seconds before that.
             grace: seconds after which what still runs is ended.
 
         Raises:
@@ -207,7 +213,13 @@ class GangPlacementGroup:
             GangGone: the gang was removed meanwhile.
         """
         asked = request_from_bundles(
-            bundles, strategy=strategy, part=part, locality=locality, priority=self._order.request.priority
+            bundles,
+            strategy=strategy,
+            part=part,
+            sharing=sharing,
+            devices=devices,
+            locality=locality,
+            priority=self._order.request.priority,
         )
         before = self._order.request
         asked = replace(asked, gang=self.id, exclude=before.exclude, preemptible=before.preemptible)

@@ -56,6 +56,7 @@ class FakeKube:
     ) -> None:
         self.namespace, self.raycluster = raycluster["metadata"]["namespace"], raycluster["metadata"]["name"]
         self.compute_domains, self.kueue, self.queues = compute_domains, queues is not None, queues
+        self.taint_rules = True
         self._watches_queues = False
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
@@ -231,7 +232,8 @@ class FakeKube:
     def left(self) -> list[str]:
         """What there is that the RayCluster's namespace did not begin with."""
         things = self._things.items()
-        return [name for (_, name), thing in things if thing["metadata"].get("namespace") == self.namespace]
+        found = [name for (_, name), thing in things if thing["metadata"].get("namespace") == self.namespace]
+        return found + [rule.name for rule in self._taint_rules() if rule.guard]
 
     # -- what befalls the cluster: verbs for tests
 
@@ -453,6 +455,7 @@ class FakeKube:
             (
                 request["exactly"]["deviceClassName"],
                 [each["cel"]["expression"] for each in request["exactly"]["selectors"]],
+                [f"{each['key']}={each['value']} " for each in request["exactly"].get("tolerations") or ()],
             )
             for request in claim["spec"]["devices"]["requests"]
             for _ in range(request["exactly"]["count"])
@@ -461,9 +464,10 @@ class FakeKube:
         def fit(at: int) -> list[str] | None:
             if at == len(wanted):
                 return []
-            kind, expressions = wanted[at]
+            kind, expressions, tolerated = wanted[at]
             for device in devices:
-                kept_off = {"NoSchedule", "NoExecute"} & {effect for _, effect in device.taints}
+                taints = [(said, effect) for said, effect in device.taints if not said.startswith(tuple(tolerated))]
+                kept_off = {"NoSchedule", "NoExecute"} & {effect for _, effect in taints}
                 if device.name in taken or kept_off or not all(_selects(each, kind, device) for each in expressions):
                     continue
                 taken.add(device.name)

@@ -73,9 +73,9 @@ def plain(thing: Any) -> Any:
     ("values", "components"),
     [
         ((), ()),
-        (("kueue=true", "sandboxes=true"), ("kueue", "sandboxes")),
+        (("kueue=true", "sandboxes=true", "shapes=true"), ("kueue", "sandboxes", "shapes")),
         (("rayCluster=gangs",), ("one-raycluster",)),
-        (("allAccounts=true",), ("all-accounts",)),
+        (("allAccounts=true", "shapes=true"), ("all-accounts", "shapes")),
     ],
     ids=["default", "neighbours", "one RayCluster", "all accounts"],
 )

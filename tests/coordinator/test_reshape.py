@@ -398,11 +398,11 @@ def test_a_gang_that_has_changed_its_shape_has_lost_workers_replaced_and_changes
     world.settle()
 
 
-def test_parts_of_gpus_are_refused_with_the_reason() -> None:
+def test_parts_that_no_claim_makes_are_refused_with_the_reason() -> None:
     world = KubernetesWorld()
     bundles = [{"GPU": 1.0}] * 8
     parts = replace(request_from_bundles(bundles, part=PartCriteria("1g.10gb")), gang=world.name)
-    with pytest.raises(InvalidRequest, match="Parts of GPUs"):
+    with pytest.raises(UnsatisfiableError, match="no node gives GPUs in parts"):
         world.coordinator.reshape(world.name, parts, 60.0, 0.0)
 
 

@@ -156,7 +156,7 @@ def test_a_shape_that_is_refused_changes_nothing(handle: tuple[World, Any]) -> N
     before = made.placement_group.hex_id
     with pytest.raises(ray_dra.UnsatisfiableError, match="own GPUs"):
         made.reshape([{"GPU": 4}] * 3)
-    with pytest.raises(ray_dra.InvalidRequest, match="Parts"):
+    with pytest.raises(ray_dra.InvalidRequest, match="on Kubernetes"):
         made.reshape([{"GPU": 1}] * 8, part=ray_dra.mig("1g.10gb"))
     for wrong in ({"timeout": 0}, {"timeout": "soon"}, {"grace": -1}):
         with pytest.raises(ray_dra.InvalidRequest):

@@ -50,7 +50,7 @@ The manifests under kube/ are the one source: this chart reads them, and changes
 {{- range $subject := $thing.subjects -}}
 {{- $_ := set $subject "namespace" $namespace -}}
 {{- end -}}
-{{- if and $root.Values.allAccounts (eq $thing.kind "ClusterRoleBinding") -}}
+{{- if and $root.Values.allAccounts (eq $thing.kind "ClusterRoleBinding") (not (contains ":shapes:" $meta.name)) -}}
 {{- $all := dict "apiGroup" "rbac.authorization.k8s.io" "kind" "Group" "name" "system:serviceaccounts" -}}
 {{- $_ := set $thing "subjects" (list $all) -}}
 {{- end -}}

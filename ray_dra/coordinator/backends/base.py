@@ -8,7 +8,7 @@ for each gang). A third, whose workers others own, would be a third class here a
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import Progress
@@ -18,6 +18,14 @@ from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.signs import Seen
 from ray_dra.ports.nvml import NodeReading
+
+
+class Guarded(NamedTuple):
+    """Whether nobody else gets the GPUs of a gang whose workers are made anew, also while none of its own has them.
+    `never`: why that cannot be had; "" where it can."""
+
+    now: bool
+    never: str = ""
 
 
 class GivenRaylets(Protocol):
@@ -90,6 +98,13 @@ class Backend(Protocol):
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """Take all workers that none of these allocations wants one step back."""
+
+    def guard(self, gangs: Mapping[str, Allocation]) -> None:
+        """Keep everybody else off these GPUs of gangs whose workers are made anew, one step further; and off no
+        others."""
+
+    def guarded(self, gang: str) -> Guarded:
+        """Whether everybody else is kept off the GPUs of a gang."""
 
     def gone(self, gang: str, moves: int) -> bool:
         """Whether nothing is left of any workers made for a gang."""

@@ -44,6 +44,8 @@ class Observed:
         breaker: why nothing is done about any fault just now: a wave of signs. "" while all is well.
         untold: bundles whose raylet is the gang's own, lives, and does not drain: Ray may be told that it ends.
         drained: bundles whose raylet is the gang's own, lives, and drains, which Ray cannot take back.
+        guarded: nobody else's claim gets a GPU of it, also while none of its own has it.
+        no_guard: why that cannot be had; "" where it can.
     """
 
     group_state: str | None = None
@@ -60,6 +62,8 @@ class Observed:
     breaker: str = ""
     untold: frozenset[int] = frozenset()
     drained: frozenset[int] = frozenset()
+    guarded: bool = True
+    no_guard: str = ""
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:

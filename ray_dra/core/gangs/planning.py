@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
+from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.core.model.shortfall import CLUSTER, ShortfallKind, Unsatisfiable, short
@@ -68,14 +69,37 @@ class Planning:
         finally:
             self.inventory.hold(held)
 
+    def own_gpus(self, held: Allocation) -> tuple[Placed, ...] | None:
+        """The GPUs of which a gang has something, whole, one Placed for each node; None where one is not there, is not
+        offered whole, or somebody else has something of it."""
+        masks: dict[NodeState, int] = {}
+        for grant in held.grants:
+            state = self.inventory.node_states.get(grant.node)
+            mask = _whole_of(state, grant, held.gang) if state is not None else 0
+            if state is None or not mask:
+                return None
+            masks[state] = masks.get(state, 0) | mask
+        return tuple(Placed(state.name, state.granted(mask)) for state, mask in masks.items())
+
     def on_own(
-        self, held: Allocation, request: GangRequest, offered: Mapping[str, Mapping[str, float]] | None = None
+        self,
+        held: Allocation,
+        request: GangRequest,
+        offered: Mapping[str, Mapping[str, float]] | None = None,
+        gpus: Collection[Placed] = (),
     ) -> Answer:
-        """The devices that a gang holds, planned anew, as if they were all there is. `offered`: node -> the resources
-        besides devices that its workers have; None: what is free on the node, with what the gang has there."""
+        """The devices that a gang holds, planned anew, as if they were all there is.
+
+        Args:
+            offered: node -> the resources besides devices that its workers have; None: what is free on the node, with
+                what the gang has there.
+            gpus: the gang's GPUs as `own_gpus` has them, to be had whole, in parts or in shares; none: those that it
+                has whole.
+        """
         whole = self.inventory
         names = [name for name in dict.fromkeys(held.nodes) if name in whole.node_states]
         own = {name: whole.node_states[name].tenants.get(held.gang, 0) for name in names}
+        own |= {placed.node: whole.node_states[placed.node].mask_of(placed.grants) for placed in gpus}
         before = whole.allocation(held.gang)
         whole.release(held.gang)
         try:
@@ -89,6 +113,13 @@ class Planning:
                 has = offered.get(name, {})
                 used = {r: max(0.0, amount - has.get(r, 0.0)) for r, amount in state.node.resources.items()}
             part.set_others(name, state.busy | ((1 << state.size) - 1 & ~own[name]), used)
+            if gpus and state.parts:
+                others = {
+                    gpu.gpu.uuid: gpu.table.everything
+                    for gpu in state.parts
+                    if gpu.gpu.position is None or not own[name] >> gpu.gpu.position & 1
+                }
+                part.set_parts(name, others, {})
         return plan(part, request)
 
     def explained(self, request: GangRequest) -> Answer:
@@ -116,6 +147,16 @@ class Planning:
         names = [name for name in self.ready_made if name in self.inventory.node_states]
         answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
         return answer if isinstance(answer, Allocation) else None
+
+
+def _whole_of(state: NodeState, grant: Grant, gang: str) -> int:
+    """The mask of the GPU of which a gang has this grant; 0 where others have, or may have, something of it."""
+    if grant.part is None:
+        return state.mask_of((grant,)) if grant.amount is None or grant.own else 0
+    gpu = next((gpu for gpu in state.parts if gpu.gpu.uuid == grant.part.parent), None)
+    if gpu is None or gpu.gpu.position is None or gpu.others or {*gpu.held, *gpu.placed} - {gang}:
+        return 0
+    return 1 << gpu.gpu.position
 
 
 def too_few(inventory: Inventory, request: GangRequest) -> Unsatisfiable | None:

@@ -254,6 +254,11 @@ class Records:
             if gang.allocation is not None and not self.notes[gang.id].ending
         ]
 
+    def changing_claims(self) -> dict[str, Allocation]:
+        """The GPUs of gangs whose workers are made anew for another shape; by gang."""
+        found = (gang for gang in self._past_queue() if gang.reshape is not None and not gang.releasing)
+        return {gang.id: gang.reshape.holds for gang in found if gang.reshape is not None and gang.reshape.gpus}
+
     def holders(self) -> Iterable[tuple[Gang, Allocation]]:
         """The gangs that hold devices."""
         return ((gang, gang.allocation) for gang in self._past_queue() if gang.allocation is not None)

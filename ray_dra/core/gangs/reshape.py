@@ -6,8 +6,11 @@
 
 The next shape is planned, on the gang's own GPUs alone, before anything of the old one is let go. From then on the
 record says both shapes and what is held for both (`shapes.py`), so that a coordinator killed at any write goes on.
-Workers that were made for the gang stay: the next shape has all of their GPUs, and no more of the rest
-than they offer.
+
+Workers that were made for the gang stay where both shapes have whole GPUs: the next shape has all of theirs, and no
+more of the rest than they offer. Where one has parts or shares of GPUs, the gang's claims end and others are made on
+the same GPUs, with workers of their own. Nothing is let go before others' claims are kept off these GPUs
+(`Observed.guarded`), as no claim has them in between.
 
 Neighbours: `reshaping.py` makes actions of it; `planning.py` plans; `changes.check_change` refuses what no record
 may do.
@@ -25,13 +28,14 @@ from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.repair import for_fault
-from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node
-from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node, has_anew
+from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Place, PlaceKind, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, unsatisfiable
 
 NOTICE = "its program changes its shape"
+GUARD_SECONDS = 30.0  # after the grace time, for others to be kept off the GPUs that a gang is about to leave
 
 
 class ReshapeStep(NamedTuple):
@@ -64,24 +68,40 @@ def begin_reshape(
     no = _refused(gang, request, seen)
     if no is not None or gang.request == request or gang.allocation is None:
         return no
-    found = next_allocation(gang.allocation, request, planning, own_workers=own_workers)
+    held, gpus = gang.allocation, tuple[Placed, ...]()
+    if has_anew(gang.request, request):
+        whole = _gpus_for_anew(held, planning, own_workers=own_workers)
+        if isinstance(whole, RayDraError):
+            return whole
+        gpus = whole
+    found = next_allocation(held, request, planning, own_workers=own_workers, gpus=gpus)
     if isinstance(found, Unsatisfiable):
         return unsatisfiable(f"The gang's own GPUs do not have this shape. {found}", found.shortfalls)
-    leaves, comes = Shape(gang.request, gang.allocation), Shape(request, found)
-    change = Reshape(ReshapeStage.DRAINS, leaves, comes, until, timeout)
+    leaves, comes = Shape(gang.request, held), Shape(request, found)
+    change = Reshape(ReshapeStage.DRAINS, leaves, comes, until, timeout, gpus=_with_most(gpus, held, found))
     return replace(gang, reshape=change, shape_failed="")
 
 
 def next_allocation(
-    held: Allocation, request: GangRequest, planning: Planning, *, own_workers: bool
+    held: Allocation,
+    request: GangRequest,
+    planning: Planning,
+    *,
+    own_workers: bool,
+    gpus: tuple[Placed, ...] = (),
 ) -> Allocation | Unsatisfiable:
-    """The next shape on devices that a gang has; nothing changes with it. Cliques that it has to itself stay so."""
+    """The next shape on devices that a gang has; nothing changes with it. Cliques that it has to itself stay so.
+
+    Args:
+        own_workers: the gang's workers were made for it, with exactly its devices.
+        gpus: the gang's GPUs, whole, where workers with other claims are made in their place; () where they stay.
+    """
     locality = replace(request.locality, exclusive=False)
-    offered = by_node(held.bundles) if own_workers else None
-    answer = planning.on_own(held, replace(request, locality=locality), offered)
+    stay = own_workers and not gpus
+    answer = planning.on_own(held, replace(request, locality=locality), by_node(held.bundles) if stay else None, gpus)
     if isinstance(answer, Unsatisfiable):
         return answer
-    if own_workers:
+    if stay:
         before, after = _devices(held), _devices(answer)
         for node, devices in before.items():
             if after.get(node) != devices:
@@ -92,7 +112,10 @@ def next_allocation(
                     request.gang, (short(ShortfallKind.WORKERS, place, len(devices), left, reason=said),)
                 )
     counters = tuple(dict.fromkeys((*held.counters, *answer.counters)))
-    if not own_workers:
+    if gpus:
+        kept = (each for each in held.counters if exclusive_key(each[0]) is not None)
+        counters = tuple(dict.fromkeys((*kept, *answer.counters)))
+    if not stay:
         return answer._replace(epoch=held.epoch, counters=counters)
     numbered = held.numbered or tuple(dict.fromkeys(held.nodes))
     return answer._replace(epoch=held.epoch, counters=counters, renewed=held.renewed, numbered=numbered)
@@ -112,6 +135,8 @@ def next_reshape_step(gang: Gang, seen: Observed, wall: float) -> ReshapeStep | 
     if gang.group is not None and seen.placed_once:
         why = "its next shape is there" if change.stage is ReshapeStage.COMES else "its old shape is there again"
         return ReshapeStep(_done(gang, seen, change.why), why)
+    if gang.group is None and not seen.provisioned and seen.held_for > change.timeout:
+        return fall_back(gang, f"its workers were not there within {change.timeout:g} s")
     if gang.group is None and seen.provisioned and seen.held_for > HOLD_SECONDS:
         return fall_back(gang, f"nobody made its placement group within {HOLD_SECONDS:.0f} s")
     if gang.group is not None and seen.group_state == "PENDING" and seen.held_for > change.timeout:
@@ -180,15 +205,6 @@ def _refused(gang: Gang, request: GangRequest, seen: Observed) -> RayDraError | 
             place=f"the queue {gang.quota.queue}",
             available="a gang that no queue pays for",
         )
-    if any(device.part is not None for each in (gang.request, request) for b in each.bundles for device in b.devices):
-        return InvalidRequest(
-            "Parts of GPUs cannot be made of a gang's GPUs, nor back, while it keeps them: between the end of one "
-            "claim and the allocation of the next, Kubernetes' scheduler could give them to others.",
-            place="part",
-            available="shapes of whole GPUs; for parts, remove the gang and ask for another",
-        )
-    if any(bundle.share is not None for each in (gang.request, request) for bundle in each.bundles):
-        return InvalidRequest("Shares of GPUs keep their shape.", place="bundles", available="shapes of whole GPUs")
     counters = gang.allocation.counters if gang.allocation is not None else ()
     if request.locality.exclusive and all(exclusive_key(counter) is None for counter, _ in counters):
         return InvalidRequest(
@@ -217,6 +233,14 @@ def _drained(gang: Gang, change: Reshape, seen: Observed, wall: float) -> Reshap
         return ReshapeStep(stay_in_shape(gang, why), f"its shape stays: {why}")
     if seen.group_state != "CREATED":
         return None
+    if change.gpus and seen.no_guard:
+        why = f"others cannot be kept off its GPUs meanwhile: {seen.no_guard}"
+        return ReshapeStep(stay_in_shape(gang, why), f"its shape stays: {why}")
+    if change.gpus and not seen.guarded:
+        if wall < change.until + GUARD_SECONDS:
+            return None
+        why = f"others were not kept off its GPUs within {GUARD_SECONDS:g} s"
+        return ReshapeStep(stay_in_shape(gang, why), f"its shape stays: {why}")
     if seen.busy and wall < change.until:
         return None
     why = "its grace time is over" if seen.busy else "its work has ended"
@@ -224,7 +248,13 @@ def _drained(gang: Gang, change: Reshape, seen: Observed, wall: float) -> Reshap
 
 
 def _in_shape(gang: Gang, change: Reshape) -> Gang:
-    """The gang in the present shape of its change; its placement group is still to be made. It costs no try."""
+    """The gang in the present shape of its change; its placement group is still to be made, and its workers where they
+    are made anew. It costs no try."""
+    if change.gpus:
+        shape = change.present
+        again = Shape(shape.request, shape.allocation._replace(epoch=gang.moves + 1, renewed=(), numbered=()))
+        comes = change.stage is ReshapeStage.COMES
+        change = replace(change, comes=again) if comes else replace(change, leaves=again)
     return replace(
         gang,
         request=change.present.request,
@@ -244,6 +274,40 @@ def _done(gang: Gang, seen: Observed, why: str) -> Gang:
     forgotten, or a gang that changes its shape each day would never end to gather them."""
     old = gang.old_groups if seen.left_groups else ()
     return replace(gang, reshape=None, shape_failed=why, old_groups=old)
+
+
+def _gpus_for_anew(held: Allocation, planning: Planning, *, own_workers: bool) -> tuple[Placed, ...] | RayDraError:
+    """The gang's GPUs, whole; or why workers with other claims cannot be made on them."""
+    ready_made = [node for node in dict.fromkeys(held.nodes) if node in planning.ready_made]
+    if not own_workers or ready_made:
+        return InvalidRequest(
+            "Whole GPUs, parts and shares of GPUs become one another by other claims, for workers that are made anew.",
+            place=f"node {ready_made[0]}" if ready_made else "this Ray cluster",
+            available="shapes of whole GPUs; for others a gang with workers of its own, on Kubernetes",
+        )
+    gpus = planning.own_gpus(held)
+    if gpus is None:
+        return InvalidRequest(
+            "A GPU that the gang has in part can be had in another way only where nobody else has a part of it, and it "
+            "can be given whole.",
+            place=held.gang,
+            available="another gang, or this one once it is alone on its GPUs",
+        )
+    return gpus
+
+
+def _with_most(gpus: tuple[Placed, ...], *shapes: Allocation) -> tuple[Placed, ...]:
+    """The GPUs of each node, with as much of its other resources as that shape needs that needs the most."""
+    if not gpus:
+        return ()
+    amounts, by_name = [by_node(shape.bundles) for shape in shapes], {placed.node: placed for placed in gpus}
+    found = []
+    for node in dict.fromkeys([*by_name, *(node for each in amounts for node in each)]):
+        here = [each.get(node, {}) for each in amounts]
+        names = dict.fromkeys(name for each in here for name in each)
+        most = {name: max(each.get(name, 0.0) for each in here) for name in names}
+        found.append(Placed(node, by_name[node].grants if node in by_name else (), most))
+    return tuple(found)
 
 
 def _so_far(change: Reshape) -> str:

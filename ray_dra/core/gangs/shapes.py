@@ -2,6 +2,8 @@
 
 A shape is a gang's bundles and locality with the devices for each bundle. While a gang changes its shape all GPUs of
 both shapes are its own: the inventory holds them by the record, so that no plan gives them to anybody in between.
+Where the next shape has GPUs in another way (whole, in parts, in shares), the gang's workers are made anew and its
+claims end; then the record holds the GPUs whole from the first step to the last, as both shapes lie on them.
 Neighbour: `reshape.py` decides which shape may come, and what is next in a change.
 """
 
@@ -11,7 +13,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.request import GangRequest
 
 
@@ -41,6 +43,7 @@ class Reshape:
         until: the Unix time at which what still runs in the old shape is ended.
         timeout: seconds for Ray to place the next shape; as long for the old one on the way back.
         why: why the next shape failed; "" while it has not.
+        gpus: the gang's GPUs, whole, by node, where its workers are made anew; () where they stay.
     """
 
     stage: ReshapeStage
@@ -49,6 +52,7 @@ class Reshape:
     until: float
     timeout: float
     why: str = ""
+    gpus: tuple[Placed, ...] = ()
 
     @property
     def present(self) -> Shape:
@@ -59,6 +63,9 @@ class Reshape:
         """The GPUs, resources and counters of both shapes, under the gang's id. The next shape has no GPU besides those
         of the one that is left, and all of its counters."""
         left, come = self.leaves.allocation, self.comes.allocation
+        if self.gpus:
+            counters = tuple(dict.fromkeys((*left.counters, *come.counters)))
+            return left._replace(bundles=self.gpus, counters=counters, renewed=(), numbered=())
         has, wants = by_node(left.bundles), by_node(come.bundles)
         more = {node: _beyond(wanted, has.get(node, {})) for node, wanted in wants.items()}
         extra = tuple(Placed(node, (), amounts) for node, amounts in more.items() if amounts)
@@ -79,7 +86,11 @@ def forbidden(before: Shape | None, was: Reshape | None, after: Shape | None, no
     """Why one record may not follow another, by their present shapes and their changes of shape; "" where it may.
     None for a shape: the gang holds nothing; `moved`: it was planned again in between."""
     if was is not None and now is not None:
-        if (was.leaves, was.comes) != (now.leaves, now.comes):
+        if (_of_any_attempt(was.leaves), _of_any_attempt(was.comes), was.gpus) != (
+            _of_any_attempt(now.leaves),
+            _of_any_attempt(now.comes),
+            now.gpus,
+        ):
             return "it changes to another shape than before"
         if (was.stage, now.stage) not in _NEXT:
             return f"no change of shape leads from {was.stage.value} to {now.stage.value}"
@@ -104,14 +115,35 @@ def sense_of_reshape(reshape: Reshape, present: Shape | None, gang: str, moves: 
     for shape in (reshape.leaves, reshape.comes):
         if {shape.request.gang, shape.allocation.gang} != {gang} or not 0 <= shape.allocation.epoch <= moves:
             return "its change of shape is another gang's"
-    has = {(grant.node, grant.device) for grant in reshape.leaves.allocation.grants}
-    if not has.issuperset((grant.node, grant.device) for grant in reshape.comes.allocation.grants):
-        return "its next shape has GPUs that it does not hold"
-    if not set(reshape.leaves.allocation.counters) <= set(reshape.comes.allocation.counters):
+    has = set(map(gpu_of, reshape.holds.grants))
+    for shape in (reshape.leaves, reshape.comes):
+        if not has.issuperset(map(gpu_of, shape.allocation.grants)):
+            return "its next shape has GPUs that it does not hold"
+    if not all(grant.part is None and grant.amount is None for placed in reshape.gpus for grant in placed.grants):
+        return "it holds GPUs in part while it changes its shape"
+    if not (reshape.gpus or set(reshape.leaves.allocation.counters) <= set(reshape.comes.allocation.counters)):
         return "its next shape lacks a counter that it has"
     if not reshape.timeout > 0 or bool(reshape.why) is not (reshape.stage is ReshapeStage.RETURNS):
         return "its change of shape makes no sense"
     return ""
+
+
+def gpu_of(grant: Grant) -> tuple[str, str]:
+    """The node and GPU of which a grant is all, a part, or a share."""
+    return grant.node, grant.part.parent if grant.part is not None else grant.uuid or str(grant.device)
+
+
+def has_anew(before: GangRequest, after: GangRequest) -> bool:
+    """Whether GPUs are had in another way in the one shape than in the other, or in parts or shares in both: their
+    claims say so, and workers have their claims for life."""
+    return before.bundles != after.bundles and any(
+        bundle.part is not None or bundle.share is not None for each in (before, after) for bundle in each.bundles
+    )
+
+
+def _of_any_attempt(shape: Shape) -> Shape:
+    """Where workers are made anew, each shape's are of another attempt."""
+    return Shape(shape.request, shape.allocation._replace(epoch=0))
 
 
 def _beyond(wanted: Mapping[str, float], has: Mapping[str, float]) -> dict[str, float]:

@@ -79,6 +79,7 @@ def attempt_of(
     asked: Sequence[Bundle] = (),
     own: Callable[[str], bool] = lambda node: True,
     buses: Callable[[str, str], str | None] = lambda node, uuid: None,
+    toleration: Mapping[str, str] | None = None,
 ) -> Attempt:
     """Every object for this allocation.
 
@@ -87,6 +88,7 @@ def attempt_of(
         asked: the request's bundles, in the allocation's order; the claims say what they say of their devices.
         own: whether a worker is made for the gang on the node; on others it uses a raylet that is there.
         buses: the bus id of a node's GPU, for workers to which GPUs are passed through.
+        toleration: of the taint that the devices have while the gang's claims change.
 
     Raises:
         InvalidRequest: the RayCluster's template makes no such worker.
@@ -94,7 +96,7 @@ def attempt_of(
     name = attempt_name(allocation.gang, allocation.epoch)
     slots = {node: slot for node, slot in slots_of(allocation, asked).items() if own(node)}
     slots = {node: _passed_through(slot, buses) if slot.confidential else slot for node, slot in slots.items()}
-    maker = Maker(allocation, name, raycluster)
+    maker = Maker(allocation, name, raycluster, toleration)
     used = {counter for counter, _ in allocation.counters} if compute_domains else set()
     joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and imex_counter(s.node) in used)
     domains = {clique: maker.domain(f"{name}-d{at}") for at, clique in enumerate(joined)}

@@ -7,7 +7,7 @@ Neighbour: `slices.py`, which reads the whole GPUs of the same ResourceSlices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.ports.kube_objects import PublishedDevice, ResourceSlice
@@ -34,6 +34,10 @@ class Parts:
         if device in self.gpus:
             return frozenset((device,))
         return self.of.get(device, self._by_name(device))
+
+    def devices_of(self, gpus: Collection[str]) -> frozenset[str]:
+        """The devices that are all of one of these GPUs, or something of it."""
+        return frozenset((*gpus, *(name for name, of in self.of.items() if not of.isdisjoint(gpus))))
 
     def _by_name(self, device: str) -> frozenset[str] | None:
         named = self.vendor.by_name.match(device)

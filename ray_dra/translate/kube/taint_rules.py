@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ray_dra.ports.kube_objects import DeviceTaintRule, PublishedDevice, ResourceSlice
 from ray_dra.translate.kube.shapes import Raw, mapping, text
+from ray_dra.translate.names import GUARD_TAINT
 
 
 def read_taint_rule(thing: Raw) -> DeviceTaintRule:
@@ -25,6 +26,7 @@ def read_taint_rule(thing: Raw) -> DeviceTaintRule:
         driver=text(chosen.get("driver") or ""),
         pool=text(chosen.get("pool") or ""),
         device=text(chosen.get("device") or ""),
+        guard=text(taint.get("value") or "") if taint["key"] == GUARD_TAINT else "",
     )
 
 

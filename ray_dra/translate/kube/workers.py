@@ -70,8 +70,11 @@ RAYLET_CPUS, RAYLET_MEMORY = 0.25, 1 << 30  # what a raylet needs besides the bu
 class Maker:
     """Writes the objects of one attempt. A gang's workers are copies of the user's worker group of `cluster`."""
 
-    def __init__(self, allocation: Allocation, attempt: str, cluster: RayCluster) -> None:
-        self._attempt, self._cluster = attempt, cluster
+    def __init__(
+        self, allocation: Allocation, attempt: str, cluster: RayCluster, toleration: Mapping[str, str] | None = None
+    ) -> None:
+        """`toleration`: of the taint that the devices have while the gang's claims change."""
+        self._attempt, self._cluster, self._toleration = attempt, cluster, toleration
         self._template, self._node_type = worker_template(cluster), _node_type(cluster)
         driver = next((grant.device.driver for grant in allocation.grants), "")
         self._vendor = VENDORS.get(driver) or vendor_of(cluster)  # whose GPUs were planned
@@ -100,7 +103,7 @@ class Maker:
         with the pod."""
         vendor = self._vendor
         demands = demands_on(slot.criteria, vendor)
-        requests = []
+        requests: list[dict[str, Any]] = []
         if slot.buses:
             # Of a GPU that is passed through the driver knows what the bus tells; the planner has compared the rest.
             requests.append(_request("gpus", vendor.passed_class, len(slot.buses), (expression_for_buses(slot.buses),)))
@@ -121,6 +124,9 @@ class Maker:
         meta = self._meta(name, self._labels_of(slot), owner)
         if slot.buses or not vendor.unique:
             meta["annotations"] = {NODE_LABEL: slot.node}
+        if self._toleration is not None:
+            for request in requests:
+                request["exactly"]["tolerations"] = [dict(self._toleration)]
         devices: dict[str, Any] = {"requests": requests}
         if slot.sharing is not None:
             devices["config"] = [shared_by(slot.sharing, vendor)]

@@ -106,6 +106,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.started is not None  # nor up to 20
             assert new_gang.eviction is not None
             assert new_gang.preempted
+            assert new_gang.reshape.gpus  # nor up to 21
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -118,7 +119,9 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, beside=old_gang.beside, could_start=old_gang.could_start, promised=old_gang.promised)
             same = replace(same, team=old_gang.team)
             same = replace(same, restarts=old_gang.restarts, moves=old_gang.moves)
-            same = replace(same, started=old_gang.started, eviction=old_gang.eviction, preempted=0)
+            same = replace(same, started=old_gang.started, eviction=old_gang.eviction, preempted=old_gang.preempted)
+            if old_gang.reshape is not None:
+                assert old_gang.reshape == replace(new_gang.reshape, gpus=old_gang.reshape.gpus)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.LOCALITY_KEY:  # 0 did not say what is done about faults
             assert form.read(data) == replace(form.read(now), on_fault="")
@@ -211,7 +214,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":21', b'"version":"21"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":22', b'"version":"22"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ray_dra.coordinator.backends.base import GivenRaylets
+from ray_dra.coordinator.backends.base import GivenRaylets, Guarded
+from ray_dra.coordinator.backends.kubernetes.guard import Guard
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
 from ray_dra.coordinator.backends.kubernetes.provisioning import FIRST_STAGES, Provisioning
@@ -96,6 +97,7 @@ class KubernetesBackend:
             str, tuple[Allocation, dict[str, str]]
         ] = {}  # attempt -> node -> the label of the slot there
         self._warming, self._teardown = Warming(kube, clock), Teardown(kube, clock)
+        self._guard = Guard(kube, clock, machines)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
@@ -126,7 +128,8 @@ class KubernetesBackend:
             return
         self.found = by_attempt(self.view, self.kube)
         self.machines.put(self.view, self._placing())
-        self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""])
+        theirs = [rule for rule in self.view.taint_rules if rule.guard and not self._guard.is_ours(rule)]
+        self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""], theirs)
         self._seen = key
         self._look_at_faults()
 
@@ -214,6 +217,8 @@ class KubernetesBackend:
         rest = self._rests.get(allocation.gang, _Rest())
         if other or self.clock() < rest.until:
             return _held_up(attempt, other or rest.why)
+        if leaves := self._leaves(allocation, name):
+            return Progress(stage="applied", said=leaves)
         try:
             if attempt is None or attempt.renewed != allocation.renewed:
                 attempt = self._attempts[name] = self._begin(request, allocation)
@@ -239,6 +244,16 @@ class KubernetesBackend:
             seconds = min(REST_SECONDS, rest.next)
             self._rests[allocation.gang] = _Rest(self.clock() + seconds, why, max(0.5, 2 * seconds))
             return _held_up(attempt, why)
+
+    def _leaves(self, allocation: Allocation, name: str) -> str:
+        """What is still there of the workers in whose place a gang's others are made anew, on the same GPUs; "" for
+        nothing. A node has no room for both."""
+        if self._guard.toleration(allocation.gang) is None:
+            return ""
+        names = {attempt_name(allocation.gang, epoch) for epoch in range(allocation.epoch)}
+        found = [there for other, there in self.found.items() if other in names]
+        pods, claims = sum(len(there.pods) for there in found), sum(len(there.claims) for there in found)
+        return f"{pods} workers and {claims} claims of the shape before to end" if pods or claims else ""
 
     def _step(self, name: str, attempt: Provisioning, joined: Collection[str], *, grouped: bool) -> Progress:
         began = self.clock()
@@ -266,6 +281,7 @@ class KubernetesBackend:
             asked=request.bundles,
             own=self._has_own,
             buses=self._bus_of,
+            toleration=self._guard.toleration(allocation.gang),
         )
         return Provisioning(
             attempt, self.kube, self.store, self.inventory, self.machines, self.clock, allocation.renewed
@@ -325,6 +341,12 @@ class KubernetesBackend:
 
     # -- teardown
 
+    def guard(self, gangs: Mapping[str, Allocation]) -> None:
+        self._guard.step(self.view, gangs)
+
+    def guarded(self, gang: str) -> Guarded:
+        return self._guard.of(gang)
+
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
         held = list(wanted)
@@ -354,7 +376,7 @@ class KubernetesBackend:
     @property
     def idle(self) -> bool:
         """Whether nothing of any attempt is left, nor pods that pull images."""
-        return self._warming.idle and all(there.nothing for there in self.found.values())
+        return self._warming.idle and self._guard.idle and all(there.nothing for there in self.found.values())
 
 
 def _held_up(attempt: Provisioning | None, why: str) -> Progress:

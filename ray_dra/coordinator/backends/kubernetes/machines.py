@@ -20,7 +20,7 @@ from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.signs import Seen, Sign, severity_of
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.kube_objects import Claim, Placing, ResourceSlice
+from ray_dra.ports.kube_objects import Claim, DeviceTaintRule, Placing, ResourceSlice
 from ray_dra.ports.kubernetes import KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.kube.parts import Parts, parts_of
@@ -190,7 +190,7 @@ class Machines:
         for name in seen:
             node = view.nodes[name]
             versions = tuple(s.version for s in by_node[name])
-            rules = rules_for(name, view.taint_rules)
+            rules = rules_for(name, [rule for rule in view.taint_rules if not rule.guard])
             made_from = (node, versions, rules, avoided.get(name), faults.get(name), links.get(name), placing)
             if self._translated.get(name) == made_from:
                 continue
@@ -234,12 +234,14 @@ class Machines:
         claims: Iterable[Claim],
         wanted: Callable[[Claim], bool],
         gang_of: Callable[[Claim], str] = lambda claim: claim.attempt or "",
+        guards: Iterable[DeviceTaintRule] = (),
     ) -> None:
         """Devices in allocated claims are taken, but for claims of gangs that are `wanted`: the inventory has those.
         Of a gang's parts of GPUs it learns which the claim has got.
 
         A GPU is taken with any part of it, and where nothing tells which GPU a device is a part of, all of its node
-        are. So are those that claims of other RayClusters' gangs name and do not have yet, as long as that is believed.
+        are. So are those that claims of other RayClusters' gangs name and do not have yet, as long as that is believed,
+        and those that their `guards` keep for them.
         """
         taken: dict[str, _Taken] = {}
         named = self.neighbours.named
@@ -263,6 +265,11 @@ class Machines:
                     if gpus is None or device.id.device in gpus:
                         here.busy |= 1 << position
         self._tell_unknown(unknown)
+        for rule in guards:
+            state, gpus = self._inventory.node_states.get(rule.pool), self.gpus_with(rule.pool, rule.device)
+            for position, device in enumerate(state.node.devices if state is not None else ()):
+                if not rule.device or device.id.device in (gpus or ()):
+                    taken.setdefault(rule.pool, _Taken()).busy |= 1 << position
         if named:
             for name in self.names:
                 state = self._inventory.node_states[name]
@@ -284,6 +291,14 @@ class Machines:
         """GPUs of a node that whoever has a device of its pool has all or a part of; None: it may be any of them."""
         parts = self._parts.get(node)
         return frozenset() if parts is None else parts.taken_with(device)
+
+    def devices_of(self, node: str, gpus: Collection[str]) -> frozenset[str]:
+        """The devices of a node's pool that are all of one of these GPUs, or something of it; none named where these
+        are all of the node's GPUs."""
+        parts = self._parts.get(node)
+        if parts is None:
+            return frozenset(gpus)
+        return frozenset() if parts.gpus <= set(gpus) else parts.devices_of(gpus)
 
     def problems(self) -> tuple[str, ...]:
         """Why GPUs count as taken of which nobody can tell whether they are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from ray_dra.coordinator.backends.base import GivenRaylets
+from ray_dra.coordinator.backends.base import GivenRaylets, Guarded
 from ray_dra.core.gangs.lifecycle import PLACE_SECONDS
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.progress import THERE, Progress
@@ -56,6 +56,12 @@ class RayletsBackend:
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """Nothing was made."""
+
+    def guard(self, gangs: Mapping[str, Allocation]) -> None:
+        """No workers are made anew."""
+
+    def guarded(self, gang: str) -> Guarded:
+        return Guarded(True)
 
     def gone(self, gang: str, moves: int) -> bool:
         return True

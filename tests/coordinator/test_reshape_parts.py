@@ -1,0 +1,295 @@
+"""A gang changes between whole GPUs, parts and shares: its claims end, others are made on the same GPUs, and nobody
+else gets one in between, whoever is killed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.shapes import ReshapeStage
+from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import InvalidRequest, NotAllowed, UnsatisfiableError
+from ray_dra.ports.kubernetes import Object
+from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.devices import mig, mps, time_slicing
+from tests.coordinator import kubernetes_world
+from tests.coordinator.kubernetes_world import CrashingKube
+from tests.coordinator.world import Crash
+
+DYNAMIC = frozenset({"DynamicMIG"})
+WHOLE: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 8}], {})
+PARTS: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 1}] * 56, {"part": mig("1g.10gb")})
+FEW: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 1}] * 16, {"part": mig("3g.40gb")})
+
+
+def wanting(device_class: str) -> dict[str, Any]:
+    """A stranger's claim that takes whatever it can get."""
+    exactly = {"deviceClassName": device_class, "count": 1, "selectors": []}
+    return {"spec": {"devices": {"requests": [{"name": "any", "exactly": exactly}]}}}
+
+
+class World(kubernetes_world.World):
+    """A gang has all GPUs of a node, and a stranger asks Kubernetes for any of them all the time."""
+
+    def __init__(self, gates: frozenset[str] = DYNAMIC, nodes: int = 1, first: Any = WHOLE) -> None:
+        super().__init__(nodes, None, "hgx-h100", gates)
+        self.coordinator.observe()
+        self.tried = 0
+        self.gang = ""
+        bundles, more = first
+        gang = self.coordinator.submit(Order(request_from_bundles(bundles, **more), owner="job")).gang
+        assert self.drive(gang) is Phase.READY
+        self.gang = gang
+
+    def shape(self, shape: Any) -> GangRequest:
+        bundles, more = shape
+        return replace(request_from_bundles(bundles, **more), gang=self.gang)
+
+    def reshape(self, shape: Any, timeout: float = 60.0, grace: float = 0.0) -> None:
+        try:
+            self.coordinator.reshape(self.gang, self.shape(shape), timeout, grace)
+        except Crash:
+            self.restart()
+
+    def turn(self) -> None:
+        self.try_to_take()
+        super().turn()
+        self.try_to_take()
+
+    def try_to_take(self) -> None:
+        if not self.gang:
+            return
+        gang = self.coordinator.gangs.get(self.gang)
+        if gang is None or gang.releasing:
+            return
+        for node in {placed.node for placed in gang.holds.bundles} if gang.holds is not None else ():
+            for kind in ("gpu.nvidia.com", "mig.nvidia.com"):
+                self.tried += 1
+                assert self.kube._allocate(node, wanting(kind)) is None, f"a stranger gets a GPU: {gang.reshape}"
+
+    def until(self, shape: Any, turns: int = 120) -> None:
+        """The gang has the shape, and nothing is left of the one before."""
+        asked = self.shape(shape)
+        for _ in range(turns):
+            self.drive(self.gang, turns=1)
+            gang = self.coordinator.gangs[self.gang]
+            if gang.request == asked and gang.reshape is None and not self.guards():
+                break
+        status = self.coordinator.status(self.gang)
+        assert (status.phase, status.reshape) == (Phase.READY, None), status.said
+        assert self.coordinator.gangs[self.gang].request == asked
+        assert not self.guards()
+
+    def guards(self) -> list[Any]:
+        return self.kube._of("DeviceTaintRule")
+
+    def end(self) -> None:
+        gang, self.gang = self.gang, ""
+        self.coordinator.release(gang)
+        self.settle()
+        assert not self.guards()
+
+
+def test_eight_gpus_become_fifty_six_parts_and_eight_gpus_again() -> None:
+    world = World()
+    for _ in range(2):
+        world.reshape(PARTS)
+        world.until(PARTS)
+        claimed = world.kube.claimed()
+        assert len(claimed) == len(set(claimed)) == 56
+        assert Counter(device.partition("-mig-")[0] for _, device in claimed) == {f"gpu-{at}": 7 for at in range(8)}
+        world.reshape(WHOLE)
+        world.until(WHOLE)
+        assert sorted(device for _, device in world.kube.claimed()) == [f"gpu-{at}" for at in range(8)]
+    assert world.tried > 100
+    world.end()
+    assert world.coordinator.inventory.free_devices == 8
+
+
+def test_from_parts_to_other_parts() -> None:
+    world = World(first=PARTS)
+    world.reshape(FEW)
+    world.until(FEW)
+    assert len(world.kube.claimed()) == 16
+    world.end()
+
+
+@pytest.mark.parametrize("sharing", [mps(memory="20Gi", threads=25), time_slicing("Short")])
+def test_from_whole_gpus_to_shares_and_back(sharing: object) -> None:
+    shares = ([{"GPU": 0.25}] * 32, {"sharing": sharing})
+    world = World(frozenset({"MPSSupport", "TimeSlicingSettings"}))
+    world.reshape(shares)
+    world.until(shares)
+    assert len(world.kube.claimed()) == 8
+    (claim,) = world.kube._of("ResourceClaim")
+    assert claim["spec"]["devices"]["config"]
+    world.reshape(WHOLE)
+    world.until(WHOLE)
+    (claim,) = world.kube._of("ResourceClaim")
+    assert "config" not in claim["spec"]["devices"]
+    world.end()
+
+
+def test_beside_other_gangs_the_rest_of_the_node_is_left_alone() -> None:
+    """Rules are for the gang's own GPUs alone, and so are they gone."""
+    world = World(first=([{"GPU": 4}], {}))
+    world.gang, gang = "", world.gang
+    other = world.coordinator.submit(Order(request_from_bundles([{"GPU": 2}]), owner="job")).gang
+    assert world.drive(other) is Phase.READY
+    world.gang = gang
+    tainted: set[str] = set()
+
+    def no_stranger() -> None:
+        tainted.update(rule["spec"]["deviceSelector"].get("device", "all") for rule in world.guards())
+
+    world.try_to_take = no_stranger  # type: ignore[method-assign]
+    parts = ([{"GPU": 1}] * 28, {"part": mig("1g.10gb")})
+    world.reshape(parts)
+    world.until(parts)
+    mine = {device.partition("-mig-")[0] for _, device in world.kube.claimed() if "-mig-" in device}
+    assert {device.partition("-mig-")[0] for device in tainted} == mine
+    published = {device.name for each in world.kube.view().slices for device in each.devices}
+    assert tainted == {name for name in published if name.partition("-mig-")[0] in mine}
+    world.coordinator.release(other)
+    world.end()
+
+
+def test_a_shape_that_its_gpus_do_not_have_changes_nothing() -> None:
+    world = World()
+    before, writes = world.coordinator.gangs[world.gang], world.kube.writes
+    for shape, error in (
+        (([{"GPU": 1}] * 57, {"part": mig("1g.10gb")}), UnsatisfiableError),
+        (([{"GPU": 1}] * 9, {"part": mig("7g.80gb")}), UnsatisfiableError),
+        (([{"GPU": 1}] * 8, {"part": mig("1g.5gb")}), UnsatisfiableError),
+        (([{"GPU": 0.5}] * 17, {"sharing": time_slicing()}), UnsatisfiableError),
+    ):
+        with pytest.raises(error):
+            world.coordinator.reshape(world.gang, world.shape(shape), 60.0, 0.0)
+    assert world.coordinator.gangs[world.gang].reshape is None
+    assert world.coordinator.gangs[world.gang].allocation == before.allocation
+    assert world.kube.writes == writes
+    world.end()
+
+
+def test_a_gang_that_shares_a_gpu_with_others_keeps_its_parts() -> None:
+    world = World(first=([{"GPU": 1}] * 3, {"part": mig("1g.10gb")}))
+    world.gang, gang = "", world.gang
+    other = world.coordinator.submit(
+        Order(request_from_bundles([{"GPU": 1}] * 2, part=mig("1g.10gb")), owner="job")
+    ).gang
+    assert world.drive(other) is Phase.READY
+    with pytest.raises(InvalidRequest, match="nobody else has a part"):
+        world.coordinator.reshape(gang, replace(request_from_bundles([{"GPU": 1}]), gang=gang), 60.0, 0.0)
+    for each in (gang, other):
+        world.coordinator.release(each)
+    world.settle()
+
+
+def test_without_the_right_to_keep_others_off_the_shape_stays() -> None:
+    world = World()
+    create = CrashingKube.create
+
+    def refuse(kube: CrashingKube, thing: Object) -> str:
+        if thing["kind"] == "DeviceTaintRule":
+            raise NotAllowed("This identity may not do that.", wanted="create devicetaintrules")
+        return create(kube, thing)
+
+    before = world.kube.claimed()
+    world.kube.create = lambda thing: refuse(world.kube, thing)  # type: ignore[method-assign]
+    world.reshape(PARTS)
+    world.until(WHOLE)
+    status = world.coordinator.status(world.gang)
+    assert "kube/shapes" in status.shape_failed
+    assert world.kube.claimed() == before
+    world.kube.create = lambda thing: create(world.kube, thing)  # type: ignore[method-assign]
+    world.kube.taint_rules = False
+    world.reshape(PARTS)
+    world.until(WHOLE)
+    assert "serves no DeviceTaintRules" in world.coordinator.status(world.gang).shape_failed
+    world.kube.taint_rules = True
+    world.reshape(PARTS)
+    world.until(PARTS)
+    world.end()
+
+
+def test_where_the_next_workers_cannot_be_had_the_old_shape_returns() -> None:
+    world = World()
+    node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]
+    world.kube.break_registry(node)
+    world.reshape(PARTS, timeout=20.0)
+    for _ in range(200):
+        world.turn()
+        gang = world.coordinator.gangs[world.gang]
+        if gang.reshape is not None and gang.reshape.stage is ReshapeStage.RETURNS:
+            break
+    world.kube.break_registry()
+    world.until(WHOLE)
+    assert "within 20 s" in world.coordinator.status(world.gang).shape_failed
+    assert len(world.kube.claimed()) == 8
+    world.reshape(PARTS)
+    world.until(PARTS)
+    world.end()
+
+
+def test_where_neither_shape_can_be_had_all_is_given_back_with_the_reason() -> None:
+    world = World()
+    node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]
+    world.kube.break_registry(node)
+    world.reshape(PARTS, timeout=10.0)
+    gang, world.gang = world.gang, ""
+    for _ in range(200):
+        world.turn()
+        if gang not in world.coordinator.gangs:
+            break
+    with pytest.raises(UnsatisfiableError, match=r"next shape.*old shape"):
+        world.coordinator.status(gang)
+    world.kube.break_registry()
+    world.settle()
+    assert not world.guards()
+
+
+def writes() -> int:
+    world = World()
+    before = world.kube.writes
+    world.reshape(FEW)
+    world.until(FEW)
+    return world.kube.writes - before
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", range(writes()))
+def test_killed_at_any_write_the_gang_has_the_next_shape_and_a_stranger_nothing(write: int, after: bool) -> None:
+    world = World()
+    world.kube.die_at(write, after=after)
+    world.reshape(FEW)
+    world.until(FEW)
+    assert len(world.kube.claimed()) == 16
+    world.end()
+    assert world.coordinator.inventory.free_devices == 8
+
+
+def of_others(world: World) -> Mapping[str, int]:
+    return {name: state.busy for name, state in world.coordinator.inventory.node_states.items()}
+
+
+def test_what_another_raycluster_guards_is_taken_and_no_sign_of_a_fault() -> None:
+    world = World()
+    taint = {"key": "ray-dra.io/guard", "value": "12345678.rd-12345678", "effect": "NoSchedule"}
+    selector = {"driver": "gpu.nvidia.com", "pool": "h100-0", "device": "gpu-3-mig-1g10gb-19-0"}
+    world.end()
+    rule = {"kind": "DeviceTaintRule", "metadata": {"name": "theirs"}, "spec": {"deviceSelector": selector}}
+    rule["spec"]["taint"] = taint  # type: ignore[index]
+    world.kube.put(rule)
+    world.turn()
+    assert of_others(world) == {"h100-0": 1 << 3}
+    assert world.coordinator.inventory.free_devices == 7
+    assert not world.coordinator.observer.drains.tripped
+    world.kube.drop("DeviceTaintRule", "theirs")
+    world.turn()
+    assert world.coordinator.inventory.free_devices == 8
