@@ -222,6 +222,7 @@ def sandbox(
     name: str = "",
     lifetime: str | None = None,
     priority: int = 0,
+    queue: str | None = None,
     timeout: float = 600.0,
     namespace: str | None = None,
 ) -> Sandbox:
@@ -255,6 +256,7 @@ def sandbox(
         part=part,
         devices=devices,
         priority=priority,
+        queue=queue,
         _beside=Beside(near.id, ends=ends_with) if near is not None else None,
     )
     try:

@@ -43,6 +43,7 @@ from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
+from ray_dra.core.gangs.refusals import no_queue
 from ray_dra.core.gangs.repair import DEGRADE, FaultRule, OnFault, Way, declared_for, without
 from ray_dra.core.gangs.standing import TeamStanding, team_standings
 from ray_dra.core.model.checked import number, text, whole
@@ -266,6 +267,12 @@ class Coordinator:
     def statuses(self) -> list[Status]:
         """Of all gangs."""
         return [self._statuses.of(gang) for gang in self.gangs.values()]
+
+    def check_team(self, name: str) -> None:
+        """Raises InvalidRequest for the name of a queue that is not declared; "" names none."""
+        queues = self.records.team_order.queues
+        if name and not queues.declared(name):
+            raise no_queue(name, queues)
 
     def teams(self) -> tuple[TeamStanding, ...]:
         """The queues of teams, and what each team has."""

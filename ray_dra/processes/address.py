@@ -6,7 +6,8 @@ HOST:PORT                                         a Ray cluster that runs alread
 (nothing)                                         chosen from where the program runs
 
 Each takes `locality=POLICY`, the policy of the job's ordinary placement groups (see `translate.ray.policy`), and
-`on_fault=POLICY`, what is done about their faults (see `translate.fault_policy`).
+`on_fault=POLICY`, what is done about their faults (see `translate.fault_policy`); and `queue=NAME`, the queue of a team
+for the job's gangs and groups that name none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ray_dra.core.gangs.team_queues import NAME
 from ray_dra.errors import InvalidAddress, InvalidRequest, shown
 from ray_dra.translate.fault_policy import parse_fault_rules
 from ray_dra.translate.names import (
@@ -48,6 +50,7 @@ class Embedded(BaseModel):
     cpus: int | None = Field(default=None, ge=1, le=1024)
     locality: str = ""
     on_fault: str = ""
+    queue: str = ""
 
 
 class Running(BaseModel):
@@ -57,6 +60,7 @@ class Running(BaseModel):
     address: str
     locality: str = ""
     on_fault: str = ""
+    queue: str = ""
 
 
 class Kubernetes(BaseModel):
@@ -68,6 +72,7 @@ class Kubernetes(BaseModel):
     address: str = ""
     locality: str = ""
     on_fault: str = ""
+    queue: str = ""
 
 
 Target = Embedded | Running | Kubernetes
@@ -91,19 +96,20 @@ def parse_address(address: str, environment: Mapping[str, str] = os.environ) -> 
     fields = _options(query)
     locality = _policy(fields.get("locality"), "locality", parse_rules)
     on_fault = _policy(fields.get("on_fault"), "on_fault", parse_fault_rules)
+    queue = _policy(fields.get("queue"), "queue", _check_queue)
     if place == "embedded":
         return _embedded(fields)
     if place == "kubernetes":
         return _kubernetes(fields, environment)
-    if fields.keys() - {"locality", "on_fault"}:
+    if fields.keys() - {"locality", "on_fault", "queue"}:
         raise InvalidAddress(
-            "Only the embedded cluster and kubernetes take options besides locality and on_fault.",
+            "Only the embedded cluster and kubernetes take options besides locality, on_fault and queue.",
             place="address",
             wanted=f"ray_dra://{address}",
             available=FORMS,
         )
     found = _running(place, "address", f"ray_dra://{address}") if place else _from_here(environment)
-    return found.model_copy(update={"locality": locality, "on_fault": on_fault})
+    return found.model_copy(update={"locality": locality, "on_fault": on_fault, "queue": queue})
 
 
 def _policy(said: str | None, option: str, parse: Callable[[object, str], object]) -> str:
@@ -117,6 +123,16 @@ def _policy(said: str | None, option: str, parse: Callable[[object, str], object
             error.reason, place=f"option {option}", wanted=shown(said), available=error.available
         ) from error
     return said
+
+
+def _check_queue(said: object, place: str) -> None:
+    if not isinstance(said, str) or NAME.fullmatch(said) is None:
+        raise InvalidRequest(
+            "This is no name of a queue.",
+            place=place,
+            wanted=shown(said),
+            available="at most 63 letters, digits, - and _",
+        )
 
 
 def _running(endpoint: str, place: str, wanted: str) -> Running:
@@ -151,7 +167,7 @@ def _kubernetes(fields: dict[str, Any], environment: Mapping[str, str]) -> Kuber
                 f"There is no option {name!r}.",
                 place="address",
                 wanted=name,
-                available="namespace, raycluster, locality, on_fault",
+                available="namespace, raycluster, locality, on_fault, queue",
             ) from error
         raise InvalidAddress(
             f"{name} is no name in Kubernetes.",

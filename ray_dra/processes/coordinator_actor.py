@@ -38,7 +38,7 @@ from ray_dra.processes.node_agent import ask_again
 from ray_dra.processes.wiring import coordinator_on, log_decisions, store_here
 from ray_dra.translate.clique_names import clique_names
 from ray_dra.translate.files.readings import reading_from_bytes
-from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes, policy_to_bytes
+from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY
 from ray_dra.translate.ray.policy import MAX_RULES, parse_rules
@@ -90,33 +90,34 @@ class CoordinatorActor:
 
     # -- from drivers
 
-    async def hello(self, job: str, locality: str = "", default: str = "", on_fault: str = "") -> bool:
+    async def hello(self, job: str, locality: str = "", default: str = "", on_fault: str = "", queue: str = "") -> bool:
         """A program starts to use ray-dra; False: this coordinator is retiring, or Ray does not list
         the job yet; call again. `locality`: the policy of its ordinary placement groups; "" leaves what it has.
         `default`: the policy where nobody says one, the cluster neither. `on_fault`: what is done about their faults;
-        "" leaves what was said.
+        "" leaves what was said. `queue`: of its gangs and groups that name none; "" leaves what was said.
 
         Raises:
-            InvalidRequest: the cluster's default, which is to hold for it, is no policy.
+            InvalidRequest: the cluster's default, which is to hold for it, is no policy; or there is no such queue.
         """
         text(job, "job")
         text(locality, "locality", most=MAX_RULES, empty=True)
         text(default, "default", most=MAX_RULES, empty=True)
         text(on_fault, "on_fault", most=MAX_RULES, empty=True)
+        self._core.check_team(text(queue, "queue", empty=True))
         if self._retired:
             return False
         self._look()
         if not self._jobs.enter(job, self._core.observer.view):
             return False
-        before = self._policy_of(job)
+        before = self._jobs.policy(job)
         policy = before or JobPolicy()
         if locality or before is None:
             policy = replace(policy, address=locality, default=self._default_policy() or default)
             if policy.default and not locality:
                 parse_rules(policy.default, DEFAULT_PLACE)
-        policy = replace(policy, on_fault=on_fault or policy.on_fault)
+        policy = replace(policy, on_fault=on_fault or policy.on_fault, queue=queue or policy.queue)
         if policy != before:
-            self._store.put(LOCALITY_KEY + job, policy_to_bytes(policy))
+            self._jobs.set_policy(job, policy)
         return True
 
     async def ready(self) -> tuple[str, ...]:
@@ -136,6 +137,8 @@ class CoordinatorActor:
                 self._core.submit(order)
                 self._core.release(gang)
             raise GangGone("The gang was given back before it was there.", place=gang)
+        if isinstance(order, Order) and not order.team and (policy := self._jobs.policy(order.owner)) is not None:
+            order = replace(order, team=policy.queue)
         status = self._core.submit(order)
         self._wake()
         self._tell()
@@ -317,15 +320,6 @@ class CoordinatorActor:
     def _default_policy(self) -> str:
         """Of the cluster, as somebody set it, which may be no policy; "" for none."""
         return self._core.backend.default_policy or os.environ.get(DEFAULT_LOCALITY_VARIABLE, "")
-
-    def _policy_of(self, job: str) -> JobPolicy | None:
-        """What was said of a job's ordinary placement groups; None where nothing was, or it cannot be read."""
-        data = self._store.get(LOCALITY_KEY + job)
-        try:
-            return None if data is None else policy_from_bytes(data)
-        except RayDraError as error:
-            logger.warning("what was said of the placement groups of job %s: %s", job, error)
-            return None
 
     def _tell_policy(self) -> None:
         """The cluster's default goes to the store, for processes of jobs that have said no hello.

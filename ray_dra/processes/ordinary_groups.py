@@ -61,7 +61,7 @@ from ray_dra.translate.ray.ordinary import (
     without_on_fault,
     without_policy,
 )
-from ray_dra.translate.ray.policy import parse_rules
+from ray_dra.translate.ray.policy import Policy, parse_rules
 
 ANSWER_SECONDS = 30.0
 REMOVE_SECONDS = 5.0
@@ -116,7 +116,7 @@ def placement_group(
     if on_fault is None:
         texts = {"the address, option on_fault": job.on_fault, ON_FAULT_VARIABLE: os.environ.get(ON_FAULT_VARIABLE, "")}
         on_fault = said_of_faults(name, texts)
-    order = _order(request, name, who, minted, said.runs_for, on_fault, detached=lifetime == "detached")
+    order = _order(request, name, who, minted, said, on_fault, detached=lifetime == "detached")
     if order is None or not _submit(order):
         return plain("placement_group")(bundles, strategy, name, lifetime, soft_node, selectors, topology_strategy)
     return ray_groups.handle(group, [{k: float(v) for k, v in bundle.items()} for bundle in bundles])
@@ -127,7 +127,7 @@ def _order(
     name: str,
     who: ray_groups.Creator,
     minted: OrdinaryGroup,
-    runs_for: float | None,
+    said: Policy,
     on_fault: OnFault | None,
     *,
     detached: bool,
@@ -135,7 +135,15 @@ def _order(
     """None for a name that Ray takes and no gang can have, as one of 300 characters."""
     try:
         return Order(
-            request, name, who.namespace, who.job, detached, ordinary=minted, runs_for=runs_for, on_fault=on_fault
+            request,
+            name,
+            who.namespace,
+            who.job,
+            detached,
+            ordinary=minted,
+            runs_for=said.runs_for,
+            on_fault=on_fault,
+            team=said.queue,
         )
     except InvalidRequest as error:
         logger.warning("a placement group is left to Ray: %s", error)

@@ -47,12 +47,14 @@ def start_coordinator(kubernetes: Kubernetes | None = None) -> Any:
     )
 
 
-def greet(kubernetes: Kubernetes | None, locality: str = "", default: str = "", on_fault: str = "") -> None:
+def greet(
+    kubernetes: Kubernetes | None, locality: str = "", default: str = "", on_fault: str = "", queue: str = ""
+) -> None:
     """Start or find the coordinator, and wait until it has read every node's GPUs. `locality`, `default`,
-    `on_fault`: as in `hello`."""
+    `on_fault`, `queue`: as in `hello`."""
     global _greeted
     deadline = time.monotonic() + READY_SECONDS
-    while not _welcome(actor := start_coordinator(kubernetes), locality, default, on_fault):
+    while not _welcome(actor := start_coordinator(kubernetes), locality, default, on_fault, queue):
         if time.monotonic() > deadline:
             raise CoordinatorUnavailable(
                 "No coordinator stays; why is in Ray's log folder on the head node.",
@@ -73,12 +75,12 @@ def greet(kubernetes: Kubernetes | None, locality: str = "", default: str = "", 
     _greeted = ray._private.worker.global_worker.core_worker
 
 
-def _welcome(actor: Any, locality: str, default: str, on_fault: str) -> bool:
+def _welcome(actor: Any, locality: str, default: str, on_fault: str, queue: str) -> bool:
     """Whether this coordinator serves this program; False: it is retiring after an earlier program."""
     hello = actor.hello.options(max_task_retries=0)  # by Ray's own retries a coordinator that ends makes noise here
     try:
         job = ray.get_runtime_context().get_job_id()
-        return bool(ask(hello.remote(job, locality, default, on_fault), timeout=READY_SECONDS))
+        return bool(ask(hello.remote(job, locality, default, on_fault, queue), timeout=READY_SECONDS))
     except CoordinatorUnavailable as error:
         died = error.__cause__
         if isinstance(died, ray.exceptions.ActorUnschedulableError):

@@ -60,7 +60,9 @@ class ClientBuilder:
         await_cluster(target.address)
         with connection_token(target.address, token_of(target.address)):
             kubernetes = (
-                target.model_copy(update={"locality": "", "on_fault": ""}) if isinstance(target, Kubernetes) else None
+                target.model_copy(update={"locality": "", "on_fault": "", "queue": ""})
+                if isinstance(target, Kubernetes)
+                else None
             )
             # There, where workers are made for a group, it has to be asked for.
             default = "none" if kubernetes is not None else ""
@@ -102,7 +104,8 @@ class ClientBuilder:
         embedded: bool = False,
     ) -> Any:
         """Connect, greet the coordinator, and have `end` called when Ray disconnects. `said`: what the address
-        says of this job's ordinary placement groups, which are planned from here on; `default`: their locality where
+        says of this job's ordinary placement groups, which are planned from here on, and of the queue of its gangs and
+        groups; `default`: their locality where
         nobody says one, the cluster neither."""
         arguments = dict(self._arguments)
         # The embedded raylets have our hook in their environment; a runtime_env only makes workers slower to start.
@@ -113,7 +116,7 @@ class ClientBuilder:
         try:
             # An explicit host:port: anything else would come back here through RAY_ADDRESS.
             context = _connect(address, arguments)
-            greet(kubernetes, said.locality, default, said.on_fault)
+            greet(kubernetes, said.locality, default, said.on_fault, said.queue)
             install()
         except BaseException:
             ray.shutdown()

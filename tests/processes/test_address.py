@@ -27,6 +27,8 @@ BAD_ADDRESSES = [
     ("host:6379?nodes=1", "HOST:PORT"),
     ("host:6379?locality=somewhere", "same_clique"),
     ("embedded?locality=", "same_clique"),
+    ("host:6379?queue=", "63 letters"),
+    ("embedded?queue=a.b", "63 letters"),
     ("host:6379?on_fault=mend", "degrade"),
     ("embedded?on_fault=", "degrade"),
     ("kubernetes?on_fault=train*=restart,grace=x", "grace"),
@@ -63,6 +65,9 @@ def test_good_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("?locality=none", "kubernetes?locality=none"):
         assert parse_address(address, head).locality == "none"
         assert parse_address(address.replace("locality=none", "on_fault=replace"), head).on_fault == "replace"
+    for address in ("?queue=team-a", "kubernetes?queue=team-a", "10.0.0.1:6379?locality=none&queue=team-a"):
+        assert parse_address(address, head).queue == "team-a"
+    assert parse_address("embedded?queue=team-a") == Embedded(queue="team-a")
     monkeypatch.setattr(settings, "_beside", lambda: None)  # whatever Ray runs on this machine
     with pytest.raises(InvalidAddress, match="there is none here"):
         parse_address("", {})

@@ -28,11 +28,18 @@ from ray_dra.processes import coordinator_actor as actors
 from ray_dra.processes import look_loop, node_agent, wiring
 from ray_dra.translate.clique_names import clique_names
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
-from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY, LOCALITY_LABEL
+from ray_dra.translate.names import (
+    DEFAULT_LOCALITY_VARIABLE,
+    EVERY_JOB,
+    LOCALITY_KEY,
+    LOCALITY_LABEL,
+    QUEUES_VARIABLE,
+)
 from ray_dra.translate.ray.bundles import bundle_from_resources
 from ray_dra.translate.ray.policy import parse_rules
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
+from tests.core.machines import gang
 from tests.processes.conftest import Outside, run
 
 
@@ -197,6 +204,34 @@ def test_a_job_may_have_as_long_a_text_of_rules_as_can_be_read(outside: Outside)
     async def test(actor: actors.CoordinatorActor) -> None:
         assert await actor.hello("starter", rules, rules)
         assert policy(outside, "starter") == JobPolicy(rules, rules)
+
+    run(test)
+
+
+def test_a_jobs_gangs_are_in_the_queue_that_its_address_names(
+    outside: Outside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for a coordinator that comes after; a gang may name another."""
+    monkeypatch.setenv(QUEUES_VARIABLE, "{a: {guarantee: 4}, b: {}}")
+    total = {"GPU": 4.0}
+    outside.ray.nodes["raylet"] = RayNode("raylet", alive=True, labels={}, total=total, available=total)
+
+    async def test(actor: actors.CoordinatorActor) -> None:
+        with pytest.raises(InvalidRequest) as refused:
+            await actor.hello("starter", "", "none", "", "c")
+        assert refused.value.available == "a, b, default"
+        await actor.report("raylet", said(tray("t0")), None, 1)
+        assert await actor.hello("starter", "linked_devices", "none", "", "a")
+        assert await actor.hello("starter", "", "none")
+        assert policy(outside, "starter") == JobPolicy("linked_devices", "none", queue="a")
+        await actor.submit(Order(gang(1, name="named"), owner="starter", team="b"))
+        await actor.submit(Order(gang(1, name="silent"), owner="starter"))
+        actor._jobs = type(actor._jobs)(outside.store, "starter")
+        await actor.submit(Order(gang(1, name="later"), owner="starter"))
+        await actor.submit(Order(gang(1, name="other"), owner="other job"))
+        teams = {name: each.team for name, each in actor._core.gangs.items()}
+        assert teams == {"named": "b", "silent": "a", "later": "a", "other": ""}
+        assert [(each.name, each.used) for each in await actor.teams()] == [("a", 2.0), ("b", 1.0), ("default", 1.0)]
 
     run(test)
 
@@ -382,8 +417,8 @@ def test_a_change_is_told_to_those_alone_who_wait_for_that_gang(
     async def test(actor: actors.CoordinatorActor) -> None:
         await one_node(outside, actor)
         await placed(outside, actor, "holder")
-        for gang in ("first", "second"):
-            await actor.submit(order(gang))
+        for name in ("first", "second"):
+            await actor.submit(order(name))
         held = ("held", "releasing")
         waiting = [asyncio.ensure_future(actor.await_phase("first", held, 60.0)) for _ in range(100)]
         gone = [asyncio.ensure_future(actor.await_ready("second", "starter")) for _ in range(100)]

@@ -472,7 +472,7 @@ class Admission:
         queue = self.records.team_order.queue(gang.team)
         wants = self.records.amounts(gang).gpus
         if queue is not None and queue.limit is not None and wants > queue.limit:
-            too_much = Unsatisfiable(gang.id, (over_limit(queue, 0, wants),))
+            too_much = Unsatisfiable(gang.id, (over_limit(queue, 0, wants, self.records.team_order.queues),))
             return refusal("The gang would be over its team's limit even if nothing else of the team ran.", too_much)
         never = self.planning.never(gang.request, now)
         if never is None:

@@ -12,6 +12,7 @@ from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
 from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.quota import Quota
@@ -20,7 +21,7 @@ from ray_dra.core.gangs.refusals import no_queue, two_queues
 from ray_dra.core.gangs.repair import Way, without
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import Shortfall
-from ray_dra.errors import MOST_BYTES, GangGone, cut
+from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, cut
 
 
 class Queueing:
@@ -60,13 +61,10 @@ class Queueing:
                 return [Refuse(GangGone("The gang that this one goes with is not there.", place=order.beside.gang))]
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
-        if order.team:
-            queues = self.records.team_order.queues
-            if event.queue:
-                return [Refuse(two_queues(order.team, event.queue))]
-            if not queues.declared(order.team):
-                return [Refuse(no_queue(order.team, queues))]
-            gang = replace(gang, team=order.team)
+        refused = self._team_refused(order, event.queue)
+        if refused is not None:
+            return [Refuse(refused)]
+        gang = replace(gang, team=order.team if not event.queue else "")
         if order.on_fault is not None:
             declared = order.on_fault if self.own_workers else without(order.on_fault, Way.REPLACE)
             again = Way.RESTART in declared.ways or order.request.preemptible
@@ -85,6 +83,16 @@ class Queueing:
         asked = [AskQuota(gang.id)] if gang.unpaid else []
         gang = _patient(gang, verdict.could_start, now)
         return [*self.recording.save(gang, why, now, verdict.why, verdict.could_start), *asked, Tell(gang.id)]
+
+    def _team_refused(self, order: Order, outside: str) -> InvalidRequest | None:
+        """To a gang that names a team's queue. An ordinary placement group waits for one that is not there, as for
+        anything that Ray does not have; where a queue outside pays for it, it is in none."""
+        queues = self.records.team_order.queues
+        if not order.team or order.ordinary is not None:
+            return None
+        if outside:
+            return two_queues(order.team, outside)
+        return None if queues.declared(order.team) else no_queue(order.team, queues)
 
     def next_turn(self, now: Moment) -> list[Action]:
         found = self.admission.next(now)

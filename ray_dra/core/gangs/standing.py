@@ -36,7 +36,7 @@ def limit_of(records: Records, gang: Gang, more: Collection[Gang] = ()) -> Short
     has = order.has(gang.team).gpus
     if queue is None or entitlement(queue, has, wants) is not Entitlement.OVER_LIMIT:
         return None
-    return over_limit(queue, has, wants)
+    return over_limit(queue, has, wants, order.queues)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,12 +135,13 @@ def borrowed(queue: TeamQueue, has: int) -> int:
     return max(0, has - queue.guarantee)
 
 
-def over_limit(queue: TeamQueue, has: int, wants: int) -> Shortfall:
-    """That a gang waits for its own team's limit."""
+def over_limit(queue: TeamQueue, has: int, wants: int, queues: TeamQueues) -> Shortfall:
+    """That a gang waits for its own team's limit, or for its team's queue to be declared."""
     limit = queue.limit or 0
     left = max(0, limit - has) / WHOLE
     place = Place(PlaceKind.QUEUE, queue.name)
-    return short(ShortfallKind.LIMIT, place, wants / WHOLE, left, limit=limit / WHOLE, used=has / WHOLE)
+    facts = {} if queues.declared(queue.name) else {"declared": queues.names()}
+    return short(ShortfallKind.LIMIT, place, wants / WHOLE, left, limit=limit / WHOLE, used=has / WHOLE, **facts)
 
 
 # -- what a gang counts

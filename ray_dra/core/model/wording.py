@@ -216,6 +216,8 @@ def _quota(where: PlaceKind, wanted: int, available: Any, facts: Facts) -> Texts
 
 
 def _limit(where: PlaceKind, wanted: float, available: float, facts: Facts) -> Texts:
+    if "declared" in facts:
+        return f"{wanted:g} GPUs", f"none: this queue is not declared; there are {facts['declared']}"
     return f"{wanted:g} GPUs", f"{available:g} of at most {facts['limit']:g} ({facts['used']:g} used)"
 
 

@@ -19,7 +19,7 @@ from ray_dra.errors import RayDraError
 
 MAP_VERSION = ASIDE_VERSION = 1
 SLOT_VERSION = 3
-LOCALITY_VERSION = 1  # 0: without what the address says of faults
+LOCALITY_VERSION = 2  # 0: without what the address says of faults; 1: without a queue
 
 MARK = b""
 """The value of a key that says all by being there: session/, verified/, go/. So it needs no version."""
@@ -132,23 +132,27 @@ def _part(told: Any) -> tuple[str, str, str | None]:
 
 @dataclass(frozen=True, slots=True)
 class JobPolicy:
-    """What the address of a job says of the locality of its ordinary placement groups, the cluster's default, and what
-    the address says of their faults; "" for nothing."""
+    """What the address of a job says of the locality of its ordinary placement groups, the cluster's default, what the
+    address says of their faults, and the queue of a team that it names for the job's gangs and groups; "" for nothing.
+    """
 
     address: str = ""
     default: str = ""
     on_fault: str = ""
+    queue: str = ""
 
 
 def policy_to_bytes(policy: JobPolicy) -> bytes:
-    return _written(LOCALITY_VERSION, address=policy.address, default=policy.default, on_fault=policy.on_fault)
+    said = {"address": policy.address, "default": policy.default, "on_fault": policy.on_fault, "queue": policy.queue}
+    return _written(LOCALITY_VERSION, **said)
 
 
 def policy_from_bytes(data: bytes) -> JobPolicy:
     """Raises RayDraError for what is no policy of a version that we know."""
     found = _read(data, "policy", LOCALITY_VERSION)
     try:
-        return JobPolicy(*_texts([found["address"], found["default"], found.get("on_fault", "")]))
+        later = [found.get("on_fault", ""), found.get("queue", "")]  # 0 had neither, 1 no queue
+        return JobPolicy(*_texts([found["address"], found["default"], *later]))
     except (KeyError, TypeError) as error:
         raise unreadable("policy", error) from error
 

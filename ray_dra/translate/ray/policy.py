@@ -9,6 +9,7 @@
     same_clique(scope=name, set=16)    16 groups, of the same name up to its number, as one gang: all in one clique
     prefer:same_clique(runs_for=3600)  the same, of groups that run for so many seconds, a guess (docs/queue.md)
     prefer:same_clique(speed=0.5)      the same, of groups that are half as fast outside of a clique
+    prefer:same_clique(queue=team-a)   the same, in the queue of a team (docs/queue.md)
     linked_devices                     the GPUs of each bundle are linked by NVLink, every two of them
     none                               the group is left to Ray
 
@@ -23,12 +24,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ray_dra.core.gangs.order import LEAST_SECONDS
 from ray_dra.core.gangs.record_sense import MOST_SECONDS
+from ray_dra.core.gangs.team_queues import NAME
 from ray_dra.core.model.locality import LEAST_SPEED, MAX_CLIQUES, MAX_PATIENCE, Connect, Locality
 from ray_dra.errors import InvalidRequest, shown
 
@@ -50,12 +52,14 @@ class Policy:
         scope: which groups are a set, one of SCOPES; "" where each is for itself.
         groups: so many groups of the scope are one gang; 0 where each is placed when it comes.
         runs_for: seconds, a guess of how long each runs; None: nothing is said.
+        queue: the queue of a team; "": nothing is said.
     """
 
     locality: Locality
     scope: str = ""
     groups: int = 0
     runs_for: float | None = None
+    queue: str = ""
 
 
 NEAREST = Policy(Locality(cliques=1, required=False))
@@ -66,6 +70,7 @@ _SPACES = re.compile(r"\s*([&(),=:])\s*")  # beside what parts words; `segment=1
 _DOTTED = re.compile(r"\.([^.]+[=-][0-9]+\.[0-9]+(?=\.|$)|[^.]+)")  # an argument, which may be a fraction
 _ARGUMENT = re.compile(
     r"(?:(segment|patience|set|runs_for|speed)[=-])?([0-9]+(?:\.[0-9]+)?)|scope[=-](job|application|name)"
+    rf"|queue[=-]({NAME.pattern})"
 )
 _WHOLE = {"segment": MAX_CLIQUES, "count": MAX_CLIQUES, "set": MOST_GROUPS}
 _FRACTIONS = {"patience": (0.0, MAX_PATIENCE), "runs_for": (LEAST_SECONDS, MOST_SECONDS), "speed": (LEAST_SPEED, 1.0)}
@@ -97,10 +102,13 @@ def parse_policy(said: object, place: str = "locality") -> Policy | None:
     guesses = {policy.runs_for for policy in policies} - {None}
     if len(guesses) > 1:
         raise _wrong(said, place, "The parts contradict each other: a group runs for one time.")
+    queues = {policy.queue for policy in policies} - {""}
+    if len(queues) > 1:
+        raise _wrong(said, place, "The parts contradict each other: a group is in one queue.")
     if sizes and locality.segment is not None:
         raise _wrong(said, place, "A set of groups takes no segment.")
     scope = "".join(scopes) or ("name" if sizes else "")
-    return Policy(locality, scope, max(sizes, default=0), next(iter(guesses), None))
+    return Policy(locality, scope, max(sizes, default=0), next(iter(guesses), None), "".join(queues))
 
 
 def _term(term: str, said: str, place: str) -> Policy | None:
@@ -109,7 +117,8 @@ def _term(term: str, said: str, place: str) -> Policy | None:
         raise _wrong(said, place, "This is no policy.")
     prefer, name, in_brackets, in_dots = match.groups()
     given = in_brackets.split(",") if in_brackets else _DOTTED.findall(in_dots or "")
-    arguments, scope = _arguments(given, said, place)
+    arguments, words = _arguments(given, said, place)
+    scope, queue = words.get("scope", ""), words.get("queue", "")
     made: dict[str, Callable[[], Policy | None]] = {
         "same_clique": lambda: _cliques(arguments, scope, None, bool(prefer), said, place),
         "at_most_cliques": lambda: _cliques(arguments, scope, arguments.pop("count", 0), bool(prefer), said, place),
@@ -123,29 +132,31 @@ def _term(term: str, said: str, place: str) -> Policy | None:
         raise _wrong(said, place, "none stands alone.")
     found = made[name]()
     left = [*arguments, *(["scope"] if scope and (found is None or not found.scope) else [])]
+    left += ["queue"] if queue and found is None else []
     if left:
         raise _wrong(said, place, f"{name} takes no {', '.join(left)}.")
-    return found
+    return replace(found, queue=queue) if found is not None else None
 
 
-def _arguments(given: list[str], said: str, place: str) -> tuple[dict[str, float], str]:
-    """The numbers by name, and the scope."""
+def _arguments(given: list[str], said: str, place: str) -> tuple[dict[str, float], dict[str, str]]:
+    """The numbers by name, and the scope and the queue."""
     found: dict[str, float] = {}
-    scope = ""
+    words: dict[str, str] = {}
     for at, argument in enumerate(given):
         match = _ARGUMENT.fullmatch(argument)
-        if match is not None and match[3] is not None and not scope:
-            scope = match[3]
+        word = None if match is None else "scope" if match[3] is not None else "queue" if match[4] is not None else None
+        if match is not None and word is not None and word not in words:
+            words[word] = match[3] or match[4]
             continue
         name = "count" if match is None or match[1] is None else match[1]
-        if match is None or match[3] is not None or name in found or (name == "count" and at):
+        if match is None or word is not None or name in found or (name == "count" and at):
             raise _wrong(said, place, f"{argument or 'an argument'} is not understood.")
         value = float(match[2])
         least, most = _FRACTIONS.get(name) or (1, _WHOLE[name])
         if not least <= value <= most or (name in _WHOLE and value % 1):
             raise _wrong(said, place, f"{name} is out of range.")
         found[name] = value
-    return found, scope
+    return found, words
 
 
 def _cliques(

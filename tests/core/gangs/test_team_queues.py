@@ -14,7 +14,7 @@ from ray_dra.core.gangs.backfill import OFF, Bounds
 from ray_dra.core.gangs.events import NextTurn, QueuesDeclared, ReleaseAsked, Submitted
 from ray_dra.core.gangs.gang import Gang, GroupSet
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.gangs.standing import TeamStanding, team_standings
+from ray_dra.core.gangs.standing import TeamStanding, behind, team_standings
 from ray_dra.core.gangs.team_order import TeamOrder
 from ray_dra.core.gangs.team_queues import (
     MOST_GPUS,
@@ -176,11 +176,28 @@ def test_a_queue_that_nobody_declared_is_refused_with_the_names_that_exist(decla
     assert not world.gangs
 
 
+def test_an_ordinary_group_waits_for_a_queue_that_is_not_declared() -> None:
+    """As for anything that Ray does not have; where no queues are declared, there is one for all."""
+    world = world_of(a={}, b={})
+    group = world.ordinary(1, number=1, team="c")
+    assert serve(world) == []
+    (why,) = [behind(world.engine.records, world.gangs[group])]
+    assert (
+        str(why)
+        == "limit in the queue c: wanted 1 GPUs, available none: this queue is not declared; there are a, b, default"
+    )
+    world.act(QueuesDeclared(queues(c={})))
+    assert serve(world) == [group]
+    single = World()
+    assert single.gangs[single.ordinary(1, number=1, team="c")].allocation is not None
+
+
 def test_kueues_queue_and_a_teams_do_not_go_together() -> None:
     world = world_of(a={})
     with pytest.raises(InvalidRequest, match="Kueue"):
         world.submit(1, name="g", team="a", queue="kueue/q")
     assert world.submit(1, name="paid", queue="kueue/q").team == ""
+    assert world.gangs[world.ordinary(1, number=1, team="a", queue="kueue/q")].team == ""
 
 
 def test_a_gang_that_names_none_is_in_the_default_queue() -> None:
@@ -332,6 +349,7 @@ class Teams(RuleBasedStateMachine):
                 order = Order(gang(*sizes, name=f"g{self.count}", priority=priority), team=name, runs_for=runs_for)
                 self.started(lambda: self.world.act(Submitted(order)))
         except InvalidRequest as refused:
+            assert not ordinary
             assert refused.place == "queue"
             assert not self.order.queues.declared(name)
         except UnsatisfiableError as never:
