@@ -120,8 +120,9 @@ class Statuses:
     def _waits_for(self, gang: Gang, refused: tuple[Shortfall, ...]) -> tuple[Shortfall, ...]:
         """Who comes first changes, and a coordinator that has started again has asked only for the first."""
         turn = behind(self._records, gang) if gang.waits else None
-        others = tuple(each for each in refused if each.kind is not ShortfallKind.LIMIT)
-        return others if turn is None else (turn, *(each for each in others if each.kind is not ShortfallKind.QUEUE))
+        new = (ShortfallKind.LIMIT,) if turn is None else (ShortfallKind.LIMIT, ShortfallKind.QUEUE)
+        others = [each for each in refused if each.kind not in new]
+        return (*others,) if turn is None else (turn, *others)
 
     def _other_work(self, allocation: Allocation | None) -> tuple[str, ...]:
         """What others have where a gang is to be; of one in the queue, wherever that is."""

@@ -23,7 +23,7 @@ from ray_dra.core.gangs.team_queues import (
     beyond,
     entitlement,
 )
-from ray_dra.core.gangs.turn import Turn
+from ray_dra.core.gangs.turn import Turn, arrival
 
 ALL = ""
 """The one list, where there are no queues of teams."""
@@ -251,7 +251,7 @@ class TeamOrder:
 
     def _rank_of(self, team: str, turn: Turn, wants: Amounts, has: Amounts) -> _Rank:
         if not self.declared:
-            return _Rank(Entitlement.GUARANTEED, 0.0, turn[1], turn[2])
+            return _Rank(Entitlement.GUARANTEED, 0.0, arrival(turn), turn[2])
         queue = self.queues.queue(team)
         right = entitlement(queue, has.gpus, wants.gpus)
         amount = {
@@ -259,4 +259,4 @@ class TeamOrder:
             Entitlement.BORROWED: beyond(queue, has, self.total),
             Entitlement.OVER_LIMIT: math.inf,
         }[right]
-        return _Rank(right, amount, turn[1], turn[2])
+        return _Rank(right, amount, arrival(turn), turn[2])
