@@ -14,6 +14,7 @@ from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, exit_code
 from ray_dra.cli.gangs import describe, events, gangs, queues, release
 from ray_dra.cli.planning import capacity, plan
 from ray_dra.cli.terminal import say, warn, write_what_the_terminal_lacks
+from ray_dra.cli.validation import validate
 from ray_dra.errors import RayDraError
 
 
@@ -39,7 +40,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
-for command in (gangs, describe, events, queues, release, topology, plan, capacity, snapshot, check, profiles, probe):
+for command in (
+    gangs,
+    describe,
+    events,
+    queues,
+    release,
+    topology,
+    plan,
+    capacity,
+    snapshot,
+    check,
+    validate,
+    profiles,
+    probe,
+):
     app.command(epilog=EXIT_CODES)(command)
 
 

@@ -1,0 +1,120 @@
+"""What one rank of a validation sees and does: its GPUs by NVML, IMEX channels, and a sum over all ranks.
+
+Runs in the workers of a gang. `validate.py` starts the ranks, and judges what they say.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.files.readings import reading_from_bytes
+
+CHANNELS = Path("/dev/nvidia-caps-imex-channels")
+NVML_SECONDS = 60.0  # a driver that hangs answers never
+LENGTH = 1 << 20  # bytes that each rank passes on, once to each other rank
+PROBE = """
+import dataclasses, json
+from ray_dra.adapters.nvml import probe
+print(json.dumps(dataclasses.asdict(probe())))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RankView:
+    """What a rank saw.
+
+    Attributes:
+        visible: CUDA_VISIBLE_DEVICES, in order.
+        reading: of NVML, in the worker; None: it did not answer, `error` says why.
+        channels: IMEX channels in /dev.
+    """
+
+    host: str
+    visible: tuple[str, ...]
+    reading: NodeReading | None
+    error: str
+    channels: int
+
+    @property
+    def uuids(self) -> tuple[str | None, ...]:
+        """Of the visible GPUs, in order, as NVML has them."""
+        gpus = self.reading.gpus if self.reading is not None else ()
+        by_name = {str(gpu.index): gpu.uuid for gpu in gpus} | {gpu.uuid: gpu.uuid for gpu in gpus if gpu.uuid}
+        return tuple(by_name.get(name) for name in self.visible)
+
+
+class Rank:
+    """An actor in one bundle."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("", 0))
+
+    def view(self) -> RankView:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        reading, error = _reading()
+        with suppress(OSError):
+            found = [path for path in CHANNELS.iterdir() if path.name.startswith("channel")]
+            return RankView(_host(), tuple(filter(None, visible.split(","))), reading, error, len(found))
+        return RankView(_host(), tuple(filter(None, visible.split(","))), reading, error, 0)
+
+    def address(self) -> tuple[str, int]:
+        return ray.util.get_node_ip_address(), self._listener.getsockname()[1]
+
+    def sum_over(self, following: tuple[str, int], ranks: int, mine: int, timeout: float) -> tuple[int, float]:
+        """The sum of what all ranks have (`mine`), passed around a ring over TCP with LENGTH bytes each time, and the
+        seconds that it took.
+
+        Raises:
+            OSError: a neighbour is not reached, or does not answer in time.
+        """
+        self._listener.settimeout(timeout)
+        began, total, passing = time.monotonic(), mine, mine
+        with socket.create_connection(following, timeout=timeout) as after, self._listener.accept()[0] as before:
+            before.settimeout(timeout)
+            for _ in range(ranks - 1):
+                said = struct.pack("!q", passing).ljust(LENGTH, b"\0")
+                sender = threading.Thread(target=after.sendall, args=(said,), daemon=True)
+                sender.start()  # else two that send to each other wait for each other
+                passing = struct.unpack("!q", _receive(before, LENGTH)[:8])[0]
+                sender.join(timeout)
+                total += passing
+        return total, time.monotonic() - began
+
+
+def _host() -> str:
+    return socket.gethostname()
+
+
+def _reading() -> tuple[NodeReading | None, str]:
+    """By a child process, which may hang in the driver where this one must not."""
+    try:
+        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, timeout=NVML_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return None, f"NVML has not answered for {NVML_SECONDS:.0f} s"
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        return None, lines[-1] if lines else f"the probe ended with {done.returncode}"
+    return reading_from_bytes(done.stdout), ""
+
+
+def _receive(connection: socket.socket, length: int) -> bytes:
+    parts, left = [], length
+    while left:
+        part = connection.recv(min(left, 1 << 16))
+        if not part:
+            raise ConnectionError("the rank before has hung up")
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
