@@ -45,7 +45,7 @@ def validate(
         found = [known[name] for name in dict.fromkeys(clique)]
     reports = []
     for target in found:
-        report = checks.validate(target, timeout, placement_group, imex=snapshot.limits.compute_domains)
+        report = checks.validate(target, timeout, placement_group, domains=snapshot.limits.compute_domains)
         reports.append(report)
         if output is Output.NAME:
             say(report.clique)

@@ -87,13 +87,13 @@ def targets(inventory: Inventory) -> Iterator[Target]:
         yield Target(clique.name, kind, tuple(n for n, _ in found), tuple(count for _, count in found))
 
 
-def validate(target: Target, timeout: float, placement_group: Callable[..., Any], *, imex: bool) -> CliqueReport:
+def validate(target: Target, timeout: float, placement_group: Callable[..., Any], *, domains: bool) -> CliqueReport:
     """Place a gang on the target, have its ranks look and speak to each other, and give it back.
 
     Args:
         timeout: seconds for the gang to be ready, and as many for its ranks to answer.
         placement_group: `ray_dra.placement_group`.
-        imex: a gang over several nodes has an IMEX channel here.
+        domains: a gang over several nodes has an IMEX channel here.
     """
     began = time.monotonic()
     names = tuple(node.name for node in target.nodes)
@@ -119,7 +119,7 @@ def validate(target: Target, timeout: float, placement_group: Callable[..., Any]
         ready = Verdict("gang", True, f"{several(len(names), 'bundle')} ready")
         planned = gang.allocation
         assert planned is not None
-        return report(ready, *_ranks(gang.placement_group, planned, timeout, imex=imex and len(names) > 1))
+        return report(ready, *_ranks(gang.placement_group, planned, timeout, domains=domains and len(names) > 1))
     except GangTimeout as error:
         return report(Verdict("gang", False, f"not ready in {timeout:g} s: {error.available or error.reason}"))
     except RayDraError as error:
@@ -128,7 +128,7 @@ def validate(target: Target, timeout: float, placement_group: Callable[..., Any]
         gang.remove()
 
 
-def _ranks(group: Any, planned: Allocation, timeout: float, *, imex: bool) -> Iterator[Verdict]:
+def _ranks(group: Any, planned: Allocation, timeout: float, *, domains: bool) -> Iterator[Verdict]:
     make = ray.remote(Rank)
     ranks = [
         make.options(
@@ -142,7 +142,7 @@ def _ranks(group: Any, planned: Allocation, timeout: float, *, imex: bool) -> It
         views: list[RankView] = ray.get([rank.view.remote() for rank in ranks], timeout=timeout)
         yield judge_gpus(planned, views)
         yield judge_fabric(views)
-        yield judge_imex(views, imex=imex)
+        yield judge_imex(views, domains=domains)
         yield _sum(ranks, timeout)
     except ray.exceptions.GetTimeoutError:
         yield Verdict("ranks", False, f"no answer in {timeout:g} s")
@@ -186,10 +186,10 @@ def judge_fabric(views: Sequence[RankView]) -> Verdict:
     return Verdict("fabric", True, f"completed, clique {cluster}.{clique}")
 
 
-def judge_imex(views: Sequence[RankView], *, imex: bool) -> Verdict:
+def judge_imex(views: Sequence[RankView], *, domains: bool) -> Verdict:
     """Whether each rank has an IMEX channel, where it should."""
     without = [rank for rank, view in enumerate(views) if not view.channels]
-    if not imex:
+    if not domains:
         return Verdict("IMEX", None, "not needed: one node, or no ComputeDomains here")
     if without:
         return Verdict("IMEX", False, f"no channel in ranks {', '.join(map(str, without))}")

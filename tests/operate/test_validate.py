@@ -44,7 +44,7 @@ def test_ranks_that_see_what_was_planned_are_well() -> None:
     answer = planned()
     assert judge_gpus(answer, views(answer)).ok is True
     assert judge_fabric(views(answer)) == Verdict("fabric", True, f"completed, clique {RACK}.1")
-    assert judge_imex(views(answer), imex=True).ok is True
+    assert judge_imex(views(answer), domains=True).ok is True
 
 
 def test_another_gpu_another_order_and_no_answer_are_named() -> None:
@@ -77,8 +77,8 @@ def test_ranks_in_two_cliques_are_not_one_fabric() -> None:
 def test_a_channel_that_is_lacking_matters_where_one_is_needed() -> None:
     first, second = views(planned())
     lacking = [first, replace(second, channels=0)]
-    assert judge_imex(lacking, imex=True) == Verdict("IMEX", False, "no channel in ranks 1")
-    assert judge_imex(lacking, imex=False).ok is None
+    assert judge_imex(lacking, domains=True) == Verdict("IMEX", False, "no channel in ranks 1")
+    assert judge_imex(lacking, domains=False).ok is None
 
 
 def test_a_report_is_as_bad_as_its_worst_and_nothing_where_nothing_was_tried() -> None:
