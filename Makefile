@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where it is set, each of the many Pythons that tests and examples start would compile Ray anew: a second of CPU each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check mutants lines fmt lock sbom protos clean bench cluster cluster-down cluster-binaries
+.PHONY: demo test check mutants lines fmt lock sbom protos dist clean bench cluster cluster-down cluster-binaries
 
 demo: $(STAMP)
 	$(BIN)/python examples/train_nvlink_gang.py
@@ -81,5 +81,12 @@ sbom: $(STAMP)
 protos: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ray_dra/simulated/dra/proto/*.proto
 
+# The wheel and the source distribution, as they would be published. The compiled library is not in them: it is compiled
+# where it is first used, or by the image's build.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
