@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
+from ray_dra.core.gangs.faults import MORE_SECONDS
 from ray_dra.core.gangs.repair import DEGRADE, OnFault, on_fault
 from ray_dra.errors import RayDraError
 from tests.coordinator.kills import MortalRay
@@ -28,6 +29,7 @@ def raylet(world: KubeWorld, rank: int) -> str:
 def until_noticed(world: KubeWorld) -> None:
     world.later(int(FLAP_SECONDS) + 2)
     assert world.status.notice is not None
+    world.later(int(MORE_SECONDS))
 
 
 def test_ray_hears_once_of_the_worker_that_ends_with_the_notices_deadline() -> None:
@@ -75,6 +77,18 @@ def test_what_ray_was_told_ends_though_the_sign_is_taken_back(killed: bool) -> N
     assert (world.status.moves, world.status.notice) == (1, None)
     world.coordinator.release(NAME)
     world.settle()
+
+
+@pytest.mark.parametrize("seconds", range(9, 13))
+def test_a_cordon_of_some_ten_seconds_tells_ray_nothing(seconds: int) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    world.kube.cordon(world.nodes[1])
+    world.later(seconds)
+    world.kube.cordon(world.nodes[1], closed=False)
+    world.later(int(GRACE) + 5)
+    assert not world.ray.drained
+    assert (world.status.moves, world.status.notice, world.status.phase) == (0, None, Phase.READY)
 
 
 def test_all_workers_that_end_together_are_told_at_once() -> None:
@@ -172,7 +186,7 @@ def test_a_coordinator_that_is_killed_at_it_tells_the_rest(declared: OnFault, ha
     ends = {raylet(world, rank) for rank in ([1] if declared is REPLACE else [0, 1])}
     world.kube.cordon(world.nodes[1])
     world.ray.halt = halt  # type: ignore[attr-defined]
-    for _ in range(2 * int(FLAP_SECONDS) + 6):
+    for _ in range(2 * int(FLAP_SECONDS + MORE_SECONDS) + 4):
         world.turn()
     notice = world.status.notice
     assert notice is not None

@@ -257,5 +257,5 @@ class Engine:
         elif fault_is_due(gang, seen, now.wall):
             actions = self.faults.repair(gang, seen, now)
         elif gang.notice is not None:
-            actions = self.faults.tell_ray(gang, seen)
+            actions = self.faults.tell_ray(gang, seen, now)
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]

@@ -23,6 +23,8 @@ from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.allocation import Allocation
 
+MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it, before Ray is told
+
 
 class Faults:
     """See the module."""
@@ -51,15 +53,17 @@ class Faults:
         notes.no_place = inventory.changes
         return []
 
-    def tell_ray(self, gang: Gang, seen: Observed) -> list[Action]:
+    def tell_ray(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         """Ray's own notice, once the gang has its, of all raylets that end together. It cannot be taken back, and
         nothing new runs there from then on: so only of the gang's own, and only where one of the declared ways is
-        possible, so that they do end."""
+        possible, so that they do end. A sign to drain may pass just after the notice: it stands a little longer."""
         notice, notes = gang.notice, self.recording.notes(gang)
         if notice is None or notice.deadline is None or not notice.faulty or gang.releasing or gang.replacing:
             return []
         ranks = tuple(rank for rank in notice.ranks if rank in seen.untold)
         if not ranks or seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
+            return []
+        if not seen.lost and now.wall - notice.since < MORE_SECONDS:
             return []
         if seen.drained.isdisjoint(notice.ranks) and not self._is_possible(gang, notice.faulty, seen):
             notes.may_end = self.planning.inventory.changes
