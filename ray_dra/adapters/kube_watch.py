@@ -107,7 +107,9 @@ class KubeAdapter:
             "templates": Mirror(api, "ResourceClaimTemplate", namespace, keep=read_template, changed=changed),
         }
         if self.compute_domains:
-            self._mirrors["domains"] = Mirror(api, "ComputeDomain", namespace, labels=ours, keep=read_domain)
+            self._mirrors["domains"] = Mirror(
+                api, "ComputeDomain", namespace, labels=ours, keep=read_domain, changed=changed
+            )
         self._lease = Lease(api, namespace, f"ray-dra-{raycluster}", holder, problems=self.problems)
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="kube")
         self._writers = Writers(self._pool, self._limits)
@@ -165,6 +167,7 @@ class KubeAdapter:
             pods=found["pods"],
             templates=found["templates"],
             domains=found.get("domains", ()),
+            domains_unread="domains" in self._mirrors and self._mirrors["domains"].left_out,
             topologies=found["topologies"],
             workloads=found.get("workloads") if queues_known else None,
             flavors={flavor.name: flavor for flavor in found.get("flavors", ())},

@@ -119,7 +119,7 @@ class Observer:
         amiss = [] if gang.allocation is None else list(self._amiss(gang.allocation))
         gone: Mapping[str, str] = {}
         if gang.allocation is not None and self._placed_once(gang):
-            gone = self.backend.lost(gang.allocation, self.joined)
+            gone = self.backend.lost(gang.request, gang.allocation, self.joined)
         if gang.replacing and gang.allocation is not None:  # what is just being made, its making tells
             nodes = gang.allocation.nodes
             amiss = [(rank, each) for rank, each in amiss if nodes[rank] not in gang.replacing]
@@ -163,7 +163,7 @@ class Observer:
             return False
         amiss = list(self._amiss(gang.allocation))
         drains = [(rank, Drain(each.place, each.said)) for rank, each in amiss if each.severity is Severity.DRAIN]
-        gone = self.backend.lost(gang.allocation, self.joined)
+        gone = self.backend.lost(gang.request, gang.allocation, self.joined)
         losses = self._losses(gang, gang.allocation, notes, amiss, gone)
         return not losses and self.drains.ending(drains, (), gang.notice) is None
 

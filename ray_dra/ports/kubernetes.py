@@ -40,6 +40,7 @@ class KubeView:
     pods: tuple[Pod, ...] = ()
     templates: tuple[ClaimTemplate, ...] = ()
     domains: tuple[ComputeDomain, ...] = ()
+    domains_unread: bool = False  # there is one that cannot be read
     topologies: tuple[NodeLinks, ...] = ()  # of the topology agents' ConfigMaps
     workloads: tuple[Workload, ...] | None = None  # Kueue's; None where they are not looked at, or not yet
     flavors: Mapping[str, ResourceFlavor] = field(default_factory=dict)

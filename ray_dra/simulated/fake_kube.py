@@ -328,6 +328,8 @@ class FakeKube:
         self._things.pop((kind, found), None)
         if kind == "Pod":
             self._running.discard(found)
+        if kind == "ComputeDomain":
+            self._things.pop(("ResourceClaimTemplate", f"{found}-channel"), None)
 
     def apply_raycluster(self, **spec: Any) -> None:
         """The user applies the RayCluster again, as it was but for these fields."""

@@ -113,7 +113,7 @@ class Backend(Protocol):
     def idle(self) -> bool:
         """Whether nothing is left of any workers made for any gang."""
 
-    def lost(self, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
+    def lost(self, request: GangRequest, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
         """The nodes whose workers are not there (any more), each with a sentence."""
 
     def ending(self, allocation: Allocation) -> Ending | None:

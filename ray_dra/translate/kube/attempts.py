@@ -97,10 +97,31 @@ def attempt_of(
     slots = {node: slot for node, slot in slots_of(allocation, asked).items() if own(node)}
     slots = {node: _passed_through(slot, buses) if slot.confidential else slot for node, slot in slots.items()}
     maker = Maker(allocation, name, raycluster, toleration)
-    used = {counter for counter, _ in allocation.counters} if compute_domains else set()
-    joined = dict.fromkeys(s.clique for s in slots.values() if s.clique and imex_counter(s.node) in used)
-    domains = {clique: maker.domain(f"{name}-d{at}") for at, clique in enumerate(joined)}
-    return Attempt(name, slots, domains, maker)
+    names = _domain_names(name, allocation, slots) if compute_domains else {}
+    return Attempt(name, slots, {clique: maker.domain(named) for clique, named in names.items()}, maker)
+
+
+def domains_of(
+    allocation: Allocation, asked: Sequence[Bundle], *, own: Callable[[str], bool] = lambda node: True
+) -> dict[str, str]:
+    """Node -> the ComputeDomain that its worker is in, where they are served at all. Arguments as of `attempt_of`."""
+    slots = {node: slot for node, slot in slots_of(allocation, asked).items() if own(node) and not slot.confidential}
+    names = _domain_names(attempt_name(allocation.gang, allocation.epoch), allocation, slots)
+    joined = _joined(allocation, slots)
+    return {node: names[slot.clique] for node, slot in slots.items() if slot.clique in names and node in joined}
+
+
+def _domain_names(attempt: str, allocation: Allocation, slots: Mapping[str, Slot]) -> dict[str, str]:
+    """Clique -> the name of its ComputeDomain, of those that have one."""
+    joined = _joined(allocation, slots)
+    cliques = dict.fromkeys(slot.clique for node, slot in slots.items() if slot.clique and node in joined)
+    return {clique: f"{attempt}-d{at}" for at, clique in enumerate(cliques) if clique}
+
+
+def _joined(allocation: Allocation, slots: Mapping[str, Slot]) -> set[str]:
+    """The nodes of an IMEX domain."""
+    used = {counter for counter, _ in allocation.counters}
+    return {node for node in slots if imex_counter(node) in used}
 
 
 def _passed_through(slot: Slot, buses: Callable[[str, str], str | None]) -> Slot:

@@ -35,7 +35,7 @@ from ray_dra.ports.kube_objects import Claim, OfGang, Placing, RayCluster
 from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
-from ray_dra.translate.kube.attempts import attempt_of
+from ray_dra.translate.kube.attempts import attempt_of, domains_of
 from ray_dra.translate.kube.ending import ClusterEnding, ending_of
 from ray_dra.translate.kube.raycluster import (
     check_request_for,
@@ -96,6 +96,7 @@ class KubernetesBackend:
         self._labels: dict[
             str, tuple[Allocation, dict[str, str]]
         ] = {}  # attempt -> node -> the label of the slot there
+        self._domains: dict[str, tuple[Allocation, dict[str, str]]] = {}  # attempt -> node -> its ComputeDomain
         self._warming, self._teardown = Warming(kube, clock), Teardown(kube, clock)
         self._guard = Guard(kube, clock, machines)
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
@@ -299,10 +300,26 @@ class KubernetesBackend:
             return self.raylets.selector(node)
         return {SLOT_LABEL: self._labels_of(allocation)[node]}
 
-    def lost(self, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
-        """Slots whose raylet is not there (any more)."""
+    def lost(self, request: GangRequest, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
+        """Slots whose raylet is not there (any more), or whose ComputeDomain is not: with it end their IMEX channels,
+        and one that is made again is another domain, of which only new workers get channels."""
         slots = self.slots(allocation)
-        return {node: f"the worker on {node} is gone" for label, node in slots.items() if label not in joined}
+        gone = {node: f"the worker on {node} is gone" for label, node in slots.items() if label not in joined}
+        if self.inventory.limits.compute_domains and not self.view.domains_unread:
+            found = self.found.get(attempt_name(allocation.gang, allocation.epoch), Found())
+            there = {domain.name for domain in found.domains if not domain.deleting}
+            for node, domain in self._domains_of(request, allocation).items():
+                if domain not in there:
+                    gone.setdefault(node, f"its ComputeDomain {domain} is gone")
+        return gone
+
+    def _domains_of(self, request: GangRequest, allocation: Allocation) -> dict[str, str]:
+        name = attempt_name(allocation.gang, allocation.epoch)
+        held, found = self._domains.get(name, (None, {}))
+        if held is None or held.renewed != allocation.renewed:
+            found = domains_of(allocation, request.bundles, own=self._has_own)
+            self._domains[name] = allocation, found
+        return found
 
     def ending(self, allocation: Allocation) -> Ending | None:
         """With the RayCluster go all its gangs, whole."""
@@ -359,6 +376,7 @@ class KubernetesBackend:
         self._unseen = {name: at for name, at in self._unseen.items() if self.clock() - at < UNSEEN_SECONDS}
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
         self._labels = {name: labels for name, labels in self._labels.items() if name in names}
+        self._domains = {name: domains for name, domains in self._domains.items() if name in names}
         if names == self._tidied and self.idle:
             return  # the store is asked over the network, and this is every look
         self._tidied = names

@@ -151,6 +151,9 @@ class Provisioning:
         attempt, count = self.attempt, len(self._labels)
         for domain in there.domains:  # one that goes is made again at once
             self._written.pop(("join", domain.name), None)
+        ending = [domain.name for domain in there.domains if domain.deleting]
+        if ending:
+            return "applied", f"the ComputeDomain that was deleted to end: {', '.join(ending)}"
         missing = attempt.missing_domains({domain.name for domain in there.domains})
         self.kube.together([partial(self._add_domain, name, domain) for name, domain in missing.items()])
         names = {template.name for template in self.view.templates}

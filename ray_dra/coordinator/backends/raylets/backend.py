@@ -66,7 +66,7 @@ class RayletsBackend:
     def gone(self, gang: str, moves: int) -> bool:
         return True
 
-    def lost(self, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
+    def lost(self, request: GangRequest, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
         return {}
 
     def ending(self, allocation: Allocation) -> Ending | None:
