@@ -26,9 +26,10 @@ HERE = Maker()  # the coordinator makes the placement group
 
 
 class World(raylets_world.World):
-    """Two racks of two trays of four GPUs. `discipline`: of the coordinators from the next restart on."""
+    """Two racks of two trays of four GPUs. `discipline`, `queues`: of the coordinators from the next restart on."""
 
     discipline = DISCIPLINE
+    queues: str | None = None
 
     def __init__(self, nodes: int = 4) -> None:
         super().__init__(nodes)
@@ -36,7 +37,15 @@ class World(raylets_world.World):
         self.coordinator._wall = self.clock
 
     def restart(self) -> None:
-        self.coordinator = Coordinator(self.store, self.ray, self.clock, wall=self.clock, discipline=self.discipline)
+        said = self.queues
+        self.coordinator = Coordinator(
+            self.store,
+            self.ray,
+            self.clock,
+            wall=self.clock,
+            discipline=self.discipline,
+            queues=None if said is None else lambda: said,
+        )
 
     def with_gang(self, declared: OnFault = RESTART, *, maker: Maker | None = HERE, **order: Any) -> None:
         """A gang over a rack, placed."""

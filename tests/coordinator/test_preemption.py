@@ -151,6 +151,73 @@ def test_killed_at_any_write_one_gang_gives_way_once(victim: str, after: bool) -
     assert at > (4 if victim == "store" else 1)
 
 
+def borrowed(world: World) -> None:
+    """Two gangs of a team over a rack each, of which one is beyond its guarantee."""
+    world.discipline, world.queues = AT_ONCE, "a: {guarantee: 8}\nb: {guarantee: 8}"
+    world.restart()
+    for name in world.names:
+        world.report(name)
+    for name in (NAME, group_id("other")):
+        world.coordinator.submit(
+            Order(gang(4, 4, name=name, locality=ONE_CLIQUE), owner="job", on_fault=LOW, maker=HERE, team="a")
+        )
+        world.pass_time(2)
+    assert {world.coordinator.status(name).phase for name in (NAME, group_id("other"))} == {Phase.READY}
+
+
+def ask_owed(world: World) -> None:
+    request = gang(4, 4, name=HIGH, locality=ONE_CLIQUE)
+    world.coordinator.submit(Order(request, name="high", owner="job", on_fault=LOW, maker=HERE, team="b"))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("victim", ["store", "ray"])
+def test_killed_at_any_write_what_was_borrowed_comes_back_once(victim: str, after: bool) -> None:
+    at, died = 0, True
+    while died:
+        world = World()
+        borrowed(world)
+        assert isinstance(world.store, CrashingStore)
+        assert isinstance(world.ray, MortalRay)
+        if victim == "store":
+            world.store.left, world.store.after = at, after
+        else:
+            world.ray.die_at(at, after=after)
+        died, asked = False, False
+        for _ in range(40):
+            try:
+                if not asked:
+                    ask_owed(world)
+                    asked = True
+                world.pass_time(1)
+                if world.coordinator.status(HIGH).phase is Phase.HELD:
+                    world.store.left = world.ray.left = None  # it has what it needs
+                    world.place(HIGH)
+            except Crash:
+                died = True
+                world.restart()
+                for name in world.names:
+                    world.report(name)
+        world.store.left = world.ray.left = None
+        world.check()
+        gangs = world.coordinator.gangs
+        assert gangs[HIGH].history[-1].to is Phase.READY, f"killed at {at}: {gangs[HIGH].history}"
+        assert gangs[NAME].preempted == 0, "it is within its team's guarantee"
+        assert gangs[group_id("other")].preempted == 1, f"killed at {at}"
+        assert gangs[group_id("other")].waits
+        assert {each.name: (each.used, each.borrowed) for each in world.coordinator.teams()} == {
+            "a": (8.0, 0.0),
+            "b": (8.0, 0.0),
+            "default": (0.0, 0.0),
+        }
+        world.coordinator.release(HIGH)
+        world.pass_time(3)
+        assert world.coordinator.status(group_id("other")).phase is Phase.READY, "it borrows again"
+        assert len(world.groups("CREATED")) == 2
+        at += 1
+    assert at > (4 if victim == "store" else 1)
+
+
 def test_a_coordinator_that_starts_again_with_preemption_off_takes_nobody_more() -> None:
     world = World()
     preemptible(world)

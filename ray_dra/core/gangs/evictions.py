@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action, DeleteMap, Note, RemoveGroup, Save, Tell, TellNotice
+from ray_dra.core.gangs.borrowing import still_owed
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.eviction import Eviction
 from ray_dra.core.gangs.gang import Gang
@@ -37,13 +38,13 @@ class Evictions:
         return _noted(replace(gang, eviction=None, notice=notice), f"the notice is taken back: {why}", now)
 
     def look(self, gang: Gang, now: Moment) -> list[Action]:
-        """What is next for a gang that has such notice: it goes on once the other gang waits no more; it ends once its
-        notice is over."""
+        """What is next for a gang that has such notice: it goes on once the other gang waits no more, or has no right
+        to its devices any more; it ends once its notice is over."""
         eviction = gang.eviction
         if eviction is None:
             return []
         by = self.records.gangs.get(eviction.by)
-        if by is None or not by.waits:
+        if by is None or not by.waits or not still_owed(self.records, gang, by):
             return self.take_back(gang, now)
         return self._end(gang, eviction, now) if eviction.deadline <= now.wall else []
 

@@ -18,9 +18,10 @@ from ray_dra.core.gangs.eviction import Eviction
 from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.planning import Answer, Planning
-from ray_dra.core.gangs.preemption import LEAVES, Preemption, takeable
+from ray_dra.core.gangs.preemption import BORROWED, LEAVES, Preemption, takeable
 from ray_dra.core.gangs.sets import place_near
-from ray_dra.core.gangs.victims import Prices, Victims, cheapest_victims
+from ray_dra.core.gangs.team_order import TeamOrder
+from ray_dra.core.gangs.victims import Prices, Rank, Victims, cheapest_victims
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.shortfall import ShortfallKind
 
@@ -37,11 +38,13 @@ class Preempting:
     def for_first(self, now: Moment) -> list[Action]:
         """Notice for those whom the first in the queue takes, and for those no more whom it does not need any more."""
         first = self.admission.refused(now.lived)
-        if first is None or not (self.settings.most and (self.records.preemptible or self.records.evicted)):
+        some_may = self.records.preemptible or self.records.evicted or self.records.team_order.declared
+        if first is None or not (self.settings.most and some_may):
             return []
         if any(each.kind is ShortfallKind.PATIENCE for each in self.records.notes[first.id].refused):
             return []  # it could start, and waits for what it prefers
-        asked = (self.admission.no, frozenset((gang.id, gang.eviction) for gang in self.records.leaving()))
+        teams = self.records.team_order.version
+        asked = (self.admission.no, teams, frozenset((gang.id, gang.eviction) for gang in self.records.leaving()))
         if asked == self._asked and now.wall < self._again:
             return []
         self.admission.searches()
@@ -61,10 +64,17 @@ class Preempting:
             if gang.eviction is not None and gang.eviction.by == first.id and gang.id not in gangs:
                 actions += self.evictions.take_back(gang, now)
         grace = max((gang.on_fault.grace for gang in taken), default=0.0)  # all of them end at once
-        why = f"preempted by {first.name or first.id}, of priority {first.request.priority}"
         for gang in taken:
+            why = _why(first, gang, prices[gang.id].rank, self.records.team_order)
             actions += self.evictions.tell(gang, Eviction(first.id, why, now.wall + grace), now)
         return actions
+
+
+def _why(first: Gang, gang: Gang, rank: Rank, teams: TeamOrder) -> str:
+    name = first.name or first.id
+    if rank[0] != BORROWED:
+        return f"preempted by {name}, of priority {first.request.priority}"
+    return f"borrowed by {teams.team(gang.team)}, and given back to {teams.team(first.team)}, for {name}"
 
 
 def victims_for(planning: Planning, near: frozenset[str], first: Gang, prices: Prices) -> Victims | None:

@@ -2,7 +2,9 @@
 
 Only a gang that is `preemptible`, and of a strictly lower priority; none that has just begun to run, and none that was
 preempted often enough. So no gang takes another that could take it back, and a gang that was preempted `most` times
-runs to its end once it has devices again. Neighbours: `victims.py` chooses among them, `preempting.py` asks.
+runs to its end once it has devices again. With queues of teams this holds within a team; of another team a gang whose
+team is guaranteed its GPUs may take what is borrowed (`borrowing.py`), however often: whoever borrows takes nothing.
+Neighbours: `victims.py` chooses among them, `preempting.py` asks.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import can_leave
+from ray_dra.core.gangs.borrowing import borrowed_by, is_guaranteed, may_end
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.victims import Price
@@ -37,6 +40,8 @@ NOBODY = Preemption(most=0)
 MOST_TIMES = 1_000  # that a setting may have a gang preempted
 LEAVES = (-MAX_PRIORITY - 2,)
 """The rank of a gang that ends in any case, or has notice already."""
+BORROWED = -MAX_PRIORITY - 1
+"""The rank of a gang that has borrowed begins so; its team's place is next, first the one that has borrowed most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ def takeable(records: Records, first: Gang, settings: Preemption, wall: float) -
     """Whom a gang may take that waits. `wall`: the Unix time."""
     prices: dict[str, Price] = {}
     again = math.inf
+    borrowers = borrowed_by(records, first) if is_guaranteed(records, first) else {}
     for gang, held in records.holders():
         if not can_leave(held) or gang.id == first.id:
             continue
@@ -66,12 +72,15 @@ def takeable(records: Records, first: Gang, settings: Preemption, wall: float) -
         elif gang.ends is not None and wall < gang.ends <= wall + gang.on_fault.grace:
             prices[gang.id] = Price(LEAVES, 0, len(held.grants))  # it will have ended by then, as its program says
             again = min(again, gang.ends)
-        elif records.same_team(first, gang) and may_take(first, gang, settings):
+        elif gang.id in borrowers or (records.same_team(first, gang) and may_take(first, gang, settings)):
             since = (gang.started or 0.0) + settings.least_run
             if wall < since:
                 again = min(again, since)
             else:
-                prices[gang.id] = price_of(gang, held, records, wall)
+                price = price_of(gang, held, records, wall)
+                if gang.id in borrowers:
+                    price = price._replace(rank=(BORROWED, borrowers[gang.id], *price.rank[1:]))
+                prices[gang.id] = price
     return Takeable(prices, again)
 
 
@@ -83,11 +92,7 @@ def may_take(first: Gang, gang: Gang, settings: Preemption) -> bool:
         and gang.request.priority < first.request.priority
         and gang.preempted < settings.most
         and gang.ordinary is None
-        and gang.quota is None
-        and gang.beside is None
-        and gang.reshape is None
-        and gang.notice is None
-        and not gang.replacing
+        and may_end(gang)
     )
 
 

@@ -67,7 +67,8 @@ class Queueing:
         gang = replace(gang, team=order.team if not event.queue else "")
         if order.on_fault is not None:
             declared = order.on_fault if self.own_workers else without(order.on_fault, Way.REPLACE)
-            again = Way.RESTART in declared.ways or order.request.preemptible
+            borrows = self.records.team_order.declared
+            again = Way.RESTART in declared.ways or order.request.preemptible or borrows
             maker = order.maker if again else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
         verdict = self.admission.arrives(gang, now, wait=order.wait, looked=event.looked)

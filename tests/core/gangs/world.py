@@ -88,10 +88,11 @@ class World:
         elif isinstance(action, Drop):
             self.engine.records.drop(action.gang, keep_until=action.keep_until)
         elif isinstance(action, MakeGroup):
-            again = action.gang in self.ray
-            self.ray.setdefault(action.gang, "PENDING")
+            group = self.gangs[action.gang].group or action.gang
+            again = group in self.ray
+            self.ray.setdefault(group, "PENDING")
             assert action.again or not again, "Ray would take up what it has removed"
-            self.act(GroupMade(action.gang, removed=self.ray[action.gang] == "REMOVED"))
+            self.act(GroupMade(action.gang, removed=self.ray[group] == "REMOVED"))
         elif isinstance(action, BuryGroup):
             self.ray[action.gang] = "REMOVED"
         elif isinstance(action, AskQuota):
