@@ -1,0 +1,159 @@
+"""A gang on KubeRay changes between 56 parts of eight GPUs and the eight whole, and strangers that wait for any
+of these all the while get none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ray_dra.errors import KubernetesError
+from ray_dra.simulated.machine import Machine
+from ray_dra.translate.names import ATTEMPT_LABEL
+from tests.cluster.cluster import Cluster
+from tests.cluster.head import Head, installation, told
+from tests.cluster.nodes import NodeSpec
+from tests.cluster.world import Account, Namespace
+
+NODE = "mig"
+SHAPES = """
+@ray.remote(num_gpus=1, num_cpus=0)
+class Rank:
+    def look(self):
+        return ray_dra.get_devices()[0].uuid
+def looks(gang):
+    "What each bundle sees; a few at a time, as a test's worker has little memory."
+    found, bundles = [], range(gang.bundle_count)
+    for some in (bundles[at:at + 7] for at in range(0, len(bundles), 7)):
+        at = [Strategy(gang.placement_group, bundle) for bundle in some]
+        ranks = [Rank.options(scheduling_strategy=each).remote() for each in at]
+        found += ray.get([rank.look.remote() for rank in ranks], timeout=200)
+        for rank in ranks:
+            ray.kill(rank)
+    return found
+def changed(name, *shape, **more):
+    began = time.time()
+    gang.reshape(*shape, grace=1, **more)
+    took = time.time() - began
+    tell(shape=name, took=took, gpus=sorted({grant.part.parent if grant.part else grant.uuid
+                                             for grant in gang.allocation.grants}), seen=looks(gang))
+PARTS = [{"GPU": 1}] * 56
+gang = ray_dra.placement_group(PARTS, part=ray_dra.mig("1g.10gb"))
+gang.wait(120)
+tell(gpus=sorted({grant.part.parent for grant in gang.allocation.grants}))
+hold()
+changed("whole", [{"GPU": 1}] * 8)
+hold()
+changed("parts", PARTS, part=ray_dra.mig("1g.10gb"), timeout=300)
+hold()
+gang.remove()
+"""
+
+
+@pytest.fixture
+def allowed(head: Head) -> Iterator[Head]:
+    """A head whose account may guard GPUs, until the test is over."""
+    head.cluster.kubectl("apply", "-k", str(installation(head.namespace, "shapes")))
+    yield head
+    at = head.namespace.name
+    for kind, name in (
+        ("clusterrole", f"ray-dra:shapes:{at}"),
+        ("clusterrolebinding", f"ray-dra:shapes:{at}"),
+        ("validatingadmissionpolicy", f"ray-dra-guards.{at}"),
+        ("validatingadmissionpolicybinding", f"ray-dra-guards.{at}"),
+    ):
+        head.cluster.kubectl("delete", kind, name)
+
+
+def any_of(namespace: Namespace, name: str, device_class: str) -> None:
+    """A pod that waits for whatever device of the class it can get on the node."""
+    exactly = {"deviceClassName": device_class, "allocationMode": "ExactCount", "count": 1}
+    namespace.claim(name, {"name": "any", "exactly": exactly})
+    namespace.pod(name, name, node=NODE)
+
+
+def test_fifty_six_parts_become_eight_gpus_and_parts_again_and_strangers_get_none(
+    cluster: Cluster, allowed: Head, namespace: Namespace
+) -> None:
+    head = allowed
+    if NODE not in cluster.nodes:
+        cluster.add_node(NodeSpec(NODE, profile="hgx-h100", gates="DynamicMIG"))
+    machine = Machine(cluster.nodes[NODE].machine)
+    process = head.start(SHAPES)
+    gpus = told(process)["gpus"]
+    assert len(gpus) == 8
+    strangers = ("whole", "part")
+    any_of(namespace, "whole", "gpu.nvidia.com")
+    any_of(namespace, "part", "mig.nvidia.com")
+
+    def results() -> list[dict[str, Any]]:
+        claims = head.api.items("ResourceClaim", head.namespace.name, labels=ATTEMPT_LABEL)
+        return [each for claim in claims for each in claim["status"]["allocation"]["devices"]["results"]]
+
+    head.let_go()
+    whole = told(process)
+    assert whole["gpus"] == gpus
+    assert sorted(whole["seen"]) == gpus
+    assert not machine.mig_state().parts
+    assert sorted(each["device"] for each in results()) == [f"gpu-{n}" for n in range(8)]
+    cluster.wait(lambda: not head.api.items("DeviceTaintRule"), 10, "the guard to go")
+    assert [namespace.phase(name) for name in strangers] == ["Pending", "Pending"]
+
+    head.let_go()
+    parts = told(process)
+    assert parts["gpus"] == gpus
+    made = {part.uuid for part in machine.mig_state().parts}
+    assert len(made) == 56
+    assert set(parts["seen"]) == made
+    assert Counter(each["device"].partition("-mig-")[0] for each in results()) == {f"gpu-{n}": 7 for n in range(8)}
+    cluster.wait(lambda: not head.api.items("DeviceTaintRule"), 10, "the guard to go")
+    assert [namespace.phase(name) for name in strangers] == ["Pending", "Pending"]
+    print(f"to whole GPUs in {whole['took']:.1f} s, back to parts in {parts['took']:.1f} s")
+
+    head.let_go()
+    process.wait(60)
+    head.wait_nothing_left()
+    namespace.running("whole")  # which could have had one all the time
+    cluster.wait(lambda: not machine.mig_state().parts or namespace.phase("part") == "Running", 30, "the rest")
+
+
+def test_the_account_makes_no_other_taints_and_takes_away_none_of_others(allowed: Head, account: Account) -> None:
+    api = account("ray-dra", allowed.namespace)
+
+    def rule(name: str, key: str = "ray-dra.io/guard", effect: str = "NoSchedule", **more: Any) -> dict[str, Any]:
+        selector = {"driver": "gpu.nvidia.com", "pool": "none", **more.pop("selector", {})}
+        labels = {"ray-dra.io/namespace": more.pop("whose", allowed.namespace.name)}
+        taint = {"key": key, "value": "a.b", "effect": effect}
+        meta = {"name": name, "labels": labels}
+        kind = {"apiVersion": "resource.k8s.io/v1", "kind": "DeviceTaintRule"}
+        return {**kind, "metadata": meta, "spec": {"deviceSelector": selector, "taint": taint}}
+
+    def refused() -> bool:
+        """Both the right and the policy are there."""
+        no = not _may(api, rule("early", key="example.com/repair"))
+        allowed.api.delete("DeviceTaintRule", "early")
+        return no and _may(api, rule("tried"))
+
+    allowed.cluster.wait(refused, 30, "the policy to be there")
+    for other in (
+        rule("other-key", key="example.com/repair"),
+        rule("evicts", effect="NoExecute"),
+        rule("of-others", whose="default"),
+    ):
+        with pytest.raises(KubernetesError, match="ray-dra"):
+            api.create(other)
+    allowed.api.create(rule("theirs", whose="default"))
+    with pytest.raises(KubernetesError, match="own namespace"):
+        api.delete("DeviceTaintRule", "theirs")
+    allowed.api.delete("DeviceTaintRule", "theirs")
+    api.delete("DeviceTaintRule", "tried")
+
+
+def _may(api: Any, thing: dict[str, Any]) -> bool:
+    try:
+        api.create(thing)
+    except KubernetesError:
+        return False
+    return True
