@@ -154,6 +154,22 @@ def test_a_plan_of_shares_and_of_confidential_machines(file: Path, tmp_path: Pat
     assert "is a mode" in str(run("plan", str(file), "--confidential", "off").exception)
 
 
+def test_slurms_blocks_are_planned_on_as_a_cluster(tmp_path: Path) -> None:
+    conf = tmp_path / "topology.conf"
+    conf.write_text("BlockName=a Nodes=n[1-4]\nBlockName=b Nodes=n[5-8]\nBlockSizes=4")
+    words = ("plan", "--slurm", str(conf))
+    assert run(*words, "-N", "4", "--segment", "2", "-o", "name").stdout.split() == ["n1", "n2", "n3", "n4"]
+    near = run(*words, "-N", "6")
+    assert (near.exit_code, "24 GPUs" in near.stdout) == (YES, True)
+    assert run(*words, "-N", "6", "--same-clique").exit_code == NO
+    assert "6 GPUs" in run(*words, "-N", "3", "--gpus-per-node", "2").stdout
+    written = tmp_path / "cluster.yaml"
+    assert run("snapshot", str(written), "--slurm", str(conf)).exit_code == YES
+    assert run("plan", str(written), "--gpus", "4", "--bundles", "4", "--same-clique").exit_code == YES
+    for wrong in (("plan", "-N", "2"), (*words, str(written)), ("snapshot", "--slurm", str(conf), "--profile", "x")):
+        assert run(*wrong).exit_code == USAGE
+
+
 def test_capacity_tells_which_shapes_could_be_served(file: Path, tmp_path: Path, tell: Tell) -> None:
     said = run("capacity", str(file))
     assert said.exit_code == YES

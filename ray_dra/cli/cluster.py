@@ -102,6 +102,10 @@ def snapshot(
     ] = None,
     nodes: Annotated[int | None, typer.Option(help="With --profile: how many machines.")] = None,
     cliques: Annotated[int | None, typer.Option(help="With --profile: in how many cliques.")] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(help="The machines of Slurm's topology.conf instead; its blocks are cliques.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(help="With --slurm: GPUs of each node.")] = 4,
 ) -> None:
     """Write the cluster as the planner sees it, as YAML: nodes, gangs, other work.
 
@@ -109,7 +113,13 @@ def snapshot(
     """
     from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot
 
-    if profile is not None:
+    if slurm is not None:
+        from ray_dra.translate.files.slurm import read_slurm
+
+        if profile is not None:
+            raise typer.BadParameter("a profile, or Slurm's file: say one of the two", param_hint="--slurm")
+        found = Snapshot(read_slurm(slurm, gpus_per_node))
+    elif profile is not None:
         from ray_dra.simulated.topology import simulated_topology
 
         found = Snapshot(simulated_topology(profile, nodes=nodes, cliques=cliques))

@@ -42,6 +42,13 @@ def plan(
     time_slices: Annotated[
         str | None, typer.Option(help="Shares by time slices: Default, Short, Medium or Long.")
     ] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(help="Slurm's topology.conf in place of a cluster; its blocks are cliques, all free.")
+    ] = None,
+    whole_nodes: Annotated[
+        int | None, typer.Option("--nodes", "-N", help="With --slurm: so many whole nodes, as sbatch -N.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(help="With --slurm: GPUs of each node.")] = 4,
     confidential: Annotated[
         str | None, typer.Option(help="Each bundle in a confidential virtual machine, in this mode: on or ppcie.")
     ] = None,
@@ -61,7 +68,8 @@ def plan(
     from ray_dra.core.model.request import MAX_BUNDLES
     from ray_dra.core.model.topology import Topology
     from ray_dra.translate.clique_names import clique_names
-    from ray_dra.translate.files.snapshot import inventory_of, read_request, read_snapshot
+    from ray_dra.translate.files.slurm import read_slurm
+    from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_request, read_snapshot
     from ray_dra.translate.ray.bundles import request_from_bundles
     from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
     from ray_dra.translate.text import explain_answer, plain_answer
@@ -74,6 +82,13 @@ def plan(
     by_mps = by_mps or mps_memory is not None or mps_threads is not None
     if by_mps and time_slices is not None:
         raise typer.BadParameter("a GPU is shared in one way: say one of the two", param_hint="--mps, --time-slices")
+    if (whole_nodes is not None) and slurm is None:
+        raise typer.BadParameter("whole nodes are asked for with --slurm alone", param_hint="--nodes")
+    if slurm is not None and cluster is not None:
+        raise typer.BadParameter("a snapshot, or Slurm's file: say one of the two", param_hint="--slurm")
+    as_near = whole_nodes is not None and segment is None and not same_clique and at_most_cliques is None
+    if whole_nodes is not None:
+        bundles, gpus = whole_nodes, gpus_per_node
     if request is not None:
         asked = read_request(request)
     else:
@@ -84,7 +99,8 @@ def plan(
             * min(bundles, MAX_BUNDLES + 1),
             strategy=strategy,
             locality=Locality(
-                cliques=1 if same_clique and segment is None else at_most_cliques,
+                cliques=1 if (same_clique and segment is None) or as_near else at_most_cliques,
+                required=not as_near,
                 segment=segment,
                 exclusive=exclusive,
                 connect=Connect.REQUIRED if linked else Connect.PREFERRED,
@@ -100,8 +116,13 @@ def plan(
             priority=priority,
         )
     names: dict[str, str] = {}
-    if cluster is not None:
+    if slurm is not None:
+        snapshot: Snapshot | None = Snapshot(read_slurm(slurm, gpus_per_node))
+    elif cluster is not None:
         snapshot = read_snapshot(cluster)
+    else:
+        snapshot = None
+    if snapshot is not None:
         answer = plan_and_explain(inventory_of(snapshot), asked)
         names = clique_names(Topology.of(snapshot.nodes))
     else:
