@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ray_dra.translate.names import COMPUTE_DOMAIN_API, KUEUE_API, RAY_API, SANDBOX_API, SANDBOX_TEMPLATE_API
+from ray_dra.translate.names import (
+    COMPUTE_DOMAIN_API,
+    KUEUE_API,
+    NVSENTINEL_API,
+    RAY_API,
+    SANDBOX_API,
+    SANDBOX_TEMPLATE_API,
+)
 
 # kind: (group and version, plural, namespaced)
 KINDS: dict[str, tuple[str, str, bool]] = {
@@ -38,6 +45,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "RayService": (RAY_API, "rayservices", True),
     "Workload": (KUEUE_API, "workloads", True),
     "ResourceFlavor": (KUEUE_API, "resourceflavors", False),
+    "DrainRequest": (NVSENTINEL_API, "drainrequests", True),
     "Sandbox": (SANDBOX_API, "sandboxes", True),
     "SandboxTemplate": (SANDBOX_TEMPLATE_API, "sandboxtemplates", True),
     "RayJob": (RAY_API, "rayjobs", True),

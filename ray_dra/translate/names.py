@@ -75,6 +75,7 @@ DRIVER_ANNOTATION = "ray-dra.io/driver"  # the user's, of the RayCluster: the DR
 RAY_GROUP = "ray.io"
 RAY_API = f"{RAY_GROUP}/v1"
 RAY_API_UNWATCHED = f"{RAY_GROUP}/v1alpha1"  # KubeRay serves it, too, and Kueue does not look for it
+NVSENTINEL_API = "nvsentinel.nvidia.com/v1alpha1"
 NVSENTINEL_STATE_LABEL = "dgxc.nvidia.com/nvsentinel-state"  # of a node
 KUEUE_GROUP = "kueue.x-k8s.io"
 KUEUE_API = f"{KUEUE_GROUP}/v1beta2"

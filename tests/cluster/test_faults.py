@@ -15,7 +15,7 @@ def listen():
         drained.update(ray._private.state.state.get_draining_nodes())
         time.sleep(0.1)
 threading.Thread(target=listen, daemon=True).start()
-gang = racks(2, on_fault=("replace", "restart"), grace=1, name="kept")
+gang = racks(2, on_fault=("replace", "restart"), grace=4, name="kept")
 assert gang.wait(240)
 @ray.remote(num_gpus=4, num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Rank:

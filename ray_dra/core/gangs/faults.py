@@ -23,7 +23,7 @@ from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.allocation import Allocation
 
-MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it, before Ray is told
+MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it, before Ray is told; of the grace, half
 
 
 class Faults:
@@ -63,7 +63,7 @@ class Faults:
         ranks = tuple(rank for rank in notice.ranks if rank in seen.untold)
         if not ranks or seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
             return []
-        if not seen.lost and now.wall - notice.since < MORE_SECONDS:
+        if not seen.lost and now.wall - notice.since < min(MORE_SECONDS, gang.on_fault.grace / 2):
             return []
         if seen.drained.isdisjoint(notice.ranks) and not self._is_possible(gang, notice.faulty, seen):
             notes.may_end = self.planning.inventory.changes
