@@ -125,6 +125,7 @@ def placement_group(
     confidential: bool | str = False,
     priority: int = 0,
     preemptible: bool = False,
+    movable: bool = False,
     wait: bool = True,
     runs_for: float | None = None,
     queue: str | None = None,
@@ -158,6 +159,8 @@ def placement_group(
         preemptible: the gang may have to give its devices back for one of a higher priority: it has notice, as of a
             fault, and after `grace` seconds it waits at the front of its priority for devices again
             (docs/queue.md). It may use spare nodes.
+        movable: the gang may be moved to other GPUs, as near to each other as it asks for, so that one that waits has
+            its clique: with notice and `grace`, twice at most, where more work is gained than lost.
         wait: True queues a gang that does not fit now; False refuses it at once.
         runs_for: seconds, a guess of how long the gang runs in what it prefers, from 1 to a year; the gang may then
             start before its turn where that delays nobody, and waits for the clique that it prefers as long as that is
@@ -168,8 +171,8 @@ def placement_group(
             "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
             made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in
             order: the next where the one before is not possible. None: as the cluster is set, and else degrade.
-        grace: seconds, 30 unless said otherwise, from the notice of a fault or a preemption until anything of the
-            gang is ended.
+        grace: seconds, 30 unless said otherwise, from the notice of a fault, a preemption or a move until anything
+            of the gang is ended.
 
     Raises:
         InvalidRequest: what can never be right: a value of another type, out of range or too large, a contradiction.
@@ -202,12 +205,13 @@ def placement_group(
         owner=who.job,
         detached=lifetime == "detached",
         wait=wait,
+        movable=movable,
         maker=Maker(who.actor, who.outlives_job),
         runs_for=runs_for,
         team="" if queue is None else text(queue, "queue"),
         beside=_beside,
         on_fault=None if on_fault is None else _on_fault(on_fault, grace),
-        grace=None if grace is None or on_fault is not None else _grace(grace, preemptible=preemptible),
+        grace=None if grace is None or on_fault is not None else _grace(grace, may_end=preemptible or movable),
     )
     return _handle(order, _soft_target_node_id)
 
@@ -386,11 +390,11 @@ def _on_fault(ways: str | Sequence[str], grace: float | None) -> OnFault:
     return declared(ways) if grace is None else declared(ways, grace)
 
 
-def _grace(grace: float, *, preemptible: bool) -> float:
+def _grace(grace: float, *, may_end: bool) -> float:
     """Of a gang that leaves it to the cluster what is done about faults."""
-    if not preemptible:
-        said = "grace is for what on_fault does, or a preemption: say one of them, too."
-        available = "on_fault='restart', say, or preemptible=True"
+    if not may_end:
+        said = "grace is for what on_fault does, a preemption or a move: say one of them, too."
+        available = "on_fault='restart', say, preemptible=True or movable=True"
         raise InvalidRequest(said, place="grace", wanted=shown(grace), available=available)
     return number(grace, "grace", least=0.0, most=MOST_GRACE)
 

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "core/gangs/actions.py": "core/gangs/test_engine.py",
     "core/gangs/changes.py": "core/gangs/test_lifecycle.py",
     "core/gangs/elastic.py": "coordinator/test_elastic.py",
+    "core/gangs/consolidating.py": "core/gangs/test_consolidation.py, coordinator/test_consolidation.py",
     "core/gangs/elsewhere.py": "core/gangs/test_engine.py",
     "core/gangs/ends.py": "core/gangs/test_engine.py",
     "core/gangs/events.py": "core/gangs/test_engine.py",

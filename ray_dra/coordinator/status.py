@@ -54,8 +54,11 @@ class Status:
     priority: int = 0
     locality: str = ""  # in words
     made_here: bool = False  # the coordinator makes its placement group
-    repaired: bool = False  # something is done about faults of it, or it may be preempted: its allocation may change
+    repaired: bool = (
+        False  # something is done about faults of it, or it may be preempted or moved: its allocation may change
+    )
     preempted: int = 0  # how often it has given its devices back for another gang
+    consolidated: int = 0  # how often it was moved for another gang
     reshape: ReshapeStage | None = None  # how far a change of its shape has come
     shape_failed: str = ""  # why the last one was, or is, undone
     request: GangRequest | None = None  # of one whose shape has changed: the present one
@@ -166,7 +169,8 @@ class Statuses:
             locality=str(gang.request.locality),
             made_here=made_here(gang),
             preempted=gang.preempted,
-            repaired=gang.on_fault.acts or gang.request.preemptible,
+            consolidated=gang.consolidated,
+            repaired=gang.on_fault.acts or gang.request.preemptible or gang.movable,
             reshape=gang.reshape.stage if gang.reshape is not None else None,
             shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,
             request=gang.request if gang.reshaped else None,

@@ -119,7 +119,15 @@ def describe_gang(status: ListedGang, names: Names, now: float) -> list[str]:
         ("Priority", str(status.priority)),
         ("Cliques", ", ".join(names.get(c, c) for c in _cliques(status)) or "-"),
         ("Group", status.group or "-"),
-        ("Moves", str(status.moves) + (f", {status.preempted} for other gangs" if status.preempted else "")),
+        (
+            "Moves",
+            str(status.moves)
+            + (
+                f", {status.preempted + status.consolidated} for other gangs"
+                if status.preempted + status.consolidated
+                else ""
+            ),
+        ),
     ]
     lines = [f"{title + ':':<11} {on_one_line(text)}" for title, text in facts]
     if status.notice is not None:
@@ -165,6 +173,7 @@ def plain_gang(status: ListedGang, names: Names) -> dict[str, Any]:
         "locality": status.locality,
         "moves": status.moves,
         "preempted": status.preempted,
+        "consolidated": status.consolidated,
         "placement_group": status.group,
         "cliques": [{"id": clique, "name": names.get(clique, clique)} for clique in _cliques(status)],
         "allocation": None if status.allocation is None else plain_bundles(status.allocation),

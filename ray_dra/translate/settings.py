@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from ray_dra.core.gangs.backfill import BOUNDS, MOST_WAITING, OFF, Bounds
+from ray_dra.core.gangs.consolidation import CONSOLIDATION, MOST_MOVED, NO_CONSOLIDATION, Consolidation
 from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.preemption import MOST_TIMES, NOBODY, PREEMPTION, Preemption
@@ -13,7 +14,7 @@ from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.repair import GRACE_SECONDS, OnFault, on_fault
 from ray_dra.core.model.locality import LEAST_SPEED
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import BACKFILL_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
+from ray_dra.translate.names import BACKFILL_VARIABLE, CONSOLIDATION_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
 
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
@@ -21,7 +22,9 @@ _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
 
 def discipline_of(environment: Mapping[str, str]) -> Discipline:
     """Who may go when. Raises InvalidRequest for a variable that says something else."""
-    return Discipline(backfill_of(environment), worth_of(environment), preemption_of(environment))
+    return Discipline(
+        backfill_of(environment), worth_of(environment), preemption_of(environment), consolidation_of(environment)
+    )
 
 
 def worth_of(environment: Mapping[str, str]) -> Worth | None:
@@ -57,24 +60,48 @@ def preemption_of(environment: Mapping[str, str]) -> Preemption:
     Raises:
         InvalidRequest: it says something else.
     """
-    said = environment.get(PREEMPTION_VARIABLE, "").strip()
-    if not said:
-        return PREEMPTION
+    usual = {"times": (PREEMPTION.most, MOST_TIMES), "least_run": (int(PREEMPTION.least_run), int(MOST_SECONDS))}
+    found = _counts(environment, PREEMPTION_VARIABLE, usual, "how often and when gangs are preempted")
+    return Preemption(found["times"], float(found["least_run"])) if found is not None else NOBODY
+
+
+def consolidation_of(environment: Mapping[str, str]) -> Consolidation:
+    """How many gangs are moved for one that waits, how often each, what a move costs it, and after how many seconds:
+    `gangs=3, times=2, restart=600, least_run=600`, some of them, or `off`.
+
+    Raises:
+        InvalidRequest: it says something else.
+    """
+    usual = {
+        "gangs": (CONSOLIDATION.gangs, MOST_MOVED),
+        "times": (CONSOLIDATION.times, MOST_TIMES),
+        "restart": (int(CONSOLIDATION.restart), int(MOST_SECONDS)),
+        "least_run": (int(CONSOLIDATION.least_run), int(MOST_SECONDS)),
+    }
+    found = _counts(environment, CONSOLIDATION_VARIABLE, usual, "how many gangs are moved for one, and how often")
+    if found is None:
+        return NO_CONSOLIDATION
+    return Consolidation(found["times"], found["gangs"], float(found["restart"]), float(found["least_run"]))
+
+
+def _counts(
+    environment: Mapping[str, str], variable: str, usual: Mapping[str, tuple[int, int]], what: str
+) -> dict[str, int] | None:
+    """Whole numbers by name: what is usual, up to what may be, where the variable does not say; None: it says off."""
+    said = environment.get(variable, "").strip()
     if said == "off":
-        return NOBODY
-    found = {"times": float(PREEMPTION.most), "least_run": PREEMPTION.least_run}
-    for part in said.split(","):
+        return None
+    found = {name: amount for name, (amount, _) in usual.items()}
+    for part in said.split(",") if said else ():
         name, _, amount = (each.strip() for each in part.partition("="))
-        known = amount.isascii() and amount.isdigit() and len(amount) < 10 and name in found
-        if not known or int(amount) > (MOST_TIMES if name == "times" else MOST_SECONDS):
+        known = amount.isascii() and amount.isdigit() and len(amount) < 10 and name in usual
+        if not known or int(amount) > usual[name][1]:
+            available = ", ".join(f"{name}=0 to {most}" for name, (_, most) in usual.items())
             raise InvalidRequest(
-                "It is how often a gang may be preempted, the seconds that it runs before that, or off.",
-                place=PREEMPTION_VARIABLE,
-                wanted=shown(said),
-                available=f"off, times=0 to {MOST_TIMES}, least_run=0 to {MOST_SECONDS:.0f}",
+                f"It is {what}, or off.", place=variable, wanted=shown(said), available=f"off, {available}"
             )
-        found[name] = float(amount)
-    return Preemption(int(found["times"]), found["least_run"])
+        found[name] = int(amount)
+    return found
 
 
 def backfill_of(environment: Mapping[str, str]) -> Bounds:

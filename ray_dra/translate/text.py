@@ -38,6 +38,8 @@ class GangStatus(Protocol):
     @property
     def preempted(self) -> int: ...
     @property
+    def consolidated(self) -> int: ...
+    @property
     def lost(self) -> tuple[str, ...]: ...
     @property
     def waits_for(self) -> tuple[Shortfall, ...]: ...
@@ -64,6 +66,7 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
         f" {request.locality}"
         + (f", planned again {status.moves} times" if status.moves else "")
         + (f", preempted {several(status.preempted, 'time')}" if status.preempted else "")
+        + (f", moved {several(status.consolidated, 'time')} for others" if status.consolidated else "")
     ]
     if status.phase in (Phase.PROVISIONING, Phase.PLACING, Phase.REPAIRING) and status.said:
         lines.append(f"  {status.said}")
@@ -86,7 +89,9 @@ def explain_standing(standing: Standing | None) -> list[str]:
         return []
     if standing.takes and standing.starts is not None:
         named = ", ".join(standing.takes[:MOST_NAMED]) + (" and others" if len(standing.takes) > MOST_NAMED else "")
-        return [f"should start by {utc(standing.starts)} UTC, with the GPUs of {on_one_line(named)}, preempted for it"]
+        return [
+            f"should start by {utc(standing.starts)} UTC, with GPUs of {on_one_line(named)}, which end or move for it"
+        ]
     if standing.starts is not None:
         named = ", ".join(standing.after[:MOST_NAMED]) + (" and others" if len(standing.after) > MOST_NAMED else "")
         once = f", once {on_one_line(named)} ended" if named else ""

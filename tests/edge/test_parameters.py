@@ -45,9 +45,10 @@ GOOD: dict[str, Any] = {
     "part": None,
     "priority": 0,
     "preemptible": False,
+    "movable": False,
     "wait": True,
 }
-ONLY_PLACED = ("name", "lifetime", "_soft_target_node_id", "wait")
+ONLY_PLACED = ("name", "movable", "lifetime", "_soft_target_node_id", "wait")
 CLUSTER = Snapshot((*rack("a", 2), node("box", 8, box=True)))
 LOCALITIES: dict[str, tuple[str, ...]] = {
     "same_clique": ("segment", "required", "patience", "exclusive", "outside_speed"),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
+from ray_dra.core.gangs.consolidation import CONSOLIDATION, NO_CONSOLIDATION, Consolidation
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.preemption import NOBODY, PREEMPTION, Preemption
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.names import BACKFILL_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
-from ray_dra.translate.settings import backfill_of, discipline_of, preemption_of, worth_of
+from ray_dra.translate.names import BACKFILL_VARIABLE, CONSOLIDATION_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
+from ray_dra.translate.settings import backfill_of, consolidation_of, discipline_of, preemption_of, worth_of
 
 
 def test_backfill_is_on_unless_it_is_off_and_looks_as_far_as_is_said() -> None:
@@ -58,3 +59,15 @@ def test_anything_else_that_a_clique_is_worth_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         worth_of({PATIENCE_VARIABLE: said})
     assert refused.value.place == PATIENCE_VARIABLE
+
+
+def test_gangs_are_moved_for_others_unless_that_is_off() -> None:
+    assert consolidation_of({}) == CONSOLIDATION
+    assert consolidation_of({CONSOLIDATION_VARIABLE: "off"}) == NO_CONSOLIDATION
+    said = {CONSOLIDATION_VARIABLE: "gangs=1, times=5, restart=60, least_run=0"}
+    assert consolidation_of(said) == Consolidation(5, 1, 60.0, 0.0)
+    assert discipline_of(said).consolidation == Consolidation(5, 1, 60.0, 0.0)
+    for wrong in ("gangs=6", "on", "moves=3"):
+        with pytest.raises(InvalidRequest) as refused:
+            consolidation_of({CONSOLIDATION_VARIABLE: wrong})
+        assert refused.value.place == CONSOLIDATION_VARIABLE

@@ -134,6 +134,7 @@ class Status:
     reshape: ReshapeStage | None = None
     shape_failed: str = ""
     preempted: int = 0
+    consolidated: int = 0
 
 
 def test_a_gang_is_told_by_its_phase() -> None:
@@ -145,8 +146,9 @@ def test_a_gang_is_told_by_its_phase() -> None:
     moved = explain_gang(Status(Phase.DEGRADED, YES, moves=2, lost=("r-t0 is gone",), said="unsaid"), SMALL)
     assert moved.splitlines()[:2] == [f"degraded: {head}, planned again 2 times", "  lost: r-t0 is gone"]
     assert "unsaid" not in moved
-    victim = explain_gang(Status(Phase.QUEUED, moves=1, preempted=1), SMALL)
-    assert victim.splitlines()[0] == f"queued: {head}, planned again 1 times, preempted 1 time"
+    victim = explain_gang(Status(Phase.QUEUED, moves=3, preempted=1, consolidated=2), SMALL)
+    told = f"queued: {head}, planned again 3 times, preempted 1 time, moved 2 times for others"
+    assert victim.splitlines()[0] == told
 
 
 def test_where_a_gang_stands_in_the_queue_is_told_in_numbers() -> None:
@@ -158,7 +160,7 @@ def test_where_a_gang_stands_in_the_queue_is_told_in_numbers() -> None:
     (many,) = explain_standing(Standing(0, 60.0, tuple("abcdefg")))
     assert "once a, b, c, d, e and others ended" in many
     (takes,) = explain_standing(Standing(0, 60.0, takes=("batch", *"abcdef")))
-    assert takes == f"{when}, with the GPUs of batch, a, b, c, d and others, preempted for it"
+    assert takes == f"{when}, with GPUs of batch, a, b, c, d and others, which end or move for it"
     (hint,) = explain_standing(Standing(3))
     assert "runs_for=" in hint
     for silent in (None, Standing(0), Standing(3, guessed=True)):

@@ -50,7 +50,8 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     new = after.moves - before.moves
     again = after.restarts - before.restarts
     _check(0 <= again <= min(new, 1), "it was started again without a move", before, after)
-    _check(0 <= after.preempted - before.preempted <= again, "it was preempted and not started again", before, after)
+    given_up = (after.preempted - before.preempted) + (after.consolidated - before.consolidated)
+    _check(0 <= given_up <= again, "it was preempted or moved and not started again", before, after)
     free = after.gave_way - before.gave_way
     anew = after.gave_way in (before.moves, after.moves)  # a repair begins: it has all its tries
     _check(0 <= free <= new or (moved and anew), "it gave way without a move", before, after)
@@ -115,5 +116,6 @@ def _who(gang: Gang) -> tuple[object, ...]:
         gang.runs_for,
         gang.on_fault,
         gang.first_by_program,
+        gang.movable,
         gang.team,
     )

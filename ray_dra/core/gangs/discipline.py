@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
+from ray_dra.core.gangs.consolidation import CONSOLIDATION, NO_CONSOLIDATION, Consolidation
 from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.preemption import NOBODY, PREEMPTION, Preemption
 
@@ -21,13 +22,15 @@ class Discipline:
         worth: what a clique is worth to gangs that prefer one and say how long they run; None: they do not wait for it
             but where their programs say so.
         preemption: how often, and after what time, a gang may be preempted.
+        consolidation: how many gangs, and how often each, are moved for one that has GPUs enough and no clique.
     """
 
     backfill: Bounds = BOUNDS
     worth: Worth | None = WORTH
     preemption: Preemption = PREEMPTION
+    consolidation: Consolidation = CONSOLIDATION
 
 
 DISCIPLINE = Discipline()
-FIRST_COME = Discipline(OFF, None, NOBODY)
+FIRST_COME = Discipline(OFF, None, NOBODY, NO_CONSOLIDATION)
 """First come, first served, within a priority."""

@@ -4,9 +4,9 @@
 restart may forget (how long a gang has waited, what was only seen of it) changes at once.
 
 What an event leads to is the job of its parts: `queueing.py` (into the queue, and out of it), `starts.py`,
-`elsewhere.py` (another place), `reshaping.py`, `faults.py`, `evictions.py`, `quota_answers.py`, `ends.py`;
-`recording.py` makes the records of it. Neighbours: `lifecycle.py` says what a gang's next step is, `planning.py` where
-it goes; `coordinator/executor.py` acts.
+`elsewhere.py` (another place), `reshaping.py`, `faults.py`, `evictions.py`, `consolidating.py`, `quota_answers.py`,
+`ends.py`; `recording.py` makes the records of it. Neighbours: `lifecycle.py` says what a gang's next step is,
+`planning.py` where it goes; `coordinator/executor.py` acts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.gangs.actions import Action, MakeGroup, MakeWorkers, Refuse, RemoveGroup, Save, Tell, WriteMap
 from ray_dra.core.gangs.admission import Admission
+from ray_dra.core.gangs.consolidating import Consolidating
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.elastic import Elastic
 from ray_dra.core.gangs.elsewhere import Elsewhere
@@ -93,7 +94,12 @@ class Engine:
         self.quota_answers = QuotaAnswers(recording, ends)
         self.evictions = evictions = Evictions(recording, starts)
         preempting = Preempting(self.admission, evictions, discipline.preemption)
-        self.queueing = Queueing(recording, self.admission, preempting, starts, ends, own_workers=own_workers)
+        self.consolidating = consolidating = Consolidating(
+            self.admission, evictions, starts, discipline.consolidation, discipline.worth
+        )
+        self.queueing = Queueing(
+            recording, self.admission, preempting, consolidating, starts, ends, own_workers=own_workers
+        )
 
     def handle(self, event: Event, now: Moment) -> list[Action]:
         """What is to be done, in this order. An event about a gang that is not there is none."""
@@ -251,7 +257,8 @@ class Engine:
         elif step is Step.GIVE_UP:
             actions = self.ends.give_back(gang, said or why, now, failed=True)
         elif gang.eviction is not None and not gang.releasing:
-            actions = self.evictions.look(gang, now)
+            moves = gang.eviction.moves
+            actions = self.consolidating.move(gang, now) if moves else self.evictions.look(gang, now)
         elif gang.replacing and not gang.releasing:
             actions = self.faults.replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):

@@ -1,6 +1,6 @@
 """That a running gang gives its devices back for another one, after notice: what its record says of it.
 
-Neighbours: `preemption.py` says who may be taken, `preempting.py` for whom and when, `evictions.py` acts.
+Neighbours: `preempting.py` and `consolidating.py` say whose and for whom, `evictions.py` acts.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ class Eviction:
         by: the id of the gang for which it is.
         why: a sentence.
         deadline: the Unix time up to which nothing of it ends.
+        moves: it gets other devices at once.
     """
 
     by: str
     why: str
     deadline: float
+    moves: bool = False

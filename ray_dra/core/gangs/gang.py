@@ -137,6 +137,7 @@ class Gang:
             knows.
         eviction: that it gives them back for another gang, after notice; None: it does not.
         preempted: how often it has; then it waits at the front of its priority.
+        movable: it may be moved to other devices for others. consolidated: how often it was.
     """
 
     request: GangRequest
@@ -175,6 +176,8 @@ class Gang:
     started: float | None = None
     eviction: Eviction | None = None
     preempted: int = 0
+    movable: bool = False
+    consolidated: int = 0
 
     @property
     def id(self) -> str:

@@ -29,6 +29,7 @@ class Order:
         on_fault: what is done about a fault once the gang is placed; None: the cluster's default.
         grace: the grace with the cluster's default; None: its own.
         beside: another gang that it goes with.
+        movable: it may be moved to other devices, so that another gang has its clique.
         team: the queue of a team; "": it names none.
     """
 
@@ -44,6 +45,7 @@ class Order:
     on_fault: OnFault | None = None
     grace: float | None = None
     beside: Beside | None = None
+    movable: bool = False
     team: str = ""
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ def _check_fields(order: Order) -> None:
     text(order.team, "queue", empty=True)
     flag(order.detached, "detached")
     flag(order.wait, "wait")
+    flag(order.movable, "movable")
     if order.runs_for is not None:
         number(order.runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
     if order.on_fault is not None:

@@ -97,11 +97,15 @@ def may_take(first: Gang, gang: Gang, settings: Preemption) -> bool:
 
 
 def price_of(gang: Gang, held: Allocation, records: Records, wall: float) -> Price:
-    """By priority, those on spares first; then by the work since its start, or since its last checkpoint."""
+    """By priority, those on spares first; then by the work that is lost."""
+    rank = gang.request.priority, not _on_spares(records.inventory, held)
+    return Price(rank, work_since(gang, held, records, wall), len(held.grants))
+
+
+def work_since(gang: Gang, held: Allocation, records: Records, wall: float) -> int:
+    """GPU seconds that a gang has worked since its start, or since its last checkpoint."""
     started = wall if gang.started is None else gang.started
-    saved = max(started, records.notes[gang.id].checkpoint)
-    lost = len(held.grants) * max(0.0, wall - saved)
-    return Price((gang.request.priority, not _on_spares(records.inventory, held)), int(lost), len(held.grants))
+    return int(len(held.grants) * max(0.0, wall - max(started, records.notes[gang.id].checkpoint)))
 
 
 def _on_spares(inventory: Inventory, held: Allocation) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action, AskQuota, BuryGroup, Refuse, Save, Tell
 from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
+from ray_dra.core.gangs.consolidating import Consolidating
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
 from ray_dra.core.gangs.gang import Gang
@@ -32,6 +33,7 @@ class Queueing:
         recording: Recording,
         admission: Admission,
         preempting: Preempting,
+        consolidating: Consolidating,
         starts: Starts,
         ends: Ends,
         *,
@@ -41,6 +43,7 @@ class Queueing:
         self.records = recording.records
         self.admission = admission
         self.preempting = preempting
+        self.consolidating = consolidating
         self.starts = starts
         self.ends = ends
         self.own_workers = own_workers
@@ -59,6 +62,8 @@ class Queueing:
             gang = replace(gang, beside=order.beside)
             if self.records.partner_of(gang) is None:
                 return [Refuse(GangGone("The gang that this one goes with is not there.", place=order.beside.gang))]
+        if order.movable:
+            gang = replace(gang, movable=True)
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
         refused = self._team_refused(order, event.queue)
@@ -68,7 +73,7 @@ class Queueing:
         if order.on_fault is not None:
             declared = order.on_fault if self.own_workers else without(order.on_fault, Way.REPLACE)
             borrows = self.records.team_order.declared
-            again = Way.RESTART in declared.ways or order.request.preemptible or borrows
+            again = Way.RESTART in declared.ways or order.request.preemptible or order.movable or borrows
             maker = order.maker if again else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
         verdict = self.admission.arrives(gang, now, wait=order.wait, looked=event.looked)
@@ -117,8 +122,8 @@ class Queueing:
         )
 
     def _after_no(self, now: Moment) -> list[Action]:
-        """The first waits: it may take others' devices, and others may go before it."""
-        return self.preempting.for_first(now) or self._before_turn(now)
+        """The first waits: others may be moved for it, it may take others' devices, and others may go before it."""
+        return self.consolidating.for_first(now) or self.preempting.for_first(now) or self._before_turn(now)
 
     def _before_turn(self, now: Moment) -> list[Action]:
         """A gang behind the first that delays it by nothing."""

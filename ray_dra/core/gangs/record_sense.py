@@ -64,8 +64,8 @@ def sense_of(gang: Gang) -> str:
         gang.allocation and gang.eviction.by and _FIRST_TIME <= gang.eviction.deadline <= _LAST_TIME
     ):
         return "it is evicted as no gang can be"
-    if not 0 <= gang.preempted <= gang.restarts:
-        return "it was preempted more often than it was started again"
+    if min(gang.preempted, gang.consolidated) < 0 or gang.preempted + gang.consolidated > gang.restarts:
+        return "it was preempted or moved more often than it was started again"
     if gang.notice is not None:
         if not all(_FIRST_TIME <= at <= _LAST_TIME for at in (gang.notice.since, gang.notice.deadline or 0.0)):
             return "its notice has a time that is none"

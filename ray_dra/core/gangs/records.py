@@ -38,7 +38,8 @@ class Records:
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         kept: places that are kept for programs after a fault.
         phases: how many gangs were last seen in each phase. stages: how many are in each stage of `stages.StageTimes`.
-        guesses: how many gangs have said how long they run. preemptible: how many may be preempted.
+        guesses: how many gangs have said how long they run. preemptible, movable: how many may be preempted,
+            and moved.
         evicted: those that have notice that they end for another gang.
 
     Invariants: what is kept beside `gangs` is what a scan of them would give; the inventory holds the allocations of
@@ -54,7 +55,7 @@ class Records:
         self.groups: dict[str, str] = {}
         self.phases: Counter[Phase] = Counter()
         self.stages: Counter[str | None] = Counter()
-        self.guesses = self.preemptible = 0
+        self.guesses = self.preemptible = self.movable = 0
         self.evicted: dict[str, None] = {}
         self.team_order = TeamOrder()
         self._amounts: dict[str, tuple[GangRequest, Amounts]] = {}  # by gang: what its request counts
@@ -355,6 +356,7 @@ class Records:
         self.stages[gang.times.stage] += by
         self.guesses += by * (gang.runs_for is not None)
         self.preemptible += by * gang.request.preemptible
+        self.movable += by * gang.movable
         if gang.history:
             self.phases[gang.history[-1].to] += by
 
@@ -387,6 +389,7 @@ class Records:
         same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
         same("evicted", set(self.evicted), {g.id for g in gangs if g.eviction is not None and not g.releasing})
         same("preemptible", self.preemptible, sum(g.request.preemptible for g in gangs))
+        same("movable", self.movable, sum(g.movable for g in gangs))
         same("quotas", set(self._quotas), {g.id for g in gangs if g.quota is not None})
         same("past the queue", set(self._past), {g.id for g in gangs if not g.waits})
         same("names", self._names, {(g.namespace, g.name): g.id for g in gangs if g.name and not g.releasing})

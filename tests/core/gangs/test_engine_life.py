@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ray_dra.core.gangs.actions import MakeWorkers
+from ray_dra.core.gangs.consolidation import Consolidation
 from ray_dra.core.gangs.events import (
     Committed,
     DevicesTaken,
@@ -60,7 +61,8 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         preemption = Preemption(most=2, least_run=2.0)
-        self.world = World(own_workers=self.own_workers, nodes=3, preemption=preemption)
+        moves = Consolidation(restart=0.0, least_run=0.0)
+        self.world = World(own_workers=self.own_workers, nodes=3, preemption=preemption, consolidation=moves)
         self.count = 0
 
     def drawn(self, data: st.DataObject) -> str:
@@ -75,6 +77,8 @@ class Life(RuleBasedStateMachine):
         runs_for=GUESSES,
         declared=DECLARED,
         preemptible=st.booleans(),
+        movable=st.booleans(),
+        cliques=st.sampled_from([None, 1]),
     )
     def submit(
         self,
@@ -86,12 +90,20 @@ class Life(RuleBasedStateMachine):
         runs_for: float | None,
         declared: OnFault | None,
         preemptible: bool,
+        movable: bool,
+        cliques: int | None,
     ) -> None:
         self.count += 1
         request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
-        request = replace(request, preemptible=preemptible)
+        request = replace(request, preemptible=preemptible, locality=Locality(cliques=cliques))
         order = Order(
-            request, owner=f"job{self.count % 2}", wait=wait, maker=maker, runs_for=runs_for, on_fault=declared
+            request,
+            owner=f"job{self.count % 2}",
+            wait=wait,
+            maker=maker,
+            runs_for=runs_for,
+            on_fault=declared,
+            movable=movable,
         )
         try:
             self.world.act(Submitted(order, queue=queue))
@@ -268,10 +280,11 @@ class Life(RuleBasedStateMachine):
             assert (each.ends is not None) == (each.runs_for is not None and each.allocation is not None)
             assert (each.started is not None) == (each.allocation is not None)
             if each.eviction is not None:
-                assert each.request.preemptible
-                assert each.preempted < 2
+                assert each.movable if each.eviction.moves else each.request.preemptible
+                assert each.preempted < 2 or each.eviction.moves
                 by = self.world.gangs.get(each.eviction.by)
-                assert by is None or by.request.priority > each.request.priority
+                higher = by is None or by.request.priority > each.request.priority
+                assert higher or each.eviction.moves
 
     def teardown(self) -> None:
         self.world.busy.clear()

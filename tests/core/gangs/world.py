@@ -20,6 +20,7 @@ from ray_dra.core.gangs.actions import (
     Save,
 )
 from ray_dra.core.gangs.backfill import BOUNDS, Bounds
+from ray_dra.core.gangs.consolidation import CONSOLIDATION, Consolidation
 from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.engine import Engine
 from ray_dra.core.gangs.events import (
@@ -51,12 +52,13 @@ class World:
         backfill: Bounds = BOUNDS,
         worth: Worth | None = WORTH,
         preemption: Preemption = PREEMPTION,
+        consolidation: Consolidation = CONSOLIDATION,
     ) -> None:
         self.inventory = Inventory(machines if machines is not None else rack("a", nodes))
         known = KnownNodes(self.inventory)
         known.look(0.0)
         begins = STARTS if own_workers else THERE
-        self.discipline = Discipline(backfill, worth, preemption)
+        self.discipline = Discipline(backfill, worth, preemption, consolidation)
         self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers, discipline=self.discipline)
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run

@@ -62,7 +62,7 @@ def test_a_higher_priority_has_its_clique_within_the_grace_and_the_victim_goes_o
         began = time.monotonic()
         with ray_dra.placement_group(ask_for, locality=clique, name="high", priority=5) as high:
             assert ray.get(told, timeout=60) == "preempted by high, of priority 5"
-            assert "with the GPUs of low, preempted for it" in high.explain()
+            assert "with GPUs of low, which end or move for it" in high.explain()
             high.wait(60)
             assert time.monotonic() - began < GRACE + 5 + 30, "a hang"
             assert before is not None
