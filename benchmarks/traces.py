@@ -10,8 +10,8 @@ product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
 means `ray-dra@0.1`, the others do not wait. After a / come disciplines with + between (docs/queue.md): `easy`, gangs
 behind the first may start before their turn, by the same guesses; `patience`, gangs wait while a clique is worth it, in
-place of @; `fcfs`, or nothing: nobody overtakes. `bound` is the product's with all GPUs in one clique, so that GPUs are
-all that counts. `foresight` is the product's with the future
+place of @ (`patience=0.6`: to gangs that are so fast outside); `fcfs`, or nothing: nobody overtakes. `bound` is the
+product's with all GPUs in one clique, so that GPUs are all that counts. `foresight` is the product's with the future
 known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
 through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of a list apart, pods each with
 their own mix, so that what is tuned on one can be reported on the other (for pods benchmarks/halves.py reads the JSON
@@ -21,6 +21,7 @@ files).
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -41,7 +42,7 @@ from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import BOUNDS
 from ray_dra.core.gangs.discipline import FIRST_COME, Discipline
-from ray_dra.core.gangs.patience import WORTH
+from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.topology import Topology
@@ -108,9 +109,14 @@ def discipline_of(name: str) -> Discipline:
     """Who may go when, by a policy's name. Raises SystemExit for a discipline that nobody knows."""
     found = FIRST_COME
     for part in (name.partition("/")[2] or "fcfs").split("+"):
-        if part not in DISCIPLINES:
+        kind, equals, speed = part.partition("=")
+        if kind not in DISCIPLINES or (equals and kind != "patience"):
             raise SystemExit(f"{name!r}: after the / come disciplines, {', '.join(DISCIPLINES)}, with + between")
-        found = replace(found, **DISCIPLINES[part])
+        found = replace(found, **DISCIPLINES[kind])
+        try:
+            found = replace(found, worth=Worth(float(speed))) if equals else found
+        except ValueError:
+            raise SystemExit(f"{name!r}: patience is followed by a speed, as in patience=0.6") from None
     return found
 
 
@@ -286,11 +292,24 @@ def compare(rows: list[Row], figure: str, ours: str) -> Iterator[tuple[str, floa
 
 
 def report(rows: list[Row], figures: tuple[str, ...]) -> None:
-    ours = next((row["policy"] for row in rows if row["policy"] == "ray-dra"), rows[0]["policy"])
+    ours = rows[0]["policy"]
     for figure in figures:
         print(f"\n{figure:<22}{'mean':>12}   {ours} minus it, mean [95 % interval over seeds]")
         for policy, value, difference, low, high in compare(rows, figure, ours):
             print(f"  {policy:<20}{value:>12.3f}   {difference:+.3f} [{low:+.3f}, {high:+.3f}]")
+
+
+def show(rows: list[Row], *, regret: bool) -> None:
+    """Each figure of the policies, beside each other."""
+    figures: tuple[str, ...] = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
+    figures += ("allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s", "longest_wait_s")
+    figures = ("allocated_pct", "fragmented_pct") if "allocation_pct" not in rows[0] else figures
+    for half in sorted({row["half"] for row in rows}):
+        if half:
+            print(f"\nhalf {half} of {rows[0]['workload']}")
+        report([row for row in rows if row["half"] == half], figures)
+        if regret:
+            report([row for row in rows if row["half"] == half], ("regret_pct", "undecided"))
 
 
 def main() -> None:
@@ -303,6 +322,8 @@ def main() -> None:
     made.add_argument("--scale", type=int, default=1, help="multiplies the jobs' sizes")
     made.add_argument("--policy", default="all", help="names with commas between, or all")
     made.add_argument("--seeds", type=int, default=3)
+    made.add_argument("--first-seed", type=int, default=0, help="the first of the seeds")
+    made.add_argument("--read", type=Path, nargs="+", help="report what earlier runs wrote by --json, and run nothing")
     made.add_argument("--until", type=float, default=1.0, help="pods: arrived demand over capacity at which to stop")
     made.add_argument("--halves", action="store_true", help="the first and the second half of the list apart")
     made.add_argument("--regret", action="store_true", help="gangs: what a full repack would have admitted (slow)")
@@ -310,6 +331,12 @@ def main() -> None:
     made.add_argument("--plot", type=Path, help="write FILE.png and FILE.svg")
     made.add_argument("--processes", type=int, default=2)
     options = made.parse_args()
+    if options.read:
+        rows = [row for path in options.read for row in json.loads(path.read_text())]
+        for cluster_name in dict.fromkeys((row["workload"], row["cluster"]) for row in rows):
+            print(f"\n{' on '.join(cluster_name)}")
+            show([row for row in rows if (row["workload"], row["cluster"]) == cluster_name], regret=options.regret)
+        return
     pods = options.cluster == "openb" or find(options.traces, f"openb_pod_list_{options.workload}.csv.gz") is not None
     names = (POD_POLICIES if pods else GANG_POLICIES) if options.policy == "all" else options.policy.split(",")
     runs = [
@@ -327,7 +354,7 @@ def main() -> None:
         )
         for half in ((1, 2) if options.halves else (0,))
         for name in names
-        for seed in range(options.seeds)
+        for seed in range(options.first_seed, options.first_seed + options.seeds)
     ]
     if FORESIGHT in map(placing, names) and not options.same_time:
         made.error(f"{FORESIGHT} goes with --same-time: it plays gangs forward as in the trace")
@@ -343,15 +370,7 @@ def main() -> None:
         rows = [work(run) for run in runs]
     if not all(row["trace"] for row in rows):
         print(f"the trace {options.workload} is not in {options.traces}: this is the seeded synthetic workload")
-    figures: tuple[str, ...] = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
-    figures += ("allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s", "longest_wait_s")
-    figures = ("allocated_pct", "fragmented_pct") if pods else figures
-    for half in sorted({row["half"] for row in rows}):
-        if half:
-            print(f"\nhalf {half} of {options.workload}")
-        report([row for row in rows if row["half"] == half], figures)
-        if options.regret:
-            report([row for row in rows if row["half"] == half], ("regret_pct", "undecided"))
+    show(rows, regret=options.regret)
     write(options.json, rows)
     if options.plot is not None:
         for path in plots.draw(rows, options.plot, pods=pods):
