@@ -13,13 +13,14 @@ from ray_dra.adapters.ray_groups import creator, mint
 from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.capacity import ClusterCapacity, capacity_now
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.gang import Beside, Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import MOST_GRACE, OnFault
 from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.checked import number, text
+from ray_dra.core.model.checked import flag, number, text
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.locality import Connect, Gpus, Locality
@@ -286,10 +287,16 @@ def plan(
     priority: int = 0,
     preemptible: bool = False,
     cluster: str | Path | Snapshot | None = None,
-) -> Allocation | Unsatisfiable:
+    when: bool = False,
+    runs_for: float | None = None,
+) -> Allocation | Unsatisfiable | Expected:
     """What `placement_group` would decide now, without holding or starting anything; ignores patience.
 
     Args:
+        when: True answers with an `Expected` instead: when the gang should start if it came now (`starts`, in seconds
+            since 1970; None: nobody can tell), once who has ended (`after`), and, in `now`, what is said below. It
+            asks the running cluster's queue (docs/queue.md), so there is no `cluster` then.
+        runs_for: with `when`, as in `placement_group`.
         cluster: a snapshot, or the file of one (`ray-dra snapshot`), to ask instead of the live cluster; Ray need
             not be connected then.
 
@@ -301,6 +308,13 @@ def plan(
         InvalidRequest: what can never be right.
         InvalidSnapshot: `cluster` is no snapshot.
     """
+    flag(when, "when")
+    if (when and cluster is not None) or (runs_for is not None and not when):
+        raise InvalidRequest(
+            "A file has no queue: when a gang starts is asked of the running cluster, with when=True.",
+            place="when",
+            wanted=shown(when),
+        )
     request = request_from_bundles(
         bundles,
         strategy=strategy,
@@ -315,6 +329,9 @@ def plan(
         priority=priority,
         preemptible=preemptible,
     )
+    if when:
+        expected: Expected = ask(coordinator_here().when.remote(request, runs_for))
+        return expected
     if cluster is None:
         answer: Allocation | Unsatisfiable = ask(coordinator_here().plan.remote(request))
         return answer

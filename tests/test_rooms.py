@@ -47,6 +47,7 @@ ELSEWHERE = {
     "core/gangs/events.py": "core/gangs/test_engine.py",
     "core/gangs/eviction.py": "core/gangs/test_preemption.py",
     "core/gangs/evictions.py": "core/gangs/test_preemption.py, coordinator/test_preemption.py",
+    "core/gangs/expecting.py": "core/gangs/test_forecast.py",
     "core/gangs/faults.py": "core/gangs/test_repair.py, core/gangs/test_replacing.py",
     "core/gangs/gang.py": "core/gangs/test_lifecycle.py, core/gangs/test_ordinary.py",
     "core/gangs/kept.py": "coordinator/test_kept.py",

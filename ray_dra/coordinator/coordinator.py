@@ -39,6 +39,7 @@ from ray_dra.core.gangs.events import (
     Submitted,
     TurnFailed,
 )
+from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
@@ -190,6 +191,17 @@ class Coordinator:
     def plan(self, request: GangRequest) -> Answer:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
         return self.engine.planning.explained(check_request(request))
+
+    def when(self, request: GangRequest, runs_for: float | None) -> Expected:
+        """When a gang should start that would come now."""
+        if runs_for is not None:
+            number(runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
+        return self.engine.expecting.of_request(check_request(request), runs_for, Moment(self.clock(), self._wall()))
+
+    def expected(self, gang_id: str) -> Expected | None:
+        """When a gang of the queue should start; None for one that is not in it. Raises as `status`."""
+        gang = self._statuses.find(gang_id)
+        return self.engine.expecting.of(gang, Moment(self.clock(), self._wall())) if gang.waits else None
 
     def workers_that_fit(self, run: ElasticRun) -> int:
         """How many workers an elastic run can have now, with what it has; 0 where these are fewer than its least. What

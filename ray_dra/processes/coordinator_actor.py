@@ -20,6 +20,7 @@ from ray_dra.coordinator.jobs import Jobs
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.waits import Waits, why_gone
 from ray_dra.core.gangs.elastic import ElasticRun
+from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
@@ -234,6 +235,13 @@ class CoordinatorActor:
     async def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         await _still_wanted()
         return self._core.plan(request)
+
+    async def when(self, request: GangRequest, runs_for: float | None) -> Expected:
+        await _still_wanted()
+        return self._core.when(request, runs_for)
+
+    async def expected(self, gang: str) -> Expected | None:
+        return self._core.expected(gang)
 
     async def snapshot(self) -> Snapshot:
         await _still_wanted()

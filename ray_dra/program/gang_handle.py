@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup
 from ray_dra.adapters.ray_groups import plain, remove
 from ray_dra.coordinator.status import Status
 from ray_dra.coordinator.waits import why_gone
+from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
@@ -147,8 +148,13 @@ class GangPlacementGroup:
         return follow(self.id, copy.copy(self)._place)  # the program goes on with its own
 
     def explain(self) -> str:
-        """Where each bundle lies, or what the gang waits for, as text."""
-        return explain_gang(self._refresh(), self._request)
+        """Where each bundle lies; or what the gang waits for, when it should start and why then, and what would make it
+        sooner. As text."""
+        status = self._refresh()
+        expected: Expected | None = None
+        if status.phase is Phase.QUEUED:
+            expected = ask(coordinator().expected.remote(self.id))
+        return explain_gang(status, self._request, expected)
 
     def notice(self, timeout: float = 0.0) -> Notice | None:
         """The notice that the gang, or a part of it, will end by no doing of its program; None: there is none.

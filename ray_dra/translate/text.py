@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Protocol
 
+from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.gang import Change
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
@@ -59,8 +60,9 @@ class GangStatus(Protocol):
     def shape_failed(self) -> str: ...
 
 
-def explain_gang(status: GangStatus, request: GangRequest) -> str:
-    """The gang's phase, what of it will end, where each bundle lies, what is lost, what it waits for."""
+def explain_gang(status: GangStatus, request: GangRequest, expected: Expected | None = None) -> str:
+    """The gang's phase, what of it will end, where each bundle lies, what is lost, what it waits for. `expected`: when
+    one that waits should start."""
     lines = [
         f"{status.phase.value}: {len(request.bundles)} bundles, {request.device_count} {_kind(request)}s,"
         f" {request.locality}"
@@ -77,10 +79,40 @@ def explain_gang(status: GangStatus, request: GangRequest) -> str:
     lines += [f"  other work has {text}" for text in status.other_work]
     if status.allocation is None:
         lines += [f"  waits for {shortfall}" for shortfall in status.waits_for]
-        lines += [f"  {line}" for line in explain_standing(status.standing)]
+        standing = status.standing
+        told = expected if standing is None or not standing.takes else None  # else it is known better
+        lines += [f"  {line}" for line in (explain_expected(told) if told is not None else explain_standing(standing))]
     else:
         lines += explain_allocation(status.allocation)
     return "\n".join([*lines, *(f"  {line}" for line in explain_times(status.times))])
+
+
+def explain_expected(expected: Expected) -> list[str]:
+    """The turn of a gang that waits, when it should start and why then, and what would make it sooner."""
+    ahead, now = expected.ahead, expected.now
+    named = ", ".join(f"{on_one_line(name)} ({gpus} GPUs)" for name, gpus in expected.first)
+    more = f", and {ahead - len(expected.first)} more" if ahead > len(expected.first) else ""
+    lines = [f"turn {ahead + 1} in the queue" + (f", after {named}{more}" if ahead else "")]
+    if expected.starts is not None:
+        once = f", once {_some(expected.after)} ended" if expected.after else ""
+        lines.append(f"should start by {utc(expected.starts)} UTC{once}, if all run as long as they said")
+    elif expected.silent:
+        lines.append(f"nobody can tell when it starts: {_some(expected.silent)} did not say how long they run")
+    else:
+        lines.append("nobody can tell when it starts: it is too far behind, or does not fit")
+    if isinstance(now, Allocation):
+        lines += ["sooner: it fits now, and waits for its turn"] if ahead else []
+    elif now.counterfactual is not None:
+        lines += [f"sooner: would fit now: {each.change}" for each in now.counterfactual.instead]
+        leaving = now.counterfactual.leaving
+        lines += [f"sooner: would fit without {leaving}"] if leaving is not None else []
+    if ahead and not expected.guessed:
+        lines.append("sooner: could start before its turn if it said how long it runs (runs_for=)")
+    return lines
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return on_one_line(", ".join(names[:MOST_NAMED])) + (" and others" if len(names) > MOST_NAMED else "")
 
 
 def explain_standing(standing: Standing | None) -> list[str]:

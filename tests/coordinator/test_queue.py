@@ -251,3 +251,23 @@ def test_a_gang_whose_turn_met_a_store_that_fails_has_its_turn_again(after: bool
         assert world.coordinator.status("g").phase is Phase.HELD, at
         at, met = at + 1, world.store.left is None
     assert at > 3
+
+
+def test_it_is_told_when_a_gang_should_start(world: World) -> None:
+    """Of one that waits, and of one that would come now; nothing is held for it, and nothing else of it is known."""
+    began = world.coordinator._wall()
+    world.submit(gang(*[4] * 4, name="all"), runs_for=100.0)
+    world.submit(gang(4, name="waits"), runs_for=50.0)
+    told = world.coordinator.expected("waits")
+    assert told is not None
+    assert told.starts is not None
+    assert told.starts == pytest.approx(began + 100.0, abs=60.0)
+    assert told.after == ("all",)
+    comes = world.coordinator.when(gang(*[4] * 4, name="all"), 10.0)
+    assert comes.starts == pytest.approx(told.starts + 50.0, abs=1e-6)
+    assert (comes.ahead, comes.guessed) == (1, True)
+    assert world.coordinator.expected("all") is None, "it runs"
+    assert list(world.coordinator.gangs) == ["all", "waits"]
+    for bad in (0.0, float("nan"), "10"):
+        with pytest.raises(InvalidRequest, match="runs_for"):
+            world.coordinator.when(gang(1), bad)  # type: ignore[arg-type]

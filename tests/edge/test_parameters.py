@@ -233,3 +233,9 @@ def test_where_ray_is_not_connected_nothing_is_started(monkeypatch: pytest.Monke
     monkeypatch.setattr(ray, "get_runtime_context", lambda: pytest.fail("this starts a cluster"))
     with pytest.raises(CoordinatorUnavailable, match="not connected"):
         ray_dra.placement_group([{"GPU": 1}])
+
+
+def test_when_a_gang_starts_is_asked_of_a_running_cluster() -> None:
+    for given_ in ({"when": True}, {"runs_for": 10.0}, {"when": 1}):
+        with pytest.raises(InvalidRequest, match="when"):
+            ray_dra.plan([{"GPU": 1}], cluster=CLUSTER, **given_)

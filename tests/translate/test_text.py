@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
@@ -20,6 +21,7 @@ from ray_dra.core.plan import plan
 from ray_dra.translate.text import (
     answer_as_json,
     explain_answer,
+    explain_expected,
     explain_gang,
     explain_notice,
     explain_standing,
@@ -209,3 +211,28 @@ def test_parts_of_gpus_are_told_by_profile_and_gpu() -> None:
     refused = plan(inventory, no)
     assert "does not fit: 8 bundles, 8 parts" in explain_answer(refused, no)
     assert json.loads(answer_as_json(refused))["shortfalls"][0]["available"] == 7
+
+
+def test_it_is_told_when_a_gang_should_start() -> None:
+    inventory = Inventory(rack("a", 2))
+    allocation = plan(inventory, gang(4, name="one"))
+    assert isinstance(allocation, Allocation)
+    inventory.hold(allocation)
+    ahead = (("both", 8), ("a\nb", 4))
+    expected = Expected(7, ahead, 170.0, ("next",), (), False, plan_and_explain(inventory, gang(4, 4)))
+    assert explain_expected(expected) == [
+        "turn 8 in the queue, after both (8 GPUs), a b (4 GPUs), and 5 more",
+        "should start by 1970-01-01 00:02:50 UTC, once next ended, if all run as long as they said",
+        "sooner: would fit now: 1 of the 2 bundles",
+        "sooner: would fit without one (4 GPUs; the smallest set)",
+        "sooner: could start before its turn if it said how long it runs (runs_for=)",
+    ]
+    silent = replace(expected, starts=None, silent=("last",), now=allocation, guessed=True)
+    assert explain_expected(silent)[1:] == [
+        "nobody can tell when it starts: last did not say how long they run",
+        "sooner: it fits now, and waits for its turn",
+    ]
+    assert explain_expected(replace(silent, ahead=0, first=(), silent=())) == [
+        "turn 1 in the queue",
+        "nobody can tell when it starts: it is too far behind, or does not fit",
+    ]

@@ -89,7 +89,7 @@ class Admission:
 
     def __init__(self, records: Records, planning: Planning, discipline: Discipline = DISCIPLINE) -> None:
         self.records, self.planning = records, planning
-        self._discipline, self._bounds = discipline, discipline.backfill
+        self.discipline, self._bounds = discipline, discipline.backfill
         self._promised_for: object = None  # the first gang and all that its reservation depends on
         self._reservations: tuple[Reservation, ...] = ()
         self._promised: tuple[tuple[str, int], Promised | None] | None = None  # to which gang and try, and what
@@ -178,7 +178,7 @@ class Admission:
         def place(strict: bool) -> Answer:
             return place_near(self.planning, gang, others, gang.moves, strict=strict)
 
-        waits = gang.request.locality.required or self._patience(gang).most > 0
+        waits = gang.request.locality.required or self.patience(gang).most > 0
         for strict in (True,) if waits else (True, False):
             answer = kept.without(gang.owner, partial(place, strict))
             if isinstance(answer, Allocation) and kept.take(gang.owner, answer):
@@ -218,7 +218,7 @@ class Admission:
             if not isinstance(verdict, Wait):
                 self._after = passed  # where the store does not take it, its turn comes again
                 return gang, verdict
-            if self._patience(gang).most:
+            if self.patience(gang).most:
                 self._patient = True
             else:
                 self._noes[asked] = verdict
@@ -238,12 +238,12 @@ class Admission:
             return Wait((limited,)), batch[0]
         runs_for = [each.runs_for for each in batch]
         longest = None if None in runs_for else max(each for each in runs_for if each is not None)
-        patience = patience_of(batch[0].request.locality, longest, self._discipline.worth)
+        patience = patience_of(batch[0].request.locality, longest, self.discipline.worth)
 
         def expected(place: Callable[[bool], Answer], joint: GangRequest) -> float | None:
             return self._expects(joint, (joint, len(batch)), now, place)
 
-        since = self._since(batch[0], now)
+        since = self.since(batch[0], now)
         answer, since = place_together(self.planning, batch, since, now.wall, patience, expected)
         could_start = _lived(since, now)
         if isinstance(answer, Unsatisfiable):
@@ -296,7 +296,7 @@ class Admission:
         if gang is None:
             return None
         asked = _No(gang.id, gang.moves, gang.quota, self.planning.inventory.changes)
-        if asked == self.no and not self._patience(gang).most:
+        if asked == self.no and not self.patience(gang).most:
             return None
         if self.no is not None and asked[:-1] == self.no[:-1] and now.lived < self._not_before:
             return None
@@ -333,7 +333,7 @@ class Admission:
             for gang in self.records.behind_first(self._bounds.waiting)
             if gang.runs_for is not None and order.may_pass_first(gang.team, self.records.amounts(gang))
         ]
-        ends, notes = self._ends(now.wall), self.records.notes[first.id]
+        ends, notes = self.ends(now.wall), self.records.notes[first.id]
         promised_for = (self.no, notes.could_start, ends)
         if promised_for != self._promised_for:
             self._timed = False
@@ -358,9 +358,9 @@ class Admission:
         def place(strict: bool) -> Answer:
             return self.planning.plan(request, first.moves, strict=strict)
 
-        since = self._since(first, now)
+        since = self.since(first, now)
         waited = now.wall - since if since is not None else None
-        return reservations(self.planning.inventory, request, ends, now.wall, waited, place, self._patience(first))
+        return reservations(self.planning.inventory, request, ends, now.wall, waited, place, self.patience(first))
 
     def _with_promise(self, first: Gang, found: tuple[Reservation, ...], wall: float) -> tuple[Reservation, ...]:
         """What whoever overtakes has to keep."""
@@ -392,7 +392,7 @@ class Admission:
         until = now.wall + (gang.runs_for or 0.0)
         return before_its_turn(self.planning.inventory, self._reservations, until, place)
 
-    def _ends(self, wall: float) -> Ends:
+    def ends(self, wall: float) -> Ends:
         """When gangs that hold devices will have ended, as far as that is known."""
         found = []
         for gang, allocation in self.records.holders():
@@ -413,10 +413,11 @@ class Admission:
         if not self._timed:
             self._timed, self._not_before = True, now + REST_FACTOR * seconds
 
-    def _patience(self, gang: Gang) -> Patience:
-        return patience_of(gang.request.locality, gang.runs_for, self._discipline.worth)
+    def patience(self, gang: Gang) -> Patience:
+        """For how long it waits for what it prefers."""
+        return patience_of(gang.request.locality, gang.runs_for, self.discipline.worth)
 
-    def _since(self, gang: Gang, now: Moment) -> float | None:
+    def since(self, gang: Gang, now: Moment) -> float | None:
         """Since when it waits only for what it prefers, by the wall clock: by this coordinator's own time, or as a
         coordinator before it has found."""
         notes = self.records.notes.get(gang.id)
@@ -434,7 +435,7 @@ class Admission:
             return self._expects(request, (request, gang.moves, batch), now, place)
 
         inventory = self.planning.inventory
-        since, patience = self._since(gang, now), self._patience(gang)
+        since, patience = self.since(gang, now), self.patience(gang)
         answer, since = in_turn(inventory, request, since, now.wall, place, patience, expected)
         return answer, _lived(since, now)
 
@@ -442,7 +443,7 @@ class Admission:
         self, request: GangRequest, asked: object, now: Moment, place: Callable[[bool], Answer]
     ) -> float | None:
         """When a gang could have what it prefers, if running gangs end as their programs guess."""
-        ends = self._ends(now.wall)
+        ends = self.ends(now.wall)
         key = asked, self.planning.inventory.changes, ends
         if self._expected[0] != key:
             found = earliest(self.planning.inventory, request, ends, now.wall, lambda: place(True))

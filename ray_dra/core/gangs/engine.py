@@ -45,6 +45,7 @@ from ray_dra.core.gangs.events import (
     WorkersProgressed,
 )
 from ray_dra.core.gangs.evictions import Evictions
+from ray_dra.core.gangs.expecting import Expecting
 from ray_dra.core.gangs.faults import Faults
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.lifecycle import Observed, Step, fault_is_due, may_move, next_step, phase
@@ -100,6 +101,7 @@ class Engine:
         self.queueing = Queueing(
             recording, self.admission, preempting, consolidating, starts, ends, own_workers=own_workers
         )
+        self.expecting = Expecting(self.admission)
 
     def handle(self, event: Event, now: Moment) -> list[Action]:
         """What is to be done, in this order. An event about a gang that is not there is none."""

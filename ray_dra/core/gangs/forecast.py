@@ -5,14 +5,14 @@ program's guess. So the time is the latest by which it starts, if guesses hold a
 who goes before its turn starts sooner. Nobody can tell when a gang starts that comes after one of which that is so, or
 that needs what a gang has which did not say how long it runs.
 
-Neighbours: `backfill.py` finds the reservations; `admission.py` says who runs until when; `translate/text.py` tells it.
+Neighbours: `backfill.py` finds the reservations; `expecting.py` asks for gangs of the queue, and those to come.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import Ends, Reservation, can_leave, reservations
@@ -22,6 +22,7 @@ from ray_dra.core.model.request import GangRequest
 
 MOST_AHEAD = 50
 """Gangs in the queue of which it is reckoned when they start. Whoever comes after them is not told a time."""
+MOST_NAMED = 5  # gangs that are ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,7 @@ def _starts(
         found = reservations(inventory, each.request, ends, at, each.waited, each.place, each.patience)
         if not found:
             return
-        start = replace(found[-1], at=max(at, found[-1].at))
-        at = start.at
-        yield start
-        if not can_leave(start.allocation):
-            return  # the cluster would forget what it says of parts of GPUs
+        at = max(at, found[-1].at)
         while ends and ends[0][0] <= at:
             _, gang = ends.pop(0)
             left = inventory.allocation(gang)
@@ -83,26 +80,32 @@ def _starts(
                 held.remove(gang)
             else:
                 gone.append(left)
-        inventory.hold(start.allocation)
-        held.append(start.allocation.gang)
-        runs = each.runs(start.allocation)
+        answer = each.place(True) if each.patience.most else each.place(False)
+        answer = answer if isinstance(answer, Allocation) else each.place(False)
+        start = found[-1].allocation if not isinstance(answer, Allocation) else answer  # more have ended meanwhile
+        yield Reservation(at, start, found[-1].after)
+        if not can_leave(start):
+            return  # the cluster would forget what it says of parts of GPUs
+        inventory.hold(start)
+        held.append(start.gang)
+        runs = each.runs(start)
         if runs is not None:
-            insort(ends, (at + runs, start.allocation.gang))
+            insort(ends, (at + runs, start.gang))
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """When a gang should start, and what it stands behind.
+    """When a gang should start, and why then.
 
     Attributes:
-        ahead: how many gangs have their turn before it. first: the names of the next of them, with their GPUs.
+        ahead: how many gangs have their turn before it.
+        first: the next of them: name and GPUs.
         starts: when it starts at the latest if all guesses hold and nobody comes with a higher priority, in seconds
             since 1970; None: nobody can tell.
         after: names of gangs that have ended by then and have something that it needs.
-        silent: names of gangs that hold devices, or have their turn before it, and have not said how long they run:
-            where no time can be told, they are why.
+        silent: names of gangs that hold devices, or have their turn before it, and did not say how long they run.
         guessed: its program has said how long it runs.
-        now: what `plan` says now, with what would fit instead, and whose leaving would help.
+        now: what `plan` says to it now, with what would fit instead, and whose leaving would help.
     """
 
     ahead: int

@@ -77,6 +77,13 @@ def slowdown(locality: Locality, worth: Worth) -> float:
     return 1 / (locality.outside_speed if locality.outside_speed is not None else worth.speed)
 
 
+def runs_with(allocation: Allocation, locality: Locality, runs_for: float | None, worth: Worth | None) -> float | None:
+    """How long a gang runs with what it got: longer outside of what it prefers. None: nobody has said."""
+    if runs_for is None or worth is None or as_preferred(allocation, locality):
+        return runs_for
+    return runs_for * slowdown(locality, worth)
+
+
 def as_preferred(allocation: Allocation, locality: Locality) -> bool:
     """Whether a gang got what it prefers of cliques: so few of them, each segment in one; or all on one node."""
     if locality.required:

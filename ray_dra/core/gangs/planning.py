@@ -125,7 +125,11 @@ class Planning:
     def explained(self, request: GangRequest) -> Answer:
         """The same; after a no also what is nearest to a yes."""
         there = self._on_raylets(request, 0, strict=False)
-        return there if there is not None else plan_and_explain(self.inventory, request)
+        changes = self.inventory.changes
+        try:
+            return there if there is not None else plan_and_explain(self.inventory, request)
+        finally:
+            self.inventory.changes = changes  # who was tried out of the way is back
 
     def never(self, request: GangRequest, now: float) -> Unsatisfiable | None:
         """A no for all nodes known lately, with nobody there: to wait cannot help. None where some have not been read

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ray_dra.core.gangs.actions import Action, DeleteMap, MakeGroup, RemoveGroup, WriteMap
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang, group_made_here, made_here
-from ray_dra.core.gangs.patience import Worth, as_preferred, slowdown
+from ray_dra.core.gangs.patience import Worth, runs_with
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
@@ -73,8 +73,5 @@ class Starts:
     def guessed_end(self, gang: Gang, allocation: Allocation, now: Moment) -> float | None:
         """When a gang that gets these devices now has ended, as its program guesses: later outside of what it
         prefers."""
-        if gang.runs_for is None:
-            return None
-        locality, worth = gang.request.locality, self._worth
-        slower = worth is not None and not as_preferred(allocation, locality)
-        return now.wall + gang.runs_for * (slowdown(locality, worth) if worth is not None and slower else 1.0)
+        runs = runs_with(allocation, gang.request.locality, gang.runs_for, self._worth)
+        return now.wall + runs if runs is not None else None
