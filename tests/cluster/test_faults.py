@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import pytest
 
+from ray_dra.processes.drain_plugin import look
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, claimed, told
+from tests.manifests import PROJECT
+from tests.translate.kube.test_drain_requests import ASKED
 
 PROGRAM = """
 import threading
@@ -38,9 +44,33 @@ gang.remove()
 """
 
 
+def ask_for_drain(cluster: Cluster, head: Head, node: str, pod: str) -> Callable[[], tuple[str, str]]:
+    """As NVSentinel's node drainer does, by the definition that ships; with a pod that is no gang's. Returns what looks
+    once as the plugin does, and says what the answer is then."""
+    at = head.namespace.name
+    cluster.kubectl("apply", "-f", str(PROJECT / "kube" / "nvsentinel" / "crd.yaml"))
+    cluster.kubectl("wait", "--for=condition=Established", "crd/drainrequests.nvsentinel.nvidia.com", "--timeout=30s")
+    context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {"name": "idle", "image": "localhost/none", "imagePullPolicy": "Never", "securityContext": context}
+    safe = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"nodeName": node, "containers": [container], "securityContext": safe}
+    head.api.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec}, at)
+    wanted = {**ASKED["spec"], "nodeName": node, "podsToDrain": {at: [pod, "stranger"]}}
+    head.api.create({**ASKED, "metadata": {"name": "drain"}, "spec": wanted}, at)
+    assert head.api.get("DrainRequest", "drain", at)["spec"] == wanted, "no field was taken out"
+
+    def look_once() -> tuple[str, str]:
+        look(head.api, at, time.time, print)
+        (condition,) = head.api.get("DrainRequest", "drain", at)["status"]["conditions"]
+        return condition["status"], condition["reason"]
+
+    return look_once
+
+
 @pytest.mark.parametrize("lost", [1])
 def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head: Head, lost: int) -> None:
-    """Its pod killed; then its node cordoned, for which it moves to the spare of its rack."""
+    """Its pod killed; then its node cordoned, for which it moves to the spare of its rack, and Ray hears of it first;
+    and NVSentinel's request to drain that node is complete once it has left, with a stranger evicted."""
     at, kept = head.namespace.name, 1 - lost
     cluster.kubectl("cordon", "r1-t0")  # so that it comes to the rack with a node to spare
     try:
@@ -53,8 +83,12 @@ def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head:
         head.let_go()
         second = told(process)
         cluster.kubectl("cordon", second["nodes"][lost])
+        asked = ask_for_drain(cluster, head, second["nodes"][lost], second["ranks"][lost]["pod"])
+        assert asked() == ("False", "GangsRun")
         head.let_go()
         third = told(process)
+        cluster.wait(lambda: asked() == ("True", "Drained"), 60, "the drain to be complete")
+        assert head.api.find("Pod", "stranger", at) is None
         assert {first["group"], second["group"], third["group"]} == {first["group"]}
         for now in (first, second, third):
             assert now["ranks"][kept] == first["ranks"][kept], "the same process"

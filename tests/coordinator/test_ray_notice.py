@@ -138,6 +138,29 @@ def test_raylets_that_others_share_are_never_told() -> None:
     assert not world.ray.drained
 
 
+def test_a_raylet_that_is_there_and_that_somebody_drains_is_left_by_plans_and_gangs() -> None:
+    """A cloud that takes its machine back, say: `ray drain-node`. Ray would place nothing new there."""
+    world = World()
+    world.with_gang(RESTART)
+    held, node = world.nodes, min(world.nodes)
+    world.ray.drain(world.raylet(node), "spot", 0.0)
+    world.pass_time(2)
+    assert (world.status.phase, world.status.notice) == (Phase.READY, None)
+    assert world.coordinator.inventory.node_states[node].node.reason == "Ray drains its raylet"
+    world.pass_time(FLAP_SECONDS)
+    notice = world.status.notice
+    assert notice is not None
+    assert (notice.faulty, "Ray drains its raylet" in notice.reason) == ((0,), True)
+    world.pass_time(GRACE + 3)
+    assert world.status.phase is Phase.READY
+    assert not world.nodes & held
+    assert len(world.ray.drained) == 1, "and by nobody else"
+    world.lose_raylet(node)
+    world.start_raylet(node)
+    world.pass_time(2)
+    assert world.coordinator.inventory.node_states[node].node.ready
+
+
 def test_a_wave_of_signs_tells_ray_nothing() -> None:
     world = KubeWorld(nodes=6, cliques=2)
     world.with_gang(REPLACE)

@@ -38,6 +38,9 @@ class GivenRaylets(Protocol):
     def knows(self, name: str) -> bool:
         """Whether a raylet is, or was, on the node."""
 
+    def sign(self, name: str) -> Seen | None:
+        """Why plans leave the node out, where Ray says it of its raylet."""
+
     def selector(self, name: str) -> dict[str, str]:
         """The label selector that pins a bundle to the node."""
 

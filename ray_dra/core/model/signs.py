@@ -59,6 +59,7 @@ class Sign(enum.Enum):
     DEVICE_GONE = "a device that is not there any more"
     LEFT_CLIQUE = "a device that left its clique"
     NODE_GONE = "a node that is gone"
+    RAYLET_DRAINS = "a raylet that was there before any gang, and that Ray drains"
     NODE_SILENT = "a node of which nobody hears, or whose devices cannot be read"
     WORKER_GONE = "a worker, its pod or its raylet, that is gone"
     ATTEMPT_FAILED = "a node on which an attempt at a gang's workers failed"
@@ -90,6 +91,7 @@ SEVERITIES: Mapping[Sign, Severity] = MappingProxyType(
         Sign.DEVICE_GONE: Severity.LOST,
         Sign.LEFT_CLIQUE: Severity.LOST,
         Sign.NODE_GONE: Severity.LOST,
+        Sign.RAYLET_DRAINS: Severity.DRAIN,  # nothing new runs there, for as long as it lives
         Sign.NODE_SILENT: Severity.LOST,
         Sign.WORKER_GONE: Severity.LOST,
         Sign.ATTEMPT_FAILED: Severity.INFORM,  # the backend leaves it out for a while by itself

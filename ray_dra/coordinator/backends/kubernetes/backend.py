@@ -328,7 +328,7 @@ class KubernetesBackend:
         return Ending(self._ending.reason, self._ending.within, tuple(range(len(allocation.bundles))))
 
     def sign(self, node: str) -> Seen | None:
-        return self.machines.sign(node)
+        return self.machines.sign(node) if self._has_own(node) else self.raylets.sign(node)
 
     def slots(self, allocation: Allocation) -> dict[str, str]:
         """The label that each worker of the gang's own carries -> its node."""

@@ -73,7 +73,7 @@ class RayletsBackend:
         return None
 
     def sign(self, node: str) -> Seen | None:
-        return None
+        return self._raylets.sign(node)
 
     def selector(self, allocation: Allocation, node: str) -> Mapping[str, str]:
         return self._raylets.selector(node)

@@ -17,6 +17,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import REMEMBER_SECONDS
 from ray_dra.core.model.gpu_sharing import SharingKind
 from ray_dra.core.model.node import Node
+from ray_dra.core.model.signs import Seen, Sign
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import RayNode, RayView
@@ -28,6 +29,7 @@ from ray_dra.translate.nvml.reading import node_from_reading
 UNSHARED = tuple((kind.value, "its raylet is not the gang's own, and offers whole GPUs") for kind in SharingKind)
 SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
 RAYLET_LOST = "its raylet is lost"
+RAYLET_DRAINS = "Ray drains its raylet"
 
 
 class Nodes:
@@ -156,6 +158,12 @@ class Nodes:
         """Whether it is a raylet's node, that is here or has gone."""
         return name in self.raylets or name in self.names.values()
 
+    def sign(self, name: str) -> Seen | None:
+        """Why plans leave the node out, where Ray says it of its raylet."""
+        raylet = self.raylets.get(name)
+        drains = raylet is not None and raylet.drains and raylet.id in self._living
+        return Seen(Sign.RAYLET_DRAINS, RAYLET_DRAINS) if drains else None
+
     def selector(self, name: str) -> dict[str, str]:
         """The label selector that pins a bundle to a node: a label that a restarted raylet keeps, else its id."""
         raylet = self.raylets.get(name)
@@ -212,6 +220,8 @@ class Nodes:
         silent = self.clock() - self.heard.get(raylet_id, self.clock())
         if node.ready and silent > SILENT_SECONDS:
             node = replace(node, ready=False, reason="its agent is silent; is the driver hung?")
+        if node.ready and raylet.drains:
+            node = replace(node, ready=False, reason=RAYLET_DRAINS)
         other = self._shared_with(raylet_id, node)
         if node.ready and other is not None:
             node = replace(node, ready=False, reason=f"its GPUs are those of {other}; has Ray not seen that it ended?")
