@@ -193,6 +193,56 @@ def test_breakage_of_our_own_while_replacing_takes_the_next_way_and_says_so(decl
     world.settle()
 
 
+def fill(world: KubeWorld, node: str) -> None:
+    """Somebody else's claim gets a device of it first."""
+    world.kube.take(node, "gpu-1")
+
+
+def keep_imex_down(world: KubeWorld, node: str) -> None:
+    """The claims of its pods are never prepared: their ComputeDomain's daemon does not come up there."""
+    step = world.kube.step
+
+    def stepped() -> None:
+        step()
+        for pod in world.kube._of("Pod"):
+            if pod["spec"].get("nodeName") == node:
+                pod["status"]["phase"] = "Pending"
+                world.kube._running.discard(pod["metadata"]["name"])
+
+    world.kube.step = stepped  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("breakage", [fill, keep_imex_down])
+@pytest.mark.parametrize("declared", [REPLACE, BOTH], ids=["replace", "replace, restart"])
+def test_a_node_that_is_full_or_whose_imex_does_not_come_up_takes_the_next_way_and_says_so(
+    declared: object, breakage: Callable[[KubeWorld, str], None]
+) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(declared)  # type: ignore[arg-type]
+    before, node, kept = world.status, world.nodes[1], pods(world)[world.nodes[0]]
+    world.kube.taint(node, "NoExecute")
+    until_moved(world)
+    spare = world.nodes[1]
+    breakage(world, spare)
+    for _ in range(800):
+        world.turn()
+        if world.status.phase is not Phase.REPAIRING:
+            break
+    whys = " ".join(change.why for change in world.status.history)
+    assert "workers in place of lost ones could not be had" in whys
+    assert any("could not be had" in message for reason, message in world.kube.told if reason == "GangRepair")
+    if declared is BOTH:
+        assert world.until_ready(200) is Phase.READY
+        assert world.status.group != before.group
+        assert not {node, spare} & set(world.nodes)
+    else:
+        assert world.status.phase in (Phase.DEGRADED, Phase.DRAINING)
+        assert (world.status.group, pods(world)[world.nodes[0]]) == (before.group, kept), "the other one runs on"
+    world.coordinator.release(NAME)
+    world.kube.__dict__.pop("step", None)
+    world.settle()
+
+
 def test_a_worker_that_may_not_be_made_takes_the_next_way_too() -> None:
     """The manifests that were applied do not know how such a worker is named, say."""
     world = KubeWorld(nodes=6, cliques=2)
