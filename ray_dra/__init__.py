@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
+    from ray_dra.program.named_shapes import GangShape, shape
     from ray_dra.program.sandbox import Sandbox
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
     from ray_dra.translate.drawing import draw_topology
@@ -91,6 +92,7 @@ _HOMES = {
         "UnsatisfiableError",
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
+    "ray_dra.program.named_shapes": ("GangShape", "shape"),
     "ray_dra.program.sandbox": ("Sandbox",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
     "ray_dra.translate.drawing": ("draw_topology",),
@@ -104,6 +106,7 @@ __all__ = [
     "CoordinatorUnavailable",
     "GangGone",
     "GangPlacementGroup",
+    "GangShape",
     "GangTimeout",
     "IncompatibleRay",
     "InvalidAddress",
@@ -135,6 +138,7 @@ __all__ = [
     "same_clique",
     "same_gpu",
     "sandbox",
+    "shape",
     "snapshot",
     "spread_gpus",
     "time_slicing",

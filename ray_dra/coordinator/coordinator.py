@@ -57,6 +57,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
 from ray_dra.translate.lines import on_one_line
+from ray_dra.translate.schedule import Schedule
 
 logger = logging.getLogger("ray_dra")
 
@@ -64,7 +65,7 @@ logger = logging.getLogger("ray_dra")
 class Coordinator:
     """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time;
     `on_fault` says what is done about faults of gangs whose programs do not; `queues` reads the text that declares the
-    queues of teams, None: there are none.
+    queues of teams, None: there are none; `schedule`: when gangs have which shape, where the RayCluster does not say.
 
     `behind`: the last look had to leave something for the next one.
     """
@@ -80,9 +81,10 @@ class Coordinator:
         discipline: Discipline = DISCIPLINE,
         on_fault: Sequence[FaultRule] = (),
         queues: Callable[[], str] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         parts = Parts(store, ray, clock, kube, metrics, discipline)
-        self._wall, self._on_fault = wall, on_fault
+        self._wall, self._on_fault, self._schedule = wall, on_fault, schedule
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
         self.backend, self.observer, self._sync = parts.backend, parts.observer, parts.sync
@@ -251,12 +253,9 @@ class Coordinator:
             UnsatisfiableError: its GPUs do not have the shape. Nothing is changed in any of these cases.
         """
         self._statuses.find(gang_id)
-        request = check_request(request)
-        if request.gang != gang_id:
-            raise InvalidRequest("The next shape is for another gang.", place=gang_id, wanted=request.gang)
         timeout = number(timeout, "timeout", least=LEAST_SECONDS, most=MOST_SECONDS)
         grace = number(grace, "grace", least=0.0, most=MOST_SECONDS)
-        self.backend.check(request)
+        request = self._next_shape(gang_id, request)
         self.observe()  # Ray may have placed it since the last look
         gang = self._statuses.find(gang_id)
         seen = self.observer.observed(gang, self.records.notes[gang_id])
@@ -271,6 +270,25 @@ class Coordinator:
     def checkpointed(self, gang_id: str) -> None:
         """A gang's work is saved as of now. Raises GangGone and UnsatisfiableError as `status` does."""
         self._decide(Checkpointed(self._statuses.find(gang_id).id))
+
+    def check_shape(self, gang_id: str, request: GangRequest) -> None:
+        """Whether `reshape` would begin now; nothing changes. Raises as it does."""
+        gang = self._statuses.find(gang_id)
+        request = self._next_shape(gang_id, request)
+        seen = self.observer.observed(gang, self.records.notes[gang_id])
+        self.engine.reshaping.check(gang, request, seen)
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """When gangs have which of their named shapes: as the RayCluster says, else as it is set."""
+        return self.backend.schedule or self._schedule
+
+    def _next_shape(self, gang_id: str, request: GangRequest) -> GangRequest:
+        request = check_request(request)
+        if request.gang != gang_id:
+            raise InvalidRequest("The next shape is for another gang.", place=gang_id, wanted=request.gang)
+        self.backend.check(request)
+        return request
 
     def status(self, gang_id: str) -> Status:
         """Raises GangGone for a gang that is not there, UnsatisfiableError for one that was given up."""

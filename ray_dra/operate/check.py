@@ -23,6 +23,7 @@ from ray_dra.translate.kube.raycluster import (
     default_locality,
     driver_of,
     read_raycluster,
+    schedule_in,
     worker_template,
     write_limits,
 )
@@ -37,6 +38,7 @@ from ray_dra.translate.names import (
     PROBLEMS_ANNOTATION,
     QUEUE_ANNOTATION,
     RAY_GROUP,
+    SCHEDULE_ANNOTATION,
     START_HOOK_VARIABLE,
 )
 from ray_dra.translate.ray.confidential import MODES
@@ -218,6 +220,8 @@ def _of_found(found: Object, what: str) -> Iterator[Finding]:
     yield Finding(hooked or None, f"{START_HOOK_VARIABLE} of the head", said)
     said = policy or "not set: ordinary placement groups are planned in programs with a ray_dra:// address alone"
     yield Finding(bool(hooked or not policy), f"annotation {LOCALITY_LABEL}", said)
+    if (schedule := schedule_in(read)) is not None:
+        yield Finding(True, f"annotation {SCHEDULE_ANNOTATION}", str(schedule))
 
 
 def _of_version(wanted: str) -> Finding:

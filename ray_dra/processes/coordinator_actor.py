@@ -43,6 +43,7 @@ from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY
 from ray_dra.translate.ray.policy import MAX_RULES, parse_rules
+from ray_dra.translate.schedule import Schedule
 
 MOST_RELEASED = 50_000
 MAX_COUNT = 2**63 - 1
@@ -163,6 +164,14 @@ class CoordinatorActor:
         self._wake()
         self._tell()
         return status
+
+    async def check_shape(self, gang: str, request: GangRequest) -> None:
+        """Whether `reshape` would begin now; `Coordinator.check_shape` has the errors."""
+        self._core.check_shape(text(gang, "gang", most=MAX_KEY), request)
+
+    async def schedule(self) -> Schedule | None:
+        """When gangs have which of their named shapes, as it is said now."""
+        return self._core.schedule
 
     async def await_reshape(self, gang: str, stage: ReshapeStage | None, timeout: float) -> Status:
         """The gang's status once its change of shape is in another stage than this, or when the time is over."""

@@ -51,10 +51,12 @@ def start(ray_params: Any, head: bool) -> None:
 
     from ray_dra.translate.ray.labels import node_resources
     from ray_dra.translate.ray.ordinary import check_policies
+    from ray_dra.translate.schedule import schedule_of
     from ray_dra.translate.settings import discipline_of
 
     check_policies(os.environ)
     discipline_of(os.environ)
+    schedule_of(os.environ)
     if head and os.environ.get(QUEUES_VARIABLE):
         from ray_dra.translate.files.team_queues import check_queues
 

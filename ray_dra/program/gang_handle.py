@@ -34,10 +34,11 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, RayDraError, ReshapeFailed, shown
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.program.follow import follow
+from ray_dra.program.named_shapes import GangShape, await_due, check_named, schedule_now, shape
 from ray_dra.program.notice import notice_of
 from ray_dra.program.progress import ProgressLine
 from ray_dra.translate.lines import several
-from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
+from ray_dra.translate.ray.bundles import ray_bundles
 from ray_dra.translate.text import explain_gang
 
 SLICE_SECONDS = 1.0  # how long to wait in Ray before asking the coordinator whether the gang moved
@@ -69,6 +70,8 @@ class GangPlacementGroup:
         self._order = order
         self._group: PlacementGroup | None = None
         self._status = status
+        self._shapes: dict[str, GangShape] = {}
+        self._shape = ""  # the name of the present one, as far as it has one
         self._lock = threading.RLock()
         self._commit: Any = None  # the coordinator's answer about the placement group, until it is read
 
@@ -218,17 +221,72 @@ class GangPlacementGroup:
             ReshapeFailed: the gang has the shape again, or still, that it had.
             GangGone: the gang was removed meanwhile.
         """
-        asked = request_from_bundles(
-            bundles,
-            strategy=strategy,
-            part=part,
-            sharing=sharing,
-            devices=devices,
-            locality=locality,
-            priority=self._order.request.priority,
-        )
+        asked = shape(bundles, strategy=strategy, part=part, sharing=sharing, devices=devices, locality=locality)
+        self._take(asked, timeout, grace)
+        self._shape = next((name for name, each in self._shapes.items() if self._asked(each) == self._request), "")
+
+    def phases(self, shapes: Mapping[str, GangShape]) -> None:
+        """Give shapes of this gang names, for `switch`: `gang.phases({"day": ray_dra.shape(...), "night": ...})`.
+        Each is planned on the gang's own GPUs, and nothing is changed. They are this handle's, and no copy's.
+
+        Raises:
+            InvalidRequest: a name or shape that cannot be; the gang is not ready.
+            UnsatisfiableError: the gang's GPUs do not have one of them; says what is missing where.
+            GangGone: the gang was removed.
+        """
+        found = check_named(shapes)
+        self._settle()
+        for each in found.values():
+            ask(coordinator().check_shape.remote(self.id, self._asked(each)))
+        self._refresh()
+        self._shapes = found
+        self._shape = next((name for name, each in found.items() if self._asked(each) == self._request), "")
+
+    def switch(self, name: str | None = None, *, timeout: float = 300.0, grace: float = 30.0) -> str:
+        """Change to the shape of this name, as `reshape` does; None: to that which the cluster's schedule says is due
+        now. Returns its name. Nothing happens where the gang has it.
+
+        Raises:
+            InvalidRequest: there is no such shape, or no schedule; and what `reshape` raises.
+        """
+        if name is None:
+            name = schedule_now(self._shapes).due(time.time())
+        if name not in self._shapes:
+            raise InvalidRequest(
+                "The gang has no shape of this name.",
+                place="name",
+                wanted=shown(name),
+                available=", ".join(sorted(self._shapes)) or "names that gang.phases(...) gave",
+            )
+        self._take(self._shapes[name], timeout, grace)
+        self._shape = name
+        return name
+
+    def await_switch(self, timeout: float | None = None) -> str:
+        """Wait until the cluster's schedule says that another shape is due than the present one; its name, for
+        `switch`. After `timeout` seconds the name of what is due then. The schedule is read again each minute.
+
+        Raises:
+            InvalidRequest: there is no schedule, or it names a shape that the gang does not have.
+        """
+        if timeout is not None:
+            timeout = number(timeout, "timeout", least=0.0, most=math.inf)
+        return await_due(self._shapes, self._shape, timeout)
+
+    def _asked(self, shape: GangShape) -> GangRequest:
+        """A shape as a request of this gang."""
         before = self._order.request
-        asked = replace(asked, gang=self.id, exclude=before.exclude, preemptible=before.preemptible)
+        return replace(
+            shape.request,
+            gang=self.id,
+            exclude=before.exclude,
+            preemptible=before.preemptible,
+            priority=before.priority,
+        )
+
+    def _take(self, shape: GangShape, timeout: float, grace: float) -> None:
+        """Change to a shape, and wait until it is placed."""
+        asked = self._asked(shape)
         self._settle()
         status: Status = ask(coordinator().reshape.remote(self.id, asked, timeout, grace))
         while status.reshape is not None:

@@ -44,6 +44,7 @@ TEMPLATE_ANNOTATION = "ray-dra.io/worker-template"  # the user's, of the RayClus
 WRITES_AT_ONCE_ANNOTATION = "ray-dra.io/writes-at-once"  # the user's, of the RayCluster, as the next: limits of ours
 WRITES_PER_SECOND_ANNOTATION = "ray-dra.io/writes-per-second"
 ON_FAULT_LABEL = "ray-dra.io/on-fault"  # ours, as the locality's: what is done about faults
+SCHEDULE_ANNOTATION = "ray-dra.io/schedule"  # the user's, of the RayCluster: when its gangs have which shape
 SPARES_ANNOTATION = "ray-dra.io/spares"  # the user's, of the RayCluster: how many nodes of each clique are spares
 SPARE_LABEL = "ray-dra.io/spare"  # the user's, of Nodes: "true" makes it a spare
 WARM_ANNOTATION = "ray-dra.io/warm-image"  # the user's, of the RayCluster: "true" has nodes pull workers' images early
@@ -93,6 +94,7 @@ LOCALITY_VARIABLE = "RAY_DRA_LOCALITY"  # ours: the policy of the ordinary place
 DRIVER_HOOK_VARIABLE = "RAY_RUNTIME_ENV_HOOK"  # Ray's: what it calls in a program that connects
 DEFAULT_LOCALITY_VARIABLE = "RAY_DRA_DEFAULT_LOCALITY"  # ours, on the head: the policy where nobody says one
 ON_FAULT_VARIABLE = "RAY_DRA_ON_FAULT"  # ours: what is done about faults of the ordinary groups that a process makes
+SCHEDULE_VARIABLE = "RAY_DRA_SCHEDULE"  # ours, on the head: when gangs have which of their named shapes
 DEFAULT_ON_FAULT_VARIABLE = (
     "RAY_DRA_DEFAULT_ON_FAULT"  # ours, on the head: the same, of all gangs for which nobody says it
 )

@@ -16,8 +16,10 @@ from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest, NotAllowed, UnsatisfiableError
 from ray_dra.ports.kubernetes import Object
+from ray_dra.translate.names import SCHEDULE_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import mig, mps, time_slicing
+from ray_dra.translate.schedule import read_schedule
 from tests.coordinator import kubernetes_world
 from tests.coordinator.kubernetes_world import CrashingKube
 from tests.coordinator.world import Crash
@@ -293,3 +295,31 @@ def test_what_another_raycluster_guards_is_taken_and_no_sign_of_a_fault() -> Non
     world.kube.drop("DeviceTaintRule", "theirs")
     world.turn()
     assert world.coordinator.inventory.free_devices == 8
+
+
+def test_whether_a_shape_can_be_had_is_told_and_nothing_changes() -> None:
+    world = World()
+    before, writes = world.coordinator.gangs[world.gang], world.kube.writes
+    world.coordinator.check_shape(world.gang, world.shape(PARTS))
+    with pytest.raises(UnsatisfiableError):
+        world.coordinator.check_shape(world.gang, world.shape(([{"GPU": 1}] * 57, {"part": mig("1g.10gb")})))
+    world.turn()
+    assert world.coordinator.gangs[world.gang] == before
+    assert world.kube.writes == writes
+    world.end()
+
+
+def test_the_raycluster_says_when_gangs_have_which_shape_and_hears_what_is_no_schedule() -> None:
+    world = World()
+    usual = read_schedule("day=07:00", "the setting")
+    world.coordinator._schedule = usual
+    assert world.coordinator.schedule == usual
+    world.kube.annotate_raycluster({SCHEDULE_ANNOTATION: "day=08:00, night=20:00, zone=Europe/Berlin"})
+    world.turn()
+    assert str(world.coordinator.schedule) == "day=08:00, night=20:00, zone=Europe/Berlin"
+    world.kube.annotate_raycluster({SCHEDULE_ANNOTATION: "day at eight"})
+    world.turn()
+    assert world.coordinator.schedule == usual
+    assert world.kube.told[-1][0] == "ScheduleInvalid"
+    assert any("day at eight" in problem for problem in world.coordinator.backend.problems())
+    world.end()

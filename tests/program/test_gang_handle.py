@@ -49,7 +49,7 @@ class Actor:
     def __init__(self, world: World) -> None:
         self.world = world
         self.asked: list[str] = []
-        for name in ("status", "commit", "reshape"):
+        for name in ("status", "commit", "reshape", "check_shape"):
             setattr(self, name, _Remote(self._noted(name)))
         self.await_phase = _Remote(lambda gang, phases, timeout: self._later(gang))
         self.await_reshape = _Remote(lambda gang, stage, timeout: self._later(gang))

@@ -18,6 +18,7 @@ from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.signs import Seen
 from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.schedule import Schedule
 
 
 class Guarded(NamedTuple):
@@ -84,6 +85,10 @@ class Backend(Protocol):
     @property
     def default_on_fault(self) -> Sequence[FaultRule]:
         """What is done about faults of gangs whose programs do not say it, as it is set."""
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """When gangs have which of their named shapes, as it is set there; None where it is not."""
 
     @property
     def ready_made(self) -> Collection[str]:

@@ -16,6 +16,7 @@ from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.reshape import ReshapeStep, begin_reshape, reshape_notice
 from ray_dra.core.gangs.starts import Starts
+from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import RayDraError
 
 
@@ -54,6 +55,12 @@ class Reshaping:
         saved = self.recording.save(begun, "it is to change its shape", now, seen=event.seen)
         told = [] if begun.notice is None else [TellNotice(gang.id, begun.notice)]
         return [*noted, *saved, *told, Tell(gang.id)]
+
+    def check(self, gang: Gang, request: GangRequest, seen: Observed) -> None:
+        """Whether the gang could begin to change to this shape now. Raises why not."""
+        begun = begin_reshape(gang, request, seen, self.planning, own_workers=self.own_workers, until=0.0, timeout=1.0)
+        if isinstance(begun, RayDraError):
+            raise begun
 
     def take_step(self, gang: Gang, step: ReshapeStep | None, seen: Observed, now: Moment) -> list[Action]:
         """What is next in a change of shape: the record first, then the placement group that it leaves. The next one

@@ -28,6 +28,7 @@ from ray_dra.translate.names import (
     ON_FAULT_LABEL,
     OUR_PREFIX,
     OWN_COMMAND_ANNOTATION,
+    SCHEDULE_ANNOTATION,
     SPARES_ANNOTATION,
     TEMPLATE_ANNOTATION,
     WRITES_AT_ONCE_ANNOTATION,
@@ -35,6 +36,7 @@ from ray_dra.translate.names import (
 )
 from ray_dra.translate.ray.confidential import hides, is_confidential
 from ray_dra.translate.ray.policy import parse_rules
+from ray_dra.translate.schedule import Schedule, read_schedule
 from ray_dra.translate.vendors import NVIDIA, PLUGINS, VENDORS, Vendor
 
 MOST_SPARES = 17  # of the 18 nodes of a rack
@@ -234,6 +236,12 @@ def fault_rules_in(cluster: RayCluster) -> tuple[FaultRule, ...]:
     cannot be done."""
     said = cluster.settings.get(ON_FAULT_LABEL, "")
     return parse_fault_rules(said, f"{_place(cluster)}, annotation {ON_FAULT_LABEL}") if said else ()
+
+
+def schedule_in(cluster: RayCluster) -> Schedule | None:
+    """When its gangs have which of their named shapes. Raises InvalidRequest: its annotation is no schedule."""
+    said = cluster.settings.get(SCHEDULE_ANNOTATION, "")
+    return read_schedule(said, f"{_place(cluster)}, annotation {SCHEDULE_ANNOTATION}") if said else None
 
 
 def default_locality(cluster: RayCluster) -> str:

@@ -41,12 +41,14 @@ from ray_dra.translate.kube.raycluster import (
     check_request_for,
     default_locality,
     fault_rules_in,
+    schedule_in,
     spares_in,
     worker_template,
     write_limits,
 )
 from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order
 from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
+from ray_dra.translate.schedule import Schedule
 from ray_dra.translate.vendors import BUS
 
 QUOTA_SECONDS = 15.0  # after which a gang that found no room in a quota is tried again
@@ -103,7 +105,9 @@ class KubernetesBackend:
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
         self._on_fault: tuple[FaultRule, ...] = ()
+        self._schedule: Schedule | None = None
         self._odd_setting = ""  # why what the RayCluster says of faults or spares cannot be; told when that changes
+        self._odd_schedule = ""  # why the RayCluster's schedule is none; told when that changes
         self._odd_policy = ""  # why the RayCluster's policy is none; told when that changes
 
     # -- what there is
@@ -113,6 +117,7 @@ class KubernetesBackend:
         self.view = self.kube.view()
         self._ending = ending_of(self.view, self.kube.raycluster)
         self._look_at_policy()
+        self._look_at_schedule()
         gangs = {attempt_name(a.gang, a.epoch): a.gang for a in wanted}
         names = frozenset(gangs)
 
@@ -152,7 +157,7 @@ class KubernetesBackend:
             *self.machines.problems(),
             *self.machines.neighbours.ignored,
             *self._warming.problems(),
-            *filter(None, [self._odd_policy, self._odd_setting]),
+            *filter(None, [self._odd_policy, self._odd_setting, self._odd_schedule]),
         )
 
     @property
@@ -162,6 +167,10 @@ class KubernetesBackend:
     @property
     def default_on_fault(self) -> Sequence[FaultRule]:
         return self._on_fault
+
+    @property
+    def schedule(self) -> Schedule | None:
+        return self._schedule
 
     def _look_at_faults(self) -> None:
         """What the RayCluster says of faults and spares; what it cannot say counts as not said, and is told there."""
@@ -176,6 +185,17 @@ class KubernetesBackend:
         self.machines.keep_spares(spares)
         if self._odd_setting not in ("", before):
             self.kube.tell("FaultSettingInvalid", self._odd_setting, warning=True)
+
+    def _look_at_schedule(self) -> None:
+        """When gangs have which shape; what is no schedule counts as not said, and is told there."""
+        before, self._odd_schedule, self._schedule = self._odd_schedule, "", None
+        try:
+            if self.view.raycluster is not None:
+                self._schedule = schedule_in(self.view.raycluster)
+        except InvalidRequest as error:
+            self._odd_schedule = str(error)
+        if self._odd_schedule not in ("", before):
+            self.kube.tell("ScheduleInvalid", self._odd_schedule, warning=True)
 
     def _look_at_policy(self) -> None:
         """Whoever set what is no policy is told on the RayCluster, before any program needs it."""

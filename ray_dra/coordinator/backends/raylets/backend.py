@@ -27,6 +27,7 @@ class RayletsBackend:
     ready_made: Collection[str] = ()  # all are, so none comes before the others
     left_to_others = ""
     default_policy = ""
+    schedule = None
     default_on_fault: tuple[FaultRule, ...] = ()
     idle = True
 
