@@ -16,8 +16,9 @@ from ray_dra.errors import NotAllowed
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import ON_FAULT_LABEL, SPARE_LABEL, SPARES_ANNOTATION
 from tests.coordinator.kills import MortalRay
+from tests.core.machines import group_id
 
-from .fault_worlds import GRACE, NAME, KubeWorld, World
+from .fault_worlds import GRACE, HERE, NAME, KubeWorld, World
 from .world import Phase
 
 REPLACE = on_fault("replace", GRACE)
@@ -343,6 +344,81 @@ def test_spares_of_the_raycluster_are_for_repairs_and_for_nobody_else() -> None:
     for gang_id in (NAME, other, third):
         world.coordinator.release(gang_id)
     world.settle()
+
+
+def lent() -> tuple[KubeWorld, str, str]:
+    """A gang over two nodes of a clique of three, whose third node is a spare that is lent to a gang of a higher
+    priority; the other clique is full."""
+    world = KubeWorld(nodes=6, cliques=2)
+    spare = sorted(world.kube.nodes)[0]
+    world.kube.label(spare, **{SPARE_LABEL: "true"})
+    world.turn()
+    assert marked(world) == {spare}
+    order = world.order(bundles=1, name="lent", on_fault=on_fault("degrade", GRACE))
+    request = replace(order.request, gang=group_id("lent"), priority=9, preemptible=True)
+    order = replace(order, request=request, maker=HERE)
+    borrower = world.coordinator.submit(order).gang
+    assert world.drive(borrower) is Phase.READY
+    held = world.coordinator.status(borrower).allocation
+    assert held is not None
+    assert held.nodes == (spare,)
+    full = world.coordinator.submit(world.order(bundles=3)).gang
+    assert world.drive(full) is Phase.READY
+    world.with_gang(REPLACE)
+    assert spare not in world.nodes
+    return world, borrower, spare
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_who_is_lent_a_spare_gives_it_back_for_a_repair(after: bool) -> None:
+    """After notice, whatever its priority is; killed at any write of it."""
+    at, died = 0, True
+    while died:
+        world, borrower, spare = lent()
+        group, node = world.status.group, world.nodes[1]
+        world.kube.taint(node, "NoExecute")
+        for _ in range(int(FLAP_SECONDS + GRACE) + 8):
+            world.turn()
+            notice = world.coordinator.status(borrower).notice
+            if notice is not None:
+                break
+        assert notice is not None
+        assert notice.reason == "its place is for the repair of train"
+        assert world.coordinator.status(borrower).phase is Phase.READY
+        assert world.status.moves == 0
+        world.kube.die_at(at, after=after)
+        before = world.coordinator
+        until_moved(world)
+        assert world.until_ready(120) is Phase.READY
+        died = world.coordinator is not before
+        world.kube._left = None
+        assert (world.status.group, spare in world.nodes) == (group, True), f"killed at {at}"
+        gang = world.coordinator.gangs[borrower]
+        assert (gang.preempted, gang.waits, gang.eviction) == (1, True, None), f"killed at {at}"
+        world.kube.taint(node, "")
+        for _ in range(80):
+            world.turn()
+            if world.coordinator.status(borrower).phase is Phase.READY:
+                break
+        at += 1
+    assert at > 3
+
+
+def test_who_is_lent_a_spare_keeps_it_where_the_fault_has_gone() -> None:
+    world, borrower, _ = lent()
+    node = world.nodes[1]
+    world.kube.taint(node, "NoExecute")
+    for _ in range(int(FLAP_SECONDS + GRACE) + 8):
+        world.turn()
+        if world.coordinator.gangs[borrower].eviction is not None:
+            break
+    assert world.coordinator.gangs[borrower].eviction is not None
+    world.coordinator.release(NAME)
+    for _ in range(int(2 * GRACE)):
+        world.turn()
+    gang = world.coordinator.gangs[borrower]
+    assert (gang.eviction, gang.notice, gang.preempted) == (None, None, 0)
+    assert world.coordinator.status(borrower).phase is Phase.READY
 
 
 def test_a_node_that_is_labelled_so_is_a_spare() -> None:

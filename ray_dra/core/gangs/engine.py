@@ -44,6 +44,7 @@ from ray_dra.core.gangs.events import (
     WorkersLeft,
     WorkersProgressed,
 )
+from ray_dra.core.gangs.eviction import Eviction
 from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.expecting import Expecting
 from ray_dra.core.gangs.faults import Faults
@@ -90,10 +91,10 @@ class Engine:
         self.ends = ends = Ends(recording, own_workers=own_workers)
         self.elsewhere = Elsewhere(recording, self.planning, starts, own_workers=own_workers)
         self.elastic = Elastic(self.records, self.planning, discipline.worth)
-        self.faults = Faults(recording, self.planning, starts, ends)
+        self.evictions = evictions = Evictions(recording, starts)
+        self.faults = Faults(recording, self.planning, starts, ends, evictions, discipline.preemption)
         self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)
-        self.evictions = evictions = Evictions(recording, starts)
         preempting = Preempting(self.admission, evictions, discipline.preemption)
         self.consolidating = consolidating = Consolidating(
             self.admission, evictions, starts, discipline.consolidation, discipline.worth
@@ -228,6 +229,12 @@ class Engine:
             gang, PlaceKind.KUBERNETES, progress.failed, now, gives_way=progress.gave_way
         )
 
+    def _evicted(self, gang: Gang, eviction: Eviction, now: Moment) -> list[Action]:
+        """What is next for a gang that has notice that it ends for another one."""
+        if eviction.moves:
+            return self.consolidating.move(gang, now)
+        return self.faults.take_for_repair(gang, now) if eviction.repairs else self.evictions.look(gang, now)
+
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self.recording.see(gang, seen, now)
         notes = self.recording.notes(gang)
@@ -259,8 +266,7 @@ class Engine:
         elif step is Step.GIVE_UP:
             actions = self.ends.give_back(gang, said or why, now, failed=True)
         elif gang.eviction is not None and not gang.releasing:
-            moves = gang.eviction.moves
-            actions = self.consolidating.move(gang, now) if moves else self.evictions.look(gang, now)
+            actions = self._evicted(gang, gang.eviction, now)
         elif gang.replacing and not gang.releasing:
             actions = self.faults.replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):

@@ -17,9 +17,11 @@ class Eviction:
         why: a sentence.
         deadline: the Unix time up to which nothing of it ends.
         moves: it gets other devices at once.
+        repairs: the other gang runs, and gets its devices for a repair.
     """
 
     by: str
     why: str
     deadline: float
     moves: bool = False
+    repairs: bool = False

@@ -46,14 +46,15 @@ class Evictions:
         by = self.records.gangs.get(eviction.by)
         if by is None or not by.waits or not still_owed(self.records, gang, by):
             return self.take_back(gang, now)
-        return self._end(gang, eviction, now) if eviction.deadline <= now.wall else []
+        return self.end(gang, now) if eviction.deadline <= now.wall else []
 
-    def _end(self, gang: Gang, eviction: Eviction, now: Moment) -> list[Action]:
+    def end(self, gang: Gang, now: Moment) -> list[Action]:
         """In one write it holds nothing any more, and is in the queue."""
+        why = gang.eviction.why if gang.eviction is not None else ""
         again = replace(self.starts.started_again(gang, None, now), preempted=gang.preempted + 1)
         self.recording.notes(gang).registered = False
         left: list[Action] = [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []
-        return [*self.recording.save(again, eviction.why, now, ()), *left, Tell(gang.id)]
+        return [*self.recording.save(again, why, now, ()), *left, Tell(gang.id)]
 
 
 def _noted(gang: Gang, why: str, now: Moment) -> list[Action]:

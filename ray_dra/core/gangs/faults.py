@@ -12,16 +12,21 @@ from dataclasses import replace
 from ray_dra.core.gangs.actions import Action, DeleteMap, DrainRaylets, RemoveGroup, Save, Tell, TellRepair, WriteMap
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import Moment
+from ray_dra.core.gangs.eviction import Eviction
+from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.lifecycle import Observed, may_move
 from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.preemption import Preemption, callable_back
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.repair import Way, for_fault
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.starts import Starts
+from ray_dra.core.gangs.victims import cheapest_victims
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.shortfall import Unsatisfiable
 
 MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it, before Ray is told; of the grace, half
 
@@ -29,7 +34,16 @@ MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it
 class Faults:
     """See the module."""
 
-    def __init__(self, recording: Recording, planning: Planning, starts: Starts, ends: Ends) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        planning: Planning,
+        starts: Starts,
+        ends: Ends,
+        evictions: Evictions,
+        preemption: Preemption,
+    ) -> None:
+        self.evictions, self.preemption = evictions, preemption
         self.recording = recording
         self.records = recording.records
         self.planning = planning
@@ -46,6 +60,9 @@ class Faults:
             actions: list[Action] = []
             if way is Way.REPLACE:
                 actions = self._replace(gang, gang.notice.faulty, gang.notice.reason, now, moves_before=gang.moves + 1)
+                if not actions and self._victims(gang):
+                    break  # their devices are about to come
+                actions = actions or self._take(gang, gang.notice.faulty, now)
             elif way is Way.RESTART:
                 actions = self._restart(gang, gang.notice.reason, now, lost=bool(seen.lost or seen.drained))
             if actions:
@@ -100,6 +117,51 @@ class Faults:
         why = f"replace, on {', '.join(nodes)}: {why}"
         saved = self.recording.save(again, why, now)
         return [TellRepair(gang.id, why), WriteMap(gang.group, found), *saved, Tell(gang.id)]
+
+    def _victims(self, gang: Gang) -> dict[str, Gang]:
+        """Those who have notice that they end for this gang's repair."""
+        leaving = (each for each in self.records.leaving() if each.eviction is not None and each.eviction.repairs)
+        return {each.id: each for each in leaving if each.eviction is not None and each.eviction.by == gang.id}
+
+    def _take(self, gang: Gang, faulty: Collection[int], now: Moment) -> list[Action]:
+        """Notice for those in whose place the lost slots could go: gangs that are lent a spare first."""
+        prices = callable_back(self.records, gang, self.preemption, now.wall) if self.preemption.most else {}
+        if not prices:
+            return []
+
+        def place() -> Answer:
+            return place_again(self.planning, gang, faulty) or Unsatisfiable(gang.id, ())
+
+        found = cheapest_victims(self.planning.inventory, gang.request, prices, place, by_counts=False)
+        taken = [self.records.gangs[each] for each in (found.gangs if found is not None else ())]
+        until = now.wall + max((each.on_fault.grace for each in taken), default=0.0)
+        why = f"its place is for the repair of {gang.name or gang.id}"
+        told = (self.evictions.tell(each, Eviction(gang.id, why, until, repairs=True), now) for each in taken)
+        return [action for actions in told for action in actions]
+
+    def take_for_repair(self, victim: Gang, now: Moment) -> list[Action]:
+        """What is next for a gang that ends for a repair. All of them end in one step with that repair: else they would
+        have their places back from the queue. They go on where it is not to be done any more, or cannot be."""
+        eviction = victim.eviction
+        gang = self.records.gangs.get(eviction.by) if eviction is not None else None
+        notice = gang.notice if gang is not None and not (gang.releasing or gang.replacing) else None
+        if eviction is None or gang is None or notice is None or not notice.faulty:
+            return self.evictions.take_back(victim, now)
+        if now.wall < eviction.deadline:
+            return []
+        victims, inventory = self._victims(gang), self.planning.inventory
+        held = [each.allocation for each in victims.values() if each.allocation is not None]
+        changes = inventory.changes
+        for each in held:
+            inventory.release(each.gang)
+        actions = self._replace(gang, notice.faulty, notice.reason, now, moves_before=gang.moves + 1)
+        for each in held:
+            inventory.hold(each)
+        inventory.changes = changes
+        if not actions:
+            return [action for each in victims.values() for action in self.evictions.take_back(each, now)]
+        ended = (self.evictions.end(each, now) for each in victims.values())
+        return [*(action for each in ended for action in each), *actions]
 
     def replaced(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         """Whether new workers are there, and Ray has placed their bundles on them."""

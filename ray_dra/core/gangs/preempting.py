@@ -43,14 +43,16 @@ class Preempting:
             return []
         if any(each.kind is ShortfallKind.PATIENCE for each in self.records.notes[first.id].refused):
             return []  # it could start, and waits for what it prefers
+        mine = [gang.eviction for gang in self.records.leaving() if gang.eviction and gang.eviction.by == first.id]
+        if any(eviction.moves for eviction in mine):
+            return []  # devices are about to come
         teams = self.records.team_order.version
         asked = (self.admission.no, teams, frozenset((gang.id, gang.eviction) for gang in self.records.leaving()))
         if asked == self._asked and now.wall < self._again:
             return []
         self.admission.searches()
         found = takeable(self.records, first, self.settings, now.wall)
-        told = any(gang.eviction is not None and gang.eviction.by == first.id for gang in self.records.leaving())
-        some = told or any(price.rank != LEAVES for price in found.prices.values())
+        some = mine or any(price.rank != LEAVES for price in found.prices.values())
         near = self.records.cliques_near(first, 0)
         chosen = victims_for(self.planning, near, first, found.prices) if some else None
         self._asked, self._again = asked, found.again

@@ -68,7 +68,8 @@ def takeable(records: Records, first: Gang, settings: Preemption, wall: float) -
         if gang.releasing:
             prices[gang.id] = Price(LEAVES, 0, len(held.grants))
         elif gang.eviction is not None:
-            prices[gang.id] = price_of(gang, held, records, wall)._replace(rank=LEAVES)
+            if not (gang.eviction.moves or gang.eviction.repairs):  # else its devices are nobody's to take
+                prices[gang.id] = price_of(gang, held, records, wall)._replace(rank=LEAVES)
         elif gang.ends is not None and wall < gang.ends <= wall + gang.on_fault.grace:
             prices[gang.id] = Price(LEAVES, 0, len(held.grants))  # it will have ended by then, as its program says
             again = min(again, gang.ends)
@@ -106,6 +107,21 @@ def work_since(gang: Gang, held: Allocation, records: Records, wall: float) -> i
     """GPU seconds that a gang has worked since its start, or since its last checkpoint."""
     started = wall if gang.started is None else gang.started
     return int(len(held.grants) * max(0.0, wall - max(started, records.notes[gang.id].checkpoint)))
+
+
+def callable_back(records: Records, gang: Gang, settings: Preemption, wall: float) -> dict[str, Price]:
+    """Whose devices a gang that runs may take for its repair: those whose lower priority says so, as for one that
+    waits; and whoever is lent a spare node, at any time and whatever its priority. Those go first."""
+    prices = {}
+    for other, held in records.holders():
+        if other.id == gang.id or other.ordinary is not None or not (may_end(other) and can_leave(held)):
+            continue
+        lent = other.request.preemptible and _on_spares(records.inventory, held)
+        run = wall - (other.started or 0.0) >= settings.least_run and records.same_team(gang, other)
+        if lent or (run and may_take(gang, other, settings)):
+            price = price_of(other, held, records, wall)
+            prices[other.id] = price._replace(rank=LEAVES) if lent else price
+    return prices
 
 
 def _on_spares(inventory: Inventory, held: Allocation) -> bool:

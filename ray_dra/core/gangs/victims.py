@@ -89,6 +89,7 @@ def cheapest_victims(
     *,
     all_sets_of: int = ALL_SETS_OF,
     most_plans: int = MOST_PLANS,
+    by_counts: bool = True,
 ) -> Victims | None:
     """The cheapest set of these gangs without which the request fits; None: there is none, or none was found in time.
 
@@ -97,10 +98,11 @@ def cheapest_victims(
     Args:
         prices: those who may be taken; all of them hold devices, and no parts of GPUs (`backfill.can_leave`).
         place: `plan` for the request on the inventory as it is at that moment.
+        by_counts: it is a no wherever fewer devices are free than the request has.
     """
     if not prices:
         return None
-    search = _Search(inventory, request, prices, place, all_sets_of, most_plans)
+    search = _Search(inventory, request, prices, place, all_sets_of, most_plans, by_counts)
     try:
         return search.best()
     finally:
@@ -132,6 +134,7 @@ class _Search:
         place: Callable[[], Answer],
         all_sets_of: int,
         most_plans: int,
+        by_counts: bool,
     ) -> None:
         self._inventory, self._prices, self._place = inventory, prices, place
         self._all_sets_of, self._left = all_sets_of, most_plans
@@ -140,7 +143,7 @@ class _Search:
         self._wants_cliques = request.locality.within_cliques
         self._gone: dict[str, Allocation] = {}
         self._changes = inventory.changes
-        self._countable = _countable(inventory, prices)
+        self._countable = by_counts and _countable(inventory, prices)
 
     # -- the inventory without some gangs
 

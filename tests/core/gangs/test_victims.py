@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ class Case:
     def fits_without(self, gangs: tuple[str, ...]) -> bool:
         return isinstance(plan(self.inventory(gangs), self.wants), Allocation)
 
-    def chosen(self, inventory: Inventory, **bounds: int) -> Victims | None:
+    def chosen(self, inventory: Inventory, **bounds: Any) -> Victims | None:
         def place() -> Answer:
             return plan(inventory, self.wants)
 

@@ -110,6 +110,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.movable  # nor up to 22
             assert new_gang.consolidated
             assert new_gang.eviction.moves
+            assert new_gang.eviction.repairs  # nor up to 23
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -125,7 +126,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, started=old_gang.started, eviction=old_gang.eviction, preempted=old_gang.preempted)
             if old_gang.reshape is not None:
                 assert old_gang.reshape == replace(new_gang.reshape, gpus=old_gang.reshape.gpus)
-            same = replace(same, movable=False, consolidated=0)
+            same = replace(same, movable=old_gang.movable, consolidated=old_gang.consolidated)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.LOCALITY_KEY:  # 0 did not say what is done about faults, nor 1 named a queue
             told, was = shared_records.policy_from_bytes(now), shared_records.policy_from_bytes(data)
@@ -221,7 +222,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":23', b'"version":"23"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":24', b'"version":"24"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),
