@@ -45,6 +45,12 @@ def test_ray_hears_once_of_the_worker_that_ends_with_the_notices_deadline() -> N
     assert "cordoned" in why
     assert not world.ray.nodes[stays].drains
     assert world.until_ready() is Phase.READY
+    whys = [change.why for change in world.status.history]
+    told_at = whys.index("Ray drains its workers: bundles 1")
+    assert (
+        whys.index(f"notice: {notice.reason}") < told_at < whys.index(f"replace, on {world.nodes[1]}: {notice.reason}")
+    )
+    assert whys.count(whys[told_at]) == 1
     assert world.status.group == group
     assert raylet(world, 0) == stays
     assert len(world.ray.drained) == 1

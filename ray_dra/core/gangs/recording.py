@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action, Note, Save, TellNotice, Timed
-from ray_dra.core.gangs.drains import to_drain
+from ray_dra.core.gangs.drains import MOST_NAMED, to_drain
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import MOST_CHANGES, MOST_WHY, Change, Gang
 from ray_dra.core.gangs.lifecycle import Observed, phase, stage_of
@@ -56,6 +56,13 @@ class Recording:
             why = "; ".join(seen.lost) if to is Phase.DEGRADED else ""
             why = why or (ARROWS.get((was, to), "") if was is not None else "found in the store")
             gang = changed(gang, to, why, now)
+            noted.append(Note(gang.id, gang.name, gang.history[-1]))
+        drained, notes = seen.drained - self.notes(gang).drained, self.notes(gang)
+        notes.drained = seen.drained
+        if drained:
+            why = f"Ray drains its workers: bundles {', '.join(map(str, sorted(drained)[:MOST_NAMED]))}"
+            more = f" and {len(drained) - MOST_NAMED} more" if len(drained) > MOST_NAMED else ""
+            gang = changed(gang, to, why + more, now)
             noted.append(Note(gang.id, gang.name, gang.history[-1]))
         self._note_faults(gang, seen)
         if not gang.releasing:  # else it has heard of its end
