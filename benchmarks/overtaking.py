@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.gangs.backfill import Bounds, Reservation, before_its_turn, expected_end, reservations
+from ray_dra.core.gangs.backfill import Bounds, Reservation, before_its_turn, expected_end, passed, reservations
 from ray_dra.core.gangs.patience import Answer, Patience
 from ray_dra.core.gangs.promise import Promised, kept
 from ray_dra.core.model.allocation import Allocation
@@ -83,6 +83,9 @@ class Overtaking(Generic[J]):
                 continue
             yield waiting, answer
             self._answers.clear()  # the others that were a no are so all the more, and what is reserved is free yet
+            self._places = passed(self._places, answer)
+            if self._promised is not None:
+                self._promised = replace(self._promised, places=passed(self._promised.places, answer))
             self._found_for = self._key(first, now, since)
 
     def _key(self, first: Waiting[J], now: float, since: float | None) -> object:
@@ -116,4 +119,4 @@ class Overtaking(Generic[J]):
 
 
 def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, strict: bool) -> Answer:
-    return plan(inventory, request, policy=policy, strict=strict)
+    return plan(inventory, request, policy=policy, strict=strict, explain=False)

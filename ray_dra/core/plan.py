@@ -45,6 +45,7 @@ def plan(
     policy: Policy | None = None,
     strict: bool = False,
     work: Work | None = None,
+    explain: bool = True,
 ) -> Allocation | Unsatisfiable:
     """Decide where the whole gang goes, without holding anything.
 
@@ -53,6 +54,7 @@ def plan(
         strict: treat a preferred locality as required: refuse instead of leaving the cliques. Linked GPUs of one node
             count as near, too. Used while patience lasts.
         work: what the searches may do, where several plans share it; None for `work.STEPS`.
+        explain: False: a no has no shortfalls, which take longer to tell than a yes.
 
     Returns:
         The Allocation, or Unsatisfiable with at least one shortfall. A no is exact, except where
@@ -66,10 +68,11 @@ def plan(
         if layout.masks is not None:
             inventory.remember(allocation, layout.masks)
         return allocation
+    if not explain:
+        return Unsatisfiable(request.gang, (), layout.proven)
     if strict:
-        folded = FoldedRequest(
-            replace(request, locality=replace(request.locality, required=True, patience=0.0)), work=folded.work
-        )
+        required = replace(request.locality, required=True, patience=None, outside_speed=None)
+        folded = FoldedRequest(replace(request, locality=required), work=folded.work)
     return Unsatisfiable(request.gang, shortfalls(inventory, folded, proven=layout.proven), layout.proven)
 
 

@@ -8,6 +8,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from traces import GANG_POLICIES, _node_demands, discipline_of, patience_of, pol
 from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
 from ray_dra.core.gangs.backfill import BOUNDS, OFF  # noqa: E402
 from ray_dra.core.gangs.discipline import DISCIPLINE, FIRST_COME, Discipline  # noqa: E402
-from ray_dra.core.gangs.patience import WORTH  # noqa: E402
+from ray_dra.core.gangs.patience import WORTH, Worth  # noqa: E402
 from ray_dra.core.model.allocation import Allocation  # noqa: E402
 from ray_dra.core.model.locality import Locality  # noqa: E402
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest  # noqa: E402
@@ -293,13 +294,16 @@ def test_a_replay_in_which_one_overtakes_by_hand() -> None:
 
 def test_disciplines_by_the_name_of_a_policy() -> None:
     assert discipline_of("ray-dra") == discipline_of("ray-dra@0.1/fcfs") == FIRST_COME
-    assert discipline_of("best-fit@0/easy") == Discipline(BOUNDS, None)
-    assert discipline_of("ray-dra/patience") == Discipline(OFF, WORTH)
-    assert discipline_of("ray-dra/easy+patience") == DISCIPLINE
+    assert discipline_of("best-fit@0/easy") == replace(FIRST_COME, backfill=BOUNDS)
+    assert discipline_of("ray-dra/patience") == replace(FIRST_COME, worth=WORTH)
+    assert discipline_of("ray-dra/easy+patience") == replace(FIRST_COME, backfill=BOUNDS, worth=WORTH)
+    assert discipline_of("ray-dra/easy+patience=0.5").worth == Worth(speed=0.5)
     assert patience_of("ray-dra@0.3/easy") == 0.3
     assert patience_of("ray-dra/easy") == patience_of("ray-dra")
     with pytest.raises(SystemExit):
         discipline_of("ray-dra/sjf")
+    with pytest.raises(SystemExit):
+        discipline_of("ray-dra/easy=0.5")
 
 
 @pytest.mark.parametrize(("hours", "waited"), [(1.0, 3600.0), (100.0, 0.0)])

@@ -22,6 +22,7 @@ from ray_dra.core.gangs.backfill import (
     can_leave,
     earliest,
     expected_end,
+    passed,
     reservations,
 )
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
@@ -84,13 +85,18 @@ class _No(NamedTuple):
     changes: int
 
 
+_For = tuple[_No, float | None, Ends]
+
+
 class Admission:
     """See the module."""
 
     def __init__(self, records: Records, planning: Planning, discipline: Discipline = DISCIPLINE) -> None:
         self.records, self.planning = records, planning
         self.discipline, self._bounds = discipline, discipline.backfill
-        self._promised_for: object = None  # the first gang and all that its reservation depends on
+        # The first gang, since when it waits for what it prefers, and who ends when: its reservation depends on these.
+        self._promised_for: _For | None = None
+        self._passed: tuple[_For, Allocation, int] | None = None  # who has just started before its turn, by what
         self._reservations: tuple[Reservation, ...] = ()
         self._promised: tuple[tuple[str, int], Promised | None] | None = None  # to which gang and try, and what
         self._expected: tuple[object, float | None] = (None, None)  # of what, and when it could have what it prefers
@@ -334,29 +340,54 @@ class Admission:
             if gang.runs_for is not None and order.may_pass_first(gang.team, self.records.amounts(gang))
         ]
         ends, notes = self.ends(now.wall), self.records.notes[first.id]
+        assert self.no is not None
         promised_for = (self.no, notes.could_start, ends)
-        if promised_for != self._promised_for:
+        if promised_for != self._promised_for and not self._only_passed(promised_for):
             self._timed = False
-            self._promised_for = promised_for
             found = self._reservations_of(first, ends, now)
             self._reservations = self._with_promise(first, found, now.wall)
             self._looked.clear()
             notes.reservation = found[-1] if found else None
+        self._promised_for = promised_for
+        free = self.planning.inventory.free_devices
         for gang in behind_it if self._reservations else ():
-            if (gang.id, gang.quota) not in self._looked:
+            if gang.request.whole_devices <= free and (gang.id, gang.quota) not in self._looked:
                 self._timed = False
                 self.turn = gang
                 answer = self._before_turn(gang, now)
                 if answer is not None:
+                    self._passed = promised_for, answer, self.planning.inventory.changes + 1
                     return gang, Start(answer)
                 self._looked.add((gang.id, gang.quota))
         return None
+
+    def _only_passed(self, promised_for: _For) -> bool:
+        """Whether nothing has changed but that a gang started before its turn: it keeps what is promised, and who could
+        not start then cannot now. It is waited for, too, where it has something that is reserved."""
+        just, self._passed = self._passed, None
+        if just is None:
+            return False
+        before, allocation, changes = just
+        no, could_start, ends = promised_for
+        others = tuple(end for end in ends if end[1] != allocation.gang)
+        if (no[:-1], could_start, others) != (before[0][:-1], *before[1:]) or no.changes != changes:
+            return False
+        if self.planning.inventory.allocation(allocation.gang) != allocation:
+            return False
+        self._reservations = passed(self._reservations, allocation)
+        notes = self.records.notes[no.gang]
+        if notes.reservation is not None:
+            (notes.reservation,) = passed((notes.reservation,), allocation)
+        to, promised = self._promised or (None, None)
+        if to is not None and promised is not None:
+            self._promised = to, replace(promised, places=passed(promised.places, allocation))
+        return True
 
     def _reservations_of(self, first: Gang, ends: Ends, now: Moment) -> tuple[Reservation, ...]:
         request = paid(first.request, first.quota)
 
         def place(strict: bool) -> Answer:
-            return self.planning.plan(request, first.moves, strict=strict)
+            return self.planning.plan(request, first.moves, strict=strict, explain=False)
 
         since = self.since(first, now)
         waited = now.wall - since if since is not None else None
@@ -387,7 +418,7 @@ class Admission:
     def _before_turn(self, gang: Gang, now: Moment) -> Allocation | None:
         def place(without: frozenset[str]) -> Answer:
             request = replace(gang.request, exclude=gang.request.exclude | without) if without else gang.request
-            return self.planning.plan(paid(request, gang.quota), gang.moves, strict=True)
+            return self.planning.plan(paid(request, gang.quota), gang.moves, strict=True, explain=False)
 
         until = now.wall + (gang.runs_for or 0.0)
         return before_its_turn(self.planning.inventory, self._reservations, until, place)

@@ -131,6 +131,15 @@ def before_its_turn(
     return None
 
 
+def passed(promised: Sequence[Reservation], allocation: Allocation) -> tuple[Reservation, ...]:
+    """What is promised, once a gang has started that keeps it: who has something of it that it has to end for is waited
+    for, too."""
+    gang = (allocation.gang,)
+    return tuple(
+        replace(each, after=each.after + gang) if _meet(each.allocation, allocation) else each for each in promised
+    )
+
+
 def apart(inventory: Inventory, one: Allocation, other: Allocation) -> bool:
     """Whether two allocations can be held at the same time, for certain."""
     if _own_clique_of_either(one, other):

@@ -24,13 +24,16 @@ class Planning:
     def __init__(self, inventory: Inventory, known: KnownNodes, ready_made: Collection[str]) -> None:
         self.inventory, self.known, self.ready_made = inventory, known, ready_made
 
-    def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False) -> Answer:
-        """On workers that are there, if they will do, before new ones are made. `strict` as in `core.plan`."""
+    def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False, explain: bool = True) -> Answer:
+        """On workers that are there, if they will do, before new ones are made. `strict`, `explain`: as in
+        `core.plan`."""
         no = too_few(self.inventory, request)
         if no is not None:
             return no
         there = self._on_raylets(request, epoch, strict=strict)
-        return there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict)
+        return (
+            there if there is not None else plan(self.inventory, request, epoch=epoch, strict=strict, explain=explain)
+        )
 
     def elsewhere(self, held: Allocation, place: Callable[[], Answer]) -> Answer:
         """What `place` finds for a gang that holds devices, as if it held none."""
@@ -149,7 +152,7 @@ class Planning:
         if request.locality.exclusive:
             return None
         names = [name for name in self.ready_made if name in self.inventory.node_states]
-        answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict) if names else None
+        answer = plan(self.inventory.part(names), request, epoch=epoch, strict=strict, explain=False) if names else None
         return answer if isinstance(answer, Allocation) else None
 
 

@@ -319,3 +319,14 @@ def test_what_was_got_is_what_is_preferred_where_a_strict_plan_says_so(cliques: 
             assert as_preferred(answer, near) is preferred
             yes, no = yes + preferred, no + (not preferred)
     assert min(yes, no) > 10
+
+
+def test_a_no_to_what_is_preferred_says_what_it_lacks_also_of_a_gang_with_a_speed_of_its_own() -> None:
+    inventory = Inventory([*rack("a", 2), *rack("b", 2)])
+    for tray in ("a-t0", "b-t0"):
+        inventory.set_others(tray, 15, {})
+    request = gang(4, 4, locality=replace(NEAR, outside_speed=0.5))
+    answer, brief = plan(inventory, request, strict=True), plan(inventory, request, strict=True, explain=False)
+    assert isinstance(answer, Unsatisfiable)
+    assert ShortfallKind.CLIQUE in {shortfall.kind for shortfall in answer.shortfalls}
+    assert brief == Unsatisfiable(request.gang, ())
