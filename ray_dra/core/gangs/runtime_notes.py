@@ -28,8 +28,8 @@ class RuntimeNotes:
         amiss: since when each thing of it is lost that may be back by itself.
         comes_back: until when, in monotonic seconds, its program is likely to give it back for one of another size.
         no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
-        drained: the bundles of which Ray drained the workers when it was last seen.
         may_end: the same, by which it was not certain that anything of the gang will end for its fault.
+        drained: the bundles of which Ray drained the workers when it was last seen.
         checkpoint: the Unix time at which its program last said that its work is saved; 0.0: it did not.
         reservation: of the first in the queue: when and where it starts at the latest, if running gangs end when their
             programs guess.
