@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import ray
 
 MODULE = "ray.train.v2._internal.execution.scaling_policy.elastic"
-POLICY, COUNT = "ElasticScalingPolicy", "_count_possible_workers"
-PARAMETERS = ["self", "reserved_resources"]
+POLICY, COUNT, START = "ElasticScalingPolicy", "_count_possible_workers", "make_decision_for_non_running_worker_group"
+PARAMETERS = {COUNT: ["self", "reserved_resources"], START: ["self"]}
 CONFIG, RESOURCES = "ray.train.v2.api.config", "_resources_per_worker_not_none"
-CAUGHT = "_ray_dra_caught"
+CAUGHT, STARTS = "_ray_dra_caught", "_ray_dra_starts"  # ours, on their method and their policy
 logger = logging.getLogger("ray_dra")
 
 Count = Callable[["TrainSizes", Callable[[], int]], int]
@@ -32,13 +32,15 @@ Count = Callable[["TrainSizes", Callable[[], int]], int]
 
 
 class TrainSizes(NamedTuple):
-    """What a run's ScalingConfig says. `label_selector`: one for all workers, or one each for the most of them."""
+    """What a run's ScalingConfig says. `label_selector`: one for all workers, or one each for the most of them;
+    `starts`: it has no workers, or has lost some, and starts as many as are counted."""
 
     least: int
     most: int
     resources: dict[str, float]
     strategy: str
     label_selector: dict[str, str] | list[dict[str, str]] | None
+    starts: bool
 
 
 def catch_count(count: Count) -> None:
@@ -76,25 +78,37 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 def _catch_in(module: ModuleType, count: Count) -> None:
     policy = getattr(module, POLICY, None)
-    own = getattr(policy, COUNT, None)
-    if policy is None or own is None or list(inspect.signature(own).parameters) != PARAMETERS:
-        logger.warning("%s.%s is not where it was: Ray Train counts an elastic run's workers itself", MODULE, COUNT)
+    own: dict[str, Any] = {name: getattr(policy, name, None) for name in PARAMETERS}
+    moved = [n for n, each in own.items() if each is None or list(inspect.signature(each).parameters) != PARAMETERS[n]]
+    if moved:
+        moved_to = f"{MODULE}.{POLICY}.{moved[0]}"
+        logger.warning("%s is not where it was: Ray Train counts an elastic run's workers itself", moved_to)
         return
-    if hasattr(own, CAUGHT):
+    if hasattr(own[COUNT], CAUGHT):
         return
 
     def counted(self: Any, of_nodes: Any) -> int:
-        return count(_sizes(self.scaling_config), partial(own, self, of_nodes))
+        return count(
+            _sizes(self.scaling_config, starts=getattr(self, STARTS, False)), partial(own[COUNT], self, of_nodes)
+        )
+
+    def started(self: Any) -> Any:
+        setattr(self, STARTS, True)
+        try:
+            return own[START](self)
+        finally:
+            setattr(self, STARTS, False)
 
     setattr(counted, CAUGHT, True)
     setattr(policy, COUNT, counted)
+    setattr(policy, START, started)
 
 
-def _sizes(config: Any) -> TrainSizes:
+def _sizes(config: Any, *, starts: bool) -> TrainSizes:
     resources = getattr(config, RESOURCES)
-    selector = config.label_selector
+    selector = config.label_selector or None
     return TrainSizes(
-        config.min_workers, config.max_workers, dict(resources), config.placement_strategy, selector or None
+        config.min_workers, config.max_workers, dict(resources), config.placement_strategy, selector, starts
     )
 
 
@@ -115,13 +129,16 @@ def _parameters(module: str, kind: str, function: str) -> Callable[[], Any]:
     return find
 
 
-def _count_is_there() -> None:
-    if _parameters(MODULE, POLICY, COUNT)() != PARAMETERS:
-        raise AttributeError(COUNT)
+def _as_it_was(function: str) -> Callable[[], None]:
+    def find() -> None:
+        if _parameters(MODULE, POLICY, function)() != PARAMETERS[function]:
+            raise AttributeError(function)
+
+    return find
 
 
 PRIVATE_OF_TRAIN: tuple[tuple[str, Callable[[], Any]], ...] = (
-    (f"{MODULE}.{POLICY}.{COUNT}", _count_is_there),
+    *((f"{MODULE}.{POLICY}.{function}", _as_it_was(function)) for function in PARAMETERS),
     (f"{CONFIG}.ScalingConfig.{RESOURCES}", _parameters(CONFIG, "ScalingConfig", RESOURCES)),
 )
 """Each part by its name, and how it is found; AttributeError or OSError where it is not there."""

@@ -40,7 +40,7 @@ from ray_dra.core.gangs.events import (
     TurnFailed,
 )
 from ray_dra.core.gangs.forecast import Expected
-from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.gang import Gang, nodes_of
 from ray_dra.core.gangs.order import LEAST_SECONDS, Order, check_order
 from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
@@ -210,6 +210,8 @@ class Coordinator:
         it is to get is kept for it for a while."""
         elastic, notes = self.engine.elastic, self.records.notes
         groups = elastic.groups_of(check_run(run))
+        if run.starts:  # it may have lost workers with a node that Ray does not give up for seconds yet
+            self.observer.ask_raylets([node for gang in groups for node in nodes_of(gang)])
         well = [gang.id for gang in groups if self.observer.well(gang, notes[gang.id])]
         return elastic.workers(run, well, self.clock())
 

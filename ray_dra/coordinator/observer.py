@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ray_dra.coordinator.backends.base import Backend
@@ -30,6 +30,7 @@ from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayNode, RayView
 from ray_dra.translate.names import SLOT_LABEL
 
+ASK_SECONDS = 4.0  # for raylets that are asked whether they are there; nothing else is done meanwhile
 YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
 
 logger = logging.getLogger("ray_dra")
@@ -166,6 +167,19 @@ class Observer:
         gone = self.backend.lost(gang.request, gang.allocation, self.joined)
         losses = self._losses(gang, gang.allocation, notes, amiss, gone)
         return not losses and self.drains.ending(drains, (), gang.notice) is None
+
+    def ask_raylets(self, nodes: Iterable[str]) -> None:
+        """Ask these nodes' raylets whether they are there: Ray gives a raylet up only after seconds. One that does not
+        answer counts as silent until its agent speaks again."""
+        until = self.clock() + ASK_SECONDS
+        for node in dict.fromkeys(nodes):
+            raylet = self.nodes.raylets.get(node)
+            if raylet is None or self.clock() > until:
+                continue
+            try:
+                self.ray.workers(raylet.id)
+            except RayDraError:
+                self.nodes.silence(raylet.id)
 
     def _ending(
         self,

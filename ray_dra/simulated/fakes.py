@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ray_dra.errors import RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
 from ray_dra.translate.names import RAY_NODE_ID
 
@@ -54,6 +55,7 @@ class FakeRay:
         self.jobs: set[str] = set()
         self.actors: dict[str, str] = {}  # those that live: actor -> job
         self.drained: list[tuple[str, str, float]] = []  # raylets of which Ray was told that they end, why, and when
+        self.unreachable: set[str] = set()  # raylets that do not answer, though Ray has not given them up yet
         self._next = 0
 
     # -- the ports
@@ -68,6 +70,8 @@ class FakeRay:
         return RayView(nodes, groups, frozenset(self.jobs))
 
     def workers(self, node_id: str) -> tuple[Worker, ...]:
+        if node_id in self.unreachable:
+            raise RayDraError("A raylet did not say what its workers do.", place=node_id)
         found = [Worker(pid, job="other") for pid, (raylet, _) in self.tasks.items() if raylet == node_id]
         for name, group in self.groups.items():
             for bundle in group.workers:

@@ -29,6 +29,9 @@ class ElasticScalingPolicy:
     def __init__(self, config):
         self.scaling_config = config
 
+    def make_decision_for_non_running_worker_group(self):
+        return "start", self._count_possible_workers({{"workers": 3}})
+
     def _count_possible_workers(self, {parameters}):
         return {parameters}["workers"]
 """
@@ -53,8 +56,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
 
 def count(sizes: TrainSizes, own: Callable[[], int]) -> int:
-    assert sizes == TrainSizes(2, 8, {"GPU": 2}, "PACK", None)
-    return 100 + own()
+    assert sizes[:-1] == (2, 8, {"GPU": 2}, "PACK", None)
+    return (200 if sizes.starts else 100) + own()
 
 
 @pytest.mark.parametrize("first", ["caught", "imported"])
@@ -65,6 +68,8 @@ def test_whoever_is_first_it_is_caught_once(module: Callable[..., Any], first: s
     catch_count(count)
     policy = module().ElasticScalingPolicy(CONFIG)
     catch_count(count)
+    assert policy._count_possible_workers({"workers": 3}) == 103
+    assert policy.make_decision_for_non_running_worker_group() == ("start", 203)
     assert policy._count_possible_workers({"workers": 3}) == 103
     assert sum(isinstance(finder, ray_train._Finder) for finder in sys.meta_path) == (first == "caught")
 
@@ -85,12 +90,18 @@ def test_other_modules_are_not_looked_for(module: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("COUNT", "_gone"), ("POLICY", "Gone"), ("PARAMETERS", ["self", "more"]), ("MODULE", "ray.gone")],
+    [
+        ("POLICY", "Gone"),
+        ("PARAMETERS", {ray_train.COUNT: ["self", "more"], ray_train.START: ["self", "more"]}),
+        ("MODULE", "ray.gone"),
+    ],
 )
 def test_a_ray_that_moved_it_is_told_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     ray_adapter.check_ray()
     monkeypatch.setattr(ray_train, name, value)
-    with pytest.raises(IncompatibleRay, match=r"ElasticScalingPolicy\._count_possible_workers"):
+    with pytest.raises(IncompatibleRay) as error:
         ray_adapter.check_ray()
+    for moved in (ray_train.COUNT, ray_train.START):
+        assert f"ElasticScalingPolicy.{moved}" in error.value.available
     with pytest.raises(AttributeError):
         ray_train._parameters(ray_train.CONFIG, "ScalingConfig", "_gone")()

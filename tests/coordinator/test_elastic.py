@@ -26,8 +26,8 @@ RACK = Locality(cliques=1)
 NEAR = Locality(cliques=1, required=False)
 
 
-def run(locality: Locality, *, most: int, least: int = 2, gpus: int = 2) -> ElasticRun:
-    return ElasticRun(gang(*[gpus] * most, name="run", locality=locality), least, "job", ACTOR)
+def run(locality: Locality, *, most: int, least: int = 2, gpus: int = 2, starts: bool = False) -> ElasticRun:
+    return ElasticRun(gang(*[gpus] * most, name="run", locality=locality), least, "job", ACTOR, starts=starts)
 
 
 def ask(world: World, asked: ElasticRun) -> int:
@@ -145,10 +145,14 @@ def test_it_is_the_largest_size_that_is_planned(
 @given(
     steps=st.lists(st.tuples(st.sampled_from(["lose", "back", "asks", "ends", "time"]), st.integers(0, 3)), max_size=8),
     locality=st.sampled_from([RACK, NEAR, Locality(segment=2)]),
+    starts=st.booleans(),
 )
-def test_a_run_always_gets_at_once_what_it_was_told(steps: list[tuple[str, int]], locality: Locality) -> None:
-    """Trays come and go, and another program asks for what it can get, also while the run changes its size."""
-    world, asked = World(), run(locality, most=6, least=1)
+def test_a_run_always_gets_at_once_what_it_was_told(
+    steps: list[tuple[str, int]], locality: Locality, starts: bool
+) -> None:
+    """Trays come and go, and another program asks for what it can get, also while the run changes its size, or starts
+    its workers once more."""
+    world, asked = World(), run(locality, most=6, least=1, starts=starts)
     number, others = 0, 100
     for step, at in [("time", 0), *steps]:
         others += 1
@@ -166,7 +170,7 @@ def test_a_run_always_gets_at_once_what_it_was_told(steps: list[tuple[str, int]]
         world.pass_time(2)
         had = {each.id: len(each.request.bundles) for each in world.coordinator.gangs.values() if each.owner == "job"}
         size = ask(world, asked)
-        if size and size not in had.values():
+        if size and (starts or size not in had.values()):
             for name in had:
                 world.coordinator.release(name)
             number += 1
@@ -313,6 +317,35 @@ def test_a_run_that_is_well_leaves_nothing_for_what_may_pass(sign: Callable[[Wor
     world.check()
 
 
+def test_a_run_that_starts_again_asks_the_raylets_of_its_nodes_of_which_ray_has_not_heard_yet() -> None:
+    world, asked = World(), run(NEAR, most=8)
+    first = start(world, asked, 1, ask(world, asked))
+    world.pass_time(2)
+    node = min(nodes(world, first))
+    raylet = world.raylet(node)
+    world.ray.unreachable.add(raylet)
+    assert ask(world, asked) == 8, "its workers run"
+    size, second = resize(world, replace(asked, starts=True), 2)
+    assert size == 6
+    world.ray.kill_node(raylet)
+    world.coordinator.observe()
+    assert node not in nodes(world, second)
+    assert len(nodes(world, second)) == 3
+    world.check()
+
+
+def test_a_raylet_that_does_answer_again_is_planned_on_again() -> None:
+    world, asked = World(), run(NEAR, most=8, starts=True)
+    start(world, asked, 1, ask(world, asked))
+    world.pass_time(2)
+    raylet = world.raylet("t0")
+    world.ray.unreachable.add(raylet)
+    assert ask(world, asked) == 6
+    world.ray.unreachable.remove(raylet)
+    world.pass_time(1)
+    assert ask(world, asked) == 8
+
+
 def test_a_run_leaves_at_once_what_does_not_pass() -> None:
     world, asked = World(), run(RACK, most=4)
     order(world, 1, 4, 4)
@@ -326,6 +359,8 @@ def test_a_run_leaves_at_once_what_does_not_pass() -> None:
 
 def test_what_is_no_run_is_refused() -> None:
     world, asked = World(), run(RACK, most=4)
-    for wrong in (None, "run", replace(asked, least=-1), replace(asked, owner=""), replace(asked, actor=3)):  # type: ignore[arg-type]
+    wrong: list[object] = [None, "run", replace(asked, least=-1), replace(asked, owner="")]
+    wrong += [replace(asked, actor=3), replace(asked, starts=3)]  # type: ignore[arg-type]
+    for each in wrong:
         with pytest.raises(InvalidRequest):
-            world.coordinator.workers_that_fit(wrong)  # type: ignore[arg-type]
+            world.coordinator.workers_that_fit(each)  # type: ignore[arg-type]

@@ -10,9 +10,11 @@ from functools import partial
 import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
+from ray_dra.core.gangs.gang import GroupSet, OrdinaryGroup
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.signs import Severity
 from ray_dra.ports.nvml import GpuReading, NodeReading
 from ray_dra.translate.names import NVSENTINEL_STATE_LABEL
@@ -83,6 +85,33 @@ def test_what_nvml_shows_does_what_its_severity_says(sign: str) -> None:
     assert hasattr(fits, "bundles") is (severity is INFORM), "nothing new is planned on it"
     reads(world, node)
     assert hasattr(world.coordinator.plan(gang(*[4] * 4, name="all")), "bundles")
+
+
+def test_a_replica_that_ray_drains_is_replaced_in_the_clique_of_its_application() -> None:
+    """Serve makes another one before it ends the one that is there; by itself that would go to the fullest tray."""
+    world = World()
+    numbers = iter(range(101, 109))
+
+    def replica(*sizes: int, part_of: GroupSet | None = None) -> set[str]:
+        name = f"{next(numbers):036x}"
+        world.submit(gang(*sizes, name=name), ordinary=OrdinaryGroup(name, part_of=part_of))
+        world.pass_time(1)
+        found = world.coordinator.gangs[name].allocation
+        assert found is not None
+        return set(found.nodes)
+
+    application = GroupSet("app")
+    (first,) = replica(2, 2, part_of=application)
+    world.submit(gang(4, 2, name="others", locality=Locality(cliques=1)))
+    world.place("others")
+    world.ray.drain(world.raylet(first), "the machine goes", 1e9)
+    world.pass_time(2)
+    (by_itself,) = set(getattr(world.coordinator.plan(gang(1, 1)), "nodes", ()))
+    assert world.racks[by_itself] != world.racks[first]
+    (second,) = replica(1, 1, part_of=application)
+    assert second != first
+    assert world.racks[second] == world.racks[first]
+    world.check()
 
 
 def test_a_notice_outlives_the_coordinator_and_is_taken_back_with_its_sign() -> None:

@@ -58,15 +58,16 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
     return found
 
 
-def ask(least: int = 2, most: int = 8, selector: Any = None, **resources: float) -> int:
-    sizes = TrainSizes(least, most, {"GPU": 2, **resources}, "PACK", selector)
+def ask(least: int = 2, most: int = 8, selector: Any = None, starts: bool = False, **resources: float) -> int:
+    sizes = TrainSizes(least, most, {"GPU": 2, **resources}, "PACK", selector, starts)
     return elastic_runs.workers(sizes, lambda: TRAINS_OWN)
 
 
 def test_it_asks_for_the_most_workers_by_the_jobs_policy(outside: Outside) -> None:
     outside.answers = [4]
-    assert ask(CPU=0.5) == 4
+    assert ask(CPU=0.5, starts=True) == 4
     (run,) = outside.asked
+    assert run.starts
     assert (run.least, run.owner, run.actor, run.request.gang) == (2, "job", "a" * 32, GROUP)
     assert run.request.locality == Locality(cliques=1)
     assert [(bundle.count, dict(bundle.resources)) for bundle in run.request.bundles] == [(2, {"CPU": 0.5})] * 8

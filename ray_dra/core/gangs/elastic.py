@@ -21,7 +21,7 @@ from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
-from ray_dra.core.model.checked import number, text, whole
+from ray_dra.core.model.checked import flag, number, text, whole
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.locality import fitted
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, Strategy, check_request
@@ -41,6 +41,8 @@ class ElasticRun:
         owner: its Ray job.
         actor: the actor that makes its placement groups, in hex.
         runs_for: seconds for which it runs, by its policy's guess.
+        starts: it is about to start its workers, for the first time or after a fault, whatever the answer is; else they
+            run, and are started anew only for another number of them.
     """
 
     request: GangRequest
@@ -48,6 +50,7 @@ class ElasticRun:
     owner: str
     actor: str
     runs_for: float | None = None
+    starts: bool = False
 
 
 def check_run(run: object) -> ElasticRun:
@@ -62,6 +65,7 @@ def check_run(run: object) -> ElasticRun:
     whole(run.least, "least", least=0, most=MAX_BUNDLES)
     text(run.owner, "owner")
     text(run.actor, "actor", empty=True)
+    flag(run.starts, "starts")
     if run.runs_for is not None:
         number(run.runs_for, "runs_for", least=0.0, most=MOST_SECONDS)
     return run
@@ -81,13 +85,13 @@ class Elastic:
 
     def workers(self, run: ElasticRun, well: Collection[str], now: float) -> int:
         """How many workers it can have now; 0 where these are fewer than its least. `well`: its placement groups that
-        are whole, which it need not leave for anything that may pass by itself."""
+        are whole, which a run whose workers run need not leave for anything that may pass by itself."""
         own = self.groups_of(run) if run.actor else []
         has = [grant for gang in own if gang.holds is not None for grant in gang.holds.grants]
         has += self.records.kept.grants_of(run.owner)
         found = self._as_if_free(own, run.owner, lambda: self._largest(run, has))
         size = len(found.bundles) if found is not None else 0
-        keeps = max((len(gang.request.bundles) for gang in own if gang.id in well), default=0)
+        keeps = max((len(gang.request.bundles) for gang in own if gang.id in well and not run.starts), default=0)
         if size <= keeps or any(gang.quota is not None for gang in own):  # a queue outside may not pay for more
             return max(keeps, min(size, max((len(gang.request.bundles) for gang in own), default=size)))
         if found is not None and has:

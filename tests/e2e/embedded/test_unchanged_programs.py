@@ -62,16 +62,18 @@ def rays(program: str, cluster: LocalCluster) -> list[str]:
 
 
 class Plans:
-    """The gangs that there are while a program runs: the GPUs of each bundle, as workers see them."""
+    """The gangs that there are while a program runs: the GPUs of each bundle, as workers see them, and its node."""
 
     def __init__(self, *before: str) -> None:
         self.found: dict[str, list[str]] = {}
+        self.nodes: dict[str, tuple[str, ...]] = {}
         self._before = before
 
     def __call__(self) -> None:
         for status in ask(coordinator().gangs.remote()):
             if status.allocation is not None and status.gang not in self._before:
                 bundles = status.allocation.bundles
+                self.nodes[status.gang] = status.allocation.nodes
                 self.found[status.gang] = [",".join(str(grant.index) for grant in each.grants) for each in bundles]
 
     def only(self) -> list[str]:
@@ -99,6 +101,45 @@ for more in ({}, {"bundle_label_selector": [{"ray-dra.io/locality": "same_clique
     gangs = {gang.gang: gang for gang in ask(coordinator().gangs.remote())}
     print("group", ready, len(more), "planned" if group in gangs else "left to Ray")
     ray.get(controller.remove.remote())
+"""
+
+
+A_REPLICA_THAT_DRAINS = """
+import sys, time
+import ray
+from ray import serve
+
+def look():
+    node = ray.get_runtime_context().get_node_id()
+    labels = next(n["Labels"] for n in ray.nodes() if n["NodeID"] == node)
+    return node, labels["ray.io/gpu-domain"], labels["ray-dra.io/node"]
+
+class Pair:
+    def __init__(self):
+        self.name = serve.get_replica_context().replica_tag
+        self.places = [look(), ray.get(ray.remote(look).options(num_gpus=2, num_cpus=0).remote())]
+
+    def __call__(self):
+        return self.name, self.places
+
+ray.init(log_to_driver=False)
+serve.start(proxy_location="Disabled")
+pair = serve.deployment(
+    ray_actor_options={"num_cpus": 0.25, "num_gpus": 2}, placement_group_bundles=[{"CPU": 0.25, "GPU": 2}, {"GPU": 2}]
+)(Pair)
+handle = serve.run(pair.bind(), name="pair", route_prefix=None)
+first, before = handle.remote().result()
+((node, clique, name),) = set(before)
+print("replica on", name, flush=True)
+deadline = int((time.time() + 120) * 1000)
+ray._private.worker.global_worker.gcs_client.drain_node(node, 2, "the machine goes", deadline)
+while (found := handle.remote().result())[0] == first:
+    time.sleep(0.2)
+after = found[1]
+print("replica moved", node not in {node for node, _, _ in after})
+print("replica in its clique", {each for _, each, _ in after} == {clique})
+serve.shutdown()
+ray.shutdown()
 """
 
 
@@ -153,17 +194,20 @@ def test_an_elastic_train_run_has_as_many_workers_as_there_are_gpus_for(free: Lo
 
 class Elastic(Plans):
     """Takes a node away once the run's workers have all started, and brings it back once fewer have. Each size is a
-    gang of its own. `waited`: of how many bundles groups were that had no devices just then."""
+    gang of its own. `waited`: of how many bundles groups waited after that."""
 
     def __init__(self, cluster: LocalCluster, lost: str, *before: str) -> None:
         super().__init__(*before)
         self._cluster, self._lost = cluster, lost
-        self.back = 0.0  # when
+        self.lost_at = self.shrunk_at = self.back_at = self.grown_at = 0.0
         self.waited: set[int] = set()
 
     def __call__(self) -> None:
         super().__call__()
-        self.waited |= {status.bundles for status in ask(coordinator().gangs.remote()) if status.allocation is None}
+        if len(self.found) == 3 and not self.grown_at:
+            self.grown_at = time.monotonic()
+        if self.lost_at:
+            self.waited |= {each.bundles for each in ask(coordinator().gangs.remote()) if each.allocation is None}
         try:
             starts = len(ray.get(ray.get_actor("seen", namespace="elastic").whole.remote()))
         except (ValueError, ray.exceptions.RayError):  # it has not come so far, or has ended
@@ -171,9 +215,11 @@ class Elastic(Plans):
         there = self._lost in self._cluster.raylets()
         if starts == 1 and there:
             self._cluster.kill_node(self._lost)
+            self.lost_at = time.monotonic()
         elif starts == 2 and not there:
+            self.shrunk_at = time.monotonic()
             self._cluster.add_node(self._lost)
-            self.back = time.monotonic()
+            self.back_at = time.monotonic()
 
     def gpus(self) -> list[str]:
         """What was planned for each rank, start by start."""
@@ -206,7 +252,10 @@ def test_an_elastic_train_run_in_one_clique_shrinks_and_grows_back_there(free: L
         finally:
             if lost not in free.raylets():
                 free.add_node(lost)
-    print(f"{time.monotonic() - run.back:.1f} s from the node's return to the end")
+    print(
+        f"{run.shrunk_at - run.lost_at:.1f} s from the loss to all ranks of the next size; "
+        f"{run.grown_at - run.back_at:.1f} s from the node's return to the place of more"
+    )
     assert [line for line in found if "workers" in line] == [f"{size} workers in 1 clique" for size in (4, 2, 4)]
     assert [line.partition("GPUs ")[2] for line in found if line.startswith("rank")] == run.gpus()
 
@@ -227,6 +276,22 @@ def test_each_replica_lies_in_one_clique(free: LocalCluster) -> None:
     assert len(plans.found) == 3, "two replicas and a gang of two"
     seen = sorted(sorted(line.rpartition("GPUs ")[2].split()) for line in (*replicas, members))
     assert seen == sorted(map(sorted, plans.found.values()))
+
+
+def test_a_replica_whose_node_ray_drains_is_replaced_in_its_clique(free: LocalCluster) -> None:
+    """Serve makes another one, and ends the one that is there once that runs."""
+    plans = Plans()
+    address = f"ray_dra://{free.address}?locality=prefer:same_clique(scope=application)"
+    try:
+        found = lines(run("-c", A_REPLICA_THAT_DRAINS, address=address, look=plans))
+    finally:
+        for name in {node for plan in plans.nodes.values() for node in plan[:1]}:
+            if name in free.raylets():
+                free.kill_node(name)  # it may still drain
+            free.add_node(name)
+    (first, second) = plans.nodes.values()
+    assert found == [f"replica on {first[0]}", "replica moved True", "replica in its clique True"]
+    assert first[0] not in second
 
 
 def test_ranks_as_vllm_makes_them_for_a_replica(free: LocalCluster) -> None:

@@ -8,6 +8,7 @@ the topology at once.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -87,6 +88,11 @@ class Nodes:
 
     def heartbeat(self, raylet: str) -> None:
         self.heard[raylet] = self.clock()
+
+    def silence(self, raylet: str) -> None:
+        """It does not answer: nothing is planned there until its agent has spoken again."""
+        self.heard[raylet] = -math.inf
+        self._put(raylet)
 
     def see(self, view: RayView) -> None:
         """Ray's raylets: who came, who went, who is silent."""
