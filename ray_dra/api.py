@@ -35,10 +35,21 @@ from ray_dra.program.gang_handle import GangPlacementGroup
 from ray_dra.program.notice import notice_of
 from ray_dra.program.sandbox import Place, Sandbox
 from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
-from ray_dra.translate.names import RAY_NODE_ID
+from ray_dra.translate.names import LOCALITY_LABEL, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.policy import policy_label
 
 # -- localities
+
+
+def label_selector(locality: Locality) -> dict[str, str]:
+    """A locality for the placement groups that a library makes itself, as a label selector: Train's
+    `ScalingConfig(label_selector=...)`, Serve's `placement_group_bundle_label_selector`, Ray's `bundle_label_selector`.
+
+    Raises:
+        InvalidRequest: no policy says this (docs/unchanged.md), as one of whole cliques.
+    """
+    return {LOCALITY_LABEL: policy_label(locality)}
 
 
 def same_clique(

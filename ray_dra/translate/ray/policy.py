@@ -35,6 +35,7 @@ from ray_dra.core.model.locality import LEAST_SPEED, MAX_CLIQUES, MAX_PATIENCE, 
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_POLICY = 200
+MAX_LABEL = 63  # characters of a label's value
 MAX_RULES = 2000  # characters of a text with rules
 MOST_GROUPS = 10_000  # of a set
 FORMS = (
@@ -183,6 +184,34 @@ def _cliques(
         outside_speed=speed,
     )
     return Policy(locality, scope, groups, runs_for)
+
+
+def policy_label(locality: Locality) -> str:
+    """A locality as a policy that a label's value can be.
+
+    Raises:
+        InvalidRequest: no policy says this.
+    """
+    prefer = "" if locality.required else "prefer."
+    waits = {"patience": locality.patience, "speed": locality.outside_speed}
+    given = "".join(f".{name}-{_decimal(value)}" for name, value in waits.items() if value is not None)
+    terms = []
+    if locality.segment is not None:
+        terms.append(f"{prefer}same_clique.segment-{locality.segment}{given}")
+    elif locality.cliques == 1:
+        terms.append(f"{prefer}same_clique{given}")
+    if locality.cliques is not None and (locality.cliques > 1 or locality.segment is not None):
+        terms.append(f"{prefer}at_most_cliques.{locality.cliques}{'' if terms else given}")
+    if locality.connect is Connect.REQUIRED:
+        terms.append("linked_devices")
+    found = ".and.".join(terms)
+    if not terms or len(found) > MAX_LABEL or parse_policy(found) != Policy(locality):
+        raise InvalidRequest("No policy says this.", place="locality", wanted=str(locality), available=FORMS)
+    return found
+
+
+def _decimal(value: float) -> str:
+    return f"{value:f}".rstrip("0").rstrip(".")
 
 
 # -- rules

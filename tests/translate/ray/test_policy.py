@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,16 @@ from ray._private.label_utils import validate_label_selector
 from ray_dra.core.model.locality import Connect, Locality, fitted
 from ray_dra.errors import InvalidRequest
 from ray_dra.translate.names import LOCALITY_LABEL
-from ray_dra.translate.ray.policy import NEAREST, Policy, Rule, parse_policy, parse_rules, policy_for, set_of
+from ray_dra.translate.ray.policy import (
+    NEAREST,
+    Policy,
+    Rule,
+    parse_policy,
+    parse_rules,
+    policy_for,
+    policy_label,
+    set_of,
+)
 
 ONE = Locality(cliques=1)
 POLICIES: list[tuple[str, str, Locality | None]] = [
@@ -262,3 +273,42 @@ def test_a_policy_for_many_groups_fits_small_ones(
     policy: Locality, bundles: int, one_node: bool, expected: Locality
 ) -> None:
     assert fitted(policy, bundles, one_node=one_node) == expected
+
+
+@given(
+    st.builds(
+        Locality,
+        cliques=st.none() | st.integers(1, 5),
+        segment=st.none() | st.integers(1, 5),
+        required=st.booleans(),
+        patience=st.none() | st.sampled_from([0.0, 0.5, 600.0]),
+        exclusive=st.booleans(),
+        connect=st.sampled_from(Connect),
+        outside_speed=st.none() | st.sampled_from([0.25, 1.0]),
+    )
+)
+def test_a_locality_as_a_label_says_the_same_or_is_refused(locality: Locality) -> None:
+    try:
+        label = policy_label(locality)
+    except InvalidRequest:
+        waits = locality.patience is not None or locality.outside_speed is not None
+        plain = locality.required and not waits and not locality.exclusive
+        sayable = locality.cliques is not None or locality.segment is not None
+        assert not (plain and sayable and locality.connect is not Connect.ANY), locality
+        return
+    assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", label)
+    assert parse_policy(label) == Policy(locality)
+
+
+@pytest.mark.parametrize(
+    ("locality", "label"),
+    [
+        (Locality(cliques=1), "same_clique"),
+        (Locality(segment=4), "same_clique.segment-4"),
+        (Locality(cliques=1, required=False, patience=600.0), "prefer.same_clique.patience-600"),
+        (Locality(cliques=2, segment=4), "same_clique.segment-4.and.at_most_cliques.2"),
+        (Locality(cliques=1, connect=Connect.REQUIRED), "same_clique.and.linked_devices"),
+    ],
+)
+def test_labels_are_what_one_would_write(locality: Locality, label: str) -> None:
+    assert policy_label(locality) == label
