@@ -17,6 +17,8 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality, fitted
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.ray.bundles import request_from_bundles
+from tests.coordinator import kubernetes_world
 from tests.core.machines import gang
 
 from .test_ordinary import ACTOR, group, order
@@ -364,3 +366,43 @@ def test_what_is_no_run_is_refused() -> None:
     for each in wrong:
         with pytest.raises(InvalidRequest):
             world.coordinator.workers_that_fit(each)  # type: ignore[arg-type]
+
+
+def test_on_kubernetes_it_counts_the_nodes_on_which_workers_can_be_made() -> None:
+    """From an empty cluster; a cordoned node is left once the cordon has stood, and had again after it."""
+    world = kubernetes_world.World()
+    world.ray.actors[ACTOR] = "job"
+    request = request_from_bundles([{"GPU": 2.0}] * 4, locality=RACK)
+    asked = ElasticRun(replace(request, gang="run"), 2, "job", ACTOR)
+
+    def sized(number: int, size: int) -> set[str]:
+        name = group(number)
+        made = replace(request, gang=name, bundles=request.bundles[:size])
+        world.coordinator.submit(Order(made, owner="job", ordinary=OrdinaryGroup(name, ACTOR)))
+        for _ in range(80):
+            world.turn()
+        assert world.coordinator.status(name).phase is Phase.READY, world.coordinator.status(name).lost
+        held = world.coordinator.gangs[name].allocation
+        assert held is not None
+        return set(held.nodes)
+
+    def resized(number: int, size: int) -> set[str]:
+        assert world.coordinator.workers_that_fit(asked) == size
+        world.coordinator.release(group(number - 1))
+        return sized(number, size)
+
+    other = world.order()
+    world.coordinator.submit(other)
+    assert world.drive(other.request.gang) is Phase.READY
+    assert world.coordinator.workers_that_fit(asked) == 4
+    rack = sized(101, 4)  # other numbers than Ray gives
+    cordoned = min(rack)
+    world.kube.cordon(cordoned)
+    world.turn()
+    assert world.coordinator.workers_that_fit(asked) == 4
+    for _ in range(30):
+        world.turn()
+    assert resized(102, 2) == rack - {cordoned}
+    world.kube.cordon(cordoned, closed=False)
+    world.turn()
+    assert resized(103, 4) == rack
