@@ -38,6 +38,7 @@ from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapsh
 from ray_dra.translate.names import LOCALITY_LABEL, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.policy import policy_label
+from ray_dra.translate.ray.pools import pool_request
 
 # -- localities
 
@@ -134,6 +135,7 @@ def placement_group(
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
     sharing: GpuSharing | None = None,
+    pool: str = "",
     confidential: bool | str = False,
     priority: int = 0,
     preemptible: bool = False,
@@ -162,6 +164,8 @@ def placement_group(
         sharing: by what bundles with a share of a GPU (`"GPU": 0.25`) share it, as `ray_dra.mps(memory="20Gi")` or
             `ray_dra.time_slicing()` says; on Kubernetes alone. The GPUs are its own, and nobody gets what it leaves of
             them. In Ray such a bundle has `"GPU": 1`, of which a task may ask for any part.
+        pool: the name of a pool that `ray_dra.pool` has made: its bundles have shares of that pool's GPUs, beside other
+            gangs, and end with it. Without `sharing`, which the pool has said.
         confidential: each bundle in a confidential virtual machine, on nodes in mode `on`, or in the mode that is named
             ("ppcie", for whole boxes of Hopper); on Kubernetes alone (docs/kubernetes.md). A bundle has one GPU of its
             node, or all of them.
@@ -205,9 +209,23 @@ def placement_group(
         priority=priority,
         preemptible=preemptible,
         soft_node=_soft_target_node_id,
+        pool=text(pool, "pool", empty=True),
     )
-    if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
-        raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
+    if request.pool and (on_fault is not None or grace is not None):
+        raise InvalidRequest(
+            "What has shares of a pool is neither replaced nor started again.",
+            place="on_fault",
+            wanted=shown(on_fault if on_fault is not None else grace),
+            available="nothing: the gang is degraded",
+        )
+    if request.pool and queue is not None:
+        raise InvalidRequest(
+            "The GPUs of a pool count for the team whose queue it is made in, not for those who have shares of it.",
+            place="queue",
+            wanted=shown(queue),
+            available="ray_dra.pool(..., queue=)",
+        )
+    _check_lifetime(lifetime)
     coordinator_here()  # first of all: where Ray is not connected, its own calls start a cluster
     who = creator()
     order = Order(
@@ -226,6 +244,70 @@ def placement_group(
         grace=None if grace is None or on_fault is not None else _grace(grace, may_end=preemptible or movable),
     )
     return _handle(order, _soft_target_node_id)
+
+
+def pool(
+    name: str,
+    *,
+    gpus: int = 1,
+    sharing: GpuSharing,
+    tasks: float = 0.25,
+    per_gang: float | None = None,
+    per_program: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    devices: DeviceCriteria | None = None,
+    product: str | Sequence[str] | None = None,
+    lifetime: str | None = None,
+    priority: int = 0,
+    wait: bool = True,
+    queue: str | None = None,
+) -> GangPlacementGroup:
+    """GPUs that many gangs and ordinary tasks share, by a name; on Kubernetes alone (docs/kubernetes.md#pools).
+
+    The pool is a gang with a bundle on each of its GPUs. Tasks and actors of any program run in its placement group;
+    gangs have shares of the rest by `placement_group([{"GPU": 0.25}], pool=name)`, with workers of their own. With the
+    pool they all end. **Nothing keeps programs on a GPU apart but what `sharing` says**: time slices nothing at all.
+
+    Args:
+        name: of the pool, in the whole Ray cluster, and of its gang.
+        gpus: how many GPUs it has.
+        sharing: by what they are shared, as in `placement_group`.
+        tasks: the share of each GPU that the pool's own placement group has.
+        per_gang, per_program: the most that one gang, or all gangs of a program, may have of the pool, in GPUs.
+        resources: what the pool's bundle on each GPU has besides, e.g. {"CPU": 2}.
+        lifetime: "detached": the pool outlives this program; None: it ends with it, with all that have shares of it.
+
+    Raises:
+        InvalidRequest: what can never be right.
+        UnsatisfiableError: it would not fit an empty cluster, or (`wait=False`) it does not fit now.
+        NameTaken: there is a pool, or in this namespace a gang, of the name.
+    """
+    request = pool_request(
+        name,
+        gpus=gpus,
+        sharing=sharing,
+        tasks=tasks,
+        per_gang=per_gang,
+        per_program=per_program,
+        resources=resources,
+        product=product,
+        devices=devices,
+        priority=priority,
+    )
+    _check_lifetime(lifetime)
+    coordinator_here()
+    who = creator()
+    order = Order(
+        replace(request, gang=mint(who.job)),
+        name=request.pool,
+        namespace=who.namespace,
+        owner=who.job,
+        detached=lifetime == "detached",
+        wait=wait,
+        maker=Maker(who.actor, who.outlives_job),
+        team="" if queue is None else text(queue, "queue"),
+    )
+    return _handle(order, None)
 
 
 def sandbox(
@@ -294,6 +376,7 @@ def plan(
     devices: DeviceCriteria | None = None,
     part: PartCriteria | None = None,
     sharing: GpuSharing | None = None,
+    pool: str = "",
     confidential: bool | str = False,
     priority: int = 0,
     preemptible: bool = False,
@@ -336,6 +419,7 @@ def plan(
         devices=devices,
         part=part,
         sharing=sharing,
+        pool=text(pool, "pool", empty=True),
         confidential=confidential,
         priority=priority,
         preemptible=preemptible,
@@ -412,6 +496,11 @@ def get_notice(timeout: float = 0.0) -> Notice | None:
         return notice_of(group, timeout)
     except (GangGone, UnsatisfiableError):
         return None
+
+
+def _check_lifetime(lifetime: object) -> None:
+    if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
+        raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
 
 
 def _on_fault(ways: str | Sequence[str], grace: float | None) -> OnFault:

@@ -40,7 +40,7 @@ from ray_dra.core.gangs.gang import Change
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import StageTimes
-from ray_dra.core.gangs.standing import TeamStanding
+from ray_dra.core.gangs.standing import PoolStanding, TeamStanding
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
@@ -91,6 +91,7 @@ def tell(monkeypatch: pytest.MonkeyPatch) -> Tell:
             "unseen": (),
             "asks": (),
             "teams": (),
+            "pools": (),
         }
         told |= answers
         monkeypatch.setattr(connection, "connect", lambda address: None)
@@ -313,6 +314,18 @@ def test_gangs_are_a_table(tell: Tell) -> None:
     told.update(gangs=[], unplanned=[], unread=[], unseen=("a watch\nis old",))
     nobody = run("gangs")
     assert (nobody.stdout, nobody.stderr) == ("no gangs\n", "Kubernetes: a watch is old\n")
+
+
+def test_pools_are_a_table_values_or_none(tell: Tell) -> None:
+    tell()
+    assert run("pools").stdout == "there are no pools: ray_dra.pool(...) makes one\n"
+    tell(pools=(PoolStanding("notebooks", "id", "time slices, Short", 4, True, 1.0, 1.5, 2, 1, 0.5, None),))
+    assert run("pools").stdout.split("\n")[1].split() == (
+        ["notebooks", "4", "time", "slices,", "Short", "1", "1.5", "(2", "gangs)", "1.5", "1", "ready"]
+    )
+    (values,) = json.loads(run("pools", "-o", "json").stdout)
+    assert (values["shared"], values["per_gang"], values["per_program"]) == (1.5, 0.5, None)
+    assert run("pools", "-o", "name").stdout == "notebooks\n"
 
 
 def test_queues_are_a_table_values_or_none(tell: Tell) -> None:

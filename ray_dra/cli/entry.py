@@ -11,7 +11,7 @@ import ray_dra
 from ray_dra.cli.checks import check
 from ray_dra.cli.cluster import probe, profiles, snapshot, topology
 from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, exit_code
-from ray_dra.cli.gangs import describe, events, gangs, queues, release
+from ray_dra.cli.gangs import describe, events, gangs, pools, queues, release
 from ray_dra.cli.planning import capacity, plan
 from ray_dra.cli.terminal import say, warn, write_what_the_terminal_lacks
 from ray_dra.cli.validation import validate
@@ -45,6 +45,7 @@ for command in (
     describe,
     events,
     queues,
+    pools,
     release,
     topology,
     plan,

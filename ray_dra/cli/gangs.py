@@ -116,6 +116,26 @@ def queues(address: Address = "", output: OutputOption = Output.TABLE) -> None:
         say("no queues of teams are declared: gangs wait in one queue")
 
 
+def pools(address: Address = "", output: OutputOption = Output.TABLE) -> None:
+    """List the pools of shared GPUs: what each has, and what gangs have of it.
+
+    In GPUs. A pool is made by `ray_dra.pool(...)`, and given back as a gang is.
+    """
+    from ray_dra.translate.lines import table
+    from ray_dra.translate.pool_table import POOL_HEADERS, plain_pool, pool_row
+
+    connection.connect(address)
+    found = connection.ask_coordinator("pools")
+    if output.plain:
+        say_plain([plain_pool(pool) for pool in found], output)
+    elif output is Output.NAME:
+        say_lines(pool.name for pool in found)
+    elif found:
+        say_lines(table(POOL_HEADERS, map(pool_row, found)))
+    else:
+        say("there are no pools: ray_dra.pool(...) makes one")
+
+
 def release(gang: Gang, address: Address = "") -> None:
     """Give a gang back, whoever owns it."""
     connection.connect(address)

@@ -46,7 +46,7 @@ from ray_dra.core.gangs.planning import Answer
 from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
 from ray_dra.core.gangs.refusals import no_queue
 from ray_dra.core.gangs.repair import DEGRADE, FaultRule, OnFault, Way, declared_for, without
-from ray_dra.core.gangs.standing import TeamStanding, team_standings
+from ray_dra.core.gangs.standing import PoolStanding, TeamStanding, pool_standings, team_standings
 from ray_dra.core.model.checked import number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, RayDraError
@@ -305,6 +305,10 @@ class Coordinator:
         queues = self.records.team_order.queues
         if name and not queues.declared(name):
             raise no_queue(name, queues)
+
+    def pools(self) -> tuple[PoolStanding, ...]:
+        """The pools of GPUs, and what gangs have of them."""
+        return pool_standings(self.records)
 
     def teams(self) -> tuple[TeamStanding, ...]:
         """The queues of teams, and what each team has."""

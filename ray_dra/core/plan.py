@@ -64,7 +64,9 @@ def plan(
     strict = strict and request.locality.within_cliques and not folded.demanding
     layout = place(inventory, folded, policy, strict=strict)
     if layout.bundles is not None:
-        allocation = make(Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters, (), ()))
+        allocation = make(
+            Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters, (), (), "")
+        )
         if layout.masks is not None:
             inventory.remember(allocation, layout.masks)
         return allocation

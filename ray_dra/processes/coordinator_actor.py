@@ -25,7 +25,7 @@ from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
-from ray_dra.core.gangs.standing import TeamStanding
+from ray_dra.core.gangs.standing import PoolStanding, TeamStanding
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import many, number, text, whole
 from ray_dra.core.model.request import GangRequest
@@ -295,6 +295,11 @@ class CoordinatorActor:
         observer = self._core.observer
         declared = self._core.declared_queues.problem
         return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped, declared]))
+
+    async def pools(self) -> tuple[PoolStanding, ...]:
+        """The pools of GPUs, and what gangs have of them."""
+        await _still_wanted()
+        return self._core.pools()
 
     async def teams(self) -> tuple[TeamStanding, ...]:
         """The queues of teams, and what each team has."""

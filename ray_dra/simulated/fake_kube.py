@@ -394,7 +394,8 @@ class FakeKube:
             self._things["ResourceClaimTemplate", name] = self._stamped(template)
 
     def _collect(self) -> None:
-        """Claims whose pod is gone go, too; and the ComputeDomains' controller makes their channels' templates."""
+        """Claims whose pod is gone go, too, once no other pod that runs has them; and the ComputeDomains' controller
+        makes their channels' templates."""
         for domain in self._of("ComputeDomain"):
             self._make_channel(domain)
         for workload in self._of("Workload") if not self._raycluster else ():
@@ -404,7 +405,11 @@ class FakeKube:
             owners = claim["metadata"].get("ownerReferences") or ()
             ours = claim["metadata"].get("namespace") == self.namespace
             if ours and owners and not any(owner["uid"] in pods for owner in owners):
-                self._things.pop(("ResourceClaim", claim["metadata"]["name"]))
+                name = claim["metadata"]["name"]
+                if any(claim in self._claims_of(self._things["Pod", pod]) for pod in self._running):
+                    claim["metadata"]["deletionTimestamp"] = "2026-11-28T00:00:00Z"
+                else:
+                    self._things.pop(("ResourceClaim", name))
 
     def _schedule(self, pod: dict[str, Any]) -> None:
         required = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]

@@ -54,6 +54,7 @@ class Inventory(Index):
         self._holds: dict[str, _Hold] = {}
         self._exclusive: dict[CliqueKey, str] = {}
         self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
+        self._pooled: dict[str, dict[str, None]] = {}  # gang that holds a pool -> gangs with shares of it
         self._emptied: Inventory | None = None
         self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
         super().__init__(topology, limits)
@@ -91,6 +92,9 @@ class Inventory(Index):
         gang = allocation.gang
         if gang in self._holds:
             raise ValueError(f"gang {gang} holds devices already")
+        if allocation.pool:
+            self._hold_in_pool(allocation)
+            return
         planned, self._planned = self._planned, None
         if planned is not None and planned[0] is allocation and planned[2] == self.changes:
             # Straight from `plan`, and nothing has changed since: the devices are free, and where they are is at hand.
@@ -123,6 +127,46 @@ class Inventory(Index):
             if clique_id in self.clique_states:
                 self._own(self.clique_states[clique_id], gang, before)
         self.refresh(before, moved)
+
+    def _hold_in_pool(self, allocation: Allocation) -> None:
+        """Shares of devices that another gang holds: nothing of them changes for anybody who is not in the pool.
+
+        Raises:
+            ValueError: that gang has no such device, or not so much of it is left.
+        """
+        left = self.pool_left(allocation.pool)
+        for grant in allocation.grants:
+            at = grant.node, grant.device
+            left[at] = left.get(at, 0) - (grant.amount or WHOLE)
+            if left[at] < 0:
+                raise ValueError(f"pool {allocation.pool} has not so much of a device on {grant.node} left")
+        resources = any(placed.resources for placed in allocation.bundles)
+        masks = {state: 0 for node in allocation.nodes if (state := self.node_states.get(node)) is not None}
+        self._holds[allocation.gang] = _Hold(allocation, masks, (), (), resources, shares=False, parts=False)
+        before = NodeState.take(allocation.gang, masks)
+        for node in allocation.nodes:
+            if node not in self.node_states:
+                self._away.setdefault(node, {})[allocation.gang] = None
+        if resources:
+            self._use(allocation, +1.0)
+        self._pooled.setdefault(allocation.pool, {})[allocation.gang] = None
+        self.refresh(before, {})
+
+    def in_pool(self, pool: str) -> list[Allocation]:
+        """What gangs have of the devices that this one holds."""
+        return [self._holds[gang].allocation for gang in self._pooled.get(pool, ())]
+
+    def pool_left(self, pool: str) -> dict[tuple[str, DeviceId], int]:
+        """Thousandths that are left of each device that a pool holds."""
+        hold = self._holds.get(pool)
+        left: dict[tuple[str, DeviceId], int] = {}
+        for grant in hold.allocation.grants if hold is not None else ():
+            if grant.own:
+                left[grant.node, grant.device] = WHOLE - (grant.amount or 0)
+        for allocation in self.in_pool(pool):
+            for grant in allocation.grants:
+                left[grant.node, grant.device] = left.get((grant.node, grant.device), 0) - (grant.amount or 0)
+        return left
 
     def remember(self, allocation: Allocation, masks: dict[NodeState, int]) -> None:
         """What `plan` found, so that holding it next need not look everything up again."""
@@ -179,6 +223,10 @@ class Inventory(Index):
         if hold is None:
             return
         allocation = hold.allocation
+        if allocation.pool and (members := self._pooled.get(allocation.pool)) is not None:
+            members.pop(gang, None)
+            if not members:
+                del self._pooled[allocation.pool]
         before = NodeState.give_back(gang, hold.masks)
         self.held_devices -= sum(map(int.bit_count, hold.masks.values()))
         moved: dict[InClique, None] = {}
@@ -371,7 +419,8 @@ class Inventory(Index):
                 state.use(placed.resources, +1.0)
                 if placed.grants and (placed.grants[0].amount is None or placed.grants[0].own):
                     mask |= state.mask_of(placed.grants)
-            self._share(Allocation(gang, on_node), +1)
+            if not hold.allocation.pool:
+                self._share(Allocation(gang, on_node), +1)
             if hold.parts:
                 for (_, gpu), grants in self._gpus_of(Allocation(gang, on_node)).items():
                     gpu.take_back(gang, grants)

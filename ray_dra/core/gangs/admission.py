@@ -30,6 +30,7 @@ from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.patience import Patience, in_turn, patience_of
 from ray_dra.core.gangs.planning import Answer, Planning
+from ray_dra.core.gangs.pools import program_may_have
 from ray_dra.core.gangs.promise import Promise, Promised, kept
 from ray_dra.core.gangs.quota import Quota, paid, wanting
 from ray_dra.core.gangs.records import Records
@@ -103,6 +104,7 @@ class Admission:
         self._looked: set[tuple[str, Quota | None]] = (
             set()
         )  # the gangs that may not start before it, as long as that is so
+        self._pool_noes: dict[str, object] = {}  # by pool: by what it was a no to the first that waits for it
         self.turn: Gang | None = None  # whose turn it is, or was last
         self.no: _No | None = None  # what was a no to the first gang
         self._timed = True  # how long that no took is known
@@ -121,6 +123,8 @@ class Admission:
             return Refuse(name_taken(gang))
         if gang.quota is not None and (size_of(gang) > 1 or not wait):
             return Refuse(no_answer(gang.quota.queue, together=size_of(gang) > 1))
+        if gang.request.in_pool:
+            return self._arrives_in_pool(gang, now, looked=looked)
         if size_of(gang) > 1:  # it starts with the others of its set, in its turn
             return self._pending(gang, self._lacks_groups(gang), None, now)
         kept = self._on_kept_place(gang)
@@ -140,6 +144,55 @@ class Admission:
         refused = self._refused(gang, answer, now.lived, wait=wait, looked=looked)
         return Refuse(refused) if refused is not None else Wait(answer.shortfalls, could_start)
 
+    def _arrives_in_pool(self, gang: Gang, now: Moment, *, looked: bool) -> Verdict:
+        """The answer to a gang that wants shares of a pool. It waits for that pool alone, and holds up nobody else."""
+        never = self.planning.never(gang.request, now.lived)
+        if never is not None:
+            return Refuse(refusal("The pool would not have it even if nobody else had shares.", never))
+        answer = self._in_pool(gang)
+        if isinstance(answer, Allocation):
+            return Start(answer)
+        if looked:
+            return Refuse(refusal("The pool does not have it now.", answer))
+        waiting = len(self.records.waiting_of(gang.owner))
+        return Refuse(_crowd(waiting)) if waiting >= MOST_WAITING else Wait(answer.shortfalls)
+
+    def _in_pool(self, gang: Gang) -> Answer:
+        """Shares for a gang now, in its turn among those that wait for the same pool."""
+        limited = self._limit_in_pool(gang)
+        if limited is not None:
+            return Unsatisfiable(gang.id, (limited,))
+        before = (self.records.gangs[gang_id] for _, _, gang_id in self.records.before_in_pool(gang))
+        if any(self._limit_in_pool(each) is None for each in before):
+            no = self._turn_of(gang)
+            assert no is not None
+            return no
+        return self.planning.plan(gang.request, gang.moves)
+
+    def _limit_in_pool(self, gang: Gang) -> Shortfall | None:
+        """That a gang waits for others of its own program; it holds up nobody else then."""
+        pool = self.records.pool(gang.request.pool)
+        if pool is None or not pool.terms.per_program:
+            return None
+        return program_may_have(pool, self.records.program_has(pool, gang.owner), gang.request)
+
+    def _next_in_pools(self) -> tuple[Gang, Start] | None:
+        """The first that waits for a pool, where that has become ready, or has other gangs."""
+        for waiting in self.records.waiting_in_pools():
+            gang = next((each for each in waiting if self._limit_in_pool(each) is None), None)
+            if gang is None:
+                continue
+            asked = gang.id, gang.moves, self.planning.inventory.changes, self.records.pool(gang.request.pool)
+            if self._pool_noes.get(gang.request.pool) == asked:
+                continue
+            self.turn = gang
+            answer = self._in_pool(gang)
+            if isinstance(answer, Allocation):
+                return gang, Start(answer)
+            self._pool_noes[gang.request.pool] = asked
+            self.records.notes[gang.id].refused = answer.shortfalls
+        return None
+
     def _pending(self, gang: Gang, answer: Unsatisfiable, could_start: float | None, now: Moment) -> Verdict:
         """An ordinary placement group waits for what it lacks, also for what it can never have, as in Ray."""
         waiting = len(self.records.waiting_of(gang.owner))
@@ -154,7 +207,7 @@ class Admission:
         An ordinary placement group holds up nobody, as one that is pending in Ray; it waits for those before it that
         do.
         """
-        return self._next_on_kept_place() or self._next_ordinary(now) or self._next(now)
+        return self._next_in_pools() or self._next_on_kept_place() or self._next_ordinary(now) or self._next(now)
 
     def _next_on_kept_place(self) -> tuple[Gang, Start] | None:
         """A gang of a program for which places are kept, whoever else waits; again once the inventory has changed."""
@@ -175,7 +228,7 @@ class Admission:
         """Devices for a gang that lie in a place kept for its program, which is let go then. What a gang would wait for
         it has to get: else it takes its turn, as if nothing were kept."""
         kept = self.records.kept
-        if gang.owner not in kept.owners or gang.quota is not None or size_of(gang) > 1:
+        if gang.request.pool or gang.owner not in kept.owners or gang.quota is not None or size_of(gang) > 1:
             return None
         if limit_of(self.records, gang) is not None:
             return None

@@ -24,6 +24,7 @@ def may_end(gang: Gang) -> bool:
     it, neither a queue outside nor the gang that it goes with."""
     return (
         gang.quota is None
+        and not gang.request.pool
         and gang.beside is None
         and gang.reshape is None
         and gang.notice is None

@@ -51,8 +51,10 @@ class Ends:
         for another size, is likely to ask again; one whose gang was ended is not."""
         notes = self.recording.notes(gang)
         notes.ending = True
+        if self.recording.records.inventory.in_pool(gang.id):
+            return []  # who has shares of its GPUs ends first
         likely = notes.faulted or now.lived < notes.comes_back
-        comes_back = likely and not (gang.failed or gang.detached or gang.quota is not None)
+        comes_back = likely and not (gang.request.pool or gang.failed or gang.detached or gang.quota is not None)
         keep_until = now.lived + KEPT_SECONDS if comes_back else None
         return [Drop(gang.id, why, keep_until)] if undone or not _made(gang) else []
 

@@ -83,7 +83,7 @@ class Engine:
         `own_workers`, whether workers are made for each gang; `ready_made`, nodes that are tried before.
         `discipline`: who may go when."""
         self.records = Records(inventory, begins)
-        self.planning = Planning(inventory, known, ready_made)
+        self.planning = Planning(inventory, known, ready_made, self.records.pool)
         self.admission = Admission(self.records, self.planning, discipline)
         self.own_workers = own_workers
         self.recording = recording = Recording(self.records)

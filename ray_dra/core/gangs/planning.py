@@ -9,6 +9,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.pools import Pool, Pools
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest, Strategy
@@ -21,12 +22,21 @@ Answer = Allocation | Unsatisfiable
 class Planning:
     """See the module. Holds nothing. `ready_made`: nodes whose workers are there, tried before new ones are made."""
 
-    def __init__(self, inventory: Inventory, known: KnownNodes, ready_made: Collection[str]) -> None:
+    def __init__(
+        self,
+        inventory: Inventory,
+        known: KnownNodes,
+        ready_made: Collection[str],
+        pool_named: Callable[[str], Pool | None] = lambda name: None,
+    ) -> None:
         self.inventory, self.known, self.ready_made = inventory, known, ready_made
+        self.pools = Pools(inventory, pool_named)
 
     def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False, explain: bool = True) -> Answer:
         """On workers that are there, if they will do, before new ones are made. `strict`, `explain`: as in
         `core.plan`."""
+        if request.in_pool:
+            return self.pools.plan(request, epoch)
         no = too_few(self.inventory, request)
         if no is not None:
             return no
@@ -127,6 +137,8 @@ class Planning:
 
     def explained(self, request: GangRequest) -> Answer:
         """The same; after a no also what is nearest to a yes."""
+        if request.in_pool:
+            return self.pools.plan(request)
         there = self._on_raylets(request, 0, strict=False)
         changes = self.inventory.changes
         try:
@@ -137,6 +149,8 @@ class Planning:
     def never(self, request: GangRequest, now: float) -> Unsatisfiable | None:
         """A no for all nodes known lately, with nobody there: to wait cannot help. None where some have not been read
         yet."""
+        if request.in_pool:
+            return self.pools.never(request)
         if self.known.unread:
             return None
         answer = self._ever(request)

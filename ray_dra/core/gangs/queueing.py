@@ -12,17 +12,17 @@ from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
 from ray_dra.core.gangs.consolidating import Consolidating
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
-from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.gang import Beside, Gang
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.recording import Recording, changed
-from ray_dra.core.gangs.refusals import no_queue, two_queues
+from ray_dra.core.gangs.refusals import no_pool, no_queue, no_queue_for_pool, pool_taken, two_queues
 from ray_dra.core.gangs.repair import Way, without
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import Shortfall
-from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, cut
+from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, RayDraError, cut
 
 
 class Queueing:
@@ -70,7 +70,15 @@ class Queueing:
         if refused is not None:
             return [Refuse(refused)]
         gang = replace(gang, team=order.team if not event.queue else "")
-        if order.on_fault is not None:
+        if gang.request.pool:
+            no = self._not_in_pool(gang, event.queue)
+            if no is not None:
+                return [Refuse(no)]
+            if gang.request.in_pool:
+                pool = self.records.pool(gang.request.pool)
+                beside = Beside(pool.gang if pool is not None else "", near=False)
+                gang = replace(gang, beside=beside, team="")  # the pool's GPUs count where that is made
+        elif order.on_fault is not None:
             declared = order.on_fault if self.own_workers else without(order.on_fault, Way.REPLACE)
             borrows = self.records.team_order.declared
             again = Way.RESTART in declared.ways or order.request.preemptible or order.movable or borrows
@@ -99,6 +107,15 @@ class Queueing:
         if outside:
             return two_queues(order.team, outside)
         return None if queues.declared(order.team) else no_queue(order.team, queues)
+
+    def _not_in_pool(self, gang: Gang, queue: str) -> RayDraError | None:
+        """Why this is no pool, nor a gang with shares of one. Neither is replaced nor started again after a fault."""
+        if queue:
+            return no_queue_for_pool(queue)
+        there = self.records.pool(gang.request.pool)
+        if not gang.request.in_pool:
+            return pool_taken(gang) if there is not None else None
+        return no_pool(gang, self.records.pools) if there is None else None
 
     def next_turn(self, now: Moment) -> list[Action]:
         found = self.admission.next(now)

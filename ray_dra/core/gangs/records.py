@@ -6,14 +6,16 @@ and with it what its gang holds of the inventory. `changes.check_change` refuses
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.changes import check_change
 from ray_dra.core.gangs.gang import Gang, owner_ended
 from ray_dra.core.gangs.kept import KeptPlaces
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.pools import Pool, amount_of
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.record_checks import same, validate_gang
 from ray_dra.core.gangs.runtime_notes import RuntimeNotes
@@ -64,6 +66,8 @@ class Records:
         self._past: dict[str, None] = {}  # gangs with an allocation, in a queue outside, or that are given back
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
         self._besides: dict[str, None] = {}  # gangs that go with another
+        self._pools: dict[str, str] = {}  # name of a pool -> the live gang that holds it
+        self._wait_in_pools: dict[str, list[Turn]] = {}  # by pool: gangs that wait for shares of it
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
         self.sets = SetIndex()
         self._last = 0
@@ -141,7 +145,9 @@ class Records:
     def waiting(self) -> bool:
         """Whether any gang is in the queue."""
         order = self.team_order
-        return any(True for ordinary in (False, True) for _ in order.turns(ordinary=ordinary))
+        return bool(self._wait_in_pools) or any(
+            True for ordinary in (False, True) for _ in order.turns(ordinary=ordinary)
+        )
 
     def ordinary_after(self, passed: MutableMapping[str, Turn]) -> Gang | None:
         """The ordinary placement group that is next after these turns, by team, unless a gang that holds it up comes
@@ -151,11 +157,16 @@ class Records:
 
     def ahead(self, gang: Gang) -> int:
         """How many gangs wait before this one, and hold it up."""
+        if gang.request.in_pool:
+            return len(self.before_in_pool(gang))
         order = self.team_order
         return order.ahead(gang.team, turn_of(gang), self.amounts(gang) if order.declared else NOTHING)
 
     def first_before(self, gang: Gang) -> Gang | None:
-        """The first of those who wait before a gang: of its team, where these hold it up, or of all."""
+        """The first of those who wait before a gang: of its team or pool, where these hold it up, or of all."""
+        if gang.request.in_pool:
+            before = self.before_in_pool(gang)
+            return self.gangs[before[0][2]] if before else None
         own = self.team_order.first_of(gang.team) if self.team_order.declared else None
         return self.gangs[own[2]] if own is not None and own < turn_of(gang) else self.first
 
@@ -163,6 +174,8 @@ class Records:
 
     def amounts(self, gang: Gang) -> Amounts:
         """What a gang counts in its team's queue: while it changes its shape, the larger of the two."""
+        if gang.request.in_pool:
+            return NOTHING
         change = gang.reshape
         if change is not None:
             return max(amounts_of(change.leaves.request), amounts_of(change.comes.request))
@@ -223,6 +236,38 @@ class Records:
         """Gangs that end with another, which has ended."""
         found = (self.gangs[gang_id] for gang_id in self._besides)
         return [g for g in found if g.beside is not None and g.beside.ends and self.partner_of(g) is None]
+
+    # -- pools
+
+    @property
+    def pools(self) -> Collection[str]:
+        """The names of those that there are."""
+        return self._pools.keys()
+
+    def pool(self, name: str) -> Pool | None:
+        """A pool as it is; None where there is none of this name, or it is given back."""
+        gang = self.gangs.get(self._pools.get(name, ""))
+        if gang is None or gang.request.sharing is None:
+            return None
+        ready = bool(gang.history) and gang.history[-1].to is Phase.READY
+        return Pool(name, gang.id, gang.request.sharing, ready)
+
+    def program_has(self, pool: Pool, owner: str) -> int:
+        """Thousandths of GPUs that a program's gangs have of a pool."""
+        held = self.inventory.in_pool(pool.gang)
+        return sum(amount_of(each) for each in held if self.gangs[each.gang].owner == owner)
+
+    def waiting_in_pools(self) -> list[list[Gang]]:
+        """The gangs that wait for shares of each pool, in their order."""
+        return [[self.gangs[gang_id] for _, _, gang_id in turns] for turns in self._wait_in_pools.values()]
+
+    def waiting_for_pool(self, name: str) -> int:
+        return len(self._wait_in_pools.get(name, ()))
+
+    def before_in_pool(self, gang: Gang) -> Sequence[Turn]:
+        """Who waits before a gang for shares of the same pool."""
+        turns = self._wait_in_pools.get(gang.request.pool, [])
+        return turns[: bisect_left(turns, turn_of(gang))]
 
     # -- sets of ordinary placement groups
 
@@ -308,12 +353,16 @@ class Records:
 
     def _list(self, gang: Gang) -> None:
         self._last = max(self._last, gang.sequence)
-        if gang.waits:
+        if gang.waits and gang.request.in_pool:
+            insort(self._wait_in_pools.setdefault(gang.request.pool, []), turn_of(gang))
+        elif gang.waits:
             ordinary = gang.ordinary is not None
             self.team_order.wait(gang.team, turn_of(gang), self.amounts(gang), ordinary=ordinary)
         else:
             self._past[gang.id] = None
-        if gang.allocation is not None:
+        if makes_pool(gang) and not gang.releasing:
+            self._pools[gang.request.pool] = gang.id
+        if gang.allocation is not None and not gang.request.in_pool:
             self.team_order.hold(gang.id, gang.team, self.amounts(gang))
         if gang.waits or gang.unpaid:
             self._owners.setdefault(gang.owner, {})[gang.id] = None
@@ -332,7 +381,14 @@ class Records:
         self._count(gang, 1)
 
     def _unlist(self, gang: Gang) -> None:
-        if gang.waits:
+        if self._pools.get(gang.request.pool) == gang.id:
+            del self._pools[gang.request.pool]
+        if gang.waits and gang.request.in_pool:
+            turns = self._wait_in_pools[gang.request.pool]
+            del turns[bisect_left(turns, turn_of(gang))]
+            if not turns:
+                del self._wait_in_pools[gang.request.pool]
+        elif gang.waits:
             self.team_order.leave(turn_of(gang), ordinary=gang.ordinary is not None)
         self.team_order.let_go(gang.id)
         if gang.waits or gang.unpaid:
@@ -365,7 +421,7 @@ class Records:
     def _validate_teams(self, waiting: Collection[Gang]) -> None:
         order = self.team_order
         for ordinary in (False, True):
-            of_kind = [g for g in waiting if (g.ordinary is not None) is ordinary]
+            of_kind = [g for g in waiting if not g.request.in_pool and (g.ordinary is not None) is ordinary]
             teams = sorted({order.team(g.team) for g in of_kind})
             by_team = [sorted(turn_of(g) for g in of_kind if order.team(g.team) == team) for team in teams]
             same("queue", sorted(order.turns(ordinary=ordinary)), sorted(turn for turns in by_team for turn in turns))
@@ -373,10 +429,30 @@ class Records:
                 same("first of teams", [order.first_of(team) for team in teams], [turns[0] for turns in by_team])
         has: dict[str, int] = {}
         for gang in self.gangs.values():
-            if gang.allocation is not None:
+            if gang.allocation is not None and not gang.request.in_pool:
                 team = order.team(gang.team)
                 has[team] = has.get(team, 0) + self.amounts(gang).gpus
         same("what teams have", {team: amounts.gpus for team, amounts in order.teams.items()}, has)
+
+    def _validate_pools(self, waiting: Collection[Gang]) -> None:
+        makers = {g.request.pool: g.id for g in self.gangs.values() if makes_pool(g) and not g.releasing}
+        same("pools", self._pools, makers)
+        wait: dict[str, list[Turn]] = {}
+        for gang in waiting:
+            if gang.request.in_pool:
+                wait.setdefault(gang.request.pool, []).append(turn_of(gang))
+        same("who waits for pools", self._wait_in_pools, {pool: sorted(turns) for pool, turns in wait.items()})
+        for gang in self.gangs.values():
+            held = gang.allocation
+            if held is None or not held.pool:
+                continue
+            pool = self.gangs.get(held.pool)
+            if pool is None or pool.allocation is None:
+                raise AssertionError(f"gang {gang.id} has shares of {held.pool}, which holds nothing")
+            own = {grant.device for grant in pool.allocation.grants}
+            same(f"what gang {gang.id} has beyond its pool", {g.device for g in held.grants} - own, set())
+            if min(self.inventory.pool_left(held.pool).values()) < 0:
+                raise AssertionError(f"more than all of a device of {held.pool} is given")
 
     def validate(self) -> None:
         """Raises AssertionError where an invariant does not hold. Scans everything: for tests."""
@@ -384,6 +460,7 @@ class Records:
         waiting = [g for g in gangs if g.waits]
         same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
         self._validate_teams(waiting)
+        self._validate_pools(waiting)
         in_queues = [g for g in gangs if g.waits or g.unpaid]
         same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
         same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
@@ -407,10 +484,14 @@ class Records:
         given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
         for gang in gangs:
             validate_gang(gang)
-            for grant in gang.holds.grants if gang.holds is not None else ():
+            for grant in gang.holds.grants if gang.holds is not None and not gang.holds.pool else ():
                 other, whole = given.setdefault(grant.device, (gang.id, grant.alone))
                 if other != gang.id and (whole or grant.alone):
                     raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
+
+
+def makes_pool(gang: Gang) -> bool:
+    return bool(gang.request.pool) and not gang.request.in_pool
 
 
 def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.team_queues import TeamQueues
 from ray_dra.core.model.shortfall import Unsatisfiable
@@ -40,6 +42,34 @@ def two_queues(name: str, outside: str) -> InvalidRequest:
         place="queue",
         wanted=name,
         available=outside,
+    )
+
+
+def no_pool(gang: Gang, pools: Collection[str]) -> InvalidRequest:
+    """To a gang that names a pool which is not there."""
+    return InvalidRequest(
+        "There is no such pool, or it is given back.",
+        place="pool",
+        wanted=gang.request.pool,
+        available=f"{', '.join(sorted(pools)) or 'none'}; ray_dra.pool(name, ...) makes one",
+    )
+
+
+def pool_taken(gang: Gang) -> NameTaken:
+    return NameTaken(
+        f"A pool named {gang.request.pool!r} exists already; choose another name or remove that one.",
+        place="pool",
+        wanted=gang.request.pool,
+    )
+
+
+def no_queue_for_pool(queue: str) -> InvalidRequest:
+    """To a pool, or a gang with shares of one, that would be paid from a queue outside."""
+    return InvalidRequest(
+        "A queue outside that pays for gangs may take back what it pays for, and a pool stays where it is.",
+        place="pool",
+        wanted=f"the queue {queue}",
+        available="gangs with GPUs of their own",
     )
 
 

@@ -205,6 +205,13 @@ def _refused(gang: Gang, request: GangRequest, seen: Observed) -> RayDraError | 
             place=f"the queue {gang.quota.queue}",
             available="a gang that no queue pays for",
         )
+    if gang.request.pool or request.pool:
+        return InvalidRequest(
+            "A pool keeps its GPUs, and who has shares of it keeps those.",
+            place="pool",
+            wanted=gang.request.pool or request.pool,
+            available="another gang with shares of the pool; another pool",
+        )
     counters = gang.allocation.counters if gang.allocation is not None else ()
     if request.locality.exclusive and all(exclusive_key(counter) is None for counter, _ in counters):
         return InvalidRequest(

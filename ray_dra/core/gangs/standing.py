@@ -6,9 +6,10 @@ Neighbours: `records.py` has the queue, `backfill.py` what the first in it is pr
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.pools import amount_of
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.team_queues import DEFAULT, Entitlement, borrowed, entitlement, over_limit
 from ray_dra.core.gangs.turn import turn_of
@@ -19,7 +20,8 @@ from ray_dra.core.model.shortfall import QUEUE, Shortfall, ShortfallKind, short
 def behind(records: Records, gang: Gang) -> Shortfall | None:
     """That others come before a gang in the queue, as it is now, or that its team's limit does; None where nothing
     does."""
-    limited = limit_of(records, gang) if records.team_order.declared else None
+    declared = records.team_order.declared and not gang.request.in_pool
+    limited = limit_of(records, gang) if declared else None
     if limited is not None:
         return limited
     ahead, first = records.ahead(gang), records.first_before(gang)
@@ -111,6 +113,61 @@ def team_standings(records: Records) -> tuple[TeamStanding, ...]:
                 waiting=len(waits),
                 wanted=sum(records.amounts(each).gpus for each in waits) / WHOLE,
                 limited=ahead is not None and limit_of(records, ahead) is not None,
+            )
+        )
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStanding:
+    """A pool, for whoever asks. Amounts are GPUs.
+
+    Attributes:
+        gang: that holds it.
+        sharing: by what its GPUs are shared, in words.
+        gpus: that it has, or asks for.
+        ready: whether gangs can have shares of it.
+        tasks: what its own placement group has of it.
+        shared: what gangs have of it; `gangs`: how many. waiting: gangs that wait for shares of it.
+        per_gang, per_program: the most that one gang, or all of a program, may have; None: all that is left.
+    """
+
+    name: str
+    gang: str
+    sharing: str
+    gpus: int
+    ready: bool
+    tasks: float
+    shared: float
+    gangs: int
+    waiting: int
+    per_gang: float | None
+    per_program: float | None
+
+
+def pool_standings(records: Records) -> tuple[PoolStanding, ...]:
+    """The pools, by name."""
+    found = []
+    for name in sorted(records.pools):
+        pool = records.pool(name)
+        if pool is None:
+            continue
+        bundles = records.gangs[pool.gang].request.bundles
+        held = records.inventory.in_pool(pool.gang)
+        terms = pool.terms
+        found.append(
+            PoolStanding(
+                name=name,
+                gang=pool.gang,
+                sharing=str(replace(pool.sharing, pool=None)),
+                gpus=len(bundles),
+                ready=pool.ready,
+                tasks=sum(bundle.share or 0 for bundle in bundles) / WHOLE,
+                shared=sum(map(amount_of, held)) / WHOLE,
+                gangs=len(held),
+                waiting=records.waiting_for_pool(name),
+                per_gang=terms.per_gang / WHOLE if terms.per_gang else None,
+                per_program=terms.per_program / WHOLE if terms.per_program else None,
             )
         )
     return tuple(found)

@@ -29,6 +29,23 @@ class SharingKind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class PoolTerms:
+    """That GPUs are a pool's: one share of each is the pool's own, and others have the rest, in thousandths of a GPU.
+
+    Attributes:
+        per_gang: how much a gang may have of the pool; 0: all that is left.
+        per_program: how much all gangs of a program may have of it together; 0: all that is left.
+    """
+
+    per_gang: int = 0
+    per_program: int = 0
+
+    def check(self) -> None:
+        whole(self.per_gang, "per_gang", least=0, most=MAX_MEMORY)
+        whole(self.per_program, "per_program", least=0, most=MAX_MEMORY)
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSharing:
     """See the module.
 
@@ -36,12 +53,14 @@ class GpuSharing:
         threads: of MPS: percent of a GPU's threads that a process may use at most; None: all.
         memory: of MPS: bytes of a GPU's memory that a process may have at most; 0: all.
         interval: of time slices: how long a process runs before another has its turn.
+        pool: the GPUs are a pool's, of which other gangs have shares, too; None: they are the gang's own.
     """
 
     kind: SharingKind
     threads: int | None = None
     memory: int = 0
     interval: str = ""
+    pool: PoolTerms | None = None
 
     def check(self) -> None:
         """Raises InvalidRequest for a field of another type or out of range, and for one that its kind has not."""
@@ -51,6 +70,10 @@ class GpuSharing:
             whole(self.threads, "sharing.threads", least=1, most=100)
         whole(self.memory, "sharing.memory", least=0, most=MAX_MEMORY)
         text(self.interval, "sharing.interval", empty=True)
+        if self.pool is not None:
+            if not isinstance(self.pool, PoolTerms):
+                raise InvalidRequest("These are no terms of a pool.", place="sharing.pool", wanted=shown(self.pool))
+            self.pool.check()
         if 0 < self.memory < MIB:
             raise InvalidRequest(
                 "MPS counts memory in mebibytes.",
@@ -82,7 +105,12 @@ class GpuSharing:
         return self.memory // MIB
 
     def most_on(self, memory: int | None) -> int:
-        """How many bundles may share a GPU of so many bytes, whatever their shares; None: it does not say."""
+        """How many bundles of the gang may share a GPU of so many bytes, whatever their shares; None: it does not say.
+        Of a pool one: what it leaves of each GPU is for others."""
+        return min(1, self.clients_on(memory)) if self.pool is not None else self.clients_on(memory)
+
+    def clients_on(self, memory: int | None) -> int:
+        """How many bundles may share such a GPU, whosever they are."""
         if self.kind is SharingKind.TIME_SLICING:
             return MAX_MEMORY
         if not self.memory:

@@ -33,6 +33,7 @@ class ShortfallKind(enum.Enum):
     SHARES = "shares of GPUs"
     QUOTA = "quota"
     LIMIT = "limit"
+    POOL = "shared GPUs"
 
 
 class PlaceKind(enum.Enum):
@@ -48,6 +49,7 @@ class PlaceKind(enum.Enum):
     KUBERNETES = "kubernetes"
     RAY = "ray"
     OUTSIDE = "outside"
+    POOL = "pool"
 
 
 class Choice(enum.Enum):

@@ -180,6 +180,8 @@ class GangRequest:
         gang: unique id of this request, chosen by the caller.
         exclude: nodes that must not be used, e.g. for a while after an attempt failed there.
         preemptible: may be given up for others at any time; such gangs alone are lent a clique's spare nodes.
+        pool: the pool of GPUs of which its bundles have shares; of a request that says by what they are shared, the
+            pool that it makes.
     """
 
     gang: str
@@ -189,6 +191,7 @@ class GangRequest:
     priority: int = 0
     exclude: frozenset[str] = frozenset()
     preemptible: bool = False
+    pool: str = ""
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -212,8 +215,13 @@ class GangRequest:
         return sum(b.whole_devices for b in self.bundles)
 
     @property
+    def in_pool(self) -> bool:
+        """Whether it asks for shares of a pool that is there."""
+        return bool(self.pool) and self.sharing is None
+
+    @property
     def sharing(self) -> GpuSharing | None:
-        """By what its bundles share their devices; None where each has its own."""
+        """By what its bundles share their devices; None where each has its own, and where a pool says it."""
         return next((bundle.sharing for bundle in _distinct(self.bundles) if bundle.devices), None)
 
 
@@ -240,7 +248,11 @@ def check_request(request: object) -> GangRequest:
                 known.add(key)
                 check_text_length(length := length + size)
         _check_whole(request)
-        if request.sharing is None and any(bundle.share is not None for bundle in _distinct(request.bundles)):
+        if (
+            request.sharing is None
+            and not request.pool
+            and any(bundle.share is not None for bundle in _distinct(request.bundles))
+        ):
             raise InvalidRequest(
                 "Whoever has a share of a GPU says by what it is shared.",
                 place="sharing",
@@ -281,6 +293,7 @@ def _check_fields(request: GangRequest) -> None:
     one_of(Strategy, request.strategy, "strategy")
     whole(request.priority, "priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
     flag(request.preemptible, "preemptible")
+    text(request.pool, "pool", empty=True)
     if not isinstance(request.exclude, frozenset) or not all(isinstance(name, str) for name in request.exclude):
         raise InvalidRequest(
             "exclude is a frozenset of names of nodes.", place="exclude", wanted=shown(request.exclude)
@@ -300,6 +313,7 @@ def _check_whole(request: GangRequest) -> None:
                 wanted=f"{shown(device.share)} thousandths of {shown(device.count)}",
             )
     _check_shares(_distinct(bundles), locality)
+    _check_pool(request)
     _check_parts(_distinct(bundles), locality)
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
@@ -355,6 +369,41 @@ def _check_shares(bundles: Sequence[Bundle], locality: Locality) -> None:
     if locality.within_cliques or locality.connect is Connect.REQUIRED:
         raise InvalidRequest(
             "Shares of GPUs are placed on as few GPUs as can be, whatever NVLink joins.",
+            place="locality",
+            wanted=str(locality),
+            available="no locality, or whole GPUs",
+        )
+
+
+def _check_pool(request: GangRequest) -> None:
+    """What a pool cannot be, nor a gang that has shares of one."""
+    terms = request.sharing.pool if request.sharing is not None else None
+    if (terms is None) != (not request.pool or request.in_pool):
+        raise InvalidRequest(
+            "A pool is made by its name and by what its GPUs are shared; who has shares of it says its name alone.",
+            place="pool",
+            wanted=shown(request.pool),
+            available="ray_dra.pool(name, ...), or placement_group(..., pool=name) without sharing",
+        )
+    if not request.pool:
+        return
+    if request.preemptible:
+        said = "Neither a pool nor a gang that has shares of one can be preempted."
+        raise InvalidRequest(said, place="preemptible", wanted=shown(request.pool), available="preemptible=False")
+    if not request.in_pool:
+        return
+    devices = [device for bundle in _distinct(request.bundles) for device in bundle.devices]
+    if any(device.share is None for device in devices) or any(len(b.devices) > 1 for b in _distinct(request.bundles)):
+        raise InvalidRequest(
+            "In a pool a bundle has a share of one GPU, or none.",
+            place="bundles",
+            wanted="whole GPUs, or parts",
+            available='a share such as {"GPU": 0.25}; whole GPUs in a gang of their own, without pool=',
+        )
+    locality = request.locality
+    if locality.within_cliques or locality.exclusive or locality.connect is Connect.REQUIRED:
+        raise InvalidRequest(
+            "Shares of a pool lie on its GPUs, whatever NVLink joins.",
             place="locality",
             wanted=str(locality),
             available="no locality, or whole GPUs",

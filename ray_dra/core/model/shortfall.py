@@ -22,8 +22,8 @@ class Place:
     """Where something was short.
 
     Attributes:
-        id: of a node, a clique (of the clique of a roomiest node: `of`), a queue outside or a team's; the index of a
-            bundle; how many cliques.
+        id: of a node, a clique (of the clique of a roomiest node: `of`), a queue outside or a team's, a pool; the index
+            of a bundle; how many cliques.
         choice: why this one is named.
         of: among how many; or the clique that the node is the roomiest of.
     """

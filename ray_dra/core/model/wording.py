@@ -34,6 +34,8 @@ def place(kind: PlaceKind, name: str | int | None, choice: Choice | None, of: st
         return f"the {name} {choice.value} cliques" if choice else f"{name} cliques"
     if kind is PlaceKind.OUTSIDE or (kind is PlaceKind.QUEUE and name):
         return f"the queue {name}"
+    if kind is PlaceKind.POOL:
+        return f"the pool {name}"
     return f"bundle {name}" if kind is PlaceKind.BUNDLE else _PLACES[kind]
 
 
@@ -221,6 +223,10 @@ def _limit(where: PlaceKind, wanted: float, available: float, facts: Facts) -> T
     return f"{wanted:g} GPUs", f"{available:g} of at most {facts['limit']:g} ({facts['used']:g} used)"
 
 
+def _pool(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
+    return f"shares of {wanted / 1000:g} GPUs", f"{available / 1000:g} GPUs: {facts['reason']}"
+
+
 _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.DEVICES: _devices,
     ShortfallKind.NODE_SIZE: _node_size,
@@ -247,6 +253,7 @@ _TEXTS: dict[ShortfallKind, Callable[[PlaceKind, Any, Any, Facts], Texts]] = {
     ShortfallKind.SHARES: _shares,
     ShortfallKind.QUOTA: _quota,
     ShortfallKind.LIMIT: _limit,
+    ShortfallKind.POOL: _pool,
 }
 
 

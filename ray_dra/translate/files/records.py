@@ -24,7 +24,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 24, 7
+GANG_VERSION, NODE_VERSION = 25, 7
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 DECLARED_VERSION = 0
@@ -144,6 +144,8 @@ def _gang_from_bytes(data: bytes) -> Gang:
 def _is_for(held: Allocation, request: GangRequest) -> bool:
     """Whether an allocation gives each bundle as many devices as it asks for, of its node and no other bundle's."""
     if held.gang != request.gang or len(held.bundles) != len(request.bundles):
+        return False
+    if bool(held.pool) is not request.in_pool:
         return False
     whole = set()
     shared: Counter[object] = Counter()

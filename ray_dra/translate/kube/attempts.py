@@ -80,6 +80,7 @@ def attempt_of(
     own: Callable[[str], bool] = lambda node: True,
     buses: Callable[[str, str], str | None] = lambda node, uuid: None,
     toleration: Mapping[str, str] | None = None,
+    pool: Allocation | None = None,
 ) -> Attempt:
     """Every object for this allocation.
 
@@ -87,6 +88,7 @@ def attempt_of(
         compute_domains: the cluster serves ComputeDomains: a gang over several nodes of one multi-node clique gets one.
         asked: the request's bundles, in the allocation's order; the claims say what they say of their devices.
         own: whether a worker is made for the gang on the node; on others it uses a raylet that is there.
+        pool: what the gang holds of whose GPUs this one has shares.
         buses: the bus id of a node's GPU, for workers to which GPUs are passed through.
         toleration: of the taint that the devices have while the gang's claims change.
 
@@ -96,6 +98,9 @@ def attempt_of(
     name = attempt_name(allocation.gang, allocation.epoch)
     slots = {node: slot for node, slot in slots_of(allocation, asked).items() if own(node)}
     slots = {node: _passed_through(slot, buses) if slot.confidential else slot for node, slot in slots.items()}
+    if pool is not None:
+        of_pool = slots_of(pool)
+        slots = {node: _in_pool(slot, of_pool[node]) if slot.shares else slot for node, slot in slots.items()}
     maker = Maker(allocation, name, raycluster, toleration)
     names = _domain_names(name, allocation, slots) if compute_domains else {}
     return Attempt(name, slots, {clique: maker.domain(named) for clique, named in names.items()}, maker)
@@ -122,6 +127,12 @@ def _joined(allocation: Allocation, slots: Mapping[str, Slot]) -> set[str]:
     """The nodes of an IMEX domain."""
     used = {counter for counter, _ in allocation.counters}
     return {node for node in slots if imex_counter(node) in used}
+
+
+def _in_pool(slot: Slot, of_pool: Slot) -> Slot:
+    """Its worker names the claim of the pool's worker there, and so sees all GPUs of that; its shares say which are for
+    its bundles."""
+    return replace(slot, pool=of_pool.name, uuids=of_pool.uuids, clique=None)
 
 
 def _passed_through(slot: Slot, buses: Callable[[str, str], str | None]) -> Slot:

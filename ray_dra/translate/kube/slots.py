@@ -45,6 +45,7 @@ class Slot:
     sharing: GpuSharing | None = None  # by what its bundles share devices
     confidential: bool = False  # its worker is a confidential virtual machine
     buses: tuple[str, ...] = ()  # where its GPUs are on the node, if they are passed through
+    pool: str = ""  # the claim of another gang's worker of which it has shares; "": it has claims of its own
 
     @property
     def name(self) -> str:
@@ -69,6 +70,8 @@ class Slot:
         """The names of its claims: one for whole devices (no parts), and one for the parts of each GPU. The allocator
         goes back within a claim and not beyond it, and the driver makes the parts of a claim one after the other. GPUs
         that are shared are one claim, too: MPS has one daemon a claim, and a container sees one daemon."""
+        if self.pool:
+            return {}
         found = {self.name: ()} if self.uuids else {}
         parents = list(dict.fromkeys(part.parent for part in self.parts))
         return found | {

@@ -198,6 +198,8 @@ class Maker:
         spec["schedulingGates"] = [*theirs, {"name": GATE}]
         spec["affinity"] = bound_to(spec.get("affinity") or {}, slot.node)
         claims = []
+        if slot.pool:
+            claims.append({"name": "gpus", "resourceClaimName": slot.pool})
         for name in slot.claims:
             local = "gpus" + name.removeprefix(slot.name)
             claims.append({"name": local, "resourceClaimName": name})

@@ -49,6 +49,7 @@ def request_from_bundles(
     soft_node: str | None = None,
     confidential: bool | str = False,
     preemptible: bool = False,
+    pool: str = "",
 ) -> GangRequest:
     """A request with an id of its own.
 
@@ -74,13 +75,13 @@ def request_from_bundles(
             wanted=str(len(asked_for)),
             available=str(len(labels)),
         )
-    made = _bundles(asked_for, labels, criteria_from(devices, product), check_part(part), check_sharing(sharing))
+    made = _bundles(asked_for, labels, criteria_from(devices, product), check_part(part), check_sharing(sharing), pool)
     if sharing is not None and not any(bundle.sharing for bundle in made):
         raise InvalidRequest(
             "No bundle has a GPU to share.", place="sharing", wanted=str(sharing), available='bundles with {"GPU": 0.5}'
         )
     request = check_request(
-        GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority, preemptible=preemptible)
+        GangRequest(uuid.uuid4().hex, made, chosen, meant, priority=priority, preemptible=preemptible, pool=pool)
     )
     return request if confidential is False else confidential_request(request, confidential)
 
@@ -120,6 +121,7 @@ def _bundles(
     criteria: DeviceCriteria,
     part: PartCriteria | None,
     sharing: GpuSharing | None,
+    pool: str,
 ) -> tuple[Bundle, ...]:
     """Equal bundles are one object: the planner folds them quickly."""
     made: dict[Any, Bundle] = {}
@@ -138,6 +140,7 @@ def _bundles(
                 criteria=criteria,
                 part=part,
                 sharing=sharing,
+                pool=pool,
                 labels=check_selector(table(labels, place, most=MAX_ENTRIES), place),
             )
             key = (bundle.devices, tuple(sorted(bundle.resources.items())), tuple(sorted(bundle.labels.items())))
@@ -181,6 +184,7 @@ def bundle_from_resources(
     criteria: DeviceCriteria = ANY_DEVICE,
     part: PartCriteria | None = None,
     sharing: GpuSharing | None = None,
+    pool: str = "",
     labels: Mapping[str, str] | None = None,
 ) -> Bundle:
     """A Bundle from Ray's dict, e.g. {"GPU": 4, "CPU": 8}; `index` is for the message.
@@ -200,7 +204,9 @@ def bundle_from_resources(
         name = text(name, f"a resource of {place}")
         amount = number(value, at, least=-MAX_AMOUNT, most=MAX_AMOUNT)
         if name == "GPU" and not (amount == 0 and len(resources) > 1):  # 0 beside others asks for none
-            gpus = _share(amount, place, sharing, part) if amount > 0 and amount % 1 else _gpu_count(amount, place)
+            gpus = (
+                _share(amount, place, sharing, part, pool) if amount > 0 and amount % 1 else _gpu_count(amount, place)
+            )
         elif name == "GPU":
             continue
         elif name.startswith(MIG_PREFIX):
@@ -241,7 +247,7 @@ def _named_part(named: Mapping[str, float], gpus: int | float, part: PartCriteri
     return found
 
 
-def _share(amount: float, place: str, sharing: GpuSharing | None, part: PartCriteria | None) -> float:
+def _share(amount: float, place: str, sharing: GpuSharing | None, part: PartCriteria | None, pool: str) -> float:
     """The amount, if it is a share of one GPU, in thousandths, and somebody says by what the GPU is shared."""
     wanted = f"GPU: {amount:g}"
     if part is not None:
@@ -263,12 +269,12 @@ def _share(amount: float, place: str, sharing: GpuSharing | None, part: PartCrit
             wanted=f"GPU: {amount!r}",
             available=f'{{"GPU": {min(max(int(amount * WHOLE), 1), WHOLE - 1) / WHOLE:g}}}',
         )
-    if sharing is None:
+    if sharing is None and not pool:
         raise InvalidRequest(
             "Whoever has a share of a GPU says by what it is shared.",
             place=place,
             wanted=wanted,
-            available="whole numbers, or sharing=ray_dra.mps(...) or sharing=ray_dra.time_slicing()",
+            available="whole numbers, sharing=ray_dra.mps(...) or sharing=ray_dra.time_slicing(), or pool=",
         )
     return thousandths / WHOLE
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.pools import Pool, Pools
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node
@@ -29,6 +30,7 @@ from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
+from ray_dra.translate.ray.pools import pool_request
 from tests.translate.kube.objects import BOXES, CLUSTER, RACKS, allocate, gang, read
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -128,6 +130,31 @@ def test_shares_are_claimed_one_claim_a_node() -> None:
             assert [type(each) for each in decoded] == [GpuConfig]
             content += [claim, pod]
     golden = GOLDEN / "shares.yaml"
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
+    assert content == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_a_gang_in_a_pool_has_the_claim_of_the_pools_worker() -> None:
+    """It makes none, sees all GPUs of that claim, and has a GPU of Ray's for each of its shares."""
+    inventory = Inventory(BOXES)
+    held = pool_request("notebooks", gpus=2, sharing=time_slicing("Short"), tasks=0.25, resources={"CPU": 1})
+    holder = plan(inventory, replace(held, gang="pool"))
+    assert isinstance(holder, Allocation)
+    inventory.hold(holder)
+    pool = Pool("notebooks", "pool", held.bundles[0].devices[0].sharing or time_slicing(), ready=True)
+    asked = replace(gang([{"GPU": 0.5, "CPU": 1}] * 2, pool="notebooks"), gang="shares")
+    found = Pools(inventory, {"notebooks": pool}.get).plan(asked)
+    assert isinstance(found, Allocation)
+    of_pool = attempt_of(holder, CLUSTER, compute_domains=True, asked=held.bundles)
+    made = attempt_of(found, CLUSTER, compute_domains=True, asked=asked.bundles, pool=holder)
+    (holds,), (slot,) = of_pool.slots.values(), made.slots.values()
+    assert (slot.uuids, made.claims(slot, "uid")) == (holds.uuids, {})
+    assert len(set(slot.shares)) == len(slot.shares) == slot.devices == 2, "one of each GPU: half of one is taken"
+    pod = made.pod(slot)
+    assert pod["spec"]["resourceClaims"] == [{"name": "gpus", "resourceClaimName": holds.name}]
+    content = [*of_pool.claims(holds, "uid-0").values(), of_pool.pod(holds), pod]
+    golden = GOLDEN / "pool.yaml"
     if "RAY_DRA_WRITE_GOLDEN" in os.environ:
         golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(content)), sort_keys=False, width=120))
     assert content == list(yaml.safe_load_all(golden.read_text()))

@@ -303,10 +303,18 @@ class KubernetesBackend:
             own=self._has_own,
             buses=self._bus_of,
             toleration=self._guard.toleration(allocation.gang),
+            pool=self._pool_of(allocation),
         )
         return Provisioning(
             attempt, self.kube, self.store, self.inventory, self.machines, self.clock, allocation.renewed
         )
+
+    def _pool_of(self, allocation: Allocation) -> Allocation | None:
+        """What the gang holds of whose GPUs this one has shares; None where it has its own."""
+        held = self.inventory.allocation(allocation.pool) if allocation.pool else None
+        if allocation.pool and held is None:
+            raise InvalidRequest("The pool is not there any more.", place=f"gang {allocation.pool}")
+        return held
 
     def _bus_of(self, node: str, uuid: str) -> str | None:
         state = self.inventory.node_states.get(node)

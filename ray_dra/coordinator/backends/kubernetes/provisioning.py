@@ -293,7 +293,7 @@ class Provisioning:
         Raises:
             _GiveWay: ours is the younger.
         """
-        slots = self.attempt.slots.values()
+        slots = [slot for slot in self.attempt.slots.values() if not slot.pool]  # a pool's are allocated
         ours = {uuid for slot in slots for uuid in (*slot.uuids, *(part.uuid or part.parent for part in slot.parts))}
         neighbours = self.machines.neighbours
         first = neighbours.before(ours, min((claim.age for claim in there.claims), default=None))
@@ -315,7 +315,7 @@ class Provisioning:
                 continue  # what an earlier attempt of ours has, or a gang that gives way, may be ending
             for node, published in claim.devices:
                 slot, state = self.attempt.slots.get(node), self.inventory.node_states.get(node)
-                if slot is None or state is None:
+                if slot is None or state is None or slot.pool:
                     continue  # of most claims of the cluster
                 gpus = self.machines.gpus_with(node, published) or ()
                 for device in state.node.devices:
