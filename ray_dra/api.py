@@ -241,7 +241,9 @@ def placement_group(
         team="" if queue is None else text(queue, "queue"),
         beside=_beside,
         on_fault=None if on_fault is None else _on_fault(on_fault, grace),
-        grace=None if grace is None or on_fault is not None else _grace(grace, may_end=preemptible or movable),
+        grace=None
+        if grace is None or on_fault is not None
+        else _grace(grace, may_end=preemptible or movable or queue is not None),
     )
     return _handle(order, _soft_target_node_id)
 
@@ -510,8 +512,8 @@ def _on_fault(ways: str | Sequence[str], grace: float | None) -> OnFault:
 def _grace(grace: float, *, may_end: bool) -> float:
     """Of a gang that leaves it to the cluster what is done about faults."""
     if not may_end:
-        said = "grace is for what on_fault does, a preemption or a move: say one of them, too."
-        available = "on_fault='restart', say, preemptible=True or movable=True"
+        said = "grace is for what on_fault does, a preemption, a move or a team: say one of them, too."
+        available = "on_fault='restart', say, preemptible=True, movable=True or queue="
         raise InvalidRequest(said, place="grace", wanted=shown(grace), available=available)
     return number(grace, "grace", least=0.0, most=MOST_GRACE)
 

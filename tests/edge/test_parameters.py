@@ -114,14 +114,16 @@ def test_a_grace_is_for_what_may_end() -> None:
         for wrong in (-1, "soon", 1e9):
             assert isinstance(place(grace=wrong, preemptible=True), InvalidRequest)
         place(grace=5, preemptible=True)
+        place(grace=5, queue="team-a")  # of what a team has borrowed
         place(grace=5, preemptible=True, on_fault="restart")
         place(preemptible=True)
     assert [(each.on_fault, each.grace) for each in submitted] == [
         (None, 5),
+        (None, 5),
         (on_fault("restart", 5.0), None),
         (None, None),
     ]
-    assert all(each.request.preemptible for each in submitted)
+    assert [each.request.preemptible for each in submitted] == [True, False, True, True]
 
 
 @pytest.mark.parametrize("parameter", GOOD)
