@@ -6,7 +6,7 @@ plans. Neighbour: `replay.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from heapq import nsmallest
@@ -63,12 +63,17 @@ class Overtaking(Generic[J]):
         return nsmallest(self._bounds.ends, ((expected_end(end, now), name) for name, end in self._ends.items()))
 
     def look(
-        self, queue: Sequence[Waiting[J]], now: float, since: float | None
+        self,
+        queue: Sequence[Waiting[J]],
+        now: float,
+        since: float | None,
+        may: Callable[[Waiting[J]], bool] = lambda _: True,
     ) -> Iterator[tuple[Waiting[J], Allocation]]:
-        """Those behind the first of the queue that start now. The caller holds each before it asks for the next."""
-        first = queue[0]
+        """Those behind the first of the queue that start now. The caller holds each before it asks for the next. `may`:
+        whether one may start before the first, whatever devices there are."""
+        first = queue[0] if queue else None
         for waiting in list(islice(queue, 1, 1 + self._bounds.waiting)):
-            if waiting.job.gpus > self._inventory.free_devices:
+            if first is None or waiting.job.gpus > self._inventory.free_devices or not may(waiting):
                 continue
             if not self._reserved(first, now, since):
                 return

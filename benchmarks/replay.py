@@ -30,6 +30,7 @@ from typing import Any
 from figures import percentile
 from foresight import Foresight
 from overtaking import Overtaking, Waiting
+from teams import Line, team_of
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import earliest
@@ -180,6 +181,7 @@ def replay(
     same_time: bool = False,
     foresight: bool = False,
     discipline: Discipline = FIRST_COME,
+    teams: bool = False,
 ) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
 
@@ -189,6 +191,7 @@ def replay(
         same_time: a job outside its clique ends when it ended in the trace, with less done.
         foresight: the future is known; see foresight.py.
         discipline: who may go when. Where it says what a clique is worth, that is in place of `patience`.
+        teams: jobs are of four teams with queues of their own; see teams.py.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
@@ -202,13 +205,15 @@ def replay(
     inventory = Inventory(topology)
     machines = Machines.of(topology)
     arrivals = deque(jobs)
-    queue: deque[Waiting[Job]] = deque()
+    queue: Line[Job] = Line(inventory.devices if teams else 0)
+    by_team: dict[str, list[float]] = {}
     running: list[tuple[float, str, int, float]] = []  # (end, name, gpus, speed)
     waits: list[float] = []
     ends: dict[str, float] = {}  # when running gangs have ended, as their users guess
     overtaking: Overtaking[Job] = Overtaking(inventory, ends, discipline.backfill, policy)
     overtook = 0
     since: float | None = None  # when the first in the queue could have started
+    turn = ""  # whose that was
     over = math.inf  # when its patience is
     if arrivals[0].arrival == arrivals[-1].arrival:
         raise ValueError("all jobs arrive at once: there is no window to measure over")
@@ -226,7 +231,9 @@ def replay(
         nonlocal good, held, left, several
         job, request = waiting.job, waiting.request
         inventory.hold(answer)
+        queue.start(waiting)
         waits.append(now - job.arrival)
+        by_team.setdefault(team_of(job.name), []).append(now - job.arrival)
         within = inside(inventory, answer, request.locality.segment or len(request.bundles))
         speed = 1.0 if within else OUTSIDE
         if seen is not None:
@@ -249,17 +256,20 @@ def replay(
         while running and running[0][0] <= now:
             _, name, gpus, speed = heapq.heappop(running)
             inventory.release(name)
+            queue.end(name)
             ends.pop(name, None)
             good -= gpus * speed
         while arrivals and arrivals[0].arrival <= now:
             job = arrivals.popleft()
-            if job.gpus > inventory.devices:
+            if job.gpus > inventory.devices or queue.never(job.name, job.gpus):
                 dropped += 1
                 continue
             queue.append(wanting(job))
         over = math.inf
-        while queue:
-            first = queue[0]
+        while queue.first(0):
+            (first,) = queue.first(0)
+            if first.job.name != turn:  # another team's: it has not waited yet
+                turn, since = first.job.name, None
             job, request = first.job, first.request
             if inventory.free_devices < job.gpus:
                 break
@@ -270,10 +280,9 @@ def replay(
                 if since is not None:  # the last thing that it lacks is that its patience is over
                     over = math.nextafter(since + answer.shortfalls[-1].wanted, math.inf)
                 break
-            queue.popleft()
             since = None
             if seer is not None:
-                waiting = ((now, each.request, each.job.duration) for each in queue)
+                waiting = ((now, each.request, each.job.duration) for each in queue if each is not first)
                 coming = (
                     (each.arrival, machines.request(each.name, each.gpus), each.duration)
                     for each in arrivals
@@ -283,11 +292,10 @@ def replay(
                 answer = seer.best(answer, request, now + job.duration, known, chain(waiting, coming))
             start(first, answer)
         if discipline.backfill.waiting and queue and inventory.free_devices:
-            for each, found in overtaking.look(queue, now, since):
+            for each, found in overtaking.look(queue.first(discipline.backfill.waiting), now, since, queue.may_pass):
                 overtook += 1
-                queue.remove(each)
                 start(each, found)
-        if not arrivals and not running and queue:
+        if not arrivals and not running and len(queue):
             dropped += len(queue)
             break
     whole = inventory.devices * tally.window
@@ -307,4 +315,6 @@ def replay(
         "jobs": len(waits),
         "dropped": dropped,
     }
+    if teams:
+        figures |= {f"mean_wait_{team}_s": sum(each) / len(each) for team, each in sorted(by_team.items())}
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}, waits

@@ -10,8 +10,9 @@ product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
 means `ray-dra@0.1`, the others do not wait. After a / come disciplines with + between (docs/queue.md): `easy`, gangs
 behind the first may start before their turn, by the same guesses; `patience`, gangs wait while a clique is worth it, in
-place of @ (`patience=0.6`: to gangs that are so fast outside); `fcfs`, or nothing: nobody overtakes. `bound` is the
-product's with all GPUs in one clique, so that GPUs are all that counts. `foresight` is the product's with the future
+place of @ (`patience=0.6`: to gangs that are so fast outside); `quotas`, jobs are of four teams with queues of
+their own (benchmarks/teams.py); `fcfs`, or nothing: nobody overtakes. `bound` is the product's with all GPUs in one
+clique, so that GPUs are all that counts. `foresight` is the product's with the future
 known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
 through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of a list apart, pods each with
 their own mix, so that what is tuned on one can be reported on the other (for pods benchmarks/halves.py reads the JSON
@@ -98,10 +99,12 @@ def placing(name: str) -> str:
     return name.partition("/")[0].partition("@")[0]
 
 
+QUOTAS = "quotas"
 DISCIPLINES: Mapping[str, Mapping[str, Any]] = {
     "fcfs": {},
     "easy": {"backfill": BOUNDS},
     "patience": {"worth": WORTH},
+    QUOTAS: {},
 }
 
 
@@ -235,6 +238,7 @@ def run_gangs(run: Run) -> Row:
         same_time=run.same_time,
         foresight=placing(run.policy) == FORESIGHT,
         discipline=discipline_of(run.policy),
+        teams=QUOTAS in run.policy.partition("/")[2].split("+"),
     )
     row: Row = {
         "workload": run.workload,

@@ -18,8 +18,9 @@ HERE = Path(__file__).parents[2] / "benchmarks"
 sys.path.insert(0, str(HERE))
 
 import openb  # noqa: E402
+import teams  # noqa: E402
 from halves import splits, verdict  # noqa: E402
-from overtaking import Overtaking  # noqa: E402
+from overtaking import Overtaking, Waiting  # noqa: E402
 from regret import Repack  # noqa: E402
 from replay import Job, Machines, replay, shuffled, synthetic_jobs  # noqa: E402
 from shapes import cluster, flat  # noqa: E402
@@ -350,3 +351,44 @@ def test_a_replay_keeps_what_a_look_found_only_while_it_holds(seed: int) -> None
 class Forgetful(dict[object, object]):
     def __setitem__(self, key: object, value: object) -> None:
         pass
+
+
+def test_teams_keep_their_limits_and_what_they_are_guaranteed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every start is checked against core's rules, over a busy synthetic trace."""
+    starts = []
+
+    class Checked(teams.Line[Job]):
+        def start(self, waiting: Waiting[Job]) -> None:
+            before = self.first(0)
+            first = before[0] if before else None
+            super().start(waiting)
+            order = self._order
+            team = teams.team_of(waiting.job.name)
+            queue, has = order.queues.queue(team), order.has(team).gpus
+            assert queue.limit is None or has <= queue.limit
+            starts.append((team, waiting is first))
+
+    monkeypatch.setattr("replay.Line", Checked)
+    monkeypatch.setitem(teams.SHARES, "c", (0.25, 1.0, 0.5))
+    topology = cluster("nvl72:2")
+    jobs = synthetic_jobs(400, topology.device_count, load=1.3)
+    figures, waits = replay(topology, jobs, None, discipline=replace(FIRST_COME, backfill=BOUNDS), teams=True)
+    assert len(starts) == len(waits) == figures["jobs"]
+    assert {team for team, _ in starts} == set(teams.SHARES)
+    assert 0 < sum(not first for _, first in starts) == figures["overtook"]
+    monkeypatch.setattr("replay.Line", teams.Line)
+    assert replay(topology, jobs, None, discipline=replace(FIRST_COME, backfill=BOUNDS), teams=True)[1] == waits
+
+
+def test_a_guaranteed_job_comes_before_one_that_borrows() -> None:
+    """Names are drawn until each is of the team that it is to be of."""
+
+    def of(team: str, *, after: int) -> str:
+        return next(name for at in range(after, after + 1_000) if teams.team_of(name := f"j{at}") == team)
+
+    many, borrows, owed = of("d", after=0), of("d", after=1_000), of("a", after=2_000)
+    jobs = [Job(many, 0.0, 100.0, 72), Job(borrows, 1.0, 10.0, 72), Job(owed, 2.0, 10.0, 18), Job("end", 500.0, 1.0, 1)]
+    _, waits = replay(cluster("nvl72:1"), jobs, None, teams=True)
+    assert waits[:3] == [0.0, 98.0, 109.0], (
+        "in the order in which they start: all, the guaranteed one, the one that borrows"
+    )

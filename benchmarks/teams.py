@@ -1,0 +1,105 @@
+"""A replay's jobs as those of four teams, each with its queue (docs/queue.md#queues-of-teams).
+
+A job's team is drawn by its name, the same for every policy. Whose turn it is is asked of core, as the coordinator asks
+(core/gangs/team_order.py). What is borrowed is not taken back here: a replay has no preemption. Neighbour: `replay.py`.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from typing import Generic
+
+from overtaking import J, Waiting
+
+from ray_dra.core.gangs.team_order import TeamOrder
+from ray_dra.core.gangs.team_queues import Amounts, TeamQueue, TeamQueues
+from ray_dra.core.gangs.turn import Turn
+from ray_dra.core.model.request import WHOLE
+
+SHARES: dict[str, tuple[float, float, float | None]] = {
+    "a": (0.25, 1.0, None),
+    "b": (0.25, 2.0, None),
+    "c": (0.25, 1.0, None),
+    "d": (0.0, 1.0, None),
+}
+"""Team -> guarantee and limit as shares of the cluster, with the weight between."""
+ASKING = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 1.0}
+"""How many of the jobs are a team's, in proportion."""
+
+
+def declared(gpus: int) -> TeamQueues:
+    """The teams' queues on a cluster of so many GPUs."""
+    return TeamQueues.of(
+        TeamQueue(
+            name,
+            round(guarantee * gpus) * WHOLE,
+            weight,
+            None if limit is None else round(limit * gpus) * WHOLE,
+        )
+        for name, (guarantee, weight, limit) in SHARES.items()
+    )
+
+
+def team_of(name: str) -> str:
+    """Of a job."""
+    dice = random.Random(zlib.crc32(f"team of {name}".encode()))
+    return dice.choices([*ASKING], [*ASKING.values()])[0]
+
+
+class Line(Generic[J]):
+    """Jobs that wait, in the order of the queue; without `gpus`, of the cluster, those of all teams are in one."""
+
+    def __init__(self, gpus: int = 0) -> None:
+        self._order, self._waiting, self._count = TeamOrder(), dict[str, Waiting[J]](), 0
+        self._turns: dict[str, Turn] = {}
+        if gpus:
+            self._order.resize(Amounts(gpus * WHOLE))
+            self._order.declare(declared(gpus))
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Waiting[J]]:
+        """All of them, in no order."""
+        return iter(self._waiting.values())
+
+    def never(self, name: str, gpus: int) -> bool:
+        """Whether a job is over its team's limit by itself."""
+        queue = self._order.queue(team_of(name))
+        return queue is not None and queue.limit is not None and gpus * WHOLE > queue.limit
+
+    def append(self, waiting: Waiting[J]) -> None:
+        self._count += 1
+        name, turn = waiting.request.gang, (0, self._count, waiting.request.gang)
+        self._waiting[name], self._turns[name] = waiting, turn
+        self._order.wait(team_of(name), turn, _amounts(waiting))
+
+    def first(self, most: int) -> list[Waiting[J]]:
+        """Whose turn it is, and at most so many of those that follow and may pass it; none where all who are first in
+        their teams are over their limits."""
+        first = self._order.first
+        if first is None:
+            return []
+        behind = [self._waiting[name] for _, _, name in self._order.after_first(most)]
+        may = [each for each in behind if self._order.may_pass_first(team_of(each.request.gang), _amounts(each))]
+        return [self._waiting[first[2]], *may]
+
+    def may_pass(self, waiting: Waiting[J]) -> bool:
+        """Whether a job may start before the first, now that others have."""
+        return self._order.may_pass_first(team_of(waiting.request.gang), _amounts(waiting))
+
+    def start(self, waiting: Waiting[J]) -> None:
+        name = waiting.request.gang
+        self._order.leave(self._turns.pop(name))
+        del self._waiting[name]
+        self._order.hold(name, team_of(name), _amounts(waiting))
+
+    def end(self, name: str) -> None:
+        """A job that ran has ended."""
+        self._order.let_go(name)
+
+
+def _amounts(waiting: Waiting[J]) -> Amounts:
+    return Amounts(waiting.job.gpus * WHOLE)
