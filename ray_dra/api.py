@@ -429,6 +429,13 @@ def plan(
     if when:
         expected: Expected = ask(coordinator_here().when.remote(request, runs_for))
         return expected
+    if request.pool and cluster is not None:
+        raise InvalidRequest(
+            "A file does not say which pools there are: shares of one are asked of the running cluster.",
+            place="pool",
+            wanted=shown(pool),
+            available="plan(..., pool=...) without cluster=",
+        )
     if cluster is None:
         answer: Allocation | Unsatisfiable = ask(coordinator_here().plan.remote(request))
         return answer

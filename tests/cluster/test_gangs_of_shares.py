@@ -113,3 +113,55 @@ def test_ray_does_not_pack_shares_that_its_best_fit_cannot(cluster: Cluster, hea
     head.let_go()
     process.wait(60)
     head.wait_nothing_left()
+
+
+POOLED = """
+@ray.remote(num_gpus=1, num_cpus=0)
+def seen():
+    import pynvml
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    return {"pod": os.uname().nodename, "nvml": sorted(pynvml.nvmlDeviceGetUUID(h) for h in handles),
+            "env": os.environ.get("CUDA_VISIBLE_DEVICES"), "seen": [device.uuid for device in ray_dra.get_devices()]}
+def of(gang):
+    at = [Strategy(gang.placement_group, bundle) for bundle in range(gang.bundle_count)]
+    return ray.get([seen.options(scheduling_strategy=each).remote() for each in at], timeout=100)
+pool = ray_dra.pool("notebooks", gpus=2, sharing=ray_dra.time_slicing("Short"), product="NVIDIA B200")
+pool.wait(200)
+gangs = [ray_dra.placement_group([{"GPU": 0.5}] * 2, pool="notebooks"),
+         ray_dra.placement_group([{"GPU": 0.25}], pool="notebooks")]
+for gang in gangs:
+    gang.wait(200)
+waits = ray_dra.placement_group([{"GPU": 0.5}], pool="notebooks")
+tell(pool=pool.id, gangs=[gang.id for gang in gangs],
+     planned=[[grant.uuid for grant in gang.allocation.grants] for gang in (pool, *gangs)],
+     found=[of(gang) for gang in (pool, *gangs)])
+gangs[0].remove()
+waits.wait(200)
+tell(later=of(waits))
+hold()
+"""
+
+
+def test_gangs_and_tasks_share_the_gpus_of_a_pool(cluster: Cluster, head: Head, machine: Machine) -> None:
+    """By one claim: the pool's worker's, which the others' pods name. A gang that waits has what another leaves."""
+    process = head.start(POOLED)
+    told_of = told(process)
+    gpus = sorted(told_of["planned"][0])
+    assert len(set(gpus)) == 2
+    for planned, ranks in zip(told_of["planned"], told_of["found"], strict=True):
+        for uuid, rank in zip(planned, ranks, strict=True):
+            assert (rank["env"], rank["seen"]) == (uuid, [uuid])
+            assert rank["nvml"] == gpus, "its container has all GPUs of the pool's claim"
+    pods = [{rank["pod"] for rank in ranks} for ranks in told_of["found"]]
+    assert len(set.union(*pods)) == 3, "a worker for each gang"
+    claims = head.api.items("ResourceClaim", head.namespace.name, labels=ATTEMPT_LABEL)
+    (claim,) = claims
+    assert {user["name"] for user in claim["status"]["reservedFor"]} >= set.union(*pods)
+    assert sorted(machine.gpu_sharing(at) for at in range(8)).count(("Short", False)) == 2
+    (later,) = told(process)["later"]
+    assert later["seen"] == [later["env"]]
+    assert later["env"] in gpus
+    head.let_go()
+    process.wait(60)
+    head.wait_nothing_left()

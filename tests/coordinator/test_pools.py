@@ -106,6 +106,8 @@ def test_who_does_not_fit_waits_for_its_pool_alone_and_holds_up_nobody() -> None
     assert waits.phase is Phase.QUEUED
     assert [each.kind for each in waits.waits_for] == [ShortfallKind.POOL]
     assert "at most 0.25 of one GPU" in str(waits.waits_for[0])
+    expected = here.coordinator.when(sharer(0.25).request, None)
+    assert (expected.ahead, expected.starts) == (1, None), "nobody can tell when somebody leaves the pool"
     behind = here.coordinator.submit(sharer(0.25)).gang
     assert here.coordinator.status(behind).waits_for[0].kind is ShortfallKind.QUEUE, "nobody passes in the same pool"
     ready(here, Order(request_from_bundles([{"GPU": 7}]), owner="job"))

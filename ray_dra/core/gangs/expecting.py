@@ -41,10 +41,14 @@ class Expecting:
         """Of one that waits."""
         first = self.records.first
         queue = [first, *self.records.behind_first(MOST_AHEAD - 1)] if first is not None else []
-        before = [each for each in queue if each.id != gang.id and turn_of(each) < turn_of(gang)]
+        pooled = gang.request.in_pool
+        if pooled:
+            before = [self.records.gangs[gang_id] for _, _, gang_id in self.records.before_in_pool(gang)]
+        else:
+            before = [each for each in queue if each.id != gang.id and turn_of(each) < turn_of(gang)]
         ahead = max(len(before), self.records.ahead(gang))
         start = None
-        if ahead == len(before) and limit_of(self.records, gang) is None:
+        if not pooled and ahead == len(before) and limit_of(self.records, gang) is None:
             nexts = [self._next(each, now) for each in (*before, gang)]
             found = starts(self.planning.inventory, self.admission.ends(now.wall), nexts, now.wall)
             start = found[-1] if len(found) == len(nexts) else None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import ray_dra
 from ray_dra.core.model.gpu_sharing import PoolTerms
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import InvalidRequest
@@ -47,3 +48,8 @@ def test_what_no_pool_can_be(wrong: dict[str, Any]) -> None:
     asked: dict[str, Any] = {"name": "p", "gpus": 1, "sharing": SLICES, "tasks": 0.5, **wrong}
     with pytest.raises(InvalidRequest):
         pool_request(asked.pop("name"), **asked)
+
+
+def test_a_file_knows_no_pools() -> None:
+    with pytest.raises(InvalidRequest, match="which pools there are"):
+        ray_dra.plan([{"GPU": 0.5}], pool="p", cluster="rack.yaml")
