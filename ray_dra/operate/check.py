@@ -22,23 +22,28 @@ from ray_dra.translate.kube.raycluster import (
     check_confidential,
     default_locality,
     driver_of,
+    fault_rules_in,
     read_raycluster,
     schedule_in,
+    spares_in,
     worker_template,
     write_limits,
 )
 from ray_dra.translate.kube.shapes import UNREADABLE, why_unreadable
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
+from ray_dra.translate.lines import several
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_GROUP,
     KUEUE_API,
     KUEUE_GROUP,
     LOCALITY_LABEL,
+    ON_FAULT_LABEL,
     PASSTHROUGH_LABEL,
     PROBLEMS_ANNOTATION,
     QUEUE_ANNOTATION,
     RAY_GROUP,
     SCHEDULE_ANNOTATION,
+    SPARES_ANNOTATION,
     START_HOOK_VARIABLE,
 )
 from ray_dra.translate.ray.confidential import MODES
@@ -206,6 +211,7 @@ def _of_found(found: Object, what: str) -> Iterator[Finding]:
     template = worker_template(read)
     write_limits(read)
     policy = default_locality(read)
+    faults, spares = fault_rules_in(read), spares_in(read)
     image = template["template"]["spec"]["containers"][0].get("image")
     yield Finding(True, what, f"workers are copies of the group {template['groupName']}, image {image}")
     yield _of_version(str(found["spec"].get("rayVersion", "")))
@@ -220,6 +226,10 @@ def _of_found(found: Object, what: str) -> Iterator[Finding]:
     yield Finding(hooked or None, f"{START_HOOK_VARIABLE} of the head", said)
     said = policy or "not set: ordinary placement groups are planned in programs with a ray_dra:// address alone"
     yield Finding(bool(hooked or not policy), f"annotation {LOCALITY_LABEL}", said)
+    if faults:
+        yield Finding(True, f"annotation {ON_FAULT_LABEL}", read.settings[ON_FAULT_LABEL])
+    if spares:
+        yield Finding(True, f"annotation {SPARES_ANNOTATION}", f"{several(spares, 'node')} of each clique")
     if (schedule := schedule_in(read)) is not None:
         yield Finding(True, f"annotation {SCHEDULE_ANNOTATION}", str(schedule))
 

@@ -13,7 +13,13 @@ from ray_dra.adapters.lease import Lease
 from ray_dra.operate import check
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.names import LOCALITY_LABEL, QUEUE_ANNOTATION, START_HOOK_VARIABLE
+from ray_dra.translate.names import (
+    LOCALITY_LABEL,
+    ON_FAULT_LABEL,
+    QUEUE_ANNOTATION,
+    SPARES_ANNOTATION,
+    START_HOOK_VARIABLE,
+)
 from tests.adapters.memory_api import Api
 from tests.adapters.servers import end, node, until
 from tests.cluster.paper import paper_node
@@ -125,6 +131,23 @@ def test_a_raycluster_that_cannot_be_used_is_a_finding_and_not_a_traceback(chang
     *_, last = findings(made)
     assert last.ok is False
     assert said in last.said
+
+
+@pytest.mark.parametrize(
+    ("annotation", "said", "ok"),
+    [
+        (ON_FAULT_LABEL, "train*=replace,grace=60;degrade", True),
+        (ON_FAULT_LABEL, "mend", False),
+        (SPARES_ANNOTATION, "2", True),
+        (SPARES_ANNOTATION, "some", False),
+    ],
+)
+def test_what_is_said_of_faults_is_checked_before_any_gang_needs_it(annotation: str, said: str, ok: bool) -> None:
+    made = raycluster()
+    made["metadata"]["annotations"] = {annotation: said}
+    *_, last = findings(made)
+    assert (last.ok, said in last.said) == (ok, True)
+    assert annotation in last.what + last.said
 
 
 @pytest.mark.parametrize(
