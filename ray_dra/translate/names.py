@@ -101,6 +101,7 @@ DEFAULT_ON_FAULT_VARIABLE = (
 BACKFILL_VARIABLE = "RAY_DRA_BACKFILL"  # ours, on the head: how many waiting gangs may be asked to overtake, or off
 CONSOLIDATION_VARIABLE = "RAY_DRA_CONSOLIDATION"  # ours, on the head: how many gangs are moved for others, or off
 PREEMPTION_VARIABLE = "RAY_DRA_PREEMPTION"  # ours, on the head: how often, and when, gangs are preempted
+LEARN_VARIABLE = "RAY_DRA_LEARN"  # ours, on the head: whether run times are guessed from earlier runs, or off
 PATIENCE_VARIABLE = "RAY_DRA_PATIENCE"  # ours, on the head: what a clique is worth, or off
 QUEUES_VARIABLE = "RAY_DRA_QUEUES"  # ours, on the head: the queues of teams, or the absolute path of a file with them
 RAYCLUSTER_LOCALITY_VARIABLE = "RAY_DRA_RAYCLUSTER_LOCALITY"  # ours, on a head of KubeRay's: the policy it started with

@@ -14,7 +14,13 @@ from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.repair import GRACE_SECONDS, OnFault, on_fault
 from ray_dra.core.model.locality import LEAST_SPEED
 from ray_dra.errors import InvalidRequest, shown
-from ray_dra.translate.names import BACKFILL_VARIABLE, CONSOLIDATION_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
+from ray_dra.translate.names import (
+    BACKFILL_VARIABLE,
+    CONSOLIDATION_VARIABLE,
+    LEARN_VARIABLE,
+    PATIENCE_VARIABLE,
+    PREEMPTION_VARIABLE,
+)
 
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
@@ -23,8 +29,20 @@ _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{0,9})?")
 def discipline_of(environment: Mapping[str, str]) -> Discipline:
     """Who may go when. Raises InvalidRequest for a variable that says something else."""
     return Discipline(
-        backfill_of(environment), worth_of(environment), preemption_of(environment), consolidation_of(environment)
+        backfill_of(environment),
+        worth_of(environment),
+        preemption_of(environment),
+        consolidation_of(environment),
+        learns(environment),
     )
+
+
+def learns(environment: Mapping[str, str]) -> bool:
+    """Whether guesses are learnt from earlier runs: `on` or `off`. Raises InvalidRequest for anything else."""
+    said = environment.get(LEARN_VARIABLE, "").strip() or "on"
+    if said not in ("on", "off"):
+        raise InvalidRequest("It is on or off.", place=LEARN_VARIABLE, wanted=shown(said), available="on, off")
+    return said == "on"
 
 
 def worth_of(environment: Mapping[str, str]) -> Worth | None:

@@ -10,8 +10,14 @@ from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
 from ray_dra.core.gangs.preemption import NOBODY, PREEMPTION, Preemption
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.names import BACKFILL_VARIABLE, CONSOLIDATION_VARIABLE, PATIENCE_VARIABLE, PREEMPTION_VARIABLE
-from ray_dra.translate.settings import backfill_of, consolidation_of, discipline_of, preemption_of, worth_of
+from ray_dra.translate.names import (
+    BACKFILL_VARIABLE,
+    CONSOLIDATION_VARIABLE,
+    LEARN_VARIABLE,
+    PATIENCE_VARIABLE,
+    PREEMPTION_VARIABLE,
+)
+from ray_dra.translate.settings import backfill_of, consolidation_of, discipline_of, learns, preemption_of, worth_of
 
 
 def test_backfill_is_on_unless_it_is_off_and_looks_as_far_as_is_said() -> None:
@@ -71,3 +77,12 @@ def test_gangs_are_moved_for_others_unless_that_is_off() -> None:
         with pytest.raises(InvalidRequest) as refused:
             consolidation_of({CONSOLIDATION_VARIABLE: wrong})
         assert refused.value.place == CONSOLIDATION_VARIABLE
+
+
+def test_run_times_are_learnt_unless_it_is_off() -> None:
+    assert learns({})
+    assert learns({LEARN_VARIABLE: "on"})
+    assert not learns({LEARN_VARIABLE: " off "})
+    with pytest.raises(InvalidRequest) as refused:
+        learns({LEARN_VARIABLE: "never"})
+    assert refused.value.place == LEARN_VARIABLE

@@ -22,6 +22,7 @@ class Discipline:
         worth: what a clique is worth to gangs that prefer one and say how long they run; None: they do not wait for it
             but where their programs say so.
         preemption: how often, and after what time, a gang may be preempted.
+        learn: how long a gang runs is guessed from earlier runs of its name, where its program does not say.
         consolidation: how many gangs, and how often each, are moved for one that has GPUs enough and no clique.
     """
 
@@ -29,8 +30,9 @@ class Discipline:
     worth: Worth | None = WORTH
     preemption: Preemption = PREEMPTION
     consolidation: Consolidation = CONSOLIDATION
+    learn: bool = True
 
 
 DISCIPLINE = Discipline()
-FIRST_COME = Discipline(OFF, None, NOBODY, NO_CONSOLIDATION)
+FIRST_COME = Discipline(OFF, None, NOBODY, NO_CONSOLIDATION, False)
 """First come, first served, within a priority."""

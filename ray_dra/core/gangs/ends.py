@@ -12,6 +12,7 @@ from ray_dra.core.gangs.actions import Action, BuryGroup, Drop, EndWorkers, Remo
 from ray_dra.core.gangs.events import Moment, WorkersLeft
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
+from ray_dra.core.gangs.past_runs import PastRuns
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.errors import MOST_BYTES, cut
 
@@ -19,8 +20,8 @@ from ray_dra.errors import MOST_BYTES, cut
 class Ends:
     """See the module."""
 
-    def __init__(self, recording: Recording, *, own_workers: bool) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, past_runs: PastRuns, *, own_workers: bool) -> None:
+        self.recording, self.past_runs = recording, past_runs
         self.own_workers = own_workers
 
     def give_back(self, gang: Gang, why: str, now: Moment, *, failed: bool = False) -> list[Action]:
@@ -56,7 +57,10 @@ class Ends:
         likely = notes.faulted or now.lived < notes.comes_back
         comes_back = likely and not (gang.request.pool or gang.failed or gang.detached or gang.quota is not None)
         keep_until = now.lived + KEPT_SECONDS if comes_back else None
-        return [Drop(gang.id, why, keep_until)] if undone or not _made(gang) else []
+        if not undone and _made(gang):
+            return []
+        self.past_runs.ended(gang, now.wall)
+        return [Drop(gang.id, why, keep_until)]
 
 
 def _made(gang: Gang) -> bool:

@@ -50,6 +50,7 @@ from ray_dra.core.gangs.expecting import Expecting
 from ray_dra.core.gangs.faults import Faults
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.lifecycle import Observed, Step, fault_is_due, may_move, next_step, phase
+from ray_dra.core.gangs.past_runs import PastRuns
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.preempting import Preempting
@@ -83,12 +84,13 @@ class Engine:
         `own_workers`, whether workers are made for each gang; `ready_made`, nodes that are tried before.
         `discipline`: who may go when."""
         self.records = Records(inventory, begins)
+        self.past_runs = PastRuns()
         self.planning = Planning(inventory, known, ready_made, self.records.pool)
         self.admission = Admission(self.records, self.planning, discipline)
         self.own_workers = own_workers
         self.recording = recording = Recording(self.records)
         self.starts = starts = Starts(recording, discipline.worth)
-        self.ends = ends = Ends(recording, own_workers=own_workers)
+        self.ends = ends = Ends(recording, self.past_runs, own_workers=own_workers)
         self.elsewhere = Elsewhere(recording, self.planning, starts, own_workers=own_workers)
         self.elastic = Elastic(self.records, self.planning, discipline.worth)
         self.evictions = evictions = Evictions(recording, starts)
@@ -100,7 +102,14 @@ class Engine:
             self.admission, evictions, starts, discipline.consolidation, discipline.worth
         )
         self.queueing = Queueing(
-            recording, self.admission, preempting, consolidating, starts, ends, own_workers=own_workers
+            recording,
+            self.admission,
+            preempting,
+            consolidating,
+            starts,
+            ends,
+            past_runs=self.past_runs if discipline.learn else None,
+            own_workers=own_workers,
         )
         self.expecting = Expecting(self.admission)
 

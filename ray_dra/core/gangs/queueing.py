@@ -14,6 +14,7 @@ from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
 from ray_dra.core.gangs.gang import Beside, Gang
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.past_runs import PastRuns
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.quota import Quota
@@ -37,8 +38,11 @@ class Queueing:
         starts: Starts,
         ends: Ends,
         *,
+        past_runs: PastRuns | None,
         own_workers: bool,
     ) -> None:
+        """`past_runs`: what is known of gangs' earlier runs; None: nothing is to be learnt of them."""
+        self._past_runs = past_runs
         self.recording = recording
         self.records = recording.records
         self.admission = admission
@@ -58,6 +62,8 @@ class Queueing:
         )
         if order.runs_for is not None:
             gang = replace(gang, runs_for=float(order.runs_for))
+        elif self._past_runs is not None:
+            gang = replace(gang, runs_for=self._past_runs.guess(gang))
         if order.beside is not None:
             gang = replace(gang, beside=order.beside)
             if self.records.partner_of(gang) is None:

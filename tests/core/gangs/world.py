@@ -27,6 +27,7 @@ from ray_dra.core.gangs.events import (
     Event,
     GroupMade,
     Moment,
+    NextTurn,
     Submitted,
     WorkersLeft,
 )
@@ -53,12 +54,13 @@ class World:
         worth: Worth | None = WORTH,
         preemption: Preemption = PREEMPTION,
         consolidation: Consolidation = CONSOLIDATION,
+        learn: bool = True,
     ) -> None:
         self.inventory = Inventory(machines if machines is not None else rack("a", nodes))
         known = KnownNodes(self.inventory)
         known.look(0.0)
         begins = STARTS if own_workers else THERE
-        self.discipline = Discipline(backfill, worth, preemption, consolidation)
+        self.discipline = Discipline(backfill, worth, preemption, consolidation, learn)
         self.engine = Engine(self.inventory, known, begins=begins, own_workers=own_workers, discipline=self.discipline)
         self.now = 0.0
         self.busy: set[str] = set()  # gangs of which workers still run
@@ -69,6 +71,11 @@ class World:
     @property
     def gangs(self) -> dict[str, Gang]:
         return self.engine.records.gangs
+
+    def serve(self) -> None:
+        """Until nobody more starts."""
+        while self.act(NextTurn()):
+            pass
 
     def decide(self, event: Event) -> list[Action]:
         return self.engine.handle(event, Moment(self.now, self.now))
