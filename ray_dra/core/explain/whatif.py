@@ -194,7 +194,7 @@ def _leaving(trial: _Trial, request: GangRequest) -> Leaving | None:
     for gang in trial.inventory.gangs:
         allocation = trial.inventory.allocation(gang)
         assert allocation is not None
-        if allocation.priority <= request.priority:
+        if allocation.priority <= request.priority and not allocation.pool:  # who has shares of a pool frees nothing
             grants = allocation.grants
             shared = bool(grants) and grants[0].own
             sizes[gang] = (allocation.priority, len({g.device for g in grants} if shared else grants))

@@ -190,8 +190,10 @@ def _imex_cliques(allocation: Allocation) -> set[object]:
 
 def can_leave(allocation: Allocation) -> bool:
     """Whether what a gang holds can be taken from the inventory and put back, with nothing forgotten. What the cluster
-    says of parts of GPUs would be."""
-    return not any(placed.grants and placed.grants[0].part is not None for placed in allocation.bundles)
+    says of parts of GPUs would be, and who has shares of a pool is there for as long as that."""
+    return not allocation.pool and not any(
+        placed.grants and placed.grants[0].part is not None for placed in allocation.bundles
+    )
 
 
 def earliest(

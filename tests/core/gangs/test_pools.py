@@ -8,12 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.backfill import can_leave
 from ray_dra.core.gangs.pools import Pool, Pools
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.gpu_sharing import GpuSharing, PoolTerms, SharingKind
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from tests.core.machines import node
+from tests.core.machines import gang, node
 
 SLICES = GpuSharing(SharingKind.TIME_SLICING, interval="Default", pool=PoolTerms())
 SHARES = [100, 200, 250, 300, 333, 400, 500, 750]
@@ -72,6 +75,30 @@ def test_a_yes_can_be_held_and_a_no_is_true(gpus: int, tasks: int, gangs: list[l
         inventory.release(str(number))
     inventory.release("pool")
     assert inventory.free_devices == 4
+
+
+def test_a_pool_may_leave_for_others_and_who_shares_it_frees_nothing() -> None:
+    inventory = Inventory([node("a", 2)])
+    pool_of(inventory, 2, 250)
+    pools = Pools(inventory, {"p": Pool("p", "pool", SLICES, ready=True)}.get)
+    shared = pools.plan(asking("one", [500, 500]))
+    assert isinstance(shared, Allocation)
+    inventory.hold(shared)
+    assert not can_leave(shared)
+    left = inventory.pool_left("pool")
+    answer = plan_and_explain(inventory, gang(2, name="wants"))
+    assert isinstance(answer, Unsatisfiable)
+    assert answer.counterfactual is not None
+    assert answer.counterfactual.leaving is not None
+    assert answer.counterfactual.leaving.gangs == ("pool",)
+    inventory.put_node(node("b", 1))
+    held = plan(inventory, gang(1, name="above", priority=1))
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    answer = plan_and_explain(inventory, gang(2, 1, name="wants"))
+    assert isinstance(answer, Unsatisfiable)
+    assert inventory.pool_left("pool") == left, "also where all sets of gangs were tried"
+    assert {"pool", "one", "above"} == set(inventory.gangs)
 
 
 def test_what_a_node_takes_along_is_in_the_pool_again_when_it_comes_back() -> None:
