@@ -20,6 +20,7 @@ import ray
 
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.readings import reading_from_bytes
+from ray_dra.translate.names import VISIBLE_VARIABLE
 
 CHANNELS = Path("/dev/nvidia-caps-imex-channels")
 NVML_SECONDS = 60.0  # a driver that hangs answers never
@@ -62,7 +63,7 @@ class Rank:
         self._listener = socket.create_server(("", 0))
 
     def view(self) -> RankView:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        visible = os.environ.get(VISIBLE_VARIABLE, "")
         reading, error = _reading()
         with suppress(OSError):
             found = [path for path in CHANNELS.iterdir() if path.name.startswith("channel")]
