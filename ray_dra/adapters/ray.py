@@ -7,6 +7,7 @@ anything starts, so that a Ray that moved a part is told apart from a cluster th
 from __future__ import annotations
 
 import inspect
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ray_dra.translate.names import DRIVER_HOOK_VARIABLE, HEAD_RESOURCE, MIG_PRE
 KV_NAMESPACE = b"ray_dra"
 UNDECODED = "surrogateescape"  # somebody else's key that is no UTF-8 must not end the coordinator
 STATS_SECONDS = 2.0  # for a raylet to say what its workers do; the coordinator does nothing else meanwhile
+REACH_SECONDS = 0.5  # for a connection to a raylet
 HOOK_METHOD = "get_accelerator_ids_for_accelerator_resource"
 HOOK_ORIGINAL = "_ray_dra_original"  # Ray's own, where our hook has taken its place
 UNIT_INSTANCES_VARIABLE = "RAY_custom_unit_instance_resources"  # of a raylet: resources of which it numbers each one
@@ -151,6 +153,16 @@ class RayAdapter:
         raylet = node_manager_pb2_grpc.NodeManagerServiceStub(self._channels[address, port])
         request = node_manager_pb2.GetNodeStatsRequest(include_memory_info=False)
         return raylet.GetNodeStats(request, timeout=STATS_SECONDS)
+
+    def answers(self, node_id: str) -> bool:
+        """By a connection to its port, which the kernel takes however busy the raylet is."""
+        if node_id not in self._where:
+            self._look_up()
+        try:
+            with socket.create_connection(self._where[node_id], timeout=REACH_SECONDS):
+                return True
+        except (KeyError, OSError):
+            return False
 
     def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
         return self._made.make(new, again=again)

@@ -30,7 +30,7 @@ from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayNode, RayView
 from ray_dra.translate.names import SLOT_LABEL
 
-ASK_SECONDS = 4.0  # for raylets that are asked whether they are there; nothing else is done meanwhile
+ASK_SECONDS = 2.0  # for trying whether raylets can be reached; nothing else is done meanwhile
 YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
 
 logger = logging.getLogger("ray_dra")
@@ -169,16 +169,12 @@ class Observer:
         return not losses and self.drains.ending(drains, (), gang.notice) is None
 
     def ask_raylets(self, nodes: Iterable[str]) -> None:
-        """Ask these nodes' raylets whether they are there: Ray gives a raylet up only after seconds. One that does not
-        answer counts as silent until its agent speaks again."""
+        """Try whether these nodes' raylets can be reached: Ray gives one up only after seconds. One that cannot counts
+        as silent until its agent speaks again."""
         until = self.clock() + ASK_SECONDS
         for node in dict.fromkeys(nodes):
             raylet = self.nodes.raylets.get(node)
-            if raylet is None or self.clock() > until:
-                continue
-            try:
-                self.ray.workers(raylet.id)
-            except RayDraError:
+            if raylet is not None and self.clock() < until and not self.ray.answers(raylet.id):
                 self.nodes.silence(raylet.id)
 
     def _ending(

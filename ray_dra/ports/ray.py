@@ -92,6 +92,9 @@ class Ray(Protocol):
     def workers(self, node_id: str) -> tuple[Worker, ...]:
         """The worker processes that live on a node; none where the raylet is gone."""
 
+    def answers(self, node_id: str) -> bool:
+        """Whether a raylet that Ray lists as alive can be reached at all; True of one that is only slow."""
+
     def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
         """Register a placement group. `again`: look first whether Ray has, or had, it already; without it, one that was
         removed would be taken up anew. Raises RayDraError when Ray does not answer."""

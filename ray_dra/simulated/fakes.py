@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ray_dra.errors import RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
 from ray_dra.translate.names import RAY_NODE_ID
 
@@ -55,7 +54,7 @@ class FakeRay:
         self.jobs: set[str] = set()
         self.actors: dict[str, str] = {}  # those that live: actor -> job
         self.drained: list[tuple[str, str, float]] = []  # raylets of which Ray was told that they end, why, and when
-        self.unreachable: set[str] = set()  # raylets that do not answer, though Ray has not given them up yet
+        self.unreachable: set[str] = set()  # raylets that Ray has not given up yet
         self._next = 0
 
     # -- the ports
@@ -70,14 +69,15 @@ class FakeRay:
         return RayView(nodes, groups, frozenset(self.jobs))
 
     def workers(self, node_id: str) -> tuple[Worker, ...]:
-        if node_id in self.unreachable:
-            raise RayDraError("A raylet did not say what its workers do.", place=node_id)
         found = [Worker(pid, job="other") for pid, (raylet, _) in self.tasks.items() if raylet == node_id]
         for name, group in self.groups.items():
             for bundle in group.workers:
                 if group.nodes[bundle] == node_id and group.gpu_ids[bundle]:
                     found.append(Worker(1_000_000 + bundle, {name: group.gpu_ids[bundle]}))
         return tuple(found)
+
+    def answers(self, node_id: str) -> bool:
+        return node_id in self.nodes and node_id not in self.unreachable
 
     def make_group(self, new: NewGroup, *, again: bool) -> GroupAnswer:
         before = self.groups.get(new.id)
