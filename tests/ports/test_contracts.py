@@ -159,6 +159,8 @@ def test_ray_is_seen_as_it_is(world: Faked | Real) -> None:
     assert not port.view().groups
     assert not [w for w in port.workers(node.id) if group in w.gpu_ids]
     assert port.workers("no such node") == ()
+    assert port.answers(node.id)
+    assert not port.answers("no such node")
 
 
 def test_actors_and_their_jobs_are_seen_as_they_are(world: Faked | Real) -> None:
