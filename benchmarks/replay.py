@@ -27,6 +27,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
+from ending import RESTART_S, Ending, Run, urgent
 from figures import percentile
 from foresight import Foresight
 from overtaking import Overtaking, Waiting
@@ -190,7 +191,8 @@ def replay(
         patience: of each job, as a share of the time that its user thinks it will run.
         same_time: a job outside its clique ends when it ended in the trace, with less done.
         foresight: the future is known; see foresight.py.
-        discipline: who may go when. Where it says what a clique is worth, that is in place of `patience`.
+        discipline: who may go when. Where it says what a clique is worth, that is in place of `patience`. Where it
+            preempts, a tenth of the jobs is urgent, and comes first.
         teams: jobs are of four teams with queues of their own; see teams.py.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
@@ -198,7 +200,8 @@ def replay(
     allocated while something waits (GPU allocation rate); `fragmented_nodes_pct` nodes that are neither empty nor
     full, over time (GPU node fragmentation ratio; all three as Kant names them, arXiv 2510.01256);
     `left_pct` gangs of several GPUs that had to leave their clique, by GPU time; `gpu_hours` that all jobs held
-    devices, to the last one's end.
+    devices, to the last one's end; `lost_gpu_hours` of work that was lost, and of restarts, by `moved` and `preempted`
+    jobs; `urgent_mean_wait_s` of the urgent ones.
 
     Raises ValueError where all jobs arrive at once.
     """
@@ -211,7 +214,13 @@ def replay(
     waits: list[float] = []
     ends: dict[str, float] = {}  # when running gangs have ended, as their users guess
     overtaking: Overtaking[Job] = Overtaking(inventory, ends, discipline.backfill, policy)
-    overtook = 0
+    overtook = moved = preempted = 0
+    lost = 0.0  # GPU seconds of work and of restarts
+    runs_of: dict[str, Run] = {}
+    stopped: dict[str, Run] = {}  # jobs that wait again
+    ending = Ending(inventory, runs_of, discipline, policy)
+    urgent_waits: list[float] = []
+    hurries = discipline.preemption.most > 0
     since: float | None = None  # when the first in the queue could have started
     turn = ""  # whose that was
     over = math.inf  # when its patience is
@@ -219,6 +228,8 @@ def replay(
         raise ValueError("all jobs arrive at once: there is no window to measure over")
     tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.node_states))
     seer = Foresight(inventory) if foresight else None
+    by_name: dict[str, Job] = {}
+    asked_at = -1  # of the inventory, when the first was asked for last
     good = held = 0.0
     left = several = dropped = 0.0
 
@@ -232,13 +243,20 @@ def replay(
         job, request = waiting.job, waiting.request
         inventory.hold(answer)
         queue.start(waiting)
-        waits.append(now - job.arrival)
-        by_team.setdefault(team_of(job.name), []).append(now - job.arrival)
+        before = stopped.pop(job.name, None)
+        if before is None:
+            waits.append(now - job.arrival)
+            by_team.setdefault(team_of(job.name), []).append(now - job.arrival)
+            if urgent(job.name):
+                urgent_waits.append(now - job.arrival)
         within = inside(inventory, answer, request.locality.segment or len(request.bundles))
         speed = 1.0 if within else OUTSIDE
         if seen is not None:
             seen(job, [gpus for _, _, gpus, _ in running], within)
-        runs = job.duration if same_time else job.duration / speed
+        work = job.duration if before is None else before.left
+        runs = work if same_time else work / speed
+        run = Run(request, job.gpus, now, speed, work)
+        runs_of[job.name] = run if before is None else replace(before, began=now, speed=speed)
         held += job.gpus * runs
         if job.gpus > 1:
             several += job.gpus * runs
@@ -250,6 +268,51 @@ def replay(
         )
         ends[job.name] = now + job.expected * slower
 
+    def stop(name: str) -> Run:
+        """A job ends before it is done, and what it had not saved is lost."""
+        nonlocal good, held, lost, left, several
+        at = next(at for at, each in enumerate(running) if each[1] == name)
+        end, _, gpus, speed = running.pop(at)
+        heapq.heapify(running)
+        inventory.release(name)
+        queue.end(name)
+        ends.pop(name, None)
+        good -= gpus * speed
+        held -= gpus * (end - now)
+        if gpus > 1:
+            several -= gpus * (end - now)
+            left -= 0.0 if speed == 1.0 else gpus * (end - now)
+        run = runs_of.pop(name)
+        wasted = gpus * (run.lost(now) * speed + RESTART_S)
+        lost += wasted
+        if now <= tally.end:
+            tally.good -= wasted
+        return run.stopped(now)
+
+    def make_room(first: Waiting[Job], could_start: bool) -> bool:
+        """Whether others have ended or gone elsewhere for the first in the queue."""
+        nonlocal moved, preempted
+        job, request = first.job, first.request
+        slower = discipline.worth.speed if discipline.worth is not None else OUTSIDE
+        gained = job.gpus * (job.expected * (1 / slower - 1.0) if could_start else now - job.arrival)
+        for place in ending.moves(request, gained, now) if request.locality.within_cliques else ():
+            run = stop(place.gang)
+            stopped[place.gang] = replace(run, moved=run.moved + 1)
+            again = wanting(by_name[place.gang])
+            queue.append(again)
+            start(again, place)
+            moved += 1
+            could_start = True
+        if could_start:
+            return inventory.changes != asked_at
+        victims = ending.victims(job.name, request, now)
+        for name in victims.gangs if victims is not None else ():
+            run = stop(name)
+            stopped[name] = replace(run, preempted=run.preempted + 1)
+            queue.append(wanting(by_name[name]), front=True)
+            preempted += 1
+        return victims is not None
+
     while arrivals or queue or running:
         now = min(arrivals[0].arrival if arrivals else math.inf, running[0][0] if running else math.inf, over)
         tally.advance(now, inventory, good, bool(queue))
@@ -258,20 +321,25 @@ def replay(
             inventory.release(name)
             queue.end(name)
             ends.pop(name, None)
+            runs_of.pop(name)
             good -= gpus * speed
         while arrivals and arrivals[0].arrival <= now:
             job = arrivals.popleft()
             if job.gpus > inventory.devices or queue.never(job.name, job.gpus):
                 dropped += 1
                 continue
-            queue.append(wanting(job))
+            by_name[job.name] = job
+            queue.append(wanting(job), priority=int(hurries and urgent(job.name)))
         over = math.inf
         while queue.first(0):
             (first,) = queue.first(0)
             if first.job.name != turn:  # another team's: it has not waited yet
                 turn, since = first.job.name, None
             job, request = first.job, first.request
+            asked_at = inventory.changes
             if inventory.free_devices < job.gpus:
+                if make_room(first, could_start=False):
+                    continue
                 break
             place = partial(_place, inventory, request, policy)
             expected = partial(_expected, inventory, request, overtaking, now, place)
@@ -279,6 +347,8 @@ def replay(
             if not isinstance(answer, Allocation):
                 if since is not None:  # the last thing that it lacks is that its patience is over
                     over = math.nextafter(since + answer.shortfalls[-1].wanted, math.inf)
+                if make_room(first, could_start=since is not None):
+                    continue
                 break
             since = None
             if seer is not None:
@@ -312,6 +382,10 @@ def replay(
         "p99_wait_s": percentile(waits, 99),
         "longest_wait_s": max(waits),
         "overtook": overtook,
+        "moved": moved,
+        "preempted": preempted,
+        "lost_gpu_hours": lost / 3600,
+        "urgent_mean_wait_s": sum(urgent_waits) / max(1, len(urgent_waits)),
         "jobs": len(waits),
         "dropped": dropped,
     }

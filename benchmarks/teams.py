@@ -1,7 +1,7 @@
 """A replay's jobs as those of four teams, each with its queue (docs/queue.md#queues-of-teams).
 
 A job's team is drawn by its name, the same for every policy. Whose turn it is is asked of core, as the coordinator asks
-(core/gangs/team_order.py). What is borrowed is not taken back here: a replay has no preemption. Neighbour: `replay.py`.
+(core/gangs/team_order.py). What is borrowed is not taken back here. Neighbour: `replay.py`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ def team_of(name: str) -> str:
     return dice.choices([*ASKING], [*ASKING.values()])[0]
 
 
+_FRONT = 2**60
+
+
 class Line(Generic[J]):
     """Jobs that wait, in the order of the queue; without `gpus`, of the cluster, those of all teams are in one."""
 
@@ -70,9 +73,11 @@ class Line(Generic[J]):
         queue = self._order.queue(team_of(name))
         return queue is not None and queue.limit is not None and gpus * WHOLE > queue.limit
 
-    def append(self, waiting: Waiting[J]) -> None:
+    def append(self, waiting: Waiting[J], *, priority: int = 0, front: bool = False) -> None:
+        """`front`: before all others of its priority that were not put there."""
         self._count += 1
-        name, turn = waiting.request.gang, (0, self._count, waiting.request.gang)
+        name = waiting.request.gang
+        turn = (-priority, self._count - (_FRONT if front else 0), name)
         self._waiting[name], self._turns[name] = waiting, turn
         self._order.wait(team_of(name), turn, _amounts(waiting))
 

@@ -10,13 +10,14 @@ product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
 means `ray-dra@0.1`, the others do not wait. After a / come disciplines with + between (docs/queue.md): `easy`, gangs
 behind the first may start before their turn, by the same guesses; `patience`, gangs wait while a clique is worth it, in
-place of @ (`patience=0.6`: to gangs that are so fast outside); `quotas`, jobs are of four teams with queues of
-their own (benchmarks/teams.py); `fcfs`, or nothing: nobody overtakes. `bound` is the product's with all GPUs in one
-clique, so that GPUs are all that counts. `foresight` is the product's with the future
-known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them (benchmarks/openb.py), gangs
-through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of a list apart, pods each with
-their own mix, so that what is tuned on one can be reported on the other (for pods benchmarks/halves.py reads the JSON
-files).
+place of @ (`patience=0.6`: to gangs that are so fast outside); `moves`, others are moved so that the first has its
+clique; `preempt`, a tenth of the jobs is urgent, comes first and takes others' devices (benchmarks/ending.py);
+`quotas`, jobs are of four teams with queues of their own (benchmarks/teams.py); `fcfs`, or nothing: nobody overtakes.
+`bound` is the product's with all GPUs in one clique, so that GPUs are all that counts. `foresight` is the product's
+with the future known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them
+(benchmarks/openb.py), gangs through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of
+a list apart, pods each with their own mix, so that what is tuned on one can be reported on the other (for pods
+benchmarks/halves.py reads the JSON files).
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ from shapes import cluster, flat
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import BOUNDS
+from ray_dra.core.gangs.consolidation import CONSOLIDATION
 from ray_dra.core.gangs.discipline import FIRST_COME, Discipline
 from ray_dra.core.gangs.patience import WORTH, Worth
+from ray_dra.core.gangs.preemption import PREEMPTION
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.topology import Topology
@@ -105,6 +108,8 @@ DISCIPLINES: Mapping[str, Mapping[str, Any]] = {
     "easy": {"backfill": BOUNDS},
     "patience": {"worth": WORTH},
     QUOTAS: {},
+    "moves": {"consolidation": CONSOLIDATION},
+    "preempt": {"preemption": PREEMPTION},
 }
 
 

@@ -27,8 +27,8 @@ from shapes import cluster, flat  # noqa: E402
 from traces import GANG_POLICIES, _node_demands, discipline_of, patience_of, policy_for  # noqa: E402
 
 from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
-from ray_dra.core.gangs.backfill import BOUNDS, OFF  # noqa: E402
-from ray_dra.core.gangs.discipline import DISCIPLINE, FIRST_COME, Discipline  # noqa: E402
+from ray_dra.core.gangs.backfill import BOUNDS  # noqa: E402
+from ray_dra.core.gangs.discipline import DISCIPLINE, FIRST_COME  # noqa: E402
 from ray_dra.core.gangs.patience import WORTH, Worth  # noqa: E402
 from ray_dra.core.model.allocation import Allocation  # noqa: E402
 from ray_dra.core.model.locality import Locality  # noqa: E402
@@ -285,7 +285,7 @@ def test_a_replay_in_which_one_overtakes_by_hand() -> None:
         Job("end", 50_000.0, 1.0, 4),
     ]
     assert all(1 / 3 <= job.expected / job.duration <= 3 for job in jobs)
-    figures, waits = replay(cluster("nvl72:1"), jobs, None, discipline=Discipline(BOUNDS, None))
+    figures, waits = replay(cluster("nvl72:1"), jobs, None, discipline=replace(FIRST_COME, backfill=BOUNDS))
     assert figures["overtook"] == 1
     assert waits[:3] == [0.0, 0.0, 9_999.0], "long, small, and big at the time at which it would have started"
     figures, waits = replay(cluster("nvl72:1"), jobs, None)
@@ -299,6 +299,7 @@ def test_disciplines_by_the_name_of_a_policy() -> None:
     assert discipline_of("ray-dra/patience") == replace(FIRST_COME, worth=WORTH)
     assert discipline_of("ray-dra/easy+patience") == replace(FIRST_COME, backfill=BOUNDS, worth=WORTH)
     assert discipline_of("ray-dra/easy+patience=0.5").worth == Worth(speed=0.5)
+    assert discipline_of("ray-dra/easy+patience+moves+preempt") == DISCIPLINE
     assert patience_of("ray-dra@0.3/easy") == 0.3
     assert patience_of("ray-dra/easy") == patience_of("ray-dra")
     with pytest.raises(SystemExit):
@@ -315,7 +316,7 @@ def test_a_replay_in_which_a_clique_is_worth_the_wait_by_hand(hours: float, wait
     jobs.append(Job("end", 1e6, 1.0, 4))
     assert all(1 / 3 <= job.expected / job.duration <= 3 for job in jobs)
     exact = [Exact(job.name, job.arrival, job.duration, job.gpus) for job in jobs]
-    _, waits = replay(cluster("nvl72:2"), exact, None, discipline=Discipline(OFF, WORTH))
+    _, waits = replay(cluster("nvl72:2"), exact, None, discipline=replace(FIRST_COME, worth=WORTH))
     assert waits[:3] == [0.0, 0.0, waited]
 
 
@@ -392,3 +393,21 @@ def test_a_guaranteed_job_comes_before_one_that_borrows() -> None:
     assert waits[:3] == [0.0, 98.0, 109.0], (
         "in the order in which they start: all, the guaranteed one, the one that borrows"
     )
+
+
+@pytest.mark.parametrize("named", ["easy+patience+moves", "easy+patience+preempt"])
+def test_who_ends_for_another_does_all_its_work_in_the_end(named: str) -> None:
+    """What is lost and the restarts are done besides: no job is lost, and nobody has devices for less than its work."""
+    topology = cluster("nvl72:2")
+    jobs = shuffled(synthetic_jobs(500, 144, scale=4, load=1.1), 0)
+    discipline = discipline_of(f"ray-dra/{named}")
+    figures, waits = replay(topology, jobs, None, discipline=discipline)
+    plain, _ = replay(topology, jobs, None, discipline=discipline_of("ray-dra/easy+patience"))
+    assert len(waits) == figures["jobs"] == plain["jobs"]
+    assert figures["moved" if "moves" in named else "preempted"] > 0
+    assert figures["lost_gpu_hours"] > 0
+    work = sum(job.gpus * job.duration for job in jobs if job.gpus <= 144) / 3600
+    assert figures["gpu_hours"] >= work + figures["lost_gpu_hours"] - 1.0
+    assert plain["moved"] == plain["preempted"] == plain["lost_gpu_hours"] == 0
+    if "preempt" in named:
+        assert figures["urgent_mean_wait_s"] < plain["urgent_mean_wait_s"] / 2
