@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from dataclasses import replace
+from typing import TypeVar
 
 import ray
 
@@ -46,6 +47,7 @@ from ray_dra.translate.ray.policy import MAX_RULES, parse_rules
 from ray_dra.translate.schedule import Schedule
 
 MOST_RELEASED = 50_000
+Asked = TypeVar("Asked", Order, ElasticRun)
 MAX_COUNT = 2**63 - 1
 DEFAULT_PLACE = "the cluster's default policy"
 logger = logging.getLogger("ray_dra")
@@ -139,9 +141,7 @@ class CoordinatorActor:
                 self._core.submit(order)
                 self._core.release(gang)
             raise GangGone("The gang was given back before it was there.", place=gang)
-        if isinstance(order, Order) and not order.team and (policy := self._jobs.policy(order.owner)) is not None:
-            order = replace(order, team=policy.queue)
-        status = self._core.submit(order)
+        status = self._core.submit(self._in_queue(order))
         self._wake()
         self._tell()
         return status
@@ -150,7 +150,7 @@ class CoordinatorActor:
         """`Coordinator.workers_that_fit`, as Ray is just now: whoever asks may have heard of a loss before."""
         await _still_wanted()
         self._look()
-        return self._core.workers_that_fit(run)
+        return self._core.workers_that_fit(self._in_queue(run))
 
     async def commit(self, gang: str, group: str, moves: int) -> Status:
         status = self._core.commit(gang, group, moves)
@@ -323,6 +323,12 @@ class CoordinatorActor:
         self._core.foreign_work.ended(raylet, gpu_ids, pid)
 
     # -- inside
+
+    def _in_queue(self, asked: Asked) -> Asked:
+        """The same, in the queue that its program's address names where it names none."""
+        known = isinstance(asked, (Order, ElasticRun)) and not asked.team  # the core refuses what is neither
+        policy = self._jobs.policy(asked.owner) if known else None
+        return replace(asked, team=policy.queue) if policy is not None else asked
 
     def _turn(self) -> None:
         """One turn of the loop."""

@@ -63,7 +63,7 @@ def _run(sizes: TrainSizes) -> ElasticRun | None:
     request = elastic_request(call, ray_groups.mint(who.job), said, sizes.least)
     if said is None or request is None:
         return None
-    return ElasticRun(request, sizes.least, who.job, who.actor, said.runs_for, sizes.starts)
+    return ElasticRun(request, sizes.least, who.job, who.actor, said.runs_for, sizes.starts, said.queue)
 
 
 def _warn(error: RayDraError, left: str) -> None:

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.core.gangs.elastic import ElasticRun
+from ray_dra.core.gangs.events import QueuesDeclared
 from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.order import Order
+from ray_dra.core.gangs.team_queues import TeamQueue, TeamQueues
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality, fitted
 from ray_dra.errors import InvalidRequest
@@ -406,3 +408,20 @@ def test_on_kubernetes_it_counts_the_nodes_on_which_workers_can_be_made() -> Non
     world.kube.cordon(cordoned, closed=False)
     world.turn()
     assert resized(103, 4) == rack
+
+
+def test_a_run_has_no_more_workers_than_its_teams_limit_leaves() -> None:
+    """A group of more would wait for ever, and the run with it."""
+    world = World()
+    world.coordinator._decide(QueuesDeclared(TeamQueues.of([TeamQueue("a", limit=10_000), TeamQueue("b")])))
+    asked = replace(run(NEAR, most=8, least=1), team="a")
+    assert ask(world, asked) == 5
+    assert ask(world, replace(asked, team="b")) == 8
+    assert ask(world, replace(asked, team="not declared")) == 0
+    world.submit(gang(4, name="other"), team="a")
+    assert ask(world, asked) == 3
+    world.ray.actors[ACTOR] = "job"
+    world.submit(gang(2, 2, name=group(1)), ordinary=OrdinaryGroup(group(1), ACTOR), team="a")
+    assert ask(world, asked) == 3, "what it has counts as free for it"
+    world.submit(gang(1, name="more"), team="a")
+    assert ask(world, asked) == 2

@@ -20,6 +20,7 @@ from ray_dra.core.gangs.patience import Worth, patience_of
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.team_queues import amounts_of
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.checked import flag, number, text, whole
 from ray_dra.core.model.device import DeviceId
@@ -43,6 +44,7 @@ class ElasticRun:
         runs_for: seconds for which it runs, by its policy's guess.
         starts: it is about to start its workers, for the first time or after a fault, whatever the answer is; else they
             run, and are started anew only for another number of them.
+        team: the queue of a team; "": it names none.
     """
 
     request: GangRequest
@@ -51,6 +53,7 @@ class ElasticRun:
     actor: str
     runs_for: float | None = None
     starts: bool = False
+    team: str = ""
 
 
 def check_run(run: object) -> ElasticRun:
@@ -65,6 +68,7 @@ def check_run(run: object) -> ElasticRun:
     whole(run.least, "least", least=0, most=MAX_BUNDLES)
     text(run.owner, "owner")
     text(run.actor, "actor", empty=True)
+    text(run.team, "queue", empty=True)
     flag(run.starts, "starts")
     if run.runs_for is not None:
         number(run.runs_for, "runs_for", least=0.0, most=MOST_SECONDS)
@@ -89,7 +93,8 @@ class Elastic:
         own = self.groups_of(run) if run.actor else []
         has = [grant for gang in own if gang.holds is not None for grant in gang.holds.grants]
         has += self.records.kept.grants_of(run.owner)
-        found = self._as_if_free(own, run.owner, lambda: self._largest(run, has))
+        sizes = self._within_limit(run, own)
+        found = self._as_if_free(own, run.owner, lambda: self._largest(run, sizes, has))
         size = len(found.bundles) if found is not None else 0
         keeps = max((len(gang.request.bundles) for gang in own if gang.id in well and not run.starts), default=0)
         if size <= keeps or any(gang.quota is not None for gang in own):  # a queue outside may not pay for more
@@ -98,9 +103,18 @@ class Elastic:
             self._keep(run, own, found, now)
         return size
 
-    def _largest(self, run: ElasticRun, has: Collection[Grant]) -> Allocation | None:
+    def _within_limit(self, run: ElasticRun, own: list[Gang]) -> list[int]:
+        """The sizes with which its team is within its limit, as if the run had nothing: a group of more would wait."""
+        order, sizes = self.records.team_order, _sizes(run)
+        queue = order.queue(run.team)
+        if queue is None or queue.limit is None:
+            return sizes
+        mine = sum(self.records.amounts(each).gpus for each in own if order.team(each.team) == order.team(run.team))
+        left = queue.limit - (order.has(run.team).gpus - mine)
+        return [size for size in sizes if amounts_of(_smaller(run.request, size)).gpus <= left]
+
+    def _largest(self, run: ElasticRun, sizes: list[int], has: Collection[Grant]) -> Allocation | None:
         """Where others wait for their turn, a run that has something stays on the nodes of that, and gets no more."""
-        sizes = _sizes(run)
         if not has or self.records.first is None:
             return self._largest_of(sizes, run, self.planning.plan)
         states = self.planning.inventory.node_states

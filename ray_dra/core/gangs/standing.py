@@ -177,7 +177,8 @@ def standing(records: Records, gang: Gang) -> Standing | None:
     """Where a gang stands; None for one that is not in the queue, or holds up nobody there."""
     if not gang.waits or gang.ordinary is not None:
         return None
-    victims = [each for each in records.leaving() if each.eviction is not None and each.eviction.by == gang.id]
+    leaving = records.leaving() if records.evicted else ()
+    victims = [each for each in leaving if each.eviction is not None and each.eviction.by == gang.id] if leaving else []
     if victims:
         ends = max(each.eviction.deadline for each in victims if each.eviction is not None)
         takes = tuple(each.name or each.id for each in victims)
