@@ -35,6 +35,7 @@ from ray_dra.core.model.shortfall import Place, PlaceKind, ShortfallKind, Unsati
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, unsatisfiable
 
 NOTICE = "its program changes its shape"
+PASSING_SECONDS = 10.0  # after the grace time, for what may pass: a driver that starts again publishes its pool anew
 GUARD_SECONDS = 30.0  # after the grace time, for others to be kept off the GPUs that a gang is about to leave
 
 
@@ -236,6 +237,8 @@ def _refused(gang: Gang, request: GangRequest, seen: Observed) -> RayDraError | 
 def _drained(gang: Gang, change: Reshape, seen: Observed, wall: float) -> ReshapeStep | None:
     """The old shape goes once no work of it has a GPU, or the grace time is over."""
     if seen.lost:
+        if change.gpus and wall < change.until + PASSING_SECONDS:
+            return None
         why = f"a part of it is lost: {'; '.join(seen.lost)}"
         return ReshapeStep(stay_in_shape(gang, why), f"its shape stays: {why}")
     if seen.group_state != "CREATED":
