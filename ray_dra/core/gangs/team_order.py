@@ -193,7 +193,7 @@ class TeamOrder:
 
     def may_pass_first(self, named: str, wants: Amounts) -> bool:
         """Whether a gang may start before the first: within its limit, also once the first has started, and so that the
-        first stays first."""
+        first stays first, and guaranteed if it is."""
         first = self.first
         if first is None or not self.declared:
             return True
@@ -206,6 +206,8 @@ class TeamOrder:
         if theirs != team:
             return True
         rank = self._rank_of(team, first, self._wanted[first[2]], has)
+        if rank.entitlement is not self._rank(team, first).entitlement:
+            return False
         return all(rank < other for other, whose in self._firsts() if whose != team)
 
     def next_ordinary(self, passed: MutableMapping[str, Turn]) -> Turn | None:

@@ -257,7 +257,7 @@ def test_who_overtakes_takes_neither_limit_nor_right_from_the_first(mine: dict[s
     world.submit(4, 4, name="first", team="a")
     world.submit(4, 4, name="second", team="b")
     if "limit" in mine:
-        world.act(QueuesDeclared(queues(a={"guarantee": 8, **mine}, b={}, c={"limit": 9})))
+        world.act(QueuesDeclared(queues(a={"guarantee": 9, **mine}, b={}, c={"limit": 9})))
     world.submit(1, name="own", team="a", runs_for=5.0)
     world.submit(2, name="over", team="c", runs_for=5.0)
     world.submit(1, name="other", team="b", runs_for=5.0)
