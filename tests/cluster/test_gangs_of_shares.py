@@ -137,8 +137,11 @@ tell(pool=pool.id, gangs=[gang.id for gang in gangs],
      planned=[[grant.uuid for grant in gang.allocation.grants] for gang in (pool, *gangs)],
      found=[of(gang) for gang in (pool, *gangs)])
 gangs[0].remove()
-waits.wait(200)
-tell(later=of(waits))
+try:
+    waits.wait(60)
+except ray_dra.GangTimeout as late:
+    raise RuntimeError(f"{late}: {pool.explain()}; {[gang.explain() for gang in gangs[1:]]}") from late
+tell(later=of(waits), still=of(pool))
 hold()
 """
 
@@ -159,7 +162,9 @@ def test_gangs_and_tasks_share_the_gpus_of_a_pool(cluster: Cluster, head: Head, 
     (claim,) = claims
     assert {user["name"] for user in claim["status"]["reservedFor"]} >= set.union(*pods)
     assert sorted(machine.gpu_sharing(at) for at in range(8)).count(("Short", False)) == 2
-    (later,) = told(process)["later"]
+    told_later = told(process)
+    (later,) = told_later["later"]
+    assert [rank["nvml"] for rank in told_later["still"]] == [gpus, gpus]
     assert later["seen"] == [later["env"]]
     assert later["env"] in gpus
     head.let_go()

@@ -16,6 +16,7 @@ from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.cluster.spares import chosen_spares
+from ray_dra.core.model.clique import box_clique
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.signs import Seen, Sign, severity_of
@@ -141,6 +142,8 @@ class Machines:
             if device.health is not Health.OK:
                 faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, device.health, device.health_reason)
             elif known is not None and known.clique is not None and device.clique != known.clique:
+                if len(reading.gpus) == 1 and known.clique == box_clique(node):
+                    continue  # that it is in a box is seen by another GPU on the same switches
                 said = f"NVML says clique {device.clique}"
                 faults[device.uuid or ""] = (self._clock() + FAULT_SECONDS, Health.TAINTED, said)
         self._faults[node] = faults

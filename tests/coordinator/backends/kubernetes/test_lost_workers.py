@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import UnsatisfiableError
 from ray_dra.ports.kube_objects import Pod
 from ray_dra.simulated.fakes import FakeRay
 from ray_dra.translate.names import GANG_LABEL, VERIFIED_KEY
+from ray_dra.translate.nvml.reading import ZERO_UUID
+from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
 
@@ -147,6 +150,28 @@ def test_what_nvml_finds_in_a_gangs_worker_shows_and_keeps_others_off_the_gpu() 
     world.later(601)
     world.turn()
     assert world.coordinator.status(more.gang).phase is Phase.PROVISIONING
+
+
+def test_a_worker_that_sees_one_gpu_of_a_box_says_nothing_of_its_clique() -> None:
+    """By NVML a GPU is in a box where another one is on the same switches."""
+    world = World(1, None, "hgx-b200")
+    gang = world.coordinator.submit(Order(request_from_bundles([{"GPU": 1}]), owner="job")).gang
+    assert world.drive(gang) is Phase.READY
+    allocation = world.coordinator.status(gang).allocation
+    assert allocation is not None
+    (grant,) = allocation.grants
+    assert grant.clique is not None
+    raylet = next(n for n in world.ray.nodes.values() if n.alive)
+    seen = tray("x")
+    fabric = seen.gpus[0].fabric
+    assert fabric is not None
+    alone = replace(seen.gpus[0], uuid=grant.uuid, fabric=replace(fabric, cluster_uuid=ZERO_UUID))
+    world.coordinator.report(raylet.id, replace(seen, gpus=(alone,)))
+    world.turn()
+    assert world.coordinator.status(gang).phase is Phase.READY
+    world.coordinator.report(raylet.id, replace(seen, gpus=(alone, replace(alone, uuid="GPU-other", links=()))))
+    world.turn()
+    assert world.coordinator.status(gang).phase is Phase.DEGRADED, "beside another one it is told"
 
 
 def test_nodes_that_are_left_out_for_a_while_refuse_nobody_for_ever() -> None:
