@@ -77,7 +77,8 @@ def gang_row(status: ListedGang, names: Names, now: float, *, wide: bool = False
     if wide:
         nodes = dict.fromkeys(status.allocation.nodes) if status.allocation is not None else ()
         cells += [str(status.priority), status.namespace, status.gang, ",".join(nodes)]
-    return [*cells, gang_reason(status)]
+    ends = [explain_notice(status.notice, status.bundles)] if status.notice is not None else []
+    return [*cells, "; ".join(filter(None, [*ends, gang_reason(status)]))]
 
 
 def gang_reason(status: ListedGang) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.gang import Change
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.stages import READY, StageTimes
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
@@ -55,3 +58,10 @@ def test_a_row_names_some_cliques_and_a_wide_one_all() -> None:
     many = status(cliques=5)
     assert gang_row(many, {"c1": "rack-1"}, 0.0)[5] == "c0,rack-1,c2,2 more"
     assert gang_row(many, {}, 0.0, wide=True)[5] == "c0,c1,c2,c3,c4"
+
+
+def test_a_row_says_that_a_gang_ends() -> None:
+    notice = Notice("preempted by high, of priority 5", 60.0, (0,), 30.0)
+    told = replace(status(cliques=1), notice=notice, bundles=1)
+    assert gang_row(told, {}, 0.0)[-1].endswith("1970-01-01 00:01:00 UTC on: preempted by high, of priority 5")
+    assert gang_row(status(cliques=1), {}, 0.0)[-1] == ""
