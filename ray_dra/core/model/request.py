@@ -305,16 +305,17 @@ def _check_whole(request: GangRequest) -> None:
     bundles, locality = request.bundles, request.locality
     if not bundles:
         raise InvalidRequest("A gang needs at least one bundle.", place="bundles", wanted="[]")
-    for device in (d for b in _distinct(bundles) for d in b.devices):
+    distinct = _distinct(bundles)
+    for device in (d for b in distinct for d in b.devices):
         if device.share is not None and not (device.count == 1 and 0 < device.share < WHOLE):
             raise InvalidRequest(
                 "A share is a part of one device: count 1, and between 0 and the whole.",
                 place="bundles",
                 wanted=f"{shown(device.share)} thousandths of {shown(device.count)}",
             )
-    _check_shares(_distinct(bundles), locality)
-    _check_pool(request)
-    _check_parts(_distinct(bundles), locality)
+    _check_shares(distinct, locality)
+    _check_pool(request, distinct)
+    _check_parts(distinct, locality)
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
         raise InvalidRequest(
@@ -375,10 +376,12 @@ def _check_shares(bundles: Sequence[Bundle], locality: Locality) -> None:
         )
 
 
-def _check_pool(request: GangRequest) -> None:
+def _check_pool(request: GangRequest, bundles: Sequence[Bundle]) -> None:
     """What a pool cannot be, nor a gang that has shares of one."""
-    terms = request.sharing.pool if request.sharing is not None else None
-    if (terms is None) != (not request.pool or request.in_pool):
+    sharing = next((bundle.sharing for bundle in bundles if bundle.devices), None)
+    in_pool = bool(request.pool) and sharing is None
+    terms = sharing.pool if sharing is not None else None
+    if (terms is None) != (not request.pool or in_pool):
         raise InvalidRequest(
             "A pool is made by its name and by what its GPUs are shared; who has shares of it says its name alone.",
             place="pool",
@@ -390,10 +393,10 @@ def _check_pool(request: GangRequest) -> None:
     if request.preemptible:
         said = "Neither a pool nor a gang that has shares of one can be preempted."
         raise InvalidRequest(said, place="preemptible", wanted=shown(request.pool), available="preemptible=False")
-    if not request.in_pool:
+    if not in_pool:
         return
-    devices = [device for bundle in _distinct(request.bundles) for device in bundle.devices]
-    if any(device.share is None for device in devices) or any(len(b.devices) > 1 for b in _distinct(request.bundles)):
+    devices = [device for bundle in bundles for device in bundle.devices]
+    if any(device.share is None for device in devices) or any(len(b.devices) > 1 for b in bundles):
         raise InvalidRequest(
             "In a pool a bundle has a share of one GPU, or none.",
             place="bundles",
