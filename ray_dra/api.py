@@ -17,7 +17,7 @@ from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.gang import Beside, Maker
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.gangs.repair import MOST_GRACE, OnFault
+from ray_dra.core.gangs.repair import GRACE_SECONDS, MOST_GRACE, OnFault
 from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import flag, number, text
@@ -145,6 +145,7 @@ def placement_group(
     queue: str | None = None,
     on_fault: str | Sequence[str] | None = None,
     grace: float | None = None,
+    min_bundles: int | None = None,
     _beside: Beside | None = None,
 ) -> GangPlacementGroup:
     """A Ray placement group on planned GPUs, for the whole gang at once or not at all.
@@ -185,8 +186,11 @@ def placement_group(
             declares (docs/queue.md). None: that of the program's address, and else `default`.
         on_fault: what is done once a part of the gang, when it was ready, is lost or to be drained (docs/faults.md):
             "degrade": nothing; "replace": the lost workers are replaced in the same placement group, where workers are
-            made for gangs; "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in
-            order: the next where the one before is not possible. None: as the cluster is set, and else degrade.
+            made for gangs; "shrink": whole segments that are well go on in a new placement group, on the GPUs that they
+            have, as long as these are `min_bundles`, and the gang grows back once there is room in its cliques;
+            "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in order: the next
+            where the one before is not possible. None: as the cluster is set, and else degrade.
+        min_bundles: with "shrink", how many bundles are enough to go on: whole segments, and fewer than all.
         grace: seconds, 30 unless said otherwise, from the notice of a fault, a preemption or a move until anything
             of the gang is ended.
 
@@ -240,7 +244,7 @@ def placement_group(
         runs_for=runs_for,
         team="" if queue is None else text(queue, "queue"),
         beside=_beside,
-        on_fault=None if on_fault is None else _on_fault(on_fault, grace),
+        on_fault=_on_fault(on_fault, grace, min_bundles),
         grace=None
         if grace is None or on_fault is not None
         else _grace(grace, may_end=preemptible or movable or queue is not None),
@@ -512,8 +516,14 @@ def _check_lifetime(lifetime: object) -> None:
         raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
 
 
-def _on_fault(ways: str | Sequence[str], grace: float | None) -> OnFault:
-    return declared(ways) if grace is None else declared(ways, grace)
+def _on_fault(ways: str | Sequence[str] | None, grace: float | None, min_bundles: int | None) -> OnFault | None:
+    if ways is not None:
+        return declared(ways, GRACE_SECONDS if grace is None else grace, min_bundles=min_bundles)
+    if min_bundles is not None:
+        said = "min_bundles is for a gang that may shrink: say on_fault, too."
+        available = "on_fault='shrink'"
+        raise InvalidRequest(said, place="min_bundles", wanted=shown(min_bundles), available=available)
+    return None
 
 
 def _grace(grace: float, *, may_end: bool) -> float:

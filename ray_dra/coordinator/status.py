@@ -62,6 +62,7 @@ class Status:
     reshape: ReshapeStage | None = None  # how far a change of its shape has come
     shape_failed: str = ""  # why the last one was, or is, undone
     request: GangRequest | None = None  # of one whose shape has changed: the present one
+    shrunk: str = ""  # how many of its bundles a gang has that faults have shrunk; "": it is whole
 
 
 MOST_NAMED = 5  # of other work that stands in a gang's way
@@ -174,4 +175,5 @@ class Statuses:
             reshape=gang.reshape.stage if gang.reshape is not None else None,
             shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,
             request=gang.request if gang.reshaped else None,
+            shrunk=gang.shrunk.said if gang.shrunk is not None else "",
         )

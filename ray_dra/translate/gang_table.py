@@ -133,7 +133,7 @@ def describe_gang(status: ListedGang, names: Names, now: float) -> list[str]:
     lines = [f"{title + ':':<11} {on_one_line(text)}" for title, text in facts]
     if status.notice is not None:
         lines.append(f"{'Notice:':<11} {explain_notice(status.notice, status.bundles).removeprefix('notice: ')}")
-    lines += [f"{'Shape:':<11} {text}" for text in explain_reshape(status.reshape, status.shape_failed)]
+    lines += [f"{'Shape:':<11} {text}" for text in explain_reshape(status.reshape, status.shape_failed, status.shrunk)]
     lines += [f"{'Times:':<11} {text}" for text in explain_times(status.times)]
     reason = gang_reason(status)
     lines += [f"{'Reason:':<11} {on_one_line(reason)}"] if reason else []
@@ -186,6 +186,7 @@ def plain_gang(status: ListedGang, names: Names) -> dict[str, Any]:
         "notice": None if status.notice is None else {**asdict(status.notice), "ranks": list(status.notice.ranks)},
         "reshape": None if status.reshape is None else status.reshape.value,
         "shape_failed": status.shape_failed,
+        "shrunk": status.shrunk,
         "stages": dict(status.times.spent),
         "history": [_plain_change(change) for change in status.history],
     }

@@ -58,6 +58,8 @@ class GangStatus(Protocol):
     def reshape(self) -> ReshapeStage | None: ...
     @property
     def shape_failed(self) -> str: ...
+    @property
+    def shrunk(self) -> str: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest, expected: Expected | None = None) -> str:
@@ -74,7 +76,7 @@ def explain_gang(status: GangStatus, request: GangRequest, expected: Expected | 
         lines.append(f"  {status.said}")
     if status.notice is not None:
         lines.append(f"  {explain_notice(status.notice, len(request.bundles))}")
-    lines += [f"  {line}" for line in explain_reshape(status.reshape, status.shape_failed)]
+    lines += [f"  {line}" for line in explain_reshape(status.reshape, status.shape_failed, status.shrunk)]
     lines += [f"  lost: {text}" for text in status.lost]
     lines += [f"  other work has {text}" for text in status.other_work]
     if status.allocation is None:
@@ -150,15 +152,17 @@ def explain_notice(notice: Notice, bundles: int) -> str:
     return on_one_line(f"notice: {who} will end{when}: {notice.reason}")
 
 
-def explain_reshape(stage: ReshapeStage | None, failed: str) -> list[str]:
-    """How far a gang's change of shape has come; nothing where none was, or the last one is done."""
+def explain_reshape(stage: ReshapeStage | None, failed: str, shrunk: str = "") -> list[str]:
+    """How far a gang's change of shape has come; nothing where none was, or the last one is done. `shrunk`: how many of
+    its bundles a gang has that faults have shrunk."""
+    lines = [on_one_line(f"has shrunk to {shrunk} after a fault, and grows back once there is room")] if shrunk else []
     said = {
         None: f"has its old shape, as the next one could not be had: {failed}" if failed else "",
         ReshapeStage.DRAINS: "changes its shape: what runs in the old one has time to end",
         ReshapeStage.COMES: "changes its shape: Ray is to place the next one",
         ReshapeStage.RETURNS: f"gets its old shape back: {failed}",
     }[stage]
-    return [on_one_line(said)] if said else []
+    return [*lines, on_one_line(said)] if said else lines
 
 
 def explain_times(times: StageTimes) -> list[str]:

@@ -148,7 +148,7 @@ class World:
             assert got >= named, "the scheduler was left a choice"
             assert Counter((gpu, profile) for gpu, profile, _ in (each.split("/") for each in made)) == parts
             self.store.put(VERIFIED_KEY + label, MARK)
-            if self.store.get(GO_KEY + pod.attempt) is not None:
+            if pod.name in self.ray.nodes or self.store.get(GO_KEY + pod.attempt) is not None:
                 living.add(pod.name)
                 if pod.name not in self.ray.nodes:
                     offered = part_resources(profile for _, profile, _ in planned.parts)

@@ -137,6 +137,7 @@ class Status:
     shape_failed: str = ""
     preempted: int = 0
     consolidated: int = 0
+    shrunk: str = ""
 
 
 def test_a_gang_is_told_by_its_phase() -> None:

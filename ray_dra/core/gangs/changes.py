@@ -11,7 +11,7 @@ from ray_dra.core.gangs.gang import Gang, made_here, nodes_of
 from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.quota import Quota
-from ray_dra.core.gangs.shapes import forbidden
+from ray_dra.core.gangs.shapes import forbidden, shrinks
 
 
 class ForbiddenChange(RuntimeError):
@@ -35,13 +35,15 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     over = before.reshape is not None and after.reshape is None and after.group == before.group
     _check(over or set(before.groups) <= set(after.groups), "a placement group was forgotten", before, after)
     moved = after.moves > before.moves
-    if before.reshape is None and after.reshape is None:
-        _check(before.request == after.request, "it asks for something else", before, after)
+    smaller = moved and shrinks(before.shrunk, before.request, after.shrunk)
+    if before.reshape is None and after.reshape is None and not smaller:
+        same = (before.request, before.shrunk) == (after.request, after.shrunk)
+        _check(same, "it asks for something else", before, after)
     wrong = forbidden(before.shape, before.reshape, after.shape, after.reshape, moved)
     _check(not wrong, wrong, before, after)
     _check(moved or after.moves == before.moves, "moves were taken back", before, after)
     kept = after.ordinary is not None and before.group is not None
-    replaced = moved and after.reshape is None and _same_attempt(before, after)
+    replaced = moved and after.reshape is None and not smaller and _same_attempt(before, after)
     if kept:
         _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
         _check(replaced or nodes_of(after) == nodes_of(before), "Ray has pinned it to its nodes", before, after)
@@ -63,7 +65,7 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
             after.group == before.group, "its placement group changed though its workers are replaced", before, after
         )
     elif moved and not kept:
-        made = again > 0 or after.reshape is not None  # here, with the next record
+        made = again > 0 or smaller or after.reshape is not None  # here, with the next record
         _check(after.group is None or made, "its placement group outlived a move", before, after)
         _check(after.group not in before.groups or after.group is None, "a placement group came back", before, after)
 

@@ -60,7 +60,7 @@ from ray_dra.core.gangs.quota_answers import QuotaAnswers
 from ray_dra.core.gangs.record_sense import is_group
 from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.records import Records
-from ray_dra.core.gangs.reshape import fall_back, next_reshape_step
+from ray_dra.core.gangs.reshape import fall_back
 from ray_dra.core.gangs.reshaping import Reshaping
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import PlaceKind
@@ -94,7 +94,9 @@ class Engine:
         self.elsewhere = Elsewhere(recording, self.planning, starts, own_workers=own_workers)
         self.elastic = Elastic(self.records, self.planning, discipline.worth)
         self.evictions = evictions = Evictions(recording, starts)
-        self.faults = Faults(recording, self.planning, starts, ends, evictions, discipline.preemption)
+        self.faults = Faults(
+            recording, self.planning, starts, ends, evictions, discipline.preemption, own_workers=own_workers
+        )
         self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)
         preempting = Preempting(self.admission, evictions, discipline.preemption)
@@ -257,7 +259,7 @@ class Engine:
         if due and seen.provisioned and seen.owner_alive:
             return [*noted, *left, *self.starts.register(gang, "its workers are there", now), Tell(gang.id)]
         if gang.reshape is not None and not gang.releasing:
-            actions = self.reshaping.take_step(gang, next_reshape_step(gang, seen, now.wall), seen, now)
+            actions = self.reshaping.observed(gang, seen, now)
             return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
         step, why = next_step(gang, seen, own_workers=self.own_workers)
         said = notes.progress.said
@@ -282,4 +284,6 @@ class Engine:
             actions = self.faults.repair(gang, seen, now)
         elif gang.notice is not None:
             actions = self.faults.tell_ray(gang, seen, now)
+        elif gang.shrunk is not None and not gang.releasing:
+            actions = self.reshaping.grow(gang, seen, now)
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]

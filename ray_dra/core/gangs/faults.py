@@ -1,7 +1,8 @@
-"""What a fault leads to, as a gang's program has declared: workers are replaced, or the gang is started again.
+"""What a fault leads to, as a gang's program has declared: workers are replaced, or the gang goes on without a part of
+it, or is started again.
 
 Neighbours: `repair.py` says what may be declared, `lifecycle.fault_is_due` when it is time, `replacing.py` where lost
-slots go.
+slots go, `shrinking.py` what is left of a gang.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.repair import Way, for_fault
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
+from ray_dra.core.gangs.shrinking import shrunk_to
+from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.gangs.victims import cheapest_victims
 from ray_dra.core.model.allocation import Allocation
@@ -42,7 +45,10 @@ class Faults:
         ends: Ends,
         evictions: Evictions,
         preemption: Preemption,
+        *,
+        own_workers: bool,
     ) -> None:
+        self.own_workers = own_workers
         self.evictions, self.preemption = evictions, preemption
         self.recording = recording
         self.records = recording.records
@@ -63,8 +69,9 @@ class Faults:
                 if not actions and self._victims(gang):
                     break  # their devices are about to come
                 actions = actions or self._take(gang, gang.notice.faulty, now)
-            elif way is Way.RESTART:
-                actions = self._restart(gang, gang.notice.reason, now, lost=bool(seen.lost or seen.drained))
+            else:
+                lost = bool(seen.lost or seen.drained)
+                actions = self._anew(way, gang, gang.notice.faulty, gang.notice.reason, now, lost=lost)
             if actions:
                 return actions
         notes.no_place = inventory.changes
@@ -77,7 +84,8 @@ class Faults:
         notice, notes = gang.notice, self.recording.notes(gang)
         if notice is None or notice.deadline is None or not notice.faulty or gang.releasing or gang.replacing:
             return []
-        ranks = tuple(rank for rank in notice.ranks if rank in seen.untold)
+        stay = self._stay(gang, notice.faulty)
+        ranks = tuple(rank for rank in notice.ranks if rank in seen.untold and rank not in stay)
         if not ranks or seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
             return []
         if not seen.lost and now.wall - notice.since < min(MORE_SECONDS, gang.on_fault.grace / 2):
@@ -92,9 +100,19 @@ class Faults:
         for way in gang.on_fault.ways:
             if way is Way.REPLACE and place_again(self.planning, gang, faulty) is not None:
                 return True
+            if way is Way.SHRINK and shrunk_to(gang, faulty, own_workers=self.own_workers) is not None:
+                return True
             if way is Way.RESTART and (seen.lost or isinstance(self._elsewhere(gang), Allocation)):
                 return True
         return False
+
+    def _stay(self, gang: Gang, faulty: Collection[int]) -> frozenset[int]:
+        """The bundles whose raylets a gang keeps that is to shrink, though all of its placement group ends."""
+        shrinks = gang.on_fault.ways[0] is Way.SHRINK and gang.allocation is not None
+        left = shrunk_to(gang, faulty, own_workers=self.own_workers) if shrinks else None
+        nodes = set(left.allocation.nodes) if left is not None else set[str]()
+        held = gang.allocation.nodes if gang.allocation is not None else ()
+        return frozenset(rank for rank, node in enumerate(held) if node in nodes)
 
     def _elsewhere(self, gang: Gang) -> Answer | None:
         """Where the whole gang would be started again."""
@@ -177,19 +195,59 @@ class Faults:
     def replacement_failed(self, gang: Gang, why: str, now: Moment) -> list[Action]:
         """The next way that was declared; where there is none, other nodes, as long as the gang has tries."""
         why = f"workers in place of lost ones could not be had: {why}"
-        if Way.RESTART in gang.on_fault.ways:
-            return self._restart(gang, why, now, lost=True)
         nodes, states = (
             gang.allocation.nodes if gang.allocation is not None else (),
             self.planning.inventory.node_states,
         )
         lost = {node for node in nodes if node in gang.replacing or node not in states or not states[node].node.ready}
         faulty = [rank for rank, node in enumerate(nodes) if node in lost]
-        actions = self._replace(gang, faulty, why, now, moves_before=gang.gave_way) if may_move(gang) else []
+        actions: list[Action] = []
+        for way in gang.on_fault.ways:
+            actions = actions or self._anew(way, gang, faulty, why, now, lost=True)
+        if not actions and may_move(gang):
+            actions = self._replace(gang, faulty, why, now, moves_before=gang.gave_way)
         if actions:
             return actions
         self.recording.notes(gang).no_place = self.planning.inventory.changes
         return [TellRepair(gang.id, why), *self.recording.save(replace(gang, replacing=()), why, now)]
+
+    def _anew(
+        self, way: Way, gang: Gang, faulty: Collection[int], why: str, now: Moment, *, lost: bool
+    ) -> list[Action]:
+        """A way that leads to another placement group."""
+        if way is Way.RESTART:
+            return self._restart(gang, why, now, lost=lost)
+        return self._shrink(gang, faulty, why, now) if way is Way.SHRINK else []
+
+    def _shrink(self, gang: Gang, faulty: Collection[int], why: str, now: Moment) -> list[Action]:
+        """Whole segments that are well, in a new placement group on the devices that they have. It has all its tries
+        again."""
+        left = shrunk_to(gang, faulty, own_workers=self.own_workers)
+        if left is None or left.shrunk is None:
+            return []
+        moves = gang.moves + 1
+        smaller = replace(
+            gang,
+            request=left.request,
+            allocation=left.allocation,
+            shrunk=left.shrunk,
+            group=None,
+            moves=moves,
+            gave_way=moves,
+            old_groups=gang.groups,
+            notice=None,
+            replacing=(),
+            reshaped=True,
+            shape_failed="",
+            times=StageTimes(again=True),
+        )
+        why = f"shrink, to {left.shrunk.said}: {why}"
+        notes = self.recording.notes(gang)
+        notes.registered, notes.could_grow = False, None
+        told = TellRepair(gang.id, why)
+        if made_here(smaller) and self.records.begins.ready:
+            return [told, *self.starts.register(smaller, why, now, left=gang.group)]
+        return [told, *self.recording.save(smaller, why, now), *_left(gang), Tell(gang.id)]
 
     def _restart(self, gang: Gang, why: str, now: Moment, *, lost: bool) -> list[Action]:
         """The whole gang once more, after a fault: elsewhere, or in the queue with the turn that it had. It has all its
@@ -212,5 +270,9 @@ class Faults:
         saved, *more = self.recording.save(again, why, now, waits_for)
         if isinstance(saved, Save) and found is None and gang.quota is None:
             saved = replace(saved, keep_until=now.lived + KEPT_SECONDS)
-        left: list[Action] = [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []
-        return [told, saved, *more, *left, Tell(gang.id)]
+        return [told, saved, *more, *_left(gang), Tell(gang.id)]
+
+
+def _left(gang: Gang) -> list[Action]:
+    """The placement group that it leaves goes."""
+    return [RemoveGroup(gang.group), DeleteMap(gang.group)] if gang.group is not None else []

@@ -15,7 +15,7 @@ from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.promise import Promise
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.repair import DEGRADE, OnFault, group_after
-from ray_dra.core.gangs.shapes import Reshape, Shape
+from ray_dra.core.gangs.shapes import Reshape, Shape, Shrunk
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -138,6 +138,7 @@ class Gang:
         eviction: that it gives them back for another gang, after notice; None: it does not.
         preempted: how often it has; then it waits at the front of its priority.
         movable: it may be moved to other devices for others. consolidated: how often it was.
+        shrunk: what it was before a fault took segments of it; None: it is whole.
     """
 
     request: GangRequest
@@ -178,6 +179,7 @@ class Gang:
     preempted: int = 0
     movable: bool = False
     consolidated: int = 0
+    shrunk: Shrunk | None = None
 
     @property
     def id(self) -> str:
@@ -186,7 +188,7 @@ class Gang:
     @property
     def shape(self) -> Shape | None:
         """None where it holds nothing."""
-        return Shape(self.request, self.allocation) if self.allocation is not None else None
+        return Shape(self.request, self.allocation, self.shrunk) if self.allocation is not None else None
 
     @property
     def holds(self) -> Allocation | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ray_dra.core.gangs.gang import Beside, GroupSet, Maker, OrdinaryGroup
 from ray_dra.core.gangs.record_sense import MOST_SECONDS, is_actor, is_group
-from ray_dra.core.gangs.repair import MOST_GRACE, OnFault, check_on_fault
+from ray_dra.core.gangs.repair import MOST_GRACE, OnFault, check_on_fault, check_shrink
 from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
@@ -79,7 +79,7 @@ def _check_fields(order: Order) -> None:
     if order.runs_for is not None:
         number(order.runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
     if order.on_fault is not None:
-        check_on_fault(order.on_fault)
+        check_shrink(check_on_fault(order.on_fault), order.request, ordinary=order.ordinary is not None)
     if order.grace is not None:
         number(order.grace, "grace", least=0.0, most=MOST_GRACE)
     if order.beside is not None:

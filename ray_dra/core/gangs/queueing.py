@@ -86,8 +86,10 @@ class Queueing:
                 gang = replace(gang, beside=beside, team="")  # the pool's GPUs count where that is made
         elif order.on_fault is not None:
             declared = order.on_fault if self.own_workers else without(order.on_fault, Way.REPLACE)
+            declared = without(declared, Way.SHRINK) if event.queue else declared  # what is paid for keeps its size
             borrows = self.records.team_order.declared
-            again = Way.RESTART in declared.ways or order.request.preemptible or order.movable or borrows
+            anew = {Way.RESTART, Way.SHRINK}.intersection(declared.ways)
+            again = anew or order.request.preemptible or order.movable or borrows
             maker = order.maker if again else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
         verdict = self.admission.arrives(gang, now, wait=order.wait, looked=event.looked)

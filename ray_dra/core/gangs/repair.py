@@ -6,6 +6,8 @@
 - degrade: nothing; the gang keeps what is left of it.
 - replace (where workers are made for gangs): the lost slots get new workers, under their labels, in the same placement
   group; the others live on (`replacing.py`).
+- shrink: whole segments that are well go on in a new placement group, as long as they are enough (`shrinking.py`);
+  the gang grows back once there is room in its cliques (`growing.py`).
 - restart: the whole gang is planned again, with its turn; where no other place is free it waits for one, and what it
   had is kept for its program for a while. What is only to be drained runs on until there is another place. An ordinary
   placement group is in its program's hands: it ends, only where its program's own policy says so, and the program makes
@@ -26,7 +28,8 @@ from typing import NamedTuple
 
 from ray_dra.core.gangs.drains import MOST_NAMED, TO_DRAIN, to_drain
 from ray_dra.core.gangs.notice import Ending, Notice
-from ray_dra.core.model.checked import many, number, one_of
+from ray_dra.core.model.checked import many, number, one_of, whole
+from ray_dra.core.model.request import MAX_BUNDLES, GangRequest
 from ray_dra.errors import InvalidRequest, shown
 
 GRACE_SECONDS = 30.0  # unless the program says otherwise: what Kubernetes gives a pod
@@ -40,6 +43,7 @@ class Way(enum.Enum):
     DEGRADE = "degrade"
     REPLACE = "replace"
     RESTART = "restart"
+    SHRINK = "shrink"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,12 @@ class OnFault:
     Attributes:
         ways: in this order; the next one where the one before is not possible.
         grace: seconds from the notice until anything of the gang is ended.
+        min_bundles: with shrink, how many bundles are enough to go on; None without.
     """
 
     ways: tuple[Way, ...] = (Way.DEGRADE,)
     grace: float = GRACE_SECONDS
+    min_bundles: int | None = None
 
     @property
     def acts(self) -> bool:
@@ -80,10 +86,13 @@ def declared_for(name: str, rules: Iterable[FaultRule]) -> OnFault | None:
 
 def without(declared: OnFault, way: Way) -> OnFault:
     """The same without a way that is not possible."""
-    return replace(declared, ways=tuple(each for each in declared.ways if each is not way) or (Way.DEGRADE,))
+    ways = tuple(each for each in declared.ways if each is not way) or (Way.DEGRADE,)
+    return replace(declared, ways=ways, min_bundles=declared.min_bundles if Way.SHRINK in ways else None)
 
 
-def on_fault(ways: object, grace: object = GRACE_SECONDS, place: str = "on_fault") -> OnFault:
+def on_fault(
+    ways: object, grace: object = GRACE_SECONDS, place: str = "on_fault", *, min_bundles: object = None
+) -> OnFault:
     """What a program says, or an operator: one way by its name, or several in order.
 
     Raises:
@@ -99,9 +108,9 @@ def on_fault(ways: object, grace: object = GRACE_SECONDS, place: str = "on_fault
                 wanted=shown(each),
                 available=", ".join(known),
             )
-    return check_on_fault(
-        OnFault(tuple(known[each] for each in said), number(grace, "grace", least=0.0, most=MOST_GRACE)), place
-    )
+    least = None if min_bundles is None else whole(min_bundles, "min_bundles", least=1, most=MAX_BUNDLES)
+    seconds = number(grace, "grace", least=0.0, most=MOST_GRACE)
+    return check_on_fault(OnFault(tuple(known[each] for each in said), seconds, least), place)
 
 
 def check_on_fault(found: OnFault, place: str = "on_fault") -> OnFault:
@@ -120,6 +129,22 @@ def check_on_fault(found: OnFault, place: str = "on_fault") -> OnFault:
             place=place,
             wanted=", ".join(way.value for way in found.ways) or "none",
             available=", ".join(way.value for way in Way),
+        )
+    if Way.SHRINK in found.ways and Way.RESTART in found.ways[: found.ways.index(Way.SHRINK)]:
+        raise InvalidRequest(
+            "A restart is always possible, so nothing comes to shrinking after it.",
+            place=place,
+            wanted=", ".join(way.value for way in found.ways),
+            available="shrink, restart",
+        )
+    if found.min_bundles is not None:
+        whole(found.min_bundles, "min_bundles", least=1, most=MAX_BUNDLES)
+    if (found.min_bundles is None) is (Way.SHRINK in found.ways):
+        raise InvalidRequest(
+            "A gang that may shrink says how many of its bundles are enough, as its program alone can; no other does.",
+            place="min_bundles" if Way.SHRINK not in found.ways else place,
+            wanted=", ".join(way.value for way in found.ways) + f", min_bundles={found.min_bundles}",
+            available='placement_group(..., on_fault="shrink", min_bundles=N)',
         )
     return found
 
@@ -144,6 +169,36 @@ def with_drained(
     if draining is None:
         return Ending(TO_DRAIN + "; ".join(list(said)[:MOST_NAMED]), None, tuple(more))
     return replace(draining, ranks=tuple(sorted({*draining.ranks, *more})))
+
+
+def check_shrink(declared: OnFault, request: GangRequest, *, ordinary: bool = False) -> None:
+    """Whether a gang of this request can shrink so. Raises InvalidRequest otherwise. `ordinary`: its placement group is
+    in its program's hands."""
+    least, count, size = declared.min_bundles, len(request.bundles), segment_of(request)
+    if least is None:
+        return
+    each = {id(bundle): bundle for bundle in request.bundles}.values()
+    if ordinary or any(bundle.part is not None or bundle.share is not None for bundle in each):
+        raise InvalidRequest(
+            "An ordinary placement group keeps its bundles, and a gang of parts or shares of GPUs does, too.",
+            place="on_fault",
+            wanted=Way.SHRINK.value,
+            available="ray_dra.placement_group(...) of whole GPUs, or another way",
+        )
+    if least % size or least >= count:
+        raise InvalidRequest(
+            "What is enough of a gang are whole segments, and fewer bundles than it has.",
+            place="min_bundles",
+            wanted=f"{least} of {count} bundles",
+            available=f"multiples of {size} from {size} to {count - size}"
+            if count > size
+            else "none: it is one segment",
+        )
+
+
+def segment_of(request: GangRequest) -> int:
+    """How many bundles of a gang go, or stay, together when it shrinks."""
+    return request.locality.segment or 1
 
 
 def fault_of(

@@ -35,6 +35,8 @@ from ray_dra.core.model.shortfall import Place, PlaceKind, ShortfallKind, Unsati
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, unsatisfiable
 
 NOTICE = "its program changes its shape"
+GROWS = "it grows back, as there is room again for what a fault took from it"
+GROW_SECONDS = 300.0  # for the workers of a gang that grows back, and then for Ray to place it
 PASSING_SECONDS = 10.0  # after the grace time, for what may pass: a driver that starts again publishes its pool anew
 GUARD_SECONDS = 30.0  # after the grace time, for others to be kept off the GPUs that a gang is about to leave
 
@@ -78,8 +80,16 @@ def begin_reshape(
     found = next_allocation(held, request, planning, own_workers=own_workers, gpus=gpus)
     if isinstance(found, Unsatisfiable):
         return unsatisfiable(f"The gang's own GPUs do not have this shape. {found}", found.shortfalls)
-    leaves, comes = Shape(gang.request, held), Shape(request, found)
+    leaves, comes = Shape(gang.request, held, gang.shrunk), Shape(request, found)
     change = Reshape(ReshapeStage.DRAINS, leaves, comes, until, timeout, gpus=_with_most(gpus, held, found))
+    return replace(gang, reshape=change, shape_failed="")
+
+
+def begin_growth(gang: Gang, whole: Shape, until: float) -> Gang | None:
+    """A gang that faults have shrunk, about to grow to this shape; what it has is a part of that. `until` as above."""
+    if gang.shape is None:
+        return None
+    change = Reshape(ReshapeStage.DRAINS, gang.shape, whole, until, GROW_SECONDS, grows=True)
     return replace(gang, reshape=change, shape_failed="")
 
 
@@ -140,19 +150,24 @@ def next_reshape_step(gang: Gang, seen: Observed, wall: float) -> ReshapeStep | 
         return fall_back(gang, f"its workers were not there within {change.timeout:g} s")
     if gang.group is None and seen.provisioned and seen.held_for > HOLD_SECONDS:
         return fall_back(gang, f"nobody made its placement group within {HOLD_SECONDS:.0f} s")
+    if change.grows and change.stage is ReshapeStage.COMES and seen.lost:
+        return fall_back(gang, f"a part of it is lost: {'; '.join(seen.lost)}")
     if gang.group is not None and seen.group_state == "PENDING" and seen.held_for > change.timeout:
         why = f"Ray did not place it within {change.timeout:g} s"
-        if seen.lost:  # of GPUs that the old shape needs, too
+        if seen.lost and not change.grows:  # of GPUs that the old shape needs, too
             return ReshapeStep(None, f"{_so_far(change)}{why}: {'; '.join(seen.lost)}", failed=True)
         return fall_back(gang, why)
     return None
 
 
 def fall_back(gang: Gang, why: str) -> ReshapeStep | None:
-    """The shape that was to come cannot: the old one returns; and where that cannot either, all is given back."""
+    """The shape that was to come cannot: the old one returns; and where that cannot either, all is given back. A gang
+    that was to grow is what it was before then, and goes on as any other."""
     change = gang.reshape
     if change is None or change.stage is ReshapeStage.DRAINS:
         return None
+    if change.stage is ReshapeStage.RETURNS and change.grows:
+        return ReshapeStep(replace(gang, reshape=None, shape_failed=change.why), f"its old shape: {why}")
     if change.stage is ReshapeStage.RETURNS:
         return ReshapeStep(None, f"{_so_far(change)}its old shape: {why}", failed=True)
     back = replace(change, stage=ReshapeStage.RETURNS, why=why)
@@ -161,8 +176,9 @@ def fall_back(gang: Gang, why: str) -> ReshapeStep | None:
 
 def stay_in_shape(gang: Gang, why: str) -> Gang:
     """The gang stays as it is, before anything was let go."""
-    told = gang.notice if gang.notice is not None and gang.notice.reason != NOTICE else None
-    return replace(gang, reshape=None, notice=told, shape_failed=why)
+    told = gang.notice if gang.notice is not None and gang.notice.reason not in (NOTICE, GROWS) else None
+    grows = gang.reshape is not None and gang.reshape.grows
+    return replace(gang, reshape=None, notice=told, shape_failed="" if grows else why)
 
 
 def ending_of(gang: Gang, seen: Observed, wall: float) -> Ending | None:
@@ -173,12 +189,14 @@ def ending_of(gang: Gang, seen: Observed, wall: float) -> Ending | None:
         return Ending(eviction.why, max(0.0, eviction.deadline - wall), tuple(range(len(gang.request.bundles))))
     if seen.ending is not None or change is None or change.stage is not ReshapeStage.DRAINS:
         return seen.ending
-    return Ending(NOTICE, max(0.0, change.until - wall), tuple(range(len(gang.request.bundles))))
+    reason = GROWS if change.grows else NOTICE
+    return Ending(reason, max(0.0, change.until - wall), tuple(range(len(gang.request.bundles))))
 
 
 def reshape_notice(gang: Gang, until: float, wall: float) -> Notice:
     """The notice of a change of shape that begins."""
-    return Notice(NOTICE, until, tuple(range(len(gang.request.bundles))), wall)
+    grows = gang.reshape is not None and gang.reshape.grows
+    return Notice(GROWS if grows else NOTICE, until, tuple(range(len(gang.request.bundles))), wall)
 
 
 # -- inside
@@ -269,6 +287,7 @@ def _in_shape(gang: Gang, change: Reshape) -> Gang:
         gang,
         request=change.present.request,
         allocation=change.present.allocation,
+        shrunk=change.present.shrunk,
         group=None,
         moves=gang.moves + 1,
         gave_way=gang.gave_way + 1,

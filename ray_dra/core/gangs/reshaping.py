@@ -1,6 +1,8 @@
-"""A change of shape: it begins, and goes on step by step.
+"""A change of shape: it begins, because its program asks for it or a gang that faults have shrunk can grow back, and
+goes on step by step.
 
-Neighbours: `reshape.py` says which shape may come, and what is next; here it becomes actions.
+Neighbours: `reshape.py` says which shape may come, and what is next, `growing.py` where a gang grows; here it becomes
+actions.
 """
 
 from __future__ import annotations
@@ -8,16 +10,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action, DeleteMap, Refuse, RemoveGroup, Tell, TellNotice
+from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import Moment, ReshapeAsked
 from ray_dra.core.gangs.gang import Gang, made_here
-from ray_dra.core.gangs.lifecycle import Observed
+from ray_dra.core.gangs.growing import grown, still_there
+from ray_dra.core.gangs.lifecycle import Observed, phase
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.recording import Recording
-from ray_dra.core.gangs.reshape import ReshapeStep, begin_reshape, reshape_notice
+from ray_dra.core.gangs.reshape import (
+    ReshapeStep,
+    begin_growth,
+    begin_reshape,
+    next_reshape_step,
+    reshape_notice,
+    stay_in_shape,
+)
+from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.starts import Starts
+from ray_dra.core.gangs.team_queues import Entitlement, amounts_of
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import RayDraError
+
+AGAIN_SECONDS = 600.0  # after a gang could not grow back, before it tries again: each try ends its program's work
 
 
 class Reshaping:
@@ -61,6 +77,44 @@ class Reshaping:
         begun = begin_reshape(gang, request, seen, self.planning, own_workers=self.own_workers, until=0.0, timeout=1.0)
         if isinstance(begun, RayDraError):
             raise begun
+
+    def grow(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """A gang that faults have shrunk grows back, once there has been room for a while, and nobody waits before it.
+        Its program has as much notice as of a fault."""
+        notes, inventory = self.recording.notes(gang), self.planning.inventory
+        settled = phase(gang, seen) is Phase.READY and not (seen.ending or gang.eviction or seen.breaker)
+        if not settled or notes.cannot_grow == inventory.changes or self.records.ahead(gang):
+            return []
+        if gang.shape_failed and now.lived - notes.since < AGAIN_SECONDS:
+            return []
+        found = grown(self.planning, gang, own_workers=self.own_workers)
+        if found is None:
+            notes.cannot_grow, notes.could_grow = inventory.changes, None
+            return []
+        more = amounts_of(found.request).minus(amounts_of(gang.request))
+        if self.records.team_order.entitlement(gang.team, more) is Entitlement.OVER_LIMIT:
+            return []
+        if notes.could_grow is None:
+            notes.could_grow = now.lived
+        if now.lived - notes.could_grow < FLAP_SECONDS:
+            return []
+        notes.could_grow, until = None, now.wall + gang.on_fault.grace
+        begun = begin_growth(gang, found, until)
+        if begun is None:
+            return []
+        told = reshape_notice(begun, until, now.wall)
+        why = f"grows back, to {found.shrunk.said if found.shrunk is not None else 'all of its bundles'}"
+        saved = self.recording.save(replace(begun, notice=told), why, now, seen=seen)
+        return [*saved, TellNotice(gang.id, told), Tell(gang.id)]
+
+    def observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """One step further in a change of shape."""
+        change = gang.reshape
+        begins = change is not None and change.grows and change.stage is ReshapeStage.DRAINS
+        if change is not None and begins and not still_there(self.planning, change):
+            why = "it does not grow back: what it was to have is not there any more"
+            return self.recording.save(stay_in_shape(gang, why), why, now, seen=seen)
+        return self.take_step(gang, next_reshape_step(gang, seen, now.wall), seen, now)
 
     def take_step(self, gang: Gang, step: ReshapeStep | None, seen: Observed, now: Moment) -> list[Action]:
         """What is next in a change of shape: the record first, then the placement group that it leaves. The next one

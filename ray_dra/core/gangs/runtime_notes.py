@@ -25,6 +25,8 @@ class RuntimeNotes:
         faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given
             back: was when it was last seen.
         evicted: when that was first seen to have taken back what a running gang has, and why.
+        could_grow: since when there has been room for it to grow back, at every look.
+        cannot_grow: as `no_place`, for that.
         amiss: since when each thing of it is lost that may be back by itself.
         comes_back: until when, in monotonic seconds, its program is likely to give it back for one of another size.
         no_place: the inventory's changes by which there was no other place for a gang that is to be drained.
@@ -50,4 +52,6 @@ class RuntimeNotes:
     may_end: int = -1
     drained: frozenset[int] = frozenset()
     checkpoint: float = 0.0
+    could_grow: float | None = None
+    cannot_grow: int = -1
     amiss: dict[str, float] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.request import GangRequest
@@ -26,11 +26,34 @@ class ReshapeStage(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Shrunk:
+    """What a gang was before faults took segments of it, and becomes again once there is room.
+
+    Attributes:
+        whole: what it asked for.
+        ranks: which of these bundles it still has, in order.
+    """
+
+    whole: GangRequest
+    ranks: tuple[int, ...]
+
+    @property
+    def request(self) -> GangRequest:
+        """What it is now."""
+        return replace(self.whole, bundles=tuple(self.whole.bundles[rank] for rank in self.ranks))
+
+    @property
+    def said(self) -> str:
+        return f"{len(self.ranks)} of {len(self.whole.bundles)} bundles"
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
-    """What a gang is made of, and where."""
+    """What a gang is made of, and where. `shrunk`: what it was before a fault; None: it is whole."""
 
     request: GangRequest
     allocation: Allocation
+    shrunk: Shrunk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +67,7 @@ class Reshape:
         timeout: seconds for Ray to place the next shape; as long for the old one on the way back.
         why: why the next shape failed; "" while it has not.
         gpus: the gang's GPUs, whole, by node, where its workers are made anew; () where they stay.
+        grows: a gang that faults have shrunk grows back: the next shape has all that it has, and more.
     """
 
     stage: ReshapeStage
@@ -53,6 +77,7 @@ class Reshape:
     timeout: float
     why: str = ""
     gpus: tuple[Placed, ...] = ()
+    grows: bool = False
 
     @property
     def present(self) -> Shape:
@@ -61,7 +86,9 @@ class Reshape:
     @property
     def holds(self) -> Allocation:
         """The GPUs, resources and counters of both shapes, under the gang's id. The next shape has no GPU besides those
-        of the one that is left, and all of its counters."""
+        of the one that is left, and all of its counters; one that grows has all that the other has."""
+        if self.grows:
+            return self.comes.allocation
         left, come = self.leaves.allocation, self.comes.allocation
         if self.gpus:
             counters = tuple(dict.fromkeys((*left.counters, *come.counters)))
@@ -108,6 +135,22 @@ def forbidden(before: Shape | None, was: Reshape | None, after: Shape | None, no
     return ""
 
 
+def shrinks(before: Shrunk | None, request: GangRequest, after: Shrunk | None) -> bool:
+    """Whether a gang of this request has lost segments from one record to the next, and nothing else."""
+    whole, ranks = (request, None) if before is None else (before.whole, set(before.ranks))
+    if after is None or after.whole != whole or after == before:
+        return False
+    return len(after.ranks) < len(whole.bundles) if ranks is None else set(after.ranks) < ranks
+
+
+def sense_of_shrunk(shrunk: Shrunk, request: GangRequest) -> str:
+    """What a record can not say of a gang that was whole; "" where nothing is amiss."""
+    ranks, count = shrunk.ranks, len(shrunk.whole.bundles)
+    if not ranks or len(ranks) >= count or list(ranks) != sorted({*ranks}) or not 0 <= ranks[0] <= ranks[-1] < count:
+        return "it has shrunk to bundles that it never had"
+    return "" if shrunk.request == request else "it has other bundles than it has shrunk to"
+
+
 def sense_of_reshape(reshape: Reshape, present: Shape | None, gang: str, moves: int) -> str:
     """What of a stored change of shape can be no gang's; "" where nothing is."""
     if present != reshape.present:
@@ -115,10 +158,16 @@ def sense_of_reshape(reshape: Reshape, present: Shape | None, gang: str, moves: 
     for shape in (reshape.leaves, reshape.comes):
         if {shape.request.gang, shape.allocation.gang} != {gang} or not 0 <= shape.allocation.epoch <= moves:
             return "its change of shape is another gang's"
+    for shape in (reshape.leaves, reshape.comes):
+        if shape.shrunk is not None and (wrong := sense_of_shrunk(shape.shrunk, shape.request)):
+            return wrong
     has = set(map(gpu_of, reshape.holds.grants))
     for shape in (reshape.leaves, reshape.comes):
         if not has.issuperset(map(gpu_of, shape.allocation.grants)):
             return "its next shape has GPUs that it does not hold"
+    leaves, comes = reshape.leaves.shrunk, reshape.comes
+    if reshape.grows and (leaves is None or leaves.whole != (comes.shrunk.whole if comes.shrunk else comes.request)):
+        return "it grows to what it never was"
     if not all(grant.part is None and grant.amount is None for placed in reshape.gpus for grant in placed.grants):
         return "it holds GPUs in part while it changes its shape"
     if not (reshape.gpus or set(reshape.leaves.allocation.counters) <= set(reshape.comes.allocation.counters)):

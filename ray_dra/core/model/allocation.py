@@ -77,6 +77,7 @@ class Allocation(NamedTuple):
         counters: what the gang uses besides devices, e.g. a clique exclusively.
         renewed: nodes whose worker took the place of a lost one, each with how often the gang had been planned by then.
         numbered: the nodes in the order in which the gang's workers there are numbered; none: in that of its bundles.
+            A gang that has shrunk has no workers any more on some of them.
         pool: the gang that holds these devices, of which this one has shares; "": it holds them itself.
     """
 

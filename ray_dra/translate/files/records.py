@@ -24,7 +24,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 25, 7
+GANG_VERSION, NODE_VERSION = 26, 7
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 DECLARED_VERSION = 0
@@ -110,7 +110,8 @@ def gang_from_bytes(data: bytes) -> Gang:
     gang: Gang = _gang_from_bytes(data)
     try:  # the planner would compare what cannot be, and the claim would say it
         shapes = (gang.reshape.leaves, gang.reshape.comes) if gang.reshape is not None else ()
-        requests = (gang.request, *(shape.request for shape in shapes))
+        whole = [each.shrunk.whole for each in (gang, *shapes) if each.shrunk is not None]
+        requests = (gang.request, *(shape.request for shape in shapes), *whole)
         for device in {device for request in requests for bundle in request.bundles for device in bundle.devices}:
             device.check()
     except RayDraError as error:

@@ -7,6 +7,7 @@ the objects.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,7 +121,7 @@ def _domain_names(attempt: str, allocation: Allocation, slots: Mapping[str, Slot
     """Clique -> the name of its ComputeDomain, of those that have one."""
     joined = _joined(allocation, slots)
     cliques = dict.fromkeys(slot.clique for node, slot in slots.items() if slot.clique and node in joined)
-    return {clique: f"{attempt}-d{at}" for at, clique in enumerate(cliques) if clique}
+    return {clique: f"{attempt}-{_short(clique)}" for clique in cliques if clique}
 
 
 def _joined(allocation: Allocation, slots: Mapping[str, Slot]) -> set[str]:
@@ -133,6 +134,11 @@ def _in_pool(slot: Slot, of_pool: Slot) -> Slot:
     """Its worker names the claim of the pool's worker there, and so sees all GPUs of that; its shares say which are for
     its bundles."""
     return replace(slot, pool=of_pool.name, uuids=of_pool.uuids, clique=None)
+
+
+def _short(clique: str) -> str:
+    """Of the clique alone: a gang that loses its part in one, and comes back to it, has the others as they were."""
+    return f"d{hashlib.sha256(clique.encode()).hexdigest()[:8]}"
 
 
 def _passed_through(slot: Slot, buses: Callable[[str, str], str | None]) -> Slot:

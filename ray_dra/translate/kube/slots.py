@@ -97,10 +97,16 @@ def attempt_of_slot(label: str) -> str:
 
 def slot_labels(allocation: Allocation) -> dict[str, str]:
     """Node -> the label of the gang's slot there, in topology order: slots are numbered as their first bundles are. A
-    gang that has changed its shape may have its bundles in another order, and has the same slots."""
-    attempt = attempt_name(allocation.gang, allocation.epoch)
-    nodes = allocation.numbered or dict.fromkeys(allocation.nodes)
-    return {node: f"{attempt}.{number}" for number, node in enumerate(nodes)}
+    gang that has changed its shape may have its bundles in another order, and has the same slots; one that has shrunk
+    has fewer."""
+    attempt, there = attempt_name(allocation.gang, allocation.epoch), dict.fromkeys(allocation.nodes)
+    nodes = allocation.numbered or there
+    return {node: f"{attempt}.{number}" for number, node in enumerate(nodes) if node in there}
+
+
+def workers_of(allocation: Allocation) -> tuple[object, ...]:
+    """What tells two allocations of one attempt apart that have not the same workers."""
+    return allocation.renewed, allocation.numbered, len(allocation.bundles)
 
 
 def slot_order(grant: Grant) -> tuple[object, ...]:

@@ -32,7 +32,7 @@ from ray_dra.core.gangs.preemption import Preemption
 from ray_dra.core.gangs.progress import STARTS, THERE, Progress
 from ray_dra.core.gangs.quota import Answer, Said, kinds
 from ray_dra.core.gangs.repair import OnFault, for_fault, on_fault
-from ray_dra.core.gangs.reshape import NOTICE
+from ray_dra.core.gangs.reshape import GROWS, NOTICE
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import InvalidRequest, RayDraError
@@ -46,6 +46,8 @@ DECLARED = st.sampled_from(
         on_fault("restart", 3.0),
         on_fault("replace", 0.0),
         on_fault(("replace", "restart"), 0.0),
+        on_fault("shrink", 0.0, min_bundles=1),
+        on_fault(("replace", "shrink", "restart"), 2.0, min_bundles=1),
     ]
 )
 FAULT = Ending("lost: a node", 3.0, (0,), (0,))
@@ -94,6 +96,8 @@ class Life(RuleBasedStateMachine):
         cliques: int | None,
     ) -> None:
         self.count += 1
+        if declared is not None and declared.min_bundles is not None and len(sizes) < 2:
+            declared = None
         request = gang(*sizes, name=f"{self.count:036x}" if maker else f"g{self.count}", priority=priority)
         request = replace(request, preemptible=preemptible, locality=Locality(cliques=cliques))
         order = Order(
@@ -241,7 +245,9 @@ class Life(RuleBasedStateMachine):
         if now is not None and not now.releasing and now.allocation is held.allocation:
             told = now.notice.reason if now.notice is not None else None
             drains = now.reshape is not None and now.reshape.stage is ReshapeStage.DRAINS
-            shown = seen.ending.reason if seen.ending is not None else NOTICE if drains else None
+            grows = now.reshape is not None and now.reshape.grows
+            program = GROWS if grows else NOTICE
+            shown = seen.ending.reason if seen.ending is not None else program if drains else None
             over = held.eviction is not None and now.eviction is None  # nobody waits for it any more
             if now.eviction is not None and (seen.ending is None or for_fault(seen.ending)):
                 shown = now.eviction.why

@@ -110,7 +110,7 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             assert new_gang.movable  # nor up to 22
             assert new_gang.consolidated
             assert new_gang.eviction.moves
-            assert new_gang.eviction.repairs  # nor up to 23
+            assert new_gang.eviction.repairs  # nor up to 25
             kept = old_gang.history and new_gang.history
             same = replace(new_gang, times=old_gang.times, history=kept, notice=old_gang.notice)
             same = replace(same, quota=old_gang.quota, batch=old_gang.batch)
@@ -124,8 +124,11 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, team=old_gang.team)
             same = replace(same, restarts=old_gang.restarts, moves=old_gang.moves)
             same = replace(same, started=old_gang.started, eviction=old_gang.eviction, preempted=old_gang.preempted)
+            assert new_gang.shrunk is not None  # nor up to 25
+            same = replace(same, shrunk=old_gang.shrunk)
             if old_gang.reshape is not None:
-                assert old_gang.reshape == replace(new_gang.reshape, gpus=old_gang.reshape.gpus)
+                leaves = replace(new_gang.reshape.leaves, shrunk=old_gang.reshape.leaves.shrunk)
+                assert old_gang.reshape == replace(new_gang.reshape, gpus=old_gang.reshape.gpus, leaves=leaves)
             same = replace(same, movable=old_gang.movable, consolidated=old_gang.consolidated)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.LOCALITY_KEY:  # 0 did not say what is done about faults, nor 1 named a queue
@@ -215,6 +218,9 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"moves":2', b'"moves":2.0')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"stage":"drains"', b'"stage":"comes"')),
         (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"reshape":{"stage"', b'"reshape":{"state"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"ranks":[0,1]}', b'"ranks":[1,0]}')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"ranks":[0,1]}', b'"ranks":[0,3]}')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"grows":false', b'"grows":true')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"name":"t0"', b'"name":0')),
         (names.NODE_KEY, golden(names.NODE_KEY)[1].replace(b'"ready":true', b'"ready":"yes"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[-1].replace(b":0", b':"0"')),
@@ -222,7 +228,7 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":25', b'"version":"25"')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":26', b'"version":"26"')),
         (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),

@@ -46,7 +46,7 @@ from ray_dra.translate.kube.raycluster import (
     worker_template,
     write_limits,
 )
-from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order
+from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order, workers_of
 from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
 from ray_dra.translate.schedule import Schedule
 from ray_dra.translate.vendors import BUS
@@ -241,7 +241,7 @@ class KubernetesBackend:
         if leaves := self._leaves(allocation, name):
             return Progress(stage="applied", said=leaves)
         try:
-            if attempt is None or attempt.renewed != allocation.renewed:
+            if attempt is None or attempt.workers != workers_of(allocation):
                 attempt = self._attempts[name] = self._begin(request, allocation)
             progress = self._step(name, attempt, joined, grouped=grouped)
             self._rests.pop(allocation.gang, None)
@@ -306,7 +306,14 @@ class KubernetesBackend:
             pool=self._pool_of(allocation),
         )
         return Provisioning(
-            attempt, self.kube, self.store, self.inventory, self.machines, self.clock, allocation.renewed
+            attempt,
+            self.kube,
+            self.store,
+            self.inventory,
+            self.machines,
+            self.clock,
+            workers_of(allocation),
+            anew=bool(allocation.renewed),
         )
 
     def _pool_of(self, allocation: Allocation) -> Allocation | None:
@@ -365,7 +372,7 @@ class KubernetesBackend:
     def _labels_of(self, allocation: Allocation) -> dict[str, str]:
         name = attempt_name(allocation.gang, allocation.epoch)
         held, found = self._labels.get(name, (None, {}))
-        if held is None or held.renewed != allocation.renewed:
+        if held is None or workers_of(held) != workers_of(allocation):
             found = slot_labels(allocation)
             self._labels[name] = allocation, found
         return found

@@ -4,8 +4,8 @@
     -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
     -> raylets joined
 
-Where lost workers of a gang that runs are replaced, the pods in whose place others come are deleted first, and the rest
-of the attempt is left as it is.
+Where lost workers of a gang that runs are replaced, or it shrinks, the pods that it has no more are deleted first, and
+the rest of the attempt is left as it is.
 
 A pod that is lost on the way is made anew in its slot while the others stay, LOST_MOST times; then all is given back.
 
@@ -73,10 +73,13 @@ class Provisioning:
         inventory: Inventory,
         machines: Machines,
         clock: Clock,
-        renewed: tuple[tuple[str, int], ...] = (),
+        workers: tuple[object, ...] = (),
+        *,
+        anew: bool = False,
     ) -> None:
-        """`renewed`: nodes on which workers take the place of lost ones (`Allocation.renewed`)."""
-        self.attempt, self.renewed = attempt, renewed
+        """`workers`: for which of an attempt's allocations it is (`slots.workers_of`); `anew`: some workers take the
+        place of lost ones, or were made when the gang ran already."""
+        self.attempt, self.workers, self._anew = attempt, workers, anew
         self.no_image = False  # it was given up for an image that could not be had
         self.kube, self.store, self.inventory, self.machines, self.clock = kube, store, inventory, machines, clock
         self.view = KubeView()
@@ -118,12 +121,15 @@ class Provisioning:
         self._held_up = True
 
     def _step(self, there: Found, joined: Collection[str], grouped: bool) -> Progress:
-        if self.renewed:
-            there, joined = self._without_lost(there), self._joined_anew(there, joined)
+        there = self._without_lost(there)
+        if self._anew:
+            joined = self._joined_anew(there, joined)
         if self._labels.issubset(joined):
             return Progress(ready=True, joined=True)
         stage, said = self._make(there)
         go = GO_KEY + self.attempt.name
+        if self._anew and not grouped and self.store.get(go) is not None:  # of the workers that it had before
+            self.store.delete(go)
         if stage == "joined" and grouped and self.store.get(go) is None:
             self.store.put(go, MARK)
         progress = self._judge(there, stage, said, self._labels.intersection(joined))
@@ -132,7 +138,8 @@ class Provisioning:
         return progress
 
     def _without_lost(self, there: Found) -> Found:
-        """What there is without the pods in whose place others come; these are deleted."""
+        """What there is without the pods in whose place others come, or that a gang has shrunk by; these are
+        deleted."""
         names = {slot.name for slot in self.attempt.slots.values()}
         lost = [pod for pod in there.pods if pod.name not in names]
         self._ending = {pod.node for pod in lost if pod.node is not None}
@@ -364,7 +371,7 @@ class Provisioning:
             )
             self.machines.avoid([node for node in (ended.node,) if node], why)
             return Progress(failed=why)
-        unjoined = [node for node, slot in self.attempt.slots.items() if not self.renewed or slot.label not in joined]
+        unjoined = [node for node, slot in self.attempt.slots.items() if not self._anew or slot.label not in joined]
         lost = [node for node in unjoined if not lives(self.view, node)]
         if lost:
             return Progress(failed=f"node {', '.join(lost)} is lost")

@@ -1,0 +1,185 @@
+"""Where a gang that a fault has shrunk grows back: bundles that it lacks beside those that it has. Pure.
+
+What it has stays where it is. The segments that it lacks come into its cliques, of which the spares are taken where
+nothing else is free; into others where the gang may have more of them. Where not all of them find room, half of them is
+tried, and so on.
+
+Neighbours: `shrinking.py` is the way here; `reshaping.py` begins the change, which is one of shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ray_dra.core.cluster.clique_state import CliqueState
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.gang import Gang
+from ray_dra.core.gangs.planning import Planning
+from ray_dra.core.gangs.repair import segment_of
+from ray_dra.core.gangs.shapes import Reshape, Shape, Shrunk, by_node
+from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.device import Counter, DomainId, Health
+from ray_dra.core.model.imex import imex_counter
+from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import GangRequest, Strategy
+from ray_dra.core.plan import plan
+
+
+def grown(planning: Planning, gang: Gang, *, own_workers: bool) -> Shape | None:
+    """The gang with as much of what it lacks as there is room for; None where there is none. `own_workers`: workers are
+    made for it, so that none that it has gets more to do."""
+    shrunk, held = gang.shrunk, gang.allocation
+    if shrunk is None or held is None:
+        return None
+    size, there = segment_of(gang.request), set(shrunk.ranks)
+    lacking = [first for first in range(0, len(shrunk.whole.bundles), size) if first not in there]
+    scopes = list(_scopes(planning, gang, held, own_workers=own_workers))
+    count = len(lacking)
+    while count:
+        ranks = [rank for first in lacking[:count] for rank in range(first, first + size)]
+        asked = replace(gang.request, bundles=tuple(shrunk.whole.bundles[rank] for rank in ranks))
+        for scope in scopes:
+            placed = scope.place(asked)
+            more = None if placed is None else dict(zip(ranks, placed, strict=True))
+            found = None if more is None else _together(planning, gang, shrunk, held, more)
+            if found is not None:
+                return _with_workers(found, held, gang.moves + 1) if own_workers else found
+        count //= 2
+    return None
+
+
+def still_there(planning: Planning, change: Reshape) -> bool:
+    """Whether all that a gang is about to grow by is well, and no work of others has it."""
+    states, before = planning.inventory.node_states, set(change.leaves.allocation.grants)
+    for grant in change.comes.allocation.grants:
+        if grant in before:
+            continue
+        state = states.get(grant.node)
+        if state is None or not state.node.ready or state.busy >> grant.position & 1:
+            return False
+        if all(device.id != grant.device or device.health is not Health.OK for device in state.node.devices):
+            return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Nodes to look on, as they are with what the gang has there, and what is asked of cliques there. `cliques`: those
+    that its devices may be of; None: any."""
+
+    part: Inventory
+    locality: Locality
+    cliques: frozenset[DomainId] | None
+
+    def place(self, request: GangRequest) -> tuple[Placed, ...] | None:
+        """With spares where there is no room besides."""
+        asked = replace(request, locality=self.locality)
+        for _ in range(2):
+            answer = plan(self.part, asked)
+            if isinstance(answer, Allocation):
+                found = {placed.clique for placed in answer.bundles if placed.grants}
+                return answer.bundles if self.cliques is None or found <= self.cliques else None
+            for node in [state.node for state in self.part.node_states.values() if state.node.spare]:
+                self.part.put_node(replace(node, spare=False))
+        return None
+
+
+def _scopes(planning: Planning, gang: Gang, held: Allocation, *, own_workers: bool) -> Iterator[_Scope]:
+    """Where to look, one after the other: in its cliques; in others where it may have some."""
+    request, states = gang.request, planning.inventory.clique_states.values()
+    own, most = frozenset(g.clique for g in held.grants if g.clique is not None), request.locality.cliques
+    locality = replace(request.locality, exclusive=False)
+    names = dict.fromkeys(planning.inventory.node_states)
+    if request.locality.exclusive:
+        owned = {each.name for each in states if each.owner == gang.id}
+        within = [each for each in states if each.name in owned and each.owner in (None, gang.id)]
+        yield _Scope(_beside(planning, gang, held, _nodes_of(within), own_workers=own_workers), locality, None)
+        return
+    if locality.required and locality.within_cliques and (most is not None or locality.segment is None):
+        within = [each for each in states if each.name in own]
+        yield _Scope(_beside(planning, gang, held, _nodes_of(within), own_workers=own_workers), locality, own)
+        if most is None or len(own) >= most:
+            return
+        locality = replace(locality, cliques=most - len(own))
+    yield _Scope(_beside(planning, gang, held, names, own_workers=own_workers), locality, None)
+
+
+def _nodes_of(cliques: Iterable[CliqueState]) -> dict[str, None]:
+    return dict.fromkeys(state.name for clique in cliques for state in clique.node_states)
+
+
+def _beside(planning: Planning, gang: Gang, held: Allocation, names: Iterable[str], *, own_workers: bool) -> Inventory:
+    """These nodes, as far as the gang may have more there, with what it has."""
+    inventory, strategy, own = planning.inventory, gang.request.strategy, set(held.nodes)
+    states = inventory.node_states
+    if own_workers:
+        names = [n for n in names if n not in own and n not in planning.ready_made and states[n].imex_gang is None]
+    elif strategy is Strategy.STRICT_SPREAD:
+        names = [name for name in names if name not in own]
+    elif strategy is Strategy.STRICT_PACK:
+        names = [name for name in names if name in own]
+    else:
+        names = list(names)
+    if not gang.request.locality.exclusive:
+        return inventory.part(names)
+    inventory.release(gang.id)  # whose cliques are closed to everybody
+    try:
+        part = inventory.part(names)
+    finally:
+        inventory.hold(held)
+    amounts = by_node(held.bundles)
+    for name in own.intersection(names):
+        state = part.node_states[name]
+        used = dict(state.used_by_others)
+        for resource, amount in amounts.get(name, {}).items():
+            used[resource] = used.get(resource, 0.0) + amount
+        mine = state.mask_of(tuple(grant for grant in held.grants if grant.node == name))
+        part.set_others(name, state.busy | mine, used)
+    return part
+
+
+def _together(
+    planning: Planning, gang: Gang, shrunk: Shrunk, held: Allocation, more: dict[int, Placed]
+) -> Shape | None:
+    """The gang with more bundles, by their ranks; None where they cannot be in one IMEX domain with what it has."""
+    by_rank = dict(zip(shrunk.ranks, held.bundles, strict=True)) | more
+    ranks = tuple(sorted(by_rank))
+    bundles = tuple(by_rank[rank] for rank in ranks)
+    joined = {counter for counter, _ in held.counters}
+    counters = list[tuple[Counter, int]]()
+    for before, nodes in _by_clique(planning, held, bundles):
+        if before and not all(imex_counter(node) in joined for node in before):
+            return None  # its worker there is in none, and cannot join one while it runs
+        if len(nodes) + len(before) > planning.inventory.limits.domain_nodes:
+            return None
+        counters += [(imex_counter(node), 1) for node in nodes]
+    request = shrunk.whole if len(ranks) == len(shrunk.whole.bundles) else Shrunk(shrunk.whole, ranks).request
+    again = Shrunk(shrunk.whole, ranks) if request is not shrunk.whole else None
+    return Shape(request, held._replace(bundles=bundles, counters=(*held.counters, *counters)), again)
+
+
+def _by_clique(
+    planning: Planning, held: Allocation, bundles: Sequence[Placed]
+) -> Iterator[tuple[list[str], list[str]]]:
+    """Of each clique in which the gang needs an IMEX domain and gets new nodes: those that it has, and the new ones."""
+    if not planning.inventory.limits.compute_domains:
+        return
+    fabric = {each.name for each in planning.inventory.clique_states.values() if each.fabric}
+    own, found = set(held.nodes), dict[DomainId, dict[str, None]]()
+    for placed in bundles:
+        if placed.clique is not None and placed.clique in fabric:
+            found.setdefault(placed.clique, {})[placed.node] = None
+    for nodes in found.values():
+        new = [node for node in nodes if node not in own]
+        if new and len(nodes) > 1:
+            yield [node for node in nodes if node in own], new
+
+
+def _with_workers(found: Shape, held: Allocation, moves: int) -> Shape:
+    """The same with workers for the new nodes, beside those that are there."""
+    new = [node for node in dict.fromkeys(found.allocation.nodes) if node not in set(held.nodes)]
+    before = held.numbered or tuple(dict.fromkeys(held.nodes))
+    numbered = (*before, *(node for node in new if node not in before))
+    renewed = (*held.renewed, *((node, moves) for node in new))
+    return replace(found, allocation=found.allocation._replace(renewed=renewed, numbered=numbered))
