@@ -15,6 +15,10 @@ def capacity_table(found: ClusterCapacity) -> str:
     rows = [
         ("GPU", f"{found.gpus:,}", f"on one node {found.node:,}, in one clique {found.clique:,}"),
         ("whole clique", f"{largest:,}", cliques or "none that nobody has anything of"),
+        *(
+            ("segment", f"{s.nodes:,}", f"nodes of {several(s.cliques, 'clique')}, beside {several(s.spares, 'spare')}")
+            for s in found.segments
+        ),
         *((f"MIG {p.profile}", f"{p.most:,}", f"{p.unbroken:,} without breaking a whole GPU") for p in found.parts),
     ]
     return "\n".join(table(("SHAPE", "MOST", "OF WHICH"), rows))
@@ -26,5 +30,6 @@ def plain_capacity(found: ClusterCapacity) -> dict[str, Any]:
         "on_one_node": found.node,
         "in_one_clique": found.clique,
         "whole_cliques": [{"gpus": size, "cliques": count} for size, count in found.cliques],
+        "segments": [each._asdict() for each in found.segments],
         "parts": [{"profile": p.profile, "most": p.most, "unbroken": p.unbroken} for p in found.parts],
     }

@@ -90,6 +90,5 @@ def test_a_small_gang_passes_a_big_one_and_a_higher_priority_takes_its_clique(ow
     process.wait(60)
     own_head.wait_nothing_left()
     print(f"small passed in {passed['small']:.1f} s; big {big['big']:.1f} s after its turn came")
-    print(
-        f"low alone {high['alone']:.1f} s; high {high['took']:.1f} s, {GRACE} of it grace; low again {low['again']:.1f} s"
-    )
+    print(f"low alone {high['alone']:.1f} s; high {high['took']:.1f} s with {GRACE} of grace")
+    print(f"low again {low['again']:.1f} s")

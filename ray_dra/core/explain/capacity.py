@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ray_dra.core.cluster.clique_state import CLIQUE
+from ray_dra.core.cluster.clique_state import CLIQUE, SPARES
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
@@ -37,6 +37,19 @@ class PartsCapacity(NamedTuple):
     unbroken: int
 
 
+class SegmentSize(NamedTuple):
+    """For `Locality.segment`: so many whole nodes fill a clique and leave its spares.
+
+    Attributes:
+        nodes: of a clique, beside its spares; spares: how many these are.
+        cliques: that are so.
+    """
+
+    nodes: int
+    spares: int
+    cliques: int
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterCapacity:
     """What one more gang could have now; each number alone.
@@ -45,6 +58,7 @@ class ClusterCapacity:
         gpus: whole GPUs, anywhere; node: on one node; clique: in one NVLink clique.
         cliques: (GPUs, how many) of the cliques that a gang could have for itself, the largest first.
         parts: the largest profiles first.
+        segments: of cliques over several nodes of which some are spares, whoever has what there now; the largest first.
     """
 
     gpus: int
@@ -52,6 +66,7 @@ class ClusterCapacity:
     clique: int
     cliques: tuple[tuple[int, int], ...]
     parts: tuple[PartsCapacity, ...] = ()
+    segments: tuple[SegmentSize, ...] = ()
 
 
 def capacity_now(inventory: Inventory) -> ClusterCapacity:
@@ -72,7 +87,15 @@ def capacity_now(inventory: Inventory) -> ClusterCapacity:
         _most(lambda n: fits(*[one] * n, locality=Locality(cliques=1)), gpus),
         tuple(sorted(sizes.items(), reverse=True)),
         tuple(_parts(inventory)),
+        _segments(inventory),
     )
+
+
+def _segments(inventory: Inventory) -> tuple[SegmentSize, ...]:
+    spares = {c.name: len(c.node_states) for c in inventory.clique_states.values() if c.kind == SPARES}
+    racks = [c for c in inventory.clique_states.values() if c.kind == CLIQUE and c.fabric and c.name in spares]
+    sizes = Counter((len(clique.node_states), spares[clique.name]) for clique in racks)
+    return tuple(SegmentSize(*size, count) for size, count in sorted(sizes.items(), reverse=True))
 
 
 def _parts(inventory: Inventory) -> list[PartsCapacity]:

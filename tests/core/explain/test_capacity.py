@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -10,10 +11,12 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.capacity import ClusterCapacity, PartsCapacity, capacity_now
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.plan import plan
+from ray_dra.translate.capacity_text import capacity_table
 from tests.core.brute import random_world as random_cluster
-from tests.core.machines import gang, node
+from tests.core.machines import gang, node, rack
 from tests.core.parted import bundle, parted_node
 from tests.core.planner.test_parts import newly_broken, random_world
 
@@ -81,3 +84,17 @@ def test_a_cluster_that_is_full_or_empty() -> None:
     assert isinstance(full, Allocation)
     inventory.hold(full)
     assert capacity_now(inventory) == capacity_now(Inventory()) == ClusterCapacity(0, 0, 0, ())
+
+
+def test_the_segment_that_leaves_the_spares_is_told_and_is_the_largest_that_does() -> None:
+    def trays(name: str, count: int, spares: int) -> list[Node]:
+        return [replace(each, spare=at < spares) for at, each in enumerate(rack(name, count))]
+
+    nodes = [*trays("a", 18, 2), *trays("b", 18, 2), *trays("c", 9, 1), *trays("d", 18, 0)]
+    assert capacity_now(Inventory(nodes)).segments == ((16, 2, 2), (8, 1, 1))
+    only = Inventory(trays("a", 18, 2))
+    ((segment, _, _),) = capacity_now(only).segments
+    assert yes(only, *gang(*[4] * segment).bundles, locality=Locality(segment=segment))
+    assert not yes(only, *gang(*[4] * (segment + 1)).bundles, locality=Locality(segment=segment + 1))
+    assert capacity_now(Inventory(rack("d", 18))).segments == ()
+    assert "segment        16     nodes of 1 clique, beside 2 spares" in capacity_table(capacity_now(only))
