@@ -127,12 +127,33 @@ def test_what_is_asked_for_beside_the_rights_is_there(helm: str) -> None:
         "image.digest=sha256:1",
         "rayClusters=gangs",
         "image.pullPolicy=Sometimes",
+        "image.tag=-a",
+        *(f"image.repository={said}" for said in ('a"b', "a$1b", "a #b", " ", "a:1", "a@b", "/a")),
+        "monitoring.labels.a b=x",
+        "monitoring.labels.a=x y",
+        "topologyAgent.nodeSelector.a=-",
+        "topologyAgent=null",
     ],
 )
 def test_a_value_that_cannot_be_is_refused(helm: str, value: str) -> None:
     said = run(helm, "template", "ray-dra", str(CHART), "--kube-version", "1.37", "--set", value, check=False)
     assert "values don't meet the specifications of the schema" in said
     assert "kind:" not in said
+
+
+@pytest.mark.parametrize("space", ["1234", "true"])
+def test_a_namespace_whose_name_reads_as_something_else(helm: str, space: str) -> None:
+    found = rendered(helm, "shapes=true", namespace=space)
+    specs = [thing["spec"] for (kind, _), thing in found.items() if kind == "ValidatingAdmissionPolicy"]
+    where = [spec["matchConstraints"]["namespaceSelector"]["matchLabels"] for spec in specs]
+    assert where
+    assert all(labels == {"kubernetes.io/metadata.name": space} for labels in where)
+
+
+def test_labels_of_the_dashboard_may_be_other_ones_and_none(helm: str) -> None:
+    for value, wanted in (("monitoring.labels.grafana_dashboard=a", "a"), ("monitoring.labels=null", "1")):
+        boards = [t for (k, _), t in rendered(helm, "monitoring.enabled=true", value).items() if k == "ConfigMap"]
+        assert [board["metadata"]["labels"]["grafana_dashboard"] for board in boards] == [wanted]
 
 
 def test_helm_has_nothing_against_it(helm: str) -> None:

@@ -70,9 +70,11 @@ The manifests under kube/ are the one source: this chart reads them, and changes
 {{- $_ := set $thing.spec.template.spec "nodeSelector" $root.Values.topologyAgent.nodeSelector -}}
 {{- end -}}
 {{- if hasPrefix "monitoring.coreos.com/" $thing.apiVersion -}}
-{{- $_ := set $meta "labels" (merge (dict) $root.Values.monitoring.labels $meta.labels) -}}
+{{- $_ := set $meta "labels" (merge (dict) ($root.Values.monitoring.labels | default dict) $meta.labels) -}}
 {{- end -}}
 {{- $text := toYaml $thing -}}
+{{- /* A value of its own is quoted: a namespace may be called 1234, or true. */ -}}
+{{- $text = regexReplaceAll ": NAMESPACE\\b" $text (printf ": %q" $namespace) -}}
 {{- $text = regexReplaceAll "\\bNAMESPACE\\b" $text $namespace -}}
 {{- $text = regexReplaceAll "image: localhost/ray-dra\\b" $text (printf "image: %s" (include "ray-dra.image" $root)) -}}
 {{- $text = regexReplaceAll "imagePullPolicy: IfNotPresent\\b" $text (printf "imagePullPolicy: %s" $root.Values.image.pullPolicy) -}}
