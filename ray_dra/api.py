@@ -409,11 +409,19 @@ def plan(
         InvalidSnapshot: `cluster` is no snapshot.
     """
     flag(when, "when")
-    if (when and cluster is not None) or (runs_for is not None and not when):
+    if when and cluster is not None:
         raise InvalidRequest(
-            "A file has no queue: when a gang starts is asked of the running cluster, with when=True.",
+            "A file has no queue: when a gang starts is asked of the running cluster.",
             place="when",
             wanted=shown(when),
+            available="plan(..., when=True) without cluster=",
+        )
+    if runs_for is not None and not when:
+        raise InvalidRequest(
+            "How long a gang runs matters to nothing but when it starts.",
+            place="runs_for",
+            wanted=shown(runs_for),
+            available="runs_for with when=True",
         )
     request = request_from_bundles(
         bundles,

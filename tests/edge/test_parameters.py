@@ -238,6 +238,6 @@ def test_where_ray_is_not_connected_nothing_is_started(monkeypatch: pytest.Monke
 
 
 def test_when_a_gang_starts_is_asked_of_a_running_cluster() -> None:
-    for given_ in ({"when": True}, {"runs_for": 10.0}, {"when": 1}):
-        with pytest.raises(InvalidRequest, match="when"):
+    for given_, place in (({"when": True}, "when"), ({"runs_for": 10.0}, "runs_for"), ({"when": 1}, "when")):
+        with pytest.raises(InvalidRequest, match=rf"where: {place}\n"):
             ray_dra.plan([{"GPU": 1}], cluster=CLUSTER, **given_)

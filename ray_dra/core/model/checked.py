@@ -73,10 +73,10 @@ def number(value: object, place: str, *, least: float, most: float) -> float:
             pass
     if not least <= found <= most:  # nor for nan
         raise InvalidRequest(
-            f"{place} is a number from {least:g} to {most:g}.",
+            f"{place} is a number from {least:.15g} to {most:.15g}.",  # not 1e+09, which YAML would read as a text
             place=place,
             wanted=shown(value),
-            available=f"{least:g} to {most:g}",
+            available=f"{least:.15g} to {most:.15g}",
         )
     return found
 

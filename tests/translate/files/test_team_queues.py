@@ -100,3 +100,10 @@ def test_any_text_is_queues_or_refused(said: str) -> None:
         assert refused.place
         return
     assert all(queue.name == name and queue.guarantee >= 0 for name, queue in found.each.items())
+
+
+def test_a_range_is_written_as_the_file_can_say_it() -> None:
+    with pytest.raises(InvalidRequest) as said:
+        read_team_queues("team-a: {guarantee: 1e9}", "queues")  # a text, to YAML
+    assert said.value.available == "0 to 1000000000"
+    assert read_team_queues("team-a: {guarantee: 1000000000}", "queues").each["team-a"].guarantee == 10**12
