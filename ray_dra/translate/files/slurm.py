@@ -14,10 +14,10 @@ from pathlib import Path
 from ray_dra.core.model.device import Device, DeviceId
 from ray_dra.core.model.node import Node
 from ray_dra.errors import InvalidSnapshot, shown
+from ray_dra.translate.files.plain import read_file
 
 MOST_NODES = 100_000
 MOST_DIGITS = 9
-MOST_BYTES = 32 << 20
 _PAIR = re.compile(r"(\w+)=(\S+)")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -31,12 +31,7 @@ def read_slurm(path: Path, gpus: int) -> tuple[Node, ...]:
     """
     if not 1 <= gpus <= 64:
         raise InvalidSnapshot("A node has from 1 to 64 GPUs.", place="GPUs of a node", wanted=str(gpus))
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidSnapshot("The file cannot be read.", place=str(path), available=str(error)) from error
-    if len(data) > MOST_BYTES:
-        raise InvalidSnapshot("The file is too large.", place=str(path), available=f"{len(data)} bytes")
+    data = read_file(path)
     nodes: dict[str, Node] = {}
     blocks: set[str] = set()
     for number, line in _lines(data.decode(errors="replace")):

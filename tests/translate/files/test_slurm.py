@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -123,3 +124,12 @@ def test_a_node_has_gpus(conf: Path, gpus: int) -> None:
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(InvalidSnapshot, match="cannot be read"):
         read_slurm(tmp_path / "none", 4)
+
+
+def test_no_more_of_a_file_is_read_than_it_may_have(tmp_path: Path) -> None:
+    """A device that never ends, or a wrong file of many gigabytes, is refused before it fills the memory."""
+    large = tmp_path / "topology.conf"
+    large.touch()
+    os.truncate(large, 1 << 40)  # takes no room on the disk, and no memory has it
+    with pytest.raises(InvalidSnapshot, match="too large"):
+        read_slurm(large, 4)
