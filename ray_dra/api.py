@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -351,6 +352,7 @@ def sandbox(
     """
     if near is not None and not isinstance(near, GangPlacementGroup):
         raise InvalidRequest("near is a gang.", place="near", wanted=shown(near), available="placement_group(...)")
+    number(timeout, "timeout", least=-math.inf, most=math.inf)
     place = Place.here(namespace)
     read = place.template(template)
     gang = placement_group(

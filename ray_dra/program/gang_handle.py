@@ -251,7 +251,7 @@ class GangPlacementGroup:
         """
         if name is None:
             name = schedule_now(self._shapes).due(time.time())
-        if name not in self._shapes:
+        if not isinstance(name, str) or name not in self._shapes:
             raise InvalidRequest(
                 "The gang has no shape of this name.",
                 place="name",

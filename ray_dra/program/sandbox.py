@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.core.model.allocation import Grant
-from ray_dra.core.model.checked import number
+from ray_dra.core.model.checked import number, text
 from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, KubernetesError
 from ray_dra.program.gang_handle import GangPlacementGroup
 from ray_dra.translate.kube.sandboxes import (
@@ -41,7 +41,9 @@ class Place(NamedTuple):
     @classmethod
     def here(cls, namespace: str | None) -> Place:
         """Raises InvalidRequest where it cannot be told which namespace, or the cluster has no Sandboxes."""
-        named = namespace or os.environ.get(CLUSTER_NAMESPACE_VARIABLE)
+        named = os.environ.get(CLUSTER_NAMESPACE_VARIABLE, "")
+        if namespace is not None:
+            named = text(namespace, "namespace", empty=True) or named
         if not named:
             raise InvalidRequest(
                 "A Sandbox is made beside a RayCluster on Kubernetes; say in which namespace.",

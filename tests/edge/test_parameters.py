@@ -230,6 +230,20 @@ def test_the_place_is_named(given_: dict[str, Any], named: str) -> None:
     assert found.available
 
 
+def test_what_a_pool_has_besides_and_a_locality_as_a_label() -> None:
+    with no_ray() as submitted:
+        for value in EXTREMES:
+            before = len(submitted)
+            found = answers_or_refuses(
+                lambda value=value: ray_dra.pool("p", sharing=ray_dra.time_slicing(), resources=value)  # type: ignore[misc]
+            )
+            judge(found)
+            assert len(submitted) == before + (not isinstance(found, RayDraError))
+            found = answers_or_refuses(lambda value=value: ray_dra.label_selector(value))  # type: ignore[misc]
+            assert isinstance(found, InvalidRequest)
+            assert found.place == "locality"
+
+
 def test_where_ray_is_not_connected_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many of Ray's own calls start a cluster there."""
     monkeypatch.setattr(ray, "get_runtime_context", lambda: pytest.fail("this starts a cluster"))

@@ -90,6 +90,8 @@ def test_what_cannot_be_is_refused_before_anything_is_asked_of_the_gang(handle: 
             made.phases(shapes)
     with pytest.raises(ray_dra.InvalidRequest, match="no shape of this name"):
         made.switch("day")
+    with pytest.raises(ray_dra.InvalidRequest, match="no shape of this name"):
+        made.switch(["day"])
     with pytest.raises(ray_dra.InvalidRequest):
         ray_dra.shape([{"GPU": 2}], part=ray_dra.mig("1g.10gb"))
     assert world.coordinator.gangs[made.id] == before

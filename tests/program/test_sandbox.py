@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
+import ray_dra
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.errors import GangGone, GangTimeout, InvalidRequest, KubernetesError, NotFound
@@ -129,3 +130,15 @@ def test_without_kubernetes_or_agent_sandbox_nothing_is_asked_for(monkeypatch: p
     monkeypatch.setenv("RAY_CLUSTER_NAMESPACE", "ray")
     assert Place.here(None).namespace == "ray"
     assert Place.here("team").namespace == "team"
+    for wrong in (5, ["team"], "a" * 300):
+        with pytest.raises(InvalidRequest, match="namespace is"):
+            Place.here(wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_no_time_is_refused_before_anything_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(namespace: str | None) -> Place:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("ray_dra.api.Place.here", here)
+    with pytest.raises(InvalidRequest, match="timeout is a number"):
+        ray_dra.sandbox(TEMPLATE["spec"], timeout="soon")  # type: ignore[arg-type]

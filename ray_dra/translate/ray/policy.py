@@ -31,7 +31,7 @@ from typing import NamedTuple
 from ray_dra.core.gangs.order import LEAST_SECONDS
 from ray_dra.core.gangs.record_sense import MOST_SECONDS
 from ray_dra.core.gangs.team_queues import NAME
-from ray_dra.core.model.locality import LEAST_SPEED, MAX_CLIQUES, MAX_PATIENCE, Connect, Locality
+from ray_dra.core.model.locality import LEAST_SPEED, MAX_CLIQUES, MAX_PATIENCE, Connect, Locality, no_locality
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_POLICY = 200
@@ -192,6 +192,8 @@ def policy_label(locality: Locality) -> str:
     Raises:
         InvalidRequest: no policy says this.
     """
+    if not isinstance(locality, Locality):
+        raise no_locality(locality)
     prefer = "" if locality.required else "prefer."
     waits = {"patience": locality.patience, "speed": locality.outside_speed}
     given = "".join(f".{name}-{_decimal(value)}" for name, value in waits.items() if value is not None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ray_dra.core.model.checked import number, text, whole
+from ray_dra.core.model.checked import number, table, text, whole
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import PoolTerms
-from ray_dra.core.model.request import MAX_BUNDLES, WHOLE, GangRequest
+from ray_dra.core.model.request import MAX_BUNDLES, MAX_ENTRIES, WHOLE, GangRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import check_sharing
@@ -43,7 +43,7 @@ def pool_request(
         )
     count = whole(gpus, "gpus", least=1, most=MAX_BUNDLES)
     own = number(tasks, "tasks", least=1 / WHOLE, most=1 - 1 / WHOLE)
-    beside = dict(resources or {})
+    beside = {} if resources is None else dict(table(resources, "resources", most=MAX_ENTRIES))
     if "GPU" in beside:
         raise InvalidRequest(
             "What a pool has of its GPUs is said by `gpus` and `tasks`.", place="resources", wanted=shown(resources)
