@@ -56,9 +56,11 @@ QUEUE_GPUS = Metric("queue_gpus", Kind.GAUGE, "GPUs for which gangs wait.")
 QUEUE_WAIT = Metric("queue_longest_wait_seconds", Kind.GAUGE, "For how long the gang that waits longest has waited.")
 GPUS = Metric("gpus", Kind.GAUGE, "GPUs by state; together all that are known.", ("state",))
 CLIQUES = Metric("cliques", Kind.GAUGE, "NVLink cliques by state: free, partly, full.", ("state",))
-LARGEST = Metric("largest_gang_gpus", Kind.GAUGE, "Free GPUs of the clique that has most.")
+LARGEST = Metric("largest_gang_gpus", Kind.GAUGE, "Free GPUs of the clique, or node without one, that has most.")
 FRAGMENTATION = Metric(
-    "fragmentation_ratio", Kind.GAUGE, "Share of the free GPUs that are in cliques of which others have GPUs."
+    "fragmentation_ratio",
+    Kind.GAUGE,
+    "Share of the free GPUs in cliques, or on nodes without one, of which others have GPUs.",
 )
 SILENT = Metric("agents_silent", Kind.GAUGE, "Raylets with GPUs whose agent says nothing.")
 LEASE = Metric("lease_held", Kind.GAUGE, "1 while this coordinator has the RayCluster's lease; it writes nothing else.")
