@@ -50,7 +50,7 @@ def test_the_same_gpus_in_other_shapes_and_back(free: LocalCluster) -> None:
         assert copied.bundle_count == count
     with pytest.raises(ray_dra.UnsatisfiableError, match="own GPUs"):
         gang.reshape([{"GPU": 4}] * 3)
-    with pytest.raises(ray_dra.InvalidRequest, match="Parts"):
+    with pytest.raises(ray_dra.InvalidRequest, match="other claims"):
         gang.reshape([{"GPU": 1}] * 8, part=ray_dra.mig("1g.10gb"))
     assert gang.bundle_count == 4
     gang.remove()
