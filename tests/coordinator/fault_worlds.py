@@ -109,6 +109,17 @@ class KubeWorld(kubernetes_world.World):
         allocation = self.status.allocation
         return allocation.nodes if allocation is not None else ()
 
+    def die_at(self, place: str, write: int, *, after: bool) -> None:
+        """The coordinator is killed before or after so many more writes to "kube" or to "ray"."""
+        assert isinstance(self.ray, MortalRay)
+        mortal = self.kube if place == "kube" else self.ray
+        mortal.die_at(write, after=after)
+
+    def spare(self) -> None:
+        """The coordinator is killed nowhere any more."""
+        assert isinstance(self.ray, MortalRay)
+        self.kube._left = self.ray.left = None
+
     def until_ready(self, turns: int = 80) -> Phase:
         """Nobody but the coordinator does anything for the gang."""
         for _ in range(turns):

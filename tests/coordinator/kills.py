@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import GangGone, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.simulated.fakes import FakeRay
@@ -92,3 +93,39 @@ def lived(world: World, life: Life, *, back: Callable[[World], None] = World.res
             world.check()
         except GangGone:
             pass  # the step before was done already
+
+
+def die_at(world: World, place: str, write: int | None, *, after: bool = False) -> None:
+    """The coordinator is killed before or after so many more writes to the "store" or to "ray"; None: it is not."""
+    if place == "store":
+        assert isinstance(world.store, CrashingStore)
+        world.store.left, world.store.after = write, after
+    else:
+        assert isinstance(world.ray, MortalRay)
+        world.ray.left, world.ray.after = write, after
+
+
+def spare(world: World) -> None:
+    """The coordinator is killed nowhere any more."""
+    for place in ("store", "ray"):
+        die_at(world, place, None)
+
+
+def placed_all_the_same(world: World, name: str, seconds: int, ask: Callable[[], object] = lambda: None) -> bool:
+    """So many seconds in which a gang is asked for, if `ask` does that, and gets its place. Returns whether the
+    coordinator was killed meanwhile; it is no more."""
+    died, asked = False, False
+    for _ in range(seconds):
+        try:
+            if not asked:
+                ask()
+                asked = True
+            world.pass_time(1)
+            if world.coordinator.status(name).phase is Phase.HELD:
+                spare(world)  # it has what it needs
+                world.place(name)
+        except Crash:
+            died = True
+            world.come_back()
+    spare(world)
+    return died

@@ -12,11 +12,10 @@ from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.repair import on_fault
-from tests.coordinator.kills import MortalRay
+from tests.coordinator.kills import die_at, placed_all_the_same
 from tests.core.machines import gang, group_id
 
 from .fault_worlds import GRACE, HERE, ONE_CLIQUE, KubeWorld, World
-from .world import Crash, CrashingStore
 
 AT_ONCE = Discipline(consolidation=Consolidation(restart=1.0, least_run=0.0))
 ENDS = on_fault("degrade", GRACE)
@@ -27,9 +26,7 @@ def scattered() -> World:
     """A gang of a tray in each of two racks of two trays."""
     world = World()
     world.discipline = AT_ONCE
-    world.restart()
-    for name in world.names:
-        world.report(name)
+    world.come_back()
     for name in (ONE, FILLS, TWO):
         request = gang(4, name=name, locality=ONE_CLIQUE)
         world.coordinator.submit(Order(request, owner="job", on_fault=ENDS, maker=HERE, movable=True))
@@ -76,25 +73,8 @@ def test_killed_at_any_write_one_gang_is_moved_once(victim: str, after: bool) ->
     while died:
         world = scattered()
         ask(world)
-        assert isinstance(world.store, CrashingStore)
-        assert isinstance(world.ray, MortalRay)
-        if victim == "store":
-            world.store.left, world.store.after = at, after
-        else:
-            world.ray.die_at(at, after=after)
-        died = False
-        for _ in range(120):
-            try:
-                world.pass_time(1)
-                if world.coordinator.status(WAITS).phase is Phase.HELD:
-                    world.store.left = world.ray.left = None  # it has what it needs
-                    world.place(WAITS)
-            except Crash:
-                died = True
-                world.restart()
-                for name in world.names:
-                    world.report(name)
-        world.store.left = world.ray.left = None
+        die_at(world, victim, at, after=after)
+        died = placed_all_the_same(world, WAITS, 120)
         world.check()
         gangs = world.coordinator.gangs
         assert all(each.history[-1].to is Phase.READY for each in gangs.values()), f"killed at {at}"
@@ -129,12 +109,11 @@ def test_killed_at_any_write_on_kubernetes_other_pods_are_made(victim: str, afte
     at, died = 0, True
     while died:
         world = kubernetes()
-        assert isinstance(world.ray, MortalRay)
-        world.kube.die_at(at, after=after) if victim == "kube" else world.ray.die_at(at, after=after)
+        world.die_at(victim, at, after=after)
         before = world.coordinator
         assert world.drive(WAITS, 300) is Phase.READY, f"killed at {at}"
         died = world.coordinator is not before
-        world.kube._left = world.ray.left = None
+        world.spare()
         for name in (ONE, TWO):
             for _ in range(80):
                 if world.coordinator.status(name).phase is Phase.READY:

@@ -18,7 +18,7 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.errors import GangGone
 from ray_dra.translate.names import MAP_KEY, NODE_LABEL
 from ray_dra.translate.ray.bundles import request_from_bundles
-from tests.coordinator.kills import MortalRay
+from tests.coordinator.kills import MortalRay, die_at
 from tests.coordinator.world import Crash, CrashingStore, World
 
 ACTOR = "b" * 32
@@ -38,12 +38,7 @@ class MortalWorld(World):
 
     def die_at(self, place: str, write: int | None, *, after: bool) -> None:
         """The coordinator is killed before or after so many more writes there; None: it is not."""
-        if place == "store":
-            assert isinstance(self.store, CrashingStore)
-            self.store.left, self.store.after = write, after
-        else:
-            assert isinstance(self.ray, MortalRay)
-            self.ray.left, self.ray.after = write, after
+        die_at(self, place, write, after=after)
 
     def restart(self) -> None:
         """It may be killed at each place once more while it starts."""

@@ -4,6 +4,7 @@ coordinator killed at any moment of it."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,11 +15,10 @@ from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preemption import Preemption
 from ray_dra.core.gangs.repair import FaultRule, on_fault
 from ray_dra.errors import GangGone
-from tests.coordinator.kills import MortalRay
+from tests.coordinator.kills import die_at, placed_all_the_same
 from tests.core.machines import gang, group_id
 
 from .fault_worlds import GRACE, HERE, NAME, ONE_CLIQUE, KubeWorld, World
-from .world import Crash, CrashingStore
 
 AT_ONCE = Discipline(preemption=Preemption(most=3, least_run=0.0))
 LOW = on_fault("degrade", GRACE)
@@ -28,9 +28,7 @@ HIGH = group_id("high")
 def preemptible(world: World, *, maker: Maker | None = HERE) -> None:
     """Two gangs over a rack each, that may be preempted."""
     world.discipline = AT_ONCE
-    world.restart()
-    for name in world.names:
-        world.report(name)
+    world.come_back()
     for job, name in (("job", NAME), ("other", group_id("other"))):
         world.ray.jobs.add(job)
         request = replace(gang(4, 4, name=name, locality=ONE_CLIQUE), preemptible=True)
@@ -113,28 +111,8 @@ def test_killed_at_any_write_one_gang_gives_way_once(victim: str, after: bool) -
     while died:
         world = World()
         preemptible(world)
-        assert isinstance(world.store, CrashingStore)
-        assert isinstance(world.ray, MortalRay)
-        if victim == "store":
-            world.store.left, world.store.after = at, after
-        else:
-            world.ray.die_at(at, after=after)
-        died, asked = False, False
-        for _ in range(40):
-            try:
-                if not asked:
-                    ask_high(world)
-                    asked = True
-                world.pass_time(1)
-                if world.coordinator.status(HIGH).phase is Phase.HELD:
-                    world.store.left = world.ray.left = None  # it has what it needs
-                    world.place(HIGH)
-            except Crash:
-                died = True
-                world.restart()
-                for name in world.names:
-                    world.report(name)
-        world.store.left = world.ray.left = None
+        die_at(world, victim, at, after=after)
+        died = placed_all_the_same(world, HIGH, 40, partial(ask_high, world))
         world.check()
         gangs = world.coordinator.gangs
         assert gangs[HIGH].history[-1].to is Phase.READY, f"killed at {at}: {gangs[HIGH].history}"
@@ -154,9 +132,7 @@ def test_killed_at_any_write_one_gang_gives_way_once(victim: str, after: bool) -
 def borrowed(world: World) -> None:
     """Two gangs of a team over a rack each, of which one is beyond its guarantee."""
     world.discipline, world.queues = AT_ONCE, "a: {guarantee: 8}\nb: {guarantee: 8}"
-    world.restart()
-    for name in world.names:
-        world.report(name)
+    world.come_back()
     for name in (NAME, group_id("other")):
         world.coordinator.submit(
             Order(gang(4, 4, name=name, locality=ONE_CLIQUE), owner="job", on_fault=LOW, maker=HERE, team="a")
@@ -177,28 +153,8 @@ def test_killed_at_any_write_what_was_borrowed_comes_back_once(victim: str, afte
     while died:
         world = World()
         borrowed(world)
-        assert isinstance(world.store, CrashingStore)
-        assert isinstance(world.ray, MortalRay)
-        if victim == "store":
-            world.store.left, world.store.after = at, after
-        else:
-            world.ray.die_at(at, after=after)
-        died, asked = False, False
-        for _ in range(40):
-            try:
-                if not asked:
-                    ask_owed(world)
-                    asked = True
-                world.pass_time(1)
-                if world.coordinator.status(HIGH).phase is Phase.HELD:
-                    world.store.left = world.ray.left = None  # it has what it needs
-                    world.place(HIGH)
-            except Crash:
-                died = True
-                world.restart()
-                for name in world.names:
-                    world.report(name)
-        world.store.left = world.ray.left = None
+        die_at(world, victim, at, after=after)
+        died = placed_all_the_same(world, HIGH, 40, partial(ask_owed, world))
         world.check()
         gangs = world.coordinator.gangs
         assert gangs[HIGH].history[-1].to is Phase.READY, f"killed at {at}: {gangs[HIGH].history}"
@@ -222,9 +178,7 @@ def test_a_coordinator_that_starts_again_with_preemption_off_takes_nobody_more()
     world = World()
     preemptible(world)
     world.discipline = Discipline(preemption=Preemption(most=0))
-    world.restart()
-    for name in world.names:
-        world.report(name)
+    world.come_back()
     ask_high(world)
     world.pass_time(3 * GRACE)
     assert world.coordinator.status(HIGH).phase is Phase.QUEUED
@@ -266,12 +220,11 @@ def test_killed_at_any_write_on_kubernetes(victim: str, after: bool) -> None:
     at, died = 0, True
     while died:
         world = kubernetes()
-        assert isinstance(world.ray, MortalRay)
-        world.kube.die_at(at, after=after) if victim == "kube" else world.ray.die_at(at, after=after)
+        world.die_at(victim, at, after=after)
         before = world.coordinator
         assert world.drive(HIGH, 120) is Phase.READY, f"killed at {at}"
         died = world.coordinator is not before
-        world.kube._left = world.ray.left = None
+        world.spare()
         gangs = world.coordinator.gangs
         assert (gangs[NAME].preempted, gangs[NAME].waits) == (1, True), f"killed at {at}"
         for name in (NAME, HIGH):

@@ -25,7 +25,7 @@ from ray_dra.translate.names import SLOT_LABEL
 from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator import kubernetes_world
 from tests.coordinator.fault_worlds import GRACE, NAME, KubeWorld
-from tests.coordinator.kills import Broken, MortalRay, failing_at_each_write, lived
+from tests.coordinator.kills import Broken, MortalRay, die_at, failing_at_each_write, lived, spare
 from tests.coordinator.world import Clock, Crash, CrashingStore, World, positions
 from tests.core.machines import gang
 
@@ -118,9 +118,7 @@ def test_killed_once_in_a_change_the_gang_has_the_next_shape_all_the_same(write:
             world.pass_time(1)
             follow(world, made)
         except Crash:
-            world.restart()
-            for name in world.names:
-                world.report(name)
+            world.come_back()
         assert used(world) == mine
         world.check()
     assert in_shape(world, 2, 2, 2, 2)
@@ -475,12 +473,7 @@ def test_killed_anywhere_in_a_change_the_gang_has_the_next_shape(where: str, wri
     world = made_here(4, 4)
     mine = {grant.device for grant in world.coordinator.gangs[MADE].holds.grants}  # type: ignore[union-attr]
     world.submit(gang(4, 4, 4, name="waits"))
-    if where == "store":
-        assert isinstance(world.store, CrashingStore)
-        world.store.left, world.store.after = write, after
-    else:
-        assert isinstance(world.ray, MortalRay)
-        world.ray.die_at(write, after=after)
+    die_at(world, where, write, after=after)
     shapes = [(2, 2, 2, 2), (1, 1, 1, 1, 4), (4, 4)]
     for _ in range(16):
         try:
@@ -491,9 +484,7 @@ def test_killed_anywhere_in_a_change_the_gang_has_the_next_shape(where: str, wri
                 world.coordinator.reshape(MADE, gang(*shapes[0], name=MADE), 60.0, 0.0)
             world.pass_time(1)
         except Crash:
-            world.restart()
-            for name in world.names:
-                world.report(name)
+            world.come_back()
         held = world.coordinator.gangs[MADE].holds
         assert held is not None
         assert {grant.device for grant in held.grants} == mine
@@ -504,7 +495,7 @@ def test_killed_anywhere_in_a_change_the_gang_has_the_next_shape(where: str, wri
     assert (status.phase, status.bundles, status.shape_failed) == (Phase.READY, 2, "")
     assert living(world) == [status.group]
     assert world.store.keys("map/") == [f"map/{status.group}"]
-    world.store.left = world.ray.left = None  # type: ignore[attr-defined]
+    spare(world)
     world.coordinator.release(MADE)
     world.coordinator.release("waits")
     world.pass_time(2)

@@ -16,11 +16,11 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.errors import GangGone
 from ray_dra.ports.nvml import NodeReading
-from tests.coordinator.kills import MortalRay
+from tests.coordinator.kills import die_at, spare
 from tests.core.machines import gang
 
 from .fault_worlds import GRACE, NAME, ONE_CLIQUE, KubeWorld, World
-from .world import Crash, CrashingStore, Phase, tray
+from .world import Crash, Phase, tray
 
 STANDS = FLAP_SECONDS + GRACE + 2
 
@@ -255,12 +255,7 @@ def test_killed_at_any_write_it_is_started_again_once(victim: str, after: bool, 
         if not queued:
             world.with_gang()
         before, node = world.nodes, min(world.nodes)
-        assert isinstance(world.store, CrashingStore)
-        assert isinstance(world.ray, MortalRay)
-        if victim == "store":
-            world.store.left, world.store.after = at, after
-        else:
-            world.ray.die_at(at, after=after)
+        die_at(world, victim, at, after=after)
         died = False
         for step in range(40):
             try:
@@ -272,7 +267,7 @@ def test_killed_at_any_write_it_is_started_again_once(victim: str, after: bool, 
                 world.restart()
                 for name in world.names:
                     world.report(name, xids=(79,) if name == node else ())
-        world.store.left = world.ray.left = None
+        spare(world)
         world.check()
         status = world.status
         assert status.moves == 1, f"killed at {at}"
@@ -340,8 +335,7 @@ def test_killed_at_any_write_on_kubernetes(victim: str, after: bool) -> None:
         world = KubeWorld()
         world.with_gang()
         node = world.nodes[0]
-        assert isinstance(world.ray, MortalRay)
-        world.kube.die_at(at, after=after) if victim == "kube" else world.ray.die_at(at, after=after)
+        world.die_at(victim, at, after=after)
         world.kube.taint(node, "NoExecute")
         before = world.coordinator
         for _ in range(120):
@@ -349,7 +343,7 @@ def test_killed_at_any_write_on_kubernetes(victim: str, after: bool) -> None:
             if world.status.moves and world.status.phase is Phase.READY:
                 break
         died = world.coordinator is not before
-        world.kube._left = world.ray.left = None
+        world.spare()
         assert (world.status.phase, world.status.moves) == (Phase.READY, 1), f"killed at {at}"
         assert node not in world.nodes
         world.coordinator.release(NAME)

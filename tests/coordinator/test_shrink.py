@@ -13,12 +13,12 @@ from ray_dra.core.gangs.reshape import GROW_SECONDS
 from ray_dra.core.gangs.reshaping import AGAIN_SECONDS
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.locality import Locality
-from tests.coordinator.kills import MortalRay
+from tests.coordinator.kills import die_at, spare
 from tests.core.machines import gang
 
 from .fault_worlds import GRACE, HERE, NAME, ONE_CLIQUE, KubeWorld, World
 from .test_replace import FAULTS, pods
-from .world import Crash, CrashingStore, Phase
+from .world import Crash, Phase
 
 SHRINK = on_fault("shrink", GRACE, min_bundles=1)
 SEGMENTS = Locality(segment=2)
@@ -279,12 +279,7 @@ def test_killed_at_any_write_it_shrinks_once_and_grows_back_once(victim: str, af
         world = World()
         world.with_gang(SHRINK)
         before, node, had = world.nodes, min(world.nodes), holds(world)
-        assert isinstance(world.store, CrashingStore)
-        assert isinstance(world.ray, MortalRay)
-        if victim == "store":
-            world.store.left, world.store.after = at, after
-        else:
-            world.ray.die_at(at, after=after)
+        die_at(world, victim, at, after=after)
         died, back = False, 20
         for step in range(60):
             try:
@@ -302,7 +297,7 @@ def test_killed_at_any_write_it_shrinks_once_and_grows_back_once(victim: str, af
             world.check()
             if step == back - 1:
                 assert (world.status.phase, bundles(world)) == (Phase.READY, 1), f"killed at {at}"
-        world.store.left = world.ray.left = None
+        spare(world)
         world.check()
         status = world.status
         assert (status.phase, status.moves, status.shrunk) == (Phase.READY, 2, ""), f"killed at {at}: {status.history}"
@@ -425,17 +420,16 @@ def test_killed_at_any_write_on_kubernetes(victim: str, fault: str, after: bool)
     while died:
         world = KubeWorld(nodes=4, cliques=2)
         world.with_gang(SHRINK)
-        assert isinstance(world.ray, MortalRay)
         other, node = world.nodes
         was = pods(world)
-        world.kube.die_at(at, after=after) if victim == "kube" else world.ray.die_at(at, after=after)
+        world.die_at(victim, at, after=after)
         before = world.coordinator
         FAULTS[fault](world, node)
         until(world, gone_on)
         world.kube.taint(node, "")
         until(world, whole_again)
         died = world.coordinator is not before
-        world.kube._left = world.ray.left = None
+        world.spare()
         assert (world.status.moves, world.nodes) == (2, (other, node)), f"killed at {at}: {world.status.history}"
         assert pods(world)[other] == was[other]
         world.coordinator.release(NAME)

@@ -113,6 +113,12 @@ class World:
         """The coordinator is killed and comes back from the store."""
         self.coordinator = Coordinator(self.store, self.ray, self.clock, wall=self.coordinator._wall)
 
+    def come_back(self) -> None:
+        """The same, and agents say how their nodes are."""
+        self.restart()
+        for name in self.names:
+            self.report(name)
+
     def pass_time(self, seconds: float = 5.0) -> None:
         """Time passes, agents go on speaking, Ray settles, and the coordinator looks at each second."""
         while seconds > 0:
