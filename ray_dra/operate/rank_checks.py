@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +24,7 @@ from ray_dra.translate.names import VISIBLE_VARIABLE
 CHANNELS = Path("/dev/nvidia-caps-imex-channels")
 NVML_SECONDS = 60.0  # a driver that hangs answers never
 LENGTH = 1 << 20  # bytes that each rank passes on, once to each other rank
-PROBE = """
-import dataclasses, json
-from ray_dra.adapters.nvml import probe
-print(json.dumps(dataclasses.asdict(probe())))
-"""
+PROBE = (sys.executable, "-m", "ray_dra.adapters.nvml", "once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +33,19 @@ class RankView:
 
     Attributes:
         visible: CUDA_VISIBLE_DEVICES, in order.
-        reading: of NVML, in the worker; None: it did not answer, `error` says why.
+        reading: of NVML, in the worker; its `error` says why there are no GPUs in it.
         channels: IMEX channels in /dev.
     """
 
     host: str
     visible: tuple[str, ...]
-    reading: NodeReading | None
-    error: str
+    reading: NodeReading
     channels: int
 
     @property
     def uuids(self) -> tuple[str | None, ...]:
         """Of the visible GPUs, in order, as NVML has them."""
-        gpus = self.reading.gpus if self.reading is not None else ()
+        gpus = self.reading.gpus
         by_name = {str(gpu.index): gpu.uuid for gpu in gpus} | {gpu.uuid: gpu.uuid for gpu in gpus if gpu.uuid}
         return tuple(by_name.get(name) for name in self.visible)
 
@@ -63,12 +57,9 @@ class Rank:
         self._listener = socket.create_server(("", 0))
 
     def view(self) -> RankView:
-        visible = os.environ.get(VISIBLE_VARIABLE, "")
-        reading, error = _reading()
-        with suppress(OSError):
-            found = [path for path in CHANNELS.iterdir() if path.name.startswith("channel")]
-            return RankView(_host(), tuple(filter(None, visible.split(","))), reading, error, len(found))
-        return RankView(_host(), tuple(filter(None, visible.split(","))), reading, error, 0)
+        visible = tuple(filter(None, os.environ.get(VISIBLE_VARIABLE, "").split(",")))
+        channels = len(list(CHANNELS.glob("channel*")))  # none where the folder is not there
+        return RankView(socket.gethostname(), visible, _reading(), channels)
 
     def address(self) -> tuple[str, int]:
         return ray.util.get_node_ip_address(), self._listener.getsockname()[1]
@@ -84,38 +75,27 @@ class Rank:
         began, total, passing = time.monotonic(), mine, mine
         with socket.create_connection(following, timeout=timeout) as after, self._listener.accept()[0] as before:
             before.settimeout(timeout)
+            told = before.makefile("rb")
             for _ in range(ranks - 1):
                 said = struct.pack("!q", passing).ljust(LENGTH, b"\0")
                 sender = threading.Thread(target=after.sendall, args=(said,), daemon=True)
                 sender.start()  # else two that send to each other wait for each other
-                passing = struct.unpack("!q", _receive(before, LENGTH)[:8])[0]
+                heard = told.read(LENGTH)
+                if len(heard) < LENGTH:
+                    raise ConnectionError("the rank before has hung up")
+                passing = struct.unpack_from("!q", heard)[0]
                 sender.join(timeout)
                 total += passing
         return total, time.monotonic() - began
 
 
-def _host() -> str:
-    return socket.gethostname()
-
-
-def _reading() -> tuple[NodeReading | None, str]:
+def _reading() -> NodeReading:
     """By a child process, which may hang in the driver where this one must not."""
     try:
-        done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, timeout=NVML_SECONDS, check=False)
+        done = subprocess.run(PROBE, capture_output=True, timeout=NVML_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return None, f"NVML has not answered for {NVML_SECONDS:.0f} s"
+        return NodeReading(error=f"NVML has not answered for {NVML_SECONDS:.0f} s")
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return None, lines[-1] if lines else f"the probe ended with {done.returncode}"
-    return reading_from_bytes(done.stdout), ""
-
-
-def _receive(connection: socket.socket, length: int) -> bytes:
-    parts, left = [], length
-    while left:
-        part = connection.recv(min(left, 1 << 16))
-        if not part:
-            raise ConnectionError("the rank before has hung up")
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
+        return NodeReading(error=lines[-1] if lines else f"the probe ended with {done.returncode}")
+    return reading_from_bytes(done.stdout)

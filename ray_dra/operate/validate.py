@@ -24,9 +24,9 @@ from ray_dra.errors import GangTimeout, RayDraError, UnsatisfiableError
 from ray_dra.operate.rank_checks import Rank, RankView
 from ray_dra.translate.lines import several
 from ray_dra.translate.names import NODE_LABEL
+from ray_dra.translate.nvml.reading import FABRIC_COMPLETED
 
 HOST_LABEL = "kubernetes.io/hostname"
-FABRIC_COMPLETED, FABRIC_SUCCESS = 3, 0  # nvmlGpuFabricInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,8 @@ def _ranks(group: Any, planned: Allocation, timeout: float, *, domains: bool) ->
 def judge_gpus(planned: Allocation, views: Sequence[RankView]) -> Verdict:
     """Whether each rank sees exactly the planned GPUs, in order, by NVML."""
     for rank, (placed, view) in enumerate(zip(planned.bundles, views, strict=True)):
-        if view.reading is None:
-            return Verdict("GPUs", False, f"rank {rank} on {view.host}: {view.error}")
+        if view.reading.error is not None:
+            return Verdict("GPUs", False, f"rank {rank} on {view.host}: {view.reading.error}")
         wanted = tuple(grant.uuid for grant in placed.grants)
         if view.uuids != wanted:
             seen = ", ".join(str(uuid) for uuid in view.uuids) or "none"
@@ -171,10 +171,10 @@ def judge_fabric(views: Sequence[RankView]) -> Verdict:
     """Whether NVLink's fabric is up for each GPU of a rank, and is one; boxes without one have none."""
     cliques = set()
     for rank, view in enumerate(views):
-        for gpu in view.reading.gpus if view.reading is not None else ():
+        for gpu in view.reading.gpus:
             if gpu.uuid not in view.uuids or gpu.fabric is None:
                 continue
-            if (gpu.fabric.state, gpu.fabric.status) != (FABRIC_COMPLETED, FABRIC_SUCCESS):
+            if (gpu.fabric.state, gpu.fabric.status) != (FABRIC_COMPLETED, 0):
                 said = f"state {gpu.fabric.state}, status {gpu.fabric.status}"
                 return Verdict("fabric", False, f"rank {rank} on {view.host}: GPU {gpu.index}: {said}")
             cliques.add((gpu.fabric.cluster_uuid, gpu.fabric.clique_id))

@@ -36,7 +36,7 @@ def views(answer: Allocation, **fabric: int) -> list[RankView]:
             for i, uuid in enumerate(["GPU-other", *uuids])
         ]
         visible = tuple(str(i) for i in range(1, len(gpus)))
-        found.append(RankView("host", visible, NodeReading("580", tuple(gpus)), "", 1))
+        found.append(RankView("host", visible, NodeReading("580", tuple(gpus)), 1))
     return found
 
 
@@ -56,7 +56,7 @@ def test_another_gpu_another_order_and_no_answer_are_named() -> None:
     assert (less.ok, "rank 0 on host" in less.said) == (False, True)
     by_uuid = replace(first, visible=tuple(str(uuid) for uuid in first.uuids))
     assert judge_gpus(answer, [by_uuid, second]).ok is True
-    silent = judge_gpus(answer, [replace(first, reading=None, error="it hangs"), second])
+    silent = judge_gpus(answer, [replace(first, reading=NodeReading(error="it hangs")), second])
     assert (silent.ok, "it hangs" in silent.said) == (False, True)
 
 
