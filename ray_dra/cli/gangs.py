@@ -1,11 +1,12 @@
-"""Commands about gangs: `gangs`, `describe`, `events`, `queues`, `release`."""
+"""Commands about gangs: `gangs`, `describe`, `events`, `queues`, `pools`, `release`."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
@@ -99,21 +100,15 @@ def queues(address: Address = "", output: OutputOption = Output.TABLE) -> None:
 
     In GPUs. There are none unless the operator declares some.
     """
-    from ray_dra.translate.lines import on_one_line, table
+    from ray_dra.translate.lines import on_one_line
     from ray_dra.translate.queue_table import QUEUE_HEADERS, plain_queue, queue_row
 
     connection.connect(address)
     teams = connection.ask_coordinator("teams")
     for problem in connection.ask_coordinator("asks"):
         warn(on_one_line(problem))
-    if output.plain:
-        say_plain([plain_queue(team) for team in teams], output)
-    elif output is Output.NAME:
-        say_lines(team.name for team in teams)
-    elif teams:
-        say_lines(table(QUEUE_HEADERS, map(queue_row, teams)))
-    else:
-        say("no queues of teams are declared: gangs wait in one queue")
+    none = "no queues of teams are declared: gangs wait in one queue"
+    _list_named(teams, plain_queue, (QUEUE_HEADERS, queue_row), none, output)
 
 
 def pools(address: Address = "", output: OutputOption = Output.TABLE) -> None:
@@ -121,19 +116,33 @@ def pools(address: Address = "", output: OutputOption = Output.TABLE) -> None:
 
     In GPUs. A pool is made by `ray_dra.pool(...)`, and given back as a gang is.
     """
-    from ray_dra.translate.lines import table
     from ray_dra.translate.pool_table import POOL_HEADERS, plain_pool, pool_row
 
     connection.connect(address)
     found = connection.ask_coordinator("pools")
+    none = "there are no pools: ray_dra.pool(...) makes one"
+    _list_named(found, plain_pool, (POOL_HEADERS, pool_row), none, output)
+
+
+def _list_named(
+    things: Sequence[Any],
+    plain: Callable[[Any], dict[str, Any]],
+    row: tuple[Sequence[str], Callable[[Any], Sequence[str]]],
+    none: str,
+    output: Output,
+) -> None:
+    """Things with names, as `output` has it. `row`: the table's headers, and a thing's line; `none`: said of none."""
+    from ray_dra.translate.lines import table
+
+    headers, line = row
     if output.plain:
-        say_plain([plain_pool(pool) for pool in found], output)
+        say_plain([plain(thing) for thing in things], output)
     elif output is Output.NAME:
-        say_lines(pool.name for pool in found)
-    elif found:
-        say_lines(table(POOL_HEADERS, map(pool_row, found)))
+        say_lines(thing.name for thing in things)
+    elif things:
+        say_lines(table(headers, map(line, things)))
     else:
-        say("there are no pools: ray_dra.pool(...) makes one")
+        say(none)
 
 
 def release(gang: Gang, address: Address = "") -> None:
