@@ -138,7 +138,7 @@ def test_a_killed_coordinator_is_back_in_two_seconds(free: LocalCluster) -> None
         for _ in range(2):
             os.kill(ask(coordinator().pid.remote()), signal.SIGKILL)
             began = time.monotonic()
-            eventually(lambda: len(ray_dra.topology().nodes) == 4, 20)
+            assert len(ray_dra.topology().nodes) == 4
             assert time.monotonic() - began < 10, "only a hang fails here; benchmarks/recovery.py has the figure"
             assert gang.allocation == before
         assert gang.phase is Phase.READY
