@@ -169,6 +169,29 @@ def test_slurms_blocks_are_planned_on_as_a_cluster(tmp_path: Path) -> None:
     assert run("plan", str(written), "--gpus", "4", "--bundles", "4", "--same-clique").exit_code == YES
     for wrong in (("plan", "-N", "2"), (*words, str(written)), ("snapshot", "--slurm", str(conf), "--profile", "x")):
         assert run(*wrong).exit_code == USAGE
+    assert "--nodes" in run(*words, "-N", "0").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "idle"),
+    [
+        ("plan FILE --request WISH --gpus 4 --strategy SPREAD", "--gpus, --strategy"),
+        ("plan FILE --request WISH -N 2 --slurm FILE", "one of the two"),
+        ("plan --slurm FILE --request WISH -N 2", "--nodes"),
+        ("plan --slurm FILE -N 2 --bundles 3", "--bundles"),
+        ("plan FILE --gpus-per-node 8", "--gpus-per-node"),
+        ("plan FILE --address 127.0.0.1:1", "--address"),
+        ("capacity FILE --address 127.0.0.1:1", "--address"),
+        ("snapshot --nodes 3", "--nodes"),
+        ("snapshot --slurm FILE --cliques 3", "--cliques"),
+        ("snapshot --profile hgx-h100 --gpus-per-node 4", "--gpus-per-node"),
+        ("snapshot --profile hgx-h100 --address 127.0.0.1:1", "--address"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(file: Path, words: str, idle: str) -> None:
+    """Before any file is read: WISH is none."""
+    said = run(*words.replace("FILE", str(file)).split())
+    assert (said.exit_code, idle in " ".join(said.stderr.split())) == (USAGE, True), said.stderr
 
 
 def test_capacity_tells_which_shapes_could_be_served(file: Path, tmp_path: Path, tell: Tell) -> None:

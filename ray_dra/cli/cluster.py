@@ -9,7 +9,16 @@ import typer
 
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
-from ray_dra.cli.terminal import Output, OutputOption, say, say_as_it_is, say_lines, say_plain
+from ray_dra.cli.terminal import (
+    Output,
+    OutputOption,
+    refuse_idle,
+    said_options,
+    say,
+    say_as_it_is,
+    say_lines,
+    say_plain,
+)
 from ray_dra.errors import InvalidSnapshot
 from ray_dra.translate.lines import several
 
@@ -95,6 +104,7 @@ def _plain_topology(there: Topology, found: Snapshot, holders: list[str]) -> dic
 
 
 def snapshot(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="The file to write; without it, standard output.")] = None,
     address: Address = "",
     profile: Annotated[
@@ -113,6 +123,13 @@ def snapshot(
     """
     from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot
 
+    said = said_options(context)
+    if profile is None:
+        refuse_idle(said, ["--nodes", "--cliques"], "it belongs to --profile")
+    if slurm is None:
+        refuse_idle(said, ["--gpus-per-node"], "it belongs to --slurm")
+    if profile is not None or slurm is not None:
+        refuse_idle(said, ["--address"], "no running cluster is read")
     if slurm is not None:
         from ray_dra.translate.files.slurm import read_slurm
 

@@ -10,10 +10,14 @@ import typer
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
 from ray_dra.cli.exit_codes import NO
-from ray_dra.cli.terminal import Output, OutputOption, say, say_lines, say_plain
+from ray_dra.cli.terminal import Output, OutputOption, refuse_idle, said_options, say, say_lines, say_plain
+
+NOT_OF_THE_GANG = {"cluster", "--request", "--slurm", "--gpus-per-node", "--address", "--output", "--json"}
+"""Options of `plan` that do not say what the gang asks for."""
 
 
 def plan(
+    context: typer.Context,
     cluster: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
     gpus: Annotated[int, typer.Option(help="GPUs of each bundle.")] = 1,
     cpus: Annotated[float, typer.Option(help="CPUs of each bundle.")] = 0.0,
@@ -75,8 +79,8 @@ def plan(
     from ray_dra.translate.text import explain_answer, plain_answer
 
     if same_clique and at_most_cliques not in (None, 1):
-        said = f"one clique, or {at_most_cliques} at most: say one of the two"
-        raise typer.BadParameter(said, param_hint="--same-clique, --at-most-cliques")
+        both = f"one clique, or {at_most_cliques} at most: say one of the two"
+        raise typer.BadParameter(both, param_hint="--same-clique, --at-most-cliques")
     if as_json and output not in (Output.TABLE, Output.JSON):
         raise typer.BadParameter(f"JSON or {output.value}: say one of the two", param_hint="--json, -o")
     by_mps = by_mps or mps_memory is not None or mps_threads is not None
@@ -86,6 +90,15 @@ def plan(
         raise typer.BadParameter("whole nodes are asked for with --slurm alone", param_hint="--nodes")
     if slurm is not None and cluster is not None:
         raise typer.BadParameter("a snapshot, or Slurm's file: say one of the two", param_hint="--slurm")
+    said = said_options(context)
+    if request is not None:
+        refuse_idle(said, sorted(said - NOT_OF_THE_GANG), "--request says what the gang asks for")
+    if whole_nodes is not None:
+        refuse_idle(said, ["--gpus", "--bundles"], "-N asks for whole nodes; --gpus-per-node says how large they are")
+    if slurm is None:
+        refuse_idle(said, ["--gpus-per-node"], "it belongs to --slurm")
+    if slurm is not None or cluster is not None:
+        refuse_idle(said, ["--address"], "the cluster is read from a file")
     as_near = whole_nodes is not None and segment is None and not same_clique and at_most_cliques is None
     if whole_nodes is not None:
         bundles, gpus = whole_nodes, gpus_per_node
@@ -93,7 +106,8 @@ def plan(
         asked = read_request(request)
     else:
         if bundles < 1:
-            raise typer.BadParameter(f"a gang has at least one bundle, not {bundles}", param_hint="--bundles")
+            hint = "--bundles" if whole_nodes is None else "--nodes"
+            raise typer.BadParameter(f"a gang has at least one bundle, not {bundles}", param_hint=hint)
         asked = request_from_bundles(
             [{"GPU": gpus if share is None else share, **({"CPU": cpus} if cpus else {})}]
             * min(bundles, MAX_BUNDLES + 1),
@@ -142,6 +156,7 @@ def plan(
 
 
 def capacity(
+    context: typer.Context,
     cluster: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
     address: Address = "",
     output: OutputOption = Output.TABLE,
@@ -155,6 +170,7 @@ def capacity(
     from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
 
     if cluster is not None:
+        refuse_idle(said_options(context), ["--address"], "the cluster is read from a file")
         snapshot = read_snapshot(cluster)
     else:
         connection.connect(address)

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -40,6 +40,25 @@ OutputOption = Annotated[
         "-o", "--output", help="table, wide (more columns, whole names), json, yaml, or name: names alone, one a line."
     ),
 ]
+
+
+def said_options(context: typer.Context) -> set[str]:
+    """The long names of the options that stand on the command line."""
+    sources = {p: context.get_parameter_source(p.name) for p in context.command.params if p.name is not None}
+    return {
+        max(p.opts, key=len) for p, source in sources.items() if source is not None and source.name == "COMMANDLINE"
+    }
+
+
+def refuse_idle(said: Collection[str], options: Iterable[str], why: str) -> None:
+    """An option that changes nothing is a slip: whoever says it expects another answer.
+
+    Raises:
+        BadParameter: one of these was said.
+    """
+    idle = [option for option in options if option in said]
+    if idle:
+        raise typer.BadParameter(f"it would change nothing: {why}", param_hint=", ".join(idle))
 
 
 def write_what_the_terminal_lacks() -> None:

@@ -44,7 +44,10 @@ def parse_fault_rules(said: object, place: str = "on_fault") -> tuple[FaultRule,
     """The rules of a text, in order. Raises InvalidRequest where one of them says nothing that can be done."""
     if not isinstance(said, str) or len(said) > MAX_RULES:
         raise InvalidRequest("This says nothing of faults.", place=place, wanted=shown(said), available=FORMS)
-    return tuple(_rule(part.strip(), place) for part in said.split(";"))
+    parts = [part.strip() for part in said.split(";")]
+    if len(parts) > 1 and not all(parts):
+        raise InvalidRequest("A ; stands between two rules.", place=place, wanted=shown(said), available=FORMS)
+    return tuple(_rule(part, place) for part in parts)
 
 
 def _rule(said: str, place: str) -> FaultRule:

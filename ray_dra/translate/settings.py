@@ -56,12 +56,12 @@ def worth_of(environment: Mapping[str, str]) -> Worth | None:
         return WORTH
     if said == "off":
         return None
-    found = {"speed": WORTH.speed, "share": WORTH.share}
+    found, given = {"speed": WORTH.speed, "share": WORTH.share}, set[str]()
     for part in said.split(","):
         name, _, amount = (each.strip() for each in part.partition("="))
         least = {"speed": LEAST_SPEED, "share": 0.0}.get(name)
         value = float(amount) if _DECIMAL.fullmatch(amount) else -1.0
-        if least is None or not least <= value <= 1:
+        if least is None or not least <= value <= 1 or name in given:
             raise InvalidRequest(
                 "It is a gang's speed outside of its clique, the share of its run that it waits blindly, or off.",
                 place=PATIENCE_VARIABLE,
@@ -69,6 +69,7 @@ def worth_of(environment: Mapping[str, str]) -> Worth | None:
                 available=f"off, speed={LEAST_SPEED:g} to 1, share=0 to 1",
             )
         found[name] = value
+        given.add(name)
     return Worth(**found)
 
 
@@ -109,16 +110,17 @@ def _counts(
     said = environment.get(variable, "").strip()
     if said == "off":
         return None
-    found = {name: amount for name, (amount, _) in usual.items()}
+    found, given = {name: amount for name, (amount, _) in usual.items()}, set[str]()
     for part in said.split(",") if said else ():
         name, _, amount = (each.strip() for each in part.partition("="))
-        known = amount.isascii() and amount.isdigit() and len(amount) < 10 and name in usual
+        known = amount.isascii() and amount.isdigit() and len(amount) < 10 and name in usual and name not in given
         if not known or int(amount) > usual[name][1]:
             available = ", ".join(f"{name}=0 to {most}" for name, (_, most) in usual.items())
             raise InvalidRequest(
                 f"It is {what}, or off.", place=variable, wanted=shown(said), available=f"off, {available}"
             )
         found[name] = int(amount)
+        given.add(name)
     return found
 
 

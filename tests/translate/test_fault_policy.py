@@ -65,6 +65,12 @@ def test_what_cannot_be_done_is_refused_and_says_where(said: Any) -> None:
     assert refused.value.place in ("here", "grace")
 
 
+def test_a_rule_that_is_missing_is_told_so() -> None:
+    for said in ("restart,grace=60;", ";", "restart;;degrade"):
+        with pytest.raises(InvalidRequest, match="between two rules"):
+            parse_fault_rules(said)
+
+
 @given(st.text(max_size=40))
 def test_any_other_text_is_refused_or_read(said: str) -> None:
     for parse in (parse_on_fault, parse_fault_rules):

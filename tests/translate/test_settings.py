@@ -60,7 +60,10 @@ def test_what_a_clique_is_worth_is_said_in_part_or_is_off() -> None:
     assert discipline_of({BACKFILL_VARIABLE: "off", PATIENCE_VARIABLE: "off"}) == Discipline(OFF, None)
 
 
-@pytest.mark.parametrize("said", ["on", "0.5", "speed=0", "speed=1.1", "share=2", "share=-1", "speed=nan", "speed"])
+@pytest.mark.parametrize(
+    "said",
+    ["on", "0.5", "speed=0", "speed=1.1", "share=2", "share=-1", "speed=nan", "speed", "speed=0.5,speed=0.6"],
+)
 def test_anything_else_that_a_clique_is_worth_is_refused(said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         worth_of({PATIENCE_VARIABLE: said})
@@ -73,7 +76,7 @@ def test_gangs_are_moved_for_others_unless_that_is_off() -> None:
     said = {CONSOLIDATION_VARIABLE: "gangs=1, times=5, restart=60, least_run=0"}
     assert consolidation_of(said) == Consolidation(5, 1, 60.0, 0.0)
     assert discipline_of(said).consolidation == Consolidation(5, 1, 60.0, 0.0)
-    for wrong in ("gangs=6", "on", "moves=3"):
+    for wrong in ("gangs=6", "on", "moves=3", "gangs=1, gangs=1"):
         with pytest.raises(InvalidRequest) as refused:
             consolidation_of({CONSOLIDATION_VARIABLE: wrong})
         assert refused.value.place == CONSOLIDATION_VARIABLE

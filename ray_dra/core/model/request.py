@@ -319,7 +319,7 @@ def _check_whole(request: GangRequest) -> None:
     segment = locality.segment
     if segment is not None and len(bundles) % segment:
         raise InvalidRequest(
-            f"{len(bundles)} bundles do not divide into segments of {segment}.",
+            f"The bundles do not divide into segments of {segment}.",
             place="locality.segment",
             wanted=f"segments of {segment}",
             available=f"{len(bundles)} bundles",

@@ -124,7 +124,17 @@ def _queue(name: Any, given: Any, place: str) -> TeamQueue:
 
 def _gpus(said: Any, place: str) -> int | None:
     """In thousandths of one; None where nothing is said."""
-    return None if said is None else round(WHOLE * number(said, place, least=0.0, most=MOST_GPUS))
+    if said is None:
+        return None
+    gpus = number(said, place, least=0.0, most=MOST_GPUS)
+    if gpus and not round(WHOLE * gpus):
+        raise InvalidRequest(
+            "GPUs are counted in thousandths.",
+            place=place,
+            wanted=shown(said),
+            available=f"0, or {1 / WHOLE:g} and more",
+        )
+    return round(WHOLE * gpus)
 
 
 def _check_together(queues: TeamQueues, place: str) -> None:

@@ -99,7 +99,7 @@ def request_of(call: Call, group: str, policy: Policy | None) -> GangRequest | N
     segment = locality.segment
     if segment is not None and len(call.bundles) % segment:
         raise InvalidRequest(
-            f"{len(call.bundles)} bundles do not divide into segments of {segment}.",
+            f"The bundles do not divide into segments of {segment}.",
             place="locality",
             wanted=f"segments of {segment}",
             available=f"{len(call.bundles)} bundles",

@@ -62,6 +62,7 @@ def test_a_setting_a_file_and_a_mounted_configmap_are_read_alike(tmp_path: Path)
         ("a: {guarantee: 1, limits: 2}", "x: a"),
         ("a: {5: 1}", "x: a"),
         ("a: {guarantee: -1}", "x: a.guarantee"),
+        ("a: {guarantee: 0.0001}", "x: a.guarantee"),
         ("a: {guarantee: many}", "x: a.guarantee"),
         ("a: {guarantee: .nan}", "x: a.guarantee"),
         ("a: {limit: .inf}", "x: a.limit"),
