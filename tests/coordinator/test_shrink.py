@@ -183,6 +183,42 @@ def test_room_that_comes_and_goes_ends_nothing() -> None:
     assert (world.status.moves, world.status.phase) == (moves, Phase.READY)
 
 
+def test_room_that_nobody_looked_at_for_a_while_counts_anew() -> None:
+    """Meanwhile somebody waited before it, so that it was not its turn to look."""
+    world = World()
+    world.with_gang(SHRINK)
+    node = shrunk(world)
+    world.report(node)
+    world.pass_time(3)
+    world.submit(gang(4, 4, 4, 4, name="first", priority=1))
+    world.report(node, xids=(79,))
+    world.pass_time(2 * FLAP_SECONDS)
+    world.report(node)
+    world.coordinator.release("first")
+    world.pass_time(FLAP_SECONDS - 2)
+    assert (world.status.notice, bundles(world)) == (None, 1)
+    world.pass_time(4 + GRACE)
+    assert (world.status.phase, world.status.shrunk) == (Phase.READY, "")
+
+
+def test_three_of_four_that_it_lacks_come_together() -> None:
+    world = World(nodes=12)
+    request = gang(*[4] * 6, name=NAME, locality=ONE_CLIQUE)
+    world.submit(request, on_fault=SHRINK, maker=HERE)
+    world.pass_time(3)
+    lost = sorted(world.nodes)[1:5]
+    for node in lost:
+        world.report(node, xids=(79,))
+        world.pass_time(0.1)
+    world.pass_time(GRACE + FLAP_SECONDS + 3)
+    assert (world.status.phase, world.status.shrunk) == (Phase.READY, "2 of 6 bundles")
+    for node in lost[1:]:
+        world.report(node)
+    world.pass_time(FLAP_SECONDS + GRACE + 3)
+    assert (world.status.phase, world.status.shrunk, world.status.moves) == (Phase.READY, "5 of 6 bundles", 2)
+    world.check()
+
+
 def test_it_does_not_grow_by_what_is_lost_before_its_time() -> None:
     world = World()
     world.with_gang(SHRINK)

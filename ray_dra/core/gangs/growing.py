@@ -1,15 +1,15 @@
 """Where a gang that a fault has shrunk grows back: bundles that it lacks beside those that it has. Pure.
 
 What it has stays where it is. The segments that it lacks come into its cliques, of which the spares are taken where
-nothing else is free; into others where the gang may have more of them. Where not all of them find room, half of them is
-tried, and so on.
+nothing else is free; into others where the gang may have more of them. Where not all of them find room, as many come as
+do: of equal ones the first, and of others each kind that still has room beside those before it.
 
 Neighbours: `shrinking.py` is the way here; `reshaping.py` begins the change, which is one of shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ray_dra.core.cluster.clique_state import CliqueState
@@ -22,31 +22,25 @@ from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.device import Counter, DomainId, Health
 from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.locality import Locality
-from ray_dra.core.model.request import GangRequest, Strategy
+from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.plan import plan
 
+MOST_TRIES = 64  # plans for one gang at one look, where bundles that it lacks are of many kinds
 
-def grown(planning: Planning, gang: Gang, *, own_workers: bool) -> Shape | None:
-    """The gang with as much of what it lacks as there is room for; None where there is none. `own_workers`: workers are
-    made for it, so that none that it has gets more to do."""
+
+def grown(planning: Planning, gang: Gang, *, own_workers: bool, may: Callable[[GangRequest], bool]) -> Shape | None:
+    """The gang with as much of what it lacks as there is room for; None where there is none.
+
+    Args:
+        own_workers: workers are made for it, so that none that it has gets more to do.
+        may: whether it may become this, wherever there is room.
+    """
     shrunk, held = gang.shrunk, gang.allocation
     if shrunk is None or held is None:
         return None
-    size, there = segment_of(gang.request), set(shrunk.ranks)
-    lacking = [first for first in range(0, len(shrunk.whole.bundles), size) if first not in there]
-    scopes = list(_scopes(planning, gang, held, own_workers=own_workers))
-    count = len(lacking)
-    while count:
-        ranks = [rank for first in lacking[:count] for rank in range(first, first + size)]
-        asked = replace(gang.request, bundles=tuple(shrunk.whole.bundles[rank] for rank in ranks))
-        for scope in scopes:
-            placed = scope.place(asked)
-            more = None if placed is None else dict(zip(ranks, placed, strict=True))
-            found = None if more is None else _together(planning, gang, shrunk, held, more)
-            if found is not None:
-                return _with_workers(found, held, gang.moves + 1) if own_workers else found
-        count //= 2
-    return None
+    scopes = tuple(_scopes(planning, gang, held, own_workers=own_workers))
+    found = _Search(planning, gang, shrunk, held, scopes, may).most()
+    return _with_workers(found, held, gang.moves + 1) if found is not None and own_workers else found
 
 
 def still_there(planning: Planning, change: Reshape) -> bool:
@@ -63,6 +57,63 @@ def still_there(planning: Planning, change: Reshape) -> bool:
     return True
 
 
+class _Search:
+    """Which of the segments that a gang lacks find room together."""
+
+    def __init__(
+        self,
+        planning: Planning,
+        gang: Gang,
+        shrunk: Shrunk,
+        held: Allocation,
+        scopes: tuple[_Scope, ...],
+        may: Callable[[GangRequest], bool],
+    ) -> None:
+        self.planning, self.gang, self.shrunk, self.held, self.scopes = planning, gang, shrunk, held, scopes
+        self.may = may
+        self.size = segment_of(gang.request)
+        there = set(shrunk.ranks)
+        self.lacking = [rank for rank in range(0, len(shrunk.whole.bundles), self.size) if rank not in there]
+        self.tries = 0
+
+    def most(self) -> Shape | None:
+        """All of them; else of each kind as many as there is room for beside the kinds before."""
+        found = self._with(self.lacking)
+        if found is not None:
+            return found
+        kinds: dict[tuple[Bundle, ...], list[int]] = {}
+        for first in self.lacking:
+            kinds.setdefault(tuple(self.shrunk.whole.bundles[first : first + self.size]), []).append(first)
+        come: list[int] = []
+        for equal in kinds.values():
+            there, none = 0, len(equal) + (len(kinds) > 1)  # so many find room; so many do not
+            count = len(equal) if len(kinds) > 1 else len(equal) // 2
+            while there < count < none and self.tries < MOST_TRIES:
+                more = self._with([*come, *equal[:count]])
+                if more is None:
+                    none = count
+                else:
+                    found, there = more, count
+                count = (there + none) // 2
+            come += equal[:there]
+        return found
+
+    def _with(self, segments: list[int]) -> Shape | None:
+        """The gang with these segments besides, in the first place where they find room."""
+        self.tries += 1
+        ranks = sorted(rank for first in segments for rank in range(first, first + self.size))
+        asked = replace(self.gang.request, bundles=tuple(self.shrunk.whole.bundles[rank] for rank in ranks))
+        if not self.may(replace(asked, bundles=(*self.gang.request.bundles, *asked.bundles))):
+            return None
+        for scope in self.scopes:
+            placed = scope.place(asked)
+            more = None if placed is None else dict(zip(ranks, placed, strict=True))
+            found = None if more is None else _together(self.planning, self.gang, self.shrunk, self.held, more)
+            if found is not None:
+                return found
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Scope:
     """Nodes to look on, as they are with what the gang has there, and what is asked of cliques there. `cliques`: those
@@ -75,14 +126,22 @@ class _Scope:
     def place(self, request: GangRequest) -> tuple[Placed, ...] | None:
         """With spares where there is no room besides."""
         asked = replace(request, locality=self.locality)
-        for _ in range(2):
-            answer = plan(self.part, asked)
-            if isinstance(answer, Allocation):
-                found = {placed.clique for placed in answer.bundles if placed.grants}
-                return answer.bundles if self.cliques is None or found <= self.cliques else None
-            for node in [state.node for state in self.part.node_states.values() if state.node.spare]:
+        placed = self._placed(asked)
+        spares = [state.node for state in self.part.node_states.values() if state.node.spare]
+        if placed is None and spares:
+            for node in spares:
                 self.part.put_node(replace(node, spare=False))
-        return None
+            placed = self._placed(asked)
+            for node in spares:
+                self.part.put_node(node)
+        return placed
+
+    def _placed(self, asked: GangRequest) -> tuple[Placed, ...] | None:
+        answer = plan(self.part, asked)
+        if not isinstance(answer, Allocation):
+            return None
+        found = {placed.clique for placed in answer.bundles if placed.grants}
+        return answer.bundles if self.cliques is None or found <= self.cliques else None
 
 
 def _scopes(planning: Planning, gang: Gang, held: Allocation, *, own_workers: bool) -> Iterator[_Scope]:

@@ -85,11 +85,10 @@ def begin_reshape(
     return replace(gang, reshape=change, shape_failed="")
 
 
-def begin_growth(gang: Gang, whole: Shape, until: float) -> Gang | None:
-    """A gang that faults have shrunk, about to grow to this shape; what it has is a part of that. `until` as above."""
-    if gang.shape is None:
-        return None
-    change = Reshape(ReshapeStage.DRAINS, gang.shape, whole, until, GROW_SECONDS, grows=True)
+def begin_growth(gang: Gang, present: Shape, whole: Shape, until: float) -> Gang:
+    """A gang that faults have shrunk, about to grow to this shape; its present one is a part of that. `until` as
+    above."""
+    change = Reshape(ReshapeStage.DRAINS, present, whole, until, GROW_SECONDS, grows=True)
     return replace(gang, reshape=change, shape_failed="")
 
 

@@ -27,7 +27,7 @@ from ray_dra.core.gangs.reshape import (
     reshape_notice,
     stay_in_shape,
 )
-from ray_dra.core.gangs.shapes import ReshapeStage
+from ray_dra.core.gangs.shapes import ReshapeStage, Shape
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.gangs.team_queues import Entitlement, amounts_of
 from ray_dra.core.model.request import GangRequest
@@ -81,31 +81,43 @@ class Reshaping:
     def grow(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         """A gang that faults have shrunk grows back, once there has been room for a while, and nobody waits before it.
         Its program has as much notice as of a fault."""
-        notes, inventory = self.recording.notes(gang), self.planning.inventory
-        settled = phase(gang, seen) is Phase.READY and not (seen.ending or gang.eviction or seen.breaker)
-        if not settled or notes.cannot_grow == inventory.changes or self.records.ahead(gang):
-            return []
-        if gang.shape_failed and now.lived - notes.since < AGAIN_SECONDS:
-            return []
-        found = grown(self.planning, gang, own_workers=self.own_workers)
-        if found is None:
-            notes.cannot_grow, notes.could_grow = inventory.changes, None
-            return []
-        more = amounts_of(found.request).minus(amounts_of(gang.request))
-        if self.records.team_order.entitlement(gang.team, more) is Entitlement.OVER_LIMIT:
+        notes, present = self.recording.notes(gang), gang.shape
+        found = self._could_grow_to(gang, seen, now)
+        if found is None or present is None:
+            notes.could_grow = None
             return []
         if notes.could_grow is None:
             notes.could_grow = now.lived
         if now.lived - notes.could_grow < FLAP_SECONDS:
             return []
         notes.could_grow, until = None, now.wall + gang.on_fault.grace
-        begun = begin_growth(gang, found, until)
-        if begun is None:
-            return []
+        begun = begin_growth(gang, present, found, until)
         told = reshape_notice(begun, until, now.wall)
         why = f"grows back, to {found.shrunk.said if found.shrunk is not None else 'all of its bundles'}"
         saved = self.recording.save(replace(begun, notice=told), why, now, seen=seen)
         return [*saved, TellNotice(gang.id, told), Tell(gang.id)]
+
+    def _could_grow_to(self, gang: Gang, seen: Observed, now: Moment) -> Shape | None:
+        """What it could grow to now; None where it may not, or there is no room."""
+        notes, inventory = self.recording.notes(gang), self.planning.inventory
+        settled = phase(gang, seen) is Phase.READY and not (seen.ending or gang.eviction or seen.breaker)
+        if not settled or notes.cannot_grow == inventory.changes or self.records.ahead(gang):
+            return None
+        if gang.shape_failed and now.lived - notes.since < AGAIN_SECONDS:
+            return None
+        team_order, has, over = self.records.team_order, amounts_of(gang.request), False
+
+        def may(request: GangRequest) -> bool:
+            nonlocal over
+            more = amounts_of(request).minus(has)
+            beyond = team_order.entitlement(gang.team, more) is Entitlement.OVER_LIMIT
+            over = over or beyond
+            return not beyond
+
+        found = grown(self.planning, gang, own_workers=self.own_workers, may=may)
+        if found is None and not over:  # a limit may rise though nothing changes in the inventory
+            notes.cannot_grow = inventory.changes
+        return found
 
     def observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         """One step further in a change of shape."""
