@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Where it is set, each of the many Pythons that tests and examples start would compile Ray anew: a second of CPU each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check mutants lines fmt lock sbom protos dist clean bench cluster cluster-down cluster-binaries
+.PHONY: demo test check mutants lines fmt lock sbom protos site dist clean bench cluster cluster-down cluster-binaries
 
 demo: $(STAMP)
 	$(BIN)/python examples/train_nvlink_gang.py
@@ -80,6 +80,10 @@ sbom: $(STAMP)
 # The kubelet's messages from our own .proto files.
 protos: $(STAMP)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. ray_dra/simulated/dra/proto/*.proto
+
+# The docs as a site, in build/site; a link that leads nowhere fails it. To read: python3 -m http.server -d build/site
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --config-file site/mkdocs.yml
 
 # The wheel and the source distribution, as they would be published. The compiled library is not in them: it is compiled
 # where it is first used, or by the image's build.

@@ -280,7 +280,8 @@ def pool(
         gpus: how many GPUs it has.
         sharing: by what they are shared, as in `placement_group`.
         tasks: the share of each GPU that the pool's own placement group has.
-        per_gang, per_program: the most that one gang, or all gangs of a program, may have of the pool, in GPUs.
+        per_gang: the most that one gang may have of the pool, in GPUs.
+        per_program: the most that all gangs of a program may have of it.
         resources: what the pool's bundle on each GPU has besides, e.g. {"CPU": 2}.
         lifetime: "detached": the pool outlives this program; None: it ends with it, with all that have shares of it.
 

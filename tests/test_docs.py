@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+import ray_dra
+from ray_dra import errors
 from ray_dra.cli import app, connection, exit_codes
 from ray_dra.coordinator.status import Status
 from ray_dra.core.cluster.inventory import Inventory
@@ -165,3 +170,31 @@ def test_the_example_of_devices_runs(
     assert refused.startswith(
         "device attribute in gb200-r0-t00 (the nearest to it): wanted memory >= 200G, available 186Gi"
     )
+
+
+SITE = ROOT / "site"
+
+
+def test_the_site_has_every_page_and_every_public_name() -> None:
+    """`make site` fails where a page is left out or a link leads nowhere; this does without it."""
+    listed = set(re.findall(r"- ((?:\w|[-/.])+\.md)$", (SITE / "mkdocs.yml").read_text(), re.MULTILINE))
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("README.md")]
+    assert listed == {str(page.relative_to(ROOT)) for page in pages} | {"reference.md"}
+    assert all((SITE / "pages" / page).exists() for page in listed)
+    told = re.findall(r"^::: ray_dra\.(\w+)$", (SITE / "pages" / "reference.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(ray_dra.__all__)
+
+
+def test_the_site_is_built_without_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--config-file", "site/mkdocs.yml", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert "min_bundles" in (tmp_path / "reference.html").read_text()
+    foreign = re.findall(r"(?:src|href)=.?(?:https?:)?//([^/\"> ]+)", (tmp_path / "index.html").read_text())
+    assert set(foreign) <= {"squidfunk.github.io"}, "the line that names the theme; nothing else is of another host"
+
+
+def test_every_error_has_its_cure() -> None:
+    told = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "errors.md").read_text(), re.MULTILINE)
+    kinds = [n for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, errors.RayDraError)]
+    assert sorted(told) == sorted(set(kinds) - {"RayDraError"})

@@ -209,8 +209,9 @@ class GangPlacementGroup:
         back, with the reason.
 
         Args:
-            bundles, strategy, part, sharing, devices, locality: as of `placement_group`. Between whole GPUs, parts and
-                shares the gang's workers and claims are made anew on the same GPUs: on Kubernetes alone.
+            bundles: as of `placement_group`, as are `strategy`, `part`, `sharing`, `devices` and `locality`. Between
+                whole GPUs, parts and shares the gang's workers and claims are made anew on the same GPUs: on Kubernetes
+                alone.
             timeout: seconds for Ray to place the next shape, from 1 to a year; as long again for the old one. Where
                 workers are made anew, they have as many seconds before that.
             grace: seconds after which what still runs is ended.
