@@ -159,7 +159,10 @@ class Statuses:
             failed=gang.failed,
             history=gang.history,
             times=gang.times,
-            other_work=self._other_work(allocation) if to in (Phase.QUEUED, Phase.PLACING) else (),
+            other_work=(
+                *(self._other_work(allocation) if to in (Phase.QUEUED, Phase.PLACING) else ()),
+                *(self._backend.given_twice(allocation) if allocation is not None else ()),
+            ),
             notice=gang.notice,
             standing=standing(self._records, gang),
             namespace=gang.namespace,

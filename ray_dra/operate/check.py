@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.errors import InvalidRequest, RayDraError, shown
+from ray_dra.operate import scheduler_checks
 from ray_dra.ports.kube_objects import KubeNode, Placing, RayCluster, ResourceSlice
 from ray_dra.ports.kubernetes import Object
+from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.kueue import is_queue
 from ray_dra.translate.kube.raycluster import (
     check_confidential,
@@ -123,6 +125,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
     yield from _asked("the queue that gangs are paid from", partial(_of_queue, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api, namespace, raycluster))
+    yield from _asked("schedulers", partial(_of_schedulers, api, namespace, raycluster))
     yield from _asked("confidential gangs", partial(_of_confidential, api, namespace, raycluster))
     yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
 
@@ -230,6 +233,8 @@ def _of_found(found: Object, what: str) -> Iterator[Finding]:
         yield Finding(True, f"annotation {ON_FAULT_LABEL}", read.settings[ON_FAULT_LABEL])
     if spares:
         yield Finding(True, f"annotation {SPARES_ANNOTATION}", f"{several(spares, 'node')} of each clique")
+    for told, ok, said in scheduler_checks.of_labels(found):
+        yield Finding(ok, told, said)
     if (schedule := schedule_in(read)) is not None:
         yield Finding(True, f"annotation {SCHEDULE_ANNOTATION}", str(schedule))
 
@@ -286,6 +291,16 @@ def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
     for name, plain in sorted(nodes.items()):
         if plain.device_plugin and name not in by_node:
             yield Finding(None, f"node {name}", "left out: its GPUs are offered by a device plugin, not by DRA")
+
+
+def _of_schedulers(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    driver = driver_of(_raycluster(api, namespace, raycluster))
+    slices = _read(api.items("ResourceSlice", fields=f"spec.driver={driver}"), read_slice)[0]
+    claims = _read(api.items("ResourceClaim"), read_claim)[0]
+    for told, ok, said in scheduler_checks.of_devices(claims, slices):
+        yield Finding(ok, told, said)
+    for told, ok, said in scheduler_checks.of_nodes(api, {each.node for each in slices if each.node}):
+        yield Finding(ok, told, said)
 
 
 def _of_confidential(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:

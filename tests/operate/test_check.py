@@ -10,6 +10,7 @@ import ray
 
 from ray_dra.adapters import lease
 from ray_dra.adapters.lease import Lease
+from ray_dra.errors import NotAllowed
 from ray_dra.operate import check
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
@@ -236,3 +237,56 @@ def test_what_confidential_gangs_lack_is_told_where_somebody_wants_them() -> Non
     api.classes = False
     first = next(check._of_confidential(api, "team", "c", "it"))
     assert (first.ok, "there is none of this name" in first.said) == (False, True)
+
+
+def test_labels_by_which_others_queue_or_place_the_raycluster_are_told() -> None:
+    made = raycluster()
+    made["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team", "ray.io/gang-scheduling-enabled": "true"}
+    told = {finding.what: finding for finding in findings(made)}
+    for label in made["metadata"]["labels"]:
+        assert told[f"label {label}"].ok is True
+        assert "gangs are in none" in told[f"label {label}"].said
+    made["spec"]["workerGroupSpecs"][0]["template"]["spec"]["schedulerName"] = "kai-scheduler"
+    (refused,) = findings(made)
+    assert (refused.ok, "leave schedulerName out of it" in refused.said) == (False, True)
+
+
+def test_devices_in_two_claims_and_nodes_of_two_schedulers_are_told() -> None:
+    (machine,) = simulated_nodes("gb200-nvl72", nodes=1)
+    published = slices(gpu_pool(machine, {}), machine.name, 1)
+
+    def claimed(name: str, device: str) -> dict[str, Any]:
+        result = {"driver": "gpu.nvidia.com", "pool": machine.name, "device": device}
+        status = {"allocation": {"devices": {"results": [result]}}}
+        return {"metadata": {"name": name, "namespace": "ns", "uid": name}, "status": status}
+
+    def pod(scheduler: str) -> dict[str, Any]:
+        spec = {"nodeName": machine.name, "resourceClaims": [{"name": "gpus"}], "schedulerName": scheduler}
+        return {"metadata": {"name": scheduler}, "spec": spec}
+
+    things: dict[str, list[dict[str, Any]]] = {
+        "ResourceSlice": [{**each, "metadata": {**each["metadata"], "resourceVersion": "1"}} for each in published],
+        "ResourceClaim": [claimed("a", "gpu-0"), claimed("b", "gpu-1")],
+        "Pod": [pod("kai-scheduler")],
+    }
+
+    class Some(Api):
+        def items(self, kind: str, **more: Any) -> list[Any]:
+            if kind not in things:
+                raise NotAllowed("This identity may not do that.", wanted=f"list {kind}")
+            return things[kind]
+
+    api: Any = Some(cluster())
+
+    def told() -> list[tuple[bool | None, str]]:
+        return [(each.ok, each.said) for each in check._of_schedulers(api, "team", "c", "schedulers")]
+
+    assert [ok for ok, _ in told()] == [True, True]
+    things["ResourceClaim"].append(claimed("c", "gpu-0"))
+    things["Pod"].append(pod("default-scheduler"))
+    (doubled, twice), (mixed, two) = told()
+    assert (doubled, mixed) == (False, None)
+    assert twice.startswith(f"gpu-0 on {machine.name}: given to the claims ns/a and ns/c; let one scheduler")
+    assert two.startswith("default-scheduler and kai-scheduler have placed pods with claims there")
+    del things["Pod"]
+    assert told()[1] == (None, "this cannot be told without the right to list all pods; nothing else needs that")

@@ -127,6 +127,9 @@ class Backend(Protocol):
     def ending(self, allocation: Allocation) -> Ending | None:
         """What of a gang's workers will end before its program gives it back, as far as is known."""
 
+    def given_twice(self, allocation: Allocation) -> tuple[str, ...]:
+        """Which of its devices others were given as well, each as a sentence."""
+
     def sign(self, node: str) -> Seen | None:
         """Why plans leave the node out, where that is a sign of Kubernetes' or the backend's own choice."""
 

@@ -15,6 +15,7 @@ from ray_dra.ports.kube_objects import Placing, RayAuth, RayCluster, WorkerGroup
 from ray_dra.translate.fault_policy import parse_fault_rules
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.schedulable import read_placing
+from ray_dra.translate.kube.schedulers import check_scheduler
 from ray_dra.translate.kube.shapes import Raw, labels_of, mapping, meta_of, text, texts
 from ray_dra.translate.names import (
     AUTOSCALER_VARIABLE,
@@ -116,7 +117,7 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
 
     Raises:
         InvalidRequest: there is none, or it asks for GPUs or names a node itself; or the RayCluster's autoscaler would
-            end the copies, or its DRA driver is not known.
+            end the copies, or a scheduler count them with others; or its DRA driver is not known.
     """
     vendor_of(cluster)
     if cluster.workers.old_autoscaler:
@@ -161,6 +162,7 @@ def worker_template(cluster: RayCluster) -> Mapping[str, Any]:
         raise InvalidRequest(
             "The worker group to copy has claims of its own.", place=f"{place}, group {cluster.template}"
         )
+    check_scheduler(cluster, found)
     return found
 
 

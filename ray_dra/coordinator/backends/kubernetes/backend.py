@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ray_dra.coordinator.backends.base import GivenRaylets, Guarded
+from ray_dra.coordinator.backends.kubernetes.doubled import Doubled
 from ray_dra.coordinator.backends.kubernetes.guard import Guard
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
 from ray_dra.coordinator.backends.kubernetes.objects import Found, by_attempt, is_ours, raycluster
@@ -101,6 +102,7 @@ class KubernetesBackend:
         self._domains: dict[str, tuple[Allocation, dict[str, str]]] = {}  # attempt -> node -> its ComputeDomain
         self._warming, self._teardown = Warming(kube, clock), Teardown(kube, clock)
         self._guard = Guard(kube, clock, machines)
+        self._doubled = Doubled(lambda reason, said: kube.tell(reason, said, warning=True))
         self._tidied: set[str] | None = None  # the attempts that were wanted when the store was last tidied
         self._seen: tuple[Any, ...] = ()  # what the last look was made from
         self._ending: ClusterEnding | None = None
@@ -136,6 +138,7 @@ class KubernetesBackend:
         self.machines.put(self.view, self._placing())
         theirs = [rule for rule in self.view.taint_rules if rule.guard and not self._guard.is_ours(rule)]
         self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""], theirs)
+        self._doubled.look(self.view, lambda claim: gangs.get(claim.attempt or "", "") if self._ours(claim) else "")
         self._seen = key
         self._look_at_faults()
 
@@ -156,6 +159,7 @@ class KubernetesBackend:
             *self.kube.problems(),
             *self.machines.problems(),
             *self.machines.neighbours.ignored,
+            *self._doubled.problems(),
             *self._warming.problems(),
             *filter(None, [self._odd_policy, self._odd_setting, self._odd_schedule]),
         )
@@ -361,6 +365,9 @@ class KubernetesBackend:
         if self._ending is None:
             return None
         return Ending(self._ending.reason, self._ending.within, tuple(range(len(allocation.bundles))))
+
+    def given_twice(self, allocation: Allocation) -> tuple[str, ...]:
+        return self._doubled.of({(grant.node, grant.device.device) for grant in allocation.grants})
 
     def sign(self, node: str) -> Seen | None:
         return self.machines.sign(node) if self._has_own(node) else self.raylets.sign(node)

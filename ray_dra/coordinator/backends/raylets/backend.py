@@ -73,6 +73,9 @@ class RayletsBackend:
     def ending(self, allocation: Allocation) -> Ending | None:
         return None
 
+    def given_twice(self, allocation: Allocation) -> tuple[str, ...]:
+        return ()
+
     def sign(self, node: str) -> Seen | None:
         return self._raylets.sign(node)
 
