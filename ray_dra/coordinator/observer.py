@@ -246,13 +246,14 @@ class Observer:
         return [each.id for slot, node in slots.items() if node in nodes for each in self._of_slots.get(slot, ())]
 
     def placed_devices(self, records: Records) -> dict[str, float]:
-        """Node -> GPUs that Ray counts as taken for our gangs."""
+        """Node -> GPUs that Ray counts as taken for our gangs. A group that has lost a node keeps its other bundles."""
         found: dict[str, float] = {}
         for gang, allocation in records.holders():
             group = self.view.groups.get(gang.group or "")
-            if group is not None and group.state == "CREATED":
-                for placed in allocation.bundles:
-                    found[placed.node] = found.get(placed.node, 0.0) + len(placed.grants)
+            if group is not None and group.state in ("CREATED", "RESCHEDULING"):
+                for placed, raylet in zip(allocation.bundles, group.nodes, strict=False):
+                    if raylet is not None:
+                        found[placed.node] = found.get(placed.node, 0.0) + len(placed.grants)
         return found
 
     def _placed_once(self, gang: Gang) -> bool:

@@ -239,6 +239,29 @@ def test_what_it_is_to_get_is_kept_for_it(locality: Locality) -> None:
     world.check()
 
 
+def test_a_run_that_is_left_with_too_few_goes_on_where_there_is_room_and_has_what_it_had() -> None:
+    """It keeps its group meanwhile, of which Ray keeps what is well."""
+    world, asked = World(), run(NEAR, most=4, least=4, starts=True)
+    order(world, 1, 4)
+    blocks = order(world, 2, 4)
+    first = start(world, asked, 3, ask(world, asked))
+    world.pass_time(2)
+    (freed,) = nodes(world, blocks)
+    lost, left = sorted(nodes(world, first))
+    lose(world, lost)
+    for _ in range(3):
+        assert ask(world, asked) == 0
+        world.pass_time(1)
+    world.coordinator.release(blocks)
+    world.pass_time(1)
+    assert ask(world, asked) == 4
+    size, second = resize(world, asked, 4)
+    assert size == 4
+    world.pass_time(1)
+    assert nodes(world, second) == {left, freed}
+    world.check()
+
+
 def test_a_run_that_asks_after_it_gave_its_group_back_has_what_is_kept_for_it() -> None:
     world, asked = World(), run(RACK, most=4)
     order(world, 1, 4, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_dra.coordinator.foreign_work import LAG_SECONDS
+from ray_dra.core.model.request import Strategy
 from tests.coordinator.world import World, positions
 from tests.core.machines import gang
 
@@ -40,6 +41,20 @@ def test_work_of_others_and_gangs_never_share_a_device(world: World) -> None:
     world.submit(gang(2, name="h"))
     world.place("g")
     world.place("h")
+    world.check()
+
+
+def test_what_a_gang_that_lost_a_node_still_has_is_not_others() -> None:
+    """Ray keeps its other bundles: they were counted as others' work, and beside them as much was not planned on."""
+    world = World(nodes=2)
+    world.submit(gang(2, 2, name="g", strategy=Strategy.STRICT_SPREAD))
+    world.place("g")
+    world.pass_time(2)
+    world.ray.kill_node("t1-0")
+    world.pass_time(2)
+    assert world.ray.view().groups[f"{1:036x}"].state == "RESCHEDULING"
+    assert world.coordinator.inventory.free_devices == 2
+    assert world.submit(gang(2, name="h")).allocation is not None
     world.check()
 
 
