@@ -79,18 +79,17 @@ class _Finder(importlib.abc.MetaPathFinder):
 def _catch_in(module: ModuleType, count: Count) -> None:
     policy = getattr(module, POLICY, None)
     own: dict[str, Any] = {name: getattr(policy, name, None) for name in PARAMETERS}
+    if hasattr(own[COUNT], CAUGHT):
+        return
     moved = [n for n, each in own.items() if each is None or list(inspect.signature(each).parameters) != PARAMETERS[n]]
     if moved:
         moved_to = f"{MODULE}.{POLICY}.{moved[0]}"
         logger.warning("%s is not where it was: Ray Train counts an elastic run's workers itself", moved_to)
         return
-    if hasattr(own[COUNT], CAUGHT):
-        return
 
-    def counted(self: Any, of_nodes: Any) -> int:
-        return count(
-            _sizes(self.scaling_config, starts=getattr(self, STARTS, False)), partial(own[COUNT], self, of_nodes)
-        )
+    def counted(self: Any, *of_nodes: Any, **by_name: Any) -> int:
+        sizes = _sizes(self.scaling_config, starts=getattr(self, STARTS, False))
+        return count(sizes, partial(own[COUNT], self, *of_nodes, **by_name))
 
     def started(self: Any) -> Any:
         setattr(self, STARTS, True)

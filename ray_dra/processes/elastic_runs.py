@@ -15,16 +15,17 @@ from collections.abc import Callable
 from ray_dra.adapters import ray_groups
 from ray_dra.adapters.ray_train import TrainSizes
 from ray_dra.core.gangs.elastic import ElasticRun
-from ray_dra.errors import InvalidRequest, RayDraError
+from ray_dra.core.model.request import MAX_BUNDLES
+from ray_dra.errors import InvalidRequest
 from ray_dra.processes.calls import coordinator
 from ray_dra.processes.ordinary_groups import answer_to, policies, policy_of_job
-from ray_dra.translate.ray.ordinary import Call, elastic_request, policy_of, without_policy
+from ray_dra.translate.ray.ordinary import Call, elastic_request, policy_of, without_on_fault, without_policy
 
 ASK_SECONDS = 5.0  # for the coordinator's answer; as Train gives its own
 EACH_SECONDS = 1.0  # between two questions, as Train has it
 logger = logging.getLogger("ray_dra")
 
-_last: tuple[float, int] | None = None  # when the coordinator last answered, and what; a controller has one run
+_last: tuple[float, int, bool] | None = None  # the last answer: when, what, and to a start; a controller has one run
 _said = ""  # why a run is left to Train's own count, in the log already
 
 
@@ -33,7 +34,7 @@ def workers(sizes: TrainSizes, own: Callable[[], int]) -> int:
     long as no coordinator has ever answered."""
     global _last
     now = time.monotonic()
-    if _last is not None and now - _last[0] < EACH_SECONDS:
+    if _last is not None and now - _last[0] < EACH_SECONDS and (_last[2] or not sizes.starts):
         if _last[1] >= sizes.least:
             return _last[1]
         time.sleep(EACH_SECONDS - (now - _last[0]))  # a controller without workers asks without a pause
@@ -42,18 +43,22 @@ def workers(sizes: TrainSizes, own: Callable[[], int]) -> int:
         if run is None:
             return own()
         found = int(answer_to(coordinator().workers_that_fit.remote(run), ASK_SECONDS))
-    except RayDraError as error:
+    except Exception as error:  # whatever it is: Train would start its workers anew for it
         _warn(error, left="" if _last is not None else "Train counts its workers itself")
         return own() if _last is None or isinstance(error, InvalidRequest) else _last[1]
-    _last = time.monotonic(), found
+    _last = time.monotonic(), found, sizes.starts
     return found
 
 
 def _run(sizes: TrainSizes) -> ElasticRun | None:
     """What is asked of the coordinator; None where the run's placement groups are left to Ray."""
-    bundles = [sizes.resources] * sizes.most
+    if sizes.least > MAX_BUNDLES:
+        return None
+    most = min(sizes.most, MAX_BUNDLES)  # no group has more
+    bundles = [sizes.resources] * most
     selectors = sizes.label_selector
-    policy, labels = without_policy(selectors if isinstance(selectors, list) else [selectors or {}] * sizes.most)
+    policy, labels = without_policy(selectors[:most] if isinstance(selectors, list) else [selectors or {}] * most)
+    _, labels = without_on_fault(labels)
     job = policy_of_job(bundles, policy)
     if job is None:
         return None
@@ -66,7 +71,7 @@ def _run(sizes: TrainSizes) -> ElasticRun | None:
     return ElasticRun(request, sizes.least, who.job, who.actor, said.runs_for, sizes.starts, said.queue)
 
 
-def _warn(error: RayDraError, left: str) -> None:
+def _warn(error: Exception, left: str) -> None:
     """Once for each reason."""
     global _said
     if str(error) != _said:

@@ -61,7 +61,9 @@ def count(sizes: TrainSizes, own: Callable[[], int]) -> int:
 
 
 @pytest.mark.parametrize("first", ["caught", "imported"])
-def test_whoever_is_first_it_is_caught_once(module: Callable[..., Any], first: str) -> None:
+def test_whoever_is_first_it_is_caught_once(
+    module: Callable[..., Any], first: str, caplog: pytest.LogCaptureFixture
+) -> None:
     if first == "imported":
         module()
     catch_count(count)
@@ -70,7 +72,8 @@ def test_whoever_is_first_it_is_caught_once(module: Callable[..., Any], first: s
     catch_count(count)
     assert policy._count_possible_workers({"workers": 3}) == 103
     assert policy.make_decision_for_non_running_worker_group() == ("start", 203)
-    assert policy._count_possible_workers({"workers": 3}) == 103
+    assert policy._count_possible_workers(reserved_resources={"workers": 3}) == 103
+    assert not caplog.text
     assert sum(isinstance(finder, ray_train._Finder) for finder in sys.meta_path) == (first == "caught")
 
 

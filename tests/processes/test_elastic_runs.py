@@ -13,6 +13,7 @@ from ray_dra.adapters.ray_groups import Creator
 from ray_dra.adapters.ray_train import TrainSizes
 from ray_dra.core.gangs.elastic import ElasticRun
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.request import MAX_BUNDLES
 from ray_dra.errors import CoordinatorUnavailable
 from ray_dra.processes import elastic_runs
 from ray_dra.translate.files.shared_records import JobPolicy
@@ -85,6 +86,21 @@ def test_the_runs_own_label_selector_comes_first(outside: Outside) -> None:
     assert second.request.locality == Locality(cliques=2)
 
 
+def test_its_policy_of_faults_is_taken_out_as_of_its_placement_group(outside: Outside) -> None:
+    """No node has such a label: there was room for nobody."""
+    outside.answers = [4]
+    assert ask(selector={"ray-dra.io/on-fault": "restart", "zone": "a"}) == 4
+    assert {tuple(bundle.labels.items()) for bundle in outside.asked[0].request.bundles} == {(("zone", "a"),)}
+
+
+def test_of_more_workers_than_a_group_can_have_as_many_as_it_can_are_asked_for(outside: Outside) -> None:
+    """Train's own count may be more than a clique holds."""
+    outside.answers = [4]
+    assert ask(most=MAX_BUNDLES + 1, selector=[{}] * (MAX_BUNDLES + 1)) == 4
+    assert len(outside.asked[0].request.bundles) == MAX_BUNDLES
+    assert ask(least=MAX_BUNDLES + 1, most=MAX_BUNDLES + 1, starts=True) == TRAINS_OWN
+
+
 @pytest.mark.parametrize("why", ["no policy of the job", "none", "a part of a GPU", "no GPU", "a set that is a gang"])
 def test_what_is_left_to_ray_train_counts_itself(outside: Outside, why: str) -> None:
     gpus = {"a part of a GPU": 0.5, "no GPU": 0.0}.get(why, 2.0)
@@ -120,6 +136,24 @@ def test_a_coordinator_that_does_not_answer_leaves_the_size_as_it_is(
             outside.now += 2
     assert found == [4, 4, 4, 3]
     assert caplog.text.count("The coordinator did not answer") == 1
+
+
+def test_a_start_after_a_fault_is_not_told_what_a_look_was_told_before_it(outside: Outside) -> None:
+    outside.answers = [8, 6]
+    assert ask() == 8
+    outside.now += 0.5
+    assert ask(starts=True) == 6
+    assert ask(starts=True) == 6
+    assert ask() == 6
+    assert not outside.slept
+
+
+@pytest.mark.parametrize("selector", ["same_clique", ["zone"] * 8, 3])
+def test_an_error_of_ours_is_not_trains(outside: Outside, selector: object) -> None:
+    """It would start the workers of a run anew."""
+    assert ask(selector=selector) == TRAINS_OWN
+    outside.answers = [4, RuntimeError("a bug")]
+    assert [ask(), ask(starts=True)] == [4, 4]
 
 
 def test_sizes_that_make_no_segments_are_told_and_left_to_train(
