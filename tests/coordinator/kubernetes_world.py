@@ -24,6 +24,8 @@ from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from tests.coordinator.world import Clock, Crash
 from tests.translate.kube.objects import cluster
 
+POD = "pod"  # a label of raylets here: the uid of the pod that each is in
+
 
 class CrashingKube(FakeKube):
     """Dies before or after the n-th write."""
@@ -148,12 +150,15 @@ class World:
             assert got >= named, "the scheduler was left a choice"
             assert Counter((gpu, profile) for gpu, profile, _ in (each.split("/") for each in made)) == parts
             self.store.put(VERIFIED_KEY + label, MARK)
-            if pod.name in self.ray.nodes or self.store.get(GO_KEY + pod.attempt) is not None:
+            there = pod.name in self.ray.nodes and self.ray.nodes[pod.name].labels.get(POD) == pod.uid
+            if there or self.store.get(GO_KEY + pod.attempt) is not None:
                 living.add(pod.name)
-                if pod.name not in self.ray.nodes:
+                if not there:  # of a pod of this name before it, it is not
                     offered = part_resources(profile for _, profile, _ in planned.parts)
                     gpus = len(planned.shares or got)
-                    self.ray.add_node(pod.name, gpus=gpus, cpus=4, labels={SLOT_LABEL: label}, resources=offered)
+                    self.ray.add_node(
+                        pod.name, gpus=gpus, cpus=4, labels={SLOT_LABEL: label, POD: pod.uid}, resources=offered
+                    )
         gone = [r for r, n in self.ray.nodes.items() if n.alive and SLOT_LABEL in n.labels and r not in living]
         for raylet in gone:
             self.ray.kill_node(raylet)

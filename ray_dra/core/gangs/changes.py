@@ -39,8 +39,13 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     if before.reshape is None and after.reshape is None and not smaller:
         same = (before.request, before.shrunk) == (after.request, after.shrunk)
         _check(same, "it asks for something else", before, after)
-    wrong = forbidden(before.shape, before.reshape, after.shape, after.reshape, moved)
+    again = after.restarts - before.restarts
+    changes = before.reshape, after.reshape
+    wrong = forbidden(before.shape, changes[0], after.shape, changes[1], moved=moved, restarted=again > 0)
     _check(not wrong, wrong, before, after)
+    if before.reshape is not None and again > 0:
+        as_before = after.request == before.reshape.leaves.request
+        _check(as_before, "it was started again in a shape that it never had", before, after)
     _check(moved or after.moves == before.moves, "moves were taken back", before, after)
     kept = after.ordinary is not None and before.group is not None
     replaced = moved and after.reshape is None and not smaller and _same_attempt(before, after)
@@ -50,7 +55,6 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     if before.quota is not None and after.quota is not None:
         _check_quota(before.quota, after.quota, before, after)
     new = after.moves - before.moves
-    again = after.restarts - before.restarts
     _check(0 <= again <= min(new, 1), "it was started again without a move", before, after)
     given_up = (after.preempted - before.preempted) + (after.consolidated - before.consolidated)
     _check(0 <= given_up <= again, "it was preempted or moved and not started again", before, after)

@@ -97,7 +97,7 @@ class Engine:
         self.faults = Faults(
             recording, self.planning, starts, ends, evictions, discipline.preemption, own_workers=own_workers
         )
-        self.reshaping = Reshaping(recording, self.planning, starts, ends, own_workers=own_workers)
+        self.reshaping = Reshaping(recording, self.planning, starts, ends, self.faults, own_workers=own_workers)
         self.quota_answers = QuotaAnswers(recording, ends)
         preempting = Preempting(self.admission, evictions, discipline.preemption)
         self.consolidating = consolidating = Consolidating(

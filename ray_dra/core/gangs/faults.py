@@ -24,12 +24,14 @@ from ray_dra.core.gangs.recording import Recording
 from ray_dra.core.gangs.repair import Way, for_fault
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
+from ray_dra.core.gangs.shapes import Shape
 from ray_dra.core.gangs.shrinking import shrunk_to
 from ray_dra.core.gangs.stages import StageTimes
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.gangs.victims import cheapest_victims
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Unsatisfiable
+from ray_dra.errors import MOST_BYTES, cut
 
 MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it, before Ray is told; of the grace, half
 
@@ -116,10 +118,10 @@ class Faults:
 
     def _elsewhere(self, gang: Gang) -> Answer | None:
         """Where the whole gang would be started again."""
-        if gang.allocation is None:
+        if gang.holds is None:
             return None
         others = self.records.cliques_near(gang, gang.batch)
-        return self.planning.elsewhere(gang.allocation, lambda: place_near(self.planning, gang, others, gang.moves + 1))
+        return self.planning.elsewhere(gang.holds, lambda: place_near(self.planning, gang, others, gang.moves + 1))
 
     def _replace(
         self, gang: Gang, faulty: Collection[int], why: str, now: Moment, *, moves_before: int
@@ -210,6 +212,22 @@ class Faults:
             return actions
         self.recording.notes(gang).no_place = self.planning.inventory.changes
         return [TellRepair(gang.id, why), *self.recording.save(replace(gang, replacing=()), why, now)]
+
+    def restart_in(self, gang: Gang, shape: Shape, why: str, now: Moment) -> list[Action]:
+        """The same for a gang whose change of shape has come to nothing: in the shape that it had; nothing where its
+        program has not declared that it starts again."""
+        if Way.RESTART not in gang.on_fault.ways:
+            return []
+        before = replace(
+            gang,
+            request=shape.request,
+            shrunk=shape.shrunk,
+            allocation=gang.holds,
+            reshape=None,
+            reshaped=True,
+            shape_failed=cut(why, MOST_BYTES),
+        )
+        return self._restart(before, why, now, lost=True)
 
     def _anew(
         self, way: Way, gang: Gang, faulty: Collection[int], why: str, now: Moment, *, lost: bool

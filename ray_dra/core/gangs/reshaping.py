@@ -13,6 +13,7 @@ from ray_dra.core.gangs.actions import Action, DeleteMap, Refuse, RemoveGroup, T
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import Moment, ReshapeAsked
+from ray_dra.core.gangs.faults import Faults
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.growing import grown, still_there
 from ray_dra.core.gangs.lifecycle import Observed, phase
@@ -40,13 +41,14 @@ class Reshaping:
     """See the module."""
 
     def __init__(
-        self, recording: Recording, planning: Planning, starts: Starts, ends: Ends, *, own_workers: bool
+        self, recording: Recording, planning: Planning, starts: Starts, ends: Ends, faults: Faults, *, own_workers: bool
     ) -> None:
         self.recording = recording
         self.records = recording.records
         self.planning = planning
         self.starts = starts
         self.ends = ends
+        self.faults = faults
         self.own_workers = own_workers
 
     def reshape_asked(self, gang: Gang, event: ReshapeAsked, now: Moment) -> list[Action]:
@@ -134,7 +136,9 @@ class Reshaping:
         if step is None:
             return []
         if step.gang is None:
-            return self.ends.give_back(gang, step.why, now, failed=step.failed)
+            lost = gang.reshape if step.failed else None
+            again = self.faults.restart_in(gang, lost.leaves, step.why, now) if lost is not None else []
+            return again or self.ends.give_back(gang, step.why, now, failed=step.failed)
         if step.gang.group is not None:
             forgotten = [DeleteMap(group) for group in gang.groups if group not in step.gang.groups]
             return [*self.recording.save(step.gang, step.why, now, seen=seen), *forgotten]

@@ -109,9 +109,18 @@ def by_node(bundles: Iterable[Placed]) -> dict[str, dict[str, float]]:
     return found
 
 
-def forbidden(before: Shape | None, was: Reshape | None, after: Shape | None, now: Reshape | None, moved: bool) -> str:
+def forbidden(
+    before: Shape | None,
+    was: Reshape | None,
+    after: Shape | None,
+    now: Reshape | None,
+    *,
+    moved: bool,
+    restarted: bool = False,
+) -> str:
     """Why one record may not follow another, by their present shapes and their changes of shape; "" where it may.
-    None for a shape: the gang holds nothing; `moved`: it was planned again in between."""
+    None for a shape: the gang holds nothing; `moved`: it was planned again in between; `restarted`: as a whole, after a
+    fault."""
     if was is not None and now is not None:
         if (_of_any_attempt(was.leaves), _of_any_attempt(was.comes), was.gpus) != (
             _of_any_attempt(now.leaves),
@@ -128,7 +137,7 @@ def forbidden(before: Shape | None, was: Reshape | None, after: Shape | None, no
             return "a change of shape begins with the old one"
         if now.leaves != before:
             return "it leaves a shape that it has not"
-    elif was is not None and moved and was.stage is not ReshapeStage.DRAINS:
+    elif was is not None and moved and not restarted and was.stage is not ReshapeStage.DRAINS:
         return "it was planned again while it changed its shape"
     if now is not None and after != now.present:
         return "it has another shape than its change of shape says"
