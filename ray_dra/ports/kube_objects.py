@@ -56,6 +56,7 @@ class ComputeDomain(OfGang):
     """`waiting`: its nodes on which IMEX is not ready yet."""
 
     waiting: tuple[str, ...] = ()
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,8 @@ class Claim(OfGang):
         devices: (node, device) that it has, GPUs or parts of them; none by an administrator's access, which takes
             nothing from anyone.
         named: UUIDs of the devices that a gang's claim is for; count: how many of them it wants.
+        domain: uid of the ComputeDomain that its pod joins, "" for none or one that it does not tell.
+        domain_nodes: nodes on which it has a channel of IMEX, or is an IMEX daemon's.
     """
 
     uid: str = ""
@@ -110,6 +113,8 @@ class Claim(OfGang):
     devices: tuple[tuple[str, str], ...] = ()
     named: tuple[str, ...] = ()
     count: int = 0
+    domain: str = ""
+    domain_nodes: tuple[str, ...] = ()
 
     @property
     def age(self) -> tuple[str, str]:

@@ -91,6 +91,7 @@ SANDBOX_API = f"{SANDBOX_GROUP}/v1beta1"
 SANDBOX_TEMPLATE_API = f"extensions.{SANDBOX_GROUP}/v1beta1"
 COMPUTE_DOMAIN_GROUP = "resource.nvidia.com"
 COMPUTE_DOMAIN_API = f"{COMPUTE_DOMAIN_GROUP}/v1beta1"
+DOMAIN_DRIVER = "compute-domain.nvidia.com"
 
 # -- environment variables
 

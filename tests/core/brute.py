@@ -33,6 +33,7 @@ class World:
     limits: Limits = field(default_factory=Limits)
     busy: dict[str, int] = field(default_factory=dict)  # node -> devices of others
     gangs: dict[str, Allocation] = field(default_factory=dict)
+    domains: frozenset[str] = frozenset()  # nodes in IMEX domains of others
 
     def inventory(self) -> Inventory:
         made = Inventory(self.nodes, self.limits)
@@ -40,6 +41,7 @@ class World:
             made.set_others(name, mask, {})
         for allocation in self.gangs.values():
             made.hold(allocation)
+        made.set_others_domains(self.domains)
         return made
 
     def without(self, gangs: Sequence[str]) -> World:
@@ -57,7 +59,8 @@ class World:
         return node.resources.get(resource, 0.0) - sum(used)
 
     def in_imex(self, node: Node) -> bool:
-        return any(c == ("node/" + node.name, "imex") for a in self.gangs.values() for c, _ in a.counters)
+        gangs = any(c == ("node/" + node.name, "imex") for a in self.gangs.values() for c, _ in a.counters)
+        return gangs or node.name in self.domains
 
     def in_use(self, clique: str) -> bool:
         """Whether anybody has a device in the clique, or the clique itself."""
@@ -323,6 +326,11 @@ def random_world(dice: random.Random, *, nodes: int = 4, gpus: int = 4, gangs: i
         if bundles:
             world.gangs[name] = Allocation(name, tuple(bundles), 0, dice.randint(0, 2), tuple(counters))
     return world
+
+
+def random_domains(dice: random.Random, world: World) -> frozenset[str]:
+    """Nodes that are in IMEX domains of others, where there are any."""
+    return frozenset(n.name for n in world.nodes if world.limits.compute_domains and dice.random() < 0.15)
 
 
 def random_request(dice: random.Random, *, bundles: int = 5) -> GangRequest:

@@ -18,7 +18,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ray_dra.simulated.dra import DOMAIN_DRIVER
 from ray_dra.simulated.dra.cdi import IN_CONTAINER
 from ray_dra.simulated.dra.devices import Pool, domain_pool, gpu_pool
 from ray_dra.simulated.dra.partitions import place_of
@@ -26,6 +25,7 @@ from ray_dra.simulated.dra.prepare import Prepared, PrepareError, Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile, simulated_nodes
+from ray_dra.translate.names import DOMAIN_DRIVER
 from ray_dra.translate.vendors import NVIDIA
 from tests.simulated.test_profiles import read
 

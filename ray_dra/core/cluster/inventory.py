@@ -8,13 +8,13 @@ Single-threaded; its owner is the coordinator.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.index import Index
-from ray_dra.core.cluster.node_state import CliqueKey, InClique, NodeState, exclusive_key, members_of
+from ray_dra.core.cluster.node_state import OTHERS, CliqueKey, InClique, NodeState, exclusive_key, members_of
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.imex import NO_LIMITS, Limits
@@ -57,6 +57,7 @@ class Inventory(Index):
         self._pooled: dict[str, dict[str, None]] = {}  # gang that holds a pool -> gangs with shares of it
         self._emptied: Inventory | None = None
         self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
+        self.others_domains: frozenset[str] = frozenset()  # nodes in IMEX domains of others than gangs
         super().__init__(topology, limits)
 
     # -- who holds what
@@ -121,6 +122,8 @@ class Inventory(Index):
             self._away.setdefault(node, {})[gang] = None
         moved: dict[InClique, None] = {}
         if used:
+            if self.others_domains:
+                self._set_imex([state for state in used if state.imex_gang == OTHERS], None, moved)
             self._set_imex(used, gang, moved)
         for clique_id in exclusive:
             self._exclusive[clique_id] = gang
@@ -241,7 +244,7 @@ class Inventory(Index):
             for node in allocation.nodes:
                 self._away.get(node, {}).pop(gang, None)
         if hold.imex_nodes:
-            self._set_imex(hold.imex_nodes, None, moved)
+            self._leave_imex(hold.imex_nodes, moved)
         for clique_id in hold.exclusive:
             self._exclusive.pop(clique_id, None)
             if clique_id in self.clique_states and self.clique_states[clique_id].owner == gang:
@@ -267,7 +270,8 @@ class Inventory(Index):
             if counter[1] == "imex":
                 state = by_counter.get(counter)
                 if state is not None:
-                    if state.imex_gang is not None:
+                    # A domain of others may have come since it was planned; that does not undo this gang's claim.
+                    if state.imex_gang not in (None, OTHERS):
                         raise ValueError(f"node {state.name} is in the IMEX domain of another gang")
                     used.append(state)
             elif (clique_id := exclusive_key(counter)) is not None:
@@ -294,6 +298,23 @@ class Inventory(Index):
         for clique, bits in NodeState.join_imex(gang, node_states).items():
             clique.flip_imex(bits)
             moved[clique] = None
+
+    def _leave_imex(self, node_states: Sequence[NodeState], moved: dict[InClique, None]) -> None:
+        """A gang leaves its IMEX domain; nodes that have one of others meanwhile are in that from here on."""
+        self._set_imex(node_states, None, moved)
+        if self.others_domains:
+            self._set_imex([state for state in node_states if state.name in self.others_domains], OTHERS, moved)
+
+    def set_others_domains(self, names: frozenset[str]) -> None:
+        """The nodes that are in IMEX domains of others than gangs: no gang's domain can have one of them."""
+        before, self.others_domains = self.others_domains, names
+        moved: dict[InClique, None] = {}
+        for name in before ^ names:
+            state = self.node_states.get(name)
+            if state is not None and state.imex_gang == (None if name in names else OTHERS):
+                self._set_imex((state,), OTHERS if name in names else None, moved)
+        if moved:
+            self.refresh({}, moved)
 
     def _use(self, allocation: Allocation, sign: float) -> None:
         node_states = self.node_states
@@ -406,6 +427,8 @@ class Inventory(Index):
 
     def _join(self, state: NodeState) -> None:
         self.node_states[state.name] = state
+        if state.name in self.others_domains:
+            NodeState.join_imex(OTHERS, (state,))
         self._take_back(state)
         self._insert(state, self._exclusive)
 

@@ -59,6 +59,9 @@ REGULAR, UNEVEN, SHARING = range(3)
 MOST_CRITERIA = 8
 """For how many criteria a node remembers the devices that they accept. Users write criteria, so there is a bound."""
 
+OTHERS = "#others"
+"""Whose IMEX domain a node is in that is in one of no gang's."""
+
 SEVERAL_PRODUCTS = "#several"
 
 
@@ -90,7 +93,7 @@ class NodeState:
         plain: its devices are in one clique and are given out whole, so that `free` says all about them.
         tenants: gang -> mask of what it has here.
         used: resource -> amount that gangs have; used_by_others: that others have.
-        imex_gang: the gang whose IMEX domain has the node.
+        imex_gang: the gang whose IMEX domain has the node; OTHERS: one of somebody else.
         version: counts changes, for those who remember what they worked out for a node.
         known: mask -> its grants, and -id of these -> mask; see `granted` and `mask_of`.
     """

@@ -6,5 +6,4 @@ serves them over gRPC, `domains` is the ComputeDomain controller; `driver` and `
 These stand for NVIDIA's programs, so names that only those write are spelled here, and not in `translate.names`.
 """
 
-DOMAIN_DRIVER = "compute-domain.nvidia.com"
 DOMAIN_LABEL = "resource.nvidia.com/computeDomain"

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import NAMESPACE_DNS, uuid5
 
-from ray_dra.simulated.dra import DOMAIN_DRIVER, partitions
+from ray_dra.simulated.dra import partitions
 from ray_dra.simulated.dra.gates import GATES
 from ray_dra.simulated.dra.shares import share
 from ray_dra.simulated.machine import DRIVER_VERSION, WHOLE_GPU
 from ray_dra.simulated.mig import MigState, Part
 from ray_dra.simulated.profile import MigProfile, SimulatedNode
+from ray_dra.translate.names import DOMAIN_DRIVER
 from ray_dra.translate.nvml.reading import APPLICATION_XIDS
 from ray_dra.translate.vendors import NVIDIA
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from ray_dra.adapters.kube_answers import Object
 from ray_dra.adapters.kubernetes import KubernetesApi
-from ray_dra.simulated.dra import DOMAIN_DRIVER, DOMAIN_LABEL
+from ray_dra.simulated.dra import DOMAIN_LABEL
 from ray_dra.simulated.dra.prepare import PrepareError
-from ray_dra.translate.names import COMPUTE_DOMAIN_API
+from ray_dra.translate.names import COMPUTE_DOMAIN_API, DOMAIN_DRIVER
 from ray_dra.translate.vendors import NVIDIA
 
 MOST_NODES = 18  # in one IMEX domain

@@ -19,7 +19,6 @@ import typer
 from ray_dra.adapters.kube_answers import Object
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError, NotFound, SimulationError
-from ray_dra.simulated.dra import DOMAIN_DRIVER
 from ray_dra.simulated.dra.devices import Pool, domain_pool, gpu_pool, node_labels, slices, twin
 from ray_dra.simulated.dra.domains import NodeDomains
 from ray_dra.simulated.dra.gates import check_gates
@@ -28,7 +27,7 @@ from ray_dra.simulated.dra.prepare import Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile
-from ray_dra.translate.names import SIMULATED_PROFILE_LABEL, SIMULATED_RACK_LABEL, SIMULATED_TRAY_LABEL
+from ray_dra.translate.names import DOMAIN_DRIVER, SIMULATED_PROFILE_LABEL, SIMULATED_RACK_LABEL, SIMULATED_TRAY_LABEL
 from ray_dra.translate.vendors import NVIDIA
 
 FAULT_SECONDS = 0.5  # between two looks at the machine's faults

@@ -51,11 +51,12 @@ VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Others:
     """What work outside the gangs has on a node: GPUs by position, amounts of other resources, and parts of GPUs by
-    their devices' names."""
+    their devices' names; `domain`: an IMEX domain."""
 
     devices: tuple[int, ...] = ()
     resources: Mapping[str, float] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
+    domain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,9 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
         nodes=tuple(state.node for state in sorted(inventory.node_states.values(), key=lambda s: s.key)),
         gangs=tuple(a for a in gangs if a is not None),
         others={
-            state.name: Others(bits(state.busy), dict(state.used_by_others), _parts_of_others(state))
+            state.name: others
             for state in inventory.node_states.values()
-            if state.busy or any(state.used_by_others.values()) or any(gpu.others for gpu in state.parts)
+            if (others := _others_on(state, domain=state.name in inventory.others_domains)) != Others()
         },
         placed={s.name: placed for s in inventory.node_states.values() if (placed := _placed(s))},
         limits=inventory.limits,
@@ -109,6 +110,11 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
 def _placed(state: NodeState) -> dict[str, tuple[str, ...]]:
     gangs = sorted({gang for gpu in state.parts for gang in gpu.placed})
     return {gang: _names(state, [gpu.placed.get(gang, 0) for gpu in state.parts]) for gang in gangs}
+
+
+def _others_on(state: NodeState, *, domain: bool) -> Others:
+    used = dict(state.used_by_others) if any(state.used_by_others.values()) else {}
+    return Others(bits(state.busy), used, _parts_of_others(state), domain)
 
 
 def _parts_of_others(state: NodeState) -> tuple[str, ...]:
@@ -173,6 +179,7 @@ def inventory_of(snapshot: Snapshot) -> Inventory:
         others_have = snapshot.others[name].parts if name in snapshot.others else ()
         if others_have or masks:
             inventory.set_parts(name, _masks(inventory, name, others_have), masks)
+    inventory.set_others_domains(frozenset(name for name, others in snapshot.others.items() if others.domain))
     for allocation in snapshot.gangs:
         try:
             inventory.hold(allocation)

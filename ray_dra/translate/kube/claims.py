@@ -15,7 +15,7 @@ from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing, SharingKind
 from ray_dra.ports.kube_objects import Claim
 from ray_dra.translate.kube.shapes import Raw, meta_of, text
-from ray_dra.translate.names import COMPUTE_DOMAIN_API, NODE_LABEL
+from ray_dra.translate.names import COMPUTE_DOMAIN_API, DOMAIN_DRIVER, NODE_LABEL
 from ray_dra.translate.vendors import BUS_ATTRIBUTE, NVIDIA, PRODUCT, VENDORS, Vendor
 
 _PART_CLASSES = {vendor.part_class for vendor in VENDORS.values() if vendor.part_class}
@@ -41,6 +41,8 @@ def read_claim(thing: Raw) -> Claim:
         devices=tuple(_devices_of(allocation)),
         named=named,
         count=count,
+        domain=_domain_of(thing),
+        domain_nodes=tuple(text(r["pool"]) for r in _results(allocation) if r["driver"] == DOMAIN_DRIVER),
     )
 
 
@@ -152,7 +154,21 @@ def _is_pod(owner: Raw) -> bool:
     return (owner.get("apiVersion"), owner.get("kind")) == ("v1", "Pod")
 
 
+def _domain_of(thing: Raw) -> str:
+    """The ComputeDomain that a claim's configuration names: of a channel's claim, and of a daemon's."""
+    for config in ((thing.get("spec") or {}).get("devices") or {}).get("config") or ():
+        opaque = config.get("opaque") or {}
+        domain = (opaque.get("parameters") or {}).get("domainID")
+        if opaque.get("driver") == DOMAIN_DRIVER and isinstance(domain, str):
+            return domain
+    return ""
+
+
+def _results(allocation: Raw) -> Sequence[Raw]:
+    return (allocation.get("devices") or {}).get("results") or ()
+
+
 def _devices_of(allocation: Raw) -> Iterator[tuple[str, str]]:
-    for result in (allocation.get("devices") or {}).get("results") or ():
+    for result in _results(allocation):
         if result["driver"] in VENDORS and not result.get("adminAccess"):
             yield text(result["pool"]), text(result["device"])

@@ -60,7 +60,7 @@ def read_template(thing: Raw) -> ClaimTemplate:
 def read_domain(thing: Raw) -> ComputeDomain:
     nodes = (thing.get("status") or {}).get("nodes") or ()
     waiting = tuple(str(node.get("name")) for node in nodes if node.get("status") != "Ready")
-    return ComputeDomain(*meta_of(thing), waiting)
+    return ComputeDomain(*meta_of(thing), waiting, text(thing["metadata"].get("uid", "")))
 
 
 def text(value: object) -> str:

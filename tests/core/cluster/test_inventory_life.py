@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import OTHERS
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.imex import Limits
@@ -33,6 +34,7 @@ class HoldsAndReleases(RuleBasedStateMachine):
         self.inventory = Inventory(self.nodes.values(), Limits(compute_domains=True, domain_nodes=2))
         self.held: dict[str, Allocation] = {}
         self.busy: dict[str, int] = {}
+        self.domains: frozenset[str] = frozenset()
         self.away: dict[str, Node] = {}
         self.count = 0
 
@@ -86,6 +88,13 @@ class HoldsAndReleases(RuleBasedStateMachine):
         self.busy[name] = mask
         self.inventory.set_others(name, mask, {})
 
+    @rule(places=st.sets(st.integers(0, 5), max_size=3))
+    def others_domains(self, places: set[int]) -> None:
+        """Also on nodes of gangs, and on nodes that are away."""
+        names = sorted([*self.nodes, *self.away])
+        self.domains = frozenset(names[at % len(names)] for at in places)
+        self.inventory.set_others_domains(self.domains)
+
     @precondition(lambda self: len(self.nodes) > 2)
     @rule(at=st.integers(0, 5))
     def leave(self, at: int) -> None:
@@ -109,6 +118,7 @@ class HoldsAndReleases(RuleBasedStateMachine):
             fresh.hold(allocation)
         for name, mask in self.busy.items():
             fresh.set_others(name, mask, {})
+        fresh.set_others_domains(self.domains)
         assert picture(self.inventory) == picture(fresh)
         for wanted in range(1, 9):
             # The quick look-up of a single node is the head of the order in which nodes are taken.
@@ -162,6 +172,8 @@ class HoldsAndReleases(RuleBasedStateMachine):
             assert (state.held, state.busy, state.free) == (held[name], busy, free[name])
             assert state.shares == {at: amount for (node_name, at), amount in shares.items() if node_name == name}
             assert state.used.get("CPU", 0.0) == used[name]
+            mine = [gang for gang, a in self.held.items() if (state.imex_counter) in a.counters]
+            assert state.imex_gang == (mine[0] if mine else OTHERS if name in self.domains else None)
         assert inventory.devices == sum(len(there.devices) for there in self.nodes.values())
         assert inventory.free_devices == sum(mask.bit_count() for mask in free.values())
         assert inventory.held_devices == sum(mask.bit_count() for mask in held.values())
@@ -184,6 +196,13 @@ class HoldsAndReleases(RuleBasedStateMachine):
             assert sorted(state.name for state in clique.node_states) == sorted(inside)
             assert clique.free == sum((free[name] & members[name]).bit_count() for name in inside)
             assert clique.size == sum(members[name].bit_count() for name in inside)
+            joined = sum(
+                bit
+                for state in clique.node_states
+                for of, _, bit in state.memberships
+                if of is clique and state.imex_gang is not None
+            )
+            assert clique.imex_nodes == joined
 
 
 TestHoldsAndReleases = HoldsAndReleases.TestCase

@@ -679,10 +679,11 @@ def the_groups_of_a_program_that_is_killed_end_unless_they_are_detached(scene: S
         program.kill()
     groups = [PlacementGroup(ray._raylet.PlacementGroupID(bytes.fromhex(group))) for group in ids]
     scene.made += groups
-    readies = [group.ready() for group in groups]
+    waits = groups[1].ready()  # of the group that is there it would come true where it is removed a moment later
     until = time.monotonic() + LONG
     while (states := [row(g)[0].get("state") for g in groups])[:2] != ["REMOVED"] * 2 and time.monotonic() < until:
         time.sleep(0.05)
+    readies = [groups[0].ready(), waits, groups[2].ready()]
     return states, [outcome(lambda ref=ref: ray.get(ref, timeout=LONG) in groups) for ref in readies]  # type: ignore[misc]
 
 

@@ -52,6 +52,7 @@ def test_the_file_answers_as_the_cluster_did(
     nodes[0] = replace(nodes[0], labels={"zone": "z"}, spare=True)
     inventory = Inventory(nodes, Limits(compute_domains=True, domain_nodes=2))
     inventory.set_others("a-t1", busy, {"CPU": 3.0})
+    inventory.set_others_domains(frozenset(["a-t2"] * (busy & 1)))
     for i, (sizes, cliques, exclusive, share) in enumerate(gangs):
         locality = Locality(cliques=cliques, exclusive=exclusive and cliques is not None)
         request = gang(*sizes, name=f"g{i}", locality=locality, resources={"CPU": 2}, priority=i)

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.simulated.dra.domains import channel_template
 from ray_dra.translate.kube.claims import claim_of, demands_on, expression_for, read_claim
-from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL
+from ray_dra.translate.kube.shapes import read_domain
+from ray_dra.translate.names import ATTEMPT_LABEL, CLUSTER_LABEL, DOMAIN_DRIVER
 from ray_dra.translate.vendors import NVIDIA
 
 POD = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": True}
@@ -63,6 +65,22 @@ def test_a_claim_that_says_nonsense_has_what_it_has() -> None:
     said = claim("true //.uuid in " + "[" * 10_000)
     found = read_claim({**said, "status": {"allocation": {"devices": {"results": results}}}})
     assert (found.named, found.devices) == ((), (("n1", "gpu-0"),))
+
+
+def test_a_claim_tells_the_compute_domain_that_its_pod_joins() -> None:
+    domain = {
+        "metadata": {"name": "d", "namespace": "n", "uid": "d-uid"},
+        "spec": {"channel": {"resourceClaimTemplate": {"name": "t"}}},
+    }
+    spec = channel_template(domain)["spec"]["spec"]
+    meta = {"name": "c", "namespace": "n", "uid": "c-uid"}
+    assert read_claim({"metadata": meta, "spec": spec}).domain == read_domain(domain).uid == "d-uid"
+    channel = {"driver": DOMAIN_DRIVER, "pool": "n1", "device": "channel-0"}
+    found = read_claim({"metadata": meta, "spec": spec, "status": {"allocation": {"devices": {"results": [channel]}}}})
+    assert (found.domain_nodes, found.devices) == (("n1",), ())
+    for parameters in ({}, {"domainID": 7}, None):
+        config = [{"opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}, {"requests": ["x"]}]
+        assert read_claim({"metadata": meta, "spec": {"devices": {"config": config}}}).domain == ""
 
 
 def test_a_claim_of_another_form_names_nothing() -> None:

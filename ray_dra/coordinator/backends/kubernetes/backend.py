@@ -138,6 +138,8 @@ class KubernetesBackend:
         self.machines.put(self.view, self._placing())
         theirs = [rule for rule in self.view.taint_rules if rule.guard and not self._guard.is_ours(rule)]
         self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""], theirs)
+        domains = {domain.uid for domain in self.view.domains if domain.attempt in names}
+        self.machines.mark_domains(self.view.claims, domains)
         self._doubled.look(self.view, lambda claim: gangs.get(claim.attempt or "", "") if self._ours(claim) else "")
         self._seen = key
         self._look_at_faults()

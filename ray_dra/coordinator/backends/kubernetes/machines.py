@@ -290,6 +290,12 @@ class Machines:
                 if self._inventory.node_states[name].parts:
                     self._inventory.set_parts(name, now.parts, now.placed)
 
+    def mark_domains(self, claims: Iterable[Claim], ours: Collection[str]) -> None:
+        """Nodes that are in ComputeDomains of others (Dynamo's and Grove's, other RayClusters', one of a gang that is
+        being undone), as their pods' claims tell; `ours`: uids of those that gangs have. A node is in one at a time."""
+        theirs = {node for claim in claims if claim.domain not in ours for node in claim.domain_nodes}
+        self._inventory.set_others_domains(frozenset(theirs & self.names))
+
     def gpus_with(self, node: str, device: str) -> frozenset[str] | None:
         """GPUs of a node that whoever has a device of its pool has all or a part of; None: it may be any of them."""
         parts = self._parts.get(node)

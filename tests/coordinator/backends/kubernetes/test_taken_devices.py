@@ -8,7 +8,7 @@ import pytest
 
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import UnsatisfiableError
-from ray_dra.translate.names import NODE_LABEL, RAY_NODE_ID
+from ray_dra.translate.names import DOMAIN_DRIVER, NODE_LABEL, RAY_NODE_ID
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
 
@@ -106,3 +106,64 @@ def test_a_part_of_a_gangs_gpu_that_others_got_first_is_named_and_the_gang_moves
     world.coordinator.release(gang)
     world.kube.give_back(allocation.nodes[0], "gpu-1-mig-1g10gb-19-0")
     world.settle()
+
+
+def join(world: World, node: str, domain: str) -> None:
+    """Somebody's pod on a node joins a ComputeDomain: its claim has a channel there."""
+    parameters = {"kind": "ComputeDomainChannelConfig", "domainID": domain}
+    result = {"driver": DOMAIN_DRIVER, "pool": node, "device": "channel-0"}
+    world.kube.put(
+        {
+            "kind": "ResourceClaim",
+            "metadata": {"name": f"theirs-{node}", "namespace": "other"},
+            "spec": {"devices": {"config": [{"opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}]}},
+            "status": {"allocation": {"devices": {"results": [result]}}},
+        }
+    )
+    world.turn()
+
+
+def test_a_node_in_somebody_elses_compute_domain_is_in_no_gangs() -> None:
+    """Its GPUs are free all the same: for gangs that need no IMEX."""
+    world = World(nodes=4, cliques=2)
+    join(world, "gb200-r0-t00", "their-uid")
+    over_two = world.order(bundles=2)
+    assert world.coordinator.submit(over_two).allocation is not None
+    (first,) = world.coordinator.gangs.values()
+    assert first.allocation is not None
+    assert set(first.allocation.nodes) == {"gb200-r1-t00", "gb200-r1-t01"}
+    assert world.drive(first.id) is Phase.READY
+    with pytest.raises(UnsatisfiableError, match="IMEX domains of others"):
+        world.coordinator.submit(world.order(bundles=2, wait=False))
+    alone = world.coordinator.submit(world.order(bundles=1))
+    assert alone.allocation is not None
+    assert alone.allocation.nodes == ("gb200-r0-t00",), "what no gang over several nodes can use goes first"
+    for gang in (first.id, alone.gang):
+        world.coordinator.release(gang)
+    for _ in range(8):
+        world.turn()
+    for node in ("gb200-r1-t00", "gb200-r1-t01"):
+        join(world, node, "their-uid")
+    waits = world.coordinator.submit(world.order(bundles=2)).gang
+    world.turn()
+    assert world.coordinator.status(waits).phase is Phase.QUEUED, "not now, which is not never"
+    world.kube.drop("ResourceClaim", "theirs-gb200-r0-t00")
+    world.turn()
+    assert world.drive(waits) is Phase.READY
+    world.coordinator.release(waits)
+    world.settle()
+
+
+def test_the_channels_of_a_gang_are_no_others() -> None:
+    world = World(nodes=2, cliques=1)
+    gang = world.coordinator.submit(world.order(bundles=2)).gang
+    assert world.drive(gang) is Phase.READY
+    (domain,) = world.kube.view().domains
+    for node in ("gb200-r0-t00", "gb200-r0-t01"):
+        join(world, node, domain.uid)
+    assert not world.coordinator.inventory.others_domains
+    world.coordinator.release(gang)
+    for node in ("gb200-r0-t00", "gb200-r0-t01"):
+        world.kube.drop("ResourceClaim", f"theirs-{node}")
+    world.settle()
+    assert not world.coordinator.inventory.others_domains
