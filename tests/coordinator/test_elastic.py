@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.team_queues import TeamQueue, TeamQueues
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality, fitted
+from ray_dra.core.model.request import MAX_BUNDLES
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.ray.bundles import request_from_bundles
@@ -448,3 +450,18 @@ def test_a_run_has_no_more_workers_than_its_teams_limit_leaves() -> None:
     assert ask(world, asked) == 3, "what it has counts as free for it"
     world.submit(gang(1, name="more"), team="a")
     assert ask(world, asked) == 2
+
+
+def test_a_run_of_as_many_workers_as_a_group_can_have_keeps_the_coordinator_for_no_time() -> None:
+    """Each size was tried: minutes, with 10,000 workers and a limit, or with a gang that waits."""
+    world = World()
+    world.coordinator._decide(QueuesDeclared(TeamQueues.of([TeamQueue("a", limit=10_000)])))
+    one = gang(1)
+    asked = replace(run(NEAR, most=1), request=replace(one, bundles=one.bundles * MAX_BUNDLES))
+    start(world, run(RACK, most=2), 1, 2)
+    world.submit(gang(4, 4, 4, 4, name="waits"))
+    world.pass_time(2)
+    before = time.process_time()
+    assert ask(world, replace(asked, least=1, team="a")) == 4
+    assert ask(world, replace(asked, least=1)) == 4
+    assert time.process_time() - before < 20

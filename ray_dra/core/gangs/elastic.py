@@ -10,6 +10,7 @@ Neighbours: `planning.py` says what fits, `kept.py` keeps places; `admission.py`
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -111,7 +112,7 @@ class Elastic:
             return sizes
         mine = sum(self.records.amounts(each).gpus for each in own if order.team(each.team) == order.team(run.team))
         left = queue.limit - (order.has(run.team).gpus - mine)
-        return [size for size in sizes if amounts_of(_smaller(run.request, size)).gpus <= left]
+        return _up_to(left, sizes, lambda size: amounts_of(_smaller(run.request, size)).gpus)
 
     def _largest(self, run: ElasticRun, sizes: list[int], has: Collection[Grant]) -> Allocation | None:
         """Where others wait for their turn, a run that has something stays on the nodes of that, and gets no more."""
@@ -120,7 +121,7 @@ class Elastic:
         states = self.planning.inventory.node_states
         nodes = [name for name in dict.fromkeys(grant.node for grant in has) if name in states]
         part = self.planning.inventory.part(nodes)
-        of_its_own = [size for size in sizes if _smaller(run.request, size).device_count <= len(has)]
+        of_its_own = _up_to(len(has), sizes, lambda size: _smaller(run.request, size).device_count)
         found = self._largest_of(of_its_own, run, lambda request, *, strict: plan(part, request, strict=strict))
         return found or self._largest_of(sizes, run, self.planning.plan)  # in its turn
 
@@ -177,6 +178,11 @@ def _sizes(run: ElasticRun) -> list[int]:
     segment, most = run.request.locality.segment, len(run.request.bundles)
     sizes = range(max(1, run.least), most + 1)
     return [size for size in sizes if segment is None or size <= segment or not size % segment]
+
+
+def _up_to(most: int, sizes: list[int], amount: Callable[[int], int]) -> list[int]:
+    """Those of the sizes, which are in order, that come to no more than `most`; few are tried, as each takes a while."""
+    return sizes[: bisect_right(sizes, most, key=amount)]
 
 
 def _smaller(request: GangRequest, size: int) -> GangRequest:
