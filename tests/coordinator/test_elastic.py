@@ -297,6 +297,42 @@ def test_what_is_kept_for_one_that_does_not_come_is_let_go() -> None:
     world.check()
 
 
+@pytest.mark.parametrize("other", ["job", "another"])
+@pytest.mark.parametrize(("limit", "most"), [(None, 5), (14, 4)])
+def test_what_one_run_was_promised_another_is_not(other: str, limit: int | None, most: int) -> None:
+    """Trials of one program look at about the same time. Both gave back what they had, and one of them then waited."""
+    world = World()
+    teams = [TeamQueue("a", limit=None if limit is None else limit * 1000)]
+    world.coordinator._decide(QueuesDeclared(TeamQueues.of(teams)))
+    blocks = order(world, 50, 4)
+    jobs = {ACTOR: "job", "c" * 32: other}
+    runs = {actor: replace(run(NEAR, most=8), owner=job, actor=actor, team="a") for actor, job in jobs.items()}
+
+    def start_anew(number: int, actor: str, size: int) -> str:
+        request = gang(*[2] * size, name=group(number), locality=NEAR)
+        minted = OrdinaryGroup(group(number), actor)
+        world.coordinator.submit(Order(request, owner=jobs[actor], ordinary=minted, team="a"))
+        return group(number)
+
+    for number, actor in enumerate(jobs):
+        world.ray.jobs.add(jobs[actor])
+        world.ray.actors[actor] = jobs[actor]
+        start_anew(number, actor, 3)
+    world.pass_time(2)
+    world.coordinator.release(blocks)
+    world.pass_time(2)
+    assert [ask(world, asked) for asked in runs.values()] == [most, 3]
+    world.coordinator.release(group(0))
+    world.pass_time(1)
+    assert ask(world, runs["c" * 32]) == 3, "it is on its way"
+    bigger = start_anew(2, ACTOR, most)
+    world.pass_time(1)
+    assert allocation(world, bigger) is not None
+    assert not world.coordinator.records.kept.holding()
+    assert [ask(world, asked) for asked in runs.values()] == [most, 3]
+    world.check()
+
+
 def test_a_run_that_has_something_takes_nothing_for_which_a_gang_waits() -> None:
     world, asked = World(), run(RACK, most=4)
     order(world, 1, 4, 4)

@@ -233,14 +233,15 @@ class Admission:
         if limit_of(self.records, gang) is not None:
             return None
         others = self.records.cliques_near(gang, batch=0)  # of a set that is no gang
+        actor = gang.ordinary.actor if gang.ordinary is not None else ""
 
         def place(strict: bool) -> Answer:
             return place_near(self.planning, gang, others, gang.moves, strict=strict)
 
         waits = gang.request.locality.required or self.patience(gang).most > 0
         for strict in (True,) if waits else (True, False):
-            answer = kept.without(gang.owner, partial(place, strict))
-            if isinstance(answer, Allocation) and kept.take(gang.owner, answer):
+            answer = kept.without(gang.owner, actor, partial(place, strict))
+            if isinstance(answer, Allocation) and kept.take(gang.owner, actor, answer):
                 return answer
         return None
 

@@ -1,9 +1,9 @@
 """How many workers an elastic training run can have now: as many as lie as its policy says, in whole segments. Pure.
 
 Such a run (Ray Train's controller) asks before it makes a placement group of another size, and gives the one that it
-has back first. So what it has counts as free for it, and what it is to get is kept for it in between, as after a fault:
-else the next in the queue would take a part of it, and the run would stand still. Nothing that a gang in the queue may
-be waiting for is promised to a run that has something.
+has back first. So what it has counts as free for it, and what it is to get is kept for it in between, and for no other
+run of its program: else the next to come would take a part of it, and the run would stand still. Nothing that a gang in
+the queue may be waiting for is promised to a run that has something.
 
 Neighbours: `planning.py` says what fits, `kept.py` keeps places; `admission.py` tries a program's gangs on these.
 """
@@ -26,7 +26,7 @@ from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.checked import flag, number, text, whole
 from ray_dra.core.model.device import DeviceId
 from ray_dra.core.model.locality import fitted
-from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, Strategy, check_request
+from ray_dra.core.model.request import MAX_BUNDLES, WHOLE, GangRequest, Strategy, check_request
 from ray_dra.core.plan import plan
 from ray_dra.errors import InvalidRequest, shown
 
@@ -93,9 +93,9 @@ class Elastic:
         are whole, which a run whose workers run need not leave for anything that may pass by itself."""
         own = self.groups_of(run) if run.actor else []
         has = [grant for gang in own if gang.holds is not None for grant in gang.holds.grants]
-        has += self.records.kept.grants_of(run.owner)
+        has += self.records.kept.grants_of(run.owner, run.actor)
         sizes = self._within_limit(run, own)
-        found = self._as_if_free(own, run.owner, lambda: self._largest(run, sizes, has))
+        found = self._as_if_free(own, run, lambda: self._largest(run, sizes, has))
         size = len(found.bundles) if found is not None else 0
         keeps = max((len(gang.request.bundles) for gang in own if gang.id in well and not run.starts), default=0)
         if size <= keeps or any(gang.quota is not None for gang in own):  # a queue outside may not pay for more
@@ -111,7 +111,8 @@ class Elastic:
         if queue is None or queue.limit is None:
             return sizes
         mine = sum(self.records.amounts(each).gpus for each in own if order.team(each.team) == order.team(run.team))
-        left = queue.limit - (order.has(run.team).gpus - mine)
+        promised = self.records.kept.promised(lambda team: order.team(team) == order.team(run.team), run.actor)
+        left = queue.limit - (order.has(run.team).gpus - mine) - WHOLE * promised
         return _up_to(left, sizes, lambda size: amounts_of(_smaller(run.request, size)).gpus)
 
     def _largest(self, run: ElasticRun, sizes: list[int], has: Collection[Grant]) -> Allocation | None:
@@ -143,14 +144,14 @@ class Elastic:
                 return found
         return None
 
-    def _as_if_free(self, own: list[Gang], owner: str, find: Callable[[], _Found]) -> _Found:
-        """What `find` finds as if the run had nothing, and nothing were kept for its program."""
+    def _as_if_free(self, own: list[Gang], run: ElasticRun, find: Callable[[], _Found]) -> _Found:
+        """What `find` finds as if the run had nothing, and nothing were kept for it."""
         inventory = self.planning.inventory
         held = [gang.holds for gang in own if gang.holds is not None]
         for allocation in held:
             inventory.release(allocation.gang)
         try:
-            return self.records.kept.without(owner, find)
+            return self.records.kept.without(run.owner, run.actor, find)
         finally:
             for allocation in held:
                 inventory.hold(allocation)
@@ -166,11 +167,11 @@ class Elastic:
             if not devices.isdisjoint(mine):
                 self.records.notes[gang.id].comes_back = until
         self.records.kept.let_go(more)
-        taken |= {grant.device for grant in self.records.kept.grants_of(run.owner)}
+        taken |= {grant.device for grant in self.records.kept.grants_of(run.owner, run.actor)}
         placed = [Placed(p.node, tuple(g for g in p.grants if g.device not in taken)) for p in found.bundles]
         comes = tuple(each for each in placed if each.grants)
         if comes:
-            self.records.kept.keep(run.owner, Allocation(more, comes), until)
+            self.records.kept.keep(run.owner, Allocation(more, comes), until, actor=run.actor, team=run.team)
 
 
 def _sizes(run: ElasticRun) -> list[int]:
@@ -181,7 +182,7 @@ def _sizes(run: ElasticRun) -> list[int]:
 
 
 def _up_to(most: int, sizes: list[int], amount: Callable[[int], int]) -> list[int]:
-    """Those of the sizes, which are in order, that come to no more than `most`; few are tried, as each takes a while."""
+    """Those of the sizes, which are in order, that come to no more than `most`. Few are tried: each takes a while."""
     return sizes[: bisect_right(sizes, most, key=amount)]
 
 

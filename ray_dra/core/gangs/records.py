@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, MutableMapping, Seque
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.changes import check_change
 from ray_dra.core.gangs.gang import Gang, owner_ended
-from ray_dra.core.gangs.kept import KeptPlaces
+from ray_dra.core.gangs.kept import KEPT_SECONDS, KeptPlaces
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.pools import Pool, amount_of
 from ray_dra.core.gangs.progress import Progress
@@ -121,10 +121,12 @@ class Records:
             return
         check_change(gang, None)
         self._unlist(gang)
-        self.notes.pop(gang_id, None)
+        notes = self.notes.pop(gang_id, None)
         self.inventory.release(gang_id)
         if keep_until is not None and gang.allocation is not None:
-            self.kept.keep(gang.owner, gang.allocation, keep_until)
+            resizes = notes is not None and notes.comes_back > keep_until - KEPT_SECONDS
+            actor = gang.ordinary.actor if gang.ordinary is not None and resizes else ""
+            self.kept.keep(gang.owner, gang.allocation, keep_until, actor=actor, team=gang.team)
 
     # -- the queue
 
