@@ -22,7 +22,8 @@ from ray_dra.errors import KubernetesError
 from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, install, told
-from tests.cluster.world import Namespace, prepared_twice
+from tests.cluster.soaking import Watch
+from tests.cluster.world import Namespace
 
 GANGS = """
 import random
@@ -66,12 +67,14 @@ class Soak:
         self.head: Head = install(self.namespace)
         self.ended = threading.Event()
         self.kills: collections.Counter[str] = collections.Counter()
-        self.twice: set[tuple[str, str]] = set()
 
     def run(self, seconds: float) -> None:
-        threads = [threading.Thread(target=loop) for loop in (self.kill_for_ever, self.watch_for_ever)]
-        for thread in threads:
-            thread.start()
+        with Watch(self.cluster) as watch:
+            self.lives(seconds, watch)
+
+    def lives(self, seconds: float, watch: Watch) -> None:
+        killer = threading.Thread(target=self.kill_for_ever)
+        killer.start()
         ready: list[float] = []
         moves, errors, number = 0, collections.Counter[str](), 0
         deadline = time.monotonic() + seconds
@@ -86,8 +89,7 @@ class Soak:
                 errors[str(found.get("error", "its program ended"))] += 1
                 print(found, flush=True)
         self.ended.set()
-        for thread in threads:
-            thread.join()
+        killer.join()
         self.cluster.wait(self.head.ready, 200, "the head")
         began = time.monotonic()
         self.head.wait_nothing_left(240)
@@ -98,8 +100,8 @@ class Soak:
         )
         print(f"{sum(errors.values())} ended early: {dict(errors)}")
         print(f"{sum(self.kills.values())} kills: {dict(self.kills)}")
-        print(f"devices readied twice: {len(self.twice)}; everything given back {given:.0f} s after the end")
-        assert not self.twice
+        print(f"devices twice: {len(watch.twice)}; everything given back {given:.0f} s after the end")
+        assert not watch.twice
 
     def one(self, seed: int) -> dict[str, object]:
         try:
@@ -119,10 +121,6 @@ class Soak:
         except (AssertionError, KubernetesError) as error:  # its head or the API server died under it
             time.sleep(2)
             return {"error": "its head or its connection was lost", "text": str(error)[-300:]}
-
-    def watch_for_ever(self) -> None:
-        while not self.ended.wait(0.5):
-            self.twice |= prepared_twice(self.cluster)
 
     def kill_for_ever(self) -> None:
         victims: list[tuple[str, Callable[[], None]]] = [

@@ -14,7 +14,6 @@ import collections
 import os
 import random
 import statistics
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -24,8 +23,9 @@ from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, install, installation, told
 from tests.cluster.nodes import NodeSpec
+from tests.cluster.soaking import Watch
 from tests.cluster.test_reshape import NODE, any_of
-from tests.cluster.world import Namespace, prepared_twice
+from tests.cluster.world import Namespace
 
 SWITCHES = """
 PARTS = [{"GPU": 1}] * 56
@@ -85,14 +85,14 @@ class Soak:
         self.head: Head = install(self.namespace)
         cluster.kubectl("apply", "-k", str(installation(self.namespace, "shapes")))
         self.strangers = Namespace(cluster, f"s-{uuid.uuid4().hex[:8]}")
-        self.ended = threading.Event()
         self.kills: collections.Counter[str] = collections.Counter()
-        self.twice: set[tuple[str, str]] = set()
         self.got: set[str] = set()  # strangers that have got a device while the gang had them
 
     def run(self, switches: int, seconds: float) -> None:
-        watcher = threading.Thread(target=self.watch_for_ever)
-        watcher.start()
+        with Watch(self.cluster, every=0.3) as watch:
+            self.changes(switches, seconds, watch)
+
+    def changes(self, switches: int, seconds: float, watch: Watch) -> None:
         process = self.head.start(SWITCHES)
         took: list[float] = []
         stayed, ended, gangs = list[str](), list[str](), 0
@@ -116,8 +116,6 @@ class Soak:
                 self.maybe_kill()
         process.kill()
         process.wait()
-        self.ended.set()
-        watcher.join()
         self.end_strangers(gangs)
         self.head.wait_nothing_left(240)
         machine = Machine(self.cluster.nodes[NODE].machine)
@@ -129,18 +127,14 @@ class Soak:
         print(f"seconds: median {statistics.median(took):.1f}, most {max(took):.1f}; {sorted(round(t) for t in took)}")
         print(f"{len(ended)} gangs ended early: {ended}")
         print(f"{sum(self.kills.values())} kills: {dict(self.kills)}")
-        print(f"devices readied twice: {len(self.twice)}; strangers that got one: {len(self.got)}; left: 0")
-        assert not self.twice
+        print(f"devices twice: {len(watch.twice)}; strangers that got one: {len(self.got)}; left: 0")
+        assert not watch.twice
         assert not self.got
 
     def end_strangers(self, gangs: int) -> None:
         for name in (f"whole-{gangs}", f"part-{gangs}"):
             for kind in ("Pod", "ResourceClaim"):
                 self.strangers.api.delete(kind, name, self.strangers.name)
-
-    def watch_for_ever(self) -> None:
-        while not self.ended.wait(0.3):
-            self.twice |= prepared_twice(self.cluster)
 
     def bound(self) -> set[str]:
         """Strangers that have got a device, though the gang has all of them."""
