@@ -24,6 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tests.cluster.head import Head, install, told
 from tests.cluster.soaking import Watch
 from tests.cluster.world import Namespace, request
 
+PARTS = ("notice", "begun", "made", "started", "ready")  # until each there are so many seconds, from the sign on
 READY_SECONDS = 150.0  # for a gang to be ready again, or to say what it waits for
 PRODUCT = "device.attributes['gpu.nvidia.com'].productName == 'NVIDIA GB200'"
 
@@ -130,7 +132,7 @@ class Soak:
                 if time.monotonic() > until - 45:
                     break
                 if number % 10 == 0:
-                    self.note(kind="by hand", ready=self.by_hand())
+                    self.note(kind="by hand", **self.by_hand())
                 if not bag:
                     bag = [name for name, (_, often) in kinds.items() for _ in range(often)]
                     self.random.shuffle(bag)
@@ -181,7 +183,22 @@ class Soak:
             for what, words in (("notice", ("notice: ",)), ("begun", ("replace, ", "restart: "))):
                 if at >= began - 1 and why.startswith(words):
                     found.setdefault(what, at - began)
-        return found
+        return found | self.times_of_pod(ATTEMPT_LABEL, began)
+
+    def times_of_pod(self, labels: str, began: float) -> dict[str, float]:
+        """Seconds until the newest of these pods was made, and until its container started; Kubernetes' clock has
+        whole seconds."""
+        pods = [pod for pod in self.api.items("Pod", self.at, labels=labels) if pod["status"].get("startTime")]
+        newest = max(pods, key=lambda pod: str(pod["status"]["startTime"]), default=None)
+        states = (newest or {}).get("status", {}).get("containerStatuses", ())
+        started = [each["state"]["running"]["startedAt"] for each in states if "running" in each["state"]]
+        if newest is None or not started:
+            return {}
+        times = {"made": newest["metadata"]["creationTimestamp"], "started": max(map(str, started))}
+        return {
+            what: datetime.fromisoformat(str(at).replace("Z", "+00:00")).timestamp() - began
+            for what, at in times.items()
+        }
 
     def look(self) -> None:
         """It has exactly what was planned for it, in one placement group."""
@@ -291,7 +308,7 @@ class Soak:
         path = "/spec/workerGroupSpecs/1/replicas"
         self.api.patch("RayCluster", "gangs", [{"op": "replace", "path": path, "value": count}], self.at)
 
-    def by_hand(self) -> float:
+    def by_hand(self) -> dict[str, float]:
         """Seconds from scaling the group up by one until a placement group on its worker is ready."""
         process = self.head.start(BY_HAND, prelude="")
         told(process)
@@ -301,11 +318,12 @@ class Soak:
         assert found["ready"]
         process.kill()
         process.wait()
-        self.scale_by_hand(0)
         labels = "ray.io/group=by-hand"
+        times = {"ready": float(found["at"]) - began, **self.times_of_pod(labels, began)}
+        self.scale_by_hand(0)
         self.wait(lambda: not self.api.items("Pod", self.at, labels=labels), 60, "the worker by hand to end")
         self.wait(lambda: "all claims" in self.left(), 10, "its claim")
-        return float(found["at"]) - began
+        return times
 
     # -- inside
 
@@ -342,13 +360,13 @@ def summed_up(lines: Sequence[Mapping[str, Any]]) -> str:
     by_kind: dict[str, list[Mapping[str, Any]]] = {}
     for line in lines:
         by_kind.setdefault(line["kind"], []).append(line)
-    rows = [f"{'kind':<30} {'times':>5} {'waited':>6}  {'notice':>11} {'begun':>11} {'ready':>11}   (p50 / most, s)"]
+    rows = [f"{'kind':<46} {'times':>5} {'waited':>6} {' '.join(f'{what:>11}' for what in PARTS)}   (p50 / most, s)"]
     for kind, found in by_kind.items():
         for killed in sorted({line.get("coordinator", False) for line in found}):
             of = [line for line in found if line.get("coordinator", False) is killed]
             name = f"{kind}, and coordinator" if killed else kind
-            cells = [_middle([line[what] for line in of if what in line]) for what in ("notice", "begun", "ready")]
-            rows.append(f"{name:<30} {len(of):>5} {sum(bool(line.get('waited')) for line in of):>6}  {' '.join(cells)}")
+            cells = [_middle([line[what] for line in of if what in line]) for what in PARTS]
+            rows.append(f"{name:<46} {len(of):>5} {sum(bool(line.get('waited')) for line in of):>6}  {' '.join(cells)}")
     hand = [line["ready"] for line in by_kind.get("by hand", ())]
     pods = [line["ready"] for line in by_kind.get("a pod", ()) if not line["coordinator"]]
     kills = sum(line["kind"] != "by hand" for line in lines)
