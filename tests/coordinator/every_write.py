@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
+from ray_dra.coordinator.coordinator import Coordinator
+from ray_dra.coordinator.status import Status
 from ray_dra.core.gangs.gang import made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.repair import OnFault
 from ray_dra.errors import RayDraError
 from ray_dra.ports.kubernetes import Object
 from ray_dra.ports.ray import GroupAnswer, NewGroup
 from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.fakes import FakeRay, MemoryStore
-from ray_dra.translate.names import GANG_LABEL
 from ray_dra.translate.ray.bundles import ray_bundles
-from tests.coordinator.fault_worlds import NAME, KubeWorld
+from tests.coordinator.fault_worlds import NAME
 from tests.coordinator.world import Clock
 
 PATIENCE = 800  # turns of half a second: longer than anything that a gang waits for by itself
@@ -93,22 +95,66 @@ class State(NamedTuple):
     kept: bytes
 
 
-_PORTS: Mapping[str, type] = {"kube": NotedKube, "ray": NotedRay, "store": NotedStore}
 _COUNTED = ("_version", "_count", "writes", "mark")  # that differ though nothing else does
 
 
-class NotedWorld(KubeWorld):
-    """Racks of three trays. `states`: those at each write while `noting`."""
+_World = TypeVar("_World", bound="Noted")
 
-    def __init__(self, nodes: int = 6, cliques: int = 2) -> None:
-        super().__init__(nodes, cliques)
-        for name, kind in _PORTS.items():
-            getattr(self, name).__class__ = kind
-        self._begin()
 
-    def _begin(self) -> None:
+class Noted:
+    """A world whose `ports`, by their names there, say each write. `states`: those at each while `noting`; `more`:
+    what else of it outlives a coordinator."""
+
+    ports: ClassVar[Mapping[str, type]]
+    more: ClassVar[tuple[str, ...]] = ()
+    coordinator: Coordinator
+    ray: FakeRay
+    store: MemoryStore
+    clock: Clock
+
+    def restart(self) -> None:
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Everybody but the gang's program does something once."""
+        raise NotImplementedError
+
+    def ask(self, declared: OnFault, bundles: int = 2) -> None:
+        """The gang, over so many whole trays of a rack."""
+        raise NotImplementedError
+
+    def fill(self, bundles: int = 3) -> str:
+        """Another gang, which is ready."""
+        raise NotImplementedError
+
+    def strike(self, node: str) -> None:
+        """What the gang has there is lost."""
+        raise NotImplementedError
+
+    def drain(self, node: str) -> None:
+        """It is to be drained."""
+        raise NotImplementedError
+
+    def mend(self, node: str) -> None:
+        """It is well again."""
+        raise NotImplementedError
+
+    def heal(self) -> None:
+        """All hardware is well again, and whoever else had some has left."""
+        raise NotImplementedError
+
+    def has_room(self) -> bool:
+        """Whether the gang could be placed now, by what the world says alone."""
+        raise NotImplementedError
+
+    def leftovers(self) -> list[object]:
+        """What is there that no gang has."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
         self.noting, self.states = False, dict[bytes, State]()
-        for name in _PORTS:
+        for name, kind in self.ports.items():
+            getattr(self, name).__class__ = kind
             getattr(self, name).mark = self.mark
         self.restart()
 
@@ -116,16 +162,36 @@ class NotedWorld(KubeWorld):
         """Remember how it is now."""
         if not self.noting:
             return
-        ports = {name: {k: v for k, v in getattr(self, name).__dict__.items() if k not in _COUNTED} for name in _PORTS}
-        alike = pickle.dumps(ports)
+        ports = {name: dict(getattr(self, name).__dict__) for name in self.ports}
+        for port in ports.values():
+            del port["mark"]
+        more = {name: getattr(self, name) for name in self.more}
+        alike = pickle.dumps(
+            [[each for each in port.items() if each[0] not in _COUNTED] for port in ports.values()] + [[*more.items()]]
+        )
         if alike not in self.states:
-            ports["kube"] |= {"_version": self.kube._version, "_count": self.kube._count}
-            phase = self.phase
-            self.states[alike] = State(phase, f"{phase} at {self.clock.now:g}", pickle.dumps((ports, self.clock.now)))
+            said = f"{self.phase} at {self.clock.now:g}"
+            self.states[alike] = State(self.phase, said, pickle.dumps((ports, more, self.clock.now)))
+
+    @classmethod
+    def back(cls: type[_World], state: State) -> _World:
+        """Another coordinator in the world as it was."""
+        world = cls.__new__(cls)
+        ports, more, now = pickle.loads(state.kept)
+        for name, kind in cls.ports.items():
+            port: Any = object.__new__(kind)
+            port.__dict__ = ports[name]
+            setattr(world, name, port)
+        for name, value in more.items():
+            setattr(world, name, value)
+        world.clock = Clock()
+        world.clock.now = now
+        world.begin()
+        return world
 
     def turn(self) -> None:
         self.mark()
-        super().turn()
+        self.go_on()
         self.mark()
         self._drive()
         self.ray.settle()
@@ -147,6 +213,10 @@ class NotedWorld(KubeWorld):
             self.mark()
 
     @property
+    def status(self) -> Status:
+        return self.coordinator.status(NAME)
+
+    @property
     def phase(self) -> str:
         gang = self.coordinator.gangs.get(NAME)
         if gang is None:
@@ -154,22 +224,6 @@ class NotedWorld(KubeWorld):
         status = self.status
         stage = status.reshape.value if status.reshape is not None else ""
         return " ".join(filter(None, [status.phase.value, stage]))
-
-    @classmethod
-    def back(cls, state: State) -> NotedWorld:
-        """Another coordinator in the world as it was."""
-        world = cls.__new__(cls)
-        ports, now = pickle.loads(state.kept)
-        for name, kind in _PORTS.items():
-            port: Any = object.__new__(kind)
-            port.__dict__ = ports[name]
-            setattr(world, name, port)
-        world.clock = Clock()
-        world.clock.now = now
-        world._begin()
-        return world
-
-    # -- what is asked of it
 
     @property
     def well(self) -> bool:
@@ -179,42 +233,12 @@ class NotedWorld(KubeWorld):
             return False
         return self.status.phase is Phase.READY and not self.status.lost
 
-    def of_gang(self, kind: str) -> list[str]:
-        """Objects of the gang by name, those last that are on their way out."""
-        of = [thing["metadata"] for thing in self.kube._of(kind) if GANG_LABEL in thing["metadata"].get("labels", {})]
-        found = [meta for meta in of if meta["labels"][GANG_LABEL] == NAME]
-        return [meta["name"] for meta in sorted(found, key=lambda meta: ("deletionTimestamp" in meta, meta["name"]))]
-
-    def heal(self) -> None:
-        """All hardware is well again, and whoever else had some has left."""
-        for node in [*self.kube._deleted, *self.kube.nodes]:
-            self.kube.regain_node(node)
-            self.kube.cordon(node, closed=False)
-            self.kube.taint(node, "")
-            for device in ("gpu-0", "gpu-1", "gpu-2", "gpu-3"):
-                self.kube.taint_device(node, device, "")
-        for gang in [each for each in self.coordinator.gangs if each != NAME]:
-            self.coordinator.release(gang)
-
     @property
     def why_gone(self) -> str:
         try:
             return str(self.status)
         except RayDraError as error:
             return str(error)
-
-    def has_room(self) -> bool:
-        """Whether enough whole trays of a rack are free and well, by what Kubernetes says alone."""
-        taken = {node for node, _ in self.kube.claimed()}
-        racks: dict[object, int] = {}
-        for name, node in self.kube.nodes.items():
-            devices = [device for each in self.kube._slices[name] for device in each.devices]
-            tainted = any(device.taints for device in devices)
-            known = self.coordinator.inventory.node_states[name].node
-            if node.ready and not (known.spare or node.unschedulable or node.taints or tainted or name in taken):
-                rack = known.clique
-                racks[rack] = racks.get(rack, 0) + 1
-        return max(racks.values(), default=0) >= len(self.coordinator.gangs[NAME].request.bundles)
 
     def until_well(self) -> bool:
         self.until_settled()
@@ -273,76 +297,9 @@ class NotedWorld(KubeWorld):
         self.heal()
         for _ in range(PATIENCE):
             self.turn()
-            if not (self.coordinator.gangs or self.left() or self.store.keys("")):
+            if not (self.coordinator.gangs or self.leftovers()) and self.coordinator.idle:
                 break
-        assert not self.left(), self.left()
         assert not self.coordinator.gangs
-        assert not self.store.keys(""), self.store.keys("")
-        assert not self.kube.claimed()
+        assert not self.leftovers(), self.leftovers()
         assert all(group.state == "REMOVED" for group in self.ray.groups.values())
-        assert not any(raylet.alive for raylet in self.ray.nodes.values())
         assert self.coordinator.idle
-
-
-# -- what may befall it
-
-
-def victim_node(world: NotedWorld) -> str:
-    """The node of its last bundle; where it has none, the first that somebody has, or that there is."""
-    gang = world.coordinator.gangs.get(NAME)
-    if gang is not None and gang.allocation is not None and gang.allocation.nodes[-1] in world.kube.nodes:
-        return gang.allocation.nodes[-1]
-    return min((node for node, _ in world.kube.claimed() if node in world.kube.nodes), default=min(world.kube.nodes))
-
-
-def kill_pod(world: NotedWorld, at: int = -1) -> None:
-    pods = world.of_gang("Pod")
-    if pods:
-        world.kube.drop("Pod", pods[at])
-
-
-def kill_all_pods(world: NotedWorld) -> None:
-    for pod in world.of_gang("Pod"):
-        world.kube.drop("Pod", pod)
-
-
-def kill_raylet(world: NotedWorld) -> None:
-    """Its container ends with it, and no pod of a gang is started twice."""
-    for pod in world.of_gang("Pod")[-1:]:
-        world.kube._things["Pod", pod]["status"] = {"phase": "Failed"}
-        world.kube._running.discard(pod)
-        world.kube._version += 1
-
-
-def delete_claim(world: NotedWorld) -> None:
-    """By hand; Kubernetes keeps one that is in use until its pod has ended."""
-    claims = world.of_gang("ResourceClaim")
-    if claims:
-        FakeKube.delete(world.kube, "ResourceClaim", claims[-1])
-
-
-def lose_the_head(world: NotedWorld) -> None:
-    """With its control store: Ray begins anew, and programs end."""
-    world.store.data.clear()
-    for raylet in [name for name, node in world.ray.nodes.items() if node.alive]:
-        world.ray.kill_node(raylet)
-    world.ray.groups.clear()
-    world.ray.nodes.clear()
-    world.restart()
-
-
-VICTIMS: Mapping[str, Callable[[NotedWorld], None]] = {
-    "nobody": lambda world: None,  # the coordinator alone
-    "a worker's pod": kill_pod,
-    "two workers' pods": kill_all_pods,
-    "a raylet": kill_raylet,
-    "a node, deleted": lambda world: world.kube.delete_node(victim_node(world)),
-    "a node, NoExecute": lambda world: world.kube.taint(victim_node(world), "NoExecute"),
-    "a node, cordoned": lambda world: world.kube.cordon(victim_node(world)),
-    "a kubelet": lambda world: world.kube.lose_node(victim_node(world)),
-    "a GPU, NoExecute": lambda world: world.kube.taint_device(victim_node(world), "gpu-0", "NoExecute"),
-    "a GPU, NoSchedule": lambda world: world.kube.taint_device(victim_node(world), "gpu-0", "NoSchedule"),
-    "a claim": delete_claim,
-    "a ComputeDomain": lambda world: world.kube.drop("ComputeDomain"),
-    "the head": lose_the_head,
-}

@@ -2,7 +2,7 @@
 coordinator is killed at each single write, with something else lost just then; and at each write of what follows that.
 
 However it comes, the gang is ready again, or waits with a true reason and is ready once there is room; no device is had
-twice, and nothing is left in the end. In the suite some of each life; all of it by hand: `pytest --runxfail -m by_hand
+twice, and nothing is left in the end. In the suite some of each life; all of it by hand: `pytest -m by_hand
 tests/coordinator/test_every_kill.py`.
 """
 
@@ -12,27 +12,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 
 from ray_dra.core.gangs.phases import Phase
-from ray_dra.core.gangs.repair import DEGRADE, OnFault, on_fault
+from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.translate.names import SPARE_LABEL
 from tests.core.machines import gang, group_id
 
-from .every_write import VICTIMS, NotedWorld, State
+from .every_write import Noted, State
+from .every_write_kube import KUBE_VICTIMS, NotedKubeWorld
+from .every_write_raylets import RAYLET_VICTIMS, NotedWorld
 from .fault_worlds import GRACE, HERE, NAME, ONE_CLIQUE
 
 REPLACE, RESTART = on_fault(("replace", "restart"), GRACE), on_fault("restart", GRACE)
 SHRINK = on_fault(("shrink", "restart"), GRACE, min_bundles=1)
+Life = Callable[[Any], None]
 
 
-def ask(world: NotedWorld, declared: OnFault, bundles: int = 2) -> None:
-    asked = world.order(bundles, on_fault=declared, name="train")
-    world.coordinator.submit(replace(asked, request=replace(asked.request, gang=NAME), maker=HERE))
-
-
-def until(world: NotedWorld, done: Callable[[], object]) -> None:
+def until(world: Noted, done: Callable[[], object]) -> None:
     for _ in range(200):
         world.turn()
         if done():
@@ -40,94 +39,102 @@ def until(world: NotedWorld, done: Callable[[], object]) -> None:
     raise AssertionError(f"it does not come to that: {world.status.history}")
 
 
-def turns(world: NotedWorld, count: int) -> None:
+def turns(world: Noted, count: int) -> None:
     for _ in range(count):
         world.turn()
 
 
-def filled(world: NotedWorld) -> str:
-    """Somebody else has a rack."""
-    other = world.coordinator.submit(world.order(3)).gang
-    assert world.drive(other) is Phase.READY
-    return other
+def nodes(world: Noted) -> list[str]:
+    held = world.status.allocation
+    assert held is not None
+    return list(held.nodes)
 
 
-def repaired(world: NotedWorld) -> bool:
+def begun(world: Noted, declared: Any, bundles: int = 2) -> str:
+    """The gang is ready, and from here on each write is remembered. Returns the node of its second bundle."""
+    world.ask(declared, bundles)
+    until(world, lambda: world.well)
+    world.noting = True
+    return nodes(world)[1]
+
+
+def repaired(world: Noted) -> bool:
     return world.status.moves > 0 and world.well
 
 
-def replaced(world: NotedWorld) -> None:
+def given_back(world: Noted) -> None:
+    world.coordinator.release(NAME)
+    until(world, lambda: NAME not in world.coordinator.gangs)
+    turns(world, 4)
+
+
+def replaced(world: Noted) -> None:
     """It waits for room, is made, loses a worker to the node that is free in its rack, and is given back."""
-    first, _ = filled(world), filled(world)
+    first, _ = world.fill(), world.fill()
     world.noting = True
-    ask(world, REPLACE)
+    world.ask(REPLACE)
     turns(world, 2)
     world.coordinator.release(first)
     until(world, lambda: world.well)
-    world.kube.taint(world.nodes[1], "NoExecute")
-    until(world, lambda: repaired(world))
-    world.coordinator.release(NAME)
-    until(world, lambda: NAME not in world.coordinator.gangs and not world.of_gang("Pod"))
+    world.strike(nodes(world)[1])
+    until(world, lambda: repaired(world) or world.status.phase is Phase.QUEUED)
+    given_back(world)
 
 
-def moved(world: NotedWorld) -> None:
+def moved(world: Noted) -> None:
     """It has a whole rack, and starts again in the other one."""
-    ask(world, RESTART, 3)
-    until(world, lambda: world.well)
-    world.noting = True
-    world.kube.taint(world.nodes[1], "NoExecute")
+    world.strike(begun(world, RESTART, 3))
     until(world, lambda: repaired(world))
 
 
-def queued_again(world: NotedWorld) -> None:
+def queued_again(world: Noted) -> None:
     """The same where the other rack is taken: it waits with its place kept, until the node is repaired."""
-    filled(world)
-    ask(world, RESTART, 3)
-    until(world, lambda: world.well)
-    node = world.nodes[1]
-    world.noting = True
-    world.kube.taint(node, "NoExecute")
+    world.fill()
+    node = begun(world, RESTART, 3)
+    world.strike(node)
     until(world, lambda: world.status.phase is Phase.QUEUED)
     turns(world, 3)
-    world.kube.taint(node, "")
+    world.mend(node)
     until(world, lambda: world.well)
 
 
-def drained(world: NotedWorld) -> None:
-    """A cordon, which Ray is told of before the worker leaves."""
-    ask(world, REPLACE)
-    until(world, lambda: world.well)
-    world.noting = True
-    world.kube.cordon(world.nodes[1])
+def drained(world: Noted) -> None:
+    """On Kubernetes a cordon, and Ray is told of it before the worker leaves."""
+    world.drain(begun(world, REPLACE))
     until(world, lambda: repaired(world))
 
 
-def grown(world: NotedWorld) -> None:
+def grown(world: Noted) -> None:
     """It shrinks, and grows back."""
-    ask(world, SHRINK)
-    until(world, lambda: world.well)
-    node = world.nodes[1]
-    world.noting = True
-    world.kube.taint(node, "NoExecute")
+    node = begun(world, SHRINK)
+    world.strike(node)
     until(world, lambda: repaired(world))
-    world.kube.taint(node, "")
+    world.mend(node)
     until(world, lambda: world.well and not world.status.shrunk)
 
 
-def reshaped(world: NotedWorld) -> None:
+def reshaped(world: Noted) -> None:
     """Its program gives it another shape, and has work in the old one for a while."""
-    ask(world, REPLACE)
-    until(world, lambda: world.well)
-    world.noting = True
+    begun(world, REPLACE)
     for group in world.ray.groups.values():
         group.workers.add(0)
     world.coordinator.reshape(NAME, gang(2, 2, 2, 2, name=NAME, locality=ONE_CLIQUE), 60.0, 2.0)
     until(world, lambda: repaired(world))
 
 
-def spared(world: NotedWorld) -> None:
+def degraded(world: Noted) -> None:
+    """It has declared nothing."""
+    node = begun(world, DEGRADE)
+    world.strike(node)
+    turns(world, 4)
+    world.mend(node)
+    turns(world, 4)
+    given_back(world)
+
+
+def spared(world: NotedKubeWorld) -> None:
     """A spare that is lent to another gang is taken back for a repair; the other rack is taken."""
-    filled(world)
+    world.fill()
     rack = [name for name, node in world.coordinator.inventory.node_states.items() if node.free]
     world.kube.label(rack[0], **{SPARE_LABEL: "true"})
     world.turn()
@@ -135,39 +142,28 @@ def spared(world: NotedWorld) -> None:
     request = replace(lent.request, gang=group_id("lent"), priority=9, preemptible=True)
     world.coordinator.submit(replace(lent, request=request, maker=HERE))
     assert world.drive(request.gang) is Phase.READY
-    ask(world, REPLACE)
-    until(world, lambda: world.well)
-    world.noting = True
-    world.kube.taint(world.nodes[1], "NoExecute")
+    world.strike(begun(world, REPLACE))
     until(world, lambda: repaired(world))
     assert rack[0] in world.nodes
 
 
-def degraded(world: NotedWorld) -> None:
-    """It has declared nothing."""
-    ask(world, DEGRADE)
-    until(world, lambda: world.well)
-    world.noting = True
-    node = world.nodes[1]
-    world.kube.taint(node, "NoExecute")
-    turns(world, 4)
-    world.kube.taint(node, "")
-    turns(world, 4)
-    world.coordinator.release(NAME)
-    until(world, lambda: NAME not in world.coordinator.gangs and not world.of_gang("Pod"))
-
-
+BOTH: tuple[Life, ...] = (replaced, moved, queued_again, drained, grown, reshaped, degraded)
+KUBE, RAYLETS = (NotedKubeWorld, KUBE_VICTIMS, (*BOTH, spared)), (NotedWorld, RAYLET_VICTIMS, BOTH)
+WORLDS: Mapping[str, tuple[Callable[[], Any], Mapping[str, Callable[[Any], None]], tuple[Life, ...]]] = {
+    "kubernetes": KUBE,
+    "raylets": RAYLETS,
+}
+LIVES = [(world, life) for world, (_, _, lives) in WORLDS.items() for life in lives]
 EVERY = 4  # of the victims in each phase, in the suite
-LIVES = (replaced, moved, queued_again, drained, grown, reshaped, spared, degraded)
-PHASES = {phase.value for phase in Phase} - {"quota"}  # nobody else's queue is here
+all_lives = pytest.mark.parametrize(("world", "life"), LIVES, ids=lambda each: getattr(each, "__name__", each))
 
 
 @cache
-def lived(life: Callable[[NotedWorld], None]) -> list[State]:
+def lived(world: str, life: Life) -> list[State]:
     """The states at each write of a life."""
-    world = NotedWorld()
-    life(world)
-    return list(world.states.values())
+    made = WORLDS[world][0]()
+    life(made)
+    return list(made.states.values())
 
 
 def by_phase(states: list[State]) -> Mapping[str, list[State]]:
@@ -177,53 +173,59 @@ def by_phase(states: list[State]) -> Mapping[str, list[State]]:
     return found
 
 
-def ends_well(state: State, victim: str, said: str) -> str:
+def back(world: str, state: State) -> Any:
+    return KUBE[0].back(state) if world == "kubernetes" else RAYLETS[0].back(state)
+
+
+def ends_well(world: str, state: State, victim: str, said: str) -> str:
     """Another coordinator goes on from there, with one more victim; its end, or AssertionError."""
-    world = NotedWorld.back(state)
-    ends = world.ends or victim == "the head"
+    there = back(world, state)
+    ends = there.ends or victim in ("the head", "the program")
     try:
-        VICTIMS[victim](world)
-        return world.ends_well(may_be_gone=ends)
+        WORLDS[world][1][victim](there)
+        return str(there.ends_well(may_be_gone=ends))
     except AssertionError as error:
         raise AssertionError(f"{said}, {state.said}, then {victim}: {error}") from error
 
 
-def after(state: State, victim: str) -> Iterator[State]:
+def after(world: str, state: State, victim: str) -> Iterator[State]:
     """The states at each write of what follows a victim."""
-    world = NotedWorld.back(state)
-    VICTIMS[victim](world)
-    world.noting = True
-    world.until_settled()
-    yield from world.states.values()
+    there = back(world, state)
+    WORLDS[world][1][victim](there)
+    there.noting = True
+    there.until_settled()
+    yield from there.states.values()
 
 
-@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
-def test_killed_in_every_phase_with_every_victim(life: Callable[[NotedWorld], None]) -> None:
+@all_lives
+def test_killed_in_every_phase_with_every_victim(world: str, life: Life) -> None:
     """At one write of each phase in turn."""
-    for at, states in enumerate(by_phase(lived(life)).values()):
-        for number, victim in enumerate(VICTIMS):
+    for at, states in enumerate(by_phase(lived(world, life)).values()):
+        for number, victim in enumerate(WORLDS[world][1]):
             if (at + number) % EVERY == 0:
-                ends_well(states[number % len(states)], victim, life.__name__)
+                ends_well(world, states[number % len(states)], victim, life.__name__)
 
 
 def test_the_lives_go_through_all_phases() -> None:
-    found = {state.phase.split()[0] for life in LIVES for state in lived(life)}
-    assert found == PHASES
+    found = {state.phase.split()[0] for world, life in LIVES for state in lived(world, life)}
+    assert found == {phase.value for phase in Phase} - {"quota"}, "nobody else's queue is here"
 
 
 @pytest.mark.by_hand
-@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
-def test_killed_at_every_write_with_every_victim(life: Callable[[NotedWorld], None]) -> None:
-    ends = Counter(ends_well(state, victim, life.__name__) for state in lived(life) for victim in VICTIMS)
-    print(f"{life.__name__}: {dict(ends)}")
+@all_lives
+def test_killed_at_every_write_with_every_victim(world: str, life: Life) -> None:
+    states, victims = lived(world, life), WORLDS[world][1]
+    ends = Counter(ends_well(world, state, victim, life.__name__) for state in states for victim in victims)
+    print(f"{world}, {life.__name__}: {len(states)} states x {len(victims)} victims: {dict(ends)}")
 
 
 @pytest.mark.by_hand
-@pytest.mark.parametrize("life", LIVES, ids=lambda life: life.__name__)
-def test_killed_at_every_write_of_what_follows_a_victim_in_every_phase(life: Callable[[NotedWorld], None]) -> None:
+@all_lives
+def test_killed_at_every_write_of_what_follows_a_victim_in_every_phase(world: str, life: Life) -> None:
     ends: Counter[str] = Counter()
-    for states in by_phase(lived(life)).values():
-        for number, victim in enumerate(VICTIMS):
-            for later in after(states[number % len(states)], victim):
-                ends[ends_well(later, "nobody", f"{life.__name__}, after {victim}")] += 1
-    print(f"{life.__name__}: {dict(ends)}")
+    for states in by_phase(lived(world, life)).values():
+        for number, victim in enumerate(WORLDS[world][1]):
+            for later in after(world, states[number % len(states)], victim):
+                said = f"{life.__name__}, after {victim} {states[number % len(states)].said}"
+                ends[ends_well(world, later, "nobody", said)] += 1
+    print(f"{world}, {life.__name__}: {sum(ends.values())} states: {dict(ends)}")
