@@ -47,7 +47,7 @@ from ray_dra.core.gangs.record_sense import LAST_MOVE, MOST_SECONDS
 from ray_dra.core.gangs.refusals import no_queue
 from ray_dra.core.gangs.repair import DEGRADE, FaultRule, OnFault, Way, declared_for, without
 from ray_dra.core.gangs.standing import PoolStanding, TeamStanding, pool_standings, team_standings
-from ray_dra.core.model.checked import number, text, whole
+from ray_dra.core.model.checked import flag, number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
@@ -245,9 +245,10 @@ class Coordinator:
         self._turns.serve()
         return True
 
-    def reshape(self, gang_id: str, request: GangRequest, timeout: float, grace: float) -> Status:
+    def reshape(self, gang_id: str, request: GangRequest, timeout: float, grace: float, keep: bool = False) -> Status:
         """Begin to give a gang another shape on the GPUs that it has; the looks that follow go on with it. `grace`:
-        seconds after which what still runs in the old shape is ended; `timeout`: seconds for Ray to place the next.
+        seconds after which what still runs in the old shape is ended; `timeout`: seconds for Ray to place the next;
+        `keep`: what that does not use stays the gang's.
 
         Raises:
             GangGone: the gang is not there, or is being given back.
@@ -257,11 +258,12 @@ class Coordinator:
         self._statuses.find(gang_id)
         timeout = number(timeout, "timeout", least=LEAST_SECONDS, most=MOST_SECONDS)
         grace = number(grace, "grace", least=0.0, most=MOST_SECONDS)
+        keep = flag(keep, "keep")
         request = self._next_shape(gang_id, request)
         self.observe()  # Ray may have placed it since the last look
         gang = self._statuses.find(gang_id)
         seen = self.observer.observed(gang, self.records.notes[gang_id])
-        self._decide(ReshapeAsked(gang_id, request, timeout, grace, seen))
+        self._decide(ReshapeAsked(gang_id, request, timeout, grace, seen, keep))
         gang = self._statuses.find(gang_id)
         try:
             self._decide(GangObserved(gang_id, self.observer.observed(gang, self.records.notes[gang_id])))
@@ -273,12 +275,13 @@ class Coordinator:
         """A gang's work is saved as of now. Raises GangGone and UnsatisfiableError as `status` does."""
         self._decide(Checkpointed(self._statuses.find(gang_id).id))
 
-    def check_shape(self, gang_id: str, request: GangRequest) -> None:
+    def check_shape(self, gang_id: str, request: GangRequest, keep: bool = False) -> None:
         """Whether `reshape` would begin now; nothing changes. Raises as it does."""
         gang = self._statuses.find(gang_id)
+        keep = flag(keep, "keep")
         request = self._next_shape(gang_id, request)
         seen = self.observer.observed(gang, self.records.notes[gang_id])
-        self.engine.reshaping.check(gang, request, seen)
+        self.engine.reshaping.check(gang, request, seen, keep=keep)
 
     @property
     def schedule(self) -> Schedule | None:

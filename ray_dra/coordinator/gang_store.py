@@ -122,7 +122,7 @@ def _readable(key: str, data: bytes, held: dict[object, str]) -> Gang:
     gang = gang_from_bytes(data)
     if gang.id != key:
         raise RayDraError("The record is of another gang than its key says.", wanted=ascii(key), available=gang.id)
-    devices = [] if gang.holds is None else [_device(g) for g in gang.holds.grants if g.alone]
+    devices = [] if gang.holds is None else [_device(g) for g in gang.holds.held_grants if g.alone]
     for what, claimed in (("device", devices), ("placement group", gang.groups)):
         twice = next((held[each] for each in claimed if each in held), None)
         if twice is not None:

@@ -64,5 +64,5 @@ class InventorySync:
 
     def end_of_look(self) -> None:
         """Forget nodes that are lost and that no gang is on; what is left is known of a while longer."""
-        self._nodes.drop_unused({node for _, allocation in self._records.holders() for node in allocation.nodes})
+        self._nodes.drop_unused({placed.node for _, held in self._records.holders() for placed in held.holdings})
         self._known.look(self._clock())

@@ -65,7 +65,7 @@ def plan(
     layout = place(inventory, folded, policy, strict=strict)
     if layout.bundles is not None:
         allocation = make(
-            Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters, (), (), "")
+            Allocation, (request.gang, layout.bundles, epoch, request.priority, layout.counters, (), (), "", None)
         )
         if layout.masks is not None:
             inventory.remember(allocation, layout.masks)

@@ -158,16 +158,18 @@ class CoordinatorActor:
         self._tell()
         return status
 
-    async def reshape(self, gang: str, request: GangRequest, timeout: float, grace: float) -> Status:
+    async def reshape(
+        self, gang: str, request: GangRequest, timeout: float, grace: float, keep: bool = False
+    ) -> Status:
         """Begin to change a gang's shape; `Coordinator.reshape` has the arguments and errors."""
-        status = self._core.reshape(gang, request, timeout, grace)
+        status = self._core.reshape(gang, request, timeout, grace, keep=keep)
         self._wake()
         self._tell()
         return status
 
-    async def check_shape(self, gang: str, request: GangRequest) -> None:
+    async def check_shape(self, gang: str, request: GangRequest, keep: bool = False) -> None:
         """Whether `reshape` would begin now; `Coordinator.check_shape` has the errors."""
-        self._core.check_shape(text(gang, "gang", most=MAX_KEY), request)
+        self._core.check_shape(text(gang, "gang", most=MAX_KEY), request, keep=keep)
 
     async def schedule(self) -> Schedule | None:
         """When gangs have which of their named shapes, as it is said now."""

@@ -24,7 +24,7 @@ from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.checked import number
+from ray_dra.core.model.checked import flag, number
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing
 from ray_dra.core.model.html_table import html_table
@@ -72,6 +72,7 @@ class GangPlacementGroup:
         self._status = status
         self._shapes: dict[str, GangShape] = {}
         self._shape = ""  # the name of the present one, as far as it has one
+        self._keep = True  # between shapes with names, what the one does not use stays the gang's
         self._lock = threading.RLock()
         self._commit: Any = None  # the coordinator's answer about the placement group, until it is read
 
@@ -195,6 +196,7 @@ class GangPlacementGroup:
         sharing: GpuSharing | None = None,
         devices: DeviceCriteria | None = None,
         locality: Locality | None = None,
+        keep: bool = False,
         timeout: float = 300.0,
         grace: float = 30.0,
     ) -> None:
@@ -203,7 +205,8 @@ class GangPlacementGroup:
         The next shape is planned first, on the gang's own GPUs alone; where they do not have it, nothing is changed.
         Then the gang's program has notice (`notice`), until nothing of the gang has a GPU any more or the grace time is
         over; the placement group is removed, and what still ran in it ends. `placement_group` is another one from then
-        on. All GPUs stay the gang's meanwhile. Those that the next shape does not need are given back in the end.
+        on. All GPUs stay the gang's meanwhile. Those that the next shape does not need are given back in the end, or,
+        with `keep`, stay the gang's for a later shape.
 
         Where the next shape cannot be placed, the gang has the old one again; where that cannot be either, all is given
         back, with the reason.
@@ -212,6 +215,8 @@ class GangPlacementGroup:
             bundles: as of `placement_group`, as are `strategy`, `part`, `sharing`, `devices` and `locality`. Between
                 whole GPUs, parts and shares the gang's workers and claims are made anew on the same GPUs: on Kubernetes
                 alone.
+            keep: the GPUs and other resources that the next shape does not use stay held for the gang, so that it can
+                have its present shape again. To give them back later, reshape to the same bundles without it.
             timeout: seconds for Ray to place the next shape, from 1 to a year; as long again for the old one. Where
                 workers are made anew, they have as many seconds before that.
             grace: seconds after which what still runs is ended.
@@ -223,29 +228,32 @@ class GangPlacementGroup:
             GangGone: the gang was removed meanwhile.
         """
         asked = shape(bundles, strategy=strategy, part=part, sharing=sharing, devices=devices, locality=locality)
-        self._take(asked, timeout, grace)
+        self._take(asked, timeout, grace, keep)
         self._shape = next((name for name, each in self._shapes.items() if self._asked(each) == self._request), "")
 
-    def phases(self, shapes: Mapping[str, GangShape]) -> None:
+    def phases(self, shapes: Mapping[str, GangShape], *, keep: bool = True) -> None:
         """Give shapes of this gang names, for `switch`: `gang.phases({"day": ray_dra.shape(...), "night": ...})`.
         Each is planned on the gang's own GPUs, and nothing is changed. They are this handle's, and no copy's.
+
+        Args:
+            keep: what a shape does not use of the gang's GPUs stays the gang's, so that the others can always follow.
 
         Raises:
             InvalidRequest: a name or shape that cannot be; the gang is not ready.
             UnsatisfiableError: the gang's GPUs do not have one of them; says what is missing where.
             GangGone: the gang was removed.
         """
-        found = check_named(shapes)
+        found, keep = check_named(shapes), flag(keep, "keep")
         self._settle()
         for each in found.values():
-            ask(coordinator().check_shape.remote(self.id, self._asked(each)))
+            ask(coordinator().check_shape.remote(self.id, self._asked(each), keep))
         self._refresh()
-        self._shapes = found
+        self._shapes, self._keep = found, keep
         self._shape = next((name for name, each in found.items() if self._asked(each) == self._request), "")
 
     def switch(self, name: str | None = None, *, timeout: float = 300.0, grace: float = 30.0) -> str:
         """Change to the shape of this name, as `reshape` does; None: to that which the cluster's schedule says is due
-        now. Returns its name. Nothing happens where the gang has it.
+        now. Returns its name. Nothing happens where the gang has it. What it does not use is kept as `phases` says.
 
         Raises:
             InvalidRequest: there is no such shape, or no schedule; and what `reshape` raises.
@@ -259,7 +267,7 @@ class GangPlacementGroup:
                 wanted=shown(name),
                 available=", ".join(sorted(self._shapes)) or "names that gang.phases(...) gave",
             )
-        self._take(self._shapes[name], timeout, grace)
+        self._take(self._shapes[name], timeout, grace, self._keep)
         self._shape = name
         return name
 
@@ -285,11 +293,11 @@ class GangPlacementGroup:
             priority=before.priority,
         )
 
-    def _take(self, shape: GangShape, timeout: float, grace: float) -> None:
+    def _take(self, shape: GangShape, timeout: float, grace: float, keep: bool) -> None:
         """Change to a shape, and wait until it is placed."""
         asked = self._asked(shape)
         self._settle()
-        status: Status = ask(coordinator().reshape.remote(self.id, asked, timeout, grace))
+        status: Status = ask(coordinator().reshape.remote(self.id, asked, timeout, grace, keep))
         while status.reshape is not None:
             if status.reshape is ReshapeStage.DRAINS:
                 change = coordinator().await_reshape.remote(self.id, status.reshape, QUEUE_SECONDS)

@@ -18,6 +18,7 @@ from ray_dra.translate.text import (
     explain_standing,
     explain_times,
     plain_bundles,
+    plain_kept,
     plain_shortfall,
     utc,
 )
@@ -178,6 +179,7 @@ def plain_gang(status: ListedGang, names: Names) -> dict[str, Any]:
         "placement_group": status.group,
         "cliques": [{"id": clique, "name": names.get(clique, clique)} for clique in _cliques(status)],
         "allocation": None if status.allocation is None else plain_bundles(status.allocation),
+        "kept": [] if status.allocation is None else plain_kept(status.allocation),
         "waits_for": [plain_shortfall(shortfall) for shortfall in status.waits_for],
         "lost": list(status.lost),
         "other_work": list(status.other_work),

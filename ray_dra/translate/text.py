@@ -218,6 +218,8 @@ def explain_allocation(
                 f"    bundles {at} to {at + alike - 1}, a node each, {placed.node} to {last}: GPU {gpus} of each"
             )
             at += alike
+    kept = allocation.kept.placed if allocation.kept is not None else ()
+    lines += [f"  kept for another shape on {p.node}: {_devices(p.grants)}" for p in kept if p.grants]
     return lines
 
 
@@ -316,6 +318,12 @@ def plain_bundles(allocation: Allocation) -> list[dict[str, Any]]:
     return [
         {"node": p.node, "clique": p.clique, "gpus": [_plain_device(g) for g in p.grants]} for p in allocation.bundles
     ]
+
+
+def plain_kept(allocation: Allocation) -> list[dict[str, Any]]:
+    """What the gang keeps beside its bundles, for programs."""
+    kept = allocation.kept.placed if allocation.kept is not None else ()
+    return [{"node": placed.node, "gpus": [_plain_device(g) for g in placed.grants]} for placed in kept]
 
 
 def _plain_device(grant: Grant) -> dict[str, Any]:

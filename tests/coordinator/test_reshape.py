@@ -52,7 +52,7 @@ def in_shape(world: World, *sizes: int) -> bool:
 def used(world: World) -> set[object]:
     held = world.coordinator.gangs["a"].holds
     assert held is not None
-    return {grant.device for grant in held.grants}
+    return {grant.device for grant in held.held_grants}
 
 
 def changed(world: World) -> None:
@@ -67,7 +67,7 @@ def changed(world: World) -> None:
             break  # it was given back before the kill, and waits for "b"
         if len(used(world)) >= sum(sizes):
             with contextlib.suppress(InvalidRequest):  # it is on its way to a later shape already
-                world.coordinator.reshape("a", gang(*sizes, name="a"), 60.0, 0.0)
+                world.coordinator.reshape("a", gang(*sizes, name="a"), 60.0, 0.0, keep=len(sizes) == 2)
         for _ in range(4):
             world.pass_time(1)
             if in_shape(world, *sizes):
@@ -124,6 +124,59 @@ def test_killed_once_in_a_change_the_gang_has_the_next_shape_all_the_same(write:
     assert in_shape(world, 2, 2, 2, 2)
     assert len([group for group in world.ray.groups.values() if group.state != "REMOVED"]) == 1
     assert len(world.store.keys("map/")) == 1
+
+
+def kept(world: World) -> None:
+    """A life in which a gang keeps what its small shape does not use, and has the large one again."""
+    world.submit(gang(4, 4, name="a"))
+    status = world.coordinator.status("a")
+    if status.group is None and status.allocation is not None:
+        world.place("a")
+    world.submit(gang(4, 4, 4, name="b"))  # waits for a GPU of it
+    for sizes in ((2,), (4, 4), (1, 1)):
+        if world.coordinator.gangs["a"].allocation is None:
+            break  # it was given back before the kill, and waits for "b"
+        with contextlib.suppress(InvalidRequest):  # it is on its way to a later shape already
+            world.coordinator.reshape("a", gang(*sizes, name="a"), 60.0, 0.0, keep=True)
+        for _ in range(4):
+            world.pass_time(1)
+            if "a" not in world.coordinator.gangs:
+                return  # its program was killed before it was told of the placement group
+            if world.coordinator.gangs["a"].allocation is not None:
+                assert len(used(world)) == 8
+            if in_shape(world, *sizes):
+                break
+    world.coordinator.release("a")
+    world.pass_time(2)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("error", [Crash, Broken])
+def test_killed_at_every_write_it_keeps_what_it_is_to_keep(error: type[BaseException], after: bool) -> None:
+    for world in failing_at_each_write(kept, after=after, error=error):
+        lived(world, kept, back=World.restart if error is Crash else lambda world: world.coordinator.observe())
+        world.check()
+        for name in ("a", "b"):
+            world.coordinator.release(name)
+        for _ in range(3):
+            world.pass_time(40)
+        world.check_empty()
+
+
+def test_what_a_gang_keeps_is_no_task_of_others() -> None:
+    """With ray-dra's hook; of other work Ray has no taints."""
+    world = ready(4, 4, 4, 4)
+    world.coordinator.reshape("a", gang(2, name="a"), 60.0, 0.0, keep=True)
+    assert world.place("a").phase is Phase.READY
+    world.pass_time(1)
+    status = world.coordinator.status("a")
+    assert status.allocation is not None
+    assert len(used(world)) == 16
+    node = status.allocation.bundles[0].node
+    with pytest.raises(RayDraError, match="every GPU of the node is taken"):
+        world.coordinator.devices_for(world.raylet(node), "", -1, (3,), 7)
+    world.coordinator.reshape("a", gang(2, name="a"), 60.0, 0.0)
+    assert len(world.coordinator.devices_for(world.raylet(node), "", -1, (3,), 7)) == 1
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -317,6 +370,31 @@ def test_on_kubernetes_workers_and_claims_stay() -> None:
     world.settle()
 
 
+def test_on_kubernetes_workers_keep_the_gpus_that_a_shape_does_not_use() -> None:
+    """No claim ends for it, and the GPUs of each bundle are those that its raylet numbers so."""
+    world = KubernetesWorld()
+    mine = {grant.device for grant in world.coordinator.gangs[world.name].allocation.grants}  # type: ignore[union-attr]
+    for bundles, gpus in ((1, 2), (3, 2), (1, 4), (8, 1), (2, 4)):
+        world.coordinator.reshape(world.name, world.request(bundles, gpus), 60.0, 0.0, keep=True)
+        assert world.drive(world.name) is Phase.READY
+        world.restart()
+        world.turn()
+        status = world.coordinator.status(world.name)
+        assert (status.reshape, status.bundles, status.phase) == (None, bundles, Phase.READY)
+        assert status.allocation is not None
+        assert {grant.device for grant in status.allocation.held_grants} == mine
+        assert world.coordinator.inventory.free_devices == 8
+        seen = world.coordinator.gpu_id_map.by_bundle(status.allocation)
+        for placed, devices in zip(status.allocation.bundles, seen, strict=True):
+            pod = next(got for pod, got in world.kube.running() if pod.node == placed.node)
+            there = world.coordinator.inventory.node_states[placed.node].node.devices
+            names = [device.uuid for device in there if device.uuid in pod]
+            assert [names[device.position] for device in devices] == [grant.uuid for grant in placed.grants]
+    del world.before
+    world.coordinator.release(world.name)
+    world.settle()
+
+
 def test_on_kubernetes_bundles_in_another_order_of_nodes_have_the_same_workers() -> None:
     """A worker is selected by its slot's number, and slots are numbered as the first shape's bundles were."""
     world = KubernetesWorld()
@@ -474,20 +552,20 @@ def test_killed_anywhere_in_a_change_the_gang_has_the_next_shape(where: str, wri
     mine = {grant.device for grant in world.coordinator.gangs[MADE].holds.grants}  # type: ignore[union-attr]
     world.submit(gang(4, 4, 4, name="waits"))
     die_at(world, where, write, after=after)
-    shapes = [(2, 2, 2, 2), (1, 1, 1, 1, 4), (4, 4)]
+    shapes = [(2, 2, 2, 2), (1, 1, 1, 1, 4), (2,), (4, 4)]
     for _ in range(16):
         try:
             found = world.coordinator.gangs[MADE]
             if found.reshape is None and shapes and found.request == gang(*shapes[0], name=MADE):
                 del shapes[0]
             if found.reshape is None and shapes:
-                world.coordinator.reshape(MADE, gang(*shapes[0], name=MADE), 60.0, 0.0)
+                world.coordinator.reshape(MADE, gang(*shapes[0], name=MADE), 60.0, 0.0, keep=True)
             world.pass_time(1)
         except Crash:
             world.come_back()
         held = world.coordinator.gangs[MADE].holds
         assert held is not None
-        assert {grant.device for grant in held.grants} == mine
+        assert {grant.device for grant in held.held_grants} == mine
         assert world.coordinator.gangs["waits"].allocation is None
         world.check()
     assert not shapes

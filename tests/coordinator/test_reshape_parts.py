@@ -53,9 +53,9 @@ class World(kubernetes_world.World):
         bundles, more = shape
         return replace(request_from_bundles(bundles, **more), gang=self.gang)
 
-    def reshape(self, shape: Any, timeout: float = 60.0, grace: float = 0.0) -> None:
+    def reshape(self, shape: Any, timeout: float = 60.0, grace: float = 0.0, *, keep: bool = False) -> None:
         try:
-            self.coordinator.reshape(self.gang, self.shape(shape), timeout, grace)
+            self.coordinator.reshape(self.gang, self.shape(shape), timeout, grace, keep=keep)
         except Crash:
             self.restart()
 
@@ -76,17 +76,27 @@ class World(kubernetes_world.World):
                 assert self.kube._allocate(node, wanting(kind)) is None, f"a stranger gets a GPU: {gang.reshape}"
 
     def until(self, shape: Any, turns: int = 120) -> None:
-        """The gang has the shape, and nothing is left of the one before."""
+        """The gang has the shape, and nothing is left of the one before but what it keeps, which is guarded."""
         asked = self.shape(shape)
         for _ in range(turns):
             self.drive(self.gang, turns=1)
             gang = self.coordinator.gangs[self.gang]
-            if gang.request == asked and gang.reshape is None and not self.guards():
+            if gang.request == asked and gang.reshape is None and self.guarded() == self.kept():
                 break
         status = self.coordinator.status(self.gang)
         assert (status.phase, status.reshape) == (Phase.READY, None), status.said
         assert self.coordinator.gangs[self.gang].request == asked
-        assert not self.guards()
+        assert self.guarded() == self.kept()
+
+    def kept(self) -> set[str]:
+        """The devices that are all of a GPU that the gang keeps, or a part of it."""
+        held = self.coordinator.gangs[self.gang].allocation
+        gpus = {g.device.device for p in held.kept.placed for g in p.grants} if held and held.kept else set()
+        published = {device.name for each in self.kube.view().slices for device in each.devices}
+        return {name for name in published if name.partition("-mig-")[0] in gpus}
+
+    def guarded(self) -> set[str]:
+        return {rule["spec"]["deviceSelector"].get("device", "all") for rule in self.guards()}
 
     def guards(self) -> list[Any]:
         return self.kube._of("DeviceTaintRule")
@@ -135,6 +145,72 @@ def test_from_whole_gpus_to_shares_and_back(sharing: object) -> None:
     world.until(WHOLE)
     (claim,) = world.kube._of("ResourceClaim")
     assert "config" not in claim["spec"]["devices"]
+    world.end()
+
+
+HALF: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 1}] * 8, {"part": mig("3g.40gb")})  # on 4 GPUs
+
+
+def test_what_is_kept_is_nobodys_though_no_claim_has_it() -> None:
+    world = World()
+    for _ in range(2):
+        world.reshape(HALF, keep=True)
+        world.until(HALF)
+        assert len({device.partition("-mig-")[0] for _, device in world.kube.claimed()}) == 4
+        for _ in range(20):
+            world.turn()
+        assert world.coordinator.inventory.free_devices == 0
+        assert world.guarded() == world.kept()
+        assert len(world.kept()) > 4 * 7
+        world.reshape(WHOLE)
+        world.until(WHOLE)
+        assert len(world.kube.claimed()) == 8
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    two: tuple[list[dict[str, float]], dict[str, Any]] = (
+        [{"GPU": 2}],
+        {},
+    )  # of whole GPUs, too, by workers with other claims: these have not all of them
+    world.reshape(two, keep=True)
+    world.until(two)
+    assert len(world.kube.claimed()) == 2
+    world.reshape(WHOLE)
+    world.until(WHOLE)
+    world.end()
+    assert world.coordinator.inventory.free_devices == 8
+
+
+def test_what_is_kept_is_given_back_without_another_change() -> None:
+    world = World()
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    claimed, moves = world.kube.claimed(), world.coordinator.gangs[world.gang].moves
+    world.try_to_take = lambda: None  # type: ignore[method-assign]
+    world.reshape(HALF)
+    world.until(HALF)
+    assert (world.kube.claimed(), world.coordinator.gangs[world.gang].moves) == (claimed, moves)
+    assert world.coordinator.inventory.free_devices == 4
+    world.end()
+
+
+def test_where_the_next_workers_cannot_be_had_it_still_keeps_what_it_kept() -> None:
+    world = World()
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]
+    world.kube.break_registry(node)
+    world.reshape(WHOLE, timeout=20.0)
+    for _ in range(200):
+        world.turn()
+        gang = world.coordinator.gangs[world.gang]
+        if gang.reshape is not None and gang.reshape.stage is ReshapeStage.RETURNS:
+            break
+    world.kube.break_registry()
+    world.until(HALF)
+    assert "within 20 s" in world.coordinator.status(world.gang).shape_failed
+    assert world.coordinator.inventory.free_devices == 0
+    world.reshape(WHOLE)
+    world.until(WHOLE)
     world.end()
 
 
@@ -272,6 +348,34 @@ def test_killed_at_any_write_the_gang_has_the_next_shape_and_a_stranger_nothing(
     world.reshape(FEW)
     world.until(FEW)
     assert len(world.kube.claimed()) == 16
+    world.end()
+    assert world.coordinator.inventory.free_devices == 8
+
+
+SLICES = frozenset({"TimeSlicingSettings"})
+SHARES: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 0.5}] * 4, {"sharing": time_slicing()})  # 2 GPUs
+
+
+def writes_and_back() -> int:
+    world = World(SLICES)
+    before = world.kube.writes
+    for shape in (SHARES, WHOLE):
+        world.reshape(shape, keep=True)
+        world.until(shape)
+    return world.kube.writes - before
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("write", range(writes_and_back()))
+def test_killed_at_a_write_a_stranger_gets_nothing_of_what_is_kept(write: int, after: bool) -> None:
+    """Also where one rule for the node is followed by one for each GPU that is kept, and back."""
+    world = World(SLICES)
+    world.kube.die_at(write, after=after)
+    for shape, claimed in ((SHARES, 2), (WHOLE, 8)):
+        world.reshape(shape, keep=True)
+        world.until(shape)
+        assert len(world.kube.claimed()) == claimed
+        assert world.coordinator.inventory.free_devices == 0
     world.end()
     assert world.coordinator.inventory.free_devices == 8
 

@@ -158,7 +158,7 @@ class World:
             assert len(gang.allocation.bundles) == len(gang.request.bundles), "half a gang"
             for placed, bundle in zip(gang.allocation.bundles, gang.request.bundles, strict=True):
                 assert len(placed.grants) == bundle.count
-            for grant in (gang.holds or gang.allocation).grants:
+            for grant in (gang.holds or gang.allocation).held_grants:
                 assert grant.device not in owners, f"{grant.device} is given twice"
                 owners[grant.device] = gang.id
             assert {grant.device for grant in gang.allocation.grants} <= owners.keys()

@@ -70,6 +70,25 @@ def test_a_gang_switches_between_its_shapes_by_their_names(handle: tuple[World, 
     world.check()
 
 
+def test_between_shapes_with_names_what_one_does_not_use_is_kept_for_the_others(handle: tuple[World, Any]) -> None:
+    world, made = handle
+    free = world.coordinator.inventory.free_devices
+    made.phases({"few": ray_dra.shape([{"GPU": 1}]), "night": NIGHT})
+    for name in ("few", "night", "few"):
+        made.switch(name, grace=0)
+        assert world.coordinator.inventory.free_devices == free
+    assert "kept for another shape" in made.explain()
+    made.phases({"few": ray_dra.shape([{"GPU": 1}])}, keep=False)
+    made.switch("few", grace=0)
+    assert world.coordinator.inventory.free_devices == free + 7
+    made.reshape([{"GPU": 1}], keep=True)
+    with pytest.raises(ray_dra.UnsatisfiableError, match="own GPUs"):
+        made.reshape([{"GPU": 2}], keep=True)
+    with pytest.raises(ray_dra.InvalidRequest, match="keep is True or False"):
+        made.reshape([{"GPU": 2}], keep="devices")
+    world.check()
+
+
 def test_what_cannot_be_is_refused_before_anything_is_asked_of_the_gang(handle: tuple[World, Any]) -> None:
     world, made = handle
     before = world.coordinator.gangs[made.id]

@@ -186,7 +186,7 @@ class Inventory(Index):
         shares = parts = False
         resources = False
         own: list[tuple[NodeState, Grant]] = []  # shares of devices that are the gang's alone
-        for placed in allocation.bundles:
+        for placed in allocation.holdings:
             state = node_states.get(placed.node)
             grants = placed.grants
             if placed.resources:
@@ -241,8 +241,8 @@ class Inventory(Index):
             self._break(allocation, -1)
             self._release_parts(allocation)
         if self._away:
-            for node in allocation.nodes:
-                self._away.get(node, {}).pop(gang, None)
+            for placed in allocation.holdings:
+                self._away.get(placed.node, {}).pop(gang, None)
         if hold.imex_nodes:
             self._leave_imex(hold.imex_nodes, moved)
         for clique_id in hold.exclusive:
@@ -318,7 +318,7 @@ class Inventory(Index):
 
     def _use(self, allocation: Allocation, sign: float) -> None:
         node_states = self.node_states
-        for placed in allocation.bundles:
+        for placed in allocation.holdings:
             if placed.resources:
                 state = node_states.get(placed.node)
                 if state is not None:
@@ -436,7 +436,7 @@ class Inventory(Index):
         """What gangs hold on a node that was away, or whose devices are numbered anew."""
         for gang in self._away.pop(state.name, ()):
             hold = self._holds[gang]
-            on_node = tuple(p for p in hold.allocation.bundles if p.node == state.name)
+            on_node = tuple(p for p in hold.allocation.holdings if p.node == state.name)
             mask = 0
             for placed in on_node:
                 state.use(placed.resources, +1.0)

@@ -195,7 +195,7 @@ def _leaving(trial: _Trial, request: GangRequest) -> Leaving | None:
         allocation = trial.inventory.allocation(gang)
         assert allocation is not None
         if allocation.priority <= request.priority and not allocation.pool:  # who has shares of a pool frees nothing
-            grants = allocation.grants
+            grants = allocation.held_grants
             shared = bool(grants) and grants[0].own
             sizes[gang] = (allocation.priority, len({g.device for g in grants} if shared else grants))
     trial.sure = True
@@ -264,7 +264,7 @@ def _could_free(inventory: Inventory, gang: str) -> dict[CliqueKey | None, int]:
     allocation = inventory.allocation(gang)
     assert allocation is not None
     gained: dict[CliqueKey | None, int] = {}
-    for grant in allocation.grants:
+    for grant in allocation.held_grants:
         state = inventory.node_states.get(grant.node)
         # A partition that is given back may free several that share counters with it.
         freed = state.size if state is not None and not state.sharing.independent else 1

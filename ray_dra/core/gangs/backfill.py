@@ -235,7 +235,7 @@ def _enough_devices(inventory: Inventory, request: GangRequest, ends: Ends) -> i
         held = inventory.allocation(gang)
         if held is not None and any(exclusive_key(counter) is not None for counter, _ in held.counters):
             return count  # all of its cliques is free then
-        free += len(held.grants) if held is not None else 0
+        free += len(held.held_grants) if held is not None else 0
     return len(ends) if free >= wanted else None
 
 

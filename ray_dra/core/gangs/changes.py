@@ -11,7 +11,7 @@ from ray_dra.core.gangs.gang import Gang, made_here, nodes_of
 from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.quota import Quota
-from ray_dra.core.gangs.shapes import forbidden, shrinks
+from ray_dra.core.gangs.shapes import forbidden, gpu_of, shrinks
 
 
 class ForbiddenChange(RuntimeError):
@@ -52,6 +52,10 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     if kept:
         _check(after.releasing or after.group == before.group, "its placement group is the program's", before, after)
         _check(replaced or nodes_of(after) == nodes_of(before), "Ray has pinned it to its nodes", before, after)
+    if after.allocation is not None and after.allocation.kept is not None:
+        has = set(map(gpu_of, before.holds.held_grants)) if before.holds is not None else set()
+        keeps = {gpu_of(grant) for placed in after.allocation.kept.placed for grant in placed.grants}
+        _check(keeps <= has, "it keeps a GPU that it did not hold", before, after)
     if before.quota is not None and after.quota is not None:
         _check_quota(before.quota, after.quota, before, after)
     new = after.moves - before.moves
@@ -62,7 +66,9 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     anew = after.gave_way in (before.moves, after.moves)  # a repair begins: it has all its tries
     _check(0 <= free <= new or (moved and anew), "it gave way without a move", before, after)
     if not moved and before.allocation is not None:
-        _check(after.allocation == before.allocation, "its devices changed without a move", before, after)
+        kept = after.allocation is not None and after.allocation.kept is None
+        held = before.allocation._replace(kept=None) if kept else before.allocation
+        _check(after.allocation == held, "its devices changed without a move", before, after)
         _check(before.group in (None, after.group), "its placement group changed without a move", before, after)
     if replaced:
         _check(

@@ -77,6 +77,7 @@ class ReshapeAsked:
         request: the next shape, under the gang's id.
         timeout: seconds for Ray to place it.
         grace: seconds after which what still runs in the old shape is ended.
+        keep: what the next shape does not use stays the gang's.
     """
 
     gang: str
@@ -84,6 +85,7 @@ class ReshapeAsked:
     timeout: float
     grace: float
     seen: Observed
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)

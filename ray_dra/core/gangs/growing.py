@@ -187,13 +187,13 @@ def _beside(planning: Planning, gang: Gang, held: Allocation, names: Iterable[st
         part = inventory.part(names)
     finally:
         inventory.hold(held)
-    amounts = by_node(held.bundles)
-    for name in own.intersection(names):
+    amounts, has = by_node(held.holdings), {placed.node for placed in held.holdings}
+    for name in has.intersection(names):
         state = part.node_states[name]
         used = dict(state.used_by_others)
         for resource, amount in amounts.get(name, {}).items():
             used[resource] = used.get(resource, 0.0) + amount
-        mine = state.mask_of(tuple(grant for grant in held.grants if grant.node == name))
+        mine = state.mask_of(tuple(grant for grant in held.held_grants if grant.node == name))
         part.set_others(name, state.busy | mine, used)
     return part
 

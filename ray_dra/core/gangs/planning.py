@@ -86,7 +86,7 @@ class Planning:
         """The GPUs of which a gang has something, whole, one Placed for each node; None where one is not there, is not
         offered whole, or somebody else has something of it."""
         masks: dict[NodeState, int] = {}
-        for grant in held.grants:
+        for grant in held.held_grants:
             state = self.inventory.node_states.get(grant.node)
             mask = _whole_of(state, grant, held.gang) if state is not None else 0
             if state is None or not mask:
@@ -110,7 +110,7 @@ class Planning:
                 has whole.
         """
         whole = self.inventory
-        names = [name for name in dict.fromkeys(held.nodes) if name in whole.node_states]
+        names = [name for name in dict.fromkeys(placed.node for placed in held.holdings) if name in whole.node_states]
         own = {name: whole.node_states[name].tenants.get(held.gang, 0) for name in names}
         own |= {placed.node: whole.node_states[placed.node].mask_of(placed.grants) for placed in gpus}
         before = whole.allocation(held.gang)

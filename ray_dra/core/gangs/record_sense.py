@@ -10,7 +10,7 @@ import re
 
 from ray_dra.core.gangs.gang import Gang, nodes_of
 from ray_dra.core.gangs.quota import Quota, kinds
-from ray_dra.core.gangs.shapes import sense_of_reshape, sense_of_shrunk
+from ray_dra.core.gangs.shapes import sense_of_kept, sense_of_reshape, sense_of_shrunk
 
 MOST_SECONDS = 365 * 86400.0  # that a program may guess for a gang
 LAST_MOVE = 1_000_000  # no gang comes so far; of one that is given back, each attempt is looked for
@@ -87,6 +87,8 @@ def sense_of(gang: Gang) -> str:
         return "it has an amount that is no number"
     if gang.quota is not None and not _is_quota(gang.quota, gang):
         return "its quota is for another gang"
+    if gang.allocation is not None and (wrong := sense_of_kept(gang.allocation)):
+        return wrong
     if gang.shrunk is not None:
         wrong = sense_of_shrunk(gang.shrunk, gang.request)
         if wrong or gang.shrunk.whole.gang != gang.id or gang.ordinary is not None or not gang.reshaped:

@@ -175,12 +175,15 @@ class Records:
     # -- queues of teams
 
     def amounts(self, gang: Gang) -> Amounts:
-        """What a gang counts in its team's queue: while it changes its shape, the larger of the two."""
+        """What a gang counts in its team's queue: with what it keeps beside its shape, and while it changes that, the
+        larger of the two."""
         if gang.request.in_pool:
             return NOTHING
         change = gang.reshape
         if change is not None:
-            return max(amounts_of(change.leaves.request), amounts_of(change.comes.request))
+            return max(_with_kept(each.request, each.allocation) for each in (change.leaves, change.comes))
+        if gang.allocation is not None and gang.allocation.kept is not None:
+            return _with_kept(gang.request, gang.allocation)
         request, found = self._amounts.get(gang.id, (None, NOTHING))
         if request is not gang.request:
             found = amounts_of(gang.request)
@@ -303,9 +306,18 @@ class Records:
         ]
 
     def changing_claims(self) -> dict[str, Allocation]:
-        """The GPUs of gangs whose workers are made anew for another shape; by gang."""
-        found = (gang for gang in self._past_queue() if gang.reshape is not None and not gang.releasing)
-        return {gang.id: gang.reshape.holds for gang in found if gang.reshape is not None and gang.reshape.gpus}
+        """GPUs that no claim has for a while, by gang: of those whose workers are made anew for another shape, and what
+        gangs keep that no worker has."""
+        found: dict[str, Allocation] = {}
+        for gang in self._past_queue():
+            change, held = gang.reshape, gang.allocation
+            if gang.releasing or held is None:
+                continue
+            if change is not None and change.gpus:
+                found[gang.id] = change.holds
+            elif held.kept is not None and held.kept.guarded:
+                found[gang.id] = Allocation(gang.id, held.kept.placed)
+        return found
 
     def holders(self) -> Iterable[tuple[Gang, Allocation]]:
         """The gangs that hold devices."""
@@ -486,10 +498,18 @@ class Records:
         given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
         for gang in gangs:
             validate_gang(gang)
-            for grant in gang.holds.grants if gang.holds is not None and not gang.holds.pool else ():
+            for grant in gang.holds.held_grants if gang.holds is not None and not gang.holds.pool else ():
                 other, whole = given.setdefault(grant.device, (gang.id, grant.alone))
                 if other != gang.id and (whole or grant.alone):
                     raise AssertionError(f"{grant.device} is given twice, to {other} and to {gang.id}")
+
+
+def _with_kept(request: GangRequest, held: Allocation) -> Amounts:
+    """What a gang counts, with what it keeps beside its shape."""
+    kept = held.kept.placed if held.kept is not None else ()
+    gpus = WHOLE * sum(len(placed.grants) for placed in kept)
+    cpus, memory = (sum(placed.resources.get(name, 0.0) for placed in kept) for name in (CPU, MEMORY))
+    return amounts_of(request).plus(Amounts(gpus, cpus, memory))
 
 
 def makes_pool(gang: Gang) -> bool:

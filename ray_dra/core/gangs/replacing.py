@@ -16,6 +16,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.quota import paid
+from ray_dra.core.gangs.shapes import kept_off
 from ray_dra.core.model.allocation import Allocation, Placed
 from ray_dra.core.model.device import DomainId
 from ray_dra.core.model.imex import imex_counter
@@ -69,7 +70,11 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
         numbered = tuple(to if each == node else each for each in numbered)
         counters = {imex_counter(to) if each == counter else each: n for each, n in counters.items()}
     return held._replace(
-        bundles=tuple(bundles), counters=tuple(counters.items()), renewed=tuple(renewed.items()), numbered=numbered
+        kept=kept_off(held.kept, lost),
+        bundles=tuple(bundles),
+        counters=tuple(counters.items()),
+        renewed=tuple(renewed.items()),
+        numbered=numbered,
     )
 
 

@@ -28,8 +28,8 @@ from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.planning import Planning
 from ray_dra.core.gangs.repair import for_fault
-from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node, has_anew
-from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.gangs.shapes import Reshape, ReshapeStage, Shape, by_node, has_anew, kept_beside
+from ray_dra.core.model.allocation import Allocation, KeptDevices, Placed
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Place, PlaceKind, ShortfallKind, Unsatisfiable, short
 from ray_dra.errors import GangGone, InvalidRequest, RayDraError, unsatisfiable
@@ -38,6 +38,10 @@ NOTICE = "its program changes its shape"
 GROWS = "it grows back, as there is room again for what a fault took from it"
 GROW_SECONDS = 300.0  # for the workers of a gang that grows back, and then for Ray to place it
 PASSING_SECONDS = 10.0  # after the grace time, for what may pass: a driver that starts again publishes its pool anew
+_ALL_USED = (
+    "the workers that were made for the gang keep their GPUs, so its next shape needs all of them, or keep=True keeps "
+    "those that it does not use"
+)
 GUARD_SECONDS = 30.0  # after the grace time, for others to be kept off the GPUs that a gang is about to leave
 
 
@@ -56,28 +60,33 @@ def begin_reshape(
     planning: Planning,
     *,
     own_workers: bool,
+    keep: bool,
     until: float,
     timeout: float,
 ) -> Gang | RayDraError | None:
-    """The gang with a change to another shape begun, or why that cannot be; None where there is nothing to do.
+    """The gang with a change to another shape begun, or why that cannot be; None where there is nothing to do. Of one
+    that has the shape, and is not to keep what it keeps: the gang without that.
 
     Args:
         own_workers: the gang's workers were made for it, with exactly its devices.
+        keep: what the next shape does not use stays the gang's.
         until: the Unix time at which what still runs in the old shape is ended.
         timeout: seconds for Ray to place a shape.
     """
     if gang.reshape is not None and gang.reshape.comes.request == request:
         return None  # asked again, after a restart swallowed the answer
     no = _refused(gang, request, seen)
-    if no is not None or gang.request == request or gang.allocation is None:
+    if no is not None or gang.allocation is None:
         return no
     held, gpus = gang.allocation, tuple[Placed, ...]()
-    if has_anew(gang.request, request):
+    if gang.request == request:
+        return None if keep or held.kept is None else _without_kept(gang, held, held.kept, planning, own_workers)
+    if has_anew(gang.request, request) or (held.kept is not None and held.kept.guarded):
         whole = _gpus_for_anew(held, planning, own_workers=own_workers)
         if isinstance(whole, RayDraError):
             return whole
         gpus = whole
-    found = next_allocation(held, request, planning, own_workers=own_workers, gpus=gpus)
+    found = next_allocation(held, request, planning, own_workers=own_workers, gpus=gpus, keep=keep)
     if isinstance(found, Unsatisfiable):
         return unsatisfiable(f"The gang's own GPUs do not have this shape. {found}", found.shortfalls)
     leaves, comes = Shape(gang.request, held, gang.shrunk), Shape(request, found)
@@ -99,25 +108,27 @@ def next_allocation(
     *,
     own_workers: bool,
     gpus: tuple[Placed, ...] = (),
+    keep: bool = False,
 ) -> Allocation | Unsatisfiable:
     """The next shape on devices that a gang has; nothing changes with it. Cliques that it has to itself stay so.
 
     Args:
+        keep: what it does not use stays the gang's.
         own_workers: the gang's workers were made for it, with exactly its devices.
         gpus: the gang's GPUs, whole, where workers with other claims are made in their place; () where they stay.
     """
     locality = replace(request.locality, exclusive=False)
     stay = own_workers and not gpus
-    answer = planning.on_own(held, replace(request, locality=locality), by_node(held.bundles) if stay else None, gpus)
+    answer = planning.on_own(held, replace(request, locality=locality), by_node(held.holdings) if stay else None, gpus)
     if isinstance(answer, Unsatisfiable):
         return answer
-    if stay:
+    if stay and not keep:
         before, after = _devices(held), _devices(answer)
         for node, devices in before.items():
             if after.get(node) != devices:
                 left = len(after.get(node, ()))
                 place = Place(PlaceKind.NODE, node)
-                said = "the workers that were made for the gang keep their GPUs, so its next shape needs all of them"
+                said = _ALL_USED
                 return Unsatisfiable(
                     request.gang, (short(ShortfallKind.WORKERS, place, len(devices), left, reason=said),)
                 )
@@ -125,6 +136,7 @@ def next_allocation(
     if gpus:
         kept = (each for each in held.counters if exclusive_key(each[0]) is not None)
         counters = tuple(dict.fromkeys((*kept, *answer.counters)))
+    answer = answer._replace(kept=kept_beside(held, answer.bundles, gpus) if keep else None)
     if not stay:
         return answer._replace(epoch=held.epoch, counters=counters)
     numbered = held.numbered or tuple(dict.fromkeys(held.nodes))
@@ -304,6 +316,19 @@ def _done(gang: Gang, seen: Observed, why: str) -> Gang:
     return replace(gang, reshape=None, shape_failed=why, old_groups=old)
 
 
+def _without_kept(
+    gang: Gang, held: Allocation, kept: KeptDevices, planning: Planning, own_workers: bool
+) -> Gang | RayDraError:
+    """The gang without what it keeps beside its shape; or why its workers cannot give that back."""
+    stay = [placed.node for placed in kept.placed if placed.grants and placed.node not in planning.ready_made]
+    if own_workers and stay and not kept.guarded:
+        place = Place(PlaceKind.NODE, stay[0])
+        return unsatisfiable(
+            "The gang cannot give back what it keeps.", (short(ShortfallKind.WORKERS, place, 1, 0, reason=_ALL_USED),)
+        )
+    return replace(gang, allocation=held._replace(kept=None))
+
+
 def _gpus_for_anew(held: Allocation, planning: Planning, *, own_workers: bool) -> tuple[Placed, ...] | RayDraError:
     """The gang's GPUs, whole; or why workers with other claims cannot be made on them."""
     ready_made = [node for node in dict.fromkeys(held.nodes) if node in planning.ready_made]
@@ -328,7 +353,7 @@ def _with_most(gpus: tuple[Placed, ...], *shapes: Allocation) -> tuple[Placed, .
     """The GPUs of each node, with as much of its other resources as that shape needs that needs the most."""
     if not gpus:
         return ()
-    amounts, by_name = [by_node(shape.bundles) for shape in shapes], {placed.node: placed for placed in gpus}
+    amounts, by_name = [by_node(shape.holdings) for shape in shapes], {placed.node: placed for placed in gpus}
     found = []
     for node in dict.fromkeys([*by_name, *(node for each in amounts for node in each)]):
         here = [each.get(node, {}) for each in amounts]
@@ -345,6 +370,6 @@ def _so_far(change: Reshape) -> str:
 def _devices(allocation: Allocation) -> dict[str, frozenset[object]]:
     """Node -> the devices there."""
     found: dict[str, set[object]] = {}
-    for placed in allocation.bundles:
+    for placed in allocation.holdings:
         found.setdefault(placed.node, set()).update(grant.device for grant in placed.grants)
     return {node: frozenset(devices) for node, devices in found.items()}

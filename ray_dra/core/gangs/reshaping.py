@@ -59,6 +59,7 @@ class Reshaping:
             event.seen,
             self.planning,
             own_workers=self.own_workers,
+            keep=event.keep,
             until=until,
             timeout=event.timeout,
         )
@@ -66,6 +67,8 @@ class Reshaping:
             return [Refuse(begun)]
         if begun is None:
             return []
+        if begun.reshape is None:
+            return self.recording.save(begun, "gives back what it kept", now, seen=event.seen)
         gang, noted = self.recording.see(gang, event.seen, now)
         begun = replace(gang, reshape=begun.reshape, shape_failed="")
         if gang.notice is None:  # else its program has heard that it ends anyway
@@ -74,9 +77,10 @@ class Reshaping:
         told = [] if begun.notice is None else [TellNotice(gang.id, begun.notice)]
         return [*noted, *saved, *told, Tell(gang.id)]
 
-    def check(self, gang: Gang, request: GangRequest, seen: Observed) -> None:
+    def check(self, gang: Gang, request: GangRequest, seen: Observed, *, keep: bool) -> None:
         """Whether the gang could begin to change to this shape now. Raises why not."""
-        begun = begin_reshape(gang, request, seen, self.planning, own_workers=self.own_workers, until=0.0, timeout=1.0)
+        own = self.own_workers
+        begun = begin_reshape(gang, request, seen, self.planning, own_workers=own, keep=keep, until=0.0, timeout=1.0)
         if isinstance(begun, RayDraError):
             raise begun
 

@@ -10,10 +10,11 @@ Neighbour: `reshape.py` decides which shape may come, and what is next in a chan
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from ray_dra.core.model.allocation import Allocation, Grant, Placed
+from ray_dra.core.model.allocation import Allocation, Grant, KeptDevices, Placed
 from ray_dra.core.model.request import GangRequest
 
 
@@ -92,8 +93,8 @@ class Reshape:
         left, come = self.leaves.allocation, self.comes.allocation
         if self.gpus:
             counters = tuple(dict.fromkeys((*left.counters, *come.counters)))
-            return left._replace(bundles=self.gpus, counters=counters, renewed=(), numbered=())
-        has, wants = by_node(left.bundles), by_node(come.bundles)
+            return left._replace(bundles=self.gpus, counters=counters, renewed=(), numbered=(), kept=None)
+        has, wants = by_node(left.holdings), by_node(come.holdings)
         more = {node: _beyond(wanted, has.get(node, {})) for node, wanted in wants.items()}
         extra = tuple(Placed(node, (), amounts) for node, amounts in more.items() if amounts)
         return left._replace(bundles=(*left.bundles, *extra), counters=come.counters)
@@ -170,9 +171,11 @@ def sense_of_reshape(reshape: Reshape, present: Shape | None, gang: str, moves: 
     for shape in (reshape.leaves, reshape.comes):
         if shape.shrunk is not None and (wrong := sense_of_shrunk(shape.shrunk, shape.request)):
             return wrong
-    has = set(map(gpu_of, reshape.holds.grants))
+        if wrong := sense_of_kept(shape.allocation):
+            return wrong
+    has = set(map(gpu_of, reshape.holds.held_grants))
     for shape in (reshape.leaves, reshape.comes):
-        if not has.issuperset(map(gpu_of, shape.allocation.grants)):
+        if not has.issuperset(map(gpu_of, shape.allocation.held_grants)):
             return "its next shape has GPUs that it does not hold"
     leaves, comes = reshape.leaves.shrunk, reshape.comes
     if reshape.grows and (leaves is None or leaves.whole != (comes.shrunk.whole if comes.shrunk else comes.request)):
@@ -189,6 +192,55 @@ def sense_of_reshape(reshape: Reshape, present: Shape | None, gang: str, moves: 
 def gpu_of(grant: Grant) -> tuple[str, str]:
     """The node and GPU of which a grant is all, a part, or a share."""
     return grant.node, grant.part.parent if grant.part is not None else grant.uuid or str(grant.device)
+
+
+def kept_beside(own: Allocation, bundles: Iterable[Placed], gpus: tuple[Placed, ...]) -> KeptDevices | None:
+    """What a gang keeps that has these bundles next: the rest of what it holds; None where that is nothing.
+
+    Args:
+        own: what it holds.
+        gpus: its GPUs, whole, where its workers are made anew; () where they stay.
+    """
+    bundles = tuple(bundles)
+    used = {gpu_of(grant) for placed in bundles for grant in placed.grants}
+    grants: dict[str, list[Grant]] = {}
+    for placed in gpus or own.holdings:
+        left = grants.setdefault(placed.node, [])
+        left += [grant for grant in placed.grants if gpu_of(grant) not in used]
+    wanted, amounts = by_node(bundles), by_node(own.holdings)
+    found = []
+    for node in dict.fromkeys([*grants, *amounts]):
+        more = _beyond(amounts.get(node, {}), wanted.get(node, {}))
+        if more or grants.get(node):
+            found.append(Placed(node, tuple(grants.get(node, ())), more))
+    return KeptDevices(tuple(found), guarded=bool(gpus)) if found else None
+
+
+def kept_off(kept: KeptDevices | None, lost: Collection[str]) -> KeptDevices | None:
+    """What a gang keeps that has lost its workers on these nodes."""
+    if kept is None:
+        return None
+    left = tuple(placed for placed in kept.placed if placed.node not in lost)
+    return kept._replace(placed=left) if left else None
+
+
+def sense_of_kept(held: Allocation) -> str:
+    """What a gang can not keep beside its bundles; "" where nothing is amiss."""
+    if held.kept is None:
+        return ""
+    if not held.kept.placed or held.pool:
+        return "it keeps what it does not hold"
+    grants = [grant for placed in held.kept.placed for grant in placed.grants]
+    if not all(grant.part is None and grant.amount is None for grant in grants):
+        return "it keeps GPUs in part"
+    if not all(grant.node == placed.node for placed in held.kept.placed for grant in placed.grants):
+        return "it keeps a GPU on another node than it is on"
+    if not all(0 <= n < math.inf for placed in held.kept.placed for n in placed.resources.values()):
+        return "it keeps an amount that is no number"
+    gpus = list(map(gpu_of, grants))
+    if len(set(gpus)) < len(gpus) or not set(gpus).isdisjoint(map(gpu_of, held.grants)):
+        return "it keeps a GPU that it uses"
+    return ""
 
 
 def has_anew(before: GangRequest, after: GangRequest) -> bool:

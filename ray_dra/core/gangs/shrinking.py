@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.repair import segment_of
-from ray_dra.core.gangs.shapes import Shape, Shrunk
+from ray_dra.core.gangs.shapes import Shape, Shrunk, kept_off
 from ray_dra.core.model.imex import imex_counter
 
 
@@ -36,6 +36,7 @@ def shrunk_to(gang: Gang, faulty: Collection[int], *, own_workers: bool) -> Shap
         shrunk.request,
         held._replace(
             bundles=bundles,
+            kept=kept_off(held.kept, set(held.nodes) - stay),
             counters=tuple(each for each in held.counters if each[0] not in gone),
             renewed=tuple(each for each in held.renewed if each[0] in stay),
             numbered=(held.numbered or tuple(dict.fromkeys(held.nodes))) if own_workers else (),

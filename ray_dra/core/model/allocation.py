@@ -68,6 +68,19 @@ class Placed(NamedTuple):
         return cliques.pop() if len(cliques) == 1 else None
 
 
+class KeptDevices(NamedTuple):
+    """What a gang keeps beside its bundles, for another shape: whole devices, and other resources there.
+
+    Attributes:
+        placed: by node.
+        guarded: no worker has these devices, so others' claims are kept off them; else the gang's workers have them, or
+            there are no claims.
+    """
+
+    placed: tuple[Placed, ...]
+    guarded: bool = False
+
+
 class Allocation(NamedTuple):
     """The decision for a whole gang.
 
@@ -79,6 +92,7 @@ class Allocation(NamedTuple):
         numbered: the nodes in the order in which the gang's workers there are numbered; none: in that of its bundles.
             A gang that has shrunk has no workers any more on some of them.
         pool: the gang that holds these devices, of which this one has shares; "": it holds them itself.
+        kept: what it keeps beside its bundles, for another shape; None: nothing.
     """
 
     gang: str
@@ -89,6 +103,22 @@ class Allocation(NamedTuple):
     renewed: tuple[tuple[str, int], ...] = ()
     numbered: tuple[str, ...] = ()
     pool: str = ""
+    kept: KeptDevices | None = None
+
+    @property
+    def holdings(self) -> tuple[Placed, ...]:
+        """All that the gang holds: its bundles, and what it keeps beside them."""
+        return self.bundles if self.kept is None else self.bundles + self.kept.placed
+
+    @property
+    def in_workers(self) -> tuple[Placed, ...]:
+        """What workers that were made for the gang have: its bundles, and what it keeps there."""
+        return self.bundles if self.kept is None or self.kept.guarded else self.holdings
+
+    @property
+    def held_grants(self) -> tuple[Grant, ...]:
+        """All devices that the gang holds."""
+        return tuple(g for p in self.holdings for g in p.grants)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -102,7 +132,7 @@ class Allocation(NamedTuple):
 
     @property
     def grants(self) -> tuple[Grant, ...]:
-        """All devices, by bundle, then in the order seen."""
+        """All devices of its bundles, by bundle, then in the order seen."""
         return tuple(g for p in self.bundles for g in p.grants)
 
     def __repr__(self) -> str:

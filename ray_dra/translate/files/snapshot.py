@@ -131,14 +131,14 @@ def _there(inventory: Inventory, gang: str) -> Allocation | None:
     if allocation is None:
         return None
     placed = []
-    for bundle in allocation.bundles:
+    for bundle in allocation.holdings:
         state = inventory.node_states.get(bundle.node)
         if state is not None:
             present = {g.device: g.position for g in state.grants}
             present |= {part.id: gpu.at for gpu in state.parts for part in gpu.gpu.parts}
             grants = (g._replace(position=present[g.device]) for g in bundle.grants if g.device in present)
             placed.append(bundle._replace(grants=tuple(grants)))
-    return allocation._replace(bundles=tuple(placed)) if placed else None
+    return allocation._replace(bundles=tuple(placed), kept=None) if placed else None
 
 
 def inventory_of(snapshot: Snapshot) -> Inventory:

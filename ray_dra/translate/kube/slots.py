@@ -99,7 +99,8 @@ def slot_labels(allocation: Allocation) -> dict[str, str]:
     """Node -> the label of the gang's slot there, in topology order: slots are numbered as their first bundles are. A
     gang that has changed its shape may have its bundles in another order, and has the same slots; one that has shrunk
     has fewer."""
-    attempt, there = attempt_name(allocation.gang, allocation.epoch), dict.fromkeys(allocation.nodes)
+    attempt = attempt_name(allocation.gang, allocation.epoch)
+    there = dict.fromkeys(placed.node for placed in allocation.in_workers)
     nodes = allocation.numbered or there
     return {node: f"{attempt}.{number}" for number, node in enumerate(nodes) if node in there}
 
@@ -120,14 +121,18 @@ def slots_of(allocation: Allocation, asked: Sequence[Bundle] = ()) -> dict[str, 
     by_node: dict[str, list[tuple[int, Placed]]] = {}
     for index, placed in enumerate(allocation.bundles):
         by_node.setdefault(placed.node, []).append((index, placed))
+    kept: dict[str, list[Placed]] = {}
+    for placed in allocation.in_workers[len(allocation.bundles) :]:
+        kept.setdefault(placed.node, []).append(placed)
     labels, renewed = slot_labels(allocation), dict(allocation.renewed)
     found = {}
     for node in labels:
-        members = by_node[node]
-        grants = sorted((g for _, placed in members for g in placed.grants), key=slot_order)
+        members = by_node.get(node, [])
+        all_placed = [*(placed for _, placed in members), *kept.get(node, ())]
+        grants = sorted((g for placed in all_placed for g in placed.grants), key=slot_order)
         cliques = {g.clique for g in grants}
         resources: dict[str, float] = {}
-        for _, placed in members:
+        for placed in all_placed:
             for name, amount in placed.resources.items():
                 resources[name] = resources.get(name, 0.0) + amount
         found[node] = Slot(

@@ -172,8 +172,9 @@ class Life(RuleBasedStateMachine):
         sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
         grace=st.sampled_from([0.0, 2.0]),
         cliques=st.sampled_from([None, 1]),
+        keep=st.booleans(),
     )
-    def reshape(self, data: st.DataObject, sizes: list[int], grace: float, cliques: int | None) -> None:
+    def reshape(self, data: st.DataObject, sizes: list[int], grace: float, cliques: int | None, keep: bool) -> None:
         """Another shape at any time: begun for one that runs, refused with nothing changed for any other."""
         name = self.drawn(data)
         before = self.world.gangs[name]
@@ -184,7 +185,7 @@ class Life(RuleBasedStateMachine):
         )
         request = gang(*sizes, name=name, priority=before.request.priority, locality=Locality(cliques=cliques))
         try:
-            self.world.act(ReshapeAsked(name, request, 10.0, grace, seen))
+            self.world.act(ReshapeAsked(name, request, 10.0, grace, seen, keep))
         except RayDraError:
             assert self.world.gangs[name] == before
             return

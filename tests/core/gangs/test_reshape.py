@@ -24,8 +24,10 @@ from ray_dra.core.gangs.events import (
 )
 from ray_dra.core.gangs.gang import Gang, Maker, OrdinaryGroup
 from ray_dra.core.gangs.lifecycle import HOLD_SECONDS, MOST_MOVES, Observed
+from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.progress import THERE, Progress
+from ray_dra.core.gangs.repair import LOST, on_fault
 from ray_dra.core.gangs.reshape import NOTICE, next_allocation
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.allocation import Allocation
@@ -57,9 +59,17 @@ def place(world: World, name: str = "g", group: str = "first") -> None:
     world.act(GangObserved(name, RUNS))
 
 
-def ask(world: World, *sizes: int, name: str = "g", grace: float = 30.0, seen: Observed = RUNS, **more: Any) -> Gang:
+def ask(
+    world: World,
+    *sizes: int,
+    name: str = "g",
+    grace: float = 30.0,
+    seen: Observed = RUNS,
+    keep: bool = False,
+    **more: Any,
+) -> Gang:
     request = gang(*sizes, name=name, **more)
-    world.act(ReshapeAsked(name, request, 60.0, grace, seen))
+    world.act(ReshapeAsked(name, request, 60.0, grace, seen, keep))
     return world.gangs[name]
 
 
@@ -68,8 +78,14 @@ def devices(allocation: Allocation | None) -> set[object]:
     return {grant.device for grant in allocation.grants}
 
 
+def every(allocation: Allocation | None) -> set[object]:
+    """With what is kept."""
+    assert allocation is not None
+    return {grant.device for grant in allocation.held_grants}
+
+
 def held(world: World, name: str = "g") -> set[object]:
-    return devices(world.inventory.allocation(name))
+    return every(world.inventory.allocation(name))
 
 
 @pytest.mark.parametrize("own_workers", [False, True])
@@ -130,6 +146,85 @@ def test_what_the_next_shape_does_not_need_is_its_own_until_that_is_there() -> N
     place(world, group="third")
     world.act(NextTurn())
     assert world.gangs["waits"].allocation is not None
+
+
+def test_what_is_kept_is_its_own_until_a_shape_needs_it_or_it_is_given_back() -> None:
+    world = ready(4, 4)
+    mine = held(world)
+    world.submit(4, name="waits")
+    ask(world, 2, keep=True)
+    world.act(GangObserved("g", RUNS))
+    place(world, group="second")
+    world.serve()
+    small = world.gangs["g"]
+    assert (small.reshape, len(devices(small.allocation))) == (None, 2)
+    assert held(world) == mine
+    assert world.gangs["waits"].allocation is None
+    assert world.engine.records.amounts(small).gpus == 8_000, "it counts in its team's queue"
+
+    ask(world, 2, keep=True)  # again
+    assert world.gangs["g"] == small
+    ask(world, 4, 4)
+    world.act(GangObserved("g", RUNS))
+    place(world, group="third")
+    assert devices(world.gangs["g"].allocation) == mine
+    assert world.gangs["g"].allocation.kept is None  # type: ignore[union-attr]
+
+    ask(world, 4, keep=True)
+    world.act(GangObserved("g", RUNS))
+    place(world, group="fourth")
+    group = world.gangs["g"].group
+    ask(world, 4)
+    assert world.gangs["g"].allocation.kept is None  # type: ignore[union-attr]
+    assert (world.gangs["g"].group, world.gangs["g"].reshape) == (group, None), "nothing else changes"
+    world.serve()
+    assert world.gangs["waits"].allocation is not None
+
+
+def test_workers_that_were_made_for_a_gang_keep_what_a_shape_does_not_use() -> None:
+    world = ready(4, 4, own_workers=True)
+    mine = held(world)
+    for sizes in ((2,), (4, 2), (1, 1, 1), (4, 4)):
+        ask(world, *sizes, keep=True)
+        world.act(GangObserved("g", RUNS))
+        place(world, group=f"with {sizes}")
+        now = world.gangs["g"]
+        assert (now.request, now.reshape, held(world)) == (gang(*sizes), None, mine)
+        assert now.allocation is not None
+        assert now.allocation.kept is None or not now.allocation.kept.guarded
+    ask(world, 4, keep=True)
+    world.act(GangObserved("g", RUNS))
+    place(world, group="four")
+    with pytest.raises(UnsatisfiableError, match="keep their GPUs"):
+        ask(world, 4)
+
+
+def test_other_resources_are_kept_too() -> None:
+    world = World(machines=[node("n", 4, clique="a", resources={"CPU": 16.0})])
+    world.act(Submitted(Order(gang(2, 2, resources={"CPU": 6.0}))))
+    place(world)
+    ask(world, 2, resources={"CPU": 1.0}, keep=True)
+    world.act(GangObserved("g", RUNS))
+    place(world, group="second")
+    world.act(Submitted(Order(gang(1, name="waits", resources={"CPU": 5.0}))))
+    assert world.gangs["waits"].allocation is None
+    ask(world, 2, 2, resources={"CPU": 6.0})
+    world.act(GangObserved("g", RUNS))
+    place(world, group="third")
+    assert world.gangs["g"].request == gang(2, 2, resources={"CPU": 6.0})
+
+
+def test_a_gang_that_is_planned_again_keeps_nothing() -> None:
+    world = ready(4, 4, machines=rack("a", 4), on_fault=on_fault("restart", 0.0))
+    ask(world, 4, keep=True)
+    world.act(GangObserved("g", RUNS))
+    place(world, group="second")
+    assert len(held(world)) == 8
+    lost = replace(RUNS, lost=("a GPU",), ending=Ending(f"{LOST}: a GPU", 0.0, (0,), (0,)))
+    for world.now in (1.0, 2.0, 3.0, 60.0):
+        world.act(GangObserved("g", lost))
+    assert world.gangs["g"].restarts == 1
+    assert len(held(world)) == 4
 
 
 def test_the_grace_time_ends_what_still_runs() -> None:
@@ -465,9 +560,16 @@ sizes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
 
 @settings(max_examples=300, deadline=None)
-@given(mine=sizes, others=sizes, new=sizes, own_workers=st.booleans(), cliques=st.sampled_from([None, 1, 2]))
+@given(
+    mine=sizes,
+    others=sizes,
+    new=sizes,
+    own_workers=st.booleans(),
+    cliques=st.sampled_from([None, 1, 2]),
+    keep=st.booleans(),
+)
 def test_a_yes_has_its_own_gpus_alone_and_a_no_is_true(
-    mine: list[int], others: list[int], new: list[int], own_workers: bool, cliques: int | None
+    mine: list[int], others: list[int], new: list[int], own_workers: bool, cliques: int | None, keep: bool
 ) -> None:
     """Against a cluster that has nothing but the gang's GPUs."""
     world = World(machines=[*rack("a", 2), *rack("b", 2)])
@@ -480,7 +582,7 @@ def test_a_yes_has_its_own_gpus_alone_and_a_no_is_true(
     assert before is not None
     changes = {name: state.free for name, state in world.inventory.node_states.items()}
     request = gang(*new, locality=Locality(cliques=cliques))
-    found = next_allocation(before, request, world.engine.planning, own_workers=own_workers)
+    found = next_allocation(before, request, world.engine.planning, own_workers=own_workers, keep=keep)
     assert {name: state.free for name, state in world.inventory.node_states.items()} == changes
     assert world.inventory.allocation("g") == before
     alone = World(machines=[*rack("a", 2), *rack("b", 2)])
@@ -488,7 +590,7 @@ def test_a_yes_has_its_own_gpus_alone_and_a_no_is_true(
         own = sum(1 << grant.position for grant in before.grants if grant.node == name)
         alone.inventory.set_others(name, (1 << state.size) - 1 & ~own, {})
     possible = isinstance(plan(alone.inventory, request), Allocation)
-    if own_workers:
+    if own_workers and not keep:
         possible = possible and sum(new) == sum(mine)
     if isinstance(found, Unsatisfiable):
         assert found.shortfalls
@@ -496,8 +598,15 @@ def test_a_yes_has_its_own_gpus_alone_and_a_no_is_true(
         return
     assert possible
     assert devices(found) <= devices(before)
-    if own_workers:
-        assert devices(found) == devices(before)
+    if own_workers or keep:
+        assert every(found) == devices(before)
+    if keep:  # and so it can go back
+        world.inventory.release("g")
+        world.inventory.hold(found)
+        again = next_allocation(found, gang(*mine), world.engine.planning, own_workers=own_workers, keep=keep)
+        assert isinstance(again, Allocation)
+        assert devices(again) == devices(before)
+        assert again.kept is None
 
 
 class Shapes(RuleBasedStateMachine):
@@ -526,8 +635,9 @@ class Shapes(RuleBasedStateMachine):
         sizes=st.sampled_from([(2, 2, 2, 2), (4, 4), (1,) * 8, (4, 2, 2), (4, 4, 1), (4, 2), (3, 3, 1, 1), (1,), (8,)]),
         grace=st.sampled_from([0.0, 3.0]),
         state=st.sampled_from(["CREATED", "CREATED", "CREATED", "PENDING"]),
+        keep=st.booleans(),
     )
-    def ask(self, sizes: tuple[int, ...], grace: float, state: str) -> None:
+    def ask(self, sizes: tuple[int, ...], grace: float, state: str, keep: bool) -> None:
         if self.gang is None:
             return
         seen = Observed(
@@ -535,9 +645,13 @@ class Shapes(RuleBasedStateMachine):
         )
         before = self.gang
         try:
-            self.world.act(ReshapeAsked(self.name, gang(*sizes, name=self.name), 10.0, grace, seen))
+            self.world.act(ReshapeAsked(self.name, gang(*sizes, name=self.name), 10.0, grace, seen, keep))
         except RayDraError:
             assert self.gang == before
+            return
+        change = self.gang.reshape
+        if keep and before.reshape is None and change is not None:
+            assert every(change.comes.allocation) == every(before.allocation), "what is kept is kept"
 
     @rule(
         state=st.sampled_from(["CREATED", "CREATED", "PENDING", "RESCHEDULING", None]),
@@ -588,10 +702,13 @@ class Shapes(RuleBasedStateMachine):
     def nothing_of_it_is_anybody_elses(self) -> None:
         self.world.engine.validate()
         each = self.gang
-        if each is None or each.reshape is None:
+        if each is None or each.allocation is None:
             return
         mine = held(self.world, self.name)
-        assert devices(each.reshape.leaves.allocation) | devices(each.reshape.comes.allocation) <= mine
+        if each.reshape is None:
+            assert mine == every(each.allocation)
+        else:
+            assert every(each.reshape.leaves.allocation) | every(each.reshape.comes.allocation) <= mine
         for name, other in self.world.gangs.items():
             if name != self.name and other.allocation is not None:
                 assert mine.isdisjoint(devices(other.allocation))

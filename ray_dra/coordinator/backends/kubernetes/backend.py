@@ -344,8 +344,9 @@ class KubernetesBackend:
     def lost(self, request: GangRequest, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
         """Slots whose raylet is not there (any more), or whose ComputeDomain is not: with it end their IMEX channels,
         and one that is made again is another domain, of which only new workers get channels."""
-        slots = self.slots(allocation)
-        gone = {node: f"the worker on {node} is gone" for label, node in slots.items() if label not in joined}
+        slots, used = self.slots(allocation), set(allocation.nodes)  # a worker that is only kept, its shape can spare
+        missing = [node for label, node in slots.items() if label not in joined and node in used]
+        gone = {node: f"the worker on {node} is gone" for node in missing}
         if self.inventory.limits.compute_domains and not self.view.domains_unread:
             found = self.found.get(attempt_name(allocation.gang, allocation.epoch), Found())
             there = {domain.name for domain in found.domains if not domain.deleting}
@@ -389,7 +390,7 @@ class KubernetesBackend:
     def numbers(self, allocation: Allocation) -> Mapping[str, Mapping[DeviceId, int]]:
         """A gang's own worker sees no other devices, in the order of its slot."""
         by_node: dict[str, list[Grant]] = {}
-        for grant in allocation.grants:
+        for grant in (grant for placed in allocation.in_workers for grant in placed.grants):
             if self._has_own(grant.node):
                 by_node.setdefault(grant.node, []).append(grant)
         return {

@@ -1,4 +1,5 @@
-"""Keeps others' claims off the GPUs of gangs whose claims change, by DeviceTaintRules, and takes these away again.
+"""Keeps others' claims off GPUs of gangs that no claim has (their claims change, or the gang keeps them for another
+shape), by DeviceTaintRules, and takes these away again.
 
 Level-triggered like the making of workers (`backend.py`): every look makes the rules that are missing and deletes those
 that no gang needs any more, also what a coordinator before this one has made. Neighbour: `translate.kube.guards`.
@@ -7,7 +8,7 @@ that no gang needs any more, also what a coordinator before this one has made. N
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -44,13 +45,13 @@ class Guard:
         self._wanted = {gang: rules for gang, (_, rules) in self._made.items()}
         if self._kube.lead():
             return
-        there = {rule.name for rule in view.taint_rules if rule.guard and self.is_ours(rule)}
+        there = {rule.name: rule.guard for rule in view.taint_rules if rule.guard and self.is_ours(rule)}
         rules = {name: rule for each in self._wanted.values() for name, rule in each.items()}
         self._left = bool(there)
         self._written = {key: at for key, at in self._written.items() if self._clock() - at < AGAIN_SECONDS}
         self._seen(there)
         calls = [partial(self._create, name, rule) for name, rule in rules.items() if name not in there]
-        calls += [partial(self._delete, name) for name in there if name not in rules]
+        calls += [partial(self._delete, name) for name in self._over(there, rules)]
         if not calls:
             return
         try:
@@ -64,12 +65,12 @@ class Guard:
             return
 
     def of(self, gang: str) -> Guarded:
-        """Whether nobody else's claim gets a GPU of a gang now."""
+        """Whether nobody else's claim gets a GPU of a gang now that no claim has."""
         if gang not in self._wanted:
             return Guarded(False)
         if not self._kube.taint_rules:
             return Guarded(False, "this cluster serves no DeviceTaintRules; Kubernetes 1.37 does")
-        seen = self._clock() - self._since.get(gang, math.inf) >= SEEN_SECONDS
+        seen = self._is_seen(gang)
         return Guarded(seen, "" if seen else self._refused)
 
     def toleration(self, gang: str) -> dict[str, str] | None:
@@ -99,6 +100,19 @@ class Guard:
                 driver = placed.grants[0].device.driver
                 found |= guards_for(taint, whose, driver, placed.node, devices)
         return held, found
+
+    def _over(self, there: Mapping[str, str], rules: Container[str]) -> list[str]:
+        """The rules that nobody needs any more. Where a gang's other rules follow them, not before the scheduler has
+        seen those: in between, others would get what the gang keeps."""
+        changing = {
+            taint_for(self._kube.namespace, self._kube.raycluster, gang)["value"]
+            for gang in self._wanted
+            if not self._is_seen(gang)
+        }
+        return [name for name, taint in there.items() if name not in rules and taint not in changing]
+
+    def _is_seen(self, gang: str) -> bool:
+        return self._clock() - self._since.get(gang, math.inf) >= SEEN_SECONDS
 
     def _seen(self, there: Iterable[str]) -> None:
         names = set(there)
