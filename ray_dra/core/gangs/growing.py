@@ -173,6 +173,7 @@ def _beside(planning: Planning, gang: Gang, held: Allocation, names: Iterable[st
     inventory, strategy, own = planning.inventory, gang.request.strategy, set(held.nodes)
     states = inventory.node_states
     if own_workers:
+        own |= {placed.node for placed in held.in_workers}
         names = [n for n in names if n not in own and n not in planning.ready_made and states[n].imex_gang is None]
     elif strategy is Strategy.STRICT_SPREAD:
         names = [name for name in names if name not in own]
