@@ -13,6 +13,8 @@ ELSEWHERE = {
     "coordinator/backends/base.py": "coordinator/backends/kubernetes/test_provisioning.py, coordinator/test_life.py",
     "coordinator/backends/kubernetes/backend.py": "coordinator/backends/kubernetes/test_provisioning.py",
     "coordinator/backends/kubernetes/kueue.py": "ports/test_quota.py, coordinator/test_quota.py",
+    "coordinator/backends/kubernetes/kai.py": "coordinator/test_kai.py",
+    "coordinator/backends/kubernetes/queues.py": "coordinator/test_kai.py, coordinator/test_quota.py",
     "coordinator/backends/kubernetes/machines.py": "coordinator/backends/kubernetes/test_closed_nodes.py, "
     "coordinator/backends/kubernetes/test_taken_devices.py",
     "coordinator/backends/kubernetes/objects.py": "coordinator/backends/kubernetes/test_teardown.py",

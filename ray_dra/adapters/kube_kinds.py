@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_API,
+    KAI_API,
     KUEUE_API,
     NVSENTINEL_API,
     RAY_API,
@@ -44,6 +45,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "RayCluster": (RAY_API, "rayclusters", True),
     "RayService": (RAY_API, "rayservices", True),
     "Workload": (KUEUE_API, "workloads", True),
+    "PodGroup": (KAI_API, "podgroups", True),
     "ResourceFlavor": (KUEUE_API, "resourceflavors", False),
     "DrainRequest": (NVSENTINEL_API, "drainrequests", True),
     "Sandbox": (SANDBOX_API, "sandboxes", True),

@@ -22,6 +22,7 @@ from ray_dra.ports.metrics import LEASE, NO_METRICS, WATCH_AGE, Metrics
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.events import event_about
+from ray_dra.translate.kube.kai import read_pod_group
 from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay
 from ray_dra.translate.kube.kueue import read_flavor, read_workload
 from ray_dra.translate.kube.pods import read_pod
@@ -74,11 +75,13 @@ class KubeAdapter:
         self._domain: str | None = None
         self._changed = changed
         deadline = time.monotonic() + sync_seconds
-        self.compute_domains, self.kueue, self.taint_rules = _answered(lambda: _served(api), deadline)
+        served = _answered(lambda: _served(api), deadline)
+        self.compute_domains, self.kueue, self.taint_rules, self.kai = served
         with suppress(OSError):
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
-        self.requests_left = self.kueue and _answered(lambda: _has_requests(api, namespace, ours), deadline)
+        self.requests_left = self.kueue and _answered(lambda: _has(api, "Workload", namespace, ours), deadline)
+        groups_left = self.kai and _answered(lambda: _has(api, "PodGroup", namespace, ours), deadline)
         clusters = Mirror(
             api, "RayCluster", namespace, fields=f"metadata.name={raycluster}", keep=read_raycluster, changed=changed
         )
@@ -118,6 +121,8 @@ class KubeAdapter:
             self._sync(deadline)
             if self.taint_rules:
                 self._watch_taint_rules()
+            if groups_left:
+                self.watch_pod_groups()
         except BaseException:
             self.close()
             raise
@@ -149,7 +154,10 @@ class KubeAdapter:
     def view(self) -> KubeView:
         self._log_problems()
         self._meter()
-        queues_known = self._queues_known  # before they are read, or those that are listed meanwhile were none
+        groups_known = self._known("pod_groups")
+        queues_known = self._known(
+            "workloads", "flavors"
+        )  # before they are read, or those that are listed meanwhile were none
         found = {name: mirror.items() for name, mirror in self._mirrors.items()}
         cluster = next(iter(found["raycluster"]), None)
         if cluster is not None:
@@ -171,6 +179,7 @@ class KubeAdapter:
             topologies=found["topologies"],
             workloads=found.get("workloads") if queues_known else None,
             flavors={flavor.name: flavor for flavor in found.get("flavors", ())},
+            pod_groups=found.get("pod_groups") if groups_known else None,
             version=sum(mirror.version for mirror in self._mirrors.values()),
         )
 
@@ -213,9 +222,17 @@ class KubeAdapter:
     def _watch_also(self, **mirrors: Mirror) -> None:
         self._mirrors = {**self._mirrors, **mirrors}  # another dict: others' threads go through the old one
 
-    @property
-    def _queues_known(self) -> bool:
-        watched = [self._mirrors[name] for name in ("workloads", "flavors") if name in self._mirrors]
+    def watch_pod_groups(self) -> None:
+        if "pod_groups" not in self._mirrors:
+            ours = f"{CLUSTER_LABEL}={self.raycluster}"
+            self._watch_also(
+                pod_groups=Mirror(
+                    self._api, "PodGroup", self.namespace, labels=ours, keep=read_pod_group, changed=self._changed
+                )
+            )
+
+    def _known(self, *names: str) -> bool:
+        watched = [self._mirrors[name] for name in names if name in self._mirrors]
         return bool(watched) and all(mirror.synced.is_set() for mirror in watched)
 
     def problems(self) -> tuple[str, ...]:
@@ -289,22 +306,25 @@ def _answered(ask: Callable[[], T], deadline: float) -> T:
             time.sleep(AGAIN_SECONDS)
 
 
-def _has_requests(api: KubernetesApi, namespace: str, ours: str) -> bool:
-    """Whether there are Workloads of ours. Who has no right to read them has made none."""
+def _has(api: KubernetesApi, kind: str, namespace: str, ours: str) -> bool:
+    """Whether there are objects of ours of this kind. Who has no right to read them has made none."""
     try:
-        return any(page for page, _ in api.pages("Workload", namespace, labels=ours))
+        return any(page for page, _ in api.pages(kind, namespace, labels=ours))
     except ApiUnavailable:
         raise
     except KubernetesError:
         return False
 
 
-def _served(api: KubernetesApi) -> tuple[bool, bool, bool]:
-    """Whether it serves ComputeDomains, Kueue, DeviceTaintRules. Raises NotFound where it lacks what gangs need."""
+def _served(api: KubernetesApi) -> tuple[bool, bool, bool, bool]:
+    """Whether it serves ComputeDomains, Kueue, DeviceTaintRules and KAI's PodGroups. Raises NotFound where it lacks
+    what gangs need."""
     for kind, needed in (
         ("ResourceSlice", "Kubernetes 1.34 or newer (resource.k8s.io/v1)"),
         ("RayCluster", "KubeRay"),
     ):
         if not api.serves(kind):
             raise NotFound(f"This cluster does not serve {kind}s.", place=api.server, wanted=needed)
-    return api.serves("ComputeDomain"), api.serves("Workload"), api.serves("DeviceTaintRule")
+    kinds = ("ComputeDomain", "Workload", "DeviceTaintRule", "PodGroup")
+    domains, kueue, taint_rules, kai = map(api.serves, kinds)
+    return domains, kueue, taint_rules, kai

@@ -244,7 +244,8 @@ class Executor:
         if gang is None or gang.allocation is None:
             return None
         grouped = gang.group is not None
-        progress = self._backend.make(gang.request, gang.allocation, self._observer.joined, grouped=grouped)
+        joined, queue = self._observer.joined, gang.quota.queue if gang.quota is not None else ""
+        progress = self._backend.make(gang.request, gang.allocation, joined, grouped=grouped, queue=queue)
         if progress.joined and grouped and now.lived - self._records.notes[gang.id].since > STRAY_SECONDS:
             progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
         return WorkersProgressed(gang.id, progress)

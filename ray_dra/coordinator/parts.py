@@ -5,8 +5,8 @@ from __future__ import annotations
 from ray_dra.coordinator.aside import Aside
 from ray_dra.coordinator.backends.base import Backend
 from ray_dra.coordinator.backends.kubernetes.backend import KubernetesBackend
-from ray_dra.coordinator.backends.kubernetes.kueue import Kueue
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
+from ray_dra.coordinator.backends.kubernetes.queues import Queues
 from ray_dra.coordinator.backends.raylets.backend import RayletsBackend
 from ray_dra.coordinator.backends.raylets.nodes import Nodes
 from ray_dra.coordinator.executor import Executor
@@ -49,7 +49,7 @@ class Parts:
             self.backend, self.quotas = RayletsBackend(self.nodes), NoQuotas()
         else:
             workers = KubernetesBackend(kube, store, self.inventory, clock, machines, self.nodes)
-            self.backend, self.quotas = workers, Kueue(kube, lambda: workers.view, clock)
+            self.backend, self.quotas = workers, Queues(kube, lambda: workers.view, clock)
         self.engine = Engine(
             self.inventory,
             self.known,

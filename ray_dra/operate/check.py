@@ -19,7 +19,8 @@ from ray_dra.operate import scheduler_checks
 from ray_dra.ports.kube_objects import KubeNode, Placing, RayCluster, ResourceSlice
 from ray_dra.ports.kubernetes import Object
 from ray_dra.translate.kube.claims import read_claim
-from ray_dra.translate.kube.kueue import is_queue
+from ray_dra.translate.kube.kai import is_kai
+from ray_dra.translate.kube.queues import FORMS, is_queue
 from ray_dra.translate.kube.raycluster import (
     check_confidential,
     default_locality,
@@ -36,6 +37,8 @@ from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slic
 from ray_dra.translate.lines import several
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_GROUP,
+    KAI_API,
+    KAI_GROUP,
     KUEUE_API,
     KUEUE_GROUP,
     LOCALITY_LABEL,
@@ -93,6 +96,9 @@ QUEUE_RIGHTS = (
     Right(KUEUE_GROUP, "resourceflavors", ("list", "watch"), everywhere=True),
 )
 """Those that a RayCluster needs besides whose gangs are paid from a queue."""
+
+KAI_RIGHTS = (Right(KAI_GROUP, "podgroups", ("list", "watch", "create", "patch", "delete")),)
+"""The same, where the queue is KAI Scheduler's."""
 
 SHAPE_RIGHTS = (
     Right(
@@ -155,15 +161,18 @@ def _of_queue(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
     if queue is None:
         return
     if not is_queue(queue):
-        yield Finding(False, what, f"{shown(queue)} is none that is known: kueue/NAME, of a LocalQueue")
-    elif not api.serves("Workload"):
-        yield Finding(False, what, f"{queue}: {KUEUE_API} is not served: no Kueue, or an old one")
+        yield Finding(False, what, f"{shown(queue)} is none that is known: {FORMS}")
+        return
+    kind, served, whose = ("PodGroup", KAI_API, "KAI Scheduler") if is_kai(queue) else ("Workload", KUEUE_API, "Kueue")
+    if not api.serves(kind):
+        yield Finding(False, what, f"{queue}: {served} is not served: no {whose}, or an old one")
     else:
         yield Finding(True, what, queue)
-        for right in QUEUE_RIGHTS:
+        component = "kai" if is_kai(queue) else "kueue"
+        for right in KAI_RIGHTS if is_kai(queue) else QUEUE_RIGHTS:
             missing = may_not(api, right, namespace, raycluster)
             where = "everywhere" if right.everywhere else f"in {namespace}"
-            said = f"may not {', '.join(missing)}: kubectl apply -k kube/, with `kueue` among its components"
+            said = f"may not {', '.join(missing)}: kubectl apply -k kube/, with `{component}` among its components"
             named = f"{right.resource} {where}"
             yield Finding(False, named, said) if missing else Finding(True, named, f"may {', '.join(right.verbs)}")
 

@@ -14,6 +14,7 @@ from ray_dra.ports.kube_objects import (
     KubeNode,
     NodeLinks,
     Pod,
+    PodGroup,
     RayCluster,
     RayService,
     ResourceFlavor,
@@ -44,6 +45,7 @@ class KubeView:
     topologies: tuple[NodeLinks, ...] = ()  # of the topology agents' ConfigMaps
     workloads: tuple[Workload, ...] | None = None  # Kueue's; None where they are not looked at, or not yet
     flavors: Mapping[str, ResourceFlavor] = field(default_factory=dict)
+    pod_groups: tuple[PodGroup, ...] | None = None  # KAI's; None where they are not looked at, or not yet
     version: int = 0  # grows with every change
 
 
@@ -54,6 +56,7 @@ class Kube(Protocol):
     raycluster: str  # its name, also while the view has none
     compute_domains: bool  # the cluster serves ComputeDomains
     kueue: bool  # and Kueue's Workloads
+    kai: bool  # and KAI Scheduler's PodGroups
     taint_rules: bool  # and DeviceTaintRules
 
     @property
@@ -64,6 +67,9 @@ class Kube(Protocol):
 
     def watch_queues(self) -> None:
         """Have Kueue's objects in the view from soon on. Who needs no queue needs no right to read them."""
+
+    def watch_pod_groups(self) -> None:
+        """The same of KAI's. Those that were there before this coordinator began are looked at without being asked."""
 
     def create(self, thing: Object) -> str:
         """The uid of what was made; "" where one of this name is there, which is no error: names are ours, and say

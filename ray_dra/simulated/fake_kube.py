@@ -27,10 +27,12 @@ from ray_dra.ports.kube_objects import (
     ResourceSlice,
 )
 from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.simulated.fake_kai import FakeKai, is_placed_by_kai
 from ray_dra.simulated.fake_kueue import FakeKueue
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.images import images_on
+from ray_dra.translate.kube.kai import read_pod_group
 from ray_dra.translate.kube.kueue import read_workload
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
@@ -44,7 +46,8 @@ NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
 
 
 class FakeKube:
-    """See the module. `nodes` are (node, its ResourceSlices); `queues`: Kueue, where it runs beside."""
+    """See the module. `nodes` are (node, its ResourceSlices); `queues`: Kueue, where it runs beside;
+    `pod_groups`: KAI Scheduler."""
 
     def __init__(
         self,
@@ -53,10 +56,13 @@ class FakeKube:
         *,
         compute_domains: bool = True,
         queues: FakeKueue | None = None,
+        pod_groups: FakeKai | None = None,
     ) -> None:
         self.namespace, self.raycluster = raycluster["metadata"]["namespace"], raycluster["metadata"]["name"]
         self.compute_domains, self.kueue, self.queues = compute_domains, queues is not None, queues
+        self.kai, self.pod_groups = pod_groups is not None, pod_groups
         self.taint_rules = True
+        self._watches_pod_groups = False
         self._watches_queues = False
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
@@ -97,6 +103,7 @@ class FakeKube:
                 name: ResourceFlavor(name, labels)
                 for name, labels in (self.queues.flavors if self.queues is not None else {}).items()
             },
+            pod_groups=tuple(map(read_pod_group, self._of("PodGroup"))) if self._watches_pod_groups else None,
             version=self._version,
         )
 
@@ -116,6 +123,9 @@ class FakeKube:
         pod = self._things.get((kind, name))
         if pod is None:
             raise NotFound("There is no such object.", place=name)
+        if kind == "PodGroup":
+            pod["spec"] |= change["spec"]
+            return
         if change["metadata"]["uid"] != pod["metadata"]["uid"]:
             raise Conflict("Another pod.", place=name)
         gates = change["spec"]["schedulingGates"]
@@ -141,6 +151,9 @@ class FakeKube:
     def watch_queues(self) -> None:
         self._watches_queues = True
 
+    def watch_pod_groups(self) -> None:
+        self._watches_pod_groups = True
+
     def lead(self) -> str:
         return self._leader
 
@@ -162,6 +175,9 @@ class FakeKube:
         self._collect()
         if self.queues is not None:
             self.queues.step(self._of("Workload"))
+        if self.pod_groups is not None and self._schedules:
+            pods = [pod for pod in self._of("Pod") if is_placed_by_kai(pod)]
+            self.pod_groups.step(self._of("PodGroup"), pods, self._claims_of, self._schedule)
         for pod in self._of("Pod"):
             spec, node = pod["spec"], self._nodes.get(pod["spec"].get("nodeName", ""))
             if "nodeName" in spec and node is None:
@@ -170,7 +186,7 @@ class FakeKube:
                 if "nodeName" not in spec or (node is not None and node.ready):
                     self._end_pod(pod)
             elif "nodeName" not in spec and not spec.get("schedulingGates"):
-                if self._schedules:
+                if self._schedules and not is_placed_by_kai(pod):
                     self._schedule(pod)
             elif node is not None and node.ready and WARM_LABEL in pod["metadata"]["labels"]:
                 self._pull(pod, node)
@@ -382,6 +398,12 @@ class FakeKube:
     def free_lease(self) -> None:
         self._leader = ""
 
+    def evict_by_kai(self, name: str, when: str = "2026-11-28T12:00:00Z") -> None:
+        """KAI ends all pods of a PodGroup for others."""
+        self._version += 1
+        assert self.pod_groups is not None
+        self.pod_groups.evict(self._things["PodGroup", name], self._of("Pod"), when)
+
     def stop_scheduling(self) -> None:
         """No pod is bound any more."""
         self._schedules = False
@@ -398,8 +420,9 @@ class FakeKube:
         makes their channels' templates."""
         for domain in self._of("ComputeDomain"):
             self._make_channel(domain)
-        for workload in self._of("Workload") if not self._raycluster else ():
-            self._things.pop(("Workload", workload["metadata"]["name"]))
+        for kind in ("Workload", "PodGroup") if not self._raycluster else ():
+            for owned in self._of(kind):
+                self._things.pop((kind, owned["metadata"]["name"]))
         pods = {pod["metadata"]["uid"] for pod in self._of("Pod")}
         for claim in self._of("ResourceClaim"):
             owners = claim["metadata"].get("ownerReferences") or ()

@@ -254,6 +254,26 @@ def test_kueues_objects_are_read_once_somebody_asks_for_them() -> None:
         adapter.close()
 
 
+@pytest.mark.parametrize("left", [False, True])
+def test_kais_pod_groups_are_read_once_somebody_asks_for_them_or_where_some_were_left(left: bool) -> None:
+    class Some(Api):
+        def pages(self, kind: str, *arguments: Any, **more: Any) -> Iterator[tuple[list[Any], str]]:
+            yield ([{"metadata": {"name": "rd-1-0-u", "namespace": "n"}}] if kind == "PodGroup" and left else []), "1"
+
+    api: Any = Some()
+    adapter = KubeAdapter(api, "n", "gangs", holder="me")
+    try:
+        assert adapter.kai
+        if not left:
+            assert adapter.view().pod_groups is None
+            adapter.watch_pod_groups()
+            adapter.watch_pod_groups()
+        until(lambda: adapter.view().pod_groups is not None)
+        assert [group.name for group in adapter.view().pod_groups or ()] == ["rd-1-0-u"] * left
+    finally:
+        adapter.close()
+
+
 def test_without_the_right_to_read_requests_there_are_none_of_an_earlier_coordinator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

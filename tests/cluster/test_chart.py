@@ -73,7 +73,7 @@ def plain(thing: Any) -> Any:
     ("values", "components"),
     [
         ((), ()),
-        (("kueue=true", "sandboxes=true", "shapes=true"), ("kueue", "sandboxes", "shapes")),
+        (("kueue=true", "kai=true", "sandboxes=true", "shapes=true"), ("kueue", "kai", "sandboxes", "shapes")),
         (("rayCluster=gangs",), ("one-raycluster",)),
         (("allAccounts=true", "shapes=true"), ("all-accounts", "shapes")),
     ],

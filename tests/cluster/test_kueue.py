@@ -375,7 +375,7 @@ def test_the_account_makes_and_deletes_its_own_requests_and_no_others(control_pl
             lambda: ours.delete("Workload", "theirs", NAMESPACE),
         )
         for forbidden in attempts:
-            with pytest.raises(KubernetesError, match=r"gangs' ComputeDomains and Workloads"):
+            with pytest.raises(KubernetesError, match=r"gangs' ComputeDomains, Workloads"):
                 forbidden()
         job = {
             "apiVersion": "batch/v1",
@@ -386,7 +386,7 @@ def test_the_account_makes_and_deletes_its_own_requests_and_no_others(control_pl
         for owners in ([], [job], [*made["metadata"]["ownerReferences"], job]):
             another = copy.deepcopy(made)
             another["metadata"].update(name="another", ownerReferences=owners)
-            with pytest.raises(KubernetesError, match="a gang's Workload is its RayCluster's"):
+            with pytest.raises(KubernetesError, match="a gang's Workload or PodGroup is its RayCluster's"):
                 ours.create(another, NAMESPACE)
         ours.delete("Workload", made["metadata"]["name"], NAMESPACE)
         assert cluster.api.find("Workload", made["metadata"]["name"], NAMESPACE) is None

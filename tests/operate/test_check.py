@@ -174,7 +174,10 @@ def test_the_policy_of_ordinary_groups_is_checked_and_what_it_needs(said: str, h
         ({QUEUE_ANNOTATION: "kueue/team-a"}, True, True, [True, True, True]),
         ({QUEUE_ANNOTATION: "kueue/team-a"}, True, False, [True, False, False]),
         ({QUEUE_ANNOTATION: "kueue/team-a"}, False, True, [False]),
-        ({QUEUE_ANNOTATION: "kai/team-a"}, True, True, [False]),
+        ({QUEUE_ANNOTATION: "kai/team-a"}, True, True, [True, True]),
+        ({QUEUE_ANNOTATION: "kai/team-a"}, True, False, [True, False]),
+        ({QUEUE_ANNOTATION: "kai/team-a"}, False, True, [False]),
+        ({QUEUE_ANNOTATION: "volcano/team-a"}, True, True, [False]),
     ],
 )
 def test_what_a_queue_that_pays_needs_is_looked_at_where_one_is_named(

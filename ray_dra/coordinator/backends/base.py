@@ -100,9 +100,11 @@ class Backend(Protocol):
 
     # a gang's workers
 
-    def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+    def make(
+        self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool, queue: str = ""
+    ) -> Progress:
         """Make the gang's workers one step further. `joined`: slot labels of the raylets that live; `grouped`: the
-        placement group is there."""
+        placement group is there; `queue`: outside, that pays for the gang."""
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """Take all workers that none of these allocations wants one step back."""

@@ -30,6 +30,7 @@ class Said(enum.Enum):
     NOTHING = "nothing"  # there is no such request
     WAITS = "waits"
     ADMITTED = "admitted"
+    LATER = "later"  # its workers get nothing for now, though nothing was taken back; asked again
     EVICTED = "evicted"  # it was admitted, or not, and is not any more; asked again
     REFUSED = "refused"  # for good
 
@@ -41,11 +42,13 @@ class Answer:
     Attributes:
         why: in the queue's own words.
         granted: where it was admitted, the labels of nodes that are paid for, by kind of bundle.
+        ended: where it is evicted, its workers have been ended with it, so that no grace is of use.
     """
 
     said: Said
     why: str = ""
     granted: tuple[Labels, ...] = ()
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

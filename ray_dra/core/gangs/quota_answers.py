@@ -43,16 +43,21 @@ class QuotaAnswers:
                 return []
             admitted = replace(gang, quota=replace(quota, granted=answer.granted))
             return [*self.recording.save(admitted, f"admitted by {quota.queue}", now, ()), Tell(gang.id)]
+        if answer.said is Said.LATER and (gang.group is not None or seen.placed_once):
+            notes.answer = answer
+            return []  # its workers were there: some that take others' places wait
         if seen.group_state == "ABSENT":
             return []  # its program has removed it, so it is given back next
         gang, noted = self.recording.see(gang, seen, now)
         why = f"{quota.queue}: {answer.why or 'the request is gone'}"
-        if seen.placed_once and answer.said is Said.EVICTED and not self._grace_is_over(gang, why, now):
+        waits = answer.said is Said.EVICTED and not answer.ended
+        if seen.placed_once and waits and not self._grace_is_over(gang, why, now):
             return noted
         # Whoever has a placement group that Ray has placed does not expect another one.
         if answer.said is Said.REFUSED or seen.placed_once or (gang.ordinary is not None and gang.group is not None):
             return [*noted, *self.ends.give_back(gang, why, now, failed=True)]
-        return [*noted, *self._ask_again(gang, quota, f"quota taken back by {why}", now, waits_for)]
+        because = f"no quota yet from {why}" if answer.said is Said.LATER else f"quota taken back by {why}"
+        return [*noted, *self._ask_again(gang, quota, because, now, waits_for)]
 
     def _grace_is_over(self, gang: Gang, why: str, now: Moment) -> bool:
         """Of a gang that runs and is evicted: its program has had notice of it (`Observed.ending`) for so long; after a

@@ -36,6 +36,11 @@ class Attempt:
     _maker: Maker
 
     @property
+    def pod_group(self) -> dict[str, Any] | None:
+        """By which KAI Scheduler takes its pods; None where it does not place them."""
+        return self._maker.pod_group(len(self.slots))
+
+    @property
     def channel_templates(self) -> tuple[str, ...]:
         """What the ComputeDomains' controller makes, and pods name."""
         return tuple(d["spec"]["channel"]["resourceClaimTemplate"]["name"] for d in self.domains.values())
@@ -82,6 +87,7 @@ def attempt_of(
     buses: Callable[[str, str], str | None] = lambda node, uuid: None,
     toleration: Mapping[str, str] | None = None,
     pool: Allocation | None = None,
+    queue: str = "",
 ) -> Attempt:
     """Every object for this allocation.
 
@@ -92,6 +98,7 @@ def attempt_of(
         pool: what the gang holds of whose GPUs this one has shares.
         buses: the bus id of a node's GPU, for workers to which GPUs are passed through.
         toleration: of the taint that the devices have while the gang's claims change.
+        queue: outside, that the gang is paid from.
 
     Raises:
         InvalidRequest: the RayCluster's template makes no such worker.
@@ -102,7 +109,7 @@ def attempt_of(
     if pool is not None:
         of_pool = slots_of(pool)
         slots = {node: _in_pool(slot, of_pool[node]) if slot.shares else slot for node, slot in slots.items()}
-    maker = Maker(allocation, name, raycluster, toleration)
+    maker = Maker(allocation, name, raycluster, toleration, queue)
     names = _domain_names(name, allocation, slots) if compute_domains else {}
     return Attempt(name, slots, {clique: maker.domain(named) for clique, named in names.items()}, maker)
 

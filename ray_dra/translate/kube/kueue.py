@@ -7,15 +7,15 @@ says what its workers will ask for, a pod set for each kind of bundle, each bund
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ray_dra.core.gangs.quota import Answer, Labels, Quota, Said, kinds
 from ray_dra.core.model.clique import label_value
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
-from ray_dra.errors import InvalidRequest, shown
+from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import RayCluster, ResourceFlavor, Workload
+from ray_dra.translate.kube.queues import name_of
 from ray_dra.translate.kube.raycluster import vendor_of, worker_template
 from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, texts
 from ray_dra.translate.kube.slots import Slot, stem_of
@@ -25,40 +25,15 @@ from ray_dra.translate.names import (
     CLUSTER_LABEL,
     GANG_LABEL,
     KUEUE_API,
-    QUEUE_ANNOTATION,
     RAY_API,
     RAY_API_UNWATCHED,
 )
 from ray_dra.translate.vendors import Vendor
 
-KIND = "kueue"
 MOST_POD_SETS = 18  # of a Workload
-_QUEUE = re.compile(r"kueue/[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _FINAL = {
     "PodsReadyTimeout": "; the gang's own pods are not known to Kueue: turn waitForPodsReady off for this queue",
 }
-
-
-def queue_of(cluster: RayCluster) -> str:
-    """The queue that the RayCluster's gangs are paid from, as its annotation says: kueue/NAME, or "" for none.
-
-    Raises:
-        InvalidRequest: the annotation says anything else.
-    """
-    said = cluster.settings.get(QUEUE_ANNOTATION, "")
-    if said and not is_queue(said):
-        raise InvalidRequest(
-            "The RayCluster names no queue that is known.",
-            place=f"RayCluster {cluster.namespace}/{cluster.name}, annotation {QUEUE_ANNOTATION}",
-            wanted=shown(said),
-            available="kueue/NAME, of a LocalQueue",
-        )
-    return said
-
-
-def is_queue(said: str) -> bool:
-    """Whether it names a queue in the one form that is known."""
-    return _QUEUE.fullmatch(said) is not None
 
 
 def request_name(gang: str, asks: int) -> str:
@@ -100,7 +75,7 @@ def workload(request: GangRequest, quota: Quota, cluster: RayCluster) -> dict[st
         },
         "spec": {
             "active": True,
-            "queueName": quota.queue.partition("/")[2],
+            "queueName": name_of(quota.queue),
             "priority": request.priority,
             "podSets": [
                 {"name": _pod_set(at), "count": count, "template": {"spec": _pod(bundle, cluster)}}

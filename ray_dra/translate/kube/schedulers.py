@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import Claim, RayCluster, ResourceSlice
+from ray_dra.translate.kube.queues import KAI, kind_of
 from ray_dra.translate.kube.shapes import Raw
 from ray_dra.translate.names import (
     KAI_QUEUE_LABEL,
@@ -89,13 +90,23 @@ def check_scheduler(cluster: RayCluster, group: Raw) -> None:
             wanted="no schedulingGroup",
             available=shown(str(spec["schedulingGroup"])),
         )
-    if scheduler_of(spec) == KAI_SCHEDULER:
+    by_kai, named = kind_of(cluster.settings.get(QUEUE_ANNOTATION, "")) == KAI, scheduler_of(spec)
+    if named == KAI_SCHEDULER and not by_kai:
         raise InvalidRequest(
             "The worker group to copy is placed by KAI Scheduler, which would put gangs' pods into the head's PodGroup"
-            " and end both together; leave schedulerName out of it.",
+            f" and end both together; leave schedulerName out of it, or name the queue that pays for gangs in the"
+            f" annotation {QUEUE_ANNOTATION}: kai/NAME, for which each has a PodGroup of its own.",
             place=place,
             wanted="no schedulerName",
             available=KAI_SCHEDULER,
+        )
+    if by_kai and named not in (KAI_SCHEDULER, DEFAULT_SCHEDULER):
+        raise InvalidRequest(
+            "Gangs are paid from a queue of KAI Scheduler's, and the worker group to copy names another scheduler;"
+            " leave schedulerName out of it.",
+            place=place,
+            wanted=KAI_SCHEDULER,
+            available=shown(named),
         )
 
 

@@ -21,7 +21,7 @@ from ray_dra.translate.kube.images import full_name
 from ray_dra.translate.kube.raycluster import worker_template
 from ray_dra.translate.kube.shapes import Raw
 from ray_dra.translate.kube.workers import bound_to
-from ray_dra.translate.names import CLUSTER_LABEL, RAY_API, WARM_ANNOTATION, WARM_LABEL
+from ray_dra.translate.names import CLUSTER_LABEL, KAI_SCHEDULER, RAY_API, WARM_ANNOTATION, WARM_LABEL
 
 MOST_SECONDS = 1_800  # for a pull; then the kubelet ends the pod, also where no coordinator is left
 # Of a worker's pod what has nothing to do with its images, or would keep it from being placed.
@@ -87,6 +87,8 @@ class WarmImages:
             "activeDeadlineSeconds": MOST_SECONDS,
             "terminationGracePeriodSeconds": 0,
         }
+        if spec.get("schedulerName") == KAI_SCHEDULER:  # of which it is in no PodGroup
+            del spec["schedulerName"]
         owner = {"apiVersion": RAY_API, "kind": "RayCluster", "name": cluster.name, "uid": cluster.uid}
         return {
             "apiVersion": "v1",

@@ -27,6 +27,7 @@ from ray_dra.translate.kube.claims import (
     expression_for_whole,
     shared_by,
 )
+from ray_dra.translate.kube.kai import is_kai, labels_of_claim, pod_group, put_into
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.raycluster import vendor_of, worker_template
 from ray_dra.translate.kube.slots import Slot, SlotPart
@@ -71,9 +72,15 @@ class Maker:
     """Writes the objects of one attempt. A gang's workers are copies of the user's worker group of `cluster`."""
 
     def __init__(
-        self, allocation: Allocation, attempt: str, cluster: RayCluster, toleration: Mapping[str, str] | None = None
+        self,
+        allocation: Allocation,
+        attempt: str,
+        cluster: RayCluster,
+        toleration: Mapping[str, str] | None = None,
+        queue: str = "",
     ) -> None:
-        """`toleration`: of the taint that the devices have while the gang's claims change."""
+        """`toleration`: of the taint that the devices have while the gang's claims change. `queue`: that pays."""
+        self._gang, self._queue = allocation.gang, queue
         self._attempt, self._cluster, self._toleration = attempt, cluster, toleration
         self._template, self._node_type = worker_template(cluster), _node_type(cluster)
         driver = next((grant.device.driver for grant in allocation.grants), "")
@@ -98,6 +105,12 @@ class Maker:
             },
         }
 
+    def pod_group(self, members: int) -> dict[str, Any] | None:
+        """KAI's, of an attempt that has so many workers; None where it does not place them."""
+        if not is_kai(self._queue) or not members:
+            return None
+        return pod_group(self._gang, self._attempt, members, self._queue, self._cluster)
+
     def claim(self, slot: Slot, pod: str, name: str, parts: Sequence[SlotPart] = ()) -> dict[str, Any]:
         """For the slot's pod of this uid alone: its whole devices, or these parts of one GPU. Kubernetes deletes it
         with the pod."""
@@ -121,7 +134,7 @@ class Maker:
             wanted = (of, expression_for_profile(profile, vendor), *demands)
             requests.append(_request(f"parts-{number}", vendor.part_class, count, wanted))
         owner = {"apiVersion": "v1", "kind": "Pod", "name": slot.name, "uid": pod, "controller": True}
-        meta = self._meta(name, self._labels_of(slot), owner)
+        meta = self._meta(name, {**self._labels_of(slot), **labels_of_claim(self._queue)}, owner)
         if slot.buses or not vendor.unique:
             meta["annotations"] = {NODE_LABEL: slot.node}
         if self._toleration is not None:
@@ -193,6 +206,8 @@ class Maker:
         if GPU_DOMAIN in labels:
             metadata["labels"][GPU_DOMAIN] = labels[GPU_DOMAIN]
         spec: dict[str, Any] = template["spec"]
+        if is_kai(self._queue):
+            put_into(template, self._attempt, self._queue, self._cluster)
         spec["restartPolicy"] = "Never"
         theirs = [gate for gate in spec.get("schedulingGates") or () if not gate["name"].startswith(KUEUE_PREFIX)]
         spec["schedulingGates"] = [*theirs, {"name": GATE}]

@@ -153,3 +153,45 @@ def test_each_kind_of_bundle_has_its_own_nodes() -> None:
     limited = paid(request, Quota("q", 0, ((("zone", "a"),), ()))).bundles
     assert [dict(bundle.labels) for bundle in limited] == [{"zone": "a"}, {}, {"zone": "a"}]
     assert paid(request, Quota("q")) is request
+
+
+LATER = Answer(Said.LATER, "OverLimit: 8 of 8")
+
+
+def test_what_gets_nothing_for_now_gives_all_back_and_asks_again_in_the_queues_words() -> None:
+    """It costs no try; nothing was taken back, and nothing says so."""
+    world = World(own_workers=True)
+    world.submit(4, name="g", queue="outside/q")
+    for times in range(10):
+        say(world, ADMITTED)
+        world.act(NextTurn())
+        assert world.gangs["g"].allocation is not None
+        say(world, LATER)
+        now = world.gangs["g"]
+        assert (now.quota, now.allocation) == (Quota("outside/q", times + 1), None)
+        assert now.moves == now.gave_way == times + 1
+        assert now.history[-1].why.startswith("no quota yet from outside/q: OverLimit")
+
+
+@pytest.mark.parametrize("seen", [PENDING, CREATED])
+def test_whose_workers_were_there_keeps_them_while_others_in_lost_ones_places_get_nothing(seen: Observed) -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g", queue="outside/q")
+    say(world, ADMITTED)
+    world.act(NextTurn())
+    world.act(Committed("g", group_id("1"), world.gangs["g"].moves))
+    before = world.gangs["g"]
+    assert not say(world, LATER, seen=seen)
+    assert world.gangs["g"] == before
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_there_is_no_grace_for_a_gang_whose_workers_were_ended_with_its_quota(ended: bool) -> None:
+    world = World(own_workers=True)
+    world.submit(4, name="g", queue="outside/q")
+    say(world, ADMITTED)
+    world.act(NextTurn())
+    world.act(Committed("g", group_id("1"), world.gangs["g"].moves))
+    say(world, replace(EVICTED, ended=ended), seen=CREATED)
+    gone = "g" not in world.gangs or world.gangs["g"].releasing
+    assert gone is ended

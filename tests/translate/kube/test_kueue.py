@@ -11,9 +11,8 @@ from ray_dra.core.gangs.quota import Answer, Quota, Said
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import ResourceFlavor
-from ray_dra.translate.kube.kueue import answer_of, queue_of, read_flavor, read_workload, request_name, workload
+from ray_dra.translate.kube.kueue import answer_of, read_flavor, read_workload, request_name, workload
 from ray_dra.translate.kube.raycluster import read_raycluster
-from ray_dra.translate.names import QUEUE_ANNOTATION
 from ray_dra.translate.ray.devices import gpu, mig
 from tests.translate.kube.objects import CLUSTER, cluster, gang
 
@@ -103,23 +102,6 @@ def test_more_kinds_of_bundles_than_a_workload_can_say_are_refused() -> None:
     made_of([{"GPU": 1, "CPU": float(n)} for n in range(1, 19)])
     with pytest.raises(InvalidRequest, match="19 kinds of bundles"):
         made_of([{"GPU": 1, "CPU": float(n)} for n in range(1, 20)])
-
-
-@pytest.mark.parametrize(
-    ("said", "queue"), [("kueue/team-a", "kueue/team-a"), ("", ""), (None, ""), ("kueue/t.x", "kueue/t.x")]
-)
-def test_the_annotation_names_a_queue(said: str | None, queue: str) -> None:
-    raycluster = cluster()
-    raycluster["metadata"]["annotations"] = {} if said is None else {QUEUE_ANNOTATION: said}
-    assert queue_of(read_raycluster(raycluster)) == queue
-
-
-@pytest.mark.parametrize("said", ["kueue", "kueue/", "kai/x", "kueue/A", "kueue/a/b", "kueue/a b", "kueue/a\n"])
-def test_anything_else_is_refused_with_its_place(said: str) -> None:
-    raycluster = cluster()
-    raycluster["metadata"]["annotations"] = {QUEUE_ANNOTATION: said}
-    with pytest.raises(InvalidRequest, match="annotation ray-dra"):
-        queue_of(read_raycluster(raycluster))
 
 
 # -- what Kueue says

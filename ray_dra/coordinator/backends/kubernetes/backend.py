@@ -236,7 +236,9 @@ class KubernetesBackend:
 
     # -- provisioning
 
-    def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+    def make(
+        self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool, queue: str = ""
+    ) -> Progress:
         """One step further for a gang's workers. Arguments as of `Provisioning.step`; errors become progress."""
         name = attempt_name(allocation.gang, allocation.epoch)
         attempt = self._attempts.get(name)
@@ -248,7 +250,7 @@ class KubernetesBackend:
             return Progress(stage="applied", said=leaves)
         try:
             if attempt is None or attempt.workers != workers_of(allocation):
-                attempt = self._attempts[name] = self._begin(request, allocation)
+                attempt = self._attempts[name] = self._begin(request, allocation, queue)
             progress = self._step(name, attempt, joined, grouped=grouped)
             self._rests.pop(allocation.gang, None)
             return self._without_image(allocation.gang, progress) if attempt.no_image else progress
@@ -299,7 +301,7 @@ class KubernetesBackend:
         self._no_image[gang] = self.clock() + IMAGE_SECONDS
         return replace(progress, final=again)
 
-    def _begin(self, request: GangRequest, allocation: Allocation) -> Provisioning:
+    def _begin(self, request: GangRequest, allocation: Allocation, queue: str) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
         attempt = attempt_of(
             allocation,
@@ -310,6 +312,7 @@ class KubernetesBackend:
             buses=self._bus_of,
             toleration=self._guard.toleration(allocation.gang),
             pool=self._pool_of(allocation),
+            queue=queue,
         )
         return Provisioning(
             attempt,

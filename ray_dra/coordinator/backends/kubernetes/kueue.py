@@ -17,7 +17,8 @@ from ray_dra.errors import InvalidRequest, KubernetesError, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import RayCluster, Workload
 from ray_dra.ports.kubernetes import Kube, KubeView
-from ray_dra.translate.kube.kueue import answer_of, queue_of, request_name, workload
+from ray_dra.translate.kube.kueue import answer_of, request_name, workload
+from ray_dra.translate.kube.queues import KUEUE, kind_of, queue_of
 from ray_dra.translate.kube.slots import stem_of
 from ray_dra.translate.names import KUEUE_API, QUEUE_ANNOTATION
 
@@ -123,9 +124,9 @@ class Kueue:
         return cluster is not None and (cluster.deleting or cluster.suspended)
 
     def _named(self) -> bool:
-        """Whether the RayCluster names a queue."""
+        """Whether the RayCluster names a queue of Kueue's."""
         cluster = self._view().raycluster
-        return cluster is not None and QUEUE_ANNOTATION in cluster.settings
+        return cluster is not None and kind_of(cluster.settings.get(QUEUE_ANNOTATION, "")) == KUEUE
 
     def _ours(self, found: Collection[Workload]) -> Mapping[str, Workload]:
         """By name; worked out once a look."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ray_dra.errors import NotFound
-from ray_dra.ports.kube_objects import Claim, ComputeDomain, OfGang, Pod, RayCluster
+from ray_dra.ports.kube_objects import Claim, ComputeDomain, OfGang, Pod, PodGroup, RayCluster
 from ray_dra.ports.kubernetes import Kube, KubeView
 
 
@@ -16,11 +16,12 @@ class Found:
     pods: list[Pod] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     domains: list[ComputeDomain] = field(default_factory=list)
+    groups: list[PodGroup] = field(default_factory=list)  # KAI's
 
     @property
     def nothing(self) -> bool:
         """A claim that is being deleted has its devices until its pod has ended, and is not waited for: the pod is."""
-        return not (self.pods or self.domains or any(not claim.deleting for claim in self.claims))
+        return not (self.pods or self.domains or self.groups or any(not claim.deleting for claim in self.claims))
 
 
 def by_attempt(view: KubeView, kube: Kube) -> dict[str, Found]:
@@ -40,6 +41,9 @@ def by_attempt(view: KubeView, kube: Kube) -> dict[str, Found]:
     for domain in view.domains:
         if domain.attempt is not None and is_ours(kube, domain):
             of(domain.attempt).domains.append(domain)
+    for group in view.pod_groups or ():
+        if group.attempt is not None and is_ours(kube, group):
+            of(group.attempt).groups.append(group)
     for claim in view.claims:  # most are others'
         if claim.attempt is not None and is_ours(kube, claim) and claim.pod not in lingering:
             of(claim.attempt).claims.append(claim)

@@ -1,6 +1,6 @@
 """The making of a gang's workers: one attempt at it, from its objects to raylets that have exactly its devices.
 
-    ComputeDomains -> all pods and their claims there, gated -> gates opened, all at once
+    [KAI's PodGroup ->] ComputeDomains -> all pods and their claims there, gated -> gates opened, all at once
     -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
     -> raylets joined
 
@@ -31,6 +31,7 @@ from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_to_bytes
 from ray_dra.translate.kube.attempts import Attempt
+from ray_dra.translate.kube.kai import members_changed, waits_in_turn
 from ray_dra.translate.kube.pods import gate_opened, imex_readiness, signs
 from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, VERIFIED_KEY
@@ -161,6 +162,8 @@ class Provisioning:
         ending = [domain.name for domain in there.domains if domain.deleting]
         if ending:
             return "applied", f"the ComputeDomain that was deleted to end: {', '.join(ending)}"
+        if self._add_group(there):
+            return "applied", "KAI Scheduler's PodGroup"
         missing = attempt.missing_domains({domain.name for domain in there.domains})
         self.kube.together([partial(self._add_domain, name, domain) for name, domain in missing.items()])
         names = {template.name for template in self.view.templates}
@@ -180,7 +183,9 @@ class Provisioning:
             self._open(closed)
             return "bound", "the gates to open"
         if unbound:
-            return "bound", unbound[0].pending
+            if waits_in_turn(there.groups):
+                self.hold_up()
+            return "bound", next((group.said for group in there.groups if group.said), unbound[0].pending)
         verified = self._proved()
         if len(verified) < count:
             waiting = min((pod for pod in pods if pod.waiting), key=lambda pod: pod.prepared, default=None)
@@ -252,6 +257,23 @@ class Provisioning:
     def _proved(self) -> set[str]:
         """The keys under which pods have said that they have what was planned."""
         return set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
+
+    def _add_group(self, there: Found) -> bool:
+        """Make KAI's PodGroup, or say in it how many workers there are now. Returns whether it is missing: a pod that
+        names one that is not there is nobody's."""
+        wanted = self.attempt.pod_group
+        if wanted is None:
+            return False
+        name, members = str(wanted["metadata"]["name"]), wanted["spec"]["minMember"]
+        found = next((group for group in there.groups if group.name == name and not group.deleting), None)
+        if found is None:
+            if self.view.pod_groups is not None and self._due("join", name):
+                self.kube.create(wanted)
+                self._done("join", name)
+        elif found.members != members and self._due("members", f"{name} {members}"):
+            self.kube.patch("PodGroup", name, members_changed(members))
+            self._done("members", f"{name} {members}")
+        return found is None
 
     def _add_domain(self, name: str, domain: dict[str, Any]) -> None:
         if self._due("join", name):

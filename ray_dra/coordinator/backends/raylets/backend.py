@@ -52,7 +52,9 @@ class RayletsBackend:
     def hear(self, node: str, reading: NodeReading) -> None:
         """No gang has an agent of its own."""
 
-    def make(self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool) -> Progress:
+    def make(
+        self, request: GangRequest, allocation: Allocation, joined: Collection[str], *, grouped: bool, queue: str = ""
+    ) -> Progress:
         return THERE
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
