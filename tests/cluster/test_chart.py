@@ -90,6 +90,39 @@ def test_the_chart_makes_what_the_kustomization_makes(
         assert plain(ours[key]) == plain(thing), key
 
 
+@pytest.mark.parametrize("values", [(), ("namespaces={a,b}", "allAccounts=true", "rayCluster=gangs")])
+def test_the_drain_plugin_is_what_its_kustomization_makes(helm: str, values: tuple[str, ...]) -> None:
+    """Once, and with its own rights alone, whatever the rest of the chart is for."""
+    folder = PROJECT / "kube" / "nvsentinel"
+    theirs = named(list(yaml.safe_load_all(run(binaries.program("kubectl"), "kustomize", str(folder)))))
+    image = rendered(helm, "example.enabled=true")["RayCluster", "gangs"]["spec"]["headGroupSpec"]["template"]["spec"]
+    theirs["Deployment", "ray-dra-drains"]["spec"]["template"]["spec"]["containers"][0]["image"] = image["containers"][
+        0
+    ]["image"]
+    text = run(
+        *(helm, "template", "ray-dra", str(CHART), "--namespace", "team", "--kube-version", "1.37"),
+        *[part for value in ("nvsentinel.enabled=true", *values) for part in ("--set", value)],
+    )
+    found = [thing for thing in yaml.safe_load_all(text) if thing]
+    ours = named([thing for thing in found if (thing["kind"], thing["metadata"]["name"]) in theirs])
+    assert {key: plain(thing) for key, thing in ours.items()} == {key: plain(thing) for key, thing in theirs.items()}
+
+
+def test_the_drain_plugin_is_opt_in_elsewhere_and_without_the_definition(helm: str) -> None:
+    def drains(*values: str) -> Things:
+        found = rendered(helm, *values)
+        return {key: thing for key, thing in found.items() if "drain" in key[1]}
+
+    assert not drains()
+    found = drains("nvsentinel.enabled=true", "nvsentinel.namespace=watch", "nvsentinel.crd=false")
+    assert {kind for kind, _ in found} == {
+        *("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Deployment")
+    }
+    for (kind, _), thing in found.items():
+        assert thing["metadata"].get("namespace") == (None if kind.startswith("Cluster") else "watch")
+        assert all(subject["namespace"] == "watch" for subject in thing.get("subjects", ()))
+
+
 def test_what_is_asked_for_beside_the_rights_is_there(helm: str) -> None:
     digest = f"sha256:{'a' * 64}"
     values = ("topologyAgent.enabled=true", "monitoring.enabled=true", "example.enabled=true", "namespaces={a,b}")
@@ -133,6 +166,9 @@ def test_what_is_asked_for_beside_the_rights_is_there(helm: str) -> None:
         "monitoring.labels.a=x y",
         "topologyAgent.nodeSelector.a=-",
         "topologyAgent=null",
+        "nvsentinel.enabled=yes please",
+        "nvsentinel.namespace=Not_A_Name",
+        "nvsentinel=null",
     ],
 )
 def test_a_value_that_cannot_be_is_refused(helm: str, value: str) -> None:

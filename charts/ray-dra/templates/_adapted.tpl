@@ -38,7 +38,7 @@ The manifests under kube/ are the one source: this chart reads them, and changes
 {{- $thing := index . 1 -}}
 {{- $namespace := index . 2 -}}
 {{- $meta := $thing.metadata -}}
-{{- $everywhere := list "ClusterRole" "ClusterRoleBinding" "ValidatingAdmissionPolicy" "ValidatingAdmissionPolicyBinding" -}}
+{{- $everywhere := list "ClusterRole" "ClusterRoleBinding" "ValidatingAdmissionPolicy" "ValidatingAdmissionPolicyBinding" "CustomResourceDefinition" -}}
 {{- if has $thing.kind $everywhere -}}
 {{- $_ := set $meta "name" (regexReplaceAll "[.]namespace$" $meta.name (printf ".%s" $namespace)) -}}
 {{- else -}}
@@ -50,7 +50,7 @@ The manifests under kube/ are the one source: this chart reads them, and changes
 {{- range $subject := $thing.subjects -}}
 {{- $_ := set $subject "namespace" $namespace -}}
 {{- end -}}
-{{- if and $root.Values.allAccounts (eq $thing.kind "ClusterRoleBinding") (not (contains ":shapes:" $meta.name)) -}}
+{{- if and $root.Values.allAccounts (eq $thing.kind "ClusterRoleBinding") (not (contains ":shapes:" $meta.name)) (ne $meta.name "ray-dra-drains") -}}
 {{- $all := dict "apiGroup" "rbac.authorization.k8s.io" "kind" "Group" "name" "system:serviceaccounts" -}}
 {{- $_ := set $thing "subjects" (list $all) -}}
 {{- end -}}
