@@ -105,3 +105,53 @@ def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head:
     head.let_go()
     process.communicate(timeout=100)
     head.wait_nothing_left()
+
+
+SHRINKS = """
+gang = racks(2, on_fault="shrink", min_bundles=1, grace=3, name="shrinks")
+for count in (2, 1, 2):
+    while gang.bundle_count != count or gang.phase.value != "ready":
+        gang.wait(240)
+        time.sleep(0.1)
+    tell(gang=gang.id, group=gang.placement_group.id.hex(), nodes=list(gang.allocation.nodes), planned=planned(gang),
+         ranks=ranks(gang, count), said=gang.explain())
+    hold()
+gang.remove()
+"""
+
+
+@pytest.mark.by_hand  # a minute; on the fake with every fault, and the coordinator killed at each write
+def test_a_gang_shrinks_to_the_worker_that_is_well_and_grows_back(cluster: Cluster, head: Head) -> None:
+    """Its node cordoned: the other's pod runs on, in a new group; uncordoned: a worker is made for what it lacks."""
+    process = head.start(SHRINKS)
+    first = told(process)
+    lost = first["nodes"][0]
+    rack = [name for name in cluster.nodes if name.startswith(lost[:2]) and name not in first["nodes"]]
+    closed = [lost, *rack]  # so that it does not grow at once
+    began = time.monotonic()
+    cluster.kubectl("cordon", *closed)
+    try:
+        head.let_go()
+        second = told(process)
+        print(f"cordoned until it has shrunk and its program is at work: {time.monotonic() - began:.1f} s")
+        assert "has shrunk to 1 of 2 bundles" in second["said"]
+        assert sorted(claimed(head, second["gang"]).values()) == sorted(map(sorted, second["planned"]))
+    finally:
+        cluster.kubectl("uncordon", *closed)
+    began = time.monotonic()
+    head.let_go()
+    third = told(process)
+    print(f"uncordoned until it has grown and its program is at work: {time.monotonic() - began:.1f} s")
+    assert second["nodes"] == first["nodes"][1:]
+    assert third["nodes"][1] == first["nodes"][1]
+    assert third["nodes"][0][:2] == lost[:2], "in its rack"
+    for now in (first, second, third):
+        assert [rank["nvml"] for rank in now["ranks"]] == [rank["seen"] for rank in now["ranks"]] == now["planned"]
+        assert now["planned"][-1] == first["planned"][1]
+        assert now["ranks"][-1]["pod"] == first["ranks"][1]["pod"], "the worker that is well stays"
+    assert third["ranks"][0]["pod"] != first["ranks"][0]["pod"]
+    assert len({now["group"] for now in (first, second, third)}) == 3
+    assert sorted(claimed(head, third["gang"]).values()) == sorted(map(sorted, third["planned"]))
+    head.let_go()
+    process.communicate(timeout=100)
+    head.wait_nothing_left()

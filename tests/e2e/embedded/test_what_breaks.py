@@ -105,6 +105,46 @@ def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_
             eventually(lambda: health() == [Health.OK] * 16, 60)
 
 
+def test_a_gang_shrinks_after_a_fault_and_grows_back_once_its_gpu_is_well(free: LocalCluster) -> None:
+    """Nobody but the coordinator does anything for it; its program makes its actors anew, by the same handle."""
+
+    def ranks_where(count: int) -> list[list[str]]:
+        made = [ray.remote(Rank).options(num_gpus=4, num_cpus=0, **pinned(gang, at)).remote() for at in range(count)]
+        found: list[list[str]] = ray.get([rank.where.remote() for rank in made], timeout=60)
+        return found
+
+    shrinks = ray_dra.placement_group(
+        [{"GPU": 4}] * 2, locality=ray_dra.same_clique(), on_fault="shrink", min_bundles=1, grace=0.5
+    )
+    with shrinks as gang:
+        gang.wait(60)
+        whole, group = gang.allocation, gang.placement_group
+        assert whole is not None
+        had = [[grant.uuid for grant in bundle.grants] for bundle in whole.bundles]
+        rank = ray.remote(Rank).options(num_gpus=4, num_cpus=0, **pinned(gang, 1)).remote()
+        assert ray.get(rank.where.remote(), timeout=60) == had[1]
+        lost = whole.nodes[0]
+        free.machine(lost).xid(0, 79)
+        eventually(lambda: ask(coordinator().status.remote(gang.id)).shrunk == "1 of 2 bundles", 60)
+        assert gang.wait(60)
+        smaller = gang.placement_group
+        assert smaller != group
+        assert (gang.bundle_count, "has shrunk to 1 of 2 bundles" in gang.explain()) == (1, True)
+        with pytest.raises(ray.exceptions.RayError):
+            ray.get(rank.where.remote(), timeout=60)
+        assert ranks_where(1) == had[1:], "the segment that is well, on the GPUs that it has"
+        free.machine(lost).lose(0)  # a reset: the GPU comes back without its XID
+        eventually(lambda: Health.GONE in health(), 30)
+        free.machine(lost).heal()
+        eventually(lambda: not ask(coordinator().status.remote(gang.id)).shrunk, 90)
+        assert gang.wait(60)
+        assert gang.allocation is not None
+        assert gang.placement_group not in (group, smaller)
+        assert gang.allocation.bundles == whole.bundles, "all of it where it was"
+        assert ranks_where(2) == had
+    eventually(lambda: health() == [Health.OK] * 16, 60)
+
+
 def test_ray_takes_a_drain_and_what_runs_there_runs_on(free: LocalCluster) -> None:
     """As the coordinator tells it of the raylets of workers that it has made, which nobody shares."""
     port, node = RayAdapter(), free.nodes[3].name
