@@ -317,7 +317,7 @@ def test_gangs_are_a_table(tell: Tell) -> None:
     assert [at.start() for at in re.finditer(r"\S+", headers)] == [
         at.start() for at in itertools.islice(re.finditer(r"\S+", train), len(cells))
     ]
-    assert queued.endswith("; other work has 4 GPUs on t0: theirs")
+    assert queued.endswith("-     other work has 4 GPUs on t0: theirs")
     assert group.split()[:2] == ["blocker", "unplanned"]
     assert "8 GPUs" in group
     assert "ray_dra://HOST:PORT" in group

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from ray_dra.coordinator.declared_queues import DeclaredQueues
 from ray_dra.coordinator.gpu_id_map import Seen
@@ -22,6 +23,7 @@ from ray_dra.coordinator.meters import Meters
 from ray_dra.coordinator.parts import Parts
 from ray_dra.coordinator.status import MAX_KEY, Status
 from ray_dra.coordinator.turns import Turns
+from ray_dra.coordinator.view import Views
 from ray_dra.core.gangs.actions import Action, Refuse, Save
 from ray_dra.core.gangs.discipline import DISCIPLINE, Discipline
 from ray_dra.core.gangs.elastic import ElasticRun, check_run
@@ -316,6 +318,10 @@ class Coordinator:
     def teams(self) -> tuple[TeamStanding, ...]:
         """The queues of teams, and what each team has."""
         return team_standings(self.records)
+
+    def views(self, epoch: str, facts: Callable[[], Mapping[str, Any]]) -> Views:
+        """Who tells the map of this coordinator; the arguments are those of `Views`."""
+        return Views(epoch, self.inventory, self.records, self._statuses, facts, self.clock)
 
     def devices_for(self, raylet: str, group: str, bundle: int, gpu_ids: tuple[int, ...], pid: int) -> list[Seen]:
         """The devices of a worker's GPU ids, in order; `group` is "" outside placement groups. Gangs from which work

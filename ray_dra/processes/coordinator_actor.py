@@ -11,8 +11,9 @@ import asyncio
 import logging
 import math
 import os
+import uuid
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 
@@ -42,6 +43,7 @@ from ray_dra.translate.clique_names import clique_names
 from ray_dra.translate.files.readings import reading_from_bytes
 from ray_dra.translate.files.shared_records import JobPolicy, policy_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot, snapshot_of
+from ray_dra.translate.map.view import Cursor, View, plain_pools, plain_teams
 from ray_dra.translate.names import DEFAULT_LOCALITY_VARIABLE, EVERY_JOB, LOCALITY_KEY
 from ray_dra.translate.ray.policy import MAX_RULES, parse_rules
 from ray_dra.translate.schedule import Schedule
@@ -68,6 +70,7 @@ class CoordinatorActor:
         self._default: str | None = None  # the cluster's default policy, as the store has it; None: not looked at
         self._released: dict[str, None] = {}  # the latest; see submit
         self._agents = Agents(self._core.nodes)
+        self._views = self._core.views(uuid.uuid4().hex, self._facts)
         self._loop = LookLoop(self._turn, lambda: self._waits.forget(self._core.observer.view.jobs))
 
     # -- from agents
@@ -258,6 +261,11 @@ class CoordinatorActor:
         await _still_wanted()
         return snapshot_of(self._core.inventory)
 
+    async def view(self, cursor: Cursor) -> View:
+        """What has changed of the cluster since; for the map."""
+        await _still_wanted()
+        return self._views.since(cursor)
+
     async def topology(self) -> Topology:
         await _still_wanted()
         return Topology.of(node_state.node for node_state in self._core.inventory.node_states.values())
@@ -281,11 +289,17 @@ class CoordinatorActor:
 
     async def unplanned(self) -> list[tuple[str, str, float]]:
         """(name or id, job, GPUs) of each placement group that waits in Ray without a plan of ours."""
+        return self._unplanned()
+
+    def _unplanned(self) -> list[tuple[str, str, float]]:
         waiting = self._core.foreign_work.waiting
         return [(g.name or g.id, g.job, sum(bundle.get("GPU", 0.0) for bundle in g.bundles)) for g in waiting]
 
     async def unread(self) -> list[tuple[str, str]]:
         """(key, why) of each record that cannot be read and lies aside."""
+        return self._unread()
+
+    def _unread(self) -> list[tuple[str, str]]:
         return [(record.key, record.reason) for record in self._core.aside.records.values()]
 
     async def unseen(self) -> tuple[str, ...]:
@@ -294,9 +308,22 @@ class CoordinatorActor:
 
     async def asks(self) -> tuple[str, ...]:
         """What a person is to look at, for the coordinator does not decide it."""
+        return self._asks()
+
+    def _asks(self) -> tuple[str, ...]:
         observer = self._core.observer
         declared = self._core.declared_queues.problem
         return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped, declared]))
+
+    def _facts(self) -> dict[str, Any]:
+        """What the map is told besides nodes and gangs."""
+        return {
+            "teams": plain_teams(self._core.teams()),
+            "pools": plain_pools(self._core.pools()),
+            "problems": [*(f"Kubernetes: {each}" for each in self._core.backend.problems()), *self._asks()],
+            "unplanned": [list(each) for each in self._unplanned()],
+            "aside": [list(each) for each in self._unread()],
+        }
 
     async def pools(self) -> tuple[PoolStanding, ...]:
         """The pools of GPUs, and what gangs have of them."""

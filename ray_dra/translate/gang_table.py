@@ -84,9 +84,9 @@ def gang_row(status: ListedGang, names: Names, now: float, *, wide: bool = False
 
 def gang_reason(status: ListedGang) -> str:
     """What is amiss with a gang, or what it waits for."""
-    why = "; ".join([*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])])
-    why += f"; other work has {'; '.join(status.other_work)}" if status.other_work else ""
-    return why + "".join(f"; {line}" for line in explain_standing(status.standing))
+    found = [*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])]
+    found += [f"other work has {'; '.join(status.other_work)}"] if status.other_work else []
+    return "; ".join([*found, *explain_standing(status.standing)])
 
 
 def asked_at(status: ListedGang) -> float | None:

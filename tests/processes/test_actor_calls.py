@@ -10,6 +10,7 @@ import pytest
 from ray_dra.core.gangs.order import Order
 from ray_dra.errors import RayDraError
 from ray_dra.processes.coordinator_actor import CoordinatorActor
+from ray_dra.translate.map.view import Cursor
 from tests.coordinator.world import tray
 from tests.core.machines import gang, group_id
 from tests.edge.hostile import EXTREMES
@@ -35,6 +36,10 @@ CALLS: dict[str, Call] = {
     "notice's timeout": lambda actor, value: actor.notice("nobody", value),
     "ready": lambda actor, value: actor.await_ready(value, ""),
     "plan": lambda actor, value: actor.plan(value),
+    "cursor": lambda actor, value: actor.view(value),
+    "epoch": lambda actor, value: actor.view(Cursor(value)),
+    "changes of nodes": lambda actor, value: actor.view(Cursor(actor._views._epoch + ".0.0", value, 1)),
+    "changes of gangs": lambda actor, value: actor.view(Cursor(actor._views._epoch + ".0.0", 1, value)),
     "group": lambda actor, value: actor.ordinary(value, "", ""),
     "name": lambda actor, value: actor.ordinary("", value, ""),
     "raylet of a worker": lambda actor, value: actor.devices_for(value, "", -1, (0,), 1),

@@ -44,6 +44,7 @@ class Index:
         shared: (thousandths left, node key, position, node) of every device that is shared, sorted.
         devices, free_devices, held_devices, busy_devices: counts over the cluster.
         changes: how many there have been.
+        touched: nodes that have come, changed or gone, for somebody who clears it; None: nobody asks.
     """
 
     def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
@@ -60,6 +61,7 @@ class Index:
         self.held_devices = 0
         self.busy_devices = 0
         self.changes = 0
+        self.touched: dict[NodeState, None] | None = None
         self._largest: dict[str, NodeState | None] = {}
         self._orders_for: dict[tuple[tuple[CliqueKind, ...], tuple[str, ...]], CliqueOrders] = {}
         self._build(topology.nodes.values() if isinstance(topology, Topology) else topology)
@@ -130,6 +132,8 @@ class Index:
         """
         gained = 0
         self.changes += 1
+        if self.touched is not None:
+            self.touched.update(dict.fromkeys(before))
         by_free = self.by_free
         shared_of = self._shared_of
         for state, was in before.items():
@@ -153,9 +157,15 @@ class Index:
         for clique in moved:
             clique.relist()
 
+    def touch(self, state: NodeState) -> None:
+        """A node has changed in a way that moves it nowhere."""
+        self.changes += 1
+        if self.touched is not None:
+            self.touched[state] = None
+
     def _insert(self, state: NodeState, owner_of: Mapping[CliqueKey, str]) -> None:
         """A node joins its cliques; what is held of it is known. `owner_of`: exclusive owners of cliques."""
-        self.changes += 1
+        self.touch(state)
         for clique_id, members in state.members.items():
             if clique_id in owner_of:
                 state.close(members)
@@ -175,7 +185,7 @@ class Index:
             self._list(clique)
 
     def _remove(self, state: NodeState) -> None:
-        self.changes += 1
+        self.touch(state)
         self._count_node(state, -1)
         self._unlist_shares(state)
         for clique_id in state.members:

@@ -359,7 +359,7 @@ class Inventory(Index):
         for gpu in self.node_states[name].parts:
             got = {gang: mask for gang, by_gpu in placed.items() if (mask := by_gpu.get(gpu.gpu.uuid, 0))}
             gpu.see(others.get(gpu.gpu.uuid, 0), got)
-        self.changes += 1
+        self.touch(self.node_states[name])
 
     def _gpus_of(self, allocation: Allocation) -> dict[tuple[NodeState, GpuParts], list[Grant]]:
         """(node, GPU) -> the parts that a gang has of it, where they are there."""

@@ -34,7 +34,8 @@ class Records:
 
     Attributes:
         gangs: by id, in order of arrival. notes: by id.
-        changed: the gangs whose records have changed, until somebody takes note and clears it.
+        changed: the gangs whose records have changed, until somebody takes note and clears it. touched: the same, for
+            somebody else; None: nobody asks.
         sets: the sets of ordinary placement groups that they are of.
         team_order: those that wait, in the order of the queue, and what each team has.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
@@ -54,6 +55,7 @@ class Records:
         self.gangs: dict[str, Gang] = {}
         self.notes: dict[str, RuntimeNotes] = {}
         self.changed: set[str] = set()
+        self.touched: dict[str, None] | None = None
         self.groups: dict[str, str] = {}
         self.phases: Counter[Phase] = Counter()
         self.stages: Counter[str | None] = Counter()
@@ -101,7 +103,7 @@ class Records:
         if before is not None:
             self._unlist(before)
         self.gangs[gang.id] = gang
-        self.changed.add(gang.id)
+        self._note(gang.id)
         self._list(gang)
         notes = self.notes.get(gang.id)
         if notes is None:
@@ -114,7 +116,7 @@ class Records:
 
     def drop(self, gang_id: str, *, keep_until: float | None = None) -> None:
         """The end of a gang; what it held is free, or kept for its program for a while."""
-        self.changed.add(gang_id)
+        self._note(gang_id)
         gang = self.gangs.pop(gang_id, None)
         self._amounts.pop(gang_id, None)
         if gang is None:
@@ -348,6 +350,11 @@ class Records:
         return gang if gang is not None and gang.group == group else None
 
     # -- inside
+
+    def _note(self, gang_id: str) -> None:
+        self.changed.add(gang_id)
+        if self.touched is not None:
+            self.touched[gang_id] = None
 
     def _hold_instead(self, held: Allocation | None, gang: Gang) -> None:
         holds = gang.holds
