@@ -12,6 +12,7 @@ from ray_dra.cli.checks import check
 from ray_dra.cli.cluster import probe, profiles, snapshot, topology
 from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, exit_code
 from ray_dra.cli.gangs import describe, events, gangs, pools, queues, release
+from ray_dra.cli.map_page import map_page
 from ray_dra.cli.planning import capacity, plan
 from ray_dra.cli.terminal import say, warn, write_what_the_terminal_lacks
 from ray_dra.cli.validation import validate
@@ -57,6 +58,7 @@ for command in (
     probe,
 ):
     app.command(epilog=EXIT_CODES)(command)
+app.command("map", epilog=EXIT_CODES)(map_page)
 
 
 def main() -> None:

@@ -82,13 +82,13 @@ def allocation_card(allocation: Allocation) -> Card:
     }
 
 
-def ranks(allocation: Allocation, names: Mapping[DomainId, str]) -> dict[str, Any]:
-    """Bundle by bundle: its node, its clique's name, its GPUs."""
+def ranks(allocation: Allocation) -> dict[str, Any]:
+    """Bundle by bundle: its node, its clique, its GPUs."""
     found = [
         {
             "rank": rank,
             "node": placed.node,
-            "clique": names.get(placed.clique or "", placed.clique or ""),
+            "clique": placed.clique or "",
             "gpus": [
                 {
                     "number": grant.position if grant.index is None else grant.index,
@@ -104,7 +104,7 @@ def ranks(allocation: Allocation, names: Mapping[DomainId, str]) -> dict[str, An
     return {"ranks": found, "more_ranks": max(0, len(allocation.bundles) - MOST_RANKS)}
 
 
-def gang_details(status: ListedGang, expected: Expected | None, names: Mapping[DomainId, str]) -> dict[str, Any]:
+def gang_details(status: ListedGang, expected: Expected | None) -> dict[str, Any]:
     """All that the map tells of one gang. `expected`: when it should start, of one that waits."""
     told = status.standing is not None and bool(status.standing.takes)
     waits = explain_expected(expected) if expected is not None and not told else explain_standing(status.standing)
@@ -123,7 +123,7 @@ def gang_details(status: ListedGang, expected: Expected | None, names: Mapping[D
         "waits": waits if status.allocation is None else [],
         "group": status.group or "",
     }
-    return found | (ranks(status.allocation, names) if status.allocation is not None else {"ranks": []})
+    return found | (ranks(status.allocation) if status.allocation is not None else {"ranks": []})
 
 
 def what_if(answer: Allocation | Unsatisfiable, said: str, request: GangRequest) -> dict[str, Any]:

@@ -66,11 +66,11 @@ def test_details_have_ranks_and_history() -> None:
     inventory = Inventory(rack("r", 2))
     answer = held(inventory, gang(2, 2, 2))
     history = (Change(5.0, None, Phase.QUEUED, "asked"), Change(6.0, Phase.QUEUED, Phase.HELD, "its turn"))
-    found = gang_details(status(phase=Phase.HELD, allocation=answer, history=history), None, {"r": "rack-1"})
+    found = gang_details(status(phase=Phase.HELD, allocation=answer, history=history), None)
     assert [(each["rank"], each["node"], each["clique"]) for each in found["ranks"]] == [
-        (0, "r-t0", "rack-1"),
-        (1, "r-t0", "rack-1"),
-        (2, "r-t1", "rack-1"),
+        (0, "r-t0", "r"),
+        (1, "r-t0", "r"),
+        (2, "r-t1", "r"),
     ]
     assert [gpu["number"] for gpu in found["ranks"][1]["gpus"]] == [2, 3]
     assert found["history"][1] == {"at": 6.0, "was": "queued", "to": "held", "why": "its turn"}
@@ -81,7 +81,7 @@ def test_details_of_one_that_waits_tell_whose_leaving_would_help() -> None:
     inventory = Inventory(rack("r", 1))
     held(inventory, gang(4, name="big"))
     expected = Expected(0, (), None, (), ("big",), False, plan_and_explain(inventory, gang(2)))
-    lines = gang_details(status(standing=Standing(0)), expected, {})["waits"]
+    lines = gang_details(status(standing=Standing(0)), expected)["waits"]
     assert lines[0] == "turn 1 in the queue"
     assert any("would fit without big" in line for line in lines)
 
@@ -89,9 +89,9 @@ def test_details_of_one_that_waits_tell_whose_leaving_would_help() -> None:
 def test_shares_and_the_most_ranks() -> None:
     answer = plan(Inventory(rack("r", 2)), shares(250, 250))
     assert isinstance(answer, Allocation)
-    assert [each["gpus"][0]["share"] for each in ranks(answer, {})["ranks"]] == [0.25, 0.25]
+    assert [each["gpus"][0]["share"] for each in ranks(answer)["ranks"]] == [0.25, 0.25]
     many = answer._replace(bundles=answer.bundles[:1] * (MOST_RANKS + 5))
-    found = ranks(many, {})
+    found = ranks(many)
     assert (len(found["ranks"]), found["more_ranks"]) == (MOST_RANKS, 5)
 
 
