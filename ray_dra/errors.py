@@ -11,7 +11,6 @@
     +-- GangGone                           the gang was removed, or its owner died
     +-- ClusterUnavailable (ConnectionError)  no Ray cluster answers at the address
     +-- CoordinatorUnavailable             the coordinator actor did not answer
-    +-- CannotServe                        the map's page cannot be served here
     +-- NvmlError                          the driver library
     |   +-- NvmlMissing                    it is not there, or refuses to start
     |   +-- NvmlInconsistent               its answers contradict each other
@@ -159,10 +158,6 @@ class ClusterUnavailable(RayDraError, ConnectionError):
 
 class CoordinatorUnavailable(RayDraError):
     """The coordinator actor did not answer in time."""
-
-
-class CannotServe(RayDraError):
-    """The map's page cannot be served: what it needs is not installed, or its port is taken."""
 
 
 class NvmlError(RayDraError):

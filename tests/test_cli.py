@@ -7,8 +7,11 @@ import itertools
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -634,3 +637,40 @@ def test_noise_of_others_is_kept_out_of_stderr() -> None:
 
     assert said() == ["ours: \\udcff"]
     assert said(RAY_BACKEND_LOG_LEVEL="warning")[0] == "what a library in C prints"
+
+
+def test_the_map_of_a_file_is_served_until_ctrl_c(tmp_path: Path) -> None:
+    """The command itself, as a browser meets it; ctrl-C ends it without a word, a browser that listens or not."""
+    path = tmp_path / "rack.yaml"
+    path.write_text(dump_snapshot(Snapshot(tuple(rack("r", 2)))))
+    command = [sys.executable, "-m", "ray_dra.cli", "map", str(path), "--port", "0", "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            said = serving.stdout.readline()
+            found = re.fullmatch(r"the map of rack\.yaml is at (http://127\.0\.0\.1:\d+/); ctrl-C ends it\n", said)
+            assert found, said
+            with urllib.request.urlopen(found[1], timeout=60) as page:
+                assert b"<title>ray-dra map</title>" in page.read()
+            with urllib.request.urlopen(found[1] + "events", timeout=60) as events:
+                assert events.readline() == b"event: state\n"
+                serving.send_signal(signal.SIGINT)
+                assert serving.wait(60) == YES
+            assert serving.stderr is not None
+            assert serving.stderr.read() == ""
+        finally:
+            serving.kill()
+
+
+def test_the_map_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rack.yaml"
+    path.write_text(dump_snapshot(Snapshot(tuple(rack("r", 1)))))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("map", str(path), "--port", str(taken.getsockname()[1]), "--no-browser")
+    assert done.exit_code == USAGE
+    assert "cannot be served" in done.stderr
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "ray_dra.operate.map.server", raising=False)
+    done = run("map", str(path))
+    assert done.exit_code == USAGE
+    assert "pip install 'ray-dra[map]'" in done.stderr

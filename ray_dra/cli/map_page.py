@@ -11,13 +11,13 @@ import typer
 
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
-from ray_dra.cli.terminal import say
-from ray_dra.errors import CannotServe
+from ray_dra.cli.exit_codes import USAGE
+from ray_dra.cli.terminal import say, warn
 
 if TYPE_CHECKING:
     from ray_dra.operate.map.sources import Source
 
-PORT = 8266
+LOOPBACK, PORT = "127.0.0.1", 8266
 ANSWER_SECONDS = 10.0
 
 
@@ -29,7 +29,7 @@ def map_page(
     ] = None,
     host: Annotated[
         str, typer.Option(help="The address to serve at. Whoever reaches it can look; nobody is asked who they are.")
-    ] = "127.0.0.1",
+    ] = LOOPBACK,
     name: Annotated[
         list[str] | None, typer.Option(help="A host name by which browsers call it; may be repeated.")
     ] = None,
@@ -44,15 +44,15 @@ def map_page(
     try:
         from ray_dra.operate.map.server import app_of, listen, serve
     except ImportError as error:
-        raise CannotServe(
-            "The map needs Starlette and uvicorn.", wanted="pip install 'ray-dra[map]'", available=str(error)
-        ) from error
+        warn(f"ray-dra: the map needs Starlette and uvicorn, pip install 'ray-dra[map]': {error}")
+        raise typer.Exit(USAGE) from error
     source = _source(file, address)
     try:
         at = listen(host, PORT if port is None else port)
     except OSError as error:
-        if port is not None or host != "127.0.0.1":
-            raise CannotServe("The page cannot be served there.", place=f"{host}:{port}", available=str(error)) from error
+        if port is not None or host != LOOPBACK:
+            said = f"the page cannot be served at {host}:{PORT if port is None else port}: {error}"
+            raise typer.BadParameter(said, param_hint="--host, --port") from error
         at = listen(host, 0)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{at.getsockname()[1]}/"

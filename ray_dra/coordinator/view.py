@@ -82,8 +82,8 @@ class ChangeLog:
 
 
 class Views:
-    """See the module. `epoch`: no other coordinator has it, an earlier one of the same cluster neither; `facts`: what is
-    told whole."""
+    """See the module. `epoch`: no other coordinator has it, an earlier one of the same cluster neither; `facts`: what
+    is told whole."""
 
     def __init__(
         self,
@@ -113,8 +113,9 @@ class Views:
         """
         if not isinstance(cursor, Cursor) or not isinstance(cursor.epoch, str):
             raise InvalidRequest("This is no cursor.", place="cursor", wanted=shown(cursor))
-        known = whole(cursor.nodes, "cursor.nodes", least=0, most=LAST), whole(
-            cursor.gangs, "cursor.gangs", least=0, most=LAST
+        known = (
+            whole(cursor.nodes, "cursor.nodes", least=0, most=LAST),
+            whole(cursor.gangs, "cursor.gangs", least=0, most=LAST),
         )
         self._note_nodes()
         self._note_gangs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -111,7 +112,9 @@ def test_gangs_are_told_as_they_come_run_and_go() -> None:
     cursor = told(source, page, cursor)
     assert "big" not in page.state["gangs"]
     assert page.state["gangs"]["small"]["phase"] != "queued"
-    assert source.since(cursor)._replace(facts={}) == View(cursor, nodes=[], gone=[], gangs={}, ended=[]), "nothing is told twice"
+    assert source.since(cursor)._replace(facts={}) == View(cursor, nodes=[], gone=[], gangs={}, ended=[]), (
+        "nothing is told twice"
+    )
 
 
 def test_another_coordinator_is_told_from_the_start() -> None:
@@ -158,8 +161,8 @@ def test_what_no_record_says_is_told_within_a_few_looks(monkeypatch: pytest.Monk
 
 def test_facts_are_looked_at_now_and_then() -> None:
     world = World()
-    asked: list[int] = []
-    source = world.coordinator.views("e", lambda: {"looks": asked.append(0) or len(asked)})
+    asked = itertools.count(1)
+    source = world.coordinator.views("e", lambda: {"looks": next(asked)})
     assert source.since(NOTHING_SEEN).facts == source.since(NOTHING_SEEN).facts == {"looks": 1}
     world.pass_time(views.FACTS_SECONDS + 1)
     assert source.since(NOTHING_SEEN).facts == {"looks": 2}

@@ -1,9 +1,9 @@
 """Who may look: a request by the server's own name, from the server's own page.
 
 A web page of somebody else's, open in the same browser, is not to read the map. By DNS rebinding it could be let to
-believe that this server is its own, so the Host has to be a name that is ours; and browsers say with each request whether
-it comes from another site. Nothing but reading is served, and the browser is told to run no script and load nothing from
-elsewhere.
+believe that this server is its own, so the Host has to be a name that is ours; and browsers say with each request
+whether it comes from another site. Nothing but reading is served, and the browser is told to run no script and load
+nothing from elsewhere.
 """
 
 from __future__ import annotations

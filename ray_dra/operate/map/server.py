@@ -110,7 +110,7 @@ def _number(name: str, said: str) -> int:
 
 
 def _file(name: str, kind: str) -> Any:
-    content = resources.files("ray_dra.operate.map").joinpath("page", name).read_bytes()
+    content = resources.files("ray_dra.operate.map").joinpath("page").joinpath(name).read_bytes()
 
     async def serve(_: Request) -> Response:
         return Response(content, media_type=kind)
@@ -132,10 +132,18 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
+class _Server(uvicorn.Server):
+    """One that does not wait for browsers to leave."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.watch.close()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
+
 def serve(app: Starlette, at: socket.socket) -> None:
     """Until ctrl-C."""
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off"
     )
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[at])
+        _Server(config).run(sockets=[at])

@@ -82,4 +82,3 @@ class ClusterSource:
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
         found: Allocation | Unsatisfiable = self._ask("plan", request)
         return found
-

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from ray_dra.errors import RayDraError
 from ray_dra.operate.map.sources import Source
@@ -45,6 +45,7 @@ class Watch:
         self._cursor: Cursor = NOTHING_SEEN
         self._browsers: set[_Browser] = set()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
         self._text: tuple[State, str] | None = None
 
     @property
@@ -56,7 +57,7 @@ class Watch:
     def browsers(self) -> int:
         return len(self._browsers)
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """Server-sent events for one browser: `state` with all there is, then `change` with what changes."""
         browser = _Browser()
         if self._cursor == NOTHING_SEEN:
@@ -66,20 +67,28 @@ class Watch:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:
             yield _event("state", self._whole())
-            while True:
+            while not self._closed:
                 try:
                     await asyncio.wait_for(browser.woken.wait(), PING_SECONDS)
                 except asyncio.TimeoutError:
                     yield _event("ping", "{}")
                     continue
                 browser.woken.clear()
+                if not browser.waiting:
+                    continue
                 change, browser.waiting = browser.waiting, {}
                 yield _event("change", json.dumps(change, separators=(",", ":")))
         finally:
             self._browsers.discard(browser)
 
+    def close(self) -> None:
+        """The server ends: so do the events of all browsers."""
+        self._closed = True
+        for browser in self._browsers:
+            browser.woken.set()
+
     async def _run(self) -> None:
-        while self._browsers:
+        while self._browsers and not self._closed:
             await asyncio.sleep(self._seconds)
             change = await self._look()
             if change:

@@ -1,1 +1,1 @@
-"""What `ray-dra map` shows, as plain values: nodes and their GPUs, gangs, and the page's state with its changes. Pure."""
+"""What `ray-dra map` shows, as plain values: nodes and their GPUs, gangs, the page's state and its changes. Pure."""

@@ -1,7 +1,7 @@
 """A node as the map shows it: one cell for each GPU, with its state and who has it.
 
-The states are those of `core/cluster/figures.py`, and each GPU is counted in the same one. Neighbours: `gangs.py` has the
-gangs, `page.py` puts both together for the page.
+The states are those of `core/cluster/figures.py`, and each GPU is counted in the same one. Neighbours: `gangs.py` has
+the gangs, `page.py` puts both together for the page.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 class NodeRow(NamedTuple):
-    """A node. `order`: its place in the rack; `why`: it is not ready; `imex`: the gang in whose IMEX domain it is."""
+    """A node. `order`: its place in the rack; `why`: it is not ready; `imex_gang`: in whose IMEX domain it is."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -60,7 +60,7 @@ class NodeRow(NamedTuple):
     ready: bool = True
     why: str = ""
     spare: bool = False
-    imex: str = NOBODY
+    imex_gang: str = NOBODY
 
 
 def node_row(inventory: Inventory, state: NodeState) -> NodeRow:
@@ -97,7 +97,7 @@ def node_row(inventory: Inventory, state: NodeState) -> NodeRow:
         ready=node.ready,
         why=node.reason,
         spare=node.spare,
-        imex=state.imex_gang or NOBODY,
+        imex_gang=state.imex_gang or NOBODY,
     )
 
 
@@ -135,7 +135,7 @@ def _uses(inventory: Inventory, state: NodeState) -> dict[int, tuple[Use, ...]]:
 
 
 def _parts(gpu: GpuParts) -> tuple[Use, ...]:
-    """What gangs and others have of a GPU that is given out in parts: what their claims have got, else what was planned."""
+    """What gangs and others have of a GPU in parts: what their claims have got, else what was planned."""
     profiles = gpu.table.profiles
     masks = {gang: gpu.placed.get(gang) or planned for gang, (_, planned) in gpu.held.items()}
     found = [Use(gang, parts=tuple(profiles[at] for at in bits(mask))) for gang, mask in masks.items()]
@@ -151,4 +151,3 @@ def _parted_cell(state: NodeState, gpu: GpuParts, number: int) -> Cell:
     now = used if uses else LEFT_OUT if not state.node.ready else FREE if well else UNHEALTHY
     sick = "" if well else gpu.gpu.health_reason or gpu.gpu.health.value
     return Cell(number, now, clique=state.node.clique, sick=sick, uses=uses, whole=False)
-

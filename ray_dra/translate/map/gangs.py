@@ -32,7 +32,7 @@ Card = dict[str, Any]
 def gang_card(status: ListedGang, team: str = "") -> Card:
     """A gang in the list. What is not there is left out: None stands for nothing."""
     allocation, times, standing = status.allocation, status.times, status.standing
-    card = {
+    card: Card = {
         "name": status.name,
         "namespace": status.namespace,
         "owner": status.owner,

@@ -4,8 +4,8 @@ The state is a dict of tables, whose rows are replaced or removed one by one, an
 `PageState.take` brings it up to date with a View and returns the difference; `applied` puts a difference onto a state,
 as the browser does: applied(state before, difference) is the state after.
 
-Nodes are drawn in racks: a rack is a clique over several nodes, or so many boxes or nodes without a clique as stand well
-in one column. Neighbours: `view.py` has what comes in, `cells.py` and `gangs.py` its parts.
+Nodes are drawn in racks: a rack is a clique over several nodes, or so many boxes or nodes without a clique as stand
+well in one column. Neighbours: `view.py` has what comes in, `cells.py` and `gangs.py` its parts.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def plain_row(row: NodeRow) -> State:
         ("ready", row.ready, True),
         ("why", row.why, ""),
         ("spare", row.spare, False),
-        ("imex", row.imex, ""),
+        ("imex", row.imex_gang, ""),
     ):
         if value != usual:
             found[name] = value

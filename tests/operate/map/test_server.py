@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,12 @@ ODD = "<img src=x onerror=alert(1)>"
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnapshotSource]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> SnapshotSource:
     inventory = Inventory([*rack("r", 2), node("box", 2, box=True)])
     held(inventory, gang(4, name=ODD))
     path = tmp_path_factory.mktemp("map") / "rack.yaml"
     path.write_text(dump_snapshot(snapshot_of(inventory)))
-    yield SnapshotSource(path)
+    return SnapshotSource(path)
 
 
 def test_the_page_and_its_files_are_served(source: SnapshotSource) -> None:
@@ -47,7 +46,7 @@ def test_the_page_and_its_files_are_served(source: SnapshotSource) -> None:
         assert (found.status, found.headers["content-type"].partition(";")[0]) == (200, kind)
         assert f'"{path}"'.encode() in page.body or f'"./{path}"'.encode() in asked(app, "/map.js").body
     assert asked(app, "/icon.svg").headers["content-type"].startswith("image/svg+xml")
-    for path in ("/nothing", "/../server.py", "/page/map.js", "/gangs"):
+    for path in ("/nothing", "/../server.py", "/page/map.js", "/gangs/"):
         assert asked(app, path).status == 404
 
 
@@ -97,7 +96,9 @@ def test_what_if_says_where_and_why_not(source: SnapshotSource) -> None:
         assert (bad.status, bool(bad.json["error"])) == (400, True), query
 
 
-@given(st.dictionaries(st.sampled_from(["gpus", "bundles", "where", "segment", "priority", "odd"]), st.text(max_size=12)))
+@given(
+    st.dictionaries(st.sampled_from(["gpus", "bundles", "where", "segment", "priority", "odd"]), st.text(max_size=12))
+)
 @settings(max_examples=100, deadline=None)
 def test_whatever_is_asked_is_a_gang_or_refused(query: dict[str, str]) -> None:
     try:
@@ -151,6 +152,14 @@ def test_the_page_loads_nothing_from_elsewhere_and_sets_no_html() -> None:
     for name, text in texts.items():
         addresses = set(re.findall(r"https?://[^\s\"')]+", text)) - {"http://www.w3.org/2000/svg"}
         assert not addresses, name
-        for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc"):
+        for risky in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "srcdoc",
+        ):
             assert risky not in text, f"{name}: {risky}"
     assert not re.search(r"\son\w+=|\sstyle=|<script(?![^>]*\ssrc=)", texts["map.html"]), "the policy forbids these"

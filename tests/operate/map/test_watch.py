@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -43,14 +43,14 @@ def gangs(number: int, **cards: dict[str, Any]) -> View:
     return View(Cursor("e", 0, number), again=number == 1, gangs=cards)
 
 
-async def heard(events: AsyncIterator[str]) -> tuple[str, State]:
+async def heard(events: AsyncGenerator[str, None]) -> tuple[str, State]:
     lines = (await asyncio.wait_for(events.__anext__(), 20)).splitlines()
     fields = dict(line.partition(": ")[::2] for line in lines if line)
     assert float(fields["id"]) > 1e9
     return fields["event"], json.loads(fields["data"])
 
 
-async def heard_change(events: AsyncIterator[str]) -> State:
+async def heard_change(events: AsyncGenerator[str, None]) -> State:
     while True:
         name, found = await heard(events)
         if name == "change":
@@ -65,7 +65,12 @@ def test_two_browsers_know_the_same_and_nobody_is_asked_when_they_have_gone() ->
         assert source.looks == 0
         first = watch.events()
         name, one = await heard(first)
-        assert (name, one["gangs"], one["queue"], one["about"]) == ("state", {"a": {"phase": "queued"}}, ["a"], "a test")
+        assert (name, one["gangs"], one["queue"], one["about"]) == (
+            "state",
+            {"a": {"phase": "queued"}},
+            ["a"],
+            "a test",
+        )
         assert "\n" not in json.dumps(one)
         source.views = [gangs(2, b={"phase": "ready"}), gangs(3, b={"phase": "degraded"})]
         while "b" not in one["gangs"] or one["gangs"]["b"]["phase"] != "degraded":

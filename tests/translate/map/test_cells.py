@@ -33,7 +33,7 @@ def test_cells_are_what_the_inventory_has(steps: list[Step]) -> None:
             state.node.reason,
             state.node.spare,
         )
-        assert row.imex == (state.imex_gang or "")
+        assert row.imex_gang == (state.imex_gang or "")
         whole = [cell for cell in row.cells if cell.whole]
         assert len(whole) == state.size
         for at, (cell, device) in enumerate(zip(whole, state.node.devices, strict=True)):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ray_dra.core.cluster.figures import figures_of
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.translate.map.gangs import Card
 from ray_dra.translate.map.page import STACKED, PageState, State, applied, merged
 from ray_dra.translate.map.view import Cursor, View, of_snapshot
 from tests.core.machines import gang, held, node, rack
@@ -66,8 +67,7 @@ def test_the_state_of_a_small_cluster() -> None:
         "queue": [],
         "cliques": {"box.box": "box", "r": "r"},
         "figures": {
-            "gpus": dict.fromkeys(("shared", "others", "left_out", "kept"), 0)
-            | {"free": 6, "held": 4, "unhealthy": 1},
+            "gpus": dict.fromkeys(("shared", "others", "left_out", "kept"), 0) | {"free": 6, "held": 4, "unhealthy": 1},
             "nodes": 4,
             "cliques": {"free": 1, "partly": 1, "full": 0},
             "largest": 4,
@@ -86,7 +86,7 @@ def test_boxes_stand_in_columns() -> None:
 
 def test_the_queue_is_in_its_order_and_facts_are_told_once() -> None:
     page = PageState()
-    cards = {
+    cards: dict[str, Card] = {
         "late": {"phase": "queued", "ahead": 1},
         "first": {"phase": "queued"},
         "paid": {"phase": "quota"},

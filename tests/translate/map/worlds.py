@@ -22,7 +22,7 @@ Step = Callable[[Inventory], None]
 
 
 def nodes() -> list[Node]:
-    """Two racks, the second with a spare; boxes, one with a GPU outside its clique; nodes in no clique; GPUs in parts."""
+    """Two racks, the second with a spare; boxes, one with a GPU outside its clique; nodes in none; GPUs in parts."""
     second = rack("s", 2)
     return [
         *rack("r", 3),
