@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import webbrowser
 from pathlib import Path
@@ -42,7 +43,7 @@ def map_page(
     It can be looked at and changes nothing. Needs the extra: pip install 'ray-dra[map]'.
     """
     try:
-        from ray_dra.operate.map.server import app_of, listen, serve
+        from ray_dra.operate.map.server import app_of, listen, server_of
     except ImportError as error:
         warn(f"ray-dra: the map needs Starlette and uvicorn, pip install 'ray-dra[map]': {error}")
         raise typer.Exit(USAGE) from error
@@ -60,7 +61,8 @@ def map_page(
     sys.stdout.flush()
     if browser or (browser is None and sys.stdout.isatty()):
         webbrowser.open(url)
-    serve(app_of(source, name or ()), at)
+    with contextlib.suppress(KeyboardInterrupt):
+        server_of(app_of(source, name or ())).run(sockets=[at])
 
 
 def _source(file: Path | None, address: str) -> Source:

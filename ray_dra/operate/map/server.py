@@ -6,7 +6,6 @@ Neighbours: `guard.py` is in front of it; `cli/map_page.py` starts it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -132,7 +131,7 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """One that does not wait for browsers to leave."""
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -140,10 +139,15 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: Starlette, at: socket.socket) -> None:
-    """Until ctrl-C."""
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, lifespan="off"
+def server_of(app: Starlette) -> Server:
+    """What serves it; `run(sockets=...)` does, until ctrl-C."""
+    return Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            lifespan="off",
+        )
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        _Server(config).run(sockets=[at])

@@ -22,6 +22,7 @@ function number(value) { return Number(value).toLocaleString("en-US"); }
 function several(count, what) { return `${number(count)} ${what}${count === 1 ? "" : "s"}`; }
 function gangName(id) { return (state.gangs[id] && state.gangs[id].name) || id; }
 function cliqueName(id) { return state.cliques[id] || id; }
+function named(text) { return text.replace(/[0-9a-f]{36}/g, (id) => gangName(id)); }  // Ray's ids of placement groups
 function now() { return Date.now() / 1000 - behind; }  // by the server's clock
 function ago(seconds) {
   const s = Math.max(0, seconds);
@@ -367,7 +368,7 @@ function showGang() {
 
 function moreOf(found) {
   const parts = [], lines = [...(found.shape || []), ...(found.waits || [])];
-  if (lines.length) parts.push(element("h3", "What it waits for"), classed(element("ul", "", ...lines.map((line) => element("li", line))), "list"));
+  if (lines.length) parts.push(element("h3", "What it waits for"), classed(element("ul", "", ...lines.map((line) => element("li", named(line)))), "list"));
   if (found.ranks && found.ranks.length) {
     const body = element("tbody", "", ...found.ranks.map((rank) => element("tr", "", classed(element("td", String(rank.rank)), "n"), element("td", rank.node),
       element("td", rank.gpus.map((gpu) => gpu.number + (gpu.part ? ` (${gpu.part})` : gpu.share ? ` (${gpu.share})` : "")).join(", ")))));
@@ -425,7 +426,7 @@ async function ask() {
       open.onclick = () => openGang(id);
       parts[parts.length - 1].append(at ? ", " : "", open);
     });
-    $("answer").replaceChildren(...parts, element("pre", found.said));
+    $("answer").replaceChildren(...parts, element("pre", named(found.said)));
     draw();
   } catch { $("answer").replaceChildren(classed(element("p", "The map's server does not answer."), "warn")); }
 }

@@ -33,8 +33,8 @@ export function cellOf(raw) { return typeof raw === "string" ? {state: raw} : ra
 
 export function layOut(racks, nodes, size, width) {
   // Places racks in lines from left to right; returns blocks with rows, and the height of it all.
-  const gap = size >= 6 ? 2 : size >= 4 ? 1 : 0, title = size >= 9 ? 20 : 3, margin = size >= 6 ? 16 : size >= 4 ? 9 : 4;
-  const edge = size >= 6 ? 5 : 2, between = size >= 9 ? 3 : gap, blocks = [];
+  const gap = size >= 9 ? 2 : size >= 4 ? 1 : 0, title = size >= 9 ? 20 : 3, margin = size >= 9 ? 16 : size >= 4 ? 9 : 4;
+  const edge = size >= 9 ? 5 : 3, between = size >= 9 ? 3 : gap, blocks = [];
   let x = margin, y = margin, tallest = 0;
   for (const rack of racks) {
     let most = 1;
@@ -131,7 +131,7 @@ function rack(context, block, nodes, gangs, colours, view) {
       context.fillRect(block.x + block.wide - 2, y, 2, size);
     }
   }
-  if (size >= 5) frames(context, block, nodes, gangs, colours);
+  if (size >= 5) frames(context, block, nodes, gangs, view.gang);
 }
 
 function has(raw, gang) {
@@ -139,7 +139,7 @@ function has(raw, gang) {
   return raw.gang === gang || (raw.uses !== undefined && raw.uses.some((use) => use.gang === gang));
 }
 
-function frames(context, block, nodes, gangs, colours) {
+function frames(context, block, nodes, gangs, only) {
   // Nodes next to each other in the IMEX domain of one gang are framed together.
   const names = block.rack.nodes, imex = (row) => (nodes[names[row]] || {}).imex;
   for (let row = 0; row < names.length; row++) {
@@ -149,9 +149,11 @@ function frames(context, block, nodes, gangs, colours) {
     while (last + 1 < names.length && imex(last + 1) === gang) last++;
     context.strokeStyle = gangs.look(gang).colour;
     context.lineWidth = 1.5;
+    context.globalAlpha = only && only !== gang ? 0.22 : 1;
     context.strokeRect(block.x + 1, block.top + row * block.row - 2, block.wide - 2, (last - row) * block.row + block.size + 4);
     row = last;
   }
+  context.globalAlpha = 1;
 }
 
 export function cell(context, raw, x, y, size, gangs, colours, faint) {
