@@ -166,15 +166,22 @@ def _without_hook() -> dict[str, str]:
 
 
 def other_node_here(name: str) -> Node | None:
-    """This node by the GPUs of another vendor; None without. Each is known by its bus id, and nothing else of it is."""
+    """This node by the GPUs of other vendors; None without. Each is known by its bus id, and nothing else of it is."""
     from ray_dra.adapters.drm import bus_ids
     from ray_dra.core.model.device import Device, DeviceId
-    from ray_dra.translate.vendors import AMD
+    from ray_dra.translate.vendors import VENDORS
 
-    found = bus_ids()
-    ids = (DeviceId(AMD.driver, name, bus) for bus in found)
+    found = [(vendor, bus) for vendor in VENDORS.values() if vendor.pci for bus in bus_ids(vendor.pci)]
     return (
-        Node(name, tuple(Device(id_, at, AMD.key(name, id_.device)) for at, id_ in enumerate(ids))) if found else None
+        Node(
+            name,
+            tuple(
+                Device(DeviceId(vendor.driver, name, bus), at, vendor.key(name, bus))
+                for at, (vendor, bus) in enumerate(found)
+            ),
+        )
+        if found
+        else None
     )
 
 

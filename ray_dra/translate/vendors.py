@@ -40,9 +40,12 @@ class Vendor:
             for confidential machines, the one that they are in, and whether they can be used so.
         count_label: of a Node: how many GPUs it has.
         plugin: the resource that the vendor's device plugin offers, behind the scheduler's back. plugin_part: what
-            comes before a part's profile there. plugin_shared: the resource of shares of GPUs there.
+            comes before a part's profile there. plugin_shared: the resource of shares of GPUs there. plugin_older: what
+            it was called before, or is with another kernel driver.
         sharing_config: the kind of a claim's configuration that says by what its GPUs are shared; "" for none.
         by_name: of a device that says nothing else, the number of its GPU; named: the GPU of that number.
+        numbered: GPUs have numbers in their names; False: they count in the order of their names.
+        pci: how the kernel knows GPUs in a container that NVML cannot show; "" where NVML shows them.
     """
 
     name: str
@@ -62,9 +65,12 @@ class Vendor:
     clique_label: str = ""
     plugin_part: str = ""
     plugin_shared: str = ""
+    plugin_older: tuple[str, ...] = ()
     sharing_config: str = ""
     by_name: re.Pattern[str] = re.compile(r"(?!)")
     named: str = ""
+    numbered: bool = True
+    pci: str = ""
     passed: str = ""
     passed_class: str = ""
     confidential_mode: str = ""
@@ -78,7 +84,11 @@ class Vendor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self.device_class, self.part_class)))
+        return tuple(filter(None, dict.fromkeys((self.device_class, self.part_class))))
+
+    @property
+    def plugins(self) -> tuple[str, ...]:
+        return (self.plugin, *self.plugin_older)
 
     def attribute(self, name: str) -> str:
         """An attribute, or a capacity, by core's name, as CEL has it."""
@@ -153,15 +163,31 @@ AMD = Vendor(
     # On a board where XGMI joins every two of them. MI250X and older are joined in part, cards by bridges or not.
     joined=re.compile(r"(?:^|[ _])MI3(?:00[AX]|08X|25X|50X|55X)(?:[ _]|$)"),
     plugin="amd.com/gpu",
+    pci="0x1002",
 )
 
-VENDORS = {vendor.driver: vendor for vendor in (NVIDIA, AMD)}
+INTEL = Vendor(
+    name="Intel",
+    driver="gpu.intel.com",
+    device_class="gpu.intel.com",
+    typed=False,  # it has virtual functions as well
+    identity=BUS_ATTRIBUTE,
+    unique=False,
+    attributes={"model": PRODUCT, BUS_ATTRIBUTE: BUS},  # no version: its driver says the kernel driver's name alone
+    joined=re.compile(r"(?!)"),  # nothing published tells which cards a bridge joins
+    plugin="gpu.intel.com/xe",
+    plugin_older=("gpu.intel.com/i915",),
+    numbered=False,  # 0000-03-00-0-0x56c0: the bus id and the product's
+    pci="0x8086",
+)
+
+VENDORS = {vendor.driver: vendor for vendor in (NVIDIA, AMD, INTEL)}
 """By driver."""
 
 CLASSES = tuple(name for vendor in VENDORS.values() for name in vendor.classes)
 """DeviceClasses that a request may name."""
 
-PLUGINS = tuple(vendor.plugin for vendor in VENDORS.values())
+PLUGINS = tuple(name for vendor in VENDORS.values() for name in vendor.plugins)
 CLIQUE_LABELS = tuple(vendor.clique_label for vendor in VENDORS.values() if vendor.clique_label)
 COMPARED = frozenset(own for vendor in VENDORS.values() for own, ours in vendor.attributes.items() if ours in VERSIONS)
 """Attributes that claims compare as versions."""

@@ -21,9 +21,9 @@ from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.names import DRIVER_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import gpu
-from ray_dra.translate.vendors import AMD
+from ray_dra.translate.vendors import AMD, INTEL
 from tests.cluster.test_allocator import Allocator, allocator
-from tests.translate.kube import amd
+from tests.translate.kube import amd, intel
 from tests.translate.kube.objects import cluster, read
 from tests.translate.ray.test_confidential import KATA, MACHINES, kata_cluster, labels, published
 
@@ -103,6 +103,41 @@ def test_amds_gpus_are_given_as_planned(allocator: Allocator, seed: int) -> None
             assert got is not None
             assert sorted(got[0]) == wanted[claims[0]["metadata"]["uid"]]
             given += len(got[0])
+    assert given > 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_intels_gpus_are_given_as_planned(allocator: Allocator, seed: int) -> None:
+    """Beside virtual functions, of which nothing says whose they are."""
+    dice, told, given = random.Random(seed), cluster(), 0
+    told["metadata"]["annotations"] = {DRIVER_ANNOTATION: INTEL.driver}
+    of_intel = {**AMDS_CLASS, "metadata": {"name": INTEL.device_class}}
+    of_intel["spec"] = {"selectors": [{"cel": {"expression": f"device.driver == '{INTEL.driver}'"}}]}
+    for _ in range(25):
+        pools = {}
+        for name in ("n0", "n1"):
+            devices = [make(at) for at in range(8) for make in (intel.gpu, intel.virtual_function)]
+            dice.shuffle(devices)
+            pools[name] = intel.slices(name, devices)
+        nodes = [node_from_slices(KubeNode(name, cpus=64), read(pool)) for name, pool in pools.items()]
+        inventory, pods, wanted = Inventory(nodes), [], []
+        for _ in range(4):
+            criteria = dice.choice((None, gpu(memory=">=80G"), gpu(product=intel.PRODUCT)))
+            request = request_from_bundles([{"GPU": dice.randint(1, 4)}] * dice.randint(1, 2), devices=criteria)
+            answer = plan(inventory, request)
+            if not isinstance(answer, Allocation):
+                continue
+            inventory.hold(answer)
+            attempt = attempt_of(answer, read_raycluster(told), compute_domains=False, asked=request.bundles)
+            for node, claims in claims_of(attempt):
+                here = [g.device.device for b in answer.bundles for g in b.grants if g.node == node]
+                pods.append((node, claims))
+                wanted.append(sorted(here))
+        everything = [versioned(each) for pool in pools.values() for each in pool]
+        order = dice.sample(range(len(pods)), len(pods))
+        answers = allocator.ask(everything, [], [pods[at] for at in order], [of_intel])
+        assert [sorted(got[0]) for got in answers if got is not None] == [wanted[at] for at in order]
+        given += sum(map(len, wanted))
     assert given > 100
 
 

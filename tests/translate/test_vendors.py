@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -34,9 +35,9 @@ from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slic
 from ray_dra.translate.names import DRIVER_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import gpu, mps, time_slicing
-from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, CLASSES, NVIDIA, VENDORS, Vendor
+from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, CLASSES, INTEL, NVIDIA, VENDORS, Vendor
 from tests.coordinator.kubernetes_world import World
-from tests.translate.kube import amd
+from tests.translate.kube import amd, intel
 from tests.translate.kube.objects import allocate, cluster, gang, read
 
 HOUSE = Path(ray_dra.__file__).parent
@@ -45,11 +46,15 @@ NVIDIAS_BOX = simulated_nodes("hgx-h100", nodes=1)[0]
 
 
 class Case(NamedTuple):
-    """A box of eight GPUs that are all joined, as one vendor's driver publishes it."""
+    """A box of eight GPUs, as one vendor's driver publishes it. `joined`: every two of them are. `numa`, `asked`: what
+    it says of its GPUs beside their memory and product, and what can be asked of that."""
 
     vendor: Vendor
     box: Callable[[str], list[dict[str, Any]]]
     product: str
+    joined: bool = True
+    numa: frozenset[int | None] = frozenset({0, 1})
+    asked: Mapping[str, str] = MappingProxyType({"driver_version": ">=6"})
 
 
 def nvidias_box(name: str) -> list[dict[str, Any]]:
@@ -63,6 +68,7 @@ def nvidias_box(name: str) -> list[dict[str, Any]]:
 CASES = [
     Case(NVIDIA, nvidias_box, "NVIDIA H100 80GB HBM3"),
     Case(AMD, amd.box, "AMD_Instinct_MI300X_OAM"),
+    Case(INTEL, intel.box, intel.PRODUCT, False, frozenset({None}), MappingProxyType({})),
 ]
 each_vendor = pytest.mark.parametrize("case", CASES, ids=lambda case: case.vendor.name)
 
@@ -96,7 +102,7 @@ def test_nobody_else_spells_what_is_a_vendors_own() -> None:
         name
         for vendor in VENDORS.values()
         for name in (vendor.parent, vendor.whole, vendor.part, *vendor.attributes, vendor.driver)
-        if len(name) > 4 and name not in ("driverVersion", "numaNode")  # core's names, too
+        if len(name) > 4 and name not in ("driverVersion", "numaNode", "model")  # core's names, too, and a common word
     }
     spelled = re.compile("|".join(f'"[^"]*{re.escape(name)}[^"]*"' for name in sorted(own)))
     files = [f for f in sorted(HOUSE.rglob("*.py")) if f.name != "vendors.py" and "simulated" not in f.parts]
@@ -147,18 +153,32 @@ def test_a_box_is_read(case: Case) -> None:
         assert (each.ready, each.reason) == (True, "")
         assert [device.index for device in each.devices] == list(range(8))
         assert {(d.product, d.device_class) for d in each.devices} == {(case.product, case.vendor.driver)}
-        assert {d.numa for d in each.devices} == {0, 1}
-        assert all(d.capacity["memory"] >= 80 << 30 and "driverVersion" in d.attributes for d in each.devices)
-        assert each.clique == f"box.{each.name}"
-        assert all(each.links[i][j] for i in range(8) for j in range(8) if i != j)
+        assert {d.numa for d in each.devices} == case.numa
+        assert all(d.capacity["memory"] >= 80 << 30 for d in each.devices)
+        assert all(("driverVersion" in d.attributes) is ("driver_version" in case.asked) for d in each.devices)
+        assert each.clique == (f"box.{each.name}" if case.joined else None)
+        buses = [str(d.attributes["pciBusID"]) for d in each.devices]
+        assert len(set(buses)) == 8
+        if not case.vendor.numbered:
+            assert buses == sorted(buses), "whatever the order in which they are published"
+        if case.joined:
+            assert all(each.links[i][j] for i in range(8) for j in range(8) if i != j)
+        else:
+            assert each.links == (), "nothing is known of links"
 
 
 @each_vendor
 def test_a_gang_is_planned_into_one_box(case: Case) -> None:
     inventory = Inventory([node(name, case.box(name)) for name in ("n1", "n2")])
-    asked = {"memory": ">=80G", "driver_version": ">=6", "product": case.product}
-    inside = gang([{"GPU": 4}] * 2, locality=Locality(cliques=1), devices=gpu(**asked))
-    assert not isinstance(plan(inventory, inside), Unsatisfiable)
+    devices = gpu(memory=">=80G", product=case.product, **case.asked)
+    assert not isinstance(plan(inventory, gang([{"GPU": 4}] * 4, devices=devices)), Unsatisfiable)
+    inside = plan(inventory, gang([{"GPU": 4}] * 2, locality=Locality(cliques=1), devices=devices))
+    assert isinstance(inside, Unsatisfiable) is not case.joined
+    for attribute in {"driver_version", "compute_capability"} - case.asked.keys():
+        if isinstance(answer := plan(inventory, gang([{"GPU": 1}], devices=gpu(**{attribute: ">=1"}))), Unsatisfiable):
+            assert answer.shortfalls, "nobody says so much of these GPUs"
+        else:
+            assert case.vendor is NVIDIA
     for other in VENDORS.values():
         answer = plan(inventory, gang([{"GPU": 4}], devices=gpu(device_class=other.device_class)))
         assert isinstance(answer, Unsatisfiable) is (other is not case.vendor)
@@ -170,7 +190,7 @@ def test_a_gang_is_planned_into_one_box(case: Case) -> None:
 @each_vendor
 def test_claims_name_what_was_planned_and_are_read_back(case: Case) -> None:
     nodes = [node(name, case.box(name)) for name in ("n1", "n2")]
-    request = gang([{"GPU": 6, "CPU": 4}] * 2, devices=gpu(memory=">=80G", driver_version=">=6"))
+    request = gang([{"GPU": 6, "CPU": 4}] * 2, devices=gpu(memory=">=80G", **case.asked))
     allocation = allocate(nodes, request, compute_domains=False)
     raycluster = read_raycluster(cluster_of(case.vendor))
     attempt = attempt_of(allocation, raycluster, compute_domains=False, asked=request.bundles)
@@ -232,10 +252,30 @@ def test_a_driver_that_is_named_while_gangs_run_counts_from_the_next_start_on() 
     assert not world.coordinator.inventory.node_states
 
 
-@pytest.mark.parametrize("plugin", ["nvidia.com/gpu", "amd.com/gpu"])
+@pytest.mark.parametrize("plugin", ["nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "gpu.intel.com/xe"])
 def test_a_device_plugin_of_any_vendor_keeps_gangs_away(plugin: str) -> None:
     seen = read_node({"metadata": {"name": "n1"}, "status": {"allocatable": {plugin: "8"}}})
     assert seen.device_plugin == plugin
+
+
+# -- what is Intel's alone
+
+
+def test_intels_memory_may_not_be_known_and_its_virtual_functions_take_the_whole_node() -> None:
+    """A driver without rights says 0 bytes until another daemon tells; and nothing says of which GPU a function is."""
+    devices = [intel.gpu(0, memory="0"), intel.gpu(1), intel.virtual_function(2)]
+    published = read(intel.slices("n1", devices))
+    made = node_from_slices(KubeNode("n1"), published)
+    assert [d.capacity["memory"] for d in made.devices] == [0, 128 << 30]
+    assert not isinstance(plan(Inventory([made]), gang([{"GPU": 2}])), Unsatisfiable)
+    assert isinstance(plan(Inventory([made]), gang([{"GPU": 2}], devices=gpu(memory=">=1G"))), Unsatisfiable)
+    assert parts_of(published).taken_with(devices[2]["name"]) is None
+
+
+def test_intels_sick_gpus_are_tainted() -> None:
+    sick = {**intel.gpu(1), "taints": [{"key": "HealthIssues-memorytemperature", "effect": "NoExecute"}]}
+    made = node("n1", intel.slices("n1", [intel.gpu(0), sick]))
+    assert [d.health.value for d in made.devices] == ["ok", "tainted"]
 
 
 # -- what is AMD's alone

@@ -19,7 +19,7 @@ from ray_dra.translate.names import COMPUTE_DOMAIN_API, DOMAIN_DRIVER, NODE_LABE
 from ray_dra.translate.vendors import BUS_ATTRIBUTE, NVIDIA, PRODUCT, VENDORS, Vendor
 
 _PART_CLASSES = {vendor.part_class for vendor in VENDORS.values() if vendor.part_class}
-_NAMING = {  # how an expression that names devices begins
+_NAMING = {  # how an expression that names devices begins; by bus ids any vendor's, and all of them read these alike
     vendor.in_cel("attributes", name): vendor
     for vendor in VENDORS.values()
     for name in (vendor.identity, vendor.parent)

@@ -145,14 +145,17 @@ def node_from_slices(node: KubeNode, slices: Iterable[ResourceSlice], placing: P
     published, reason = newest(pool)
     closed = obstacle(node, placing)
     vendor = VENDORS.get(pool[0].driver, NVIDIA) if pool else NVIDIA
-    full = sorted((d for d in published if d.text("type") == vendor.whole), key=_number)
+    full = sorted((d for d in published if d.text("type") == vendor.whole), key=lambda d: (_number(d, vendor), d.name))
     reason = closed.said if closed is not None else reason or _unsafe(full, vendor)
     products = {device.text(vendor.product) for device in full}
     joined = len(full) > 1 and all(product and vendor.joined.search(product) for product in products)
     fabric = node.labels.get(vendor.clique_label)
     clique = fabric or (box_clique(node.name) if joined else None)
     kind = FabricKind.MULTI_NODE if fabric else FabricKind.BOX
-    devices = tuple(_device(vendor, node.name, device, clique, kind) for device in full)
+    devices = tuple(
+        _device(vendor, node.name, device, _number(device, vendor) if vendor.numbered else at, clique, kind)
+        for at, device in enumerate(full)
+    )
     linked = joined or vendor.clique_label in node.labels
     return Node(
         name=node.name,
@@ -271,12 +274,14 @@ def _health(taints: Iterable[tuple[str, str]]) -> tuple[Health, str]:
     return health_of(Seen(found.sign, said))
 
 
-def _device(vendor: Vendor, node: str, device: PublishedDevice, clique: str | None, kind: FabricKind) -> Device:
+def _device(
+    vendor: Vendor, node: str, device: PublishedDevice, index: int, clique: str | None, kind: FabricKind
+) -> Device:
     memory = _memory(device)
     health, why = _health(device.taints)
     return Device(
         id=DeviceId(vendor.driver, node, device.name),
-        index=_number(device),
+        index=index,
         uuid=vendor.key(node, device.text(vendor.identity)),
         attributes=_attributes(vendor, device),
         capacity={} if memory is None else {MEMORY: memory},
@@ -287,10 +292,10 @@ def _device(vendor: Vendor, node: str, device: PublishedDevice, clique: str | No
     )
 
 
-def _number(device: PublishedDevice) -> int:
+def _number(device: PublishedDevice, vendor: Vendor) -> int:
     """The first number of its name: gpu-3, or gpu-3-131, which is card 3. NVML's order is the same where the driver
     numbers by bus."""
-    found = re.search(r"-(\d{1,9})(?:-|$)", device.name)
+    found = re.search(r"-(\d{1,9})(?:-|$)", device.name) if vendor.numbered else None
     return int(found[1]) if found else 0
 
 

@@ -52,7 +52,8 @@ def gpu(
         compute_capability: e.g. ">=9.0".
         driver_version: of the NVIDIA driver, e.g. ">=580".
         product: name or names that will do, matched whole.
-        device_class: "gpu.nvidia.com", "mig.nvidia.com" or "gpu.amd.com"; whatever there is where none is named.
+        device_class: "gpu.nvidia.com", "mig.nvidia.com", "gpu.amd.com" or "gpu.intel.com"; whatever there is where none
+            is named.
             docs/kubernetes.md says why no other and what to ask for instead.
 
     Raises:
