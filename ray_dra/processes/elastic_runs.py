@@ -16,9 +16,9 @@ from ray_dra.adapters import ray_groups
 from ray_dra.adapters.ray_train import TrainSizes
 from ray_dra.core.gangs.elastic import ElasticRun
 from ray_dra.core.model.request import MAX_BUNDLES
-from ray_dra.errors import InvalidRequest
+from ray_dra.errors import CoordinatorUnavailable, InvalidRequest
 from ray_dra.processes.calls import coordinator
-from ray_dra.processes.ordinary_groups import answer_to, policies, policy_of_job
+from ray_dra.processes.ordinary_groups import START_SECONDS, answer_to, policies, policy_of_job
 from ray_dra.translate.ray.ordinary import Call, elastic_request, policy_of, without_on_fault, without_policy
 
 ASK_SECONDS = 5.0  # for the coordinator's answer; as Train gives its own
@@ -26,13 +26,14 @@ EACH_SECONDS = 1.0  # between two questions, as Train has it
 logger = logging.getLogger("ray_dra")
 
 _last: tuple[float, int, bool] | None = None  # the last answer: when, what, and to a start; a controller has one run
+_silent_since: float | None = None  # the coordinator does not answer a run that starts again
 _said = ""  # why a run is left to Train's own count, in the log already
 
 
 def workers(sizes: TrainSizes, own: Callable[[], int]) -> int:
     """How many workers there is room for. `own`: Train's count, where a run's placement groups are left to Ray, and as
     long as no coordinator has ever answered."""
-    global _last
+    global _last, _silent_since
     now = time.monotonic()
     if _last is not None and now - _last[0] < EACH_SECONDS and (_last[2] or not sizes.starts):
         if _last[1] >= sizes.least:
@@ -44,10 +45,27 @@ def workers(sizes: TrainSizes, own: Callable[[], int]) -> int:
             return own()
         found = int(answer_to(coordinator().workers_that_fit.remote(run), ASK_SECONDS))
     except Exception as error:  # whatever it is: Train would start its workers anew for it
-        _warn(error, left="" if _last is not None else "Train counts its workers itself")
-        return own() if _last is None or isinstance(error, InvalidRequest) else _last[1]
+        if _last is None or isinstance(error, InvalidRequest) or (sizes.starts and not _awaits(sizes, error, now)):
+            _warn(error, "Train counts its workers itself")
+            return own()
+        if not sizes.starts:
+            _warn(error, "it keeps the size that it was told last")
+            return _last[1]
+        _warn(error, "it starts its workers again once there is an answer")
+        time.sleep(max(0.0, now + EACH_SECONDS - time.monotonic()))
+        return 0
+    _silent_since = None
     _last = time.monotonic(), found, sizes.starts
     return found
+
+
+def _awaits(sizes: TrainSizes, error: Exception, now: float) -> bool:
+    """Whether a run that starts again waits for the coordinator: it has lost something, so that for as many workers as
+    before Train might wait a minute. It asks again where it is told of fewer than its least."""
+    global _silent_since
+    if _silent_since is None:
+        _silent_since = now
+    return isinstance(error, CoordinatorUnavailable) and sizes.least > 0 and now - _silent_since < START_SECONDS
 
 
 def _run(sizes: TrainSizes) -> ElasticRun | None:
@@ -71,9 +89,9 @@ def _run(sizes: TrainSizes) -> ElasticRun | None:
     return ElasticRun(request, sizes.least, who.job, who.actor, said.runs_for, sizes.starts, said.queue)
 
 
-def _warn(error: Exception, left: str) -> None:
+def _warn(error: Exception, what: str) -> None:
     """Once for each reason."""
     global _said
     if str(error) != _said:
         _said = str(error)
-        logger.warning("an elastic run: %s: %s", left or "it keeps the size that it was told last", error)
+        logger.warning("an elastic run: %s: %s", what, error)

@@ -53,6 +53,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Outside:
     monkeypatch.setattr(elastic_runs, "policy_of_job", lambda bundles, said: found.policy)
     monkeypatch.setattr(elastic_runs, "time", SimpleNamespace(monotonic=lambda: found.now, sleep=found.sleep))
     monkeypatch.setattr(elastic_runs, "_last", None)
+    monkeypatch.setattr(elastic_runs, "_silent_since", None)
     monkeypatch.setattr(elastic_runs, "_said", "")
     monkeypatch.setattr(ray_groups, "creator", lambda: Creator("job", "space", "a" * 32, False))
     monkeypatch.setattr(ray_groups, "mint", lambda job: GROUP)
@@ -152,8 +153,25 @@ def test_a_start_after_a_fault_is_not_told_what_a_look_was_told_before_it(outsid
 def test_an_error_of_ours_is_not_trains(outside: Outside, selector: object) -> None:
     """It would start the workers of a run anew."""
     assert ask(selector=selector) == TRAINS_OWN
-    outside.answers = [4, RuntimeError("a bug")]
-    assert [ask(), ask(starts=True)] == [4, 4]
+    outside.answers = [4, RuntimeError("a bug"), RuntimeError("a bug")]
+    assert ask() == 4
+    outside.now += 2
+    assert [ask(), ask(starts=True)] == [4, TRAINS_OWN]
+
+
+def test_a_run_that_starts_again_waits_for_a_coordinator_that_is_restarted(outside: Outside) -> None:
+    """It was told its size before the fault, of which there is no room for all: Train waited for its group a minute."""
+    silent = CoordinatorUnavailable("The coordinator did not answer.")
+    outside.answers = [8, silent, silent, 6, silent, *[silent] * 100]
+    assert ask() == 8
+    outside.now += 2
+    assert [ask(starts=True) for _ in range(3)] == [0, 0, 6]
+    assert outside.slept == [1.0, 1.0]
+    outside.now += 2
+    assert ask() == 6, "its workers run"
+    found = [ask(starts=True) for _ in range(62)]
+    assert found == [0] * 60 + [TRAINS_OWN] * 2, "there is none any more: Ray places its group"
+    assert ask(least=0, starts=True) == TRAINS_OWN, "it would start without workers"
 
 
 def test_sizes_that_make_no_segments_are_told_and_left_to_train(
