@@ -147,6 +147,7 @@ def placement_group(
     on_fault: str | Sequence[str] | None = None,
     grace: float | None = None,
     min_bundles: int | None = None,
+    spares: int = 0,
     _beside: Beside | None = None,
 ) -> GangPlacementGroup:
     """A Ray placement group on planned GPUs, for the whole gang at once or not at all.
@@ -192,6 +193,9 @@ def placement_group(
             "restart": the whole gang is planned again elsewhere, with its turn. Several are ways in order: the next
             where the one before is not possible. None: as the cluster is set, and else degrade.
         min_bundles: with "shrink", how many bundles are enough to go on: whole segments, and fewer than all.
+        spares: so many free nodes of each clique that the gang lies in are held for its repairs alone, as far as there
+            are so many, and once others are free (docs/faults.md); of a gang on boxes that are cliques of one node, so
+            many boxes. At most 17. For gangs of whole GPUs.
         grace: seconds, 30 unless said otherwise, from the notice of a fault, a preemption or a move until anything
             of the gang is ended.
 
@@ -246,6 +250,7 @@ def placement_group(
         team="" if queue is None else text(queue, "queue"),
         beside=_beside,
         on_fault=_on_fault(on_fault, grace, min_bundles),
+        spares=spares,
         grace=None
         if grace is None or on_fault is not None
         else _grace(grace, may_end=preemptible or movable or queue is not None),

@@ -62,6 +62,7 @@ class Status:
     reshape: ReshapeStage | None = None  # how far a change of its shape has come
     shape_failed: str = ""  # why the last one was, or is, undone
     request: GangRequest | None = None  # of one whose shape has changed: the present one
+    spares: tuple[str, ...] = ()  # nodes that are held for its repairs
     shrunk: str = ""  # how many of its bundles a gang has that faults have shrunk; "": it is whole
 
 
@@ -178,5 +179,6 @@ class Statuses:
             reshape=gang.reshape.stage if gang.reshape is not None else None,
             shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,
             request=gang.request if gang.reshaped else None,
+            spares=self._records.own_spares.nodes_of(gang.id),
             shrunk=gang.shrunk.said if gang.shrunk is not None else "",
         )

@@ -135,6 +135,8 @@ def describe_gang(status: ListedGang, names: Names, now: float) -> list[str]:
     if status.notice is not None:
         lines.append(f"{'Notice:':<11} {explain_notice(status.notice, status.bundles).removeprefix('notice: ')}")
     lines += [f"{'Shape:':<11} {text}" for text in explain_reshape(status.reshape, status.shape_failed, status.shrunk)]
+    if status.spares:
+        lines.append(f"{'Spares:':<11} {on_one_line(', '.join(status.spares))}")
     lines += [f"{'Times:':<11} {text}" for text in explain_times(status.times)]
     reason = gang_reason(status)
     lines += [f"{'Reason:':<11} {on_one_line(reason)}"] if reason else []

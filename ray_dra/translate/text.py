@@ -60,6 +60,8 @@ class GangStatus(Protocol):
     def shape_failed(self) -> str: ...
     @property
     def shrunk(self) -> str: ...
+    @property
+    def spares(self) -> tuple[str, ...]: ...
 
 
 def explain_gang(status: GangStatus, request: GangRequest, expected: Expected | None = None) -> str:
@@ -77,6 +79,8 @@ def explain_gang(status: GangStatus, request: GangRequest, expected: Expected | 
     if status.notice is not None:
         lines.append(f"  {explain_notice(status.notice, len(request.bundles))}")
     lines += [f"  {line}" for line in explain_reshape(status.reshape, status.shape_failed, status.shrunk)]
+    if status.spares:
+        lines.append(on_one_line(f"  spares of its own: {', '.join(status.spares)}"))
     lines += [f"  lost: {text}" for text in status.lost]
     lines += [f"  other work has {text}" for text in status.other_work]
     if status.allocation is None:

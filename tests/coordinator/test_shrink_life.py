@@ -97,7 +97,10 @@ class Life:
             preemptible=self.random.random() < 0.2,
         )
         declared = on_fault(ways, choose([0.0, 1.0, 5.0]), min_bundles=least)
-        order = Order(request, owner="job", on_fault=declared, maker=HERE)
+        may_spare = declared.acts and not locality.exclusive
+        order = Order(
+            request, owner="job", on_fault=declared, maker=HERE, spares=choose([0, 0, 1, 2]) if may_spare else 0
+        )
         try:
             self.ask(lambda: self.world.coordinator.submit(order))
         except UnsatisfiableError:

@@ -162,7 +162,8 @@ class World:
                 assert grant.device not in owners, f"{grant.device} is given twice"
                 owners[grant.device] = gang.id
             assert {grant.device for grant in gang.allocation.grants} <= owners.keys()
-        inventory, kept = self.coordinator.inventory, self.coordinator.records.kept.holding()
+        records, inventory = self.coordinator.records, self.coordinator.inventory
+        kept = records.kept.holding() | records.own_spares.holding()
         for name, allocation in kept.items():
             for grant in allocation.grants:
                 assert grant.device not in owners, f"{grant.device} is given, and kept"

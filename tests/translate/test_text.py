@@ -138,6 +138,7 @@ class Status:
     preempted: int = 0
     consolidated: int = 0
     shrunk: str = ""
+    spares: tuple[str, ...] = ()
 
 
 def test_a_gang_is_told_by_its_phase() -> None:

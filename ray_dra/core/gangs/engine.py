@@ -85,7 +85,7 @@ class Engine:
         `discipline`: who may go when."""
         self.records = Records(inventory, begins)
         self.past_runs = PastRuns()
-        self.planning = Planning(inventory, known, ready_made, self.records.pool)
+        self.planning = Planning(inventory, known, ready_made, self.records.pool, self.records.own_spares)
         self.admission = Admission(self.records, self.planning, discipline)
         self.own_workers = own_workers
         self.recording = recording = Recording(self.records)

@@ -139,6 +139,7 @@ class Gang:
         preempted: how often it has; then it waits at the front of its priority.
         movable: it may be moved to other devices for others. consolidated: how often it was.
         shrunk: what it was before a fault took segments of it; None: it is whole.
+        spares: so many free nodes of each of its cliques are held for its repairs.
     """
 
     request: GangRequest
@@ -180,6 +181,7 @@ class Gang:
     movable: bool = False
     consolidated: int = 0
     shrunk: Shrunk | None = None
+    spares: int = 0
 
     @property
     def id(self) -> str:

@@ -38,7 +38,8 @@ def grown(planning: Planning, gang: Gang, *, own_workers: bool, may: Callable[[G
     shrunk, held = gang.shrunk, gang.allocation
     if shrunk is None or held is None:
         return None
-    scopes = tuple(_scopes(planning, gang, held, own_workers=own_workers))
+    with planning.own_spares.lent(gang.id):
+        scopes = tuple(_scopes(planning, gang, held, own_workers=own_workers))
     found = _Search(planning, gang, shrunk, held, scopes, may).most()
     return _with_workers(found, held, gang.moves + 1) if found is not None and own_workers else found
 
@@ -174,6 +175,8 @@ def _beside(planning: Planning, gang: Gang, held: Allocation, names: Iterable[st
     states = inventory.node_states
     if own_workers:
         own |= {placed.node for placed in held.in_workers}
+        closed = _without_domain(planning, held)
+        names = [name for name in names if states[name].node.clique not in closed]
         names = [n for n in names if n not in own and n not in planning.ready_made and states[n].imex_gang is None]
     elif strategy is Strategy.STRICT_SPREAD:
         names = [name for name in names if name not in own]
@@ -197,6 +200,17 @@ def _beside(planning: Planning, gang: Gang, held: Allocation, names: Iterable[st
         mine = state.mask_of(tuple(grant for grant in held.held_grants if grant.node == name))
         part.set_others(name, state.busy | mine, used)
     return part
+
+
+def _without_domain(planning: Planning, held: Allocation) -> frozenset[DomainId]:
+    """The cliques in which a worker of the gang is alone, and so in no IMEX domain, nor can join one while it runs:
+    another one beside it could not reach it."""
+    if not planning.inventory.limits.compute_domains:
+        return frozenset()
+    fabric = {each.name for each in planning.inventory.clique_states.values() if each.fabric}
+    joined = {counter for counter, _ in held.counters}
+    own = {(grant.clique, grant.node) for grant in held.grants if grant.clique in fabric}
+    return frozenset(clique for clique, node in own if clique is not None and imex_counter(node) not in joined)
 
 
 def _together(

@@ -11,6 +11,7 @@ from ray_dra.core.model.checked import MAX_NAME, flag, number, text, whole
 from ray_dra.core.model.request import MAX_BUNDLES, GangRequest, check_request
 from ray_dra.errors import InvalidRequest, shown
 
+MOST_SPARES = 17  # of the 18 nodes of a rack
 LEAST_SECONDS = 1.0  # that a program may guess for a gang
 
 
@@ -31,6 +32,7 @@ class Order:
         beside: another gang that it goes with.
         movable: it may be moved to other devices, so that another gang has its clique.
         team: the queue of a team; "": it names none.
+        spares: so many free nodes of each of its cliques are held for its repairs.
     """
 
     request: GangRequest
@@ -47,6 +49,7 @@ class Order:
     beside: Beside | None = None
     movable: bool = False
     team: str = ""
+    spares: int = 0
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -88,6 +91,7 @@ def _check_fields(order: Order) -> None:
         text(order.beside.gang, "beside.gang")
         flag(order.beside.near, "beside.near")
         flag(order.beside.ends, "beside.ends")
+    _check_spares(order)
     ordinary, maker = order.ordinary, order.maker
     if maker is not None:
         if not isinstance(maker, Maker) or not is_actor(maker.actor) or not is_group(order.request.gang) or ordinary:
@@ -107,3 +111,32 @@ def _check_fields(order: Order) -> None:
         if ordinary.part_of.size > 1 and order.request.locality.exclusive:
             said = "Of a set that is one gang no group has a clique to itself."
             raise InvalidRequest(said, place="ordinary.part_of", wanted=str(order.request.locality))
+
+
+def _check_spares(order: Order) -> None:
+    """Whether nodes can be held for this gang's repairs. Raises InvalidRequest otherwise."""
+    request = order.request
+    if not whole(order.spares, "spares", least=0, most=MOST_SPARES):
+        return
+    in_part = any(bundle.part is not None or bundle.share is not None for bundle in request.bundles)
+    if order.ordinary is not None or request.pool or in_part:
+        raise InvalidRequest(
+            "Spares of its own has a gang of whole GPUs alone.",
+            place="spares",
+            wanted=str(order.spares),
+            available="ray_dra.placement_group(...) of whole GPUs",
+        )
+    if request.locality.exclusive:
+        raise InvalidRequest(
+            "A gang that has its cliques to itself has their free nodes, too.",
+            place="spares",
+            wanted=str(order.spares),
+            available="exclusive=True without spares, or spares without it",
+        )
+    if order.on_fault is not None and not order.on_fault.acts:
+        raise InvalidRequest(
+            "A gang that degrades after a fault never needs spares.",
+            place="spares",
+            wanted=f"{order.spares}, with on_fault {order.on_fault.ways[0].value}",
+            available='on_fault="replace", "shrink" or "restart"',
+        )

@@ -9,6 +9,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.gangs.own_spares import OwnSpares
 from ray_dra.core.gangs.pools import Pool, Pools
 from ray_dra.core.model.allocation import Allocation, Grant, Placed
 from ray_dra.core.model.locality import Locality
@@ -28,7 +29,9 @@ class Planning:
         known: KnownNodes,
         ready_made: Collection[str],
         pool_named: Callable[[str], Pool | None] = lambda name: None,
+        own_spares: OwnSpares | None = None,
     ) -> None:
+        self.own_spares = own_spares if own_spares is not None else OwnSpares(inventory)
         self.inventory, self.known, self.ready_made = inventory, known, ready_made
         self.pools = Pools(inventory, pool_named)
 
@@ -46,12 +49,13 @@ class Planning:
         )
 
     def elsewhere(self, held: Allocation, place: Callable[[], Answer]) -> Answer:
-        """What `place` finds for a gang that holds devices, as if it held none."""
-        self.inventory.release(held.gang)
-        try:
-            return place()
-        finally:
-            self.inventory.hold(held)
+        """What `place` finds for a gang that holds devices, as if it held none, nor spares."""
+        with self.own_spares.lent(held.gang):
+            self.inventory.release(held.gang)
+            try:
+                return place()
+            finally:
+                self.inventory.hold(held)
 
     def taken(self, held: Allocation | None) -> bool:
         """Whether others' work has one of these devices."""

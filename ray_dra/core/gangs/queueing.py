@@ -19,7 +19,7 @@ from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.preempting import Preempting
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.recording import Recording, changed
-from ray_dra.core.gangs.refusals import no_pool, no_queue, no_queue_for_pool, pool_taken, two_queues
+from ray_dra.core.gangs.refusals import no_pool, no_queue, no_queue_for_pool, no_spares, pool_taken, two_queues
 from ray_dra.core.gangs.repair import Way, without
 from ray_dra.core.gangs.starts import Starts
 from ray_dra.core.model.shortfall import Shortfall
@@ -70,6 +70,9 @@ class Queueing:
                 return [Refuse(GangGone("The gang that this one goes with is not there.", place=order.beside.gang))]
         if order.movable:
             gang = replace(gang, movable=True)
+        if order.spares and event.queue:
+            return [Refuse(no_spares(event.queue))]
+        gang = replace(gang, spares=order.spares)
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
         refused = self._team_refused(order, event.queue)
@@ -180,6 +183,7 @@ class Queueing:
         actions: list[Action] = []
         self.records.kept.look(event.jobs, now.lived)
         self.records.count_cluster()
+        self.records.keep_spares()
         for gang in self.records.orphans(event.jobs, event.ended_actors):
             gone = changed(replace(gang, releasing=True), Phase.RELEASING, "its program has ended", now)
             self.records.put(gone, now.lived)

@@ -89,6 +89,8 @@ def sense_of(gang: Gang) -> str:
         return "its quota is for another gang"
     if gang.allocation is not None and (wrong := sense_of_kept(gang.allocation)):
         return wrong
+    if not 0 <= gang.spares <= MOST_COUNTED:
+        return "it has so many spares as nobody can have"
     if gang.shrunk is not None:
         wrong = sense_of_shrunk(gang.shrunk, gang.request)
         if wrong or gang.shrunk.whole.gang != gang.id or gang.ordinary is not None or not gang.reshaped:

@@ -6,6 +6,7 @@ and with it what its gang holds of the inventory. `changes.check_change` refuses
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
@@ -14,6 +15,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.changes import check_change
 from ray_dra.core.gangs.gang import Gang, owner_ended
 from ray_dra.core.gangs.kept import KEPT_SECONDS, KeptPlaces
+from ray_dra.core.gangs.own_spares import OwnSpares
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.pools import Pool, amount_of
 from ray_dra.core.gangs.progress import Progress
@@ -22,7 +24,7 @@ from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.gangs.set_index import SetIndex, cliques_of, set_of
 from ray_dra.core.gangs.stages import VERIFIED
 from ray_dra.core.gangs.team_order import TeamOrder
-from ray_dra.core.gangs.team_queues import CPU, MEMORY, NOTHING, Amounts, TeamQueues, amounts_of
+from ray_dra.core.gangs.team_queues import CPU, MEMORY, NOTHING, Amounts, Entitlement, TeamQueues, amounts_of
 from ray_dra.core.gangs.turn import Turn, turn_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import DomainId
@@ -67,6 +69,7 @@ class Records:
         self._owners: dict[str, dict[str, None]] = {}  # of gangs in the queue, or in one outside
         self._past: dict[str, None] = {}  # gangs with an allocation, in a queue outside, or that are given back
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
+        self._with_spares: dict[str, None] = {}  # gangs for whose repairs free nodes are held
         self._besides: dict[str, None] = {}  # gangs that go with another
         self._pools: dict[str, str] = {}  # name of a pool -> the live gang that holds it
         self._wait_in_pools: dict[str, list[Turn]] = {}  # by pool: gangs that wait for shares of it
@@ -74,6 +77,7 @@ class Records:
         self.sets = SetIndex()
         self._last = 0
         self.kept = KeptPlaces(inventory)
+        self.own_spares = OwnSpares(inventory)
 
     # -- changes
 
@@ -124,6 +128,7 @@ class Records:
         check_change(gang, None)
         self._unlist(gang)
         notes = self.notes.pop(gang_id, None)
+        self.own_spares.let_go(gang_id)
         self.inventory.release(gang_id)
         if keep_until is not None and gang.allocation is not None:
             resizes = notes is not None and notes.comes_back > keep_until - KEPT_SECONDS
@@ -289,6 +294,26 @@ class Records:
         own = cliques_of(gang) if gang.id in self.gangs and batch == gang.batch else frozenset()
         return self.sets.cliques_near(part_of, batch, own)
 
+    # -- spares of single gangs
+
+    def keep_spares(self) -> None:
+        """Hold free nodes for the gangs that asked for spares: not beyond a team's limit, and not while somebody of a
+        higher priority waits."""
+        if not self._with_spares:
+            return
+        first, order, kept = self.first, self.team_order, dict[str, int]()
+
+        def may(gang: Gang, devices: int) -> bool:
+            team = order.team(gang.team)
+            if order.entitlement(gang.team, Amounts(WHOLE * (kept.get(team, 0) + devices))) is Entitlement.OVER_LIMIT:
+                return False
+            kept[team] = kept.get(team, 0) + devices
+            return True
+
+        least = first.request.priority if first is not None else -math.inf
+        gangs = [self.gangs[gang_id] for gang_id in self._with_spares]
+        self.own_spares.look([g for g in gangs if g.request.priority >= least and not g.releasing], may)
+
     # -- those past it
 
     def with_quota(self) -> list[Gang]:
@@ -360,6 +385,7 @@ class Records:
         holds = gang.holds
         if holds == held:
             return
+        self.own_spares.give(gang.id, {placed.node for placed in holds.holdings} if holds is not None else ())
         self.inventory.release(gang.id)
         try:
             if holds is not None:
@@ -393,6 +419,8 @@ class Records:
             self.evicted[gang.id] = None
         if gang.beside is not None and not gang.releasing:
             self._besides[gang.id] = None
+        if gang.spares:
+            self._with_spares[gang.id] = None
         if gang.name and not gang.releasing:
             self._names[gang.namespace, gang.name] = gang.id
         for group in gang.groups:
@@ -420,6 +448,7 @@ class Records:
         self._past.pop(gang.id, None)
         self._quotas.pop(gang.id, None)
         self._besides.pop(gang.id, None)
+        self._with_spares.pop(gang.id, None)
         self.evicted.pop(gang.id, None)
         if self._names.get((gang.namespace, gang.name)) == gang.id:
             del self._names[gang.namespace, gang.name]
@@ -484,6 +513,7 @@ class Records:
         self._validate_pools(waiting)
         in_queues = [g for g in gangs if g.waits or g.unpaid]
         same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
+        same("gangs with spares", set(self._with_spares), {g.id for g in gangs if g.spares})
         same("gangs that go with another", set(self._besides), {g.id for g in gangs if g.beside and not g.releasing})
         same("evicted", set(self.evicted), {g.id for g in gangs if g.eviction is not None and not g.releasing})
         same("preemptible", self.preemptible, sum(g.request.preemptible for g in gangs))
@@ -500,7 +530,7 @@ class Records:
         same(
             "what is held",
             {gang: self.inventory.allocation(gang) for gang in self.inventory.gangs},
-            {g.id: g.holds for g in gangs if g.holds is not None} | self.kept.holding(),
+            {g.id: g.holds for g in gangs if g.holds is not None} | self.kept.holding() | self.own_spares.holding(),
         )
         given: dict[object, tuple[str, bool]] = {}  # device -> a gang that has it, and whether all of it
         for gang in gangs:

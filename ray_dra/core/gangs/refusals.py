@@ -35,6 +35,15 @@ def no_queue(name: str, queues: TeamQueues) -> InvalidRequest:
     return InvalidRequest("There is no such queue.", place="queue", wanted=name, available=queues.names())
 
 
+def no_spares(outside: str) -> InvalidRequest:
+    """To a gang with spares where a queue outside pays for gangs."""
+    return InvalidRequest(
+        "A queue outside pays for a gang's nodes, and for none that are held besides: leave out spares=.",
+        place="spares",
+        available=outside,
+    )
+
+
 def two_queues(name: str, outside: str) -> InvalidRequest:
     """To a gang that names its team's queue where a queue outside pays for gangs."""
     return InvalidRequest(
