@@ -102,7 +102,13 @@ def survival(rows: list[Row], path: Path) -> list[Path]:
     """How many spares a rack needs: a panel for each time of repair, a line for each way and size of gang."""
     repairs = sorted({row["repair_h"] for row in rows})
     figure, panels = plt.subplots(1, len(repairs), figsize=(5 * len(repairs), 4.2), sharey=True, squeeze=False)
-    colors = {"degrade": "#9aa5b1", "restart": "#c9822b", "replace": OURS}
+    colors = {
+        "degrade": "#9aa5b1",
+        "restart": "#c9822b",
+        "replace": OURS,
+        "shrink": "#7b5ea7",
+        "replace, shrink": "#2f855a",
+    }
     for axes, repair in zip(panels[0], repairs, strict=True):
         for way, color in colors.items():
             for at, (gpus, worse) in enumerate(sorted({(row["gpus"], row["worse"]) for row in rows})):

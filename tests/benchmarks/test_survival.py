@@ -20,6 +20,8 @@ def test_a_small_gang_with_faults_that_come_often(tmp_path: Path) -> None:
     assert all(0 < row["goodput_pct"] <= 100 for row in rows.values())
     assert rows[2, "replace"]["replaced"] > 0
     assert rows[2, "restart"]["restarts"] > 0
+    assert rows[0, "shrink"]["shrunk"] >= rows[0, "shrink"]["grown"] > 0
+    assert rows[0, "degrade"]["goodput_pct"] < rows[0, "shrink"]["goodput_pct"], "a part of it goes on"
     degrade, restart, replace = (rows[2, way]["goodput_pct"] for way in ("degrade", "restart", "replace"))
     assert degrade < restart <= replace
     assert rows[0, "replace"]["goodput_pct"] < replace, "spares are what it lives by"
