@@ -67,7 +67,8 @@ logger = logging.getLogger("ray_dra")
 class Coordinator:
     """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time;
     `on_fault` says what is done about faults of gangs whose programs do not; `queues` reads the text that declares the
-    queues of teams, None: there are none; `schedule`: when gangs have which shape, where the RayCluster does not say.
+    queues of teams, None: there are none; `schedule`: when gangs have which shape, where the RayCluster does not say;
+    `levels`: the labels of nodes that name the levels above their cliques, the lowest first.
 
     `behind`: the last look had to leave something for the next one.
     """
@@ -84,8 +85,9 @@ class Coordinator:
         on_fault: Sequence[FaultRule] = (),
         queues: Callable[[], str] | None = None,
         schedule: Schedule | None = None,
+        levels: tuple[str, ...] = (),
     ) -> None:
-        parts = Parts(store, ray, clock, kube, metrics, discipline)
+        parts = Parts(store, ray, clock, kube, metrics, discipline, levels)
         self._wall, self._on_fault, self._schedule = wall, on_fault, schedule
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor

@@ -34,11 +34,19 @@ class Parts:
     """See the module. The one place that asks whether there is Kubernetes."""
 
     def __init__(
-        self, store: Store, ray: Ray, clock: Clock, kube: Kube | None, metrics: Metrics, discipline: Discipline
+        self,
+        store: Store,
+        ray: Ray,
+        clock: Clock,
+        kube: Kube | None,
+        metrics: Metrics,
+        discipline: Discipline,
+        levels: tuple[str, ...] = (),
     ) -> None:
         self.clock = clock = OwnTime(clock)
         self.aside = Aside(store)
-        self.inventory = Inventory(limits=IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS)
+        limits = IMEX_LIMITS if kube is not None and kube.compute_domains else NO_LIMITS
+        self.inventory = Inventory(limits=limits, level_labels=levels)
         self.known = KnownNodes(self.inventory)
         machines = Machines(self.inventory, clock)
         self.nodes = Nodes(store, self.inventory, clock, self.aside, is_machine=machines.has, best=self.known.best)

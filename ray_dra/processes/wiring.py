@@ -20,6 +20,7 @@ from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
 from ray_dra.translate.fault_policy import fault_rules_of
 from ray_dra.translate.files.team_queues import queues_of
+from ray_dra.translate.levels import levels_of
 from ray_dra.translate.names import DEFAULT_ON_FAULT_VARIABLE
 from ray_dra.translate.schedule import schedule_of
 from ray_dra.translate.settings import discipline_of
@@ -46,6 +47,7 @@ def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callabl
         on_fault=fault_rules_of(os.environ, DEFAULT_ON_FAULT_VARIABLE),
         queues=queues_of(os.environ),
         schedule=schedule_of(os.environ),
+        levels=levels_of(os.environ),
     )
 
 

@@ -63,6 +63,7 @@ PASSTHROUGH_LABEL = (
     "ray-dra.io/passthrough"  # ours, of nodes as the planner sees them: their GPUs can be passed through
 )
 TOPOLOGY_LABEL = "ray-dra.io/topology"  # ours, label and annotation of ConfigMaps with a node's links
+FABRIC_TIER_LABEL = "fabric.topograph.run/tier-"  # topograph's, of nodes, + 0, 1, ...: their switches, outwards
 PROBLEMS_ANNOTATION = "ray-dra.io/problems"  # ours, of the lease: what its holder cannot see as it should
 GROUP_LABEL = "ray.io/group"  # KubeRay's, of its pods: their worker group
 KUBERAY_CLUSTER_LABEL = "ray.io/cluster"  # KubeRay's, of its pods: their RayCluster
@@ -110,6 +111,7 @@ SCHEDULE_VARIABLE = "RAY_DRA_SCHEDULE"  # ours, on the head: when gangs have whi
 DEFAULT_ON_FAULT_VARIABLE = (
     "RAY_DRA_DEFAULT_ON_FAULT"  # ours, on the head: the same, of all gangs for which nobody says it
 )
+LEVELS_VARIABLE = "RAY_DRA_LEVELS"  # ours, on the head: labels of nodes that name the levels above cliques, or off
 BACKFILL_VARIABLE = "RAY_DRA_BACKFILL"  # ours, on the head: how many waiting gangs may be asked to overtake, or off
 CONSOLIDATION_VARIABLE = "RAY_DRA_CONSOLIDATION"  # ours, on the head: how many gangs are moved for others, or off
 PREEMPTION_VARIABLE = "RAY_DRA_PREEMPTION"  # ours, on the head: how often, and when, gangs are preempted

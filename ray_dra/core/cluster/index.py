@@ -45,10 +45,19 @@ class Index:
         devices, free_devices, held_devices, busy_devices: counts over the cluster.
         changes: how many there have been.
         touched: nodes that have come, changed or gone, for somebody who clears it; None: nobody asks.
+        level_labels: labels of nodes that name the domains above their cliques, the lowest level first.
+        leveled: whether a node has one of them, as far as is known.
     """
 
-    def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
+    def __init__(
+        self,
+        topology: Topology | Iterable[Node] = (),
+        limits: Limits = NO_LIMITS,
+        level_labels: tuple[str, ...] = (),
+    ) -> None:
         self.limits = limits
+        self.level_labels, self.leveled = level_labels, False
+        self._above: dict[CliqueState, tuple[str | None, ...]] = {}
         self.node_states: dict[str, NodeState] = {}
         self.clique_states: dict[CliqueKey, CliqueState] = {}
         self.orders: dict[tuple[CliqueKind, str, int, int, bool], CliqueOrder] = {}
@@ -201,6 +210,9 @@ class Index:
 
     def _count_node(self, state: NodeState, sign: int) -> None:
         """A node comes (+1) or goes (-1)."""
+        if self.level_labels:
+            self._above.clear()
+            self.leveled = self.leveled or not state.node.labels.keys().isdisjoint(self.level_labels)
         free = state.free.bit_count()
         while len(self.by_free) <= state.size:
             self.by_free.append(0)
@@ -215,6 +227,17 @@ class Index:
                 self.split[state.name] = state
             else:
                 self.split.pop(state.name, None)
+
+    def above(self, clique: CliqueState) -> tuple[str | None, ...]:
+        """The domain of each level that a clique is in; None where its nodes are in several, or one is in none. A
+        domain's name is of its level; remembered until a node comes or goes."""
+        found = self._above.get(clique)
+        if found is None:
+            labels = [state.node.labels for state in clique.node_states]
+            found = self._above[clique] = tuple(
+                _common(each.get(name) for each in labels) for name in self.level_labels
+            )
+        return found
 
     # -- lists
 
@@ -240,3 +263,9 @@ class Index:
     def _unlist_shares(self, state: NodeState) -> None:
         for entry in self._shared_of.pop(state, ()):
             del self.shared[bisect_left(self.shared, entry)]
+
+
+def _common(names: Iterable[str | None]) -> str | None:
+    """The one name that they all are; None where there are several."""
+    found = set(names)
+    return found.pop() if len(found) == 1 else None

@@ -50,7 +50,12 @@ class Inventory(Index):
     whole; `hold` raises ValueError rather than break it. A gang that shares its own devices holds them whole.
     """
 
-    def __init__(self, topology: Topology | Iterable[Node] = (), limits: Limits = NO_LIMITS) -> None:
+    def __init__(
+        self,
+        topology: Topology | Iterable[Node] = (),
+        limits: Limits = NO_LIMITS,
+        level_labels: tuple[str, ...] = (),
+    ) -> None:
         self._holds: dict[str, _Hold] = {}
         self._exclusive: dict[CliqueKey, str] = {}
         self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
@@ -58,7 +63,7 @@ class Inventory(Index):
         self._emptied: Inventory | None = None
         self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
         self.others_domains: frozenset[str] = frozenset()  # nodes in IMEX domains of others than gangs
-        super().__init__(topology, limits)
+        super().__init__(topology, limits, level_labels)
 
     # -- who holds what
 
@@ -407,7 +412,7 @@ class Inventory(Index):
             return
         if state.node is node:
             return
-        if _same_place(state, node):
+        if _same_place(state, node) and all(state.node.labels.get(n) == node.labels.get(n) for n in self.level_labels):
             # The devices are where they were: only what is free can have changed.
             before = {state: state.free}
             state.see(node)
@@ -467,7 +472,8 @@ class Inventory(Index):
     def emptied(self) -> Inventory:
         """The same nodes with nothing held and nothing used: what could ever be placed here."""
         if self._emptied is None:
-            self._emptied = Inventory((state.node for state in self.node_states.values()), self.limits)
+            nodes = (state.node for state in self.node_states.values())
+            self._emptied = Inventory(nodes, self.limits, self.level_labels)
         return self._emptied
 
     def part(self, names: Iterable[str]) -> Inventory:
@@ -475,7 +481,7 @@ class Inventory(Index):
         with this inventory."""
         node_states = [self.node_states[name] for name in names]
         moved: dict[InClique, None] = {}
-        made = Inventory((state.node for state in node_states), self.limits)
+        made = Inventory((state.node for state in node_states), self.limits, self.level_labels)
         for state in node_states:
             used = {
                 name: state.used.get(name, 0.0) + state.used_by_others.get(name, 0.0) for name in state.node.resources

@@ -33,7 +33,7 @@ class KnownNodes:
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
         self.unread = False
-        self.cluster = Inventory(limits=inventory.limits)
+        self.cluster = Inventory(limits=inventory.limits, level_labels=inventory.level_labels)
         self._nodes: dict[str, _Known] = {}
 
     def best(self, name: str) -> Node | None:

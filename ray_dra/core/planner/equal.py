@@ -19,6 +19,7 @@ from ray_dra.core.model.allocation import Placed, make
 from ray_dra.core.model.request import Bundle, GangRequest
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.fold import FoldedRequest, kinds_for
+from ray_dra.core.planner.levels import nearest
 from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, imex_counters
 from ray_dra.core.planner.scope import Scope
 
@@ -124,6 +125,11 @@ def _choose(capacities: Capacities, total: int, scope: Scope) -> list[tuple[Cliq
         return [(last, total)]
     if scope.cliques == 1 or capacities.most(scope.segment) * scope.segment < total:
         return None
+    if capacities.inventory.leveled and not capacities.inventory.split:
+        found = list(capacities.largest_first(1))
+        near = nearest(capacities.inventory, found, total, scope.segment, scope.cliques)
+        if near is not None:
+            return near
     chosen: dict[CliqueState, int] = {}
     left = total
     segment = scope.segment

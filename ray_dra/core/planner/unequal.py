@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.clique_state import CliqueState
@@ -18,6 +18,7 @@ from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.device import Counter
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.levels import domains
 from ray_dra.core.planner.node_class import NodeClass
 from ray_dra.core.planner.packing import BinType, Contents, Packing, pack
 from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, imex_counters, lay_out
@@ -84,7 +85,26 @@ def _one_clique(inventory: Inventory, folded: FoldedRequest, scope: Scope, searc
 
 
 def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, search: Search) -> Layout:
-    """Segments into cliques; without segments each bundle is a segment of its own."""
+    """Segments into cliques; without segments each bundle is a segment of its own. First within a domain of the lowest
+    level that holds it, for half of the work; the rest is for doing without levels."""
+    found = candidates(inventory, folded, scope)
+    if inventory.leveled and not inventory.split:
+        wanted = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
+        enough = folded.work.left // 2
+        for level in domains(inventory, found, lambda clique: clique):
+            by_free = sorted(((sum(c.free for c in there), name, there) for name, there in level), key=itemgetter(0, 1))
+            for free, _, there in by_free:
+                if free >= wanted and folded.work.left > enough:
+                    layout = _into_cliques(inventory, folded, scope, search, there)
+                    if layout.bundles is not None:
+                        return layout
+    return _into_cliques(inventory, folded, scope, search, found)
+
+
+def _into_cliques(
+    inventory: Inventory, folded: FoldedRequest, scope: Scope, search: Search, among: Sequence[CliqueState]
+) -> Layout:
+    """Segments into these cliques."""
     indices = range(len(folded.request.bundles))
     segments: dict[Contents, list[Sequence[int]]] = {}
     for start in range(0, len(indices), scope.segment):
@@ -94,7 +114,7 @@ def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, 
     contents = sorted(segments, key=lambda c: (-sum(n * sizes[i] for i, n in enumerate(c)), c))
     together = gathering(contents)
     cliques: dict[SearchKey, list[CliqueState]] = {}
-    for clique in candidates(inventory, folded, scope):
+    for clique in among:
         if folded.work.spent:
             return Layout(None, proven=False)
         key = search.key(clique)

@@ -29,6 +29,8 @@ MAX_NUMBER = 1 << 62
 MAX_PARTS = 256
 """Of one GPU, wherever on it."""
 
+MOST_LEVELS = 16  # above the clique
+
 
 def known_fields(value: object, wanted_type: type, place: str, *, more: Iterable[str] = ()) -> Mapping[str, Any]:
     """`value`, a dict with no other keys than the fields of `wanted_type`, a dataclass. Raises InvalidSnapshot."""
@@ -231,6 +233,17 @@ def check_limits(limits: object) -> None:
     for name in ("compute_domains", "one_per_clique"):
         _is(bool, getattr(limits, name), f"limits.{name}")
     _whole(limits.domain_nodes, "limits.domain_nodes", least=1)
+
+
+def check_levels(levels: object) -> tuple[str, ...]:
+    """Labels of levels above cliques. Raises InvalidSnapshot for what are none."""
+    if not isinstance(levels, (tuple, list)) or len(levels) > MOST_LEVELS:
+        raise _bad("Levels are a list of labels", "levels", levels, f"{MOST_LEVELS} at most")
+    for name in levels:
+        _is(str, name, "levels")
+    if len(set(levels)) < len(levels):
+        raise _bad("A level is there twice", "levels", levels, "each once")
+    return tuple(levels)
 
 
 def check_positions(positions: object, size: int, at: str) -> None:

@@ -32,6 +32,7 @@ from ray_dra.translate.files.plain import plain, read_file
 from ray_dra.translate.files.sense import (
     check_amounts,
     check_gangs,
+    check_levels,
     check_limits,
     check_nodes,
     check_parts,
@@ -62,7 +63,8 @@ class Others:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """See the module. `gangs` are the allocations that are held; `others` is by node; `placed` by node and gang: the
-    parts of GPUs that the gang's claims have got, which need not be those that were planned."""
+    parts of GPUs that the gang's claims have got, which need not be those that were planned; `levels`: the
+    labels of nodes that name the levels above their cliques, the lowest first."""
 
     nodes: tuple[Node, ...]
     gangs: tuple[Allocation, ...] = ()
@@ -70,6 +72,7 @@ class Snapshot:
     placed: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     limits: Limits = NO_LIMITS
     version: int = VERSION
+    levels: tuple[str, ...] = ()
 
 
 _SNAPSHOT = TypeAdapter(Snapshot)
@@ -104,6 +107,7 @@ def snapshot_of(inventory: Inventory) -> Snapshot:
         },
         placed={s.name: placed for s in inventory.node_states.values() if (placed := _placed(s))},
         limits=inventory.limits,
+        levels=inventory.level_labels if inventory.leveled else (),
     )
 
 
@@ -156,7 +160,7 @@ def inventory_of(snapshot: Snapshot) -> Inventory:
     placed = snapshot.placed
     if not isinstance(placed, Mapping) or not all(isinstance(each, Mapping) for each in placed.values()):
         raise InvalidSnapshot("placed is by node and gang.", place="placed", wanted=shown(placed))
-    inventory = Inventory(snapshot.nodes, snapshot.limits)
+    inventory = Inventory(snapshot.nodes, snapshot.limits, check_levels(snapshot.levels))
     for name, others in snapshot.others.items():
         place = f"others of node {shown(name)}"
         if name not in nodes or not isinstance(others, Others):
