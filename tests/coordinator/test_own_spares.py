@@ -11,6 +11,7 @@ from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.repair import OnFault, on_fault
 from ray_dra.core.model.locality import Locality
+from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import InvalidRequest
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.text import explain_gang
@@ -130,6 +131,17 @@ def test_who_waits_with_a_higher_priority_has_it() -> None:
     world.submit(gang(4, 4, 4, 4, name="higher", priority=1))
     world.pass_time(3)
     assert (world.coordinator.status("higher").phase, world.status.spares) == (Phase.HELD, ())
+    world.check()
+
+
+def test_who_would_fit_without_it_is_told_so_of_the_gang_alone() -> None:
+    world = World(nodes=6)
+    world.with_gang(spares=1)
+    world.submit(gang(*[4] * 6, name="all"))
+    world.pass_time(3)
+    answer = world.coordinator.engine.planning.explained(world.coordinator.gangs["all"].request)
+    assert isinstance(answer, Unsatisfiable)
+    assert f"gangs=({NAME!r},)" in repr(answer)
     world.check()
 
 

@@ -61,6 +61,7 @@ class Inventory(Index):
         self._away: dict[str, dict[str, None]] = {}  # node that is not there -> gangs that have something on it
         self._pooled: dict[str, dict[str, None]] = {}  # gang that holds a pool -> gangs with shares of it
         self._emptied: Inventory | None = None
+        self._besides: dict[str, Allocation] = {}  # gang -> what goes with its hold, under a name of its own
         self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
         self.others_domains: frozenset[str] = frozenset()  # nodes in IMEX domains of others than gangs
         super().__init__(topology, limits, level_labels)
@@ -135,6 +136,24 @@ class Inventory(Index):
             if clique_id in self.clique_states:
                 self._own(self.clique_states[clique_id], gang, before)
         self.refresh(before, moved)
+        if gang in self._besides:
+            self.hold(self._besides[gang])
+
+    def hold_besides(self, gang: str, more: Allocation | None) -> None:
+        """What goes with a gang's hold from here on, under a name of its own: it is held and released with that. None:
+        nothing."""
+        before = self._besides.pop(gang, None)
+        if before is not None:
+            self.release(before.gang)
+        if more is not None:
+            self._besides[gang] = more
+            if gang in self._holds:
+                self.hold(more)
+
+    @property
+    def besides(self) -> frozenset[str]:
+        """The names of what goes with others' holds."""
+        return frozenset(more.gang for more in self._besides.values())
 
     def _hold_in_pool(self, allocation: Allocation) -> None:
         """Shares of devices that another gang holds: nothing of them changes for anybody who is not in the pool.
@@ -230,6 +249,8 @@ class Inventory(Index):
         hold = self._holds.pop(gang, None)
         if hold is None:
             return
+        if gang in self._besides:
+            self.release(self._besides[gang].gang)
         allocation = hold.allocation
         if allocation.pool and (members := self._pooled.get(allocation.pool)) is not None:
             members.pop(gang, None)

@@ -191,7 +191,10 @@ def _halved(request: GangRequest) -> GangRequest | None:
 def _leaving(trial: _Trial, request: GangRequest) -> Leaving | None:
     """A small set of gangs, none of a higher priority, without which the gang fits; None where there is none."""
     sizes = {}
+    besides = trial.inventory.besides
     for gang in trial.inventory.gangs:
+        if gang in besides:  # goes with another
+            continue
         allocation = trial.inventory.allocation(gang)
         assert allocation is not None
         if allocation.priority <= request.priority and not allocation.pool:  # who has shares of a pool frees nothing

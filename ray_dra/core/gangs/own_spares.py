@@ -24,7 +24,8 @@ MayKeep = Callable[[Gang, int], bool]
 
 
 class OwnSpares:
-    """See the module. The inventory holds them, under names of their own, as it does gangs' devices."""
+    """See the module. The inventory holds them under names of their own, together with what the gangs have: whoever
+    tries how it would be without a gang, or once it has ended, has them free, too."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -69,7 +70,7 @@ class OwnSpares:
 
     @contextmanager
     def lent(self, gang: str) -> Iterator[None]:
-        """As long as this lasts, they are free."""
+        """As long as this lasts, they are free, and what the gang has is not."""
         held = self._held.get(gang)
         if held is not None:
             self._inventory.release(held.gang)
@@ -80,12 +81,12 @@ class OwnSpares:
                 self._inventory.hold(held)
 
     def _put(self, gang: str, nodes: tuple[Placed, ...]) -> None:
-        name = f"spares/{gang}"
-        if self._held.pop(gang, None) is not None:
-            self._inventory.release(name)
-        if nodes:
-            self._held[gang] = Allocation(name, nodes)
-            self._inventory.hold(self._held[gang])
+        held = Allocation(f"spares/{gang}", nodes) if nodes else None
+        if held is not None:
+            self._held[gang] = held
+        elif self._held.pop(gang, None) is None:
+            return
+        self._inventory.hold_besides(gang, held)
 
     def _choose(self, gang: Gang, held: Allocation, before: Collection[str]) -> Iterator[NodeState]:
         """Free nodes that have room for any of the gang's workers in the clique; those that were spares of it before,

@@ -50,12 +50,11 @@ class Planning:
 
     def elsewhere(self, held: Allocation, place: Callable[[], Answer]) -> Answer:
         """What `place` finds for a gang that holds devices, as if it held none, nor spares."""
-        with self.own_spares.lent(held.gang):
-            self.inventory.release(held.gang)
-            try:
-                return place()
-            finally:
-                self.inventory.hold(held)
+        self.inventory.release(held.gang)
+        try:
+            return place()
+        finally:
+            self.inventory.hold(held)
 
     def taken(self, held: Allocation | None) -> bool:
         """Whether others' work has one of these devices."""

@@ -385,7 +385,10 @@ class Records:
         holds = gang.holds
         if holds == held:
             return
-        self.own_spares.give(gang.id, {placed.node for placed in holds.holdings} if holds is not None else ())
+        if holds is None:
+            self.own_spares.let_go(gang.id)
+        else:
+            self.own_spares.give(gang.id, {placed.node for placed in holds.holdings})
         self.inventory.release(gang.id)
         try:
             if holds is not None:

@@ -35,12 +35,11 @@ def place_again(planning: Planning, gang: Gang, faulty: Collection[int]) -> Allo
     if any(node in planning.ready_made for node in lost):  # whose raylet is not ours to make anew
         return None
     inventory = planning.inventory
-    with planning.own_spares.lent(gang.id):
-        inventory.release(held.gang)
-        try:
-            return _replaced(planning, gang, held, lost)
-        finally:
-            inventory.hold(held)
+    inventory.release(held.gang)
+    try:
+        return _replaced(planning, gang, held, lost)
+    finally:
+        inventory.hold(held)
 
 
 def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str]) -> Allocation | None:

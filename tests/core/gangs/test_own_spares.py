@@ -60,6 +60,10 @@ def test_free_nodes_of_its_cliques_and_as_many_as_there_are(
     assert all(not inventory.node_states[name].free for name in found), "nobody else is planned there"
     with own.lent("g"):
         assert all(inventory.node_states[name].free == 0b1111 for name in found)
+    inventory.release("g")
+    assert all(inventory.node_states[name].free == 0b1111 for name in found), "as if the gang had ended"
+    inventory.hold(held)
+    assert all(not inventory.node_states[name].free for name in found)
     changes = inventory.changes
     own.look([asked], always)
     assert own.nodes_of("g") == found
