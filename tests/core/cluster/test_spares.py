@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.spares import chosen_spares
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
 from tests.core.machines import gang, rack
 
@@ -54,3 +55,11 @@ def test_a_spare_that_is_used_is_replaced_by_a_node_that_is_free() -> None:
     assert chosen(inventory, 1) == {"a-t2"}
     inventory.release("lent")
     assert chosen(inventory, 1) == {"a-t2"}
+
+
+def test_a_box_that_is_a_clique_of_its_own_is_nobodys_spare() -> None:
+    """There would be no node left for any gang."""
+    inventory = Inventory((*rack("a", 3), *rack("box", 1)))
+    assert {name.partition("-")[0] for name in chosen(inventory, 2)} == {"a"}
+    assert isinstance(plan(inventory, gang(4, name="g", locality=Locality(cliques=1))), Allocation)
+    assert chosen(Inventory(rack("box", 1)), 1) == set()
