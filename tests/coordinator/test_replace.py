@@ -12,11 +12,11 @@ import pytest
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.gang import OrdinaryGroup
 from ray_dra.core.gangs.repair import on_fault
-from ray_dra.errors import NotAllowed
+from ray_dra.errors import NotAllowed, UnsatisfiableError
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import ON_FAULT_LABEL, SPARE_LABEL, SPARES_ANNOTATION
 from tests.coordinator.kills import MortalRay
-from tests.core.machines import group_id
+from tests.core.machines import gang, group_id
 
 from .fault_worlds import GRACE, HERE, NAME, KubeWorld, World
 from .world import Phase
@@ -511,3 +511,21 @@ def test_whatever_else_is_lost_meanwhile_it_is_ready_again_or_says_why(
             world.kube.regain_node(node)
     world.coordinator.release(NAME)
     world.settle()
+
+
+def test_a_gang_that_spares_leave_no_room_for_is_refused_though_all_of_them_are_in_use_now() -> None:
+    """It waited for ever, and whoever came after it, too."""
+    world = KubeWorld(nodes=6, cliques=2)
+    everything = world.coordinator.submit(replace(world.order(), request=gang(*[4] * 6, name="all"))).gang
+    assert world.drive(everything) is Phase.READY
+    world.kube.annotate_raycluster({SPARES_ANNOTATION: "1"})
+    world.later(2)
+    assert not any(state.node.spare for state in world.coordinator.inventory.node_states.values())
+    with pytest.raises(UnsatisfiableError):
+        world.coordinator.submit(world.order(3))
+    small = world.coordinator.submit(world.order(2)).gang
+    world.coordinator.release(everything)
+    assert world.drive(small) is Phase.READY
+    world.kube.annotate_raycluster({SPARES_ANNOTATION: "0"})
+    world.later(2)
+    assert world.coordinator.submit(world.order(3)).phase is not None, "it may have all of a rack now"

@@ -81,6 +81,7 @@ class Life:
         self.asked = 0
         if self.random.random() < 0.4:
             self.world.kube.annotate_raycluster({SPARES_ANNOTATION: "1"})
+            self.world.turn()  # who was asked for before waits as long as it says so
 
     def submit(self) -> None:
         choose = self.random.choice
@@ -224,7 +225,7 @@ class Life:
         for name, order in self.gangs.items():
             status = self.world.coordinator.status(name)
             nodes = self.world.coordinator.inventory.node_states.values()
-            others = any(state.held or state.node.spare for state in nodes)
+            others = any(state.held for state in nodes)
             waits = status.phase is Phase.QUEUED and others and bool(status.waits_for)
             stays = {Way.RESTART, Way.REPLACE}.isdisjoint(order.on_fault.ways if order.on_fault is not None else ())
             half = stays and status.phase in (Phase.DEGRADED, Phase.DRAINING)  # its pods are gone, too few are left

@@ -62,6 +62,7 @@ class Inventory(Index):
         self._pooled: dict[str, dict[str, None]] = {}  # gang that holds a pool -> gangs with shares of it
         self._emptied: Inventory | None = None
         self._besides: dict[str, Allocation] = {}  # gang -> what goes with its hold, under a name of its own
+        self.keeps_spares: tuple[int, frozenset[str]] = 0, frozenset()  # a clique's, and nodes that are so besides
         self._planned: tuple[Allocation, dict[NodeState, int], int] | None = None
         self.others_domains: frozenset[str] = frozenset()  # nodes in IMEX domains of others than gangs
         super().__init__(topology, limits, level_labels)

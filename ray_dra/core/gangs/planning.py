@@ -8,6 +8,7 @@ from dataclasses import replace
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.known_nodes import KnownNodes
 from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.cluster.spares import chosen_spares
 from ray_dra.core.explain.whatif import plan_and_explain
 from ray_dra.core.gangs.own_spares import OwnSpares
 from ray_dra.core.gangs.pools import Pool, Pools
@@ -33,6 +34,7 @@ class Planning:
     ) -> None:
         self.own_spares = own_spares if own_spares is not None else OwnSpares(inventory)
         self.inventory, self.known, self.ready_made = inventory, known, ready_made
+        self._spares_by: object = None  # by what the known cluster's spares were chosen
         self.pools = Pools(inventory, pool_named)
 
     def plan(self, request: GangRequest, epoch: int = 0, *, strict: bool = False, explain: bool = True) -> Answer:
@@ -162,7 +164,20 @@ class Planning:
         return answer if isinstance(answer, Unsatisfiable) else None
 
     def _ever(self, request: GangRequest) -> Answer:
+        self._keep_spares_ever()
         return too_few(self.known.cluster, request) or plan(self.known.cluster, request)
+
+    def _keep_spares_ever(self) -> None:
+        """Where nodes of each clique are kept as spares, they will be once nobody is there, whoever is there now."""
+        (count, besides), cluster = self.inventory.keeps_spares, self.known.cluster
+        if self._spares_by == (cluster.changes, count, besides) or (self._spares_by is None and not count):
+            return
+        states = [state for state in cluster.node_states.values() if state.name not in besides]
+        kept = chosen_spares(states, count) if count else frozenset[str]()
+        for state in states:
+            if state.node.spare is not (state.name in kept):
+                cluster.put_node(replace(state.node, spare=not state.node.spare))
+        self._spares_by = cluster.changes, count, besides
 
     def _on_raylets(self, request: GangRequest, epoch: int, *, strict: bool) -> Allocation | None:
         """On GPU workers that the RayCluster has besides gangs' own. Whole cliques are not theirs to give."""

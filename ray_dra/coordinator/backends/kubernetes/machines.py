@@ -224,6 +224,7 @@ class Machines:
         """So many nodes of each clique, besides those that are labelled so, are spares."""
         if self._chosen_by == (self._inventory.changes, count):
             return
+        self._inventory.keeps_spares = count, frozenset(self._labelled)
         states = self._inventory.node_states
         others = [states[name] for name in self.names if name in states and name not in self._labelled]
         self._spares = chosen_spares(others, count) if count else frozenset()
