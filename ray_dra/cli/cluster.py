@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -116,6 +117,9 @@ def snapshot(
         Path | None, typer.Option(help="The machines of Slurm's topology.conf instead; its blocks are cliques.")
     ] = None,
     gpus_per_node: Annotated[int, typer.Option(help="With --slurm: GPUs of each node.")] = 4,
+    tree: Annotated[
+        Path | None, typer.Option(help="Slurm's topology.conf with a tree of switches: the levels above cliques.")
+    ] = None,
 ) -> None:
     """Write the cluster as the planner sees it, as YAML: nodes, gangs, other work.
 
@@ -143,6 +147,11 @@ def snapshot(
     else:
         connection.connect(address)
         found = connection.ask_coordinator("snapshot")
+    if tree is not None:
+        from ray_dra.translate.files.slurm_tree import hung_in, read_tree
+        from ray_dra.translate.levels import TIERS
+
+        found = replace(found, nodes=hung_in(found.nodes, read_tree(tree), str(tree)), levels=TIERS)
     text = dump_snapshot(found)
     if file is None:
         say_as_it_is(text)
@@ -152,6 +161,24 @@ def snapshot(
     except (OSError, ValueError) as error:
         raise InvalidSnapshot("The file cannot be written.", place=str(file), available=str(error)) from error
     say(f"{several(len(found.nodes), 'node')}, {several(len(found.gangs), 'gang')} in {file}")
+
+
+def levels(
+    tree: Annotated[Path, typer.Argument(help="Slurm's topology.conf with a tree of switches, or topograph's.")],
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the labels that say which switches a node hangs at, for `ray start --labels` or `kubectl label node`."""
+    from ray_dra.translate.files.slurm_tree import labels_of, read_tree
+
+    found = {node: labels_of(switches) for node, switches in read_tree(tree).items()}
+    if output is Output.NAME:
+        say_lines(found)
+    elif output.plain:
+        say_plain([{"node": node, "labels": labels} for node, labels in found.items()], output)
+    else:
+        say_lines(
+            f"{node} {','.join(f'{name}={value}' for name, value in labels.items())}" for node, labels in found.items()
+        )
 
 
 def profiles(

@@ -9,7 +9,7 @@ import typer
 
 import ray_dra
 from ray_dra.cli.checks import check
-from ray_dra.cli.cluster import probe, profiles, snapshot, topology
+from ray_dra.cli.cluster import levels, probe, profiles, snapshot, topology
 from ray_dra.cli.exit_codes import EXIT_CODES, FAULT, exit_code
 from ray_dra.cli.gangs import describe, events, gangs, pools, queues, release
 from ray_dra.cli.map_page import map_page
@@ -52,6 +52,7 @@ for command in (
     plan,
     capacity,
     snapshot,
+    levels,
     check,
     validate,
     profiles,

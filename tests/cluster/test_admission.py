@@ -86,6 +86,11 @@ def test_the_heads_account_can_do_what_gangs_need_and_no_more(cluster: Cluster, 
     for change in named:
         with pytest.raises(NotAllowed, match="no labels, annotations and finalizers"):
             makes(change)
+    by_kai = attempt_of(box, read, compute_domains=False, queue="kai/team-a").pod(slot)
+    ours.create(by_kai, at, dry_run=True)
+    by_kai["metadata"]["annotations"]["pod-group-name"] = "another"
+    with pytest.raises(NotAllowed, match="no labels, annotations and finalizers"):
+        ours.create(by_kai, at, dry_run=True)
     secret = {"secretKeyRef": {"name": "another", "key": "auth_token"}}
     suffix = {"secretKeyRef": {"name": "bangs", "key": "auth_token"}}  # ends as the RayCluster does
     host = {"host": "169.254.169.254", "port": 80}

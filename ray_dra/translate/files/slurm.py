@@ -34,7 +34,7 @@ def read_slurm(path: Path, gpus: int) -> tuple[Node, ...]:
     data = read_file(path)
     nodes: dict[str, Node] = {}
     blocks: set[str] = set()
-    for number, line in _lines(data.decode(errors="replace")):
+    for number, line in lines(data.decode(errors="replace")):
         place = f"{path}, line {number}"
         pairs = {key.lower(): value for key, value in _PAIR.findall(line)}
         if "switchname" in pairs:
@@ -65,7 +65,7 @@ def read_slurm(path: Path, gpus: int) -> tuple[Node, ...]:
     return tuple(nodes.values())
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
+def lines(text: str) -> Iterator[tuple[int, str]]:
     """(number of the first, text) of each line without its comment; a backslash at the end goes on with the next."""
     number, whole = 0, ""
     for at, line in enumerate(text.splitlines(), 1):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import Claim, PublishedDevice, ResourceSlice
+from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.raycluster import read_raycluster, worker_template
 from ray_dra.translate.kube.schedulers import contested_nodes, given_twice, meanings
-from tests.translate.kube.objects import cluster
+from tests.translate.kube.objects import RACKS, allocate, cluster, gang
 
 
 def templated(**spec: Any) -> dict[str, Any]:
@@ -109,3 +110,14 @@ def test_nodes_on_which_two_schedulers_place_pods_with_claims(
     pods: list[dict[str, Any]], mixed: dict[str, tuple[str, ...]]
 ) -> None:
     assert contested_nodes(pods, {"n", "m"}) == mixed
+
+
+def test_what_the_group_says_for_its_scheduler_reaches_gangs_pods() -> None:
+    made = templated(schedulerName="volcano")
+    told = {"annotations": {"scheduling.volcano.sh/queue-name": "q"}, "labels": {"queue": "root.q"}}
+    made["spec"]["workerGroupSpecs"][0]["template"]["metadata"] = told
+    attempt = attempt_of(allocate(RACKS, gang([{"GPU": 4}])), read_raycluster(made), compute_domains=False)
+    (pod,) = (attempt.pod(slot) for slot in attempt.slots.values())
+    assert pod["spec"]["schedulerName"] == "volcano"
+    assert pod["metadata"]["annotations"].items() >= told["annotations"].items()
+    assert pod["metadata"]["labels"].items() >= told["labels"].items()
