@@ -12,12 +12,14 @@ import pytest
 from ray_dra.errors import KubernetesError
 from ray_dra.simulated.machine import Machine
 from ray_dra.translate.names import ATTEMPT_LABEL
+from tests.cluster.binaries import PROJECT
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, installation, told
 from tests.cluster.nodes import NodeSpec
 from tests.cluster.world import Account, Namespace
 
 NODE = "mig"
+EXAMPLE = PROJECT / "examples" / "shapes" / "phases.py"
 SHAPES = """
 @ray.remote(num_gpus=1, num_cpus=0)
 class Rank:
@@ -35,7 +37,10 @@ def looks(gang):
     return found
 def changed(name, *shape, **more):
     began = time.time()
-    gang.reshape(*shape, grace=1, **more)
+    if shape:
+        gang.reshape(*shape, grace=1, **more)
+    else:
+        gang.switch(name, grace=1)
     took = time.time() - began
     tell(shape=name, took=took, gpus=sorted({grant.part.parent if grant.part else grant.uuid
                                              for grant in gang.allocation.grants}), seen=looks(gang))
@@ -46,7 +51,10 @@ tell(gpus=sorted({grant.part.parent for grant in gang.allocation.grants}))
 hold()
 changed("whole", [{"GPU": 1}] * 8)
 hold()
-changed("parts", PARTS, part=ray_dra.mig("1g.10gb"), timeout=300)
+gang.phases({"few": ray_dra.shape([{"GPU": 1}] * 3), "parts": ray_dra.shape(PARTS, part=ray_dra.mig("1g.10gb"))})
+changed("few")
+hold()
+changed("parts")
 hold()
 gang.remove()
 """
@@ -102,6 +110,13 @@ def test_fifty_six_parts_become_eight_gpus_and_parts_again_and_strangers_get_non
     assert [namespace.phase(name) for name in strangers] == ["Pending", "Pending"]
 
     head.let_go()
+    few = told(process)  # on the workers of the shape before, which keep the other GPUs
+    assert sorted(few["seen"]) == few["gpus"]
+    assert len(few["gpus"]) == 3
+    assert set(few["gpus"]) < set(gpus)
+    assert sorted(each["device"] for each in results()) == [f"gpu-{n}" for n in range(8)]
+
+    head.let_go()
     parts = told(process)
     assert parts["gpus"] == gpus
     made = {part.uuid for part in machine.mig_state().parts}
@@ -110,13 +125,35 @@ def test_fifty_six_parts_become_eight_gpus_and_parts_again_and_strangers_get_non
     assert Counter(each["device"].partition("-mig-")[0] for each in results()) == {f"gpu-{n}": 7 for n in range(8)}
     cluster.wait(lambda: not head.api.items("DeviceTaintRule"), 10, "the guard to go")
     assert [namespace.phase(name) for name in strangers] == ["Pending", "Pending"]
-    print(f"to whole GPUs in {whole['took']:.1f} s, back to parts in {parts['took']:.1f} s")
+    print(f"to whole GPUs in {whole['took']:.1f} s, to few in {few['took']:.1f} s, to parts in {parts['took']:.1f} s")
 
     head.let_go()
     process.wait(60)
     head.wait_nothing_left()
     namespace.running("whole")  # which could have had one all the time
     cluster.wait(lambda: not machine.mig_state().parts or namespace.phase("part") == "Running", 30, "the rest")
+
+
+@pytest.mark.by_hand
+def test_the_example_of_day_and_night(cluster: Cluster, allowed: Head, namespace: Namespace) -> None:
+    """On one node: four GPUs change their shape, and data is prepared on two of the others."""
+    name = "day"
+    cluster.add_node(NodeSpec(name, profile="hgx-h100", gates="DynamicMIG,TimeSlicingSettings"))
+    text = EXAMPLE.read_text()
+    first = "from __future__ import annotations\n"
+    assert text.count(first) == 1
+    process = allowed.start(text.replace(first, f"{first}import sys; sys.argv = ['-', '--gpus', '4']\n"), prelude="")
+    printed, _ = process.communicate(timeout=350)
+    said = [line.partition(";")[0] for line in printed.splitlines()]
+    assert said == [
+        "day: 28 parts answered 28 requests",
+        "night: one worker trained on 4 GPUs, all as planned",
+        "day: 28 parts answered 28 requests",
+        "data preparation ran all the while, 4 processes on 2 GPUs of their own",
+    ], printed
+    print(printed)
+    allowed.wait_nothing_left()
+    assert not allowed.api.items("DeviceTaintRule")
 
 
 def test_the_account_makes_no_other_taints_and_takes_away_none_of_others(allowed: Head, account: Account) -> None:

@@ -315,6 +315,54 @@ def test_where_the_next_workers_cannot_be_had_the_old_shape_returns() -> None:
     world.end()
 
 
+def test_a_change_that_failed_keeps_nobody_off_the_node_not_the_gang_itself_nor_others() -> None:
+    """The node was left out for a minute, in which the gang's own GPUs did not have any shape, and others no GPU."""
+    world = World(DYNAMIC | {"TimeSlicingSettings"}, first=([{"GPU": 6}], {}))
+    world.try_to_take = lambda: None  # type: ignore[method-assign]
+    node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]
+    first: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 6}], {})
+    parts: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 1}] * 42, {"part": mig("1g.10gb")})
+    world.kube.break_registry(node)
+    world.reshape(parts, timeout=400.0)
+    for _ in range(200):
+        world.turn()
+        gang = world.coordinator.gangs[world.gang]
+        if gang.reshape is not None and gang.reshape.stage is ReshapeStage.RETURNS:
+            break
+    world.kube.break_registry()
+    world.until(first)
+    assert "without progress" in world.coordinator.status(world.gang).shape_failed
+    slices = Order(request_from_bundles([{"GPU": 0.5}] * 4, sharing=time_slicing()), owner="job")
+    beside = world.coordinator.submit(slices).gang
+    assert world.drive(beside) is Phase.READY
+    world.reshape(parts)
+    world.until(parts)
+    assert world.coordinator.status(beside).phase is Phase.READY
+    world.coordinator.release(beside)
+    world.end()
+
+
+@pytest.mark.parametrize(
+    ("bundles", "more"),
+    [([{"GPU": 0.5}] * 2, {"sharing": time_slicing()}), ([{"GPU": 1}] * 2, {"part": mig("1g.10gb")})],
+    ids=["shares", "parts"],
+)
+def test_a_gang_that_waits_for_shares_or_parts_hears_which_node_is_left_out_and_why(bundles: Any, more: Any) -> None:
+    world = World(DYNAMIC | {"TimeSlicingSettings"}, nodes=2)
+    world.try_to_take = lambda: None  # type: ignore[method-assign]
+    world.kube.break_registry("h100-1")
+    waits = world.coordinator.submit(Order(request_from_bundles(bundles, **more), owner="job")).gang
+    for _ in range(100):
+        world.turn()
+        if world.coordinator.status(waits).phase is Phase.QUEUED:
+            break
+    (shortfall,) = world.coordinator.status(waits).waits_for
+    assert "not ready: h100-1 (left out for a while" in str(shortfall)
+    assert "ErrImagePull" in str(shortfall)
+    world.coordinator.release(waits)
+    world.end()
+
+
 def test_where_neither_shape_can_be_had_all_is_given_back_with_the_reason() -> None:
     world = World()
     node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]

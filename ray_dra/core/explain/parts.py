@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import NodeState
+from ray_dra.core.explain.shares import not_ready
 from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY
 from ray_dra.core.model.locality import Gpus
 from ray_dra.core.model.parts import profile_order
@@ -38,7 +39,6 @@ def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> 
             where = "each on another GPU" if gpus is Gpus.SPREAD else "each on another node" if one_a_node else ""
         if there < wanted:
             profiles = () if there else _profiles(inventory)
-            lost = () if there or profiles else _lost(inventory)
             part = str(bundle.part)
             facts = {
                 "part": part,
@@ -47,7 +47,7 @@ def parts_short(inventory: Inventory, request: GangRequest, *, proven: bool) -> 
                 "unheard": bool(profiles) and not any(search.mask(c, gpu.table) for gpu in _gpus(inventory)),
                 "largest": max((m for gpu in _gpus(inventory) for m in gpu.table.memories), default=0),
                 "by_reset": () if there or profiles else _by_reset(inventory),
-                "lost": lost,
+                "lost": not_ready(inventory.node_states.values()),
                 "criteria": bundle.criteria,
             }
             found.append(short(ShortfallKind.PARTS, CLUSTER, wanted, there, **facts))
@@ -80,9 +80,3 @@ def _profiles(inventory: Inventory) -> tuple[str, ...]:
     """What parts there are, taken or not."""
     found = {part.profile for gpu in _gpus(inventory) for part in gpu.gpu.parts}
     return tuple(sorted(found, key=profile_order))[:PROFILES_TOLD]
-
-
-def _lost(inventory: Inventory) -> tuple[tuple[str, str], ...]:
-    """Nodes that are not ready, and why: parts may be there once they are."""
-    states = sorted((s for s in inventory.node_states.values() if not s.node.ready), key=lambda s: s.key)
-    return tuple((state.name, state.node.reason) for state in states[:4])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
@@ -18,8 +18,18 @@ from ray_dra.core.planner.fold import FoldedRequest
 NODES_TOLD = 4
 
 
-def no_share(nodes: Sequence[NodeState], bundle: Bundle, sharing: GpuSharing) -> list[Shortfall]:
-    """Why none of these nodes has one share of this size; empty where one has."""
+Lost = tuple[tuple[str, str], ...]
+"""Nodes that are not ready, and why."""
+
+
+def not_ready(states: Iterable[NodeState]) -> Lost:
+    """Those among these nodes: what is missing may be there once they are ready."""
+    lost = sorted((s for s in states if not s.node.ready), key=lambda s: s.key)
+    return tuple((state.name, state.node.reason) for state in lost[:NODES_TOLD])
+
+
+def no_share(nodes: Sequence[NodeState], bundle: Bundle, sharing: GpuSharing, *, lost: Lost) -> list[Shortfall]:
+    """Why none of these nodes has one share of this size; empty where one has. `lost`: others, that are not ready."""
     refusing = [(s.name, why) for s in nodes if (why := why_not_shared(s.node.unshared, sharing.kind))]
     facts: dict[str, Any] = {"share": bundle.share, "sharing": str(sharing), "criteria": bundle.criteria}
     if len(refusing) == len(nodes):
@@ -31,11 +41,12 @@ def no_share(nodes: Sequence[NodeState], bundle: Bundle, sharing: GpuSharing) ->
     bundles = ShareBundles(bundle.share or 0, bundle.criteria, Connect.ANY, sharing)
     if any(bundles.capacity(state, ALL_DEVICES) for state in shareable):
         return []
-    return [short(ShortfallKind.SHARES, CLUSTER, 1, 0, free=0, **facts)]
+    return [short(ShortfallKind.SHARES, CLUSTER, 1, 0, free=0, lost=lost, **facts)]
 
 
-def too_few_shares(nodes: Sequence[NodeState], folded: FoldedRequest) -> Iterator[Shortfall]:
-    """Classes of bundles of which these nodes have not so many shares, were all others left out."""
+def too_few_shares(nodes: Sequence[NodeState], folded: FoldedRequest, *, lost: Lost) -> Iterator[Shortfall]:
+    """Classes of bundles of which these nodes have not so many shares, were all others left out. `lost`: other nodes,
+    that are not ready."""
     sharing = folded.sharing
     if sharing is None:
         return
@@ -52,4 +63,4 @@ def too_few_shares(nodes: Sequence[NodeState], folded: FoldedRequest) -> Iterato
                 "sharing": str(sharing),
                 "criteria": bundle.criteria,
             }
-            yield short(ShortfallKind.SHARES, CLUSTER, wanted, there, free=free, **facts)
+            yield short(ShortfallKind.SHARES, CLUSTER, wanted, there, free=free, lost=lost, **facts)

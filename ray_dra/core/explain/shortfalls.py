@@ -17,7 +17,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import EPSILON, SHARING, NodeState
 from ray_dra.core.explain.criteria import totals_that_will_do, unmet
 from ray_dra.core.explain.parts import parts_short
-from ray_dra.core.explain.shares import no_share, too_few_shares
+from ray_dra.core.explain.shares import no_share, not_ready, too_few_shares
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.request import Bundle, GangRequest, Strategy
 from ray_dra.core.model.selector import labels_match
@@ -49,7 +49,8 @@ def shortfalls(inventory: Inventory, folded: FoldedRequest, *, proven: bool = Tr
     if folded.demanding and folded.total:
         found += _cliques(inventory, folded)
     if not found:
-        found += too_few_shares(list(_open(inventory, request)), folded)
+        lost = not_ready(inventory.node_states.values())
+        found += too_few_shares(list(_open(inventory, request)), folded, lost=lost)
     if not found:
         found += _resources(inventory, request)
     if not proven and len(folded.classes) > MOST_CLASSES:
@@ -94,7 +95,7 @@ def _one_bundle(inventory: Inventory, folded: FoldedRequest, bundle: Bundle) -> 
         return unknown
     found = []
     if bundle.sharing is not None:
-        found += no_share(labelled, bundle, bundle.sharing)
+        found += no_share(labelled, bundle, bundle.sharing, lost=not_ready(node_states))
     elif bundle.share:
         bundles = ShareBundles(bundle.share, criteria, folded.connect)
         left = max((n for s in labelled for n, _ in bundles.open_to(s)), default=0)

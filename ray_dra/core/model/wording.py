@@ -187,20 +187,25 @@ def _parts(where: PlaceKind, wanted: Any, available: Any, facts: Facts) -> Texts
     if where is PlaceKind.GANG:
         return ", ".join(f"{n} parts ({part})" for part, n in wanted), "each kind fits, not all together"
     asked = f"{wanted} parts ({facts['part']}{_that(facts)})"
-    together = facts["where"]
+    together, lost = facts["where"], _lost(facts)
     if available:
-        return f"{asked} {together}".rstrip(), f"{available}{' at most' if together else ' free'}"
+        return f"{asked} {together}".rstrip(), f"{available}{' at most' if together else ' free'}{lost}"
     if facts["profiles"]:
         none = "none free"
         if facts["unheard"]:
             most = f" ({facts['largest'] / 2**30:.1f}Gi at most)" if "MIG with" in facts["part"] else ""
             none = f"no GPU has such a part{most}"
-        return f"{asked} {together}".rstrip(), f"{none}; there are {', '.join(facts['profiles'])}"
-    lost = ", ".join(f"{name} ({reason})" for name, reason in facts["lost"])
+        return f"{asked} {together}".rstrip(), f"{none}; there are {', '.join(facts['profiles'])}{lost}"
     said = "no node gives GPUs in parts by claims; of raylets that offer parts themselves, ask Ray for MIG-<profile>"
     if facts["by_reset"]:
         said = f"{said}; {', '.join(facts['by_reset'])} has parts once an administrator has turned it over by a reset"
-    return f"{asked} {together}".rstrip(), f"{said}; not ready: {lost}" if lost else said
+    return f"{asked} {together}".rstrip(), f"{said}{lost}"
+
+
+def _lost(facts: Facts) -> str:
+    """Which nodes are not ready, and why."""
+    lost = ", ".join(f"{name} ({reason})" for name, reason in facts["lost"])
+    return f"; not ready: {lost}" if lost else ""
 
 
 def _shares(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Texts:
@@ -210,7 +215,8 @@ def _shares(where: PlaceKind, wanted: int, available: int, facts: Facts) -> Text
         return asked, f"no node whose GPUs can be shared so: {said}"
     if "memory" in facts:
         return asked, f"GPUs with {value_text('memory', facts['memory'])} at most"
-    return asked, f"{available} on {facts['free']} GPUs that are free" if facts["free"] else "no GPU that is free"
+    free = f"{available} on {facts['free']} GPUs that are free" if facts["free"] else "no GPU that is free"
+    return asked, f"{free}{_lost(facts)}"
 
 
 def _quota(where: PlaceKind, wanted: int, available: Any, facts: Facts) -> Texts:

@@ -303,6 +303,7 @@ class KubernetesBackend:
 
     def _begin(self, request: GangRequest, allocation: Allocation, queue: str) -> Provisioning:
         """For the part of an allocation that lies on Kubernetes' nodes; the rest is on raylets that are there."""
+        toleration = self._guard.toleration(allocation.gang)
         attempt = attempt_of(
             allocation,
             self._raycluster(),
@@ -310,7 +311,7 @@ class KubernetesBackend:
             asked=request.bundles,
             own=self._has_own,
             buses=self._bus_of,
-            toleration=self._guard.toleration(allocation.gang),
+            toleration=toleration,
             pool=self._pool_of(allocation),
             queue=queue,
         )
@@ -323,6 +324,7 @@ class KubernetesBackend:
             self.clock,
             workers_of(allocation),
             anew=bool(allocation.renewed),
+            stays=toleration is not None and not allocation.renewed,
         )
 
     def _pool_of(self, allocation: Allocation) -> Allocation | None:

@@ -77,10 +77,12 @@ class Provisioning:
         workers: tuple[object, ...] = (),
         *,
         anew: bool = False,
+        stays: bool = False,
     ) -> None:
         """`workers`: for which of an attempt's allocations it is (`slots.workers_of`); `anew`: some workers take the
         place of lost ones, or were made when the gang ran already."""
         self.attempt, self.workers, self._anew = attempt, workers, anew
+        self._stays = stays
         self.no_image = False  # it was given up for an image that could not be had
         self.kube, self.store, self.inventory, self.machines, self.clock = kube, store, inventory, machines, clock
         self.view = KubeView()
@@ -391,7 +393,7 @@ class Provisioning:
             why = (
                 f"{ended.name} failed: {ended.failed or 'its containers ended without an error, and a worker runs on'}"
             )
-            self.machines.avoid([node for node in (ended.node,) if node], why)
+            self._avoid([node for node in (ended.node,) if node], why)
             return Progress(failed=why)
         unjoined = [node for node, slot in self.attempt.slots.items() if not self._anew or slot.label not in joined]
         lost = [node for node in unjoined if not lives(self.view, node)]
@@ -401,10 +403,16 @@ class Provisioning:
         if closed and stage in ("pods", "bound"):
             return Progress(failed=f"node {', '.join(closed)} takes no pods any more")
         if now - self._since > STAGE_SECONDS[stage]:
-            self.machines.avoid(self._behind(there, stage, joined), said)
+            self._avoid(self._behind(there, stage, joined), said)
             self.no_image = stage == "image"
             return Progress(failed=f"{STAGE_SECONDS[stage]:.0f} s without progress: waited for {said}")
         return Progress(stage=stage, said=f"{stage}: {said}")
+
+    def _avoid(self, nodes: Sequence[str], why: str) -> None:
+        """For the next try, which is elsewhere. Not of a gang that changes its shape: it has these nodes alone, next
+        for its old shape, and who has other GPUs there may well have what it could not."""
+        if not self._stays:
+            self.machines.avoid(nodes, why)
 
     def _behind(self, there: Found, stage: str, joined: Collection[str]) -> list[str]:
         """The nodes for whose workers the others wait in this stage."""
