@@ -106,6 +106,15 @@ def test_as_many_as_there_are(spares: int) -> None:
     world.check_empty()
 
 
+def test_a_gang_that_is_only_to_be_replaced_has_none_where_nobody_can() -> None:
+    world = World(nodes=8)
+    world.with_gang(WAYS["replace"], spares=2)
+    assert (world.status.spares, world.coordinator.gangs[NAME].spares) == ((), 0)
+    world = World(nodes=8)
+    world.with_gang(on_fault(("replace", "restart"), GRACE), spares=2)
+    assert len(world.status.spares) == 2
+
+
 def test_foreign_work_and_faults_end_a_spare_and_another_is_chosen() -> None:
     world = World(nodes=10)
     world.with_gang(spares=1)

@@ -72,7 +72,7 @@ class Queueing:
             gang = replace(gang, movable=True)
         if order.spares and event.queue:
             return [Refuse(no_spares(event.queue))]
-        gang = replace(gang, spares=order.spares)
+        gang = replace(gang, spares=int(order.spares))  # numpy's, too
         if event.queue:
             gang = replace(gang, quota=Quota(event.queue))
         refused = self._team_refused(order, event.queue)
@@ -95,6 +95,8 @@ class Queueing:
             again = anew or order.request.preemptible or order.movable or borrows
             maker = order.maker if again else None
             gang = replace(gang, on_fault=declared, maker=maker, first_by_program=maker is not None)
+        if not gang.on_fault.acts:  # e.g. it is to be replaced, and here it cannot be
+            gang = replace(gang, spares=0)
         verdict = self.admission.arrives(gang, now, wait=order.wait, looked=event.looked)
         if isinstance(verdict, Refuse):
             return [verdict]
