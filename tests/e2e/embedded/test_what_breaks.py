@@ -121,8 +121,6 @@ def test_a_gang_shrinks_after_a_fault_and_grows_back_once_its_gpu_is_well(free: 
         whole, group = gang.allocation, gang.placement_group
         assert whole is not None
         had = [[grant.uuid for grant in bundle.grants] for bundle in whole.bundles]
-        rank = ray.remote(Rank).options(num_gpus=4, num_cpus=0, **pinned(gang, 1)).remote()
-        assert ray.get(rank.where.remote(), timeout=60) == had[1]
         lost = whole.nodes[0]
         free.machine(lost).xid(0, 79)
         eventually(lambda: ask(coordinator().status.remote(gang.id)).shrunk == "1 of 2 bundles", 60)
@@ -130,8 +128,6 @@ def test_a_gang_shrinks_after_a_fault_and_grows_back_once_its_gpu_is_well(free: 
         smaller = gang.placement_group
         assert smaller != group
         assert (gang.bundle_count, "has shrunk to 1 of 2 bundles" in gang.explain()) == (1, True)
-        with pytest.raises(ray.exceptions.RayError):
-            ray.get(rank.where.remote(), timeout=60)
         assert ranks_where(1) == had[1:], "the segment that is well, on the GPUs that it has"
         free.machine(lost).lose(0)  # a reset: the GPU comes back without its XID
         eventually(lambda: Health.GONE in health(), 30)
@@ -142,6 +138,29 @@ def test_a_gang_shrinks_after_a_fault_and_grows_back_once_its_gpu_is_well(free: 
         assert gang.placement_group not in (group, smaller)
         assert gang.allocation.bundles == whole.bundles, "all of it where it was"
         assert ranks_where(2) == had
+    eventually(lambda: health() == [Health.OK] * 16, 60)
+
+
+def test_a_gang_starts_again_on_its_own_spare_that_nobody_else_got(free: LocalCluster) -> None:
+    with ray_dra.placement_group(
+        [{"GPU": 4}], on_fault="restart", spares=1, grace=0, locality=ray_dra.same_clique()
+    ) as gang:
+        gang.wait(60)
+        first = gang.allocation
+        eventually(lambda: ask(coordinator().status.remote(gang.id)).spares, 10)
+        [spare] = ask(coordinator().status.remote(gang.id)).spares
+        assert f"spares of its own: {spare}" in gang.explain()
+        with pytest.raises(ray_dra.UnsatisfiableError):
+            ray_dra.placement_group([{"GPU": 4}] * 3, wait=False)
+        assert first is not None
+        free.machine(first.nodes[0]).xid(0, 79)
+        eventually(lambda: ask(coordinator().status.remote(gang.id)).moves == 1, 60)
+        assert gang.wait(60)
+        assert gang.allocation is not None
+        assert gang.allocation.nodes == (spare,)
+        free.machine(first.nodes[0]).lose(0)
+        eventually(lambda: Health.GONE in health(), 30)
+        free.machine(first.nodes[0]).heal()
     eventually(lambda: health() == [Health.OK] * 16, 60)
 
 
