@@ -52,6 +52,7 @@ from ray_dra.core.plan import plan
 from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable, InvalidAddress, InvalidSnapshot, RayDraError
 from ray_dra.simulated.profile import profile_names
 from ray_dra.translate.files.snapshot import Others, Snapshot, dump_snapshot, snapshot_of
+from ray_dra.translate.names import CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE
 from tests.core.machines import gang, node, rack
 from tests.core.parted import bundle, parted_node
 
@@ -586,6 +587,19 @@ def test_help_tells_the_exit_codes_and_the_version_is_told() -> None:
     assert f'\nversion = "{ray_dra.__version__}"\n' in project
 
 
+def test_in_a_pod_of_kuberays_a_command_connects_as_programs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes first starts the coordinator, and one that does not know Kubernetes would serve programs, too."""
+    asked: list[str] = []
+    monkeypatch.setattr("ray.init", lambda address, **_: asked.append(address))
+    monkeypatch.setenv(CLUSTER_NAME_VARIABLE, "gangs")
+    monkeypatch.delenv(CLUSTER_NAMESPACE_VARIABLE, raising=False)
+    connection.connect("")
+    monkeypatch.setenv(CLUSTER_NAMESPACE_VARIABLE, "ray")
+    connection.connect("")
+    connection.connect("127.0.0.1:6379")
+    assert asked == ["ray_dra://", "ray_dra://kubernetes", "ray_dra://127.0.0.1:6379"]
+
+
 def test_without_a_cluster_on_this_machine_nobody_is_reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """An address that was typed wrong is another matter."""
 
@@ -674,3 +688,9 @@ def test_the_map_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     done = run("map", str(path))
     assert done.exit_code == USAGE
     assert "pip install 'ray-dra[map]'" in done.stderr
+
+
+def test_a_map_from_elsewhere_is_the_heads_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done = run("map", "--raycluster", "gangs", "--port", "80")
+    assert done.exit_code == USAGE
+    assert "at a port of its own here" in " ".join(done.stderr.replace("\u2502", " ").split())

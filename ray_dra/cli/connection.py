@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ray_dra.errors import ClusterUnavailable, InvalidAddress
-from ray_dra.translate.names import BACKEND_LOG_VARIABLE
+from ray_dra.translate.names import BACKEND_LOG_VARIABLE, CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE
 
 Address = Annotated[
     str, typer.Option(help="The running Ray cluster, as HOST:PORT; without it, the one on this machine.")
@@ -19,7 +19,8 @@ Address = Annotated[
 
 
 def connect(address: str) -> None:
-    """Connect to the Ray cluster at HOST:PORT; "": the one on this machine.
+    """Connect to the Ray cluster at HOST:PORT; "": the one on this machine, in a pod of KubeRay's as its programs do: a
+    coordinator that is started for this command is to know Kubernetes, too.
 
     Raises:
         InvalidAddress: it is no address.
@@ -29,7 +30,7 @@ def connect(address: str) -> None:
     import ray
 
     try:
-        ray.init(f"ray_dra://{address}", logging_level="ERROR", log_to_driver=False)
+        ray.init(f"ray_dra://{address or _here()}", logging_level="ERROR", log_to_driver=False)
     except InvalidAddress as error:
         if address:
             raise
@@ -45,6 +46,11 @@ def connect(address: str) -> None:
             place=address,
             available=str(error),
         ) from error
+
+
+def _here() -> str:
+    in_pod = all(os.environ.get(name) for name in (CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE))
+    return "kubernetes" if in_pod else ""
 
 
 def silence() -> None:

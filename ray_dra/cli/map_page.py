@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,6 +26,11 @@ ANSWER_SECONDS = 10.0
 def map_page(
     file: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
     address: Address = "",
+    raycluster: Annotated[
+        str, typer.Option(help="From elsewhere, by the kubeconfig: the RayCluster's name; the map runs on its head.")
+    ] = "",
+    namespace: Annotated[str, typer.Option(help="With --raycluster: its namespace.")] = "default",
+    kubeconfig: Annotated[str | None, typer.Option(help="With --raycluster; without it $KUBECONFIG.")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help=f"The page's port; without it {PORT}, or another that is free.")
     ] = None,
@@ -42,6 +48,12 @@ def map_page(
 
     It can be looked at and changes nothing. Needs the extra: pip install 'ray-dra[map]'.
     """
+    if raycluster:
+        if file is not None or address or port is not None or host != LOOPBACK or name:
+            said = "with --raycluster the map is the head's, at a port of its own here"
+            raise typer.BadParameter(said, param_hint="FILE, --address, --host, --port, --name")
+        _by_tunnel(raycluster, namespace, kubeconfig, browser)
+        return
     try:
         from ray_dra.operate.map.server import app_of, listen, server_of
     except ImportError as error:
@@ -57,12 +69,41 @@ def map_page(
         at = listen(host, 0)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{at.getsockname()[1]}/"
-    say(f"the map of {source.about} is at {url}; ctrl-C ends it")
+    _tell(source.about, url, browser)
+    with contextlib.suppress(KeyboardInterrupt):
+        server_of(app_of(source, name or ())).run(sockets=[at])
+
+
+def _tell(about: str, url: str, browser: bool | None) -> None:
+    say(f"the map of {about} is at {url}; ctrl-C ends it")
     sys.stdout.flush()
     if browser or (browser is None and sys.stdout.isatty()):
         webbrowser.open(url)
-    with contextlib.suppress(KeyboardInterrupt):
-        server_of(app_of(source, name or ())).run(sockets=[at])
+
+
+def _by_tunnel(raycluster: str, namespace: str, kubeconfig: str | None, browser: bool | None) -> None:
+    """The map on a RayCluster's head, until ctrl-C."""
+    connection.silence()
+    from ray_dra.adapters.kubernetes import KubernetesApi
+    from ray_dra.adapters.tunnel import Tunnel
+    from ray_dra.operate.map import remote
+    from ray_dra.program.submit_job import DASHBOARD_PORT, head_pod
+
+    api = KubernetesApi(kubeconfig)
+    api.await_answer()
+
+    def head() -> str:
+        return head_pod(api, namespace, raycluster)
+
+    with contextlib.ExitStack() as opened:
+        tunnels = [Tunnel(api, namespace, head, each) for each in (DASHBOARD_PORT, remote.PORT)]
+        for tunnel in tunnels:
+            opened.callback(tunnel.close)
+        tunnels[0].open().close()  # what is missing is said now; later a connection would only break
+        opened.enter_context(remote.map_on_head(tunnels[0].address, tunnels[1].address))
+        _tell(f"{namespace}/{raycluster}", f"http://{tunnels[1].address}/", browser)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 def _source(file: Path | None, address: str) -> Source:

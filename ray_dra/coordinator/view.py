@@ -27,7 +27,7 @@ from ray_dra.translate.map.cells import node_row
 from ray_dra.translate.map.gangs import Card, gang_card
 from ray_dra.translate.map.view import Cursor, View
 
-MOST_NODES, MOST_GANGS = 500, 100  # in one answer
+MOST_NODES, MOST_GANGS = 500, 100  # in one answer, and noted for one: the coordinator has others to serve
 MOST_LOOKED_AT = 10  # gangs, of which nothing is noted down
 MOST_GONE = 1_000  # nodes, and gangs, of which it is remembered that they have gone
 FACTS_SECONDS = 5.0
@@ -117,8 +117,7 @@ class Views:
             whole(cursor.nodes, "cursor.nodes", least=0, most=LAST),
             whole(cursor.gangs, "cursor.gangs", least=0, most=LAST),
         )
-        self._note_nodes()
-        self._note_gangs()
+        left = self._note_nodes() + self._note_gangs()
         epoch = f"{self._epoch}.{self._nodes.era}.{self._gangs.era}"
         again = cursor.epoch != epoch
         nodes_known, gangs_known = (0, 0) if again else known
@@ -127,7 +126,7 @@ class Views:
         return View(
             to=Cursor(epoch, nodes.to, gangs.to),
             again=again,
-            more=nodes.more or gangs.more,
+            more=nodes.more or gangs.more or left > 0,
             nodes=[node_row(self._inventory, states[name]) for name in nodes.keys if name in states],
             gone=[name for name in nodes.keys if name not in states],
             gangs={gang: self._cards[gang] for gang in gangs.keys if gang in self._cards},
@@ -137,13 +136,13 @@ class Views:
 
     # -- inside
 
-    def _note_nodes(self) -> None:
+    def _note_nodes(self) -> int:
+        """How many are left to be noted."""
         touched = self._inventory.touched
         if touched is None:
-            touched = self._inventory.touched = {}
-            in_order = sorted(self._inventory.node_states.values(), key=lambda state: state.key)
-            touched.update(dict.fromkeys(in_order))
-        for state in touched:
+            touched = self._inventory.touched = dict.fromkeys(self._inventory.node_states.values())
+        for _ in range(min(MOST_NODES, len(touched))):
+            state, _ = touched.popitem()
             name, there = state.name, self._inventory.node_states.get(state.name)
             if there is None:
                 if self._seen.pop(name, None) is not None:
@@ -153,19 +152,20 @@ class Views:
             if looks is None or self._seen.get(name) != looks:  # a plan that was tried has touched it, too
                 self._seen[name] = looks or ()
                 self._nodes.note(name)
-        touched.clear()
+        return len(touched)
 
-    def _note_gangs(self) -> None:
+    def _note_gangs(self) -> int:
+        """How many are left to be noted."""
         gangs, touched = self._records.gangs, self._records.touched
         if touched is None:
             touched = self._records.touched = dict.fromkeys(gangs)
-        changed = [gang for gang in touched if gang in gangs]
-        for gang in touched:
+        some = [touched.popitem()[0] for _ in range(min(MOST_GANGS, len(touched)))]
+        changed = [gang for gang in some if gang in gangs]
+        for gang in some:
             if gang not in gangs and self._cards.pop(gang, None) is not None:
                 self._moving.pop(gang, None)
                 self._gangs.note(gang, gone=True)
-        touched.clear()
-        for gang in dict.fromkeys([*changed, *self._rotation()]):
+        for gang in dict.fromkeys([*changed, *(gang for gang in self._rotation() if gang in gangs)]):
             card = gang_card(self._statuses.of(gangs[gang]), gangs[gang].team)
             if self._cards.get(gang) != card:
                 self._cards[gang] = card
@@ -173,6 +173,7 @@ class Views:
                 if card["phase"] != STEADY:
                     self._moving[gang] = None
                 self._gangs.note(gang)
+        return len(touched)
 
     def _rotation(self) -> Iterable[str]:
         """Some of the gangs that are there: half of them of those that are not steady, if there are any."""

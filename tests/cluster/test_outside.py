@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +112,42 @@ def test_the_examples_rayjob_trains(cluster: Cluster, namespace: Namespace) -> N
     while namespace.api.items("ResourceClaim", namespace.name) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not namespace.api.items("ResourceClaim", namespace.name)
+
+
+@pytest.mark.by_hand  # tests/operate/map has all but the cluster itself; a job takes long to start on two cores
+def test_the_map_is_opened_from_outside(cluster: Cluster, head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a laptop with a kubeconfig: the map runs on the head as a job, and ends with the command."""
+    secret = head.api.get("Secret", "gangs", head.namespace.name)["data"]["auth_token"]
+    monkeypatch.setenv("RAY_AUTH_TOKEN", base64.b64decode(secret).decode())
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    at = ("--raycluster", "gangs", "--namespace", head.namespace.name)
+    command = [sys.executable, "-m", "ray_dra.cli", "map", *at, "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as serving:
+        try:
+            assert serving.stdout is not None
+            assert serving.stderr is not None
+            said = serving.stdout.readline()
+            found = re.search(r"at (http://127\.0\.0\.1:\d+/)", said)
+            assert found, said + serving.stderr.read()
+            with urllib.request.urlopen(f"{found[1]}events", timeout=100) as events:
+                assert events.readline() == b"event: state\n"
+                events.readline()
+                state = json.loads(events.readline().removeprefix(b"data: "))
+            assert set(state["nodes"]) == {each["spec"]["nodeName"] for each in head.api.items("ResourceSlice")}
+            assert state["figures"]["gpus"]["free"] > 0
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(60) == 0
+        finally:
+            serving.kill()
+    client = JobSubmissionClient(
+        f"ray_dra://kubernetes?namespace={head.namespace.name}&raycluster=gangs",
+        headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"},
+    )
+    try:
+        maps = [job for job in client.list_jobs() if "ray_dra.cli map" in job.entrypoint]
+        assert len(maps) == 1
+        cluster.wait(
+            lambda: client.get_job_status(str(maps[0].submission_id)).is_terminal(), 60, "the map's job to end"
+        )
+    finally:
+        submission.close_tunnels()

@@ -50,6 +50,7 @@ OPTIONS = {
     "topology": ["--address", "-o"],
     "release": ["--address"],
     "profiles": ["-o"],
+    "map": ["--address", "--host", "--port", "--name", "--raycluster", "--kubeconfig"],
     "check": ["--namespace", "--raycluster", "--kubeconfig", "-o"],
 }
 CASES = [(command, option) for command, options in OPTIONS.items() for option in [*options, ""]]

@@ -33,8 +33,8 @@ export function cellOf(raw) { return typeof raw === "string" ? {state: raw} : ra
 
 export function layOut(racks, nodes, size, width) {
   // Places racks in lines from left to right; returns blocks with rows, and the height of it all.
-  const gap = size >= 9 ? 2 : size >= 4 ? 1 : 0, title = size >= 9 ? 20 : 3, margin = size >= 9 ? 16 : size >= 4 ? 9 : 4;
-  const edge = size >= 9 ? 5 : 3, between = size >= 9 ? 3 : gap, blocks = [];
+  const gap = size >= 9 ? 2 : size >= 4 ? 1 : 0, title = size >= 9 ? 20 : size >= 4 ? 3 : 1, margin = size >= 9 ? 16 : size >= 4 ? 9 : 3;
+  const edge = size >= 9 ? 5 : size >= 4 ? 3 : 1, between = size >= 9 ? 3 : gap, blocks = [];
   let x = margin, y = margin, tallest = 0;
   for (const rack of racks) {
     let most = 1;
