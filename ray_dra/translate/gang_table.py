@@ -82,11 +82,11 @@ def gang_row(status: ListedGang, names: Names, now: float, *, wide: bool = False
     return [*cells, "; ".join(filter(None, [*ends, gang_reason(status)]))]
 
 
-def gang_reason(status: ListedGang) -> str:
-    """What is amiss with a gang, or what it waits for."""
+def gang_reason(status: ListedGang, *, when: bool = True) -> str:
+    """What is amiss with a gang, or what it waits for; `when`: and when it should start."""
     found = [*status.lost, *map(str, status.waits_for), *filter(None, [status.said, status.failed])]
     found += [f"other work has {'; '.join(status.other_work)}"] if status.other_work else []
-    return "; ".join([*found, *explain_standing(status.standing)])
+    return "; ".join([*found, *(explain_standing(status.standing) if when else ())])
 
 
 def asked_at(status: ListedGang) -> float | None:

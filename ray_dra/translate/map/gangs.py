@@ -47,7 +47,7 @@ def gang_card(status: ListedGang, team: str = "") -> Card:
         "priority": status.priority,
         "locality": status.locality,
         "moves": status.moves,
-        "reason": gang_reason(status)[:MOST_REASON],
+        "reason": gang_reason(status, when=False)[:MOST_REASON],
         "notice": explain_notice(status.notice, status.bundles) if status.notice is not None else "",
         "lost": len(status.lost),
     }

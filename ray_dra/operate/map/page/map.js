@@ -21,6 +21,7 @@ function classed(made, name) { made.className = name; return made; }
 function number(value) { return Number(value).toLocaleString("en-US"); }
 function several(count, what) { return `${number(count)} ${what}${count === 1 ? "" : "s"}`; }
 function gangName(id) { return (state.gangs[id] && state.gangs[id].name) || id; }
+function inOrder() { const at = (id) => state.gangs[id].asked || 0; return Object.keys(state.gangs).sort((a, b) => at(a) - at(b)); }
 function cliqueName(id) { return state.cliques[id] || id; }
 function named(text) { return text.replace(/[0-9a-f]{36}/g, (id) => gangName(id)); }  // Ray's ids of placement groups
 function now() { return Date.now() / 1000 - behind; }  // by the server's clock
@@ -58,7 +59,7 @@ function listen() {
 
 function show(change) {
   const has = (...names) => names.some((name) => name in change);
-  if (has("gangs")) gangs.update(new Set(Object.keys(state.gangs)));
+  if (has("gangs")) gangs.update(new Set(inOrder().filter((id) => state.gangs[id].nodes)));
   if (has("racks")) place();
   if (has("nodes", "racks", "gangs", "figures")) { draw(); totals(); }
   if (has("gangs", "queue")) { listGangs(); listQueue(); if (opened) openGang(opened, true); }
@@ -111,7 +112,7 @@ function draw() {
 export function drawNow() {
   const canvas = $("racks"), ratio = window.devicePixelRatio || 1, view = $("view");
   racks.draw(canvas.getContext("2d", {alpha: false}), layout, state.nodes, gangs, colours,
-    {top: view.scrollTop, width: canvas.width / ratio, height: canvas.height / ratio, chosen, gang: sought || opened, ghost, ratio});
+    {top: view.scrollTop, width: canvas.width / ratio, height: canvas.height / ratio, chosen, gang: [sought, opened].find((id) => id && state.gangs[id] && state.gangs[id].nodes), ghost, ratio});
 }
 
 function zoom(by) {
@@ -281,14 +282,14 @@ function legend() {
 // -- gangs
 
 function listGangs() {
-  const ids = Object.keys(state.gangs), rows = ids.slice(0, MOST_ROWS).map((id) => {
+  const ids = inOrder(), rows = ids.slice(0, MOST_ROWS).map((id) => {
     const gang = state.gangs[id], open = classed(element("button", gangName(id)), "link");
     open.type = "button";
     open.onclick = () => openGang(id);
     const cliques = (gang.cliques || []).map(cliqueName);
     const where = cliques.length > 2 ? `${cliques.slice(0, 2).join(", ")} and ${cliques.length - 2} more` : cliques.join(", ") || (gang.nodes ? several(gang.nodes, "node") : "");
     const phase = element("td", gang.phase);
-    if (gang.stage && gang.since && gang.phase !== "ready") { const at = element("p", `${gang.stage}, `); at.className = "why"; const since = element("span", ago(now() - gang.since)); since.dataset.since = gang.since; at.append(since); phase.append(at); }
+    if (gang.stage && gang.since && gang.phase !== "ready") { const at = element("p", gang.stage === gang.phase ? "for " : `${gang.stage}, `); at.className = "why"; const since = element("span", ago(now() - gang.since)); since.dataset.since = gang.since; at.append(since); phase.append(at); }
     if (gang.notice) phase.append(classed(element("p", "has notice"), "why warn"));
     const row = element("tr", "", element("td", "", swatch(gang.nodes ? {state: "held", gang: id} : "free"), open), phase,
       classed(element("td", number(gang.gpus || 0)), "n"), element("td", where));
@@ -340,7 +341,7 @@ function showGang() {
   close.type = "button";
   close.onclick = closeGang;
   const head = classed(element("div", "", swatch(gang.nodes ? {state: "held", gang: id} : "free"), element("h2", gangName(id)), close), "head");
-  const facts = [["Phase", gang.phase + (gang.stage && gang.phase !== "ready" ? ` (${gang.stage})` : "")]];
+  const facts = [["Phase", gang.phase + (gang.stage && gang.stage !== gang.phase && gang.phase !== "ready" ? ` (${gang.stage})` : "")]];
   const add = (title, value) => { if (value) facts.push([title, String(value)]); };
   add("Id", id); add("Program", gang.owner && `job ${gang.owner}`); add("Namespace", gang.namespace); add("Team", gang.team);
   add("Bundles", `${number(gang.bundles || 0)}, with ${several(gang.gpus || 0, "GPU")}`);
