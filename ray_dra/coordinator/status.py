@@ -179,6 +179,6 @@ class Statuses:
             reshape=gang.reshape.stage if gang.reshape is not None else None,
             shape_failed=gang.reshape.why if gang.reshape is not None else gang.shape_failed,
             request=gang.request if gang.reshaped else None,
-            spares=self._records.own_spares.nodes_of(gang.id),
+            spares=self._records.own_spares.nodes_of(gang.id) if gang.spares else (),
             shrunk=gang.shrunk.said if gang.shrunk is not None else "",
         )

@@ -32,7 +32,7 @@ MOST_LOOKED_AT = 10  # gangs, of which nothing is noted down
 MOST_GONE = 1_000  # nodes, and gangs, of which it is remembered that they have gone
 FACTS_SECONDS = 5.0
 LAST = 2**63 - 1
-STEADY = Phase.READY.value
+STEADY = Phase.READY
 
 
 class Told(NamedTuple):
@@ -166,11 +166,12 @@ class Views:
                 self._moving.pop(gang, None)
                 self._gangs.note(gang, gone=True)
         for gang in dict.fromkeys([*changed, *(gang for gang in self._rotation() if gang in gangs)]):
-            card = gang_card(self._statuses.of(gangs[gang]), gangs[gang].team)
+            status = self._statuses.of(gangs[gang])
+            card = gang_card(status, gangs[gang].team)
             if self._cards.get(gang) != card:
                 self._cards[gang] = card
                 self._moving.pop(gang, None)
-                if card["phase"] != STEADY:
+                if status.phase is not STEADY:
                     self._moving[gang] = None
                 self._gangs.note(gang)
         return len(touched)
