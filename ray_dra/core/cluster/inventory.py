@@ -97,12 +97,33 @@ class Inventory(Index):
             ValueError: the gang holds something already, a device is held by another gang or has not so much left,
                 or a clique or IMEX domain is another's. Nothing is held then.
         """
-        gang = allocation.gang
-        if gang in self._holds:
-            raise ValueError(f"gang {gang} holds devices already")
+        if allocation.gang in self._holds:
+            raise ValueError(f"gang {allocation.gang} holds devices already")
         if allocation.pool:
             self._hold_in_pool(allocation)
             return
+        moved: dict[InClique, None] = {}
+        self.refresh(self._take(allocation, moved), moved)
+        if allocation.gang in self._besides:
+            self.hold(self._besides[allocation.gang])
+
+    def hold_all(self, allocations: Iterable[Allocation]) -> None:
+        """`hold` for many gangs, none in a pool, with the index brought up to date once."""
+        before: dict[NodeState, int] = {}
+        moved: dict[InClique, None] = {}
+        try:
+            for allocation in allocations:
+                if allocation.gang in self._holds:
+                    raise ValueError(f"gang {allocation.gang} holds devices already")
+                _keep_first(before, self._take(allocation, moved))
+                if allocation.gang in self._besides:
+                    _keep_first(before, self._take(self._besides[allocation.gang], moved))
+        finally:
+            self.refresh(before, moved)
+
+    def _take(self, allocation: Allocation, moved: dict[InClique, None]) -> dict[NodeState, int]:
+        """All of `hold` but the index: node -> what was free before. Cliques that changed otherwise go to `moved`."""
+        gang = allocation.gang
         planned, self._planned = self._planned, None
         if planned is not None and planned[0] is allocation and planned[2] == self.changes:
             # Straight from `plan`, and nothing has changed since: the devices are free, and where they are is at hand.
@@ -127,7 +148,6 @@ class Inventory(Index):
             self._break(allocation, +1)
         for node in away:
             self._away.setdefault(node, {})[gang] = None
-        moved: dict[InClique, None] = {}
         if used:
             if self.others_domains:
                 self._set_imex([state for state in used if state.imex_gang == OTHERS], None, moved)
@@ -136,9 +156,7 @@ class Inventory(Index):
             self._exclusive[clique_id] = gang
             if clique_id in self.clique_states:
                 self._own(self.clique_states[clique_id], gang, before)
-        self.refresh(before, moved)
-        if gang in self._besides:
-            self.hold(self._besides[gang])
+        return before
 
     def hold_besides(self, gang: str, more: Allocation | None) -> None:
         """What goes with a gang's hold from here on, under a name of its own: it is held and released with that. None:
@@ -150,6 +168,10 @@ class Inventory(Index):
             self._besides[gang] = more
             if gang in self._holds:
                 self.hold(more)
+
+    def has_besides(self, gang: str) -> bool:
+        """Whether something goes with its hold."""
+        return gang in self._besides
 
     @property
     def besides(self) -> frozenset[str]:
@@ -247,11 +269,27 @@ class Inventory(Index):
 
     def release(self, gang: str) -> None:
         """Give back what the gang holds; harmless where it holds nothing."""
-        hold = self._holds.pop(gang, None)
-        if hold is None:
+        if gang not in self._holds:
             return
+        moved: dict[InClique, None] = {}
+        self.refresh(self._give_back(gang, moved), moved)
         if gang in self._besides:
             self.release(self._besides[gang].gang)
+
+    def release_all(self, gangs: Iterable[str]) -> None:
+        """`release` for many gangs, with the index brought up to date once."""
+        before: dict[NodeState, int] = {}
+        moved: dict[InClique, None] = {}
+        for gang in gangs:
+            if gang in self._holds:
+                _keep_first(before, self._give_back(gang, moved))
+                if gang in self._besides:
+                    _keep_first(before, self._give_back(self._besides[gang].gang, moved))
+        self.refresh(before, moved)
+
+    def _give_back(self, gang: str, moved: dict[InClique, None]) -> dict[NodeState, int]:
+        """All of `release` but the index; returns and `moved` as of `_take`."""
+        hold = self._holds.pop(gang)
         allocation = hold.allocation
         if allocation.pool and (members := self._pooled.get(allocation.pool)) is not None:
             members.pop(gang, None)
@@ -259,7 +297,6 @@ class Inventory(Index):
                 del self._pooled[allocation.pool]
         before = NodeState.give_back(gang, hold.masks)
         self.held_devices -= sum(map(int.bit_count, hold.masks.values()))
-        moved: dict[InClique, None] = {}
         if hold.resources:
             self._use(allocation, -1.0)
         if hold.shares:
@@ -276,7 +313,7 @@ class Inventory(Index):
             self._exclusive.pop(clique_id, None)
             if clique_id in self.clique_states and self.clique_states[clique_id].owner == gang:
                 self._own(self.clique_states[clique_id], None, before)
-        self.refresh(before, moved)
+        return before
 
     def _check_counters(
         self, allocation: Allocation, masks: Mapping[NodeState, int]
@@ -516,6 +553,12 @@ class Inventory(Index):
                 made._set_imex((made.node_states[state.name],), state.imex_gang, moved)
         made.refresh({}, moved)
         return made
+
+
+def _keep_first(before: dict[NodeState, int], more: Mapping[NodeState, int]) -> None:
+    """Add what was free on nodes that have not changed yet."""
+    for state, free in more.items():
+        before.setdefault(state, free)
 
 
 def _is_share(placed: Placed) -> bool:

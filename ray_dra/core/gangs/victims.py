@@ -115,11 +115,15 @@ class _Scope(NamedTuple):
     Attributes:
         clique: that they have devices of; None: they are all.
         devices: that each has there.
+        frees: devices that are free there once each has left, at most.
+        free: that are free there while none of them has left.
         least: the lowest rank and lost work that a set of them can have.
     """
 
     clique: CliqueState | None
     devices: Mapping[str, int]
+    frees: Mapping[str, int]
+    free: int
     least: tuple[Rank, int]
 
 
@@ -142,8 +146,15 @@ class _Search:
         self._one_clique = request.locality.cliques == 1 and request.locality.segment is None
         self._wants_cliques = request.locality.within_cliques
         self._gone: dict[str, Allocation] = {}
-        self._changes = inventory.changes
+        self._changes, self._free = inventory.changes, inventory.free_devices
         self._countable = by_counts and _countable(inventory, prices)
+        self._frees = {gang: self._holds(gang) for gang in prices} if self._countable else {}
+        self._places: dict[str | None, list[dict[str, tuple[Rank, int]]]] = {}  # by clique; what `_orders` sorts by
+
+    def _holds(self, gang: str) -> int:
+        """Devices of a gang, with those that none of its bundles has."""
+        held = self._inventory.allocation(gang)
+        return len(held.held_grants) if held is not None else 0
 
     # -- the inventory without some gangs
 
@@ -154,33 +165,43 @@ class _Search:
     def _without(self, gangs: Collection[str]) -> None:
         """Exactly these gangs are away."""
         wanted = set(gangs)
-        for gang in [gang for gang in self._gone if gang not in wanted]:
-            self._inventory.hold(self._gone.pop(gang))
-        for gang in gangs:
-            if gang not in self._gone:
-                held = self._inventory.allocation(gang)
-                assert held is not None
-                self._inventory.release(gang)
-                self._gone[gang] = held
+        back = [gang for gang in self._gone if gang not in wanted]
+        if back:
+            self._inventory.hold_all([self._gone.pop(gang) for gang in back])
+        leave = [gang for gang in gangs if gang not in self._gone]
+        for gang in leave:
+            held = self._inventory.allocation(gang)
+            assert held is not None
+            self._gone[gang] = held
+        if leave:
+            self._inventory.release_all(leave)
 
-    def _fits_without(self, gangs: Collection[str], clique: CliqueState | None = None) -> Allocation | None:
-        """Where the request fits without these gangs. `clique`: the one in which it would have to."""
-        self._without(gangs)
+    def _fits_without(self, gangs: Collection[str], scope: _Scope) -> Allocation | None:
+        """Where the request fits without these gangs, in the scope's clique if it has one."""
         if self._countable:
-            free = self._inventory.free_devices if clique is None else clique.free
+            # Each gang frees no more than it has: that alone is mostly a no, and moves nobody.
+            if self._most_free(gangs, scope) < self._wanted:
+                return None
+            self._without(gangs)
+            free = self._inventory.free_devices if scope.clique is None else scope.clique.free
             if free < self._wanted:
                 return None
+        self._without(gangs)
         if self._left <= 0:
             return None
         self._left -= 1
         answer = self._place()
         return answer if isinstance(answer, Allocation) else None
 
+    def _most_free(self, gangs: Iterable[str], scope: _Scope) -> int:
+        """So many devices are free in the scope at most once these have left."""
+        return scope.free + sum(map(scope.frees.__getitem__, gangs))
+
     # -- which set
 
     def best(self) -> Victims | None:
         if len(self._prices) <= self._all_sets_of:
-            return self._every_set(sorted(self._prices), None, None)
+            return self._every_set(sorted(self._prices), None, self._all_together())
         found: Victims | None = None
         for scope in self._scopes():
             if found is not None and scope.least > self._cost(found)[:2]:
@@ -202,7 +223,7 @@ class _Search:
             return found
         allowed = [gang for gang in order if self._prices[gang].rank <= rank]
         if len(allowed) <= self._all_sets_of:
-            return self._every_set(allowed, found, scope.clique) or found
+            return self._every_set(allowed, found, scope) or found
         for tried in self._orders(allowed, scope):
             shortest = self._shortest(tried, scope)
             better = self._return(shortest, scope) if shortest is not None else None
@@ -210,13 +231,13 @@ class _Search:
                 found = better
         return found
 
-    def _every_set(self, gangs: Sequence[str], found: Victims | None, clique: CliqueState | None) -> Victims | None:
+    def _every_set(self, gangs: Sequence[str], found: Victims | None, scope: _Scope) -> Victims | None:
         """The cheapest of all sets of these gangs that is cheaper than what was found; None where none is.
 
         In the order of cost. Of a set that is not enough, more leave as long as that is not enough either: one of those
         that are left has to be in every set that is.
         """
-        if self._fits_without(gangs, clique) is None:
+        if self._fits_without(gangs, scope) is None:
             return None
         limit = self._cost(found) if found is not None else None
         costs = (cost_of(self._prices, each) for n in range(1, len(gangs) + 1) for each in combinations(gangs, n))
@@ -224,12 +245,12 @@ class _Search:
         for cost in sorted(cost for cost in costs if limit is None or cost < limit):
             if any(each.isdisjoint(cost.names) for each in one_of_each):
                 continue
-            answer = self._fits_without(cost.names, clique)
+            answer = self._fits_without(cost.names, scope)
             if answer is not None:
                 return Victims(cost.names, answer)
             away = list(cost.names)
             for gang in gangs:
-                if gang not in away and self._fits_without([*away, gang], clique) is None:
+                if gang not in away and self._fits_without([*away, gang], scope) is None:
                     away.append(gang)
             if self._left <= 0:
                 return None
@@ -239,13 +260,13 @@ class _Search:
     def _shortest(self, order: Sequence[str], scope: _Scope) -> list[str] | None:
         """As few of these as are enough, from the first on; None: all of them are not."""
         low, high = 1, 1
-        while self._fits_without(order[:high], scope.clique) is None:
+        while self._fits_without(order[:high], scope) is None:
             if high == len(order):
                 return None
             low, high = high + 1, min(2 * high, len(order))
         while low < high:
             middle = (low + high) // 2
-            if self._fits_without(order[:middle], scope.clique) is None:
+            if self._fits_without(order[:middle], scope) is None:
                 low = middle + 1
             else:
                 high = middle
@@ -254,16 +275,18 @@ class _Search:
     def _return(self, order: Sequence[str], scope: _Scope) -> Victims | None:
         """All leave; then, from the last on, each returns without whom the request fits as well."""
         away = dict.fromkeys(order)
-        answer = self._fits_without(away, scope.clique)
+        answer = self._fits_without(away, scope)
         if answer is not None and len(away) > MANY:
             away, answer = self._only_where_it_lies(away, answer, scope)
+        spare = self._most_free(away, scope) - self._wanted if self._countable else 0
         for gang in reversed(list(away)) if answer is not None else ():
-            del away[gang]
-            fewer = self._fits_without(away, scope.clique)
-            if fewer is None:
-                away[gang] = None
-            else:
-                answer = fewer
+            if not self._countable or scope.frees[gang] <= spare:  # else too few are left, as `_fits_without` would say
+                del away[gang]
+                fewer = self._fits_without(away, scope)
+                if fewer is None:
+                    away[gang] = None
+                else:
+                    answer, spare = fewer, self._most_free(away, scope) - self._wanted if self._countable else 0
             if self._left <= 0:
                 return None  # somebody could be among them who is not needed
         return Victims(tuple(sorted(away)), answer) if answer is not None else None
@@ -274,7 +297,7 @@ class _Search:
         """Those alone that have something of the nodes on which the request lies, if that is enough."""
         nodes = set(answer.nodes)
         there = {gang: None for gang in away if not nodes.isdisjoint(self._gone[gang].nodes)}
-        fewer = self._fits_without(there, scope.clique)
+        fewer = self._fits_without(there, scope)
         return (there, fewer) if fewer is not None else (away, answer)
 
     # -- in which order
@@ -288,17 +311,25 @@ class _Search:
         """In which gangs may leave: the cheapest first for what it has here; and those of the cheapest nodes first, and
         where the request wants cliques, of the cheapest cliques: one gang that stays on a node, or in a clique, may
         keep all of it from the request. The first is left out where it would free all cliques but a part of each."""
-        self._without(())
-        states = scope.clique.node_states if scope.clique is not None else self._inventory.node_states.values()
-        keys = [self._cheapest(state.tenants for state in states)]
         several = scope.clique is None and self._wants_cliques
-        if several:
-            cliques = self._inventory.clique_states.values()
-            keys.insert(0, self._cheapest(_devices_in(clique, self._prices) for clique in cliques))
+        keys = self._costs_of_places(scope, several)
         last: tuple[Rank, int] = (), 0
         alone = sorted(gangs, key=lambda gang: self._dear(gang, scope))
         places = sorted(alone, key=lambda gang: [key.get(gang, last) for key in keys])
         return [places] if several and len(gangs) > MANY else [alone, places]
+
+    def _costs_of_places(self, scope: _Scope, several: bool) -> list[dict[str, tuple[Rank, int]]]:
+        """Of each gang, what all gangs of its clique (if `several`) and of its node cost: found once a scope, since
+        everybody has to be back for that."""
+        key = scope.clique.key if scope.clique is not None else None
+        if key not in self._places:
+            self._without(())
+            states = scope.clique.node_states if scope.clique is not None else self._inventory.node_states.values()
+            keys = self._places[key] = [self._cheapest(state.tenants for state in states)]
+            if several:
+                cliques = self._inventory.clique_states.values()
+                keys.insert(0, self._cheapest(_devices_in(clique, self._prices) for clique in cliques))
+        return self._places[key]
 
     def _cheapest(self, places: Iterable[Iterable[str]]) -> dict[str, tuple[Rank, int]]:
         """Of each gang, what all gangs of a place cost together: of the cheapest place where it has something."""
@@ -321,11 +352,12 @@ class _Search:
                 devices = _devices_in(clique, self._prices)
                 least = self._least(devices, clique.free) if self._countable else ((), 0)
                 if devices and least is not None:
-                    found.append((least, clique.key, _Scope(clique, devices, least)))
+                    found.append((least, clique.key, _Scope(clique, devices, devices, clique.free, least)))
         return (scope for *_, scope in sorted(found, key=lambda each: each[:2]))
 
     def _all_together(self) -> _Scope:
-        return _Scope(None, {gang: price.devices for gang, price in self._prices.items()}, ((), 0))
+        devices = {gang: price.devices for gang, price in self._prices.items()}
+        return _Scope(None, devices, self._frees, self._free, ((), 0))
 
     def _least(self, devices: Mapping[str, int], free: int) -> tuple[Rank, int] | None:
         """The lowest rank, and the least work lost with it, of a set of these that frees enough; None: all do not."""
@@ -360,7 +392,11 @@ def _countable(inventory: Inventory, prices: Prices) -> bool:
     """Whether a gang that leaves frees the devices that it has, and no more: then numbers alone can say no."""
     for gang in prices:
         held = inventory.allocation(gang)
-        if held is None or any(exclusive_key(counter) is not None for counter, _ in held.counters):
+        if (
+            held is None
+            or inventory.has_besides(gang)
+            or any(exclusive_key(counter) is not None for counter, _ in held.counters)
+        ):
             return False
         if any(grant.amount is not None for placed in held.bundles[:1] for grant in placed.grants):
             return False

@@ -68,6 +68,19 @@ class HoldsAndReleases(RuleBasedStateMachine):
         self.inventory.release(name)
         del self.held[name]
 
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def leave_together_and_return(self, data: st.DataObject) -> None:
+        """As a search for victims does: the index is that of one after the other, also while they are away."""
+        names = data.draw(st.lists(st.sampled_from(sorted(self.held)), min_size=1, unique=True))
+        self.inventory.release_all([*names, "nobody"])
+        away = {name: self.held.pop(name) for name in names}
+        self.the_index_is_what_a_fresh_one_would_be()
+        self.held |= away
+        self.inventory.hold_all(away.values())
+        with pytest.raises(ValueError, match="already"):
+            self.inventory.hold_all([self.held[names[0]]])
+
     @rule(at=st.integers(0, 5), sick=st.integers(0, 3))
     def change(self, at: int, sick: int) -> None:
         name = sorted(self.nodes)[at % len(self.nodes)]
