@@ -4,8 +4,8 @@
 
 The racks are filled with gangs of one GPU, of a tray, of mixed sizes, or of a rack, in one clique each, with priorities
 0 to 2 and work to lose at random; all of them may be taken. Each round fills another cluster and asks for one gang.
-Times are CPU milliseconds of one search, between which the cyclic collector runs, as in the coordinator; `taken` is the mean number of gangs, `none` in how many rounds nobody was
-found.
+Times are CPU milliseconds of one search, between which the cyclic collector runs, as in the coordinator; `taken` is the
+mean number of gangs, `none` in how many rounds nobody was found.
 """
 
 from __future__ import annotations

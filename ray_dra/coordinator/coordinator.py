@@ -59,6 +59,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
 from ray_dra.translate.lines import on_one_line
+from ray_dra.translate.queue_table import too_much_guaranteed
 from ray_dra.translate.schedule import Schedule
 
 logger = logging.getLogger("ray_dra")
@@ -320,6 +321,12 @@ class Coordinator:
     def teams(self) -> tuple[TeamStanding, ...]:
         """The queues of teams, and what each team has."""
         return team_standings(self.records)
+
+    def problem_of_queues(self) -> str:
+        """What a person is to know of the queues of teams: that what is declared cannot be read, or that more is
+        guaranteed than there is; "" where all is well."""
+        order = self.records.team_order
+        return self.declared_queues.problem or too_much_guaranteed(order.queues, order.total.gpus)
 
     def views(self, epoch: str, facts: Callable[[], Mapping[str, Any]]) -> Views:
         """Who tells the map of this coordinator; the arguments are those of `Views`."""

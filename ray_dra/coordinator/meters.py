@@ -11,6 +11,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.stages import QUEUED
+from ray_dra.core.gangs.standing import TeamStanding, team_standings
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.metrics import (
     CLIQUES,
@@ -22,6 +23,8 @@ from ray_dra.ports.metrics import (
     QUEUE_GPUS,
     QUEUE_WAIT,
     SILENT,
+    TEAM_GANGS,
+    TEAM_GPUS,
     Metrics,
 )
 
@@ -37,6 +40,7 @@ class Meters:
         self._metrics, self._records, self._inventory, self._nodes = metrics, records, inventory, nodes
         self._clock, self._wall = clock, wall
         self._next = 0.0
+        self._told: set[str] = set()  # the teams' queues of which something else than zeros was told last
 
     def look(self) -> None:
         for phase in Phase:
@@ -46,6 +50,7 @@ class Meters:
         if now >= self._next:
             self._next = now + EVERY_SECONDS
             self._queue()
+            self._teams()
             self._gpus()
             self._metrics.put(SILENT, self._nodes.silent)
         self._metrics.alive()
@@ -57,6 +62,20 @@ class Meters:
         self._metrics.put(QUEUE_GANGS, len(waiting))
         self._metrics.put(QUEUE_GPUS, sum(gang.request.device_count for gang in waiting))
         self._metrics.put(QUEUE_WAIT, max(0.0, *waits) if waits else 0.0)
+
+    def _teams(self) -> None:
+        there = {team.name: team for team in team_standings(self._records)}
+        for name in sorted(self._told - there.keys()):
+            self._team(TeamStanding(name, False, 0.0, 0.0, None, 0.0, 0.0, 0, 0.0, False))
+        for team in there.values():
+            self._team(team)
+        self._told = set(there)
+
+    def _team(self, team: TeamStanding) -> None:
+        states = {"guaranteed": team.guarantee, "used": team.used, "borrowed": team.borrowed, "wanted": team.wanted}
+        for state, gpus in states.items():
+            self._metrics.put(TEAM_GPUS, gpus, team.name, state)
+        self._metrics.put(TEAM_GANGS, team.waiting, team.name)
 
     def _gpus(self) -> None:
         figures = figures_of(self._inventory)

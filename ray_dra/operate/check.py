@@ -7,17 +7,20 @@ test holds the roles under kube/ equal to it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
+from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import WHOLE
 from ray_dra.errors import InvalidRequest, RayDraError, shown
 from ray_dra.operate import scheduler_checks
 from ray_dra.ports.kube_objects import KubeNode, Placing, RayCluster, ResourceSlice
 from ray_dra.ports.kubernetes import Object
+from ray_dra.translate.files.team_queues import read_team_queues
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.kai import is_kai
 from ray_dra.translate.kube.queues import FORMS, is_queue
@@ -46,11 +49,13 @@ from ray_dra.translate.names import (
     PASSTHROUGH_LABEL,
     PROBLEMS_ANNOTATION,
     QUEUE_ANNOTATION,
+    QUEUES_VARIABLE,
     RAY_GROUP,
     SCHEDULE_ANNOTATION,
     SPARES_ANNOTATION,
     START_HOOK_VARIABLE,
 )
+from ray_dra.translate.queue_table import too_much_guaranteed
 from ray_dra.translate.ray.confidential import MODES
 from ray_dra.translate.vendors import NVIDIA
 
@@ -131,6 +136,7 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
     yield from _asked("the queue that gangs are paid from", partial(_of_queue, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api, namespace, raycluster))
+    yield from _asked("queues of teams", partial(_of_teams, api, namespace, raycluster))
     yield from _asked("schedulers", partial(_of_schedulers, api, namespace, raycluster))
     yield from _asked("confidential gangs", partial(_of_confidential, api, namespace, raycluster))
     yield from _asked("the coordinator's view", partial(_of_view, api, namespace, raycluster))
@@ -284,12 +290,7 @@ def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
         yield Finding(False, f"ResourceSlice {name}", f"left out, it cannot be read: {why}")
     for name, why in odd_nodes:
         yield Finding(False, f"node {name}", f"left out, it cannot be read: {why}")
-    by_node: dict[str, list[ResourceSlice]] = {}
-    for each in slices:
-        if each.node in nodes:
-            by_node.setdefault(each.node, []).append(each)
-    placing = _placing(api, namespace, raycluster)
-    made = [node_from_slices(nodes[name], pool, placing) for name, pool in sorted(by_node.items())]
+    made = _with_gpus(slices, nodes, _placing(api, namespace, raycluster))
     count = sum(len(node.devices) for node in made)
     cliques = {node.clique for node in made if node.clique}
     said = f"{count} on {len(made)} nodes in {len(cliques)} cliques"
@@ -298,8 +299,38 @@ def _of_nodes(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
         if not node.ready:
             yield Finding(None, f"node {node.name}", f"left out: {node.reason}")
     for name, plain in sorted(nodes.items()):
-        if plain.device_plugin and name not in by_node:
+        if plain.device_plugin and name not in {each.node for each in slices}:
             yield Finding(None, f"node {name}", "left out: its GPUs are offered by a device plugin, not by DRA")
+
+
+def _with_gpus(slices: Iterable[ResourceSlice], nodes: Mapping[str, KubeNode], placing: Placing) -> list[Node]:
+    by_node: dict[str, list[ResourceSlice]] = {}
+    for each in slices:
+        if each.node in nodes:
+            by_node.setdefault(each.node, []).append(each)
+    return [node_from_slices(nodes[name], pool, placing) for name, pool in sorted(by_node.items())]
+
+
+def _of_teams(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    """Of queues whose text is in the RayCluster itself; what a file says, `ray-dra queues` tells."""
+    try:
+        head = api.get("RayCluster", raycluster, namespace)["spec"]["headGroupSpec"]["template"]["spec"]
+        environment = [each for container in head["containers"] for each in container.get("env") or ()]
+        said = next((str(each.get("value", "")) for each in environment if each["name"] == QUEUES_VARIABLE), "").strip()
+    except UNREADABLE:
+        return  # a finding of the RayCluster's own
+    if not said:
+        return
+    if said.startswith("/"):
+        yield Finding(True, what, f"declared in {said} of the head: ray-dra queues tells what it says")
+        return
+    queues = read_team_queues(said, QUEUES_VARIABLE)
+    driver = driver_of(_raycluster(api, namespace, raycluster))
+    slices = _read(api.items("ResourceSlice", fields=f"spec.driver={driver}"), read_slice)[0]
+    nodes = {node.name: node for node in _read(api.items("Node"), read_node)[0]}
+    gpus = sum(len(node.devices) for node in _with_gpus(slices, nodes, _placing(api, namespace, raycluster)))
+    problem = too_much_guaranteed(queues, gpus * WHOLE)
+    yield Finding(None, what, problem) if problem else Finding(True, what, queues.names())
 
 
 def _of_schedulers(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """What is counted, for whoever collects metrics: the one list of them, and the port by which they leave.
 
 Prometheus reads each as `ray_dra_` and its name: Ray adds `ray_` to what it exports. No label has a gang's name, a
-node's or a UUID, so that the number of series is bounded.
+node's or a UUID, so that the number of series is bounded; queues of teams are at most 1,000.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ PLAN_SECONDS = Metric("plan_seconds", Kind.HISTOGRAM, "Time of a decision on who
 QUEUE_GANGS = Metric("queue_gangs", Kind.GAUGE, "Gangs that wait for devices.")
 QUEUE_GPUS = Metric("queue_gpus", Kind.GAUGE, "GPUs for which gangs wait.")
 QUEUE_WAIT = Metric("queue_longest_wait_seconds", Kind.GAUGE, "For how long the gang that waits longest has waited.")
+TEAM_GPUS = Metric(
+    "team_gpus", Kind.GAUGE, "GPUs of a queue of a team: guaranteed, used, borrowed, wanted.", ("queue", "state")
+)
+TEAM_GANGS = Metric("team_queue_gangs", Kind.GAUGE, "Gangs that wait in the queue of a team.", ("queue",))
 GPUS = Metric("gpus", Kind.GAUGE, "GPUs by state; together all that are known.", ("state",))
 CLIQUES = Metric("cliques", Kind.GAUGE, "NVLink cliques by state: free, partly, full.", ("state",))
 LARGEST = Metric("largest_gang_gpus", Kind.GAUGE, "Free GPUs of the clique, or node without one, that has most.")
@@ -81,6 +85,8 @@ METRICS = (
     QUEUE_GANGS,
     QUEUE_GPUS,
     QUEUE_WAIT,
+    TEAM_GPUS,
+    TEAM_GANGS,
     GPUS,
     CLIQUES,
     LARGEST,

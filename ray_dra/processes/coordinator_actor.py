@@ -312,8 +312,8 @@ class CoordinatorActor:
 
     def _asks(self) -> tuple[str, ...]:
         observer = self._core.observer
-        declared = self._core.declared_queues.problem
-        return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped, declared]))
+        queues = self._core.problem_of_queues()
+        return tuple(filter(None, [observer.drains.tripped, observer.silence.tripped, queues]))
 
     def _facts(self) -> dict[str, Any]:
         """What the map is told besides nodes and gangs."""

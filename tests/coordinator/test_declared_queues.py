@@ -60,6 +60,18 @@ def test_the_file_is_read_at_each_look_and_holds_from_the_next_on() -> None:
     world.check()
 
 
+def test_guarantees_beyond_the_cluster_are_told() -> None:
+    """16 GPUs."""
+    world = TeamWorld("a: {guarantee: 8}\nb: {guarantee: 8}")
+    assert world.coordinator.problem_of_queues() == ""
+    world.file.text = "a: {guarantee: 8}\nb: {guarantee: 8.5}"
+    world.pass_time(1)
+    assert "16.5 GPUs are guaranteed together, and the cluster has 16:" in world.coordinator.problem_of_queues()
+    world.file.text = ""
+    world.pass_time(1)
+    assert world.coordinator.problem_of_queues() == ""
+
+
 @pytest.mark.parametrize("text", ["a: {guarantee: many}", None])
 def test_what_cannot_be_read_changes_nothing_also_after_a_restart(text: str | None) -> None:
     world = TeamWorld()

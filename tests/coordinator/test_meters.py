@@ -47,6 +47,25 @@ def test_gauges_say_how_gpus_cliques_and_the_queue_are() -> None:
     assert gauge(counted, "gangs", "queued") == 2
 
 
+def test_each_team_is_counted_and_one_that_is_gone_is_at_zero() -> None:
+    said = ["a: {guarantee: 4}\nb: {limit: 8}"]
+    world, counted = World(), Counted()
+    world.coordinator = Coordinator(world.store, world.ray, world.clock, metrics=counted, queues=lambda: said[0])
+    world.pass_time(6)
+    held = world.submit(gang(4, 2, name="held"), team="a").gang
+    world.submit(gang(4, 4, 4, name="waits"), team="a")
+    world.pass_time(6)
+    states = ("guaranteed", "used", "borrowed", "wanted")
+    assert [gauge(counted, "team_gpus", "a", state) for state in states] == [4, 6, 2, 12]
+    assert (gauge(counted, "team_queue_gangs", "a"), gauge(counted, "team_queue_gangs", "b")) == (1, 0)
+    said[0] = "b: {limit: 8}"
+    world.coordinator.release(held)
+    world.coordinator.release("waits")
+    world.pass_time(12)
+    assert [gauge(counted, "team_gpus", "a", state) for state in states] == [0, 0, 0, 0]
+    assert gauge(counted, "team_queue_gangs", "a") == 0
+
+
 def test_what_happens_is_counted_once() -> None:
     world, counted = counting()
     with pytest.raises(UnsatisfiableError):

@@ -24,6 +24,8 @@ from ray_dra.ports.metrics import (
     REFUSALS,
     REPAIRS,
     REQUESTS,
+    TEAM_GANGS,
+    TEAM_GPUS,
     WATCH_AGE,
     Kind,
 )
@@ -49,7 +51,9 @@ sys.stdin.read()
 """
 ON_KUBERNETES = {LEASE, WATCH_AGE, REQUESTS}
 OF_FAULTS = {MOVES, NOTICES, REPAIRS}
-EXPECTED = {f"{PREFIX}{metric.name}" for metric in METRICS if metric not in ON_KUBERNETES | OF_FAULTS}
+OF_TEAMS = {TEAM_GPUS, TEAM_GANGS}
+NOT_HERE = ON_KUBERNETES | OF_FAULTS | OF_TEAMS
+EXPECTED = {f"{PREFIX}{metric.name}" for metric in METRICS if metric not in NOT_HERE}
 
 
 def scraped(head: Head) -> Series:

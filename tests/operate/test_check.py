@@ -18,6 +18,7 @@ from ray_dra.translate.names import (
     LOCALITY_LABEL,
     ON_FAULT_LABEL,
     QUEUE_ANNOTATION,
+    QUEUES_VARIABLE,
     SPARES_ANNOTATION,
     START_HOOK_VARIABLE,
 )
@@ -93,6 +94,38 @@ def test_a_right_that_gangs_can_do_without_is_no_fault(right: check.Right) -> No
     (found,) = check._of_right(api, right, "team", "c", "it")
     assert found.ok is (None if right.resource in ("rayservices", "devicetaintrules") else False)
     assert found.said.endswith(right.without)
+
+
+@pytest.mark.parametrize(
+    ("said", "ok", "told"),
+    [
+        ("a: {guarantee: 8}\nb: {guarantee: 4}", True, "a, b, default"),
+        ("a: {guarantee: 8}\nb: {guarantee: 4.5}", None, "12.5 GPUs are guaranteed together, and the cluster has 12"),
+        ("a: {guarantee: many}", False, "many"),
+        ("/etc/ray-dra/queues.yaml", True, "declared in /etc/ray-dra/queues.yaml of the head"),
+    ],
+)
+def test_queues_of_teams_that_are_guaranteed_more_than_there_is_are_told(said: str, ok: bool | None, told: str) -> None:
+    machines = simulated_nodes("gb200-nvl72", nodes=3)
+    published = [each for m in machines for each in slices(gpu_pool(m, {}), m.name, 1)]
+    found = raycluster()
+    (head,) = found["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    head["env"].append({"name": QUEUES_VARIABLE, "value": said})
+
+    class Some(Api):
+        def get(self, *arguments: Any) -> Any:
+            return found
+
+        def items(self, kind: str, **more: Any) -> list[Any]:
+            each = [paper_node(m) for m in machines] if kind == "Node" else published
+            return [{**thing, "metadata": {**thing["metadata"], "resourceVersion": "1"}} for thing in each]
+
+    api: Any = Some(found)
+    (finding,) = check._asked("queues of teams", partial(check._of_teams, api, "team", "c"))
+    assert finding.ok is ok
+    assert told in finding.said
+    found["spec"]["headGroupSpec"] = 5
+    assert [*check._of_teams(api, "team", "c", "")] == [], "the RayCluster's own finding says it"
 
 
 def raycluster() -> dict[str, Any]:

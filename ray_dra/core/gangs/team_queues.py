@@ -92,6 +92,11 @@ class TeamQueues:
         """Whether a gang may name it."""
         return name in self.each or (bool(self.each) and name == DEFAULT)
 
+    @property
+    def guaranteed(self) -> int:
+        """What all of them are guaranteed together."""
+        return sum(queue.guarantee for queue in self.each.values())
+
     def names(self) -> str:
         """The names that there are, for a refusal."""
         known = sorted({DEFAULT, *self.each} if self.each else ())
