@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from ray_dra.program.sandbox import Sandbox
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
     from ray_dra.translate.drawing import draw_topology
-    from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
+    from ray_dra.translate.ray.devices import gpu, mig, mps, partition, time_slicing
 
 __version__ = VERSION
 
@@ -100,7 +100,7 @@ _HOMES = {
     "ray_dra.program.sandbox": ("Sandbox",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
     "ray_dra.translate.drawing": ("draw_topology",),
-    "ray_dra.translate.ray.devices": ("gpu", "mig", "mps", "time_slicing"),
+    "ray_dra.translate.ray.devices": ("gpu", "mig", "mps", "partition", "time_slicing"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -138,6 +138,7 @@ __all__ = [
     "linked_devices",
     "mig",
     "mps",
+    "partition",
     "placement_group",
     "plan",
     "pool",

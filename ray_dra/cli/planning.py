@@ -166,6 +166,7 @@ def capacity(
     The most that one more gang could have, each line alone; with the priority 0, and no CPUs asked for.
     """
     from ray_dra.core.explain.capacity import capacity_now
+    from ray_dra.core.model.parts import profile_text
     from ray_dra.translate.capacity_text import capacity_table, plain_capacity
     from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
 
@@ -179,6 +180,6 @@ def capacity(
     if output.plain:
         say_plain(plain_capacity(found), output)
     elif output is Output.NAME:
-        say_lines(["GPU"] * bool(found.gpus) + [f"MIG-{parts.profile}" for parts in found.parts])
+        say_lines(["GPU"] * bool(found.gpus) + [profile_text(parts.profile).replace(" ", "-") for parts in found.parts])
     else:
         say(capacity_table(found))

@@ -125,7 +125,9 @@ def _other_parts(planned: PlannedSlot, node: Node | None) -> str:
     if len(parts_of(planned, node)) == len(planned.parts) == len(seen):
         return ""
     wanted = sorted(f"{uuid or profile} of {parent}" for parent, profile, uuid in planned.parts)
-    return f"NVML shows {', '.join(seen) or 'no GPU'}; planned were {', '.join(wanted)}"
+    by_nvml = all(part.id.driver == NVIDIA.driver for gpu in gpus for part in gpu.parts)
+    shows = "NVML shows" if by_nvml else "the container has"
+    return f"{shows} {', '.join(seen) or 'no GPU'}; planned were {', '.join(wanted)}"
 
 
 def parts_of(planned: PlannedSlot, node: Node | None) -> tuple[str, ...]:

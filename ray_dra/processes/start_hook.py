@@ -74,7 +74,8 @@ def start(ray_params: Any, head: bool) -> None:
     if label and not head:
         from ray_dra.processes.join_gang import join_gang
 
-        joined = join_gang(label, name, node or other_node_here(name))
+        other = None if node is not None else other_node_here(name)
+        joined = join_gang(label, name, node or other)
         labels |= joined.labels
         os.environ.update(joined.environment)
         parts, shares = joined.parts, joined.shares
@@ -83,8 +84,10 @@ def start(ray_params: Any, head: bool) -> None:
             # A GPU that is shared is there once for each share, so that Ray packs no fractions and no two bundles have
             # one number.
             os.environ[VISIBLE_VARIABLE] = ",".join(shares)
+        _see(parts, visible_on(other))
     else:
         parts = _parts_here(node)
+        _see(parts, VISIBLE_VARIABLE)
     own = labels_of(node)
     ray_params.labels = {**own, **labels}
     said = getattr(ray_params, "resources", None) or {}
@@ -103,14 +106,27 @@ def _parts_here(node: Node | None) -> tuple[OfferedPart, ...]:
     return parts or ()
 
 
+def _see(parts: tuple[OfferedPart, ...], variable: str) -> None:
+    """The raylet's workers see these, in this order."""
+    if parts:
+        os.environ[variable] = ",".join(part.uuid for part in parts)
+
+
+def visible_on(node: Node | None) -> str:
+    """The variable that says which parts of a node's GPUs a process sees; that of NVIDIA's where NVML showed them."""
+    from ray_dra.translate.vendors import VENDORS
+
+    drivers = {part.id.driver for gpu in (node.parted if node is not None else ()) for part in gpu.parts}
+    return next((VENDORS[driver].visible for driver in drivers), VISIBLE_VARIABLE)
+
+
 def _offer(ray_params: Any, parts: tuple[OfferedPart, ...]) -> dict[str, float]:
     """Ray counts GPUs, and one in parts as one. It takes this for what there is, and numbers it in this order. How many
     it offers, the user may have said."""
-    from ray_dra.translate.nvml.offered import part_resources
+    from ray_dra.translate.vendors import part_resources
 
     if not parts:
         return {}
-    os.environ[VISIBLE_VARIABLE] = ",".join(part.uuid for part in parts)
     count = getattr(ray_params, "num_gpus", None)
     if count is None:
         count = ray_params.num_gpus = len(parts)
@@ -166,23 +182,24 @@ def _without_hook() -> dict[str, str]:
 
 
 def other_node_here(name: str) -> Node | None:
-    """This node by the GPUs of other vendors; None without. Each is known by its bus id, and nothing else of it is."""
-    from ray_dra.adapters.drm import bus_ids
+    """This node by the GPUs of other vendors; None without. Each is known by its bus id, and nothing else of it is; of
+    a partition its profile, too, and the number that its vendor's library gives it is its UUID."""
+    from ray_dra.adapters.drm import rendered
     from ray_dra.core.model.device import Device, DeviceId
+    from ray_dra.core.model.parts import Part, PartedGpu
     from ray_dra.translate.vendors import VENDORS
 
-    found = [(vendor, bus) for vendor in VENDORS.values() if vendor.pci for bus in bus_ids(vendor.pci)]
-    return (
-        Node(
-            name,
-            tuple(
-                Device(DeviceId(vendor.driver, name, bus), at, vendor.key(name, bus))
-                for at, (vendor, bus) in enumerate(found)
-            ),
-        )
-        if found
-        else None
-    )
+    devices: list[Device] = []
+    parts: dict[str, list[Part]] = {}
+    for vendor in VENDORS.values():
+        for at, (bus, profile) in enumerate(rendered(vendor.pci) if vendor.pci else ()):
+            key = vendor.key(name, bus) or ""
+            if profile:
+                parts.setdefault(key, []).append(Part(DeviceId(vendor.driver, name, f"{bus}-{at}"), profile, str(at)))
+            else:
+                devices.append(Device(DeviceId(vendor.driver, name, bus), len(devices), key))
+    parted = tuple(PartedGpu(gpu, tuple(each)) for gpu, each in parts.items())
+    return Node(name, tuple(devices), parted=parted) if devices or parted else None
 
 
 def labels_here(name: str, *, environment: dict[str, str] | None = None, timeout: float = 30.0) -> dict[str, str]:

@@ -221,8 +221,8 @@ class FakeKube:
         return MappingProxyType(self._nodes)
 
     def running(self) -> list[tuple[Pod, frozenset[str]]]:
-        """The pods whose start hook is called, and the UUIDs of the devices in each; of a part that was made for its
-        claim GPU/profile/device."""
+        """The pods whose start hook is called, and the UUIDs of the devices in each; of a part that has none before
+        its claim has it GPU|profile|device."""
         found = []
         for name in sorted(self._running):
             pod = read_pod(self._things["Pod", name])
@@ -555,4 +555,6 @@ def _selects(expression: str, device_class: str, device: PublishedDevice) -> boo
 def _uuid_of(published: ResourceSlice, device: PublishedDevice) -> str:
     vendor = VENDORS[published.driver]
     named = vendor.key(published.node, device.text(vendor.identity))
-    return named or f"{device.text('parentUUID')}/{device.text('profile')}/{device.name}"
+    if named is not None and not (vendor.nameless and device.text("type") == vendor.part):
+        return named
+    return f"{vendor.key(published.node, device.text(vendor.parent))}|{device.text(vendor.profile)}|{device.name}"

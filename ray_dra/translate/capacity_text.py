@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_dra.core.explain.capacity import ClusterCapacity
+from ray_dra.core.model.parts import profile_text
 from ray_dra.translate.lines import several, table
 
 
@@ -19,7 +20,10 @@ def capacity_table(found: ClusterCapacity) -> str:
             ("segment", f"{s.nodes:,}", f"nodes of {several(s.cliques, 'clique')}, beside {several(s.spares, 'spare')}")
             for s in found.segments
         ),
-        *((f"MIG {p.profile}", f"{p.most:,}", f"{p.unbroken:,} without breaking a whole GPU") for p in found.parts),
+        *(
+            (profile_text(p.profile), f"{p.most:,}", f"{p.unbroken:,} without breaking a whole GPU")
+            for p in found.parts
+        ),
     ]
     return "\n".join(table(("SHAPE", "MOST", "OF WHICH"), rows))
 

@@ -9,10 +9,12 @@ names that are no vendor's.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY, DRIVER_VERSION, VERSIONS
+from ray_dra.translate.names import MIG_PREFIX
 
 PRODUCT, NUMA, BUS = "product", "numa", "pciBusID"  # core's names of attributes that requests do not compare
 
@@ -31,7 +33,7 @@ class Vendor:
         part_class: of parts of GPUs; "" where gangs cannot have any.
         whole, part: values of the attribute `type`.
         identity: the attribute that names a GPU. unique: in the cluster; False: on its node.
-        parent, profile: attributes of a part.
+        parent, profile: attributes of a part. Where its parent is named as a GPU is (`identity`), parts have no names.
         attributes: of a device -> core's name for it.
         clique_label: of a Node, which says the clique of its GPUs; "" for none.
         joined: products whose GPUs are all joined inside a box, so that each box is a clique.
@@ -46,6 +48,8 @@ class Vendor:
         by_name: of a device that says nothing else, the number of its GPU; named: the GPU of that number.
         numbered: GPUs have numbers in their names; False: they count in the order of their names.
         pci: how the kernel knows GPUs in a container that NVML cannot show; "" where NVML shows them.
+        profiles: of parts that can be asked for.
+        visible: the variable that says which GPUs a process sees.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Vendor:
     unique: bool = True
     parent: str = ""
     profile: str = ""
+    profiles: re.Pattern[str] = re.compile(r"(?!)")
     clique_label: str = ""
     plugin_part: str = ""
     plugin_shared: str = ""
@@ -71,6 +76,7 @@ class Vendor:
     named: str = ""
     numbered: bool = True
     pci: str = ""
+    visible: str = "CUDA_VISIBLE_DEVICES"
     passed: str = ""
     passed_class: str = ""
     confidential_mode: str = ""
@@ -100,6 +106,11 @@ class Vendor:
         prefix, slash, own = name.rpartition("/")
         return f'device.{kind}["{prefix if slash else self.driver}"].{own}'
 
+    @property
+    def nameless(self) -> bool:
+        """Whether nothing tells a part from another one of its GPU."""
+        return self.parent == self.identity
+
     def key(self, node: str, identity: str | None) -> str | None:
         """What tells a GPU from all others of the cluster: core's `Device.uuid`. None where the device does not say."""
         return identity if identity is None or self.unique else f"{node}/{identity}"
@@ -118,6 +129,7 @@ NVIDIA = Vendor(
     identity="uuid",
     parent="parentUUID",
     profile="profile",
+    profiles=re.compile(r"(?:[1-9]c\.)?[1-9]g\.[1-9][0-9]{0,3}gb(?:[+-][a-z.]{1,16})?"),
     attributes={
         "productName": PRODUCT,
         NUMA_ATTRIBUTE: NUMA,
@@ -147,6 +159,7 @@ AMD = Vendor(
     name="AMD",
     driver="gpu.amd.com",
     device_class="gpu.amd.com",
+    part_class="gpu.amd.com",
     typed=False,  # it has partitions and GPUs passed through as well
     whole="amdgpu",
     part="amdgpu-partition",
@@ -154,6 +167,7 @@ AMD = Vendor(
     unique=False,
     parent=BUS_ATTRIBUTE,
     profile="partitionProfile",
+    profiles=re.compile(r"(?:dpx|tpx|qpx|cpx)_nps[1-8]"),  # spx is all of a GPU
     attributes={
         "productName": PRODUCT,
         "numaNode": NUMA,
@@ -163,7 +177,9 @@ AMD = Vendor(
     # On a board where XGMI joins every two of them. MI250X and older are joined in part, cards by bridges or not.
     joined=re.compile(r"(?:^|[ _])MI3(?:00[AX]|08X|25X|50X|55X)(?:[ _]|$)"),
     plugin="amd.com/gpu",
+    plugin_part="amd.com/",
     pci="0x1002",
+    visible="HIP_VISIBLE_DEVICES",
 )
 
 INTEL = Vendor(
@@ -191,3 +207,10 @@ PLUGINS = tuple(name for vendor in VENDORS.values() for name in vendor.plugins)
 CLIQUE_LABELS = tuple(vendor.clique_label for vendor in VENDORS.values() if vendor.clique_label)
 COMPARED = frozenset(own for vendor in VENDORS.values() for own, ours in vendor.attributes.items() if ours in VERSIONS)
 """Attributes that claims compare as versions."""
+
+
+def part_resources(profiles: Iterable[str]) -> dict[str, float]:
+    """Ray's resources of a raylet with parts of these profiles: how many there are of each. Of a profile that is not
+    MIG's there is none: each part is a GPU, and no more."""
+    counted = Counter(profile for profile in profiles if NVIDIA.profiles.fullmatch(profile))
+    return {MIG_PREFIX + profile: float(count) for profile, count in counted.items()}

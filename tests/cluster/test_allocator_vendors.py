@@ -7,6 +7,7 @@ is an error on a device that is not meant. By hand, as test_allocator.py.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -20,8 +21,8 @@ from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.names import DRIVER_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.devices import gpu
-from ray_dra.translate.vendors import AMD, INTEL
+from ray_dra.translate.ray.devices import gpu, partition
+from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, INTEL
 from tests.cluster.test_allocator import Allocator, allocator
 from tests.translate.kube import amd, intel
 from tests.translate.kube.objects import cluster, read
@@ -103,6 +104,50 @@ def test_amds_gpus_are_given_as_planned(allocator: Allocator, seed: int) -> None
             assert got is not None
             assert sorted(got[0]) == wanted[claims[0]["metadata"]["uid"]]
             given += len(got[0])
+    assert given > 100
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_amds_partitions_are_given_as_planned(allocator: Allocator, seed: int) -> None:
+    """In any order: those of one GPU are alike, so no claim takes what another needs."""
+    dice, told, given = random.Random(seed), cluster(), 0
+    told["metadata"]["annotations"] = {DRIVER_ANNOTATION: AMD.driver}
+    for _ in range(25):
+        pools = {
+            name: amd.partitioned(name, [dice.choice(("", "dpx_nps1", "cpx_nps4")) for _ in range(6)])
+            for name in ("n0", "n1")
+        }
+        said = {
+            (name, device["name"]): device["attributes"]
+            for name, (pool,) in pools.items()
+            for device in pool["spec"]["devices"]
+        }
+        nodes = [node_from_slices(KubeNode(name, cpus=64), read(pool)) for name, pool in pools.items()]
+        inventory, pods, wanted = Inventory(nodes), [], []
+        for _ in range(6):
+            part = dice.choice((None, "cpx_nps4", "dpx_nps1"))
+            some = [{"GPU": 1}] * dice.randint(1, 9)
+            request = request_from_bundles(some, part=None if part is None else partition(part))
+            answer = plan(inventory, request)
+            if not isinstance(answer, Allocation):
+                continue
+            inventory.hold(answer)
+            attempt = attempt_of(answer, read_raycluster(told), compute_domains=False, asked=request.bundles)
+            for node, claims in claims_of(attempt):
+                grants = [g for b in answer.bundles for g in b.grants if g.node == node]
+                planned = Counter((g.part.parent, g.part.profile) if g.part else (g.uuid, "spx_nps1") for g in grants)
+                pods.append((node, claims))
+                wanted.append(planned)
+        everything = [versioned(each) for pool in pools.values() for each in pool]
+        order = dice.sample(range(len(pods)), len(pods))
+        answers = allocator.ask(everything, [], [pods[at] for at in order], [AMDS_CLASS])
+        for at, got in zip(order, answers, strict=True):
+            assert got is not None
+            node = pods[at][0]
+            has = [said[node, device] for devices in got for device in devices]
+            kinds = ((a[BUS_ATTRIBUTE]["string"], a["partitionProfile"]["string"]) for a in has)
+            assert Counter((f"{node}/{bus}", profile) for bus, profile in kinds) == wanted[at]
+            given += len(has)
     assert given > 100
 
 

@@ -19,8 +19,8 @@ from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.files.shared_records import MARK, slot_from_bytes
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, SLOT_LABEL, SLOT_VARIABLE, VERIFIED_KEY
-from ray_dra.translate.nvml.offered import part_resources
 from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
+from ray_dra.translate.vendors import part_resources
 from tests.coordinator.world import Clock, Crash
 from tests.translate.kube.objects import cluster
 
@@ -148,7 +148,7 @@ class World:
             named = {*planned.uuids, *(uuid for _, _, uuid in planned.parts if uuid is not None)}
             made = got - named
             assert got >= named, "the scheduler was left a choice"
-            assert Counter((gpu, profile) for gpu, profile, _ in (each.split("/") for each in made)) == parts
+            assert Counter((gpu, profile) for gpu, profile, _ in (each.split("|") for each in made)) == parts
             self.store.put(VERIFIED_KEY + label, MARK)
             there = pod.name in self.ray.nodes and self.ray.nodes[pod.name].labels.get(POD) == pod.uid
             if there or self.store.get(GO_KEY + pod.attempt) is not None:

@@ -19,8 +19,9 @@ from ray_dra.translate.files.shared_records import PlannedSlot
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.pods import gate_opened, read_pod
 from ray_dra.translate.kube.slices import node_from_slices
-from ray_dra.translate.nvml.offered import offered_parts, part_resources
+from ray_dra.translate.nvml.offered import offered_parts
 from ray_dra.translate.nvml.reading import node_from_reading
+from ray_dra.translate.vendors import part_resources
 from tests.simulated.test_dra_prepare import DYNAMIC, Bench
 from tests.simulated.test_dra_prepare import claim as allocated
 from tests.simulated.test_profiles import read as nvml

@@ -12,28 +12,33 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 import ray_dra
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device_selector import COMPUTE_CAPABILITY
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import ShortfallKind, Unsatisfiable
 from ray_dra.core.plan import plan
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import KubeNode
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
-from ray_dra.translate.files.sense import name_attributes, name_classes
+from ray_dra.translate.files.sense import check_nodes, name_attributes, name_classes
+from ray_dra.translate.files.snapshot import dump_snapshot, inventory_of, load_request, load_snapshot, snapshot_of
 from ray_dra.translate.kube.attempts import attempt_of
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.parts import parts_of
 from ray_dra.translate.kube.raycluster import read_raycluster
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.names import DRIVER_ANNOTATION
-from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.ray.bundles import ray_bundles, request_from_bundles
 from ray_dra.translate.ray.devices import gpu, mps, time_slicing
 from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, CLASSES, INTEL, NVIDIA, VENDORS, Vendor
 from tests.coordinator.kubernetes_world import World
@@ -280,6 +285,100 @@ def test_intels_sick_gpus_are_tainted() -> None:
 
 # -- what is AMD's alone
 
+MODES = ("cpx_nps4", "", "cpx_nps4", "dpx_nps1")
+
+
+def test_amds_partitions_are_parts_that_are_counted() -> None:
+    made = node("n1", amd.partitioned("n1", MODES))
+    check_nodes([made])
+    assert [device.id.device for device in made.devices] == ["gpu-8-136"]
+    keys = [f"n1/{amd.BUSES[at]}" for at in (0, 2, 3)]
+    assert [(gpu.uuid, gpu.position, len(gpu.parts)) for gpu in made.parted] == [
+        (key, None, many) for key, many in zip(keys, (8, 8, 2), strict=True)
+    ]
+    assert {part.profile for part in made.parted[2].parts} == {"dpx_nps1"}
+    assert all(part.uuid is None and part.memory == amd.MEMORY // 8 for part in made.parted[0].parts)
+    assert inventory_of(load_snapshot(dump_snapshot(snapshot_of(Inventory([made]))))).node_states["n1"].node == made
+
+
+@given(
+    asked=st.lists(st.lists(st.sampled_from(["cpx_nps4", "dpx_nps1"]), min_size=1, max_size=6), min_size=1, max_size=5),
+    others=st.integers(0, 255),
+)
+def test_amds_partitions_are_planned_as_they_can_be_counted(asked: list[list[str]], others: int) -> None:
+    inventory = Inventory([node("n1", amd.partitioned("n1", MODES))])
+    inventory.set_parts("n1", {f"n1/{amd.BUSES[0]}": others}, {})
+    left = {"cpx_nps4": 16 - others.bit_count(), "dpx_nps1": 2}
+    for number, profiles in enumerate(asked):
+        bundles = tuple(b for p in profiles for b in gang([{"GPU": 1}], part=ray_dra.partition(p)).bundles)
+        answer = plan(inventory, GangRequest(str(number), bundles))
+        fits = all(profiles.count(p) <= n for p, n in left.items())
+        assert isinstance(answer, Allocation) is fits
+        if isinstance(answer, Allocation):
+            inventory.hold(answer)
+            left = {p: n - profiles.count(p) for p, n in left.items()}
+
+
+def test_claims_of_amds_partitions_say_gpu_and_profile() -> None:
+    made = node("n1", amd.partitioned("n1", MODES))
+    request = gang([{"GPU": 1}] * 10, part=ray_dra.partition("cpx_nps4"))
+    assert ray_bundles(request)[0] == {"GPU": 1.0}, "no resource of MIG's"
+    allocation = allocate([made], request, compute_domains=False)
+    attempt = attempt_of(allocation, read_raycluster(cluster_of(AMD)), compute_domains=False, asked=request.bundles)
+    (slot,) = attempt.slots.values()
+    claims = list(attempt.claims(slot, "uid").values())
+    counted = {}
+    for claim in claims:
+        back = read_claim({**claim, "metadata": {**claim["metadata"], "uid": "u"}})
+        counted[back.named] = back.count
+    assert sorted(counted.values()) == [2, 8]
+    assert set(counted) <= {(f"n1/{amd.BUSES[at]}",) for at in (0, 2)}
+    golden = GOLDEN / "vendor-amd-partitions.yaml"
+    if "RAY_DRA_WRITE_GOLDEN" in os.environ:
+        golden.write_text(yaml.safe_dump_all(json.loads(json.dumps(claims)), sort_keys=False, width=120))
+    assert claims == list(yaml.safe_load_all(golden.read_text()))
+
+
+def test_gangs_of_amds_partitions_come_and_go_beside_strangers() -> None:
+    there = [(KubeNode("n1", cpus=64, memory=512 << 30), amd.partitioned("n1", MODES))]
+    world = World(there=there, raycluster=cluster_of(AMD))
+    for number in (0, 3):
+        world.kube.take("n1", f"gpu-{number}-{128 + number}")
+    world.coordinator.observe()
+    first, second = (request_from_bundles([{"GPU": 1}] * 7, part=ray_dra.partition("cpx_nps4")) for _ in range(2))
+    gangs = [world.coordinator.submit(Order(first, owner="job")).gang]
+    assert world.drive(gangs[0]) is Phase.READY
+    gangs.append(world.coordinator.submit(Order(second, owner="job")).gang)
+    assert world.drive(gangs[1]) is Phase.READY
+    world.restart()
+    for _ in range(3):
+        world.turn()
+    assert [world.coordinator.status(each).phase for each in gangs] == [Phase.READY] * 2
+    assert len(set(world.kube.claimed())) == len(world.kube.claimed()) == 16
+    waits = world.coordinator.submit(
+        Order(request_from_bundles([{"GPU": 1}], part=ray_dra.partition(memory="20Gi")), owner="job")
+    )
+    assert world.drive(waits.gang) is Phase.READY, "one of the two of dpx_nps1"
+    full = world.coordinator.submit(
+        Order(request_from_bundles([{"GPU": 1}], part=ray_dra.partition("cpx_nps4")), owner="job")
+    )
+    assert full.phase is Phase.QUEUED
+    world.coordinator.release(gangs[0])
+    assert world.drive(full.gang) is Phase.READY
+    for each in (gangs[1], waits.gang, full.gang):
+        world.coordinator.release(each)
+    world.settle()
+
+
+def test_a_profile_is_named_as_its_vendor_has_it() -> None:
+    assert str(ray_dra.partition("cpx_nps4")) == "cpx_nps4"
+    for wrong in ("spx_nps1", "1g.10gb", "cpx", "cpx_nps4\n", ""):
+        with pytest.raises(InvalidRequest, match="AMD's partitions"):
+            ray_dra.partition(wrong)
+    with pytest.raises(InvalidRequest, match="profile of MIG"):
+        ray_dra.mig("cpx_nps4")
+    assert load_request("bundles: [{GPU: 1}]\npart: cpx_nps4\n").bundles[0].part == ray_dra.partition("cpx_nps4")
+
 
 @pytest.mark.parametrize(
     ("product", "joined"),
@@ -311,7 +410,7 @@ def test_amds_partitions_and_gpus_passed_through_are_no_gpus_and_take_theirs() -
     assert [d.id.device for d in node_from_slices(KubeNode("n1"), published).devices] == ["gpu-0-128"]
     parts = parts_of(published)
     assert parts.taken_with("gpu-vfio-0") == frozenset({"gpu-0-128"})
-    assert parts.taken_with("gpu-3-131") == frozenset()  # of a GPU that is not offered whole
+    assert parts.taken_with("gpu-11-139") == frozenset()  # of a GPU that is not offered whole
 
 
 def test_amds_partitions_on_demand_take_the_gpu_that_they_are_of() -> None:

@@ -79,7 +79,7 @@ class PartCriteria:
             )
 
     def __str__(self) -> str:
-        return f"MIG {self.profile}" if self.profile else f"MIG with {value_text('memory', self.memory)}"
+        return profile_text(self.profile) if self.profile else f"MIG with {value_text('memory', self.memory)}"
 
 
 class GrantedPart(NamedTuple):
@@ -92,6 +92,11 @@ class GrantedPart(NamedTuple):
 ProfileOrder = tuple[int, int, str]
 
 _PROFILE = re.compile(r"(?:[0-9]+c\.)?([0-9]+)g\.([0-9]+)gb.*")
+
+
+def profile_text(profile: str) -> str:
+    """For people. What is no profile of MIG is told by its own name."""
+    return f"MIG {profile}" if _PROFILE.fullmatch(profile) else profile
 
 
 def profile_order(profile: str) -> ProfileOrder:

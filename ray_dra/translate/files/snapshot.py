@@ -44,7 +44,7 @@ from ray_dra.translate.files.sense import (
     refuse_unknown,
 )
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
+from ray_dra.translate.ray.devices import gpu, mig, mps, part_named, time_slicing
 
 VERSION = 1
 
@@ -287,7 +287,7 @@ def _devices(given: object) -> DeviceCriteria | None:
 def _part(given: object) -> PartCriteria | None:
     """The arguments of `ray_dra.mig`, by name; or a profile."""
     if given is None or isinstance(given, str):
-        return mig(given) if given is not None else None
+        return part_named(given) if given is not None else None
     if not isinstance(given, dict) or not given.keys() <= MIG.keys():
         raise InvalidSnapshot(
             "part is what ray_dra.mig takes.", place="part", wanted=shown(given), available=", ".join(MIG)

@@ -65,14 +65,15 @@ def expression_for_buses(buses: Sequence[str]) -> str:
     return f"{NVIDIA.in_cel('attributes', BUS_ATTRIBUTE)} in {listed}"
 
 
-def expression_for_whole(vendor: Vendor) -> str:
-    """Whole GPUs alone, of a device class that has others as well."""
-    return f"{vendor.in_cel('attributes', 'type')} == {json.dumps(vendor.whole)}"
+def expression_for_kind(vendor: Vendor, kind: str) -> str:
+    """Whole GPUs alone, or parts alone, of a device class that has others as well."""
+    return f"{vendor.in_cel('attributes', 'type')} == {json.dumps(kind)}"
 
 
 def expression_for_parts_of(gpu: str, vendor: Vendor = NVIDIA) -> str:
     """The parts of a GPU, by its UUID."""
-    return f"{vendor.in_cel('attributes', vendor.parent)} in {json.dumps([gpu], separators=(',', ':'))}"
+    named = json.dumps([vendor.identity_of(gpu)], separators=(",", ":"))
+    return f"{vendor.in_cel('attributes', vendor.parent)} in {named}"
 
 
 def expression_for_profile(profile: str, vendor: Vendor = NVIDIA) -> str:

@@ -27,6 +27,7 @@ from ray_dra.translate.vendors import BUS_ATTRIBUTE, CLIQUE_LABELS, COMPARED, NV
 ANYWHERE = Placing()
 
 
+_ANY_PART = "parts"  # our counter of parts that nothing tells apart
 _PARTITIONS = re.compile(r"partition[0-9]+")  # attributes of GPUs that Fabric Manager gives out in sets
 
 
@@ -213,7 +214,10 @@ def _parted(
     sets: Iterable[CounterSet],
     devices: Sequence[Device],
 ) -> Iterator[PartedGpu]:
-    """The GPUs that are given out in parts, by their UUIDs; none of a vendor whose parts gangs cannot have."""
+    """The GPUs that are given out in parts, by their UUIDs; none of a vendor whose parts gangs cannot have.
+
+    Parts that nothing tells apart are counted: the allocator chooses which of them a claim has.
+    """
     if not vendor.part_class:
         return
     counters = {each.name: each.counters for each in sets}
@@ -227,12 +231,14 @@ def _parted(
         shared = {each for part in parts for each in part.counter_sets}
         if len(shared) > 1 or not shared <= counters.keys():
             continue  # nobody can tell how many of them there can be at once
-        position = positions.get(parent)
+        uuid = vendor.key(node, parent) or ""
+        position = positions.get(uuid)
         health, why = _health(taint for part in parts for taint in part.taints)
+        counted = () if shared or not vendor.nameless else ((_ANY_PART, len(parts)),)
         yield PartedGpu(
-            parent,
+            uuid,
             tuple(_part(vendor, node, part) for part in parts),
-            counters[shared.pop()] if shared else (),
+            counters[shared.pop()] if shared else counted,
             position,
             {} if position is not None else _attributes(vendor, parts[0]),
             health,
@@ -244,9 +250,9 @@ def _part(vendor: Vendor, node: str, device: PublishedDevice) -> Part:
     return Part(
         DeviceId(vendor.driver, node, device.name),
         device.text(vendor.profile) or "",
-        device.text(vendor.identity),
+        None if vendor.nameless else device.text(vendor.identity),
         _memory(device) or 0,
-        device.consumes[0].counters if device.consumes else (),
+        device.consumes[0].counters if device.consumes else ((_ANY_PART, 1),) * vendor.nameless,
     )
 
 

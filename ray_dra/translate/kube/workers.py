@@ -22,9 +22,9 @@ from ray_dra.translate.kube.claims import (
     demands_on,
     expression_for,
     expression_for_buses,
+    expression_for_kind,
     expression_for_parts_of,
     expression_for_profile,
-    expression_for_whole,
     shared_by,
 )
 from ray_dra.translate.kube.kai import is_kai, labels_of_claim, pod_group, put_into
@@ -121,17 +121,19 @@ class Maker:
             # Of a GPU that is passed through the driver knows what the bus tells; the planner has compared the rest.
             requests.append(_request("gpus", vendor.passed_class, len(slot.buses), (expression_for_buses(slot.buses),)))
         elif not parts:
-            whole = () if vendor.typed else (expression_for_whole(vendor),)  # first: others may not say who they are
+            # First: others may not say who they are.
+            whole = () if vendor.typed else (expression_for_kind(vendor, vendor.whole),)
             wanted = (*whole, expression_for(slot.uuids, vendor), *demands)
             requests.append(_request("gpus", vendor.device_class, len(slot.uuids), wanted))
         there = [part.uuid for part in parts if part.uuid is not None]
         if there:
             wanted = (expression_for(there, vendor), *demands)
             requests.append(_request("parts", vendor.part_class, len(there), wanted))
+        kind = () if vendor.typed else (expression_for_kind(vendor, vendor.part),)
         made = Counter(part.profile for part in parts if part.uuid is None)
         for number, (profile, count) in enumerate(made.items()):
             of = expression_for_parts_of(parts[0].parent, vendor)
-            wanted = (of, expression_for_profile(profile, vendor), *demands)
+            wanted = (*kind, of, expression_for_profile(profile, vendor), *demands)
             requests.append(_request(f"parts-{number}", vendor.part_class, count, wanted))
         owner = {"apiVersion": "v1", "kind": "Pod", "name": slot.name, "uid": pod, "controller": True}
         meta = self._meta(name, {**self._labels_of(slot), **labels_of_claim(self._queue)}, owner)

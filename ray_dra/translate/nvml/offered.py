@@ -6,12 +6,10 @@ a GPU in parts as one, so the start hook tells it the parts. A task has one of t
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ray_dra.core.model.node import Node
-from ray_dra.translate.names import MIG_PREFIX
 
 
 class OfferedPart(NamedTuple):
@@ -45,11 +43,6 @@ def offered_parts(node: Node | None, visible: str | None) -> tuple[OfferedPart, 
     if wholes and found:
         return None
     return tuple(found)
-
-
-def part_resources(profiles: Iterable[str]) -> dict[str, float]:
-    """Ray's resources of a raylet with parts of these profiles: how many there are of each."""
-    return {MIG_PREFIX + profile: float(count) for profile, count in Counter(profiles).items()}
 
 
 def numbers_of_parts(profiles: Sequence[str], named: Sequence[tuple[str, int]]) -> list[int]:

@@ -30,6 +30,7 @@ from ray_dra.translate.names import GPU_DOMAIN, MIG_PREFIX, RAY_NODE_ID
 from ray_dra.translate.ray.confidential import confidential_request
 from ray_dra.translate.ray.devices import check_part, check_sharing, criteria_from, mig, request_for
 from ray_dra.translate.ray.labels import check_selector
+from ray_dra.translate.vendors import part_resources
 
 NODE_ID = re.compile(r"[0-9a-fA-F]{56}")  # Ray's
 
@@ -95,9 +96,9 @@ def ray_bundles(request: GangRequest) -> list[dict[str, float]]:
 
 def _ray_bundle(bundle: Bundle) -> dict[str, float]:
     """A part that is asked for by its profile is a GPU and one of the profile's resource, as its raylet offers it."""
-    profiles = (device.part.profile for device in bundle.devices if device.part is not None and device.part.profile)
+    profiles = (device.part.profile for device in bundle.devices if device.part is not None)
     gpus = {"GPU": float(bundle.count)} if bundle.count else {}
-    return {**gpus, **{MIG_PREFIX + profile: 1.0 for profile in profiles}, **bundle.resources}
+    return {**gpus, **part_resources(profiles), **bundle.resources}
 
 
 def _check_soft_node(node: object, strategy: Strategy) -> None:

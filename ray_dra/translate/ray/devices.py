@@ -28,7 +28,7 @@ from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.request import WHOLE, DeviceRequest
 from ray_dra.errors import InvalidRequest, shown
 from ray_dra.translate.quantity import quantity
-from ray_dra.translate.vendors import CLASSES, NVIDIA
+from ray_dra.translate.vendors import AMD, CLASSES, NVIDIA, VENDORS, Vendor
 
 _DEMAND = re.compile(r"\s*(>=|<=|==|!=|>|<)?\s*(\S+)\s*")
 
@@ -84,9 +84,6 @@ def gpu(
     return criteria
 
 
-_PROFILE = re.compile(r"(?:[1-9]c\.)?[1-9]g\.[1-9][0-9]{0,3}gb(?:[+-][a-z.]{1,16})?")
-
-
 def mig(profile: str | None = None, *, memory: str | int | None = None) -> PartCriteria:
     """Which part of a GPU each bundle has, for `placement_group(..., part=...)`: a MIG partition.
 
@@ -98,18 +95,42 @@ def mig(profile: str | None = None, *, memory: str | int | None = None) -> PartC
     Raises:
         InvalidRequest: no profile and no memory, both, or one that can be none.
     """
+    return _part(profile, memory, "mig", NVIDIA, "1g.10gb")
+
+
+def partition(profile: str | None = None, *, memory: str | int | None = None) -> PartCriteria:
+    """Which part of a GPU each bundle has, for `placement_group(..., part=...)`: a partition of one of AMD's GPUs that
+    an administrator has made.
+
+    Args:
+        profile: as AMD's driver names it, e.g. "cpx_nps4".
+        memory: in place of a profile: the smallest part that has so much, e.g. "20Gi" or a number of bytes.
+
+    Raises:
+        InvalidRequest: no profile and no memory, both, or one that can be none.
+    """
+    return _part(profile, memory, "partition", AMD, "cpx_nps4")
+
+
+def part_named(profile: object) -> PartCriteria:
+    """A part by its profile, whosever it is."""
+    amds = isinstance(profile, str) and AMD.profiles.fullmatch(profile)
+    return partition(profile) if amds else mig(profile)  # type: ignore[arg-type]
+
+
+def _part(profile: object, memory: object, call: str, vendor: Vendor, example: str) -> PartCriteria:
+    """What `mig` and `partition` say."""
     if (profile is None) == (memory is None):
         raise InvalidRequest(
             "A part is named by its profile or by its memory.",
-            place="mig",
+            place=call,
             wanted="both" if profile is not None else "neither",
-            available='mig("1g.10gb") or mig(memory="20Gi")',
+            available=f'{call}("{example}") or {call}(memory="20Gi")',
         )
     if profile is not None:
-        if not isinstance(profile, str) or not _PROFILE.fullmatch(profile):
-            raise InvalidRequest(
-                "This is no profile of MIG.", place="profile", wanted=shown(profile), available="1g.10gb and its like"
-            )
+        if not isinstance(profile, str) or not vendor.profiles.fullmatch(profile):
+            said = "This is no profile of MIG." if call == "mig" else "This is no profile of AMD's partitions."
+            raise InvalidRequest(said, place="profile", wanted=shown(profile), available=f"{example} and its like")
         return PartCriteria(str(profile))
     wanted = _bytes(memory)
     if wanted is None:
@@ -123,7 +144,10 @@ def check_part(part: object) -> PartCriteria | None:
     """What `part=` says."""
     if part is not None and not isinstance(part, PartCriteria):
         raise InvalidRequest(
-            "part is what ray_dra.mig(...) returns.", place="part", wanted=shown(part), available="mig(...)"
+            "part is what ray_dra.mig(...) or ray_dra.partition(...) returns.",
+            place="part",
+            wanted=shown(part),
+            available="mig(...)",
         )
     if part is not None:
         part.check()
@@ -227,7 +251,7 @@ def request_for(
 ) -> DeviceRequest:
     """So many devices; a share of one, where the amount is less than 1."""
     device_class = criteria.device_class
-    if part is not None and device_class == NVIDIA.device_class:
+    if part is not None and device_class in VENDORS:
         device_class = ""  # a part is of such a GPU, whatever class it has itself
     share = round(amount * WHOLE) if amount < 1 else None
     count = 1 if amount < 1 else int(amount)

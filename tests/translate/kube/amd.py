@@ -3,6 +3,7 @@ and GPUs passed through. Formats after its source (1.0); values are ours, and no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE
@@ -36,14 +37,24 @@ def gpu(at: int, *, product: str = PRODUCT, **attributes: Any) -> dict[str, Any]
     }
 
 
-def partition(at: int, number: int) -> dict[str, Any]:
-    """One of the eight of a GPU in mode CPX. Its bus id is the GPU's."""
-    made = gpu(at, type={"string": AMD.part}, partitionProfile={"string": "cpx_nps4"})
+def partition(at: int, number: int, profile: str = "cpx_nps4", many: int = 8) -> dict[str, Any]:
+    """One of the eight of a GPU in mode CPX. Its bus id is the GPU's, and it has no other name than the device's."""
+    made = gpu(at, type={"string": AMD.part}, partitionProfile={"string": profile})
     return {
         **made,
-        "name": f"gpu-{at + number}-{128 + at + number}",
-        "capacity": {"memory": {"value": str(MEMORY // 8)}},
+        "name": f"gpu-{at * 8 + number}-{128 + at * 8 + number}",
+        "capacity": {"memory": {"value": str(MEMORY // many)}},
     }
+
+
+def partitioned(node: str, modes: Sequence[str]) -> list[dict[str, Any]]:
+    """A node whose GPUs an administrator has set to these modes, one a GPU: cpx_nps4, dpx_nps1, or "" for whole."""
+    many = {"c": 8, "d": 2}
+    devices = []
+    for at, mode in enumerate(modes):
+        whole = {**gpu(at), "name": f"gpu-{at * 8}-{128 + at * 8}"}
+        devices += [partition(at, n, mode, many[mode[0]]) for n in range(many[mode[0]])] if mode else [whole]
+    return slices(node, devices)
 
 
 def passed_through(at: int) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import pytest
 
 from ray_dra.core.model.node import Node
 from ray_dra.ports.nvml import GpuReading, MigReading, NodeReading
-from ray_dra.translate.nvml.offered import numbers_of_parts, offered_parts, part_resources
+from ray_dra.translate.nvml.offered import numbers_of_parts, offered_parts
 from ray_dra.translate.nvml.reading import node_from_reading
+from ray_dra.translate.vendors import part_resources
 
 PARTS = {"a": ("3g.40gb", "1g.10gb"), "b": ("1g.10gb", "1g.10gb")}
 
