@@ -13,8 +13,10 @@ from ray_dra.coordinator import view as views
 from ray_dra.coordinator.view import ChangeLog, Views
 from ray_dra.core.gangs.order import Order
 from ray_dra.errors import InvalidRequest
+from ray_dra.translate.map.cells import ASIDE
 from ray_dra.translate.map.page import PageState
 from ray_dra.translate.map.view import NOTHING_SEEN, Cursor, View, all_since, of_snapshot
+from tests.coordinator.fault_worlds import World as FaultWorld
 from tests.coordinator.world import World
 from tests.core.machines import gang
 from tests.translate.map.worlds import STEPS, Step, start
@@ -173,3 +175,16 @@ def test_what_is_no_cursor_is_refused() -> None:
     for odd in (None, "e", ("e", 1, 1), Cursor(1), Cursor("e", -1), Cursor("e", 1, None)):  # type: ignore[arg-type]
         with pytest.raises(InvalidRequest):
             source.since(odd)  # type: ignore[arg-type]
+
+
+def test_spares_of_a_gangs_own_are_told_as_its() -> None:
+    """By the name that the page reads (`translate/map/cells.py`, ASIDE)."""
+    world = FaultWorld(nodes=6)
+    world.with_gang(spares=1)
+    (spare,) = world.status.spares
+    page = PageState()
+    told(world.coordinator.views("e", dict), page, NOTHING_SEEN)
+    (holder,) = {cell["gang"] for cell in page.state["nodes"][spare]["gpus"]}
+    assert holder.startswith(ASIDE)
+    assert holder.partition("/")[2] in page.state["gangs"]
+    assert holder not in page.state["gangs"]

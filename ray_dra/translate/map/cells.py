@@ -18,6 +18,9 @@ FREE, HELD, SHARED, OTHERS = "free", "held", "shared", "others"
 LEFT_OUT, UNHEALTHY, KEPT = "left_out", "unhealthy", "kept"
 STATES = (FREE, HELD, SHARED, OTHERS, LEFT_OUT, UNHEALTHY, KEPT)
 NOBODY = ""
+ASIDE = ("kept/", "spares/")
+"""With these the inventory calls what it holds for a gang besides its devices: a place kept after a fault
+(`core.gangs.kept`), spares of its own (`core.gangs.own_spares`)."""
 
 
 class Use(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.standing import PoolStanding, TeamStanding
-from ray_dra.translate.map.cells import NodeRow, node_row
+from ray_dra.translate.map.cells import ASIDE, NodeRow, node_row
 from ray_dra.translate.map.gangs import Card, allocation_card
 
 
@@ -85,7 +85,7 @@ def of_snapshot(inventory: Inventory) -> View:
     cards: dict[str, Card] = {}
     for gang in inventory.gangs:
         allocation = inventory.allocation(gang)
-        if allocation is not None:
+        if allocation is not None and not gang.startswith(ASIDE):
             cards[gang] = allocation_card(allocation)
     return of_inventory(inventory, cards, {})
 

@@ -303,3 +303,17 @@ def test_a_hundred_racks_are_drawn_fast_enough(browser: Any) -> None:
         served.end()
     print(f"a drawing took {times[15]:.1f} ms")
     assert times[15] < 5_000
+
+
+def test_spares_of_a_gangs_own_are_no_cells_of_its(page: Any, source: Live) -> None:
+    source.hold(gang(4, name="train"))
+    source.hold(gang(4, name="spares/train"))
+    until(lambda: shows(page, "train"))
+    until(lambda: page.evaluate("window.rayDraMap.current().state.figures.gpus.held") == 8)
+    drawn = page.evaluate(SEEN)
+    assert set(drawn["found"]["r-t1"]) == {"#ffffff"}
+    assert set(drawn["found"]["r-t0"]) == {drawn["looks"]["train"]}
+    page.locator("#view").focus()
+    for key in ("ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    assert "a spare of train\u2019s own" in page.locator("#said").inner_text()

@@ -136,7 +136,9 @@ function told(where) {
   const gpu = cell.number === undefined ? where.at : cell.number;
   const rack = state.racks.find((each) => each.nodes.includes(where.node));
   lines.push(`${where.node}, GPU ${gpu}${rack ? `, ${rack.kind === "rack" ? "rack " : ""}${rack.name}` : ""}`);
-  if (cell.gang) lines.push(`held by ${state.gangs[cell.gang] ? gangName(cell.gang) : "nobody yet: kept for a program after a fault"}`);
+  const aside = racks.heldFor(cell.gang);
+  if (aside) lines.push(aside.why === "spares" ? `a spare of ${gangName(aside.gang)}\u2019s own` : `kept for the program of ${gangName(aside.gang)} after a fault`);
+  else if (cell.gang) lines.push(`held by ${gangName(cell.gang)}`);
   else lines.push(cell.parted ? `in parts, ${STATES[cell.state]}` : STATES[cell.state]);
   for (const use of cell.uses || []) {
     const what = use.parts ? use.parts.join(", ") : `${use.share} of it`;

@@ -29,6 +29,12 @@ export class Gangs {
   }
 }
 
+export function heldFor(gang) {
+  // What is held for a gang besides its devices; null for a gang's own.
+  const found = /^(kept|spares)\/(.*)$/s.exec(gang || "");
+  return found ? {why: found[1], gang: found[2]} : null;
+}
+
 export function cellOf(raw) { return typeof raw === "string" ? {state: raw} : raw; }
 
 export function layOut(racks, nodes, size, width) {
@@ -136,7 +142,8 @@ function rack(context, block, nodes, gangs, colours, view) {
 
 function has(raw, gang) {
   if (typeof raw === "string") return false;
-  return raw.gang === gang || (raw.uses !== undefined && raw.uses.some((use) => use.gang === gang));
+  const aside = heldFor(raw.gang);
+  return raw.gang === gang || (aside !== null && aside.gang === gang) || (raw.uses !== undefined && raw.uses.some((use) => use.gang === gang));
 }
 
 function frames(context, block, nodes, gangs, only) {
@@ -161,6 +168,12 @@ export function cell(context, raw, x, y, size, gangs, colours, faint) {
   if (faint) context.globalAlpha = 0.22;
   switch (state) {
     case "held": {
+      const aside = heldFor(gang);
+      if (aside) {
+        hollow(context, x, y, size, colours.free, gangs.look(aside.gang).colour);
+        if (size >= 4) dot(context, x, y, size, gangs.look(aside.gang).colour);
+        break;
+      }
       const look = gangs.look(gang);
       context.fillStyle = look.colour;
       context.fillRect(x, y, size, size);
