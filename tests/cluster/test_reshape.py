@@ -3,6 +3,7 @@ of these all the while get none."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -132,6 +133,55 @@ def test_fifty_six_parts_become_eight_gpus_and_parts_again_and_strangers_get_non
     head.wait_nothing_left()
     namespace.running("whole")  # which could have had one all the time
     cluster.wait(lambda: not machine.mig_state().parts or namespace.phase("part") == "Running", 30, "the rest")
+
+
+KEEPS = """
+PART = ray_dra.mig("1g.10gb")
+gang = ray_dra.placement_group([{"GPU": 1}] * 56, part=PART)
+gang.wait(200)
+hold()
+gang.reshape([{"GPU": 1}] * 28, part=PART, grace=1, keep=True)
+tell(kept=sum(len(placed.grants) for placed in gang.allocation.kept.placed), said=gang.explain().count("kept for"))
+hold()
+began = time.time()
+gang.reshape([{"GPU": 8}], grace=1)
+tell(took=time.time() - began, gpus=len(gang.allocation.grants))
+hold()
+gang.remove()
+"""
+
+
+@pytest.mark.by_hand
+def test_what_a_gang_keeps_no_pod_gets_though_no_claim_has_it(
+    cluster: Cluster, allowed: Head, namespace: Namespace
+) -> None:
+    if NODE not in cluster.nodes:
+        cluster.add_node(NodeSpec(NODE, profile="hgx-h100", gates="DynamicMIG"))
+    process = allowed.start(KEEPS)
+    cluster.wait(lambda: len(allowed.left()) > 1, 100, "the gang's workers")
+    any_of(namespace, "whole", "gpu.nvidia.com")
+    any_of(namespace, "part", "mig.nvidia.com")
+    allowed.let_go()
+    assert told(process) == {"kept": 4, "said": 1}
+    cluster.wait(lambda: "" not in tainted(allowed), 20, "the rule of the whole node to go")
+    assert {device.partition("-mig-")[0] for device in tainted(allowed)} <= {f"gpu-{n}" for n in range(8)}
+    time.sleep(20)
+    assert [namespace.phase(name) for name in ("whole", "part")] == ["Pending", "Pending"]
+    allowed.let_go()
+    back = told(process)
+    assert back["gpus"] == 8
+    print(f"{len(tainted(allowed))} rules; back to whole GPUs in {back['took']:.1f} s")
+    assert [namespace.phase(name) for name in ("whole", "part")] == ["Pending", "Pending"]
+    allowed.let_go()
+    process.wait(60)
+    allowed.wait_nothing_left()
+    cluster.wait(lambda: not allowed.api.items("DeviceTaintRule"), 10, "the guard to go")
+    namespace.running("whole")
+
+
+def tainted(head: Head) -> set[str]:
+    """The devices that rules name; "" for all of a node."""
+    return {rule["spec"]["deviceSelector"].get("device", "") for rule in head.api.items("DeviceTaintRule")}
 
 
 @pytest.mark.by_hand

@@ -474,6 +474,36 @@ def test_a_gang_that_has_changed_its_shape_has_lost_workers_replaced_and_changes
     world.settle()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_worker_that_is_replaced_takes_what_it_kept_with_it_and_the_others_keep_theirs(restarted: bool) -> None:
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(on_fault("replace", GRACE))
+    asked = replace(request_from_bundles([{"GPU": 2.0}, {"GPU": 3.0}], strategy="STRICT_SPREAD"), gang=NAME)
+    world.coordinator.reshape(NAME, asked, 60.0, 0.0, keep=True)
+    world.drive(NAME)
+    world.turn()
+
+    def kept() -> dict[str, int]:
+        held = world.coordinator.gangs[NAME].allocation
+        return {p.node: len(p.grants) for p in held.kept.placed} if held and held.kept else {}
+
+    lost, stays = world.nodes
+    assert kept() == {lost: 2, stays: 1}
+    world.kube.cordon(lost)
+    for _ in range(80):
+        world.turn()
+        if lost not in world.nodes:
+            break
+    if restarted:
+        world.restart()
+    assert world.until_ready() is Phase.READY
+    assert kept() == {stays: 1}
+    devices = {node: sum(1 for each in world.kube.claimed() if each[0] == node) for node in world.nodes}
+    assert devices == {world.nodes[0]: 2, stays: 4}, "the claims say so, too"
+    world.coordinator.release(NAME)
+    world.settle()
+
+
 def test_parts_that_no_claim_makes_are_refused_with_the_reason() -> None:
     world = KubernetesWorld()
     bundles = [{"GPU": 1.0}] * 8
