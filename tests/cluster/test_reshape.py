@@ -139,6 +139,7 @@ KEEPS = """
 PART = ray_dra.mig("1g.10gb")
 gang = ray_dra.placement_group([{"GPU": 1}] * 56, part=PART)
 gang.wait(200)
+tell(ready=True)
 hold()
 gang.reshape([{"GPU": 1}] * 28, part=PART, grace=1, keep=True)
 tell(kept=sum(len(placed.grants) for placed in gang.allocation.kept.placed), said=gang.explain().count("kept for"))
@@ -158,7 +159,7 @@ def test_what_a_gang_keeps_no_pod_gets_though_no_claim_has_it(
     if NODE not in cluster.nodes:
         cluster.add_node(NodeSpec(NODE, profile="hgx-h100", gates="DynamicMIG"))
     process = allowed.start(KEEPS)
-    cluster.wait(lambda: len(allowed.left()) > 1, 100, "the gang's workers")
+    told(process)
     any_of(namespace, "whole", "gpu.nvidia.com")
     any_of(namespace, "part", "mig.nvidia.com")
     allowed.let_go()
