@@ -16,6 +16,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.consolidation import gangs_to_move, places_for
 from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.patience import Answer, as_preferred
+from ray_dra.core.gangs.preemption import BORROWED
 from ray_dra.core.gangs.victims import Price, Victims, cheapest_victims
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
@@ -70,16 +71,21 @@ class Ending:
         self._preemption, self._consolidation = discipline.preemption, discipline.consolidation
         self._asked: object = None
 
-    def victims(self, name: str, request: GangRequest, now: float) -> Victims | None:
-        """For an urgent job: who ends."""
-        if not (self._preemption.most and urgent(name)) or self._asked == (name, self._inventory.changes):
+    def victims(
+        self, name: str, request: GangRequest, now: float, borrowed: Mapping[str, int], *, hurries: bool
+    ) -> Victims | None:
+        """For an urgent job, where some are (`hurries`), or one that has a right to what others have `borrowed`: who
+        ends."""
+        hurries = hurries and urgent(name)
+        if not (self._preemption.most and (hurries or borrowed)) or self._asked == (name, self._inventory.changes):
             return None
         prices = {
-            other: Price((0,), int(run.gpus * run.lost(now)), run.gpus)
+            other: Price(
+                (BORROWED, borrowed[other]) if other in borrowed else (0,), int(run.gpus * run.lost(now)), run.gpus
+            )
             for other, run in self._runs.items()
-            if not urgent(other)
-            and run.preempted < self._preemption.most
-            and now >= run.began + self._preemption.least_run
+            if now >= run.began + self._preemption.least_run
+            and (other in borrowed or (hurries and not urgent(other) and run.preempted < self._preemption.most))
         }
         place = self._placing(request)
         found = cheapest_victims(self._inventory, request, prices, place)

@@ -183,6 +183,7 @@ def replay(
     foresight: bool = False,
     discipline: Discipline = FIRST_COME,
     teams: bool = False,
+    hurries: bool = False,
 ) -> tuple[dict[str, Any], list[float]]:
     """Run the jobs; the figures of the run, and each job's wait in seconds.
 
@@ -191,9 +192,10 @@ def replay(
         patience: of each job, as a share of the time that its user thinks it will run.
         same_time: a job outside its clique ends when it ended in the trace, with less done.
         foresight: the future is known; see foresight.py.
-        discipline: who may go when. Where it says what a clique is worth, that is in place of `patience`. Where it
-            preempts, a tenth of the jobs is urgent, and comes first.
-        teams: jobs are of four teams with queues of their own; see teams.py.
+        discipline: who may go when. Where it says what a clique is worth, that is in place of `patience`.
+        teams: jobs are of four teams with queues of their own; see teams.py. Where the discipline preempts, what is
+            borrowed is taken back.
+        hurries: a tenth of the jobs is urgent, comes first, and takes others' devices where the discipline preempts.
 
     Figures, in percent of all GPUs unless said otherwise: `occupancy_pct` GPU time allocated over the window
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
@@ -220,7 +222,6 @@ def replay(
     stopped: dict[str, Run] = {}  # jobs that wait again
     ending = Ending(inventory, runs_of, discipline, policy)
     urgent_waits: list[float] = []
-    hurries = discipline.preemption.most > 0
     since: float | None = None  # when the first in the queue could have started
     turn = ""  # whose that was
     over = math.inf  # when its patience is
@@ -305,7 +306,7 @@ def replay(
             could_start = True
         if could_start:
             return inventory.changes != asked_at
-        victims = ending.victims(job.name, request, now)
+        victims = ending.victims(job.name, request, now, queue.borrowed(first), hurries=hurries)
         for name in victims.gangs if victims is not None else ():
             run = stop(name)
             stopped[name] = replace(run, preempted=run.preempted + 1)

@@ -1,7 +1,8 @@
 """A replay's jobs as those of four teams, each with its queue (docs/queue.md#queues-of-teams).
 
 A job's team is drawn by its name, the same for every policy. Whose turn it is is asked of core, as the coordinator asks
-(core/gangs/team_order.py). What is borrowed is not taken back here. Neighbour: `replay.py`.
+(core/gangs/team_order.py), and whose devices are borrowed (core/gangs/borrowing.py). Neighbours: `replay.py`, and
+`ending.py`, which takes them back.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Generic
 
 from overtaking import J, Waiting
 
+from ray_dra.core.gangs.borrowing import borrowed_from
 from ray_dra.core.gangs.team_order import TeamOrder
-from ray_dra.core.gangs.team_queues import Amounts, TeamQueue, TeamQueues
+from ray_dra.core.gangs.team_queues import Amounts, Entitlement, TeamQueue, TeamQueues
 from ray_dra.core.gangs.turn import Turn
 from ray_dra.core.model.request import WHOLE
 
@@ -57,6 +59,7 @@ class Line(Generic[J]):
     def __init__(self, gpus: int = 0) -> None:
         self._order, self._waiting, self._count = TeamOrder(), dict[str, Waiting[J]](), 0
         self._turns: dict[str, Turn] = {}
+        self._running: dict[str, dict[str, tuple[Turn, int]]] = {}  # by team, by job
         if gpus:
             self._order.resize(Amounts(gpus * WHOLE))
             self._order.declare(declared(gpus))
@@ -97,13 +100,24 @@ class Line(Generic[J]):
 
     def start(self, waiting: Waiting[J]) -> None:
         name = waiting.request.gang
-        self._order.leave(self._turns.pop(name))
+        turn = self._turns.pop(name)
+        self._order.leave(turn)
         del self._waiting[name]
+        self._running.setdefault(team_of(name), {})[name] = turn, _amounts(waiting).gpus
         self._order.hold(name, team_of(name), _amounts(waiting))
 
     def end(self, name: str) -> None:
         """A job that ran has ended."""
         self._order.let_go(name)
+        self._running.get(team_of(name), {}).pop(name, None)
+
+    def borrowed(self, waiting: Waiting[J]) -> dict[str, int]:
+        """The jobs whose devices one that waits may take, as they are borrowed and it is guaranteed; each with its
+        team's place."""
+        team = team_of(waiting.request.gang)
+        if not self._order.declared or self._order.entitlement(team, _amounts(waiting)) is not Entitlement.GUARANTEED:
+            return {}
+        return borrowed_from(self._order, team, {each: list(jobs.values()) for each, jobs in self._running.items()})
 
 
 def _amounts(waiting: Waiting[J]) -> Amounts:

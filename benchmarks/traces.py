@@ -12,7 +12,8 @@ means `ray-dra@0.1`, the others do not wait. After a / come disciplines with + b
 behind the first may start before their turn, by the same guesses; `patience`, gangs wait while a clique is worth it, in
 place of @ (`patience=0.6`: to gangs that are so fast outside); `moves`, others are moved so that the first has its
 clique; `preempt`, a tenth of the jobs is urgent, comes first and takes others' devices (benchmarks/ending.py);
-`quotas`, jobs are of four teams with queues of their own (benchmarks/teams.py); `fcfs`, or nothing: nobody overtakes.
+`quotas`, jobs are of four teams with queues of their own (benchmarks/teams.py), which take back what others have
+borrowed; `lent`, the same, and nothing is taken back; `fcfs`, or nothing: nobody overtakes.
 `bound` is the product's with all GPUs in one clique, so that GPUs are all that counts. `foresight` is the product's
 with the future known, for comparison (benchmarks/foresight.py). Pods are run as FGD's paper runs them
 (benchmarks/openb.py), gangs through one queue (benchmarks/replay.py). `--halves` runs the first and the second half of
@@ -102,14 +103,15 @@ def placing(name: str) -> str:
     return name.partition("/")[0].partition("@")[0]
 
 
-QUOTAS = "quotas"
+QUOTAS, LENT, PREEMPT = "quotas", "lent", "preempt"
 DISCIPLINES: Mapping[str, Mapping[str, Any]] = {
     "fcfs": {},
     "easy": {"backfill": BOUNDS},
     "patience": {"worth": WORTH},
-    QUOTAS: {},
+    QUOTAS: {"preemption": PREEMPTION},
+    LENT: {},
     "moves": {"consolidation": CONSOLIDATION},
-    "preempt": {"preemption": PREEMPTION},
+    PREEMPT: {"preemption": PREEMPTION},
 }
 
 
@@ -234,6 +236,7 @@ def run_gangs(run: Run) -> Row:
         topology = flat(topology)
     policy = policy_for(run.policy, lambda: _node_demands(topology, jobs), pods=False)
     regret = Regret(topology) if run.with_regret else None
+    disciplines = set(run.policy.partition("/")[2].split("+"))
     figures, waits = replay(
         topology,
         shuffled(jobs, run.seed),
@@ -243,7 +246,8 @@ def run_gangs(run: Run) -> Row:
         same_time=run.same_time,
         foresight=placing(run.policy) == FORESIGHT,
         discipline=discipline_of(run.policy),
-        teams=QUOTAS in run.policy.partition("/")[2].split("+"),
+        teams=not disciplines.isdisjoint((QUOTAS, LENT)),
+        hurries=PREEMPT in disciplines,
     )
     row: Row = {
         "workload": run.workload,

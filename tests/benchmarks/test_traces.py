@@ -30,6 +30,7 @@ from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
 from ray_dra.core.gangs.backfill import BOUNDS  # noqa: E402
 from ray_dra.core.gangs.discipline import DISCIPLINE, FIRST_COME  # noqa: E402
 from ray_dra.core.gangs.patience import WORTH, Worth  # noqa: E402
+from ray_dra.core.gangs.preemption import PREEMPTION  # noqa: E402
 from ray_dra.core.model.allocation import Allocation  # noqa: E402
 from ray_dra.core.model.locality import Locality  # noqa: E402
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest  # noqa: E402
@@ -299,6 +300,12 @@ def test_disciplines_by_the_name_of_a_policy() -> None:
     assert discipline_of("ray-dra/patience") == replace(FIRST_COME, worth=WORTH)
     assert discipline_of("ray-dra/easy+patience") == replace(FIRST_COME, backfill=BOUNDS, worth=WORTH)
     assert discipline_of("ray-dra/easy+patience=0.5").worth == Worth(speed=0.5)
+    assert (
+        discipline_of("ray-dra/quotas")
+        == discipline_of("ray-dra/preempt")
+        == replace(FIRST_COME, preemption=PREEMPTION)
+    )
+    assert discipline_of("ray-dra/lent") == FIRST_COME
     everything = discipline_of("ray-dra/easy+patience+moves+preempt")
     assert everything == replace(DISCIPLINE, learn=False), "jobs of a trace have their guesses"
     assert patience_of("ray-dra@0.3/easy") == 0.3
@@ -396,13 +403,30 @@ def test_a_guaranteed_job_comes_before_one_that_borrows() -> None:
     )
 
 
+@pytest.mark.parametrize(("named", "wait"), [("quotas", 0.0), ("lent", 9_000.0)])
+def test_a_guaranteed_job_takes_back_what_is_borrowed_and_nothing_that_is_guaranteed(named: str, wait: float) -> None:
+    """Team d has borrowed a rack but for 18 GPUs, which team a is guaranteed and has; then team b asks for its 18."""
+
+    def of(team: str, *, after: int) -> str:
+        return next(name for at in range(after, after + 1_000) if teams.team_of(name := f"j{at}") == team)
+
+    guaranteed, borrows, owed = of("a", after=0), of("d", after=1_000), of("b", after=2_000)
+    jobs = [Job(guaranteed, 0.0, 10_000.0, 18), Job(borrows, 0.0, 10_000.0, 54), Job(owed, 1_000.0, 10.0, 18)]
+    jobs.append(Job(of("c", after=3_000), 30_000.0, 1.0, 1))
+    discipline = discipline_of(f"ray-dra/{named}")
+    figures, waits = replay(cluster("nvl72:1"), jobs, None, discipline=discipline, teams=True)
+    assert waits == [0.0, 0.0, wait, 0.0]
+    assert figures["preempted"] == (named == "quotas")
+    assert figures["jobs"] == 4
+
+
 @pytest.mark.parametrize("named", ["easy+patience+moves", "easy+patience+preempt"])
 def test_who_ends_for_another_does_all_its_work_in_the_end(named: str) -> None:
     """What is lost and the restarts are done besides: no job is lost, and nobody has devices for less than its work."""
     topology = cluster("nvl72:2")
     jobs = shuffled(synthetic_jobs(500, 144, scale=4, load=1.1), 0)
     discipline = discipline_of(f"ray-dra/{named}")
-    figures, waits = replay(topology, jobs, None, discipline=discipline)
+    figures, waits = replay(topology, jobs, None, discipline=discipline, hurries="preempt" in named)
     plain, _ = replay(topology, jobs, None, discipline=discipline_of("ray-dra/easy+patience"))
     assert len(waits) == figures["jobs"] == plain["jobs"]
     assert figures["moved" if "moves" in named else "preempted"] > 0

@@ -3,6 +3,7 @@ with an operator's setting."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -64,7 +65,7 @@ def own_head(namespace: Namespace) -> Iterator[Head]:
         if thing["kind"] == "RayCluster":
             (container,) = thing["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
             container["env"].append({"name": PREEMPTION_VARIABLE, "value": "times=3, least_run=0"})
-        cluster.api.create(thing, namespace.name)
+        cluster.kubectl("apply", "-n", namespace.name, "-f", "-", stdin=json.dumps(thing))
     made = Head(namespace)
     cluster.wait(made.ready, 120, "the head to be ready")
     yield made

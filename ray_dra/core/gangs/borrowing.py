@@ -7,10 +7,13 @@ what a guarantee is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.records import Records
+from ray_dra.core.gangs.team_order import TeamOrder
 from ray_dra.core.gangs.team_queues import Entitlement, beyond
-from ray_dra.core.gangs.turn import turn_of
+from ray_dra.core.gangs.turn import Turn, turn_of
 
 
 def is_guaranteed(records: Records, first: Gang) -> bool:
@@ -36,25 +39,38 @@ def borrowed_by(records: Records, first: Gang) -> dict[str, int]:
     """The gangs of other teams that have borrowed and may end for this one, each with its team's place: 0 for the team
     that has most beyond its guarantee, by its weight. Ordinary placement groups are their programs' to end."""
     order = records.team_order
-    own = order.team(first.team)
-    teams: dict[str, list[Gang]] = {}
+    teams: dict[str, list[tuple[Turn, int]]] = {}
     for gang, _ in records.holders():
-        team = order.team(gang.team)
-        if team != own and not gang.releasing and gang.eviction is None:
-            teams.setdefault(team, []).append(gang)
-    most_first = sorted(teams, key=lambda name: (-beyond(order.queues.queue(name), order.has(name), order.total), name))
+        if not gang.releasing and gang.eviction is None:
+            teams.setdefault(order.team(gang.team), []).append((turn_of(gang), records.amounts(gang).gpus))
     return {
-        gang.id: place
-        for place, name in enumerate(most_first)
-        for gang in _beyond_guarantee(records, order.queues.queue(name).guarantee, teams[name])
-        if gang.ordinary is None and gang.maker is not None and may_end(gang)
+        gang_id: place
+        for gang_id, place in borrowed_from(order, order.team(first.team), teams).items()
+        if _may_be_taken(records.gangs[gang_id])
     }
 
 
-def _beyond_guarantee(records: Records, guarantee: int, gangs: list[Gang]) -> list[Gang]:
+def _may_be_taken(gang: Gang) -> bool:
+    return gang.ordinary is None and gang.maker is not None and may_end(gang)
+
+
+def borrowed_from(order: TeamOrder, own: str, running: Mapping[str, Sequence[tuple[Turn, int]]]) -> dict[str, int]:
+    """The gangs that other teams than `own` have borrowed, each with its team's place, of those that run: of each team
+    their turns, and GPUs in thousandths of one. The replay of traces asks, too."""
+    others = [team for team in running if team != own]
+    most_first = sorted(
+        others, key=lambda team: (-beyond(order.queues.queue(team), order.has(team), order.total), team)
+    )
+    return {
+        gang: place
+        for place, team in enumerate(most_first)
+        for gang in _beyond_guarantee(order.queues.queue(team).guarantee, running[team])
+    }
+
+
+def _beyond_guarantee(guarantee: int, gangs: Sequence[tuple[Turn, int]]) -> list[str]:
     found, within = [], 0
-    for gang in sorted(gangs, key=turn_of):
-        gpus = records.amounts(gang).gpus
+    for (_, _, gang), gpus in sorted(gangs):
         if within + gpus <= guarantee:
             within += gpus
         else:
