@@ -1,6 +1,7 @@
 """How long the planner takes at 1,000 to 1,000,000 GPUs (a million: racks only), at 95 % load, gangs coming and going.
 
-Each cluster runs in a process of its own, so that its memory is its own. Per cluster:
+Each cluster runs in a process of its own, so that its memory is its own. Per cluster
+(`levels`: the racks below leaves, spines and cores, eight each):
 
     small           gangs of 1 to 72 GPUs: plan and hold
     small-cpu       the same, with CPUs asked for beside the GPUs
@@ -23,7 +24,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from figures import parser, percentile, write
@@ -36,6 +37,7 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.imex import IMEX_LIMITS
 from ray_dra.core.model.locality import Connect, Locality
+from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
@@ -46,8 +48,10 @@ WEIGHTS = (30, 15, 25, 15, 7, 4, 2, 2)  # small ones are most, as in the Elastic
 SHAPES = {
     "nvl72": {1_000: "nvl72:14", 10_000: "nvl72:139", 100_000: "nvl72:1389", 1_000_000: "nvl72:13889"},
     "boxes8": {1_000: "boxes8:125", 10_000: "boxes8:1250", 100_000: "boxes8:12500"},
+    "levels": {1_000: "nvl72:14", 10_000: "nvl72:139", 100_000: "nvl72:1389"},
     "mix": {1_000: "mix:42", 10_000: "mix:417", 100_000: "mix:4167"},
 }
+LEVELS = ("leaf", "spine", "core")
 Row = dict[str, object]
 
 
@@ -55,11 +59,12 @@ class Load:
     """Gangs on a cluster, coming and going."""
 
     def __init__(self, kind: str, shape: str, seed: int) -> None:
-        self.kind = kind
+        self.kind = "nvl72" if kind == "levels" else kind
         self.random = random.Random(seed)
         topology = cluster(shape)
+        nodes = _below_switches(topology.nodes.values()) if kind == "levels" else list(topology.nodes.values())
         start = time.perf_counter()
-        self.inventory = Inventory(topology, IMEX_LIMITS)
+        self.inventory = Inventory(nodes, IMEX_LIMITS, LEVELS if kind == "levels" else ())
         self.build_s = time.perf_counter() - start
         self.total = self.inventory.devices
         self.gangs: list[tuple[str, int]] = []
@@ -132,6 +137,17 @@ class Load:
         while self.gangs and self.used + gpus > load * self.total:
             took.append(self.go())
         return took
+
+
+def _below_switches(nodes: Iterable[Node]) -> list[Node]:
+    """Eight racks a leaf, eight leaves a spine, eight spines a core."""
+    racks: dict[str | None, int] = {}
+    found = []
+    for each in nodes:
+        at = racks.setdefault(each.clique, len(racks))
+        labels = {level: f"{level}{at // 8 ** (up + 1)}" for up, level in enumerate(LEVELS)}
+        found.append(replace(each, labels={**each.labels, **labels}))
+    return found
 
 
 def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:

@@ -102,7 +102,7 @@ QUEUE_RIGHTS = (
 )
 """Those that a RayCluster needs besides whose gangs are paid from a queue."""
 
-KAI_RIGHTS = (Right(KAI_GROUP, "podgroups", ("list", "watch", "create", "patch", "delete")),)
+KAI_RIGHTS = (Right(KAI_GROUP, "podgroups", ("list", "watch", "create", "delete")),)
 """The same, where the queue is KAI Scheduler's."""
 
 SHAPE_RIGHTS = (

@@ -390,12 +390,10 @@ class PodGroup(OfGang):
     """KAI Scheduler's, of our making: an attempt's pods, to be taken whole.
 
     Attributes:
-        members: so many pods are taken together.
         evicted: when KAI has ended them, as it writes that; "" where it has not.
         reason: why it does not take them, in its one word; said: in its own sentence. "" where it says nothing.
     """
 
-    members: int = 1
     evicted: str = ""
     reason: str = ""
     said: str = ""

@@ -123,9 +123,6 @@ class FakeKube:
         pod = self._things.get((kind, name))
         if pod is None:
             raise NotFound("There is no such object.", place=name)
-        if kind == "PodGroup":
-            pod["spec"] |= change["spec"]
-            return
         if change["metadata"]["uid"] != pod["metadata"]["uid"]:
             raise Conflict("Another pod.", place=name)
         gates = change["spec"]["schedulingGates"]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "plan_scale.py"
+KINDS = ("nvl72", "boxes8", "levels", "mix")
 CASES = ("small", "small-cpu", "leave", "mixed", "refusal", "counterfactual", "node", "large")
 
 
@@ -16,7 +17,7 @@ def test_every_case_on_a_small_cluster(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--gpus", "1000", "--rounds", "400", "--json", str(out)]
     text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200).stdout
     rows = json.loads(out.read_text())
-    assert {r["case"] for r in rows} == {f"{kind}-{case}" for kind in ("nvl72", "boxes8", "mix") for case in CASES}
+    assert {r["case"] for r in rows} == {f"{kind}-{case}" for kind in KINDS for case in CASES}
     for row in rows:
         assert 0 < row["p50_us"] <= row["p99_us"] <= row["max_us"]
         assert row["gpus"] >= 1000

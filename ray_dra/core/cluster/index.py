@@ -211,7 +211,9 @@ class Index:
     def _count_node(self, state: NodeState, sign: int) -> None:
         """A node comes (+1) or goes (-1)."""
         if self.level_labels:
-            self._above.clear()
+            for clique_id in state.members:
+                if clique_id in self.clique_states:
+                    self._above.pop(self.clique_states[clique_id], None)
             self.leveled = self.leveled or not state.node.labels.keys().isdisjoint(self.level_labels)
         free = state.free.bit_count()
         while len(self.by_free) <= state.size:
@@ -230,7 +232,7 @@ class Index:
 
     def above(self, clique: CliqueState) -> tuple[str | None, ...]:
         """The domain of each level that a clique is in; None where its nodes are in several, or one is in none. A
-        domain's name is of its level; remembered until a node comes or goes."""
+        domain's name is of its level; remembered until a node of the clique comes or goes."""
         found = self._above.get(clique)
         if found is None:
             labels = [state.node.labels for state in clique.node_states]

@@ -15,7 +15,7 @@ from ray_dra.core.model.clique import label_value
 from ray_dra.core.model.request import GangRequest
 from ray_dra.ports.kube_objects import PodGroup, RayCluster
 from ray_dra.translate.kube.queues import KAI, kind_of, name_of
-from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text, whole
+from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text
 from ray_dra.translate.names import (
     ATTEMPT_LABEL,
     CLUSTER_LABEL,
@@ -68,11 +68,6 @@ def pod_group(gang: str, attempt: str, members: int, queue: str, cluster: RayClu
     }
 
 
-def members_changed(members: int) -> dict[str, Any]:
-    """The merge patch for an attempt that has so many workers now."""
-    return {"spec": {"minMember": members}}
-
-
 def put_into(template: dict[str, Any], attempt: str, queue: str, cluster: RayCluster) -> None:
     """Say in a pod template that KAI places its pod, as one of the attempt's PodGroup. A priority class of the
     template's is the pods' alone: of the group KAI goes by the group's."""
@@ -87,7 +82,7 @@ def put_into(template: dict[str, Any], attempt: str, queue: str, cluster: RayClu
 
 
 def read_pod_group(thing: Raw) -> PodGroup:
-    spec, status = mapping(thing.get("spec") or {}), mapping(thing.get("status") or {})
+    status = mapping(thing.get("status") or {})
     annotations = mapping(thing["metadata"].get("annotations") or {})
     found = [
         each
@@ -99,7 +94,6 @@ def read_pod_group(thing: Raw) -> PodGroup:
     first = min(found, key=lambda each: each.get("reason") not in _NO_QUOTA, default=None)
     return PodGroup(
         *meta_of(thing),
-        members=whole(spec.get("minMember", 1)),
         evicted=text(annotations.get(KAI_EVICTION_ANNOTATION) or ""),
         reason=text(first.get("reason") or "") if first is not None else "",
         said=_words(first) if first is not None else "",

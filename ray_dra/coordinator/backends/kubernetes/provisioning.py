@@ -31,7 +31,7 @@ from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_to_bytes
 from ray_dra.translate.kube.attempts import Attempt
-from ray_dra.translate.kube.kai import members_changed, read_pod_group, waits_in_turn
+from ray_dra.translate.kube.kai import read_pod_group, waits_in_turn
 from ray_dra.translate.kube.pods import gate_opened, imex_readiness, signs
 from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, VERIFIED_KEY
@@ -261,22 +261,18 @@ class Provisioning:
         return set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
 
     def _add_group(self, there: Found) -> bool:
-        """Make KAI's PodGroup, or say in it how many workers there are now. Returns whether it is missing: a pod that
-        names one that is not there is nobody's."""
+        """Make KAI's PodGroup. Returns whether it is missing: a pod that names one that is not there is nobody's. It is
+        of as many workers as ever: a gang that a queue pays for keeps its size."""
         made = self.attempt.pod_group
         if made is None:
             return False
-        wanted = read_pod_group(made)
-        name, members = wanted.name, wanted.members
-        found = next((group for group in there.groups if group.name == name and not group.deleting), None)
-        if found is None:
-            if self.view.pod_groups is not None and self._due("join", name):
-                self.kube.create(made)
-                self._done("join", name)
-        elif found.members != members and self._due("members", f"{name} {members}"):
-            self.kube.patch("PodGroup", name, members_changed(members))
-            self._done("members", f"{name} {members}")
-        return found is None
+        name = read_pod_group(made).name
+        if any(group.name == name and not group.deleting for group in there.groups):
+            return False
+        if self.view.pod_groups is not None and self._due("join", name):
+            self.kube.create(made)
+            self._done("join", name)
+        return True
 
     def _add_domain(self, name: str, domain: dict[str, Any]) -> None:
         if self._due("join", name):
