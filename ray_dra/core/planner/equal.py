@@ -125,11 +125,16 @@ def _choose(capacities: Capacities, total: int, scope: Scope) -> list[tuple[Cliq
         return [(last, total)]
     if scope.cliques == 1 or capacities.most(scope.segment) * scope.segment < total:
         return None
-    if capacities.inventory.leveled and not capacities.inventory.split:
-        found = list(capacities.largest_first(1))
-        near = nearest(capacities.inventory, found, total, scope.segment, scope.cliques)
-        if near is not None:
-            return near
+    chosen = _fewest(capacities, total, scope)
+    inventory = capacities.inventory
+    if chosen is None or inventory.split or not inventory.leveled:
+        return chosen
+    found = list(capacities.largest_first(1))
+    return nearest(inventory, found, total, scope.segment, scope.cliques) or chosen
+
+
+def _fewest(capacities: Capacities, total: int, scope: Scope) -> list[tuple[CliqueState, int]] | None:
+    """The same, of several cliques, wherever they are."""
     chosen: dict[CliqueState, int] = {}
     left = total
     segment = scope.segment

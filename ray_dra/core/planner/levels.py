@@ -44,9 +44,9 @@ def nearest(
         best: tuple[int, int, str] | None = None
         chosen: list[Share] | None = None
         for name, there in level:
-            holds = sum(capacity for _, capacity in there)
-            if holds < total:
+            if sum(capacity // segment for _, capacity in there) < total // segment:
                 continue
+            holds = sum(capacity for _, capacity in there)
             shares = fewest(there, total, segment, cliques)
             if shares is not None and (best is None or (len(shares), holds, name) < best):
                 best, chosen = (len(shares), holds, name), shares
@@ -60,16 +60,18 @@ def fewest(there: Iterable[Share], total: int, segment: int, cliques: int | None
     they do not, or more than `cliques` would be needed. Largest first is exact, as in `equal.py`."""
     left = sorted(there, key=lambda share: (-(share[1] // segment), share[1], share[0].rank))
     chosen: list[Share] = []
-    while total:
-        last = min((s for s in left if s[1] >= total), key=lambda s: (s[1], s[0].rank), default=None)
+    for at, (clique, capacity) in enumerate(left):
         if cliques is not None and len(chosen) == cliques:
             return None
-        if last is not None:
-            return [*chosen, (last[0], total)]
-        clique, capacity = left.pop(0) if left else (None, 0)
         whole = capacity - capacity % segment
-        if clique is None or not whole:
+        if total < whole + segment:  # before that no single clique takes the rest
+            last = min((s for s in left[at:] if s[1] >= total), key=lambda s: (s[1], s[0].rank), default=None)
+            if last is not None:
+                return [*chosen, (last[0], total)]
+        if not whole:
             return None
         chosen.append((clique, whole))
         total -= whole
-    return chosen
+        if not total:
+            return chosen
+    return None

@@ -85,20 +85,22 @@ def _one_clique(inventory: Inventory, folded: FoldedRequest, scope: Scope, searc
 
 
 def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, search: Search) -> Layout:
-    """Segments into cliques; without segments each bundle is a segment of its own. First within a domain of the lowest
-    level that holds it, for half of the work; the rest is for doing without levels."""
+    """Segments into cliques; without segments each bundle is a segment of its own. What fits at all is looked for in a
+    domain of the lowest level that holds it, too, with half of the work that is left."""
     found = candidates(inventory, folded, scope)
-    if inventory.leveled and not inventory.split:
-        wanted = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
-        enough = folded.work.left // 2
-        for level in domains(inventory, found, lambda clique: clique):
-            by_free = sorted(((sum(c.free for c in there), name, there) for name, there in level), key=itemgetter(0, 1))
-            for free, _, there in by_free:
-                if free >= wanted and folded.work.left > enough:
-                    layout = _into_cliques(inventory, folded, scope, search, there)
-                    if layout.bundles is not None:
-                        return layout
-    return _into_cliques(inventory, folded, scope, search, found)
+    layout = _into_cliques(inventory, folded, scope, search, found)
+    if layout.bundles is None or inventory.split or not inventory.leveled:
+        return layout
+    wanted = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
+    enough = folded.work.left // 2
+    for level in domains(inventory, found, lambda clique: clique):
+        by_free = sorted(((sum(c.free for c in there), name, there) for name, there in level), key=itemgetter(0, 1))
+        for free, _, there in by_free:
+            if free >= wanted and folded.work.left > enough:
+                near = _into_cliques(inventory, folded, scope, search, there)
+                if near.bundles is not None:
+                    return near
+    return layout
 
 
 def _into_cliques(
