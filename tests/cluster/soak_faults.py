@@ -1,7 +1,7 @@
 """Kills of what is ready, one after the other: `python -m tests.cluster.soak_faults --minutes 35 --log faults.jsonl`.
 
-Outside the suite. A gang over two trays has declared that lost workers are replaced, else that it starts again. One
-after the other something of it dies: a pod, both pods, a GPU (XID 79), a kubelet; or is to leave: a cordon with a
+Outside the suite. A gang over two trays of three has declared that lost workers are replaced, else that it starts
+again. One after the other something of it dies: a pod, both pods, a GPU (XID 79), a kubelet; or is to leave: a cordon with a
 drain, a DeviceTaintRule; every other time the coordinator dies a moment later, too. Each time it has to be ready again
 with exactly its planned GPUs, or to wait with a true reason and be ready once there is room; and nothing else may be
 left of it than before. In between a worker by hand is timed: a pod of the RayCluster's own group with such a claim,
@@ -43,6 +43,21 @@ PRODUCT = "device.attributes['gpu.nvidia.com'].productName == 'NVIDIA GB200'"
 PROGRAM = """
 gang = racks(2, on_fault=("replace", "restart"), grace=0, name="kept")
 assert gang.wait(240)
+@ray.remote(num_gpus=4, num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Rank:
+    def about(self):
+        import pynvml
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return {"pod": os.uname().nodename, "pid": os.getpid(), "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
+                "seen": [device.uuid for device in ray_dra.get_devices()]}
+made, of = [], ""
+def about():
+    global made, of
+    if of != gang.placement_group.id.hex():
+        of = gang.placement_group.id.hex()
+        made = [Rank.options(scheduling_strategy=Strategy(gang.placement_group, at)).remote() for at in range(2)]
+    return ray.get([each.about.remote() for each in made], timeout=100)
 others, before, fill = [], None, "/tmp/fill"
 while not os.path.exists("/tmp/end"):
     try:
@@ -57,9 +72,9 @@ while not os.path.exists("/tmp/end"):
             gang.wait(100)
             tables = ray.util.placement_group_table().values()
             live = [table["placement_group_id"] for table in tables if table["state"] != "REMOVED"]
-            tell(planned=planned(gang), ranks=ranks(gang), groups=live)
+            tell(planned=planned(gang), ranks=about(), groups=live)
         if os.path.exists(fill) and not others:
-            others = [racks(2), ray_dra.placement_group([{"GPU": 4}], product="NVIDIA GB200")]
+            others = [ray_dra.placement_group([{"GPU": 4}], product="NVIDIA GB200")]
             tell(filled=[other.wait(100) for other in others])
         if not os.path.exists(fill) and others:
             for other in others:
@@ -70,6 +85,9 @@ while not os.path.exists("/tmp/end"):
         break
     except ray_dra.RayDraError:
         pass  # the coordinator is being killed: it comes back
+    except ray.exceptions.RayError:
+        of = ""  # a placement group that the gang has just left
+        open("/tmp/look", "w").close()
     time.sleep(0.1)
 gang.remove()
 """
@@ -96,7 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.sum:
         began = time.monotonic()
-        nodes = [replace(node, gates="NVMLDeviceHealthCheck") for node in SIX_NODES]
+        nodes = [replace(node, gates="NVMLDeviceHealthCheck") for node in SIX_NODES if not node.name.startswith("r1")]
         cluster = Cluster.up(f"faults-{os.getpid()}", nodes=nodes, say=lambda text: None)
         try:
             soak = Soak(cluster, options.seed, options.log)
@@ -116,6 +134,7 @@ class Soak:
         self.looked: list[dict[str, Any]] = []
         self.filled = False
         self.gone = ""
+        self.ranks: dict[str, int] = {}  # pod -> the process of its bundle, when it was last looked at
         self.began = 0.0  # when the last sign was given
         self.healing: list[Callable[[], None]] = []
 
@@ -124,7 +143,9 @@ class Soak:
         process = self.head.start(PROGRAM)
         threading.Thread(target=self.listen, args=(process,), daemon=True).start()
         self.wait(lambda: self.seen.get("phase") == "ready", 260, "the gang to be ready")
+        print(time.strftime("%X"), "ready for the first time", flush=True)
         usual = self.left()
+        self.look()
         kinds = self.kinds()
         bag: list[str] = []
         with Watch(self.cluster) as watch:
@@ -206,6 +227,8 @@ class Soak:
         self.head._do("touch /tmp/look")
         self.wait(lambda: bool(self.looked), 150, "the ranks to answer")
         (found,) = self.looked
+        before, self.ranks = self.ranks, {rank["pod"]: rank["pid"] for rank in found["ranks"]}
+        assert all(before.get(pod, pid) == pid for pod, pid in self.ranks.items()), "who was not lost runs on"
         assert (
             [rank["nvml"] for rank in found["ranks"]] == [rank["seen"] for rank in found["ranks"]] == found["planned"]
         )
@@ -350,7 +373,7 @@ class Soak:
         self.cluster.wait(done, seconds, what)
 
     def note(self, **found: object) -> None:
-        print(found, flush=True)
+        print(time.strftime("%X"), found, flush=True)
         with self.log.open("a") as file:
             file.write(json.dumps(found) + "\n")
 
