@@ -1,10 +1,10 @@
 """Kills of what is ready, one after the other: `python -m tests.cluster.soak_faults --minutes 35 --log faults.jsonl`.
 
 Outside the suite. A gang over two trays of three has declared that lost workers are replaced, else that it starts
-again. One after the other something of it dies: a pod, both pods, a GPU (XID 79), a kubelet; or is to leave: a cordon with a
-drain, a DeviceTaintRule; every other time the coordinator dies a moment later, too. Each time it has to be ready again
-with exactly its planned GPUs, or to wait with a true reason and be ready once there is room; and nothing else may be
-left of it than before. In between a worker by hand is timed: a pod of the RayCluster's own group with such a claim,
+again. One after the other something of it dies: a pod, both pods, a GPU (XID 79), a kubelet; or is to leave: a cordon
+with a drain, a DeviceTaintRule; every other time the coordinator dies a moment later, too. Each time it has to be ready
+again with exactly its planned GPUs, or to wait with a true reason and be ready once there is room; and nothing else may
+be left of it than before. In between a worker by hand is timed: a pod of the RayCluster's own group with such a claim,
 scaled up by one.
 
 The log has one line for each; several runs may add to one. `--sum` adds it up and kills nothing.
