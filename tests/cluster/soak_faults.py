@@ -50,7 +50,7 @@ class Rank:
         import pynvml
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {"pod": os.uname().nodename, "pid": os.getpid(), "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
+        return {"raylet": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
                 "seen": [device.uuid for device in ray_dra.get_devices()]}
 made, of = [], ""
 def about():
@@ -135,7 +135,7 @@ class Soak:
         self.looked: list[dict[str, Any]] = []
         self.filled = False
         self.gone = ""
-        self.ranks: dict[str, int] = {}  # pod -> the process of its bundle, when it was last looked at
+        self.ranks: dict[str, int] = {}  # raylet -> the process of its bundle, when it was last looked at
         self.began = 0.0  # when the last sign was given
         self.healing: list[Callable[[], None]] = []
 
@@ -230,8 +230,8 @@ class Soak:
         self.head._do("touch /tmp/look")
         self.wait(lambda: bool(self.looked), 150, "the ranks to answer")
         (found,) = self.looked
-        before, self.ranks = self.ranks, {rank["pod"]: rank["pid"] for rank in found["ranks"]}
-        others = {pod: (pid, self.ranks[pod]) for pod, pid in before.items() if pod in self.ranks}
+        before, self.ranks = self.ranks, {rank["raylet"]: rank["pid"] for rank in found["ranks"]}
+        others = {each: (pid, self.ranks[each]) for each, pid in before.items() if each in self.ranks}
         if not any(why.startswith("restart: ") and at > self.began for at, _, why in self.seen["history"]):
             assert all(was == now for was, now in others.values()), f"who was not lost runs on: {others}, {self.seen}"
         assert (
