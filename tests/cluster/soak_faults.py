@@ -50,7 +50,8 @@ class Rank:
         import pynvml
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {"raylet": ray.get_runtime_context().get_node_id(), "pid": os.getpid(), "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
+        return {"raylet": ray.get_runtime_context().get_node_id(), "pid": os.getpid(),
+                "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
                 "seen": [device.uuid for device in ray_dra.get_devices()]}
 made, of = [], ""
 def about():
