@@ -257,7 +257,7 @@ class Soak:
             "XID 79": (self.xid, 3),
             "a cordon and a drain": (self.drain, 2),
             "a kubelet": (self.stop_kubelet, 1),
-            "a pod, and no room": (self.rule_without_room, 1),
+            "a DeviceTaintRule, and no room": (self.rule_without_room, 1),
         }
 
     def pods(self) -> dict[str, str]:
