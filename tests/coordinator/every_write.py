@@ -258,9 +258,9 @@ class Noted:
 
     @property
     def ends(self) -> bool:
-        """Its program has given it back, or was not told of it yet."""
+        """Its program has given it back, was not told of it yet, or has ended."""
         gang = self.coordinator.gangs.get(NAME)
-        return gang is None or gang.releasing
+        return gang is None or gang.releasing or gang.owner not in self.ray.jobs
 
     def ends_well(self, *, may_be_gone: bool) -> str:
         """Everybody goes on. Returns how the gang came out of it; raises AssertionError where it did not come out well,
