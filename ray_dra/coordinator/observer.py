@@ -139,6 +139,7 @@ class Observer:
             lost=tuple(
                 dict.fromkeys([*gone.values(), *(str(each) for _, each in amiss if each.severity is Severity.LOST)])
             ),
+            without=frozenset(gone),
             held_for=held_for,
             provisioned=notes.progress.ready,
             place_within=self.backend.place_within

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -174,6 +175,81 @@ def test_with_the_pool_end_all_that_have_shares_of_it() -> None:
     assert here.left() == []
 
 
+def two_nodes() -> tuple[World, str, list[str]]:
+    """A pool of ten GPUs on two nodes of eight, and a gang on each node."""
+    here = World(2, None, "hgx-b200")
+    here.coordinator.observe()
+    holder = ready(here, pool(gpus=10))
+    gangs = [ready(here, sharer(*[0.5] * count)) for count in (8, 2)]
+    assert [nodes_of(here, gang) for gang in gangs] == [{"b200-0"}, {"b200-1"}]
+    return here, holder, gangs
+
+
+def nodes_of(here: World, gang: str) -> set[str]:
+    allocation = here.coordinator.status(gang).allocation
+    return set() if allocation is None else set(allocation.nodes)
+
+
+FAULTS: dict[str, tuple[Callable[[World], object], Callable[[World], object], bool]] = {
+    # what befalls the node b200-0, what ends that, and whether the pool is whole then
+    "a GPU is lost": (
+        lambda here: here.kube.taint_device("b200-0", "gpu-2", "NoExecute"),
+        lambda here: here.kube.taint_device("b200-0", "gpu-2", ""),
+        True,
+    ),
+    "the node is silent": (
+        lambda here: here.kube.lose_node("b200-0"),
+        lambda here: here.kube.regain_node("b200-0"),
+        False,
+    ),
+    "the node is deleted": (
+        lambda here: here.kube.delete_node("b200-0"),
+        lambda here: here.kube.regain_node("b200-0"),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_left_of_a_pool_is_for_gangs_and_what_is_lost_for_none(fault: str, killed: bool) -> None:
+    befalls, ends, heals = FAULTS[fault]
+    here, holder, (hit, well) = two_nodes()
+    befalls(here)
+    for _ in range(10):
+        here.turn()
+    if killed:
+        here.restart()
+        for _ in range(3):
+            here.turn()
+    phases = [here.coordinator.status(gang).phase for gang in (holder, hit, well)]
+    assert phases == [Phase.DEGRADED, Phase.DEGRADED, Phase.READY]
+    new = ready(here, sharer(0.2, 0.2))
+    held = here.coordinator.status(new).allocation
+    assert held is not None
+    assert ("b200-0", "gpu-2") not in {(grant.node, grant.device.device) for grant in held.grants}
+    if not heals:
+        assert nodes_of(here, new) == {"b200-1"}
+        waits = here.coordinator.submit(sharer(*[0.2] * 3))
+        assert waits.phase is Phase.QUEUED
+        assert "of its 10 GPUs some are lost" in str(waits.waits_for[0])
+    ends(here)
+    for _ in range(30):
+        here.turn()
+    if heals:
+        assert here.coordinator.status(holder).phase is here.coordinator.status(hit).phase is Phase.READY
+    else:
+        assert here.coordinator.status(holder).phase is Phase.DEGRADED
+        assert "the worker on b200-0 is gone" in here.coordinator.status(holder).lost
+        assert here.coordinator.status(waits.gang).phase is Phase.QUEUED, "the claim of the GPUs there is gone"
+        assert here.coordinator.status(well).phase is Phase.READY
+    assert max(amounts(here).values()) <= 1000
+    here.coordinator.release(holder)
+    here.settle()
+    again = ready(here, pool(gpus=16))
+    assert nodes_of(here, again) == {"b200-0", "b200-1"}
+
+
 def test_a_pool_that_has_met_a_fault_takes_nobody_new_and_whoever_is_there_goes_on() -> None:
     here = world()
     holder = ready(here, pool(gpus=1))
@@ -187,7 +263,7 @@ def test_a_pool_that_has_met_a_fault_takes_nobody_new_and_whoever_is_there_goes_
         here.turn()
     assert here.coordinator.status(holder).phase is Phase.DEGRADED
     waits = here.coordinator.submit(sharer(0.25))
-    assert "it is not ready" in str(waits.waits_for[0])
+    assert "of its 1 GPUs some are lost" in str(waits.waits_for[0])
     assert there in here.coordinator.gangs
     here.coordinator.release(holder)
     here.settle()

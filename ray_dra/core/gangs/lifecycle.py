@@ -46,6 +46,7 @@ class Observed:
         drained: bundles whose raylet is the gang's own, lives, and drains, which Ray cannot take back.
         guarded: nobody else's claim gets a GPU of it, also while none of its own has it.
         no_guard: why that cannot be had; "" where it can.
+        without: nodes on which its worker is gone.
     """
 
     group_state: str | None = None
@@ -64,6 +65,7 @@ class Observed:
     drained: frozenset[int] = frozenset()
     guarded: bool = True
     no_guard: str = ""
+    without: frozenset[str] = frozenset()
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:

@@ -28,13 +28,17 @@ class Pool:
 
     Attributes:
         gang: the gang that holds it.
-        ready: whether its GPUs are set to be shared and all well, so that others can have shares of them.
+        ready: whether its GPUs are set to be shared, so that others can have shares of those that are well.
+        without: nodes on which its worker is gone, and with it the claim of the GPUs there.
+        whole: nothing of it is lost.
     """
 
     name: str
     gang: str
     sharing: GpuSharing
     ready: bool
+    without: frozenset[str] = frozenset()
+    whole: bool = True
 
     @property
     def terms(self) -> PoolTerms:
@@ -65,7 +69,7 @@ class Pools:
         if pool is None:
             return self._no(request, 0, "there is no such pool")
         wrong = self._against_terms(request, pool)
-        if wrong is not None or held is None or not pool.ready:
+        if wrong is not None or held is None or not (pool.ready and pool.whole):
             return wrong
         answer = self._place(request, pool, held, (), 0)
         return answer if isinstance(answer, Unsatisfiable) else None
@@ -80,7 +84,7 @@ class Pools:
     ) -> Answer:
         """The pool's GPUs as an inventory of their own, with what others have of them, and the gang planned there."""
         whole = self.inventory
-        names = [name for name in dict.fromkeys(held.nodes) if name in whole.node_states]
+        names = [name for name in dict.fromkeys(held.nodes) if name in whole.node_states and name not in pool.without]
         part = whole.part(names)
         least = 1
         for name, state in part.node_states.items():
@@ -104,7 +108,9 @@ class Pools:
         if isinstance(answer, Allocation):
             return answer._replace(pool=pool.gang)
         left = [amount for state in part.node_states.values() for amount in _left(state)]
-        return self._no(request, sum(left), f"at most {max(left, default=0) / WHOLE:g} of one GPU, {len(left)} in all")
+        less = "" if pool.whole else f"; of its {len(held.bundles)} GPUs some are lost"
+        why = f"at most {max(left, default=0) / WHOLE:g} of one GPU, {len(left)} in all{less}"
+        return self._no(request, sum(left), why)
 
     def _no(self, request: GangRequest, available: int, why: str) -> Unsatisfiable:
         where = Place(PlaceKind.POOL, request.pool)

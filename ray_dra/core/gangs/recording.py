@@ -78,6 +78,7 @@ class Recording:
         notes = self.notes(gang)
         runs = seen.placed_once and not gang.releasing
         faulted = bool(seen.lost or to_drain(seen.ending)) and (seen.placed_once or seen.group_state == "ABSENT")
+        notes.without = seen.without
         notes.faulted = seen.owner_alive and (faulted or (notes.faulted and not runs))
 
     def notes(self, gang: Gang) -> RuntimeNotes:

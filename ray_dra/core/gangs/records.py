@@ -261,8 +261,11 @@ class Records:
         gang = self.gangs.get(self._pools.get(name, ""))
         if gang is None or gang.request.sharing is None:
             return None
-        ready = bool(gang.history) and gang.history[-1].to is Phase.READY
-        return Pool(name, gang.id, gang.request.sharing, ready)
+        phase = gang.history[-1].to if gang.history else None
+        if phase is Phase.DEGRADED:  # what is left of it is as good as before
+            without = self.notes[gang.id].without
+            return Pool(name, gang.id, gang.request.sharing, without is not None, without or frozenset(), whole=False)
+        return Pool(name, gang.id, gang.request.sharing, phase is Phase.READY)
 
     def program_has(self, pool: Pool, owner: str) -> int:
         """Thousandths of GPUs that a program's gangs have of a pool."""

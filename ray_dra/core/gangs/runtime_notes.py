@@ -24,6 +24,7 @@ class RuntimeNotes:
         answer: what the queue said last while the gang waited for it.
         faulted: Ray has placed it, and of its hardware something is lost or to be drained; of a gang that is given
             back: was when it was last seen.
+        without: the nodes on which its worker was gone when it was last seen; None: it was not seen yet.
         evicted: when that was first seen to have taken back what a running gang has, and why.
         could_grow: since when there has been room for it to grow back, at every look.
         cannot_grow: as `no_place`, for that.
@@ -43,6 +44,7 @@ class RuntimeNotes:
     ending: bool = False
     could_start: float | None = None
     registered: bool = False
+    without: frozenset[str] | None = None
     answer: Answer | None = None
     evicted: tuple[float, str] | None = None
     reservation: Reservation | None = None
