@@ -123,6 +123,9 @@ class Views:
         nodes_known, gangs_known = (0, 0) if again else known
         nodes, gangs = self._nodes.since(nodes_known, MOST_NODES), self._gangs.since(gangs_known, MOST_GANGS)
         states = self._inventory.node_states
+        if left:  # what is told now is noted, or a node that then is as it was noted before would not be told again
+            for name in nodes.keys:
+                self._note_node(name)
         return View(
             to=Cursor(epoch, nodes.to, gangs.to),
             again=again,
@@ -143,16 +146,19 @@ class Views:
             touched = self._inventory.touched = dict.fromkeys(self._inventory.node_states.values())
         for _ in range(min(MOST_NODES, len(touched))):
             state, _ = touched.popitem()
-            name, there = state.name, self._inventory.node_states.get(state.name)
-            if there is None:
-                if self._seen.pop(name, None) is not None:
-                    self._nodes.note(name, gone=True)
-                continue
-            looks = _looks(there)
-            if looks is None or self._seen.get(name) != looks:  # a plan that was tried has touched it, too
-                self._seen[name] = looks or ()
-                self._nodes.note(name)
+            self._note_node(state.name)
         return len(touched)
+
+    def _note_node(self, name: str) -> None:
+        there = self._inventory.node_states.get(name)
+        if there is None:
+            if self._seen.pop(name, None) is not None:
+                self._nodes.note(name, gone=True)
+            return
+        looks = _looks(there)
+        if looks is None or self._seen.get(name) != looks:  # a plan that was tried has touched it, too
+            self._seen[name] = looks or ()
+            self._nodes.note(name)
 
     def _note_gangs(self) -> int:
         """How many are left to be noted."""

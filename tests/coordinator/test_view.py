@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from ray_dra.coordinator import view as views
 from ray_dra.coordinator.view import ChangeLog, Views
+from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.order import Order
 from ray_dra.errors import InvalidRequest
-from ray_dra.translate.map.cells import ASIDE
+from ray_dra.translate.map.cells import ASIDE, NodeRow, node_row
 from ray_dra.translate.map.page import PageState
 from ray_dra.translate.map.view import NOTHING_SEEN, Cursor, View, all_since, of_snapshot
 from tests.coordinator.fault_worlds import World as FaultWorld
 from tests.coordinator.world import World
-from tests.core.machines import gang
+from tests.core.machines import gang, node
 from tests.translate.map.worlds import STEPS, Step, start
 
 
@@ -87,6 +88,53 @@ def test_what_is_told_bit_by_bit_is_the_inventory(steps: list[tuple[Step, bool]]
     fresh.take(of_snapshot(inventory)._replace(gangs={}))
     for table in ("nodes", "racks", "figures", "cliques"):
         assert page.state[table] == fresh.state[table]
+
+
+@given(st.lists(st.tuples(STEPS, st.booleans()), min_size=4, max_size=14))
+@settings(max_examples=100, deadline=None)
+def test_what_changes_between_two_bits_is_told_too(steps: list[tuple[Step, bool]]) -> None:
+    """A bit is told while more nodes have changed than are noted for one answer; then it may all be as before."""
+    inventory, known, cursor = start(), dict[str, NodeRow](), NOTHING_SEEN
+    world = World()
+    source = Views("e", inventory, world.coordinator.records, world.coordinator._statuses, dict, world.clock)
+
+    def bit() -> View:
+        nonlocal cursor
+        view = source.since(cursor)
+        if view.again:
+            known.clear()
+        known.update({row.name: row for row in view.nodes})
+        for name in view.gone:
+            known.pop(name, None)
+        cursor = view.to
+        return view
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "MOST_NODES", 2)
+        patch.setattr(views, "MOST_GONE", 2)
+        for step, asks in steps:
+            step(inventory)
+            if asks:
+                bit()
+        while bit().more:
+            pass
+    assert known == {name: node_row(inventory, state) for name, state in inventory.node_states.items()}
+
+
+def test_a_node_told_before_its_change_was_noted_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    inventory, world = Inventory([node("first", 1), node("second", 1)]), World()
+    source = Views("e", inventory, world.coordinator.records, world.coordinator._statuses, dict, world.clock)
+    monkeypatch.setattr(views, "MOST_NODES", 1)
+    cursor = source.since(NOTHING_SEEN).to
+    known: dict[str, str] = {}
+    for busy in (1, 0):
+        for name in ("first", "second"):
+            inventory.set_others(name, busy, {})
+        view = source.since(cursor)
+        known |= {row.name: row.cells[0].state for row in view.nodes}
+        cursor = view.to
+    known |= {row.name: row.cells[0].state for row in all_since(source.since, cursor).nodes}
+    assert known == {"first": "free", "second": "free"}
 
 
 def watching() -> tuple[World, Views, PageState]:

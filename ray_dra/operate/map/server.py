@@ -103,7 +103,7 @@ def request_of(query: Mapping[str, str]) -> GangRequest:
 
 
 def _number(name: str, said: str) -> int:
-    if not said.lstrip("-").isdecimal() or len(said) > 9 or not said.isascii():
+    if not said.removeprefix("-").isdecimal() or len(said) > 9 or not said.isascii():
         raise InvalidRequest("This is no number.", place=name, wanted=shown(said))
     return int(said)
 

@@ -45,6 +45,7 @@ class Watch:
         self._cursor: Cursor = NOTHING_SEEN
         self._browsers: set[_Browser] = set()
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
         self._closed = False
         self._text: tuple[State, str] | None = None
 
@@ -61,7 +62,7 @@ class Watch:
         """Server-sent events for one browser: `state` with all there is, then `change` with what changes."""
         browser = _Browser()
         if self._cursor == NOTHING_SEEN:
-            await self._look()
+            await self._looked()
         self._browsers.add(browser)
         if self._source.live and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run())
@@ -90,12 +91,22 @@ class Watch:
     async def _run(self) -> None:
         while self._browsers and not self._closed:
             await asyncio.sleep(self._seconds)
-            change = await self._look()
-            if change:
-                for browser in self._browsers:
-                    browser.tell(change)
+            await self._looked()
 
-    async def _look(self) -> State:
+    async def _looked(self) -> None:
+        """One look, which all who want one meanwhile share: two at a time would count nodes twice. A browser that
+        leaves does not end it, and what it finds is told to all that are there."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+        await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
+        change = await self._change()
+        if change:
+            for browser in self._browsers:
+                browser.tell(change)
+
+    async def _change(self) -> State:
         try:
             return await asyncio.to_thread(self._take)
         except Exception as error:  # of Ray, say: whatever it is, the next look may find the cluster well

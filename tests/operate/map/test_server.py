@@ -91,7 +91,16 @@ def test_what_if_says_where_and_why_not(source: SnapshotSource) -> None:
     no = asked(app, "/what-if?gpus=4&bundles=2&where=one").json
     assert (no["fits"], no["leaving"]) == (False, [ODD])
     assert no["ghost"] != {}
-    for query in ("gpus=x", "bundles=0", "bundles=-1", "where=moon", "gpus=1e3", "gpus=-4", "gpus=999999999999"):
+    for query in (
+        "gpus=x",
+        "gpus=--5",
+        "bundles=0",
+        "bundles=-1",
+        "where=moon",
+        "gpus=1e3",
+        "gpus=-4",
+        "gpus=999999999999",
+    ):
         bad = asked(app, f"/what-if?{query}")
         assert (bad.status, bool(bad.json["error"])) == (400, True), query
 

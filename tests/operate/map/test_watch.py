@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -158,5 +159,40 @@ def test_a_browser_hears_that_the_server_lives(monkeypatch: pytest.MonkeyPatch) 
         assert await heard(events) == ("ping", {})
         assert source.looks == 1, "a file is not asked again"
         await events.aclose()
+
+    asyncio.run(run())
+
+
+def test_browsers_that_come_at_once_share_one_look() -> None:
+    """Two looks at a time would count what both find twice."""
+
+    class Slow(Told):
+        def look(self, cursor: Cursor) -> View:
+            time.sleep(0.05)
+            return super().look(cursor)
+
+    async def run() -> None:
+        source = Slow()
+        source.views = [gangs(1, a={"phase": "queued"}), CoordinatorUnavailable("Two looked.")]
+        watch = Watch(source, seconds=60)
+        found = await asyncio.gather(*(heard(watch.events()) for _ in range(20)))
+        assert source.looks == 1
+        assert all(state["gangs"] == {"a": {"phase": "queued"}} and not state["silent"] for _, state in found)
+
+    asyncio.run(run())
+
+
+def test_who_was_there_hears_what_the_look_for_a_newcomer_finds() -> None:
+    async def run() -> None:
+        source = Told()
+        source.views = [CoordinatorUnavailable("It starts."), gangs(1, a={"phase": "queued"})]
+        watch = Watch(source, seconds=60)
+        first, second = watch.events(), watch.events()
+        _, one = await heard(first)
+        assert one["silent"]["why"] == "It starts."
+        _, other = await heard(second)
+        one = applied(one, await heard_change(first))
+        assert one == other
+        assert (one["gangs"], one["silent"]) == ({"a": {"phase": "queued"}}, None)
 
     asyncio.run(run())
