@@ -118,6 +118,6 @@ def test_a_claim_with_parameters_can_be_patched_afterwards(namespace: Namespace)
 
 def test_every_kind_of_the_table_is_served_but_those_not_installed(namespace: Namespace) -> None:
     served = {kind for kind in KINDS if namespace.api.serves(kind)}
-    neighbours = {"Workload", "ResourceFlavor", "Sandbox", "SandboxTemplate", "DrainRequest"}
+    neighbours = {"Workload", "ResourceFlavor", "PodGroup", "Sandbox", "SandboxTemplate", "DrainRequest"}
     assert set(KINDS) - served == neighbours
     assert "ok" in namespace.api.raw("/livez")

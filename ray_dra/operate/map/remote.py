@@ -18,11 +18,11 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ray_dra.errors import ClusterUnavailable
+from ray_dra.translate.names import AUTH_TOKEN_VARIABLE
 
 PORT = 8266
 START_SECONDS = 120.0
 TITLE = b"<title>ray-dra map</title>"
-TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 JOB = f"exec python3 -m ray_dra.cli map --port {PORT} --no-browser"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # these are this machine's own ports
@@ -72,7 +72,7 @@ def _answers(page: str) -> bool:
 
 def _ask(dashboard: str, method: str, path: str, body: Any = None) -> dict[str, Any]:
     """The dashboard's answer. With the token of RAY_AUTH_TOKEN, if there is one."""
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = os.environ.get(AUTH_TOKEN_VARIABLE)
     request = urllib.request.Request(
         f"http://{dashboard}{path}",
         method=method,
@@ -84,7 +84,7 @@ def _ask(dashboard: str, method: str, path: str, body: Any = None) -> dict[str, 
             found = json.loads(answer.read() or b"{}")
             return found if isinstance(found, dict) else {}
     except urllib.error.HTTPError as error:
-        why = "it asks for a token: set RAY_AUTH_TOKEN (docs/security.md)" if error.code in (401, 403) else ""
+        why = f"it asks for a token: set {AUTH_TOKEN_VARIABLE} (docs/security.md)" if error.code in (401, 403) else ""
         raise ClusterUnavailable(
             "The head's dashboard refuses.", place=path, wanted=why, available=f"HTTP {error.code}"
         ) from error

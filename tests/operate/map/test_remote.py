@@ -13,6 +13,7 @@ import pytest
 
 from ray_dra.errors import ClusterUnavailable
 from ray_dra.operate.map import remote
+from ray_dra.translate.names import AUTH_TOKEN_VARIABLE
 
 
 class Head:
@@ -104,11 +105,11 @@ def test_one_that_does_not_start_says_why_and_leaves_no_job() -> None:
 
 
 def test_a_token_is_asked_for_and_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(remote.TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(AUTH_TOKEN_VARIABLE, raising=False)
     with head(token="secret") as there:
         with pytest.raises(ClusterUnavailable, match="RAY_AUTH_TOKEN"), remote.map_on_head(there.dashboard, there.page):
             raise AssertionError
-        monkeypatch.setenv(remote.TOKEN_VARIABLE, "secret")
+        monkeypatch.setenv(AUTH_TOKEN_VARIABLE, "secret")
         with remote.map_on_head(there.dashboard, there.page, lambda _: None) as started:
             assert started
 
