@@ -122,19 +122,22 @@ def test_what_changes_between_two_bits_is_told_too(steps: list[tuple[Step, bool]
 
 
 def test_a_node_told_before_its_change_was_noted_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    inventory, world = Inventory([node("first", 1), node("second", 1)]), World()
+    """Of two that change, the one noted last is told first to somebody who begins anew; then it is as before."""
+    inventory, world = Inventory([node("a", 1), node("b", 1), node("c", 1)]), World()
     source = Views("e", inventory, world.coordinator.records, world.coordinator._statuses, dict, world.clock)
+    noted = [row.name for row in all_since(source.since, NOTHING_SEEN).nodes]
     monkeypatch.setattr(views, "MOST_NODES", 1)
-    cursor = source.since(NOTHING_SEEN).to
-    known: dict[str, str] = {}
-    for busy in (1, 0):
-        for name in ("first", "second"):
-            inventory.set_others(name, busy, {})
-        view = source.since(cursor)
-        known |= {row.name: row.cells[0].state for row in view.nodes}
-        cursor = view.to
-    known |= {row.name: row.cells[0].state for row in all_since(source.since, cursor).nodes}
-    assert known == {"first": "free", "second": "free"}
+    first = source.since(NOTHING_SEEN)
+    assert [row.name for row in first.nodes] == noted[:1]
+    for name in noted[1:]:
+        inventory.set_others(name, 1, {})
+    second = source.since(first.to)
+    assert [(row.name, row.cells[0].state) for row in second.nodes] == [(noted[1], "others")]
+    for name in noted[1:]:
+        inventory.set_others(name, 0, {})
+    third = all_since(source.since, second.to)
+    told = {row.name: row.cells[0].state for view in (first, second, third) for row in view.nodes}
+    assert told == dict.fromkeys("abc", "free")
 
 
 def watching() -> tuple[World, Views, PageState]:
