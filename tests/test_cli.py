@@ -683,6 +683,9 @@ def test_the_map_says_what_it_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         done = run("map", str(path), "--port", str(taken.getsockname()[1]), "--no-browser")
     assert done.exit_code == USAGE
     assert "cannot be served" in done.stderr
+    for words in (("--host", ""), ("--address", "127.0.0.1:1")):  # an empty one would be every address there is
+        done = run("map", str(path), *words)
+        assert (done.exit_code, words[0] in done.stderr) == (USAGE, True)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.delitem(sys.modules, "ray_dra.operate.map.server", raising=False)
     done = run("map", str(path))

@@ -14,7 +14,7 @@ import typer
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
 from ray_dra.cli.exit_codes import USAGE
-from ray_dra.cli.terminal import say, warn
+from ray_dra.cli.terminal import refuse_idle, said_options, say, warn
 
 if TYPE_CHECKING:
     from ray_dra.operate.map.sources import Source
@@ -24,6 +24,7 @@ ANSWER_SECONDS = 10.0
 
 
 def map_page(
+    context: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
     address: Address = "",
     raycluster: Annotated[
@@ -54,6 +55,10 @@ def map_page(
             raise typer.BadParameter(said, param_hint="FILE, --address, --host, --port, --name")
         _by_tunnel(raycluster, namespace, kubeconfig, browser)
         return
+    if file is not None:
+        refuse_idle(said_options(context), ["--address"], "the cluster is read from a file")
+    if not host:  # to bind to it would serve at every address of the machine
+        raise typer.BadParameter("an address is missing; without --host it is this machine alone", param_hint="--host")
     try:
         from ray_dra.operate.map.server import app_of, listen, server_of
     except ImportError as error:

@@ -9,6 +9,7 @@ nothing from elsewhere.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -28,6 +29,8 @@ HEADERS = {
     "cache-control": "no-store",
 }
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::[0-9]{1,5})?")
+
 
 class Guard:
     """See the module. `names`: host names besides localhost by which the server may be called; addresses always may,
@@ -40,6 +43,8 @@ class Guard:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
+            else:
+                await send({"type": "websocket.close", "code": 1008})
             return
         headers = Headers(scope=scope)
         refused = self._refused(scope["method"], headers)
@@ -63,7 +68,10 @@ class Guard:
         return None
 
     def _ours(self, host: str) -> bool:
-        name = host[: host.rfind("]") + 1] if host.startswith("[") else host.partition(":")[0]
+        said = _HOST.fullmatch(host)
+        if said is None:
+            return False
+        name = said[1]
         if name.lower() in self._names:
             return True
         try:

@@ -44,7 +44,9 @@ def app_of(source: Source, names: Iterable[str] = (), seconds: float = LOOK_SECO
     watch = Watch(source, seconds)
     one_plan = asyncio.Lock()  # a plan costs the coordinator more than a look
 
-    async def events(_: Request) -> Response:
+    async def events(request: Request) -> Response:
+        if request.method == "HEAD":  # whoever wants no body looks at nothing
+            return Response(media_type="text/event-stream", headers=STREAM)
         return StreamingResponse(watch.events(), media_type="text/event-stream", headers=STREAM)
 
     async def gang(request: Request) -> Response:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
 from ray_dra.operate.map.guard import HEADERS, Guard
-from tests.operate.map.asked import asked
+from tests.operate.map.asked import asked, scope_of
 
 APP = Guard(PlainTextResponse("the map"), ["Racks.example"])
 
@@ -21,7 +24,11 @@ def test_whoever_calls_it_by_its_name_is_let_in(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8266", "localhost.evil.example", "", "127.0.0.1.evil.example", "[evil]", "1"]
+    "host",
+    [
+        *("evil.example", "evil.example:8266", "localhost.evil.example", "", "127.0.0.1.evil.example", "[evil]", "1"),
+        *("localhost:evil.example", "[127.0.0.1]evil.example", "[::1%evil.example]", "[::1]x", "localhost:123456"),
+    ],
 )
 def test_a_name_that_is_not_its_own_is_refused(host: str) -> None:
     """As by DNS rebinding: the name of an attacker's page, with this server's address."""
@@ -49,3 +56,16 @@ def test_nothing_but_looking_is_served(method: str) -> None:
 )
 def test_another_sites_page_may_link_to_it_and_no_more(status: int, headers: dict[str, str]) -> None:
     assert asked(APP, "/", **headers).status == status
+
+
+def test_a_web_socket_is_closed() -> None:
+    sent: list[Message] = []
+
+    async def connect() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(APP({**scope_of("/events"), "type": "websocket"}, connect, send))
+    assert [message["type"] for message in sent] == ["websocket.close"]

@@ -50,6 +50,11 @@ def test_the_page_and_its_files_are_served(source: SnapshotSource) -> None:
         assert asked(app, path).status == 404
 
 
+def test_whoever_wants_no_body_gets_no_events(source: SnapshotSource) -> None:
+    found = asked(app_of(source), "/events", "HEAD")
+    assert (found.status, found.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+
+
 def test_the_first_event_is_all_of_the_file(source: SnapshotSource) -> None:
     app = app_of(source)
 
