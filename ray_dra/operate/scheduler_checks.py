@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from ray_dra.adapters.kubernetes import KubernetesApi
-from ray_dra.errors import NotAllowed
 from ray_dra.ports.kube_objects import Claim, ResourceSlice
 from ray_dra.ports.kubernetes import Object
 from ray_dra.translate.kube.schedulers import ONE_SCHEDULER, contested_nodes, given_twice, meanings
@@ -34,12 +32,11 @@ def of_devices(claims: Collection[Claim], slices: Collection[ResourceSlice]) -> 
         yield what, True, f"none of those in {several(len(claims), 'claim')}"
 
 
-def of_nodes(api: KubernetesApi, nodes: Collection[str]) -> Iterator[Line]:
-    """Whether one scheduler alone places pods on each of these nodes."""
+def of_nodes(pods: Collection[Object] | None, nodes: Collection[str]) -> Iterator[Line]:
+    """Whether one scheduler alone places pods on each of these nodes. `pods`: all there are; None: who asks may not
+    list them."""
     what = "one scheduler for each node with GPUs"
-    try:
-        pods = api.items("Pod")
-    except NotAllowed:
+    if pods is None:
         yield what, None, "this cannot be told without the right to list all pods; nothing else needs that"
         return
     found = contested_nodes(pods, nodes)

@@ -10,7 +10,6 @@ import ray
 
 from ray_dra.adapters import lease
 from ray_dra.adapters.lease import Lease
-from ray_dra.errors import NotAllowed
 from ray_dra.operate import check
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
@@ -308,9 +307,12 @@ def test_devices_in_two_claims_and_nodes_of_two_schedulers_are_told() -> None:
 
     class Some(Api):
         def items(self, kind: str, **more: Any) -> list[Any]:
-            if kind not in things:
-                raise NotAllowed("This identity may not do that.", wanted=f"list {kind}")
             return things[kind]
+
+        def review(self, body: dict[str, Any]) -> dict[str, Any]:
+            asked = body["spec"]["resourceAttributes"]
+            assert asked == {"group": "", "resource": "pods", "verb": "list"}
+            return {"status": {"allowed": "Pod" in things}}
 
     api: Any = Some(cluster())
 
