@@ -4,6 +4,7 @@ once there is room; on raylets that are there and on Kubernetes, with the coordi
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,8 @@ from ray_dra.core.gangs.reshape import GROW_SECONDS
 from ray_dra.core.gangs.reshaping import AGAIN_SECONDS
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.model.locality import Locality
+from ray_dra.translate.kube.slots import slot_labels
+from ray_dra.translate.names import SLOT_LABEL
 from tests.coordinator.kills import die_at, spare
 from tests.core.machines import gang
 
@@ -500,5 +503,31 @@ def test_whatever_else_is_lost_meanwhile_it_is_ready_again(victim: str, turns: i
     assert world.status.phase is Phase.READY, "\n".join(map(str, world.status.history))
     assert not world.status.lost
     assert len(world.nodes) in (1, 2)
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+def test_a_worker_may_go_where_the_gang_had_another_slot_before_it_shrank() -> None:
+    """It has the label by which the placement group selects its slot, and no slot has two."""
+    world = KubeWorld(nodes=4, cliques=1)
+    asked = world.order(4, on_fault=on_fault(("replace", "shrink"), GRACE, min_bundles=2), name="train")
+    request = replace(asked.request, gang=NAME, locality=SEGMENTS)
+    world.coordinator.submit(replace(asked, request=request, maker=HERE))
+    assert world.drive(NAME) is Phase.READY
+    first, second, third, fourth = world.nodes
+    world.kube.taint(fourth, "NoExecute")
+    for _ in range(60):
+        world.turn()
+    assert (world.status.phase, world.nodes) == (Phase.READY, (first, second))
+    for node, takes in ((second, third), (third, second)):  # and back, with the same numbers
+        world.kube.taint_device(second, "gpu-1", "")
+        world.kube.taint_device(node, "gpu-1", "NoExecute")
+        for _ in range(120):
+            world.turn()
+        assert (world.status.phase, world.nodes) == (Phase.READY, (first, takes))
+        (group,) = [each for each in world.ray.groups.values() if each.state == "CREATED"]
+        assert world.status.allocation is not None
+        labels = slot_labels(world.status.allocation)
+        assert [each[SLOT_LABEL] for each in group.selectors] == [labels[first], labels[takes]]
     world.coordinator.release(NAME)
     world.settle()

@@ -67,7 +67,8 @@ def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str])
         to = placed[0].node
         used = others | {to}
         renewed[to] = gang.moves + 1
-        numbered = tuple(to if each == node else each for each in numbered)
+        # A gang that has shrunk may come to a node where it had another slot: the two change their numbers.
+        numbered = tuple({node: to, to: node}.get(each, each) for each in numbered)
         counters = {imex_counter(to) if each == counter else each: n for each, n in counters.items()}
     return held._replace(
         kept=kept_off(held.kept, lost),
