@@ -193,19 +193,24 @@ def test_what_is_kept_is_given_back_without_another_change() -> None:
     world.end()
 
 
-def test_where_the_next_workers_cannot_be_had_it_still_keeps_what_it_kept() -> None:
-    world = World()
-    world.reshape(HALF, keep=True)
-    world.until(HALF)
+def change_without_images(world: World, shape: Any) -> None:
+    """The gang's node gets no images until the old shape is on its way back."""
     node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]
     world.kube.break_registry(node)
-    world.reshape(WHOLE, timeout=20.0)
+    world.reshape(shape, timeout=20.0)
     for _ in range(200):
         world.turn()
         gang = world.coordinator.gangs[world.gang]
         if gang.reshape is not None and gang.reshape.stage is ReshapeStage.RETURNS:
             break
     world.kube.break_registry()
+
+
+def test_where_the_next_workers_cannot_be_had_it_still_keeps_what_it_kept() -> None:
+    world = World()
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    change_without_images(world, WHOLE)
     world.until(HALF)
     assert "within 20 s" in world.coordinator.status(world.gang).shape_failed
     assert world.coordinator.inventory.free_devices == 0
@@ -298,15 +303,7 @@ def test_without_the_right_to_keep_others_off_the_shape_stays() -> None:
 
 def test_where_the_next_workers_cannot_be_had_the_old_shape_returns() -> None:
     world = World()
-    node = world.coordinator.status(world.gang).allocation.nodes[0]  # type: ignore[union-attr]
-    world.kube.break_registry(node)
-    world.reshape(PARTS, timeout=20.0)
-    for _ in range(200):
-        world.turn()
-        gang = world.coordinator.gangs[world.gang]
-        if gang.reshape is not None and gang.reshape.stage is ReshapeStage.RETURNS:
-            break
-    world.kube.break_registry()
+    change_without_images(world, PARTS)
     world.until(WHOLE)
     assert "within 20 s" in world.coordinator.status(world.gang).shape_failed
     assert len(world.kube.claimed()) == 8
