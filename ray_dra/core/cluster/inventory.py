@@ -373,12 +373,14 @@ class Inventory(Index):
         """The nodes that are in IMEX domains of others than gangs: no gang's domain can have one of them."""
         before, self.others_domains = self.others_domains, names
         moved: dict[InClique, None] = {}
+        changed: dict[NodeState, int] = {}
         for name in before ^ names:
             state = self.node_states.get(name)
             if state is not None and state.imex_gang == (None if name in names else OTHERS):
                 self._set_imex((state,), OTHERS if name in names else None, moved)
-        if moved:
-            self.refresh({}, moved)
+                changed[state] = state.free
+        if changed:
+            self.refresh(changed, moved)
 
     def _use(self, allocation: Allocation, sign: float) -> None:
         node_states = self.node_states

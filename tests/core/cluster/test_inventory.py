@@ -235,3 +235,17 @@ def test_a_part_of_the_nodes_has_what_is_free_on_them_and_nothing_else() -> None
     assert inventory.emptied().free_devices == 13
     assert inventory.emptied() is inventory.emptied()
     assert picture(inventory) == before
+
+
+def test_whoever_follows_the_nodes_hears_of_others_domains_too() -> None:
+    inventory = Inventory(rack("r", 2), Limits(compute_domains=True))
+    inventory.touched = {}
+    state = inventory.node_states["r-t0"]
+    for names in (frozenset({"r-t0"}), frozenset[str]()):
+        before = picture(inventory)
+        inventory.set_others_domains(names)
+        assert list(inventory.touched) == [state]
+        assert picture(inventory) != before
+        inventory.touched.clear()
+        inventory.set_others_domains(names)
+        assert not inventory.touched, "nothing has changed"
