@@ -15,7 +15,7 @@ demo: $(STAMP)
 
 # Brings up its own Kubernetes cluster, and builds it first where the cache has none (minutes, once).
 test: $(STAMP)
-	sh tests/cluster/apt.sh
+	sh tests/cluster/apt.sh browser
 	$(BIN)/python -m tests.cluster build --helm
 	$(BIN)/python -m tests
 
@@ -63,14 +63,17 @@ $(STAMP): requirements.txt pyproject.toml
 	PATH="$(BIN):$$PATH"; uv pip install --quiet --python $(BIN)/python --no-deps -e .
 	touch $(STAMP)
 
-# What is pinned, by hash: for development, in the image, and to make the image.
+# What is pinned, by hash: for development, in the image, and to make the image. The last two are installed by pip, which
+# knows no override. And the Ray before ours, for its smoke test.
 lock:
 	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 \
 	    --generate-hashes --no-header --quiet --output-file requirements.txt
-	PATH="$(BIN):$$PATH"; uv pip compile pyproject.toml --extra image --universal --python-version 3.10 \
+	PATH="$(BIN):$$PATH"; uv pip compile --no-config pyproject.toml --extra image --universal --python-version 3.10 \
 	    --generate-hashes --no-header --quiet --output-file kube/image/requirements.txt
-	PATH="$(BIN):$$PATH"; uv pip compile --group pyproject.toml:build --universal --python-version 3.10 \
+	PATH="$(BIN):$$PATH"; uv pip compile --no-config --group pyproject.toml:build --universal --python-version 3.10 \
 	    --generate-hashes --no-header --quiet --output-file kube/image/build-requirements.txt
+	PATH="$(BIN):$$PATH"; uv pip compile --no-config tests/e2e/older_ray.in --no-deps --universal --python-version 3.10 \
+	    --generate-hashes --no-header --quiet --output-file tests/e2e/older_ray.txt
 
 # What is installed here, as CycloneDX. The image's own list is in it, and comes out of its build: kube/image/Dockerfile.
 sbom: $(STAMP)
