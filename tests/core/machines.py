@@ -9,7 +9,7 @@ from ray_dra.core.cluster.clique_order import Buckets
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.clique import box_clique
-from ray_dra.core.model.device import Counter, Device, DeviceId, FabricKind, Health
+from ray_dra.core.model.device import Device, DeviceId, FabricKind, Health
 from ray_dra.core.model.locality import Connect, Locality
 from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest, Strategy
@@ -159,29 +159,3 @@ def held(inventory: Inventory, request: GangRequest) -> Allocation:
 
 def shares(*amounts: int, name: str = "s") -> GangRequest:
     return GangRequest(name, tuple(Bundle((DeviceRequest(1, share=a),)) for a in amounts))
-
-
-def mig_node(name: str) -> Node:
-    """One GPU with 8 memory slices: partitions of 1, 2 and 4 slices at their legal starts (MIG's 1g, 2g, 4g)."""
-    slices = [(1, i) for i in range(7)] + [(2, 0), (2, 2), (2, 4), (4, 0)]
-    devices = []
-    for size, start in slices:
-        consumes: tuple[tuple[Counter, int], ...] = tuple(
-            (("gpu/" + name, f"memory-slice-{i}"), 1) for i in range(start, start + size)
-        )
-        devices.append(
-            Device(
-                DeviceId("gpu.nvidia.com", name, f"gpu-0-mig-{size}g-{start}"),
-                None,
-                None,
-                kind="mig",
-                attributes={"product": f"H100 MIG {size}g"},
-                consumes=consumes,
-            )
-        )
-    counters: tuple[tuple[Counter, int], ...] = tuple((("gpu/" + name, f"memory-slice-{i}"), 1) for i in range(8))
-    return Node(name, tuple(devices), counters=counters)
-
-
-def partitions(*profiles: str, name: str = "m") -> GangRequest:
-    return GangRequest(name, tuple(Bundle((DeviceRequest(1, products=(f"H100 MIG {p}",)),)) for p in profiles))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 Counter = tuple[str, str]
-"""(scope, name) of something shared that devices or gangs use up, e.g. ("node/n1", "imex")."""
+"""(scope, name) of something shared that gangs use up, e.g. ("node/n1", "imex")."""
 
 DomainId = str
 """A topology domain; the innermost is the clique."""
@@ -60,8 +60,6 @@ class Device:
             None before a dynamic partition is prepared.
         kind: "gpu" for a whole one, the device class of any other.
         capacity: e.g. {"memory": bytes}.
-        consumes: shared counters (`Node.counters`) the device uses up when it is held: two MIG partitions
-            over the same memory slice cannot both be had.
         domains: innermost first; empty where the clique is unknown or there is none.
         fabric_kind: of the clique; says nothing where there is none.
     """
@@ -72,7 +70,6 @@ class Device:
     kind: str = "gpu"
     attributes: Mapping[str, Attribute] = field(default_factory=dict, hash=False)
     capacity: Mapping[str, int] = field(default_factory=dict, hash=False)
-    consumes: tuple[tuple[Counter, int], ...] = ()
     domains: tuple[DomainId, ...] = ()
     health: Health = Health.OK
     health_reason: str = ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, replace
 
-from ray_dra.core.model.checked import flag, number, one_of, whole
+from ray_dra.core.model.checked import flag, number, one_of, text, whole
 from ray_dra.errors import InvalidRequest, shown
 
 MAX_CLIQUES = 1_000_000
 """Most cliques in `at_most_cliques`, and most bundles in a segment."""
 
 MAX_PATIENCE = 365 * 86400.0
+MAX_LEVEL = 317
+"""Characters of a label's name, which a level is."""
 LEAST_SPEED = 0.001
 
 
@@ -49,6 +51,8 @@ class Locality:
         outside_speed: the gang's speed outside of what it prefers, where it is 1 inside; None: as the cluster is set.
         exclusive: whole cliques; nobody else is planned onto them while the gang lives.
         connect: see `Connect`. gpus: see `Gpus`; for parts alone.
+        level, domains: at most so many domains of this level above cliques, where that can be (`planner/levels.py`);
+            never required. The level is the label of nodes that names it, or what follows the label's last slash.
     """
 
     cliques: int | None = None
@@ -59,12 +63,15 @@ class Locality:
     connect: Connect = Connect.PREFERRED
     gpus: Gpus = Gpus.ANY
     outside_speed: float | None = None
+    level: str = ""
+    domains: int | None = None
 
     def __post_init__(self) -> None:
         self.check()
         for name, kind in (
             ("cliques", int),
             ("segment", int),
+            ("domains", int),
             ("patience", float),
             ("outside_speed", float),
         ):  # numpy's as Python's own
@@ -73,13 +80,21 @@ class Locality:
 
     def check(self) -> None:
         """Raises InvalidRequest for a field of another type or out of range."""
-        for name in ("cliques", "segment"):
+        for name in ("cliques", "segment", "domains"):
             if getattr(self, name) is not None:
                 whole(getattr(self, name), f"locality.{name}", least=1, most=MAX_CLIQUES)
         if self.patience is not None:
             number(self.patience, "locality.patience", least=0.0, most=MAX_PATIENCE)
         if self.outside_speed is not None:
             number(self.outside_speed, "locality.outside_speed", least=LEAST_SPEED, most=1.0)
+        text(self.level, "locality.level", most=MAX_LEVEL, empty=True)
+        if bool(self.level) is (self.domains is None):
+            raise InvalidRequest(
+                "A limit of domains is of one level, and a level has a limit.",
+                place="locality.level",
+                wanted=f"{shown(self.domains)} of {shown(self.level)}",
+                available="at_most(level, count)",
+            )
         flag(self.required, "locality.required")
         flag(self.exclusive, "locality.exclusive")
         one_of(Connect, self.connect, "locality.connect")
@@ -100,6 +115,9 @@ class Locality:
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
                 raise _contradiction(f"{name} is {mine} in one and {theirs} in the other", self, other)
+        if self.level and other.level and (self.level, self.domains) != (other.level, other.domains):
+            limits = f"{self._domains()} in one and {other._domains()} in the other"
+            raise _contradiction(f"the limit is {limits}", self, other)
         for name in ("patience", "outside_speed"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine is not None and theirs is not None and mine != theirs:
@@ -120,6 +138,8 @@ class Locality:
             connect=connects.pop() if connects else Connect.PREFERRED,
             gpus=gpus.pop() if gpus else Gpus.ANY,
             outside_speed=self.outside_speed if self.outside_speed is not None else other.outside_speed,
+            level=self.level or other.level,
+            domains=self.domains if self.domains is not None else other.domains,
         )
 
     def __rand__(self, other: object) -> Locality:
@@ -141,7 +161,12 @@ class Locality:
             parts.append({"any": "any devices", "required": "linked devices"}[self.connect.value])
         if self.gpus is not Gpus.ANY:
             parts.append({"same": "all parts on one GPU", "spread": "each part on another GPU"}[self.gpus.value])
+        if self.level:
+            parts.append(f"at most {self._domains()} (preferred)")
         return ", ".join(parts) or "anywhere"
+
+    def _domains(self) -> str:
+        return f"{self.domains} {'domain' if self.domains == 1 else 'domains'} of {self.level}"
 
 
 ANYWHERE = Locality()
@@ -165,5 +190,5 @@ def no_locality(value: object) -> InvalidRequest:
         "locality is made by same_clique() and its like.",
         place="locality",
         wanted=shown(value),
-        available="same_clique, at_most_cliques, linked_devices, best_connected, and two of them by &",
+        available="same_clique, at_most_cliques, at_most, linked_devices, best_connected, and two of them by &",
     )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ray_dra.core.model.device import Counter, Device, DomainId
+from ray_dra.core.model.device import Device, DomainId
 from ray_dra.core.model.parts import PartedGpu
 
 Links = tuple[tuple[int, ...], ...]
@@ -25,7 +25,6 @@ class Node:
         ancestors: like `links`, NVML's topology level between two (0 internal .. 50 system); empty: unknown.
         resources: what the raylet offers besides devices, e.g. {"CPU": 64.0, "memory": bytes}.
         order: position in the rack (the tray), None when unknown; ties break by name.
-        counters: what the node's devices share, e.g. (("gpu/GPU-a", "memory-slice-3"), 1); see `Device.consumes`.
         parted: its GPUs that are given out in parts, some of them whole as well.
         spare: kept for repairs, and lent to small preemptible gangs only.
         unshared: (way to share a GPU, why its GPUs cannot be shared so); see `gpu_sharing.SharingKind`.
@@ -42,7 +41,6 @@ class Node:
     order: int | None = None
     ready: bool = True
     reason: str = ""
-    counters: tuple[tuple[Counter, int], ...] = ()
     spare: bool = False
     parted: tuple[PartedGpu, ...] = ()
     unshared: tuple[tuple[str, str], ...] = ()

@@ -62,6 +62,7 @@ class Sign(enum.Enum):
     RAYLET_DRAINS = "a raylet that was there before any gang, and that Ray drains"
     NODE_SILENT = "a node of which nobody hears, or whose devices cannot be read"
     WORKER_GONE = "a worker, its pod or its raylet, that is gone"
+    NOT_PLACED = "a bundle that Ray does not place again, though its raylet is there"
     ATTEMPT_FAILED = "a node on which an attempt at a gang's workers failed"
 
 
@@ -94,6 +95,7 @@ SEVERITIES: Mapping[Sign, Severity] = MappingProxyType(
         Sign.RAYLET_DRAINS: Severity.DRAIN,  # nothing new runs there, for as long as it lives
         Sign.NODE_SILENT: Severity.LOST,
         Sign.WORKER_GONE: Severity.LOST,
+        Sign.NOT_PLACED: Severity.LOST,
         Sign.ATTEMPT_FAILED: Severity.INFORM,  # the backend leaves it out for a while by itself
     }
 )
