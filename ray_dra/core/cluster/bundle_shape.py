@@ -33,10 +33,9 @@ class BundleShape(NamedTuple):
         """Bundles that fit on a node's devices in `members`, by devices alone."""
         mask = state.free & members
         if self.share:
-            count = state.how_many(mask, 1, Connect.ANY) * (WHOLE // self.share)
+            count = mask.bit_count() * (WHOLE // self.share)
             count += sum(left // self.share for at, left in state.shared_left().items() if members >> at & 1)
         else:
             connect = Connect.REQUIRED if self.linked else Connect.ANY
-            # The node's strategy at once, a call less: this is asked at every change of a partly connected node.
-            count = state.sharing.how_many(mask, self.size, connect, state.held | state.busy)
+            count = state.graph.how_many(mask, self.size, connect)
         return 1 if self.spread and count else count

@@ -7,11 +7,9 @@ share its cache. Masks are integers with one bit a device, by position in `Node.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from functools import lru_cache
 from itertools import combinations
 
-from ray_dra.core.model.device import Counter
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Links, Node
 
@@ -78,49 +76,6 @@ class DeviceGraph:
                 self._pieces.clear()
             found = self._pieces[key] = self.split(mask, (size,) * count, connect)
         return found
-
-    def split_sharing(
-        self,
-        mask: int,
-        sizes: tuple[int, ...],
-        connect: Connect,
-        allowed: Masks | None,
-        consumes: tuple[tuple[tuple[Counter, int], ...], ...],
-        left: Mapping[Counter, int],
-    ) -> Masks | None:
-        """`split` where devices use up counters they share (MIG partitions over the same memory slices).
-
-        By backtracking over the subsets that `split` ranks. Exact; exponential in the worst case, so
-        it is for single nodes with partitions, not for the hot path.
-        """
-        linked = connect is Connect.REQUIRED
-        narrow = allowed or (mask,) * len(sizes)
-        budget = dict(left)
-        failed: set[tuple[int, int]] = set()
-
-        def charge(subset: int, sign: int) -> bool:
-            for i in bits(subset):
-                for counter, amount in consumes[i]:
-                    budget[counter] = budget.get(counter, 0) - sign * amount
-            return sign < 0 or all(budget[c] >= 0 for i in bits(subset) for c, _ in consumes[i])
-
-        def place(at: int, open_mask: int) -> Masks | None:
-            if at == len(sizes):
-                return ()
-            if (at, open_mask) in failed:
-                return None
-            for subset in _ranked(self, open_mask & narrow[at], sizes[at]):
-                if linked and not self.all_linked(subset):
-                    continue
-                if charge(subset, +1):
-                    rest = place(at + 1, open_mask & ~subset)
-                    if rest is not None:
-                        return (subset, *rest)
-                charge(subset, -1)
-            failed.add((at, open_mask))
-            return None
-
-        return place(0, mask)
 
     def how_many(self, mask: int, size: int, connect: Connect) -> int:
         """Most disjoint subsets of `size` that `mask` holds (linked ones with Connect.REQUIRED)."""

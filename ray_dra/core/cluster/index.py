@@ -1,6 +1,6 @@
 """The index over nodes and cliques: built at once, then kept up change by change.
 
-Neighbours: `inventory.py` adds who holds what; `clique_order.py` has the orders that the planner looks into.
+Neighbours: `holds.py` adds who holds what; `clique_order.py` has the orders that the planner looks into.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ray_dra.core.cluster.clique_order import CliqueOrder
 from ray_dra.core.cluster.clique_state import LOOSE_NODE, CliqueKind, CliqueState
-from ray_dra.core.cluster.node_state import REGULAR, SEVERAL_PRODUCTS, SHARING, CliqueKey, InClique, NodeState
+from ray_dra.core.cluster.node_state import REGULAR, SEVERAL_PRODUCTS, CliqueKey, InClique, NodeState
 from ray_dra.core.model.imex import NO_LIMITS, Limits
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.topology import Topology
@@ -22,13 +22,9 @@ MOST_REMEMBERED = 100
 
 
 class CliqueOrders(NamedTuple):
-    """The clique orders that a request looks into.
-
-    `whole`: where a number of devices says what fits; regular: all devices of a node are linked; others: they are not.
-    """
+    """The clique orders that a request looks into; regular: all devices of a node are linked; others: they are not."""
 
     orders: list[CliqueOrder]
-    whole: list[CliqueOrder]
     regular: list[CliqueOrder]
     others: list[CliqueOrder]
 
@@ -109,7 +105,6 @@ class Index:
             ]
             found = self._orders_for[kinds, products] = CliqueOrders(
                 orders,
-                [c for c in orders if c.grade != SHARING],
                 [c for c in orders if c.grade == REGULAR],
                 [c for c in orders if c.grade != REGULAR],
             )

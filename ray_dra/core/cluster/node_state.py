@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from ray_dra.core.cluster.device_choice import DeviceGraph, Masks, bits, graph_of
+from ray_dra.core.cluster.device_choice import DeviceGraph, bits, graph_of
 from ray_dra.core.cluster.gpu_parts import GpuParts
-from ray_dra.core.cluster.sharing import sharing_of
 from ray_dra.core.model.allocation import Grant
 from ray_dra.core.model.device import Counter, DomainId, Health
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.imex import imex_counter
-from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Node, node_order
+from ray_dra.core.model.request import WHOLE
 
 
 class Apart(NamedTuple):
@@ -53,8 +52,10 @@ EPSILON = 1e-6  # Ray counts resources in 1/10,000
 ALL_DEVICES = -1
 """A mask with every bit set. It stands for all devices of a node, so that nobody has to look up which these are."""
 
-REGULAR, UNEVEN, SHARING = range(3)
-"""Grades of devices: every two of a node linked; some not; they share counters (MIG)."""
+REGULAR, UNEVEN = range(2)
+"""Grades of devices: every two of a node linked; some not."""
+
+NO_SHARES: Mapping[int, int] = {}
 
 MOST_CRITERIA = 8
 """For how many criteria a node remembers the devices that they accept. Users write criteria, so there is a bound."""
@@ -87,7 +88,7 @@ class NodeState:
         members: clique id -> mask of its devices here. Nearly always one.
         memberships: the same for the index.
         grants: every device as a grant, by position.
-        sharing: how the devices are given out: whole, in shares, as partitions.
+        shares: position -> thousandths of the device that are taken, where it is shared.
         parts: its GPUs that are given out in parts, and who has which.
         free: whole devices that can be held now; held: by gangs; busy: by others, seen from outside.
         plain: its devices are in one clique and are given out whole, so that `free` says all about them.
@@ -119,7 +120,7 @@ class NodeState:
         "node",
         "parts",
         "plain",
-        "sharing",
+        "shares",
         "size",
         "tenants",
         "used",
@@ -134,7 +135,7 @@ class NodeState:
         self.size = len(node.devices)
         self.graph: DeviceGraph = graph_of(node)
         self.members = members_of(node)
-        self.sharing = sharing_of(node, self.graph)
+        self.shares: Mapping[int, int] = NO_SHARES
         self.parts = tuple([GpuParts(at, gpu) for at, gpu in enumerate(node.parted)]) if node.parted else ()
         self.held = 0
         self.busy = 0
@@ -156,7 +157,7 @@ class NodeState:
     # -- changes
 
     def see(self, node: Node) -> None:
-        """The hardware is this now; its devices, links and counters are what they were, their health may not be."""
+        """The hardware is this now; its devices and links are what they were, their health may not be."""
         self.node = node
         self._healthy = _healthy(node)
         self._reopen()
@@ -208,11 +209,11 @@ class NodeState:
 
     def share(self, position: int, amount: int) -> None:
         """So many thousandths more of a device are taken; less: a negative amount."""
-        shares = dict(self.sharing.shares)
+        shares = dict(self.shares)
         shares[position] = shares.get(position, 0) + amount
         if shares[position] <= 0:
             del shares[position]
-        self.sharing = sharing_of(self.node, self.graph, shares)
+        self.shares = shares
         self._reopen()
 
     def close(self, members: int) -> None:
@@ -248,12 +249,15 @@ class NodeState:
     def _reopen(self) -> None:
         """After any change but that of what gangs hold: devices that would be free if no gang held any, and `free`."""
         self._open = self._healthy & ~(self.busy | self._closed) if self.node.ready else 0
-        self.plain = self.sharing.independent and not self.sharing.shares and len(self.members) == 1
+        self.plain = not self.shares and len(self.members) == 1
         self.version += 1
         self.free = self._free()
 
     def _free(self) -> int:
-        return self.sharing.free(self._open, self.held | self.busy)
+        free = self._open & ~(self.held | self.busy)
+        for position in self.shares:
+            free &= ~(1 << position)
+        return free
 
     # -- questions
 
@@ -289,18 +293,16 @@ class NodeState:
         left = total - self.used.get(resource, 0.0) - self.used_by_others.get(resource, 0.0)
         return left if left > 0.0 else 0.0
 
-    @property
-    def shares(self) -> Mapping[int, int]:
-        """Position -> thousandths of the device that are taken, where it is shared."""
-        return self.sharing.shares
-
     def shared_left(self) -> dict[int, int]:
         """Position -> thousandths left, of the healthy devices that are shared already and not another gang's alone."""
-        return {} if self.plain else self.sharing.left(self._open & ~self.held)
+        if self.plain:
+            return {}
+        usable = self._open & ~self.held
+        return {at: WHOLE - taken for at, taken in self.shares.items() if usable >> at & 1 and taken < WHOLE}
 
     def in_use(self, members: int) -> bool:
         """Whether somebody has one of these devices, or a share of one."""
-        return bool((self.busy | self.held) & members) or any(members >> at & 1 for at in self.sharing.shares)
+        return bool((self.busy | self.held) & members) or any(members >> at & 1 for at in self.shares)
 
     def in_parts(self) -> Iterator[GpuParts]:
         """The GPUs of which parts can be given: healthy, not had whole by anybody, nor in a clique that is one gang's
@@ -315,22 +317,6 @@ class NodeState:
                 if self.busy >> at & 1 and not gpu.others:
                     continue  # whoever has it does not say which part
             yield gpu
-
-    def how_many(self, mask: int, size: int, connect: Connect) -> int:
-        """Most bundles of `size` devices that `mask` holds at once."""
-        return self.sharing.how_many(mask, size, connect, self.held | self.busy)
-
-    def split(self, mask: int, sizes: tuple[int, ...], connect: Connect, allowed: Masks | None = None) -> Masks | None:
-        """`DeviceGraph.split`, of devices that can be given out at once."""
-        return self.sharing.split(mask, sizes, connect, allowed, self.held | self.busy)
-
-    def at_once(self, mask: int) -> int:
-        """As many devices of `mask` as can be given out beside each other."""
-        return self.sharing.at_once(mask, self.held | self.busy)
-
-    def overdrawn(self, mask: int) -> bool:
-        """Whether the devices of `mask` cannot all be given out at once."""
-        return self.sharing.overdrawn(mask, self.held | self.busy)
 
     def accepted(self, mask: int, criteria: DeviceCriteria | None) -> int:
         """The devices of `mask` that will do; all of them where nothing is said of devices."""
@@ -350,7 +336,7 @@ class NodeState:
         if found is None:
             members = self.members[clique_id]
             linked = self.graph.linked or self.graph.all_linked(members)
-            grade = SHARING if not self.sharing.independent else REGULAR if linked else UNEVEN
+            grade = REGULAR if linked else UNEVEN
             found = self._profiles[clique_id] = (_product(self.node, members), grade)
         return found
 

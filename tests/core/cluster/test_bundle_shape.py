@@ -8,44 +8,30 @@ import pytest
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import REGULAR, SHARING, UNEVEN
+from ray_dra.core.cluster.node_state import REGULAR, UNEVEN
 from ray_dra.core.model.node import Node
-from tests.core.machines import DGX1, mig_node, node
+from tests.core.machines import DGX1, node
 
 NODES = {
     REGULAR: node("box", 8, box=True),
     UNEVEN: node("dgx", 8, links=DGX1),
-    SHARING: mig_node("mig"),
 }
 MASKS = range(0, 256, 5)
 
 
 def most(there: Node, free: int, size: int, linked: bool) -> int:
-    """Disjoint sets of devices that the node's links and counters allow at once, by trying all."""
-    left = dict(there.counters)
-
-    def from_here(mask: int) -> int:
-        best = 0
-        positions = [i for i in range(len(there.devices)) if mask >> i & 1]
-        if len(positions) < size:
-            return 0
-        for chosen in combinations(positions, size):
-            if linked and not all(there.links[i][j] for i, j in combinations(chosen, 2)):
-                continue
-            used = [(c, n) for i in chosen for c, n in there.devices[i].consumes]
-            for counter, amount in used:
-                left[counter] -= amount
-            if all(n >= 0 for n in left.values()):
-                rest = mask & ~sum(1 << i for i in chosen)
-                best = max(best, 1 + from_here(rest & ~((1 << chosen[0]) - 1)))
-            for counter, amount in used:
-                left[counter] += amount
-        return best
-
-    return from_here(free)
+    """Disjoint sets of devices that the node's links allow at once, by trying all."""
+    positions = [i for i in range(len(there.devices)) if free >> i & 1]
+    best = 0
+    for chosen in combinations(positions, size):
+        if linked and not all(there.links[i][j] for i, j in combinations(chosen, 2)):
+            continue
+        rest = free & ~sum(1 << i for i in chosen)
+        best = max(best, 1 + most(there, rest & ~((1 << chosen[0]) - 1), size, linked))
+    return best
 
 
-@pytest.mark.parametrize("grade", NODES, ids=["regular", "uneven", "sharing"])
+@pytest.mark.parametrize("grade", NODES, ids=["regular", "uneven"])
 def test_what_a_node_holds_and_where_numbers_say_it(grade: int) -> None:
     there = NODES[grade]
     inventory = Inventory([there])
@@ -53,9 +39,7 @@ def test_what_a_node_holds_and_where_numbers_say_it(grade: int) -> None:
     everything = (1 << len(there.devices)) - 1
     differs = set()
     for mask, (size, linked, spread) in product(MASKS, product((1, 2, 3), (False, True), (False, True))):
-        if grade == SHARING and (size > 1 or mask % 3):
-            continue
-        inventory.set_others(there.name, everything & ~mask if grade != SHARING else 0, {})
+        inventory.set_others(there.name, everything & ~mask, {})
         free = state.free
         shape = BundleShape(size, linked=linked, spread=spread)
         fits = most(there, free, size, linked and size > 1)

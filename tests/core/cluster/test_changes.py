@@ -14,7 +14,7 @@ from ray_dra.core.model.imex import Limits
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from tests.core.machines import gang, mig_node, node, one_clique, partitions, picture, rack
+from tests.core.machines import gang, node, one_clique, picture, rack
 
 BOX = node("b", 4, box=True, numa=[0, 0, 1, 1])
 
@@ -79,15 +79,6 @@ class _Seen:
 def _seen(inventory: Inventory) -> list[_Seen]:
     states = sorted(inventory.node_states.values(), key=lambda s: s.name)
     return [_Seen([g.index for g in s.grants], s.graph.links, s.graph.ancestors) for s in states]
-
-
-def test_a_node_with_fewer_memory_slices_has_fewer_partitions() -> None:
-    before = mig_node("m")
-    inventory = Inventory([before])
-    assert isinstance(plan(inventory, partitions("4g")), Allocation)
-    inventory.put_node(replace(before, counters=before.counters[:3]))
-    assert isinstance(plan(inventory, partitions("4g")), Unsatisfiable)
-    assert isinstance(plan(inventory, partitions("2g")), Allocation)
 
 
 def test_a_node_is_in_one_imex_domain_and_a_hold_that_says_otherwise_changes_nothing() -> None:

@@ -249,3 +249,20 @@ def test_whoever_follows_the_nodes_hears_of_others_domains_too() -> None:
         inventory.touched.clear()
         inventory.set_others_domains(names)
         assert not inventory.touched, "nothing has changed"
+
+
+def test_others_domains_on_a_gangs_own_nodes_are_a_change_too() -> None:
+    """Nothing of the nodes changes as long as the gang has them; whether its workers can be made anew there does."""
+    inventory = Inventory(rack("r", 2), Limits(compute_domains=True))
+    held = plan(inventory, gang(4, 4, name="g"))
+    assert isinstance(held, Allocation)
+    inventory.hold(held)
+    assert inventory.node_states["r-t0"].imex_gang == "g"
+    for names in (frozenset({"r-t0"}), frozenset[str]()):
+        before = inventory.changes
+        inventory.set_others_domains(names)
+        assert (inventory.changes, inventory.node_states["r-t0"].imex_gang) == (before + 1, "g")
+        inventory.set_others_domains(names)
+        inventory.set_others_domains(names | {"nobody-knows-it"})
+        inventory.set_others_domains(names)
+        assert inventory.changes == before + 1
