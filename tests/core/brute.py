@@ -35,8 +35,8 @@ class World:
     gangs: dict[str, Allocation] = field(default_factory=dict)
     domains: frozenset[str] = frozenset()  # nodes in IMEX domains of others
 
-    def inventory(self) -> Inventory:
-        made = Inventory(self.nodes, self.limits)
+    def inventory(self, level_labels: tuple[str, ...] = ()) -> Inventory:
+        made = Inventory(self.nodes, self.limits, level_labels)
         for name, mask in self.busy.items():
             made.set_others(name, mask, {})
         for allocation in self.gangs.values():

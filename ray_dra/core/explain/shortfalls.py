@@ -14,7 +14,7 @@ from typing import Any
 from ray_dra.core.cluster.clique_state import CLIQUE, LOOSE_NODE, SPARES, CliqueState
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.cluster.node_state import EPSILON, SHARING, NodeState
+from ray_dra.core.cluster.node_state import EPSILON, NodeState
 from ray_dra.core.explain.criteria import totals_that_will_do, unmet
 from ray_dra.core.explain.parts import parts_short
 from ray_dra.core.explain.shares import no_share, not_ready, too_few_shares
@@ -130,7 +130,7 @@ def _some_node_holds(inventory: Inventory, folded: FoldedRequest, bundle: Bundle
     more = bundle.share or bundle.resources or bundle.labels or folded.request.exclude or linked
     if not more and bundle.criteria is None:
         orders = [c for c in inventory.orders.values() if c.cliques]
-        if not any(c.kind == SPARES or c.grade == SHARING for c in orders):
+        if not any(c.kind == SPARES for c in orders):
             return True  # a number of free devices is all that is asked, and some node has it
     alone = replace(
         folded.request, bundles=(bundle,), locality=Locality(connect=folded.connect), strategy=Strategy.PACK
@@ -201,7 +201,7 @@ def _unlinked(node_states: list[NodeState], bundle: Bundle) -> Shortfall:
     for state in node_states:
         mask = state.accepted(state.free, criteria)
         size = min(bundle.count, mask.bit_count())
-        while size > most and not state.how_many(mask, size, Connect.REQUIRED):
+        while size > most and not state.graph.how_many(mask, size, Connect.REQUIRED):
             size -= 1
         if size > most:
             best, most = state, size

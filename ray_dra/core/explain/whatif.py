@@ -22,6 +22,7 @@ from ray_dra.core.model.request import MAX_BUNDLES, WHOLE, Bundle, GangRequest, 
 from ray_dra.core.model.shortfall import Counterfactual, Instead, Leaving, Unsatisfiable
 from ray_dra.core.plan import place, plan
 from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.levels import check_level
 from ray_dra.core.planner.placement import Layout
 from ray_dra.core.planner.work import STEPS, Work
 
@@ -38,6 +39,13 @@ def plan_and_explain(inventory: Inventory, request: GangRequest) -> Allocation |
     if isinstance(answer, Unsatisfiable):
         return replace(answer, counterfactual=counterfactual(inventory, request))
     return answer
+
+
+def answer_of(inventory: Inventory, request: GangRequest) -> Allocation | Unsatisfiable:
+    """The same for whoever asks of a file. Raises InvalidRequest for a level above cliques that its nodes do not
+    have."""
+    check_level(inventory, request.locality)
+    return plan_and_explain(inventory, request)
 
 
 def counterfactual(inventory: Inventory, request: GangRequest) -> Counterfactual:
@@ -236,9 +244,8 @@ def _one(trial: _Trial, request: GangRequest, sizes: Sizes) -> Leaving | None:
     missing = request.whole_devices - inventory.free_devices
     whole = 0 if _roomy(inventory, request) else request.whole_devices
     owners = {clique.owner for clique in inventory.clique_states.values()}
-    as_granted = not any(not state.sharing.independent for state in inventory.node_states.values())
     for gang in sorted(sizes, key=lambda g: (sizes[g], g)):
-        if sizes[gang][1] < missing and as_granted and gang not in owners:
+        if sizes[gang][1] < missing and gang not in owners:
             continue
         gained = _could_free(inventory, gang)
         if sum(gained.values()) < missing or (whole and not _could_hold(inventory, gained, whole)):
@@ -268,10 +275,7 @@ def _could_free(inventory: Inventory, gang: str) -> dict[CliqueKey | None, int]:
     assert allocation is not None
     gained: dict[CliqueKey | None, int] = {}
     for grant in allocation.held_grants:
-        state = inventory.node_states.get(grant.node)
-        # A partition that is given back may free several that share counters with it.
-        freed = state.size if state is not None and not state.sharing.independent else 1
-        gained[grant.clique] = gained.get(grant.clique, 0) + freed
+        gained[grant.clique] = gained.get(grant.clique, 0) + 1
     for counter, _ in allocation.counters:
         key = exclusive_key(counter)
         if key is not None and key in inventory.clique_states:  # nobody else has anything of it

@@ -23,12 +23,12 @@ class WholeBundles:
         """Bundles that the devices in `members` hold at once. Exact."""
         linked = self.connect is Connect.REQUIRED and self.size > 1
         mask = state.accepted(state.free & members, self.criteria)
-        return state.how_many(mask, self.size, Connect.REQUIRED if linked else Connect.ANY)
+        return state.graph.how_many(mask, self.size, Connect.REQUIRED if linked else Connect.ANY)
 
     def choose(self, state: NodeState, members: int, count: int) -> Masks:
         """Devices for each of `count` bundles; () where there are none."""
         usable = state.accepted(state.free & members, self.criteria)
-        return state.split(usable, (self.size,) * count, self.connect) or ()
+        return state.graph.split(usable, (self.size,) * count, self.connect) or ()
 
     def granted(self, state: NodeState, mask: int) -> tuple[Grant, ...]:
         """What a bundle gets of the devices chosen for it."""
@@ -78,13 +78,13 @@ class ShareBundles(WholeBundles):
         if self.sharing is not None:
             if why_not_shared(state.node.unshared, self.sharing.kind):
                 return []
-            return [(WHOLE, at) for at in bits(state.at_once(state.accepted(state.free & members, self.criteria)))]
+            return [(WHOLE, at) for at in bits(state.accepted(state.free & members, self.criteria))]
         shared = [(left, at) for at, left in state.shared_left().items() if members >> at & 1]
         if self.criteria is not None:
             shared = [(left, at) for left, at in shared if state.accepted(1 << at, self.criteria)]
         shared.sort()
         free = state.accepted(state.free & members, self.criteria)
-        return shared + [(WHOLE, at) for at in bits(state.at_once(free))]
+        return shared + [(WHOLE, at) for at in bits(free)]
 
 
 def most_on(state: NodeState, position: int, sharing: GpuSharing | None) -> int:

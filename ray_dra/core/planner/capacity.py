@@ -35,9 +35,9 @@ class Capacities:
         self.inventory = inventory
         self.folded = folded
         self.scope = scope
-        self.orders, whole, self.regular, self.others = inventory.orders_for(scope.kinds, folded.products)
+        self.orders, self.regular, self.others = inventory.orders_for(scope.kinds, folded.products)
         if folded.simple:
-            self.by_count = self.regular if folded.linked and folded.size > 1 else whole
+            self.by_count = self.regular if folded.linked and folded.size > 1 else self.orders
             self.cached = True
         else:
             cached = [c for c in self.orders if folded.cached_capacity_is_exact(c)]

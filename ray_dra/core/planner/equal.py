@@ -19,7 +19,7 @@ from ray_dra.core.model.allocation import Placed, make
 from ray_dra.core.model.request import Bundle, GangRequest
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.fold import FoldedRequest, kinds_for
-from ray_dra.core.planner.levels import nearest
+from ray_dra.core.planner.levels import limit_of, nearest
 from ray_dra.core.planner.placement import NOTHING, Layout, exclusively, imex_counters
 from ray_dra.core.planner.scope import Scope
 
@@ -130,7 +130,8 @@ def _choose(capacities: Capacities, total: int, scope: Scope) -> list[tuple[Cliq
     if chosen is None or inventory.split or not inventory.leveled:
         return chosen
     found = list(capacities.largest_first(1))
-    return nearest(inventory, found, total, scope.segment, scope.cliques) or chosen
+    limit = limit_of(inventory, capacities.folded.request.locality)
+    return nearest(inventory, found, total, scope.segment, scope.cliques, limit) or chosen
 
 
 def _fewest(capacities: Capacities, total: int, scope: Scope) -> list[tuple[CliqueState, int]] | None:

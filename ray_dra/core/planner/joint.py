@@ -61,8 +61,6 @@ def overdrawn(inventory: Inventory, folded: FoldedRequest, layout: Layout) -> bo
         for resource in folded.resources:
             if sum(p.resources.get(resource, 0.0) for p in placed) > state.left(resource) + EPSILON:
                 return True
-        if state.overdrawn(sum(1 << g.position for p in placed for g in p.grants if g.amount is None)):
-            return True
     return False
 
 
@@ -321,26 +319,6 @@ class _Joint:
             if masks is None:
                 return None
             found[p] = masks
-        return self._sharing(state, parts, items, held) if len(found) > 1 and not state.sharing.independent else found
-
-    def _sharing(
-        self, state: NodeState, parts: Sequence[Part], items: Sequence[Item], held: Contents
-    ) -> dict[int, tuple[int, ...]] | None:
-        """The same where devices of several parts use up the same counters: all of them chosen at once."""
-        folded = self.folded
-        order = [
-            (p, c) for (c, p), n in sorted(zip(items, held, strict=True), key=lambda i: i[0][::-1]) for _ in range(n)
-        ]
-        of = [
-            self.search.classes.usable(state, state.free & state.members[parts[p][0].id], c) if p >= 0 else state.free
-            for p, c in order
-        ]
-        chosen = state.split(state.free, tuple(folded.classes[c].count for _, c in order), folded.connect, tuple(of))
-        if chosen is None:
-            return None
-        found: dict[int, tuple[int, ...]] = {}
-        for (p, _), mask in zip(order, chosen, strict=True):
-            found[p] = (*found.get(p, ()), mask)
         return found
 
 

@@ -89,10 +89,10 @@ class NodeClasses:
             self.work.left -= len(self.classes)
             narrow = tuple(self.usable(state, anything, c) for c in range(len(self.classes)))
             alike = all(n == anything for n in narrow)
-        by_count = (not self.linked or state.graph.linked) and alike and state.sharing.independent
+        by_count = (not self.linked or state.graph.linked) and alike
         devices: object = mask.bit_count()
         if not by_count or shared:
-            devices = (state.graph.digest, mask, narrow, shared, "" if state.sharing.independent else state.name)
+            devices = (state.graph.digest, mask, narrow, shared)
         if self.sharing is not None and self.sharing.memory:
             most = tuple(most_on(state, at, self.sharing) for at in bits(mask))
             devices = (state.graph.digest, mask, narrow, most)
@@ -178,16 +178,14 @@ class NodeClasses:
         if self.together:
             masks = self._split_together(state, free, tuple(sizes), narrow)
         else:
-            masks = state.split(free, tuple(sizes), self.connect, narrow)
+            masks = state.graph.split(free, tuple(sizes), self.connect, narrow)
         if masks is None or not shares:
             return masks
         taken = 0
         for mask in masks:
             taken |= mask
-        alike = state.sharing.independent and all(usable & free == free for _, usable in shares)
-        parts = None
-        if state.sharing.independent:
-            parts = self._pack(state, left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
+        alike = all(usable & free == free for _, usable in shares)
+        parts = self._pack(state, left | dict.fromkeys(bits(free & ~taken), WHOLE), shares, None)
         if parts is None and not alike:
             whole = WholesBeside(state, free, tuple(sizes), tuple(allowed), self.connect)
             parts = self._pack(state, left | dict.fromkeys(bits(free), WHOLE), shares, whole)
@@ -222,10 +220,12 @@ class NodeClasses:
 
     def _split_together(self, state: NodeState, free: int, sizes: Masks, narrow: Masks | None) -> Masks | None:
         """`NodeState.split` where the devices of all these bundles are linked to each other."""
-        best = state.split(free, (sum(sizes),), self.connect) if sizes else ()
+        best = state.graph.split(free, (sum(sizes),), self.connect) if sizes else ()
         if not best:
             return best  # none at all, or none asked for
-        masks = state.split(best[0], sizes, self.connect, narrow and tuple(allowed & best[0] for allowed in narrow))
+        masks = state.graph.split(
+            best[0], sizes, self.connect, narrow and tuple(allowed & best[0] for allowed in narrow)
+        )
         if masks is None and narrow is not None:  # the products may be on others
             for positions in combinations(bits(free), sum(sizes)):
                 self.work.left -= 1
@@ -234,7 +234,7 @@ class NodeClasses:
                     return None
                 mask = sum(1 << at for at in positions)
                 if state.graph.all_linked(mask):
-                    masks = state.split(mask, sizes, self.connect, tuple(allowed & mask for allowed in narrow))
+                    masks = state.graph.split(mask, sizes, self.connect, tuple(allowed & mask for allowed in narrow))
                     if masks is not None:
                         break
         return masks

@@ -24,11 +24,11 @@ class WholesBeside:
     def beside(self, opened: int) -> Masks | None:
         """Devices for each bundle when those in `opened` are others'; None where the bundles do not fit."""
         if opened not in self._found:
-            each = tuple(1 << at for at in bits(opened))  # as bundles of one device, so that their counters are charged
+            each = tuple(1 << at for at in bits(opened))  # as bundles of one device
             allowed = (*self.allowed, *each)
             narrow = allowed if any(a != self.free for a in allowed) else None
             sizes = (*self.sizes, *(1 for _ in each))
-            masks = self.state.split(self.free, sizes, self.connect, narrow)
+            masks = self.state.graph.split(self.free, sizes, self.connect, narrow)
             self._found[opened] = None if masks is None else masks[: len(self.sizes)]
         return self._found[opened]
 

@@ -7,8 +7,9 @@ a clique of a type can hold is worked out once for each content.
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import combinations, islice
 from operator import attrgetter, itemgetter
 
 from ray_dra.core.cluster.bundle_shape import BundleShape
@@ -18,7 +19,7 @@ from ray_dra.core.cluster.node_state import ALL_DEVICES, NodeState
 from ray_dra.core.model.device import Counter
 from ray_dra.core.model.imex import Limits
 from ray_dra.core.planner.fold import FoldedRequest
-from ray_dra.core.planner.levels import domains
+from ray_dra.core.planner.levels import LevelDomains, limit_of, rounds
 from ray_dra.core.planner.node_class import NodeClass
 from ray_dra.core.planner.packing import BinType, Contents, Packing, pack
 from ray_dra.core.planner.placement import Layout, NodeShare, exclusively, imex_counters, lay_out
@@ -26,6 +27,9 @@ from ray_dra.core.planner.scope import Scope, tightest_first
 
 CliqueClass = tuple[tuple[NodeClass, int], ...]
 """How many nodes of each class a clique has; the type of the clique."""
+
+MOST_CHOICES = 1_000
+"""Choices of several domains of a level that are looked at for one place."""
 
 SearchKey = tuple[CliqueClass, CliqueClass, bool]
 """A clique as the search sees it: all its nodes, those that a part over several nodes may use, and
@@ -93,14 +97,32 @@ def _several_cliques(inventory: Inventory, folded: FoldedRequest, scope: Scope, 
         return layout
     wanted = sum(b.whole_devices * n for b, n in zip(folded.classes, folded.counts, strict=True))
     enough = folded.work.left // 2
-    for level in domains(inventory, found, lambda clique: clique):
-        by_free = sorted(((sum(c.free for c in there), name, there) for name, there in level), key=itemgetter(0, 1))
-        for free, _, there in by_free:
-            if free >= wanted and folded.work.left > enough:
-                near = _into_cliques(inventory, folded, scope, search, there)
-                if near.bundles is not None:
-                    return near
+    limit = limit_of(inventory, folded.request.locality)
+    for most, choices in rounds(inventory, found, lambda clique: clique, limit):
+        for there in _by_free(choices, most, wanted):
+            if folded.work.left <= enough:
+                return layout
+            near = _into_cliques(inventory, folded, scope, search, there)
+            if near.bundles is not None:
+                return near
     return layout
+
+
+def _by_free(
+    choices: Sequence[tuple[str, LevelDomains[CliqueState]]], most: int, wanted: int
+) -> Iterator[list[CliqueState]]:
+    """The cliques of so many domains at most that have so many free devices: the fewest domains first, of as many the
+    least room. One domain after the other is looked at, of more of them the first `MOST_CHOICES` choices."""
+    for count in range(1, most + 1):
+        found = []
+        for name, there in choices:
+            for chosen in islice(combinations(there, count), None if count == 1 else MOST_CHOICES):
+                cliques = [clique for _, some in chosen for clique in some]
+                if (total := sum(clique.free for clique in cliques)) >= wanted:
+                    found.append((total, name, cliques))
+        found.sort(key=itemgetter(0, 1))
+        for _, _, cliques in found:
+            yield cliques
 
 
 def _into_cliques(

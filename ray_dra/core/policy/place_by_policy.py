@@ -1,9 +1,12 @@
 """Placing equal bundles by a policy's scores instead of the index. Neighbour of `equal.py`.
 
-What is allowed is worked out by the same code; only the choice differs.
+What is allowed is worked out by the same code; only the choice differs. So the domains of levels above cliques are
+tried in the order of `planner/levels.py`, and the policy chooses among those that hold the gang.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from ray_dra.core.cluster.clique_state import CliqueState
 from ray_dra.core.cluster.inventory import Inventory
@@ -12,6 +15,7 @@ from ray_dra.core.model.allocation import Placed
 from ray_dra.core.planner.capacity import Capacities, NodeCounts
 from ray_dra.core.planner.equal import lay_out_equal, place_bundles
 from ray_dra.core.planner.fold import FoldedRequest
+from ray_dra.core.planner.levels import LevelDomains, Share, limit_of, rounds
 from ray_dra.core.planner.placement import NOTHING, Layout
 from ray_dra.core.planner.scope import Scope
 from ray_dra.core.policy.base import Policy, Score
@@ -49,15 +53,86 @@ def _single(capacities: Capacities, folded: FoldedRequest, policy: Policy) -> La
     return lay_out_equal(capacities, [(clique, [(state, state.members[clique.id], 1)])])
 
 
-def _choose(capacities: Capacities, total: int, scope: Scope, policy: Policy) -> list[tuple[CliqueState, int]] | None:
-    """(clique, bundles): one that holds all, else parts in the order of their scores, until one holds the rest."""
+def _choose(capacities: Capacities, total: int, scope: Scope, policy: Policy) -> list[Share] | None:
+    """(clique, bundles): one that holds all, else parts in a domain of the lowest level that holds it, or anywhere."""
     found = [
         (clique, whole)
         for clique, capacity in capacities.largest_first(scope.segment)
         if (whole := capacity - capacity % scope.segment) > 0
     ]
-    chosen: list[tuple[CliqueState, int]] = []
-    left = total
+    inventory = capacities.inventory
+    several = scope.cliques != 1 and all(capacity < total for _, capacity in found)
+    if policy.by_level and several and inventory.leveled and not inventory.split:
+        limit = limit_of(inventory, capacities.folded.request.locality)
+        for most, choices in rounds(inventory, found, lambda share: share[0], limit):
+            for _, there in sorted(choices, key=lambda each: _ranked(policy, each, total)):
+                domains = _domains(there, total, most, policy)
+                shares = [share for _, some in domains for share in some] if domains is not None else []
+                if (parts := _within(inventory, shares, total, scope, policy)) is not None:
+                    return parts
+        return _within(inventory, found, total, scope, policy)
+    return _parts(found, total, scope, policy)
+
+
+def _within(
+    inventory: Inventory, shares: Sequence[Share], total: int, scope: Scope, policy: Policy
+) -> list[Share] | None:
+    """Parts in these cliques, in few domains of each level where the policy narrows."""
+    narrow = _narrowed(inventory, shares, total, policy) if policy.narrows else shares
+    return _parts(narrow, total, scope, policy) or _parts(shares, total, scope, policy)
+
+
+def _ranked(policy: Policy, choice: tuple[str, LevelDomains[Share]], total: int) -> tuple[Score, str]:
+    """The order in which domains of one level are tried."""
+    name, there = choice
+    shares = [share for _, some in there for share in some]
+    return policy.domain([clique for clique, _ in shares], _held(shares), total), name
+
+
+def _domains(there: LevelDomains[Share], total: int, most: int, policy: Policy) -> LevelDomains[Share] | None:
+    """One that holds all, else those with the best scores, until one holds the rest; None for more than `most`."""
+    left, rest = total, list(there)
+    chosen: LevelDomains[Share] = []
+    while left and len(chosen) < most:
+        holding = [(name, some, [clique for clique, _ in some], _held(some)) for name, some in rest]
+        enough = [(policy.domain(cliques, n, left), name, some) for name, some, cliques, n in holding if n >= left]
+        if enough:
+            _, name, some = min(enough, key=lambda each: each[:2])
+            return [*chosen, (name, some)]
+        if not holding:
+            return None
+        _, name, capacity, some = min(
+            ((policy.domain_part(cliques, n, left), name, n, some) for name, some, cliques, n in holding),
+            key=lambda each: each[:2],
+        )
+        chosen.append((name, some))
+        rest.remove((name, some))
+        left -= capacity
+    return None
+
+
+def _narrowed(inventory: Inventory, shares: Sequence[Share], total: int, policy: Policy) -> Sequence[Share]:
+    """The cliques of few domains of each level, from the highest down; a clique in no domain is one of its own."""
+    for level in reversed(range(len(inventory.level_labels))):
+        below: dict[str, list[Share]] = {}
+        for share in shares:
+            name = inventory.above(share[0])[level]
+            below.setdefault(f"/{share[0].key}" if name is None else name, []).append(share)
+        if all(name.startswith("/") for name in below):
+            continue  # nothing has the level's label
+        chosen = _domains(sorted(below.items()), total, len(below), policy)
+        shares = [share for _, some in chosen for share in some] if chosen is not None else shares
+    return shares
+
+
+def _held(shares: Sequence[Share]) -> int:
+    return sum(capacity for _, capacity in shares)
+
+
+def _parts(shares: Sequence[Share], total: int, scope: Scope, policy: Policy) -> list[Share] | None:
+    """One of these cliques that holds all, else parts in the order of their scores, until one holds the rest."""
+    found, left = list(shares), total
+    chosen: list[Share] = []
     while left and (scope.cliques is None or len(chosen) < scope.cliques):
         enough = [(policy.clique(d, capacity, left), d.key, d) for d, capacity in found if capacity >= left]
         if enough:

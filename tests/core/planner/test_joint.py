@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from ray_dra.core.cluster.inventory import Inventory
@@ -71,25 +69,3 @@ def test_imex_domains_are_of_the_nodes_with_gpus_alone_and_no_larger_than_they_m
         world = World(uneven, Limits(True, most))
         assert Brute(world, request).fits() is fits
         assert isinstance(plan(world.inventory(), request), Allocation) is fits
-
-
-def test_partitions_in_two_cliques_share_their_counters() -> None:
-    """Partitions 0 and 2 are over one slice, 1 over another; 0 and 1 are in one clique, 2 in another."""
-    first, second = (("gpu/0", "slice-0"), 1), (("gpu/0", "slice-1"), 1)
-    whole = node("n", 3)
-    of = zip(whole.devices, "aab", (first, second, first), strict=True)
-    devices = tuple(replace(d, domains=(clique,), consumes=(over,)) for d, clique, over in of)
-    inventory = Inventory([replace(whole, devices=devices, counters=(first, second))])
-    answer = plan(inventory, gang(1, 1, locality=Locality(cliques=2, segment=1)))
-    assert isinstance(answer, Allocation)
-    assert {g.position for g in answer.grants} in ({0, 1}, {1, 2})
-    for sizes, fits in (((1,), True), ((1, 1), True), ((1, 1, 1), False)):
-        inventory.set_others("n", 0, {})
-        found = plan(inventory, gang(*sizes, locality=Locality(cliques=2)))
-        assert isinstance(found, Allocation) is fits
-    apart = tuple(replace(d, attributes={"product": p}) for d, p in zip(devices, "AAB", strict=True))
-    inventory = Inventory([replace(whole, devices=apart, counters=(first, second))])
-    one_each = (*gang(1, products=("A",)).bundles, *gang(1, products=("B",)).bundles)
-    found = plan(inventory, GangRequest("g", one_each, Locality(cliques=2)))
-    assert isinstance(found, Allocation)
-    assert {g.position for g in found.grants} == {1, 2}

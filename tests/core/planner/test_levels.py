@@ -16,6 +16,8 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import GangRequest, Strategy
 from ray_dra.core.plan import plan
+from ray_dra.core.planner.levels import check_level, level_named
+from ray_dra.errors import InvalidRequest
 from tests.core.brute import Brute, World
 from tests.core.machines import gang, node
 
@@ -189,9 +191,7 @@ def test_what_one_domain_of_a_level_holds_does_not_leave_it(seed: int) -> None:
     for _ in range(600):
         world, request = random_case(dice)
         plain = plan(world.inventory(), request)
-        inventory = Inventory(world.nodes, level_labels=LEVELS)
-        for name, mask in world.busy.items():
-            inventory.set_others(name, mask, {})
+        inventory = world.inventory(LEVELS)
         answer = plan(inventory, request)
         assert isinstance(answer, Allocation) is isinstance(plain, Allocation), (world, request)
         if not isinstance(answer, Allocation) or not isinstance(plain, Allocation):
@@ -205,6 +205,122 @@ def test_what_one_domain_of_a_level_holds_does_not_leave_it(seed: int) -> None:
         lowest = next((at for at, holds in holding(world, request) if holds), len(LEVELS))
         assert level == lowest, (world, request, answer)
     assert several > 100
+
+
+# -- at most so many domains
+
+
+def fits_in(capacities: Sequence[int], names: Sequence[str], total: int, segment: int, most: int | None) -> bool:
+    """Whether the cliques of these leaves hold it."""
+    there = [c for c, path in zip(capacities, TREE, strict=True) if path[0] in names]
+    return fewest(there, total, segment, most) is not None
+
+
+def wanted_at_most(capacities: Sequence[int], total: int, segment: int, most: int | None, limit: int) -> str:
+    """Where a gang that no clique holds lies, in words: the first of these that holds it, of every choice of leaves."""
+    above = dict(TREE)
+    for count in range(1, limit + 1):
+        chosen = [c for c in combinations(above, count) if fits_in(capacities, c, total, segment, most)]
+        if count == 1 and chosen:
+            return "leaf"
+        if any(len({above[leaf] for leaf in c}) == 1 for c in chosen):
+            return f"{count} leaves of one spine"
+    for count in range(2, limit + 1):
+        if any(fits_in(capacities, c, total, segment, most) for c in combinations(above, count)):
+            return f"{count} leaves"
+    return "elsewhere"
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+@pytest.mark.parametrize(("segment", "most"), [(1, None), (2, None), (1, 2), (2, 2), (1, 3)])
+def test_every_small_case_lies_in_the_fewest_leaves(segment: int, most: int | None, limit: int) -> None:
+    """Exact: in one leaf, else in as few of one spine as are allowed, else in as few of any; a no stays one."""
+    above = dict(TREE)
+    seen = set()
+    for capacities in product(range(4), repeat=4):
+        nodes = small(capacities)
+        inventory = Inventory(nodes, level_labels=LEVELS)
+        for total in range(2 * segment, sum(capacities) + 1, segment):
+            if max(capacities) >= total:
+                continue
+            near = Locality(cliques=most, segment=segment if segment > 1 else None)
+            plain = plan(inventory, gang(*[1] * total, locality=near))
+            answer = plan(inventory, gang(*[1] * total, locality=near & Locality(level="leaf", domains=limit)))
+            assert isinstance(answer, Allocation) is isinstance(plain, Allocation)
+            if not isinstance(answer, Allocation):
+                continue
+            wanted = wanted_at_most(capacities, total, segment, most, limit)
+            seen.add(wanted)
+            leaves = {leaf for at, (leaf, _) in enumerate(TREE) if f"c{at}" in cliques_of(nodes, answer)}
+            spines = {above[leaf] for leaf in leaves}
+            found = "leaf" if len(leaves) == 1 else f"{len(leaves)} leaves"
+            if len(leaves) > 1 and len(spines) == 1:
+                found += " of one spine"
+            if wanted == "elsewhere":
+                assert len(leaves) > limit, (capacities, total, answer)
+            else:
+                assert found == wanted, (capacities, total, answer)
+    assert {"leaf", "2 leaves of one spine", "2 leaves"} - (
+        {"2 leaves of one spine", "2 leaves"} if limit == 1 else set()
+    ) <= seen
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_so_many_domains_hold_stays_in_them(seed: int) -> None:
+    """Bundles of all sizes, against exhaustive search over the nodes of every choice of leaves."""
+    dice = random.Random(seed)
+    several = 0
+    for _ in range(400):
+        world, request = random_case(dice)
+        limit = dice.randint(1, 2)
+        request = replace(request, locality=request.locality & Locality(level="leaf", domains=limit))
+        plain = plan(world.inventory(), request)
+        inventory = world.inventory(LEVELS)
+        answer = plan(inventory, request)
+        assert isinstance(answer, Allocation) is isinstance(plain, Allocation), (world, request)
+        if not isinstance(answer, Allocation) or len(cliques_of(world.nodes, answer)) == 1:
+            continue
+        there = domains(world.nodes, "leaf")
+        least = next(
+            (
+                count
+                for count in range(1, limit + 1)
+                for chosen in combinations(there.values(), count)
+                if Brute(replace(world, nodes=[node for some in chosen for node in some]), request).fits()
+            ),
+            None,
+        )
+        if least is None:
+            continue
+        several += least > 1
+        inside = set(answer.nodes)
+        used = [name for name, some in there.items() if inside & {each.name for each in some}]
+        assert inside <= {each.name for some in there.values() for each in some}
+        assert len(used) <= limit, (world, request, answer)
+        assert least > 1 or len(used) == 1
+    assert several > 10
+
+
+def test_a_level_is_named_by_its_label_or_by_what_follows_its_last_slash() -> None:
+    labels = ("a.example/leaf", "b.example/spine", "c.example/spine", "core")
+    assert [level_named(labels, name) for name in ("leaf", "a.example/leaf", "c.example/spine", "core")] == [0, 0, 2, 3]
+    assert level_named(labels, "spine") is None  # which of the two?
+    inventory = Inventory([node("n", 1)], level_labels=labels)
+    for name in ("spine", "rack", "example/leaf"):
+        with pytest.raises(InvalidRequest) as refused:
+            check_level(inventory, Locality(level=name, domains=1))
+        assert refused.value.place == "locality.level"
+        assert "b.example/spine" in str(refused.value)
+    check_level(inventory, Locality(level="leaf", domains=1))
+    check_level(inventory, Locality())
+
+
+def test_a_limit_of_a_level_that_is_gone_says_nothing() -> None:
+    nodes = small((1, 1, 1, 1))
+    request = gang(1, 1, 1, locality=Locality(level="pod", domains=1))
+    assert plan(Inventory(nodes, level_labels=LEVELS), request) == plan(
+        Inventory(nodes, level_labels=LEVELS), replace(request, locality=Locality())
+    )
 
 
 def test_without_such_labels_every_answer_is_what_it_was() -> None:
