@@ -6,7 +6,7 @@
 
 A gang that has run longer than was guessed is expected to run as long again as it has overrun. One without a guess
 never ends: a first in the queue that needs its devices has no reservation, and nobody overtakes. Pure; the caller has
-the clock, and `ends` and `now` are by the same one. Neighbours: `admission.py` asks for the coordinator,
+the clock, and `ends` and `now` are by the same one. Neighbours: `overtaking.py` asks for the coordinator,
 `benchmarks/overtaking.py` for the replay.
 """
 
@@ -151,10 +151,8 @@ def apart(inventory: Inventory, one: Allocation, other: Allocation) -> bool:
         return True
     if {counter for counter, _ in one.counters} & {counter for counter, _ in other.counters}:
         return False
-    for node in shared:
-        state = inventory.node_states.get(node)
-        if state is None or state.node.counters:
-            return False
+    if not shared <= inventory.node_states.keys():
+        return False
     placed = [p for each in (one, other) for p in each.bundles if p.node in shared]
     grants = [grant for p in placed for grant in p.grants]
     if any(p.resources for p in placed) or any(g.amount is not None or g.part is not None for g in grants):

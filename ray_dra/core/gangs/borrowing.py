@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ray_dra.core.gangs.eviction import Eviction
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.records import Records
 from ray_dra.core.gangs.team_order import TeamOrder
@@ -78,8 +79,12 @@ def _beyond_guarantee(guarantee: int, gangs: Sequence[tuple[Turn, int]]) -> list
     return found
 
 
-def still_owed(records: Records, gang: Gang, by: Gang) -> bool:
-    """Whether a gang that has notice for another still has to end for it, as far as their teams are concerned."""
+def still_owed(records: Records, gang: Gang, eviction: Eviction) -> bool:
+    """Whether a gang that has notice for another that waits still has to end for it: that one waits yet, and has the
+    right to its devices, as far as their teams are concerned."""
+    by = records.gangs.get(eviction.by)
+    if by is None or not by.waits:
+        return False
     if not records.same_team(gang, by):
         return is_guaranteed(records, by)
     return gang.request.preemptible and gang.request.priority < by.request.priority

@@ -11,7 +11,7 @@ from ray_dra.core.gangs.gang import Gang, made_here, nodes_of
 from ray_dra.core.gangs.lifecycle import Observed, phase
 from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.quota import Quota
-from ray_dra.core.gangs.shapes import forbidden, gpu_of, shrinks
+from ray_dra.core.gangs.shapes import forbidden, gpu_of, kept_less, shrinks
 
 
 class ForbiddenChange(RuntimeError):
@@ -66,9 +66,9 @@ def check_change(before: Gang | None, after: Gang | None) -> None:
     anew = after.gave_way in (before.moves, after.moves)  # a repair begins: it has all its tries
     _check(0 <= free <= new or (moved and anew), "it gave way without a move", before, after)
     if not moved and before.allocation is not None:
-        kept = after.allocation is not None and after.allocation.kept is None
-        held = before.allocation._replace(kept=None) if kept else before.allocation
-        _check(after.allocation == held, "its devices changed without a move", before, after)
+        held, holds = before.allocation, after.allocation
+        same = holds == held or (holds is not None and holds in kept_less(held, holds))
+        _check(same, "its devices changed without a move", before, after)
         _check(before.group in (None, after.group), "its placement group changed without a move", before, after)
     if replaced:
         _check(

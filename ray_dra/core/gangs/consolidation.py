@@ -53,14 +53,15 @@ NO_CONSOLIDATION = Consolidation(times=0)
 
 
 def losses(records: Records, settings: Consolidation, wall: float) -> dict[str, int]:
-    """Who may be moved, and the work in GPU seconds that is lost with it."""
+    """Who may be moved, and the work in GPU seconds that is lost with it. None that keeps GPUs for another shape, which
+    it would not have elsewhere."""
     found = {}
     for gang, held in records.holders():
         free_to_move = (
             gang.movable and gang.ordinary is None and not gang.releasing and gang.consolidated < settings.times
         )
         begun = gang.started is None or wall >= gang.started + settings.least_run
-        if free_to_move and begun and may_end(gang) and can_leave(held):
+        if free_to_move and begun and held.kept is None and may_end(gang) and can_leave(held):
             found[gang.id] = work_since(gang, held, records, wall) + int(len(held.grants) * settings.restart)
     return found
 

@@ -5,7 +5,7 @@ has back first. So what it has counts as free for it, and what it is to get is k
 run of its program: else the next to come would take a part of it, and the run would stand still. Nothing that a gang in
 the queue may be waiting for is promised to a run that has something.
 
-Neighbours: `planning.py` says what fits, `kept.py` keeps places; `admission.py` tries a program's gangs on these.
+Neighbours: `planning.py` says what fits, `kept.py` keeps places; `kept_turns.py` tries a program's gangs on these.
 """
 
 from __future__ import annotations

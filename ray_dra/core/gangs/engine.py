@@ -49,6 +49,7 @@ from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.expecting import Expecting
 from ray_dra.core.gangs.faults import Faults
 from ray_dra.core.gangs.gang import Gang, made_here
+from ray_dra.core.gangs.kept_workers import KeptWorkers
 from ray_dra.core.gangs.lifecycle import Observed, Step, fault_is_due, may_move, next_step, phase
 from ray_dra.core.gangs.past_runs import PastRuns
 from ray_dra.core.gangs.phases import Phase
@@ -85,7 +86,7 @@ class Engine:
         `discipline`: who may go when."""
         self.records = Records(inventory, begins)
         self.past_runs = PastRuns()
-        self.planning = Planning(inventory, known, ready_made, self.records.pool, self.records.own_spares)
+        self.planning = Planning(inventory, known, ready_made, self.records.pools.get, self.records.own_spares)
         self.admission = Admission(self.records, self.planning, discipline)
         self.own_workers = own_workers
         self.recording = recording = Recording(self.records)
@@ -98,6 +99,7 @@ class Engine:
             recording, self.planning, starts, ends, evictions, discipline.preemption, own_workers=own_workers
         )
         self.reshaping = Reshaping(recording, self.planning, starts, ends, self.faults, own_workers=own_workers)
+        self.kept_workers = KeptWorkers(recording, self.planning)
         self.quota_answers = QuotaAnswers(recording, ends)
         preempting = Preempting(self.admission, evictions, discipline.preemption)
         self.consolidating = consolidating = Consolidating(
@@ -113,7 +115,7 @@ class Engine:
             past_runs=self.past_runs if discipline.learn else None,
             own_workers=own_workers,
         )
-        self.expecting = Expecting(self.admission)
+        self.expecting = Expecting(self.admission.answers)
 
     def handle(self, event: Event, now: Moment) -> list[Action]:
         """What is to be done, in this order. An event about a gang that is not there is none."""
@@ -216,15 +218,22 @@ class Engine:
         only where that is what is done about it. Nor for a gang whose placement group was removed: it is given back
         next."""
         gang, noted = self.recording.see(gang, seen, now)
-        if not self.own_workers or gang.allocation is None or gang.releasing:
+        notes = self.recording.notes(gang)
+        notes.kept_lost, notes.kept_made = seen.kept_lost, False
+        if not self.own_workers or gang.allocation is None or gang.releasing or seen.group_state == "ABSENT":
             return noted
-        if (seen.placed_once and not gang.replacing) or seen.group_state == "ABSENT":
-            return noted
+        if seen.placed_once and not gang.replacing:
+            notes.kept_made = self.kept_workers.to_make(gang, seen)
+            return [*noted, MakeWorkers(gang.id)] if notes.kept_made else noted
         return [*noted, MakeWorkers(gang.id)]
 
     def _workers_progressed(self, gang: Gang, progress: Progress, now: Moment) -> list[Action]:
         """Planned again elsewhere where workers cannot be had, or given up."""
         notes = self.recording.notes(gang)
+        if progress.failed and notes.kept_lost and not gang.releasing:
+            return self.kept_workers.give_back(gang, notes.kept_lost, cut(progress.failed, MOST_BYTES), now)
+        if notes.kept_made:
+            return []
         if (progress.ready, progress.joined) != (notes.progress.ready, notes.progress.joined):
             notes.since = now.lived
         notes.progress = progress
@@ -258,6 +267,8 @@ class Engine:
         due = made_here(gang) and gang.group is None and gang.allocation is not None and not gang.releasing
         if due and seen.provisioned and seen.owner_alive:
             return [*noted, *left, *self.starts.register(gang, "its workers are there", now), Tell(gang.id)]
+        if seen.kept_lost and (lost := self.kept_workers.look(gang, seen, now)):
+            return [*noted, *left, *lost]
         if gang.reshape is not None and not gang.releasing:
             actions = self.reshaping.observed(gang, seen, now)
             return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]
@@ -283,7 +294,7 @@ class Engine:
         elif fault_is_due(gang, seen, now.wall):
             actions = self.faults.repair(gang, seen, now)
         elif gang.notice is not None:
-            actions = self.faults.tell_ray(gang, seen, now)
+            actions = self.faults.tell_libraries(gang, seen, now)
         elif gang.shrunk is not None and not gang.releasing:
             actions = self.reshaping.grow(gang, seen, now)
         return [*noted, *left, *actions, Tell(gang.id, None if actions else seen)]

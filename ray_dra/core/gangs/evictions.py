@@ -43,8 +43,7 @@ class Evictions:
         eviction = gang.eviction
         if eviction is None:
             return []
-        by = self.records.gangs.get(eviction.by)
-        if by is None or not by.waits or not still_owed(self.records, gang, by):
+        if not still_owed(self.records, gang, eviction):
             return self.take_back(gang, now)
         return self.end(gang, now) if eviction.deadline <= now.wall else []
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from ray_dra.core.gangs.actions import Action, DeleteMap, DrainRaylets, RemoveGroup, Save, Tell, TellRepair, WriteMap
+from ray_dra.core.gangs.actions import (
+    Action,
+    DeleteMap,
+    DrainRaylets,
+    RemoveGroup,
+    Save,
+    Tell,
+    TellNotice,
+    TellRepair,
+    WriteMap,
+)
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import Moment
 from ray_dra.core.gangs.eviction import Eviction
@@ -18,6 +28,7 @@ from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.gang import Gang, made_here
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.lifecycle import Observed, may_move
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.preemption import Preemption, callable_back
 from ray_dra.core.gangs.recording import Recording
@@ -33,7 +44,7 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import MOST_BYTES, cut
 
-MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice of it, before Ray is told; of the grace, half
+MORE_SECONDS = 2.0  # for which a sign to drain stands on after the notice, before Ray is told; of the grace, half
 
 
 class Faults:
@@ -62,9 +73,11 @@ class Faults:
         """The first of the declared ways that is possible. What was not is tried again once the inventory has
         changed."""
         notes, inventory = self.recording.notes(gang), self.planning.inventory
-        if gang.notice is None or notes.no_place == inventory.changes:
+        if gang.notice is None:
             return []
-        for way in gang.on_fault.ways:
+        if late := self._tell_late(gang, gang.notice, seen, now):
+            return late
+        for way in gang.on_fault.ways if notes.no_place != inventory.changes else ():
             actions: list[Action] = []
             if way is Way.REPLACE:
                 actions = self._replace(gang, gang.notice.faulty, gang.notice.reason, now, moves_before=gang.moves + 1)
@@ -77,25 +90,54 @@ class Faults:
             if actions:
                 return actions
         notes.no_place = inventory.changes
+        notes.at_loss = gang.notice if not self._victims(gang) else None
         return []
 
-    def tell_ray(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
-        """Ray's own notice, once the gang has its, of all raylets that end together. It cannot be taken back, and
-        nothing new runs there from then on: so only of the gang's own, and only where one of the declared ways is
-        possible, so that they do end. A sign to drain may pass just after the notice: it stands a little longer."""
+    def tell_libraries(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
+        """Ray's libraries hear of it, too, once the gang has its notice: they start again for it, and do not take that
+        back. So only where one of the declared ways is possible, by which something does end, and of a sign to drain,
+        which may pass just after the notice, only once it has stood a little longer. What is told stands in the gang's
+        notes, for those who wait for it; of raylets that are the gang's own, Ray is told as well. That cannot be taken
+        back either, and nothing new runs there from then on: so never of a raylet that others share."""
         notice, notes = gang.notice, self.recording.notes(gang)
         if notice is None or notice.deadline is None or not notice.faulty or gang.releasing or gang.replacing:
             return []
-        stay = self._stay(gang, notice.faulty)
-        ranks = tuple(rank for rank in notice.ranks if rank in seen.untold and rank not in stay)
-        if not ranks or seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
+        ranks = self._to_tell(gang, notice, seen)
+        if not ranks and notes.told == notice:
+            return []
+        if seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
             return []
         if not seen.lost and now.wall - notice.since < min(MORE_SECONDS, gang.on_fault.grace / 2):
             return []
         if seen.drained.isdisjoint(notice.ranks) and not self._is_possible(gang, notice.faulty, seen):
             notes.may_end = self.planning.inventory.changes
             return []
-        return [DrainRaylets(gang.id, ranks, notice.deadline, notice.reason)]
+        notes.told = notice
+        return [DrainRaylets(gang.id, ranks, notice.deadline, notice.reason)] if ranks else []
+
+    def _tell_late(self, gang: Gang, notice: Notice, seen: Observed, now: Moment) -> list[Action]:
+        """Where nothing was possible while the notice ran, Ray's libraries have not heard of it, and now something is:
+        the notice begins anew, and they hear of it before anything ends. What is lost is not waited for; nor where
+        somebody waits in the queue, who would have the place meanwhile."""
+        notes, changes, grace = self.recording.notes(gang), self.planning.inventory.changes, gang.on_fault.grace
+        if notes.may_end in (-1, changes) or notes.told == notice or seen.lost or not grace or self.records.waiting:
+            return []
+        if not seen.drained.isdisjoint(notice.ranks):
+            return []  # it has heard by Ray's own notice
+        if not self._is_possible(gang, notice.faulty, seen):
+            notes.may_end = changes
+            return []
+        anew = replace(notice, deadline=now.wall + grace, since=now.wall)
+        notes.told, notes.may_end = anew, -1
+        saved = self.recording.save(replace(gang, notice=anew), f"notice anew: {notice.reason}", now, seen=seen)
+        ranks = self._to_tell(gang, notice, seen)
+        told: list[Action] = [DrainRaylets(gang.id, ranks, now.wall + grace, notice.reason)] if ranks else []
+        return [*saved, TellNotice(gang.id, anew), *told]
+
+    def _to_tell(self, gang: Gang, notice: Notice, seen: Observed) -> tuple[int, ...]:
+        """The bundles of which Ray is to be told that their raylets, which are the gang's own, end."""
+        stay = self._stay(gang, notice.faulty)
+        return tuple(rank for rank in notice.ranks if rank in seen.untold and rank not in stay)
 
     def _is_possible(self, gang: Gang, faulty: Collection[int], seen: Observed) -> bool:
         """Whether something would be done, if it were due now."""

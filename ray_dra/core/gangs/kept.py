@@ -3,7 +3,7 @@
 A training run that restarts after a fault removes its placement group and asks for another one. Without this the next
 in the queue takes the clique that it leaves. The same goes for an elastic run that takes another size. Places are in
 memory alone: a coordinator that starts again keeps none. Neighbours: `recording.py` says which gangs have met a fault,
-`elastic.py` which are given back for another size; `admission.py` tries a program's gangs on what is kept for it.
+`elastic.py` which are given back for another size; `kept_turns.py` tries a program's gangs on what is kept for it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,9 @@ class Observed:
         drained: bundles whose raylet is the gang's own, lives, and drains, which Ray cannot take back.
         guarded: nobody else's claim gets a GPU of it, also while none of its own has it.
         no_guard: why that cannot be had; "" where it can.
-        without: nodes on which its worker is gone.
+        without: nodes on which its worker is gone, or its bundles are not placed again.
+        kept_lost: nodes on which the worker is gone that had only what the gang keeps for another shape.
+        at_loss: nothing that was declared can be done just now about what it has notice of.
     """
 
     group_state: str | None = None
@@ -66,6 +68,8 @@ class Observed:
     guarded: bool = True
     no_guard: str = ""
     without: frozenset[str] = frozenset()
+    kept_lost: frozenset[str] = frozenset()
+    at_loss: bool = False
 
 
 def phase(gang: Gang | None, seen: Observed) -> Phase:
@@ -80,7 +84,8 @@ def phase(gang: Gang | None, seen: Observed) -> Phase:
         return Phase.PROVISIONING
     if gang.replacing:
         return Phase.REPAIRING
-    if gang.group is not None and seen.placed_once and gang.notice is not None and gang.notice.faulty:
+    will_act = gang.notice is not None and gang.notice.faulty and not (seen.at_loss and seen.lost)
+    if gang.group is not None and seen.placed_once and will_act:
         return Phase.DRAINING
     if seen.lost:
         return Phase.DEGRADED

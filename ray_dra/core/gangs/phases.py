@@ -84,7 +84,8 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.DEGRADED, Phase.GONE): "the same, with no workers to end",
     (Phase.PLACING, Phase.DRAINING): "Ray places a part of it again, and it has notice of a fault",
     (Phase.READY, Phase.DRAINING): "it has notice of a fault",
-    (Phase.DEGRADED, Phase.DRAINING): "the same",
+    (Phase.DEGRADED, Phase.DRAINING): "the same, or something can be done about it now",
+    (Phase.DEGRADED, Phase.REPAIRING): "lost workers are replaced, which could not be before",
     (
         Phase.DRAINING,
         Phase.PLACING,
@@ -101,7 +102,7 @@ ARROWS: Mapping[tuple[Phase, Phase], str] = {
     (Phase.REPAIRING, Phase.QUOTA): "its quota was taken back; asked again",
     (Phase.REPAIRING, Phase.RELEASING): "released, given up, its program has ended, or its placement group was removed",
     (Phase.REPAIRING, Phase.GONE): "the same, with no workers to end",
-    (Phase.DRAINING, Phase.DEGRADED): "the notice is taken back, and a part of it is lost",
+    (Phase.DRAINING, Phase.DEGRADED): "a part of it is lost, and the notice is taken back, or nothing can be done now",
     (Phase.DRAINING, Phase.PROVISIONING): "started again: its workers are made anew",
     (Phase.DRAINING, Phase.HELD): "started again elsewhere",
     (Phase.DRAINING, Phase.QUEUED): "started again, and nothing else is free",

@@ -99,6 +99,16 @@ class Planning:
             masks[state] = masks.get(state, 0) | mask
         return tuple(Placed(state.name, state.granted(mask)) for state, mask in masks.items())
 
+    def others_on(self, held: Allocation) -> str:
+        """A GPU of which a gang has something, and somebody else has now, too; "" for none."""
+        for grant in held.held_grants:
+            state = self.inventory.node_states.get(grant.node)
+            parts = state.parts if state is not None and grant.part is not None else ()
+            gpu = next((gpu for gpu in parts if grant.part is not None and gpu.gpu.uuid == grant.part.parent), None)
+            if gpu is not None and (gpu.others or {*gpu.held, *gpu.placed} - {held.gang}):
+                return f"GPU {gpu.gpu.uuid} of node {grant.node}"
+        return ""
+
     def on_own(
         self,
         held: Allocation,

@@ -2,7 +2,7 @@
 
 A pool is a gang like any other: it is planned, made, and given back as one, and has a share of each of its GPUs for
 itself. Gangs with shares of it hold no device, and end when it does. Neighbours: `planning.py` asks where a gang goes,
-`records.py` says which gang a pool is; `cluster/inventory.py` has what of it is held.
+`records.py` says which gang a pool is; `cluster/holds.py` has what of it is held.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """The first in the queue takes the devices of gangs of a lower priority: they get notice, and then give them back.
 
 Asked at each look at which the first has been a no: so those who have notice, and are not needed any more because
-somebody else has ended, go on. What was decided is in the victims' records (`Gang.eviction`), so that a coordinator
-that starts again goes on with it. Neighbours: `preemption.py` says who may be taken, `victims.py` who of them,
-`evictions.py` acts; `queueing.py` asks.
+somebody else has ended, go on. What was told stays while it is enough with those who end before it is over. What was
+decided is in the victims' records (`Gang.eviction`), so that a coordinator that starts again goes on with it.
+Neighbours: `preemption.py` says who may be taken, `victims.py` who of them, `evictions.py` acts; `queueing.py` asks.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action
 from ray_dra.core.gangs.admission import Admission
@@ -18,11 +17,10 @@ from ray_dra.core.gangs.eviction import Eviction
 from ray_dra.core.gangs.evictions import Evictions
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.planning import Answer, Planning
-from ray_dra.core.gangs.preemption import BORROWED, LEAVES, Preemption, takeable
+from ray_dra.core.gangs.preemption import BORROWED, Preemption, Takeable, leaves, takeable, waits_before
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.team_order import TeamOrder
-from ray_dra.core.gangs.victims import Prices, Rank, Victims, cheapest_victims
-from ray_dra.core.model.locality import Locality
+from ray_dra.core.gangs.victims import Prices, Rank, Victims, victims_as_preferred
 from ray_dra.core.model.shortfall import ShortfallKind
 
 
@@ -52,15 +50,21 @@ class Preempting:
             return []
         self.admission.searches()
         found = takeable(self.records, first, self.settings, now.wall)
-        some = mine or any(price.rank != LEAVES for price in found.prices.values())
+        some = mine or not all(map(leaves, found.prices.values()))
         near = self.records.cliques_near(first, 0)
-        chosen = victims_for(self.planning, near, first, found.prices) if some else None
+        chosen = victims_for(self.planning, near, first, found) if some else None
         self._asked, self._again = asked, found.again
+        if chosen is not None and not mine:
+            waited = now.lived - self.records.notes[first.id].since
+            more = waits_before(found.prices, chosen.gangs, first.request.device_count, self.settings) - waited
+            if more > 0:
+                self._again = min(self._again, now.wall + more)
+                return []
         return self._tell(first, found.prices, chosen, now)
 
     def _tell(self, first: Gang, prices: Prices, chosen: Victims | None, now: Moment) -> list[Action]:
         gangs = chosen.gangs if chosen is not None else ()
-        taken = [self.records.gangs[gang] for gang in gangs if prices[gang].rank != LEAVES]
+        taken = [self.records.gangs[gang] for gang in gangs if not leaves(prices[gang])]
         actions: list[Action] = []
         for gang in self.records.leaving():
             if gang.eviction is not None and gang.eviction.by == first.id and gang.id not in gangs:
@@ -79,16 +83,10 @@ def _why(first: Gang, gang: Gang, rank: Rank, teams: TeamOrder) -> str:
     return f"borrowed by {teams.team(gang.team)}, and given back to {teams.team(first.team)}, for {name}"
 
 
-def victims_for(planning: Planning, near: frozenset[str], first: Gang, prices: Prices) -> Victims | None:
+def victims_for(planning: Planning, near: frozenset[str], first: Gang, takeable: Takeable) -> Victims | None:
     """Who has to end so that a gang gets what it prefers; where that cannot be, so that it gets anything."""
 
     def place(strict: bool) -> Answer:
         return place_near(planning, first, near, first.moves, strict=strict)
 
-    request = first.request
-    preferred = request.locality.within_cliques and not request.locality.required
-    found = cheapest_victims(planning.inventory, request, prices, lambda: place(preferred))
-    if found is None and preferred:
-        anywhere = replace(request, locality=Locality(connect=request.locality.connect))
-        found = cheapest_victims(planning.inventory, anywhere, prices, lambda: place(False))
-    return found
+    return victims_as_preferred(planning.inventory, first.request, takeable.prices, place, takeable.told)

@@ -2,16 +2,18 @@
 
 Whoever starts before its turn keeps what is promised, not what would be promised now. So gangs that run longer than was
 guessed delay the first by no more than the longest of them does, however many they are. Pure; times are by the wall
-clock. Neighbours: `backfill.py` finds the reservations, `admission.py` asks for the coordinator, `benchmarks/replay.py`
-for the replay; a gang's record has its promise, for the coordinator after this one.
+clock. Neighbours: `backfill.py` finds the reservations, `overtaking.py` asks for the coordinator,
+`benchmarks/overtaking.py` for the replay; a gang's record has its promise, for the coordinator after this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from ray_dra.core.gangs.backfill import Reservation
+from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.backfill import Reservation, apart
+from ray_dra.core.model.allocation import Allocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,16 @@ class Promised:
 
     promise: Promise
     places: tuple[Reservation, ...] = ()
+
+
+def outdone(
+    inventory: Inventory, before: Promised, found: tuple[Reservation, ...], started: Iterable[Allocation]
+) -> bool:
+    """Whether a promise cannot be kept any more because of some who have `started` since in their turn, which came
+    before: they have something of the promised place, and all others are later. Of those who overtake nobody does."""
+    if found and found[-1].at <= before.promise.by:
+        return False
+    return any(not apart(inventory, place.allocation, other) for other in started for place in before.places)
 
 
 def kept(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ray_dra.core.gangs.actions import Action, AskQuota, BuryGroup, Refuse, Save, Tell
-from ray_dra.core.gangs.admission import Admission, Start, StartTogether, Wait
+from ray_dra.core.gangs.admission import Admission
 from ray_dra.core.gangs.consolidating import Consolidating
 from ray_dra.core.gangs.ends import Ends
 from ray_dra.core.gangs.events import JobsSeen, Moment, Submitted, TurnFailed
@@ -22,6 +22,7 @@ from ray_dra.core.gangs.recording import Recording, changed
 from ray_dra.core.gangs.refusals import no_pool, no_queue, no_queue_for_pool, no_spares, pool_taken, two_queues
 from ray_dra.core.gangs.repair import Way, without
 from ray_dra.core.gangs.starts import Starts
+from ray_dra.core.gangs.verdicts import Start, StartTogether, Wait
 from ray_dra.core.model.shortfall import Shortfall
 from ray_dra.errors import MOST_BYTES, GangGone, InvalidRequest, RayDraError, cut
 
@@ -84,7 +85,7 @@ class Queueing:
             if no is not None:
                 return [Refuse(no)]
             if gang.request.in_pool:
-                pool = self.records.pool(gang.request.pool)
+                pool = self.records.pools.get(gang.request.pool)
                 beside = Beside(pool.gang if pool is not None else "", near=False)
                 gang = replace(gang, beside=beside, team="")  # the pool's GPUs count where that is made
         elif order.on_fault is not None:
@@ -125,10 +126,10 @@ class Queueing:
         """Why this is no pool, nor a gang with shares of one. Neither is replaced nor started again after a fault."""
         if queue:
             return no_queue_for_pool(queue)
-        there = self.records.pool(gang.request.pool)
+        there = self.records.pools.get(gang.request.pool)
         if not gang.request.in_pool:
             return pool_taken(gang) if there is not None else None
-        return no_pool(gang, self.records.pools) if there is None else None
+        return no_pool(gang, self.records.pools.names) if there is None else None
 
     def next_turn(self, now: Moment) -> list[Action]:
         found = self.admission.next(now)
@@ -159,10 +160,13 @@ class Queueing:
         """A gang behind the first that delays it by nothing."""
         found = self.admission.before_turn(now)
         first = self.records.first
-        promise = self.admission.promise_to(first) if first is not None else None
-        new = promise is not None and first is not None and promise != first.promised
-        if new and first is not None and (found is not None or first.promised is None):
-            return [Save(replace(first, promised=promise))]  # before anybody starts who goes by it
+        promise = self.admission.overtaking.promise_to(first) if first is not None else None
+        before = first.promised if first is not None else None
+        new = promise is not None and promise != before
+        later = promise is not None and before is not None and promise.by > before.by
+        if first is not None and new and (found is not None or before is None or later):
+            # Before anybody starts who goes by it; and where it could not be kept, for a coordinator after this one.
+            return [Save(replace(first, promised=promise))]
         if found is None:
             return []
         gang, verdict = found
@@ -170,7 +174,8 @@ class Queueing:
 
     def turn_failed(self, event: TurnFailed, now: Moment) -> list[Action]:
         """It would be so at each look: it leaves the queue, for those behind it."""
-        gang = self.records.gangs.get(self.admission.turn.id) if self.admission.turn is not None else None
+        turn = self.admission.answers.turn
+        gang = self.records.gangs.get(turn.id) if turn is not None else None
         if gang is None or not gang.waits:
             return []
         why = cut(f"to plan it met a fault of ray-dra's, which its log has: {event.fault}", MOST_BYTES)

@@ -7,9 +7,8 @@ and with it what its gang holds of the inventory. `changes.check_change` refuses
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.changes import check_change
@@ -17,7 +16,7 @@ from ray_dra.core.gangs.gang import Gang, owner_ended
 from ray_dra.core.gangs.kept import KEPT_SECONDS, KeptPlaces
 from ray_dra.core.gangs.own_spares import OwnSpares
 from ray_dra.core.gangs.phases import Phase
-from ray_dra.core.gangs.pools import Pool, amount_of
+from ray_dra.core.gangs.pool_index import PoolIndex
 from ray_dra.core.gangs.progress import Progress
 from ray_dra.core.gangs.record_checks import same, validate_gang
 from ray_dra.core.gangs.runtime_notes import RuntimeNotes
@@ -38,7 +37,7 @@ class Records:
         gangs: by id, in order of arrival. notes: by id.
         changed: the gangs whose records have changed, until somebody takes note and clears it. touched: the same, for
             somebody else; None: nobody asks.
-        sets: the sets of ordinary placement groups that they are of.
+        sets: the sets of ordinary placement groups that they are of. pools: the named pools, and who waits for shares.
         team_order: those that wait, in the order of the queue, and what each team has.
         groups: the placement groups that are ours, those included that a gang has left, and the gang of each.
         kept: places that are kept for programs after a fault.
@@ -71,10 +70,9 @@ class Records:
         self._quotas: dict[str, None] = {}  # gangs that are paid from a queue outside
         self._with_spares: dict[str, None] = {}  # gangs for whose repairs free nodes are held
         self._besides: dict[str, None] = {}  # gangs that go with another
-        self._pools: dict[str, str] = {}  # name of a pool -> the live gang that holds it
-        self._wait_in_pools: dict[str, list[Turn]] = {}  # by pool: gangs that wait for shares of it
         self._names: dict[tuple[str, str], str] = {}  # (namespace, name) -> the live gang that has it
         self.sets = SetIndex()
+        self.pools = PoolIndex(self.gangs, self.notes, inventory)
         self._last = 0
         self.kept = KeptPlaces(inventory)
         self.own_spares = OwnSpares(inventory)
@@ -154,9 +152,7 @@ class Records:
     def waiting(self) -> bool:
         """Whether any gang is in the queue."""
         order = self.team_order
-        return bool(self._wait_in_pools) or any(
-            True for ordinary in (False, True) for _ in order.turns(ordinary=ordinary)
-        )
+        return self.pools.awaited or any(True for ordinary in (False, True) for _ in order.turns(ordinary=ordinary))
 
     def ordinary_after(self, passed: MutableMapping[str, Turn]) -> Gang | None:
         """The ordinary placement group that is next after these turns, by team, unless a gang that holds it up comes
@@ -167,14 +163,14 @@ class Records:
     def ahead(self, gang: Gang) -> int:
         """How many gangs wait before this one, and hold it up."""
         if gang.request.in_pool:
-            return len(self.before_in_pool(gang))
+            return len(self.pools.before(gang))
         order = self.team_order
         return order.ahead(gang.team, turn_of(gang), self.amounts(gang) if order.declared else NOTHING)
 
     def first_before(self, gang: Gang) -> Gang | None:
         """The first of those who wait before a gang: of its team or pool, where these hold it up, or of all."""
         if gang.request.in_pool:
-            before = self.before_in_pool(gang)
+            before = self.pools.before(gang)
             return self.gangs[before[0][2]] if before else None
         own = self.team_order.first_of(gang.team) if self.team_order.declared else None
         return self.gangs[own[2]] if own is not None and own < turn_of(gang) else self.first
@@ -248,41 +244,6 @@ class Records:
         """Gangs that end with another, which has ended."""
         found = (self.gangs[gang_id] for gang_id in self._besides)
         return [g for g in found if g.beside is not None and g.beside.ends and self.partner_of(g) is None]
-
-    # -- pools
-
-    @property
-    def pools(self) -> Collection[str]:
-        """The names of those that there are."""
-        return self._pools.keys()
-
-    def pool(self, name: str) -> Pool | None:
-        """A pool as it is; None where there is none of this name, or it is given back."""
-        gang = self.gangs.get(self._pools.get(name, ""))
-        if gang is None or gang.request.sharing is None:
-            return None
-        phase = gang.history[-1].to if gang.history else None
-        if phase is Phase.DEGRADED:  # what is left of it is as good as before
-            without = self.notes[gang.id].without
-            return Pool(name, gang.id, gang.request.sharing, without is not None, without or frozenset(), whole=False)
-        return Pool(name, gang.id, gang.request.sharing, phase is Phase.READY)
-
-    def program_has(self, pool: Pool, owner: str) -> int:
-        """Thousandths of GPUs that a program's gangs have of a pool."""
-        held = self.inventory.in_pool(pool.gang)
-        return sum(amount_of(each) for each in held if self.gangs[each.gang].owner == owner)
-
-    def waiting_in_pools(self) -> list[list[Gang]]:
-        """The gangs that wait for shares of each pool, in their order."""
-        return [[self.gangs[gang_id] for _, _, gang_id in turns] for turns in self._wait_in_pools.values()]
-
-    def waiting_for_pool(self, name: str) -> int:
-        return len(self._wait_in_pools.get(name, ()))
-
-    def before_in_pool(self, gang: Gang) -> Sequence[Turn]:
-        """Who waits before a gang for shares of the same pool."""
-        turns = self._wait_in_pools.get(gang.request.pool, [])
-        return turns[: bisect_left(turns, turn_of(gang))]
 
     # -- sets of ordinary placement groups
 
@@ -406,15 +367,12 @@ class Records:
 
     def _list(self, gang: Gang) -> None:
         self._last = max(self._last, gang.sequence)
-        if gang.waits and gang.request.in_pool:
-            insort(self._wait_in_pools.setdefault(gang.request.pool, []), turn_of(gang))
-        elif gang.waits:
+        if not gang.waits:
+            self._past[gang.id] = None
+        elif not gang.request.in_pool:
             ordinary = gang.ordinary is not None
             self.team_order.wait(gang.team, turn_of(gang), self.amounts(gang), ordinary=ordinary)
-        else:
-            self._past[gang.id] = None
-        if makes_pool(gang) and not gang.releasing:
-            self._pools[gang.request.pool] = gang.id
+        self.pools.put(gang)
         if gang.allocation is not None and not gang.request.in_pool:
             self.team_order.hold(gang.id, gang.team, self.amounts(gang))
         if gang.waits or gang.unpaid:
@@ -436,14 +394,8 @@ class Records:
         self._count(gang, 1)
 
     def _unlist(self, gang: Gang) -> None:
-        if self._pools.get(gang.request.pool) == gang.id:
-            del self._pools[gang.request.pool]
-        if gang.waits and gang.request.in_pool:
-            turns = self._wait_in_pools[gang.request.pool]
-            del turns[bisect_left(turns, turn_of(gang))]
-            if not turns:
-                del self._wait_in_pools[gang.request.pool]
-        elif gang.waits:
+        self.pools.drop(gang)
+        if gang.waits and not gang.request.in_pool:
             self.team_order.leave(turn_of(gang), ordinary=gang.ordinary is not None)
         self.team_order.let_go(gang.id)
         if gang.waits or gang.unpaid:
@@ -490,33 +442,13 @@ class Records:
                 has[team] = has.get(team, 0) + self.amounts(gang).gpus
         same("what teams have", {team: amounts.gpus for team, amounts in order.teams.items()}, has)
 
-    def _validate_pools(self, waiting: Collection[Gang]) -> None:
-        makers = {g.request.pool: g.id for g in self.gangs.values() if makes_pool(g) and not g.releasing}
-        same("pools", self._pools, makers)
-        wait: dict[str, list[Turn]] = {}
-        for gang in waiting:
-            if gang.request.in_pool:
-                wait.setdefault(gang.request.pool, []).append(turn_of(gang))
-        same("who waits for pools", self._wait_in_pools, {pool: sorted(turns) for pool, turns in wait.items()})
-        for gang in self.gangs.values():
-            held = gang.allocation
-            if held is None or not held.pool:
-                continue
-            pool = self.gangs.get(held.pool)
-            if pool is None or pool.allocation is None:
-                raise AssertionError(f"gang {gang.id} has shares of {held.pool}, which holds nothing")
-            own = {grant.device for grant in pool.allocation.grants}
-            same(f"what gang {gang.id} has beyond its pool", {g.device for g in held.grants} - own, set())
-            if min(self.inventory.pool_left(held.pool).values()) < 0:
-                raise AssertionError(f"more than all of a device of {held.pool} is given")
-
     def validate(self) -> None:
         """Raises AssertionError where an invariant does not hold. Scans everything: for tests."""
         gangs = list(self.gangs.values())
         waiting = [g for g in gangs if g.waits]
         same("order of arrival", [g.sequence for g in gangs], sorted(g.sequence for g in gangs))
         self._validate_teams(waiting)
-        self._validate_pools(waiting)
+        self.pools.validate()
         in_queues = [g for g in gangs if g.waits or g.unpaid]
         same("owners", {o: set(ids) for o, ids in self._owners.items()}, _by_owner(in_queues))
         same("gangs with spares", set(self._with_spares), {g.id for g in gangs if g.spares})
@@ -553,10 +485,6 @@ def _with_kept(request: GangRequest, held: Allocation) -> Amounts:
     gpus = WHOLE * sum(len(placed.grants) for placed in kept)
     cpus, memory = (sum(placed.resources.get(name, 0.0) for placed in kept) for name in (CPU, MEMORY))
     return amounts_of(request).plus(Amounts(gpus, cpus, memory))
-
-
-def makes_pool(gang: Gang) -> bool:
-    return bool(gang.request.pool) and not gang.request.in_pool
 
 
 def _by_owner(waiting: Iterable[Gang]) -> Mapping[str, set[str]]:

@@ -35,16 +35,18 @@ def place_again(planning: Planning, gang: Gang, faulty: Collection[int]) -> Allo
     if any(node in planning.ready_made for node in lost):  # whose raylet is not ours to make anew
         return None
     inventory = planning.inventory
+    changes = inventory.changes
     inventory.release(held.gang)
     try:
         return _replaced(planning, gang, held, lost)
     finally:
         inventory.hold(held)
+        inventory.changes = changes  # who was tried out of the way is back
 
 
 def _replaced(planning: Planning, gang: Gang, held: Allocation, lost: list[str]) -> Allocation | None:
     request, bundles, numbered = paid(gang.request, gang.quota), list(held.bundles), held.numbered
-    used, counters = set(held.nodes), dict(held.counters)
+    used, counters = {placed.node for placed in held.holdings}, dict(held.counters)
     renewed = {node: moves for node, moves in held.renewed if node not in lost}
     for node in lost:
         ranks = [rank for rank, placed in enumerate(held.bundles) if placed.node == node]

@@ -73,7 +73,7 @@ def begin_reshape(
         until: the Unix time at which what still runs in the old shape is ended.
         timeout: seconds for Ray to place a shape.
     """
-    if gang.reshape is not None and gang.reshape.comes.request == request:
+    if gang.reshape is not None and gang.reshape.comes.request == request and _keeps(gang.reshape) in (keep, None):
         return None  # asked again, after a restart swallowed the answer
     no = _refused(gang, request, seen)
     if no is not None or gang.allocation is None:
@@ -361,6 +361,12 @@ def _with_most(gpus: tuple[Placed, ...], *shapes: Allocation) -> tuple[Placed, .
         most = {name: max(each.get(name, 0.0) for each in here) for name in names}
         found.append(Placed(node, by_name[node].grants if node in by_name else (), most))
     return tuple(found)
+
+
+def _keeps(change: Reshape) -> bool | None:
+    """Whether the shape that comes keeps what it does not use; None: it uses all."""
+    left, comes = change.leaves.allocation, change.comes.allocation
+    return comes.kept is not None if kept_beside(left, comes.bundles, change.gpus) is not None else None
 
 
 def _so_far(change: Reshape) -> str:

@@ -132,6 +132,11 @@ class Reshaping:
         if change is not None and begins and not still_there(self.planning, change):
             why = "it does not grow back: what it was to have is not there any more"
             return self.recording.save(stay_in_shape(gang, why), why, now, seen=seen)
+        drains = change is not None and change.gpus and change.stage is ReshapeStage.DRAINS
+        taken = self.planning.others_on(change.leaves.allocation) if change is not None and drains else ""
+        if taken:  # before all of it was guarded; the next shape needs it whole, and would be waited for in vain
+            why = f"somebody else has a part of its GPUs by now: {taken}"
+            return self.recording.save(stay_in_shape(gang, why), f"its shape stays: {why}", now, seen=seen)
         return self.take_step(gang, next_reshape_step(gang, seen, now.wall), seen, now)
 
     def take_step(self, gang: Gang, step: ReshapeStep | None, seen: Observed, now: Moment) -> list[Action]:

@@ -1,6 +1,6 @@
 """Sets of ordinary placement groups, by what is looked up of them: the cliques, the batches, those in the queue.
 
-Neighbours: `records.py` counts each record in and out; `sets.py` says where a set goes, `admission.py` when it starts.
+Neighbours: `records.py` counts each record in and out; `sets.py` says where a set goes, `ordinary_turns.py` when.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Sets of ordinary placement groups: each placed where the set is, if that can be; or all of them as one gang.
 
-Pure, and holds nothing. Neighbours: `admission.py` says when a set is whole; `planning.py` plans one gang.
+Pure, and holds nothing. Neighbours: `ordinary_turns.py` says when a set is whole; `planning.py` plans one gang.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ray_dra.core.model.allocation import Allocation, Grant, KeptDevices, Placed
+from ray_dra.core.model.imex import imex_counter
 from ray_dra.core.model.request import GangRequest
 
 
@@ -224,6 +225,30 @@ def kept_off(kept: KeptDevices | None, lost: Collection[str]) -> KeptDevices | N
     return kept._replace(placed=left) if left else None
 
 
+def without_kept(held: Allocation, nodes: Collection[str]) -> Allocation:
+    """What a gang holds that gives back what it keeps on these nodes, on which it has no bundles."""
+    gone = {imex_counter(node) for node in nodes}
+    return held._replace(
+        kept=kept_off(held.kept, nodes),
+        counters=tuple(each for each in held.counters if each[0] not in gone),
+        renewed=tuple(each for each in held.renewed if each[0] not in nodes),
+    )
+
+
+def kept_less(before: Allocation, after: Allocation) -> Collection[Allocation]:
+    """What a gang may hold that keeps less than before, and has the same bundles."""
+    left = after.kept.placed if after.kept is not None else ()
+    was = before.kept.placed if before.kept is not None else ()
+    if not set(map(_where, left)) <= set(map(_where, was)):
+        return ()
+    gone = {placed.node for placed in was} - {placed.node for placed in left}
+    return before._replace(kept=after.kept), without_kept(before, gone)
+
+
+def _where(placed: Placed) -> tuple[object, ...]:
+    return placed.node, placed.grants, tuple(placed.resources.items())
+
+
 def sense_of_kept(held: Allocation) -> str:
     """What a gang can not keep beside its bundles; "" where nothing is amiss."""
     if held.kept is None:
@@ -252,8 +277,8 @@ def has_anew(before: GangRequest, after: GangRequest) -> bool:
 
 
 def _of_any_attempt(shape: Shape) -> Shape:
-    """Where workers are made anew, each shape's are of another attempt."""
-    return Shape(shape.request, shape.allocation._replace(epoch=0))
+    """Where workers are made anew, each shape's are of another attempt. What it keeps may be lost meanwhile."""
+    return Shape(shape.request, shape.allocation._replace(epoch=0, kept=None))
 
 
 def _beyond(wanted: Mapping[str, float], has: Mapping[str, float]) -> dict[str, float]:

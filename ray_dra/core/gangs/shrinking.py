@@ -16,13 +16,16 @@ from ray_dra.core.model.imex import imex_counter
 
 
 def shrunk_to(gang: Gang, faulty: Collection[int], *, own_workers: bool) -> Shape | None:
-    """The gang without the segments of these bundles; None where too few are left, or none would go.
+    """The gang without the segments of these bundles; None where too few are left, or none would go, or it has parts or
+    shares of GPUs.
 
     Workers that stay keep their numbers, and the cliques that the gang has to itself stay its own.
     """
     held, least = gang.allocation, gang.on_fault.min_bundles
     if held is None or least is None:
         return None
+    if any(bundle.part is not None or bundle.share is not None for bundle in gang.request.bundles):
+        return None  # by a change of shape; `check_shrink` refuses it to a gang that comes
     left = _well(faulty, held.nodes, segment_of(gang.request), whole_nodes=own_workers)
     if not least <= len(left) < len(held.bundles) or not any(gang.request.bundles[rank].count for rank in left):
         return None

@@ -148,8 +148,8 @@ class PoolStanding:
 def pool_standings(records: Records) -> tuple[PoolStanding, ...]:
     """The pools, by name."""
     found = []
-    for name in sorted(records.pools):
-        pool = records.pool(name)
+    for name in sorted(records.pools.names):
+        pool = records.pools.get(name)
         if pool is None:
             continue
         bundles = records.gangs[pool.gang].request.bundles
@@ -165,7 +165,7 @@ def pool_standings(records: Records) -> tuple[PoolStanding, ...]:
                 tasks=sum(bundle.share or 0 for bundle in bundles) / WHOLE,
                 shared=sum(map(amount_of, held)) / WHOLE,
                 gangs=len(held),
-                waiting=records.waiting_for_pool(name),
+                waiting=records.pools.waiting_for(name),
                 per_gang=terms.per_gang / WHOLE if terms.per_gang else None,
                 per_program=terms.per_program / WHOLE if terms.per_program else None,
             )

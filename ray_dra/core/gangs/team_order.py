@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import NamedTuple
 
 from ray_dra.core.gangs.team_queues import (
@@ -137,6 +137,21 @@ class TeamOrder:
     def turns(self, *, ordinary: bool = False) -> Iterator[Turn]:
         """All that wait, each team's in order."""
         return (turn for waiting in self._lists(ordinary).values() for turn in waiting)
+
+    def part(self, turns: Iterable[Turn]) -> TeamOrder:
+        """The same teams with what they have; of those that wait and hold up who comes after them, these alone."""
+        found = TeamOrder()
+        found.resize(self.total)
+        found.declare(self.queues)
+        for turn in turns:
+            found.wait(self._teams[turn[2]], turn, self._wanted[turn[2]])
+        for gang, (named, amounts) in self._held.items():
+            found.hold(gang, named, amounts)
+        return found
+
+    def own_ahead(self, named: str, turn: Turn) -> int:
+        """How many of its own team wait before a gang, there or not, and hold it up."""
+        return bisect_left(self._hold_up.get(self.team(named), ()), turn)
 
     def first_of(self, named: str) -> Turn | None:
         """The first of a team that holds up who comes after it."""

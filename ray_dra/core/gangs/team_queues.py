@@ -127,12 +127,11 @@ def beyond(queue: TeamQueue, has: Amounts, total: Amounts) -> float:
     if queue.weight <= 0:
         return math.inf
     guaranteed = queue.guarantee / total.gpus if total.gpus else 0.0
-    return max(0.0, dominant(has, total) - guaranteed) / queue.weight
-
-
-def dominant(has: Amounts, total: Amounts) -> float:
-    """The largest share that somebody has of anything that the cluster counts."""
-    return max((mine / all_of_it for mine, all_of_it in zip(has, total, strict=True) if all_of_it > 0), default=0.0)
+    others = ((has.cpus, total.cpus), (has.memory, total.memory))
+    shares = [(mine / all_of_it - guaranteed) / queue.weight for mine, all_of_it in others if all_of_it > 0]
+    if total.gpus:  # in whole numbers as far as can be, so that equal ones are equal, and arrival decides
+        shares.append((has.gpus - queue.guarantee) / queue.weight / total.gpus)
+    return max(0.0, *shares) if shares else 0.0
 
 
 def borrowed(queue: TeamQueue, has: int) -> int:

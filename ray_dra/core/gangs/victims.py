@@ -16,7 +16,7 @@ who could leave to a program that was refused, by priority and devices alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from ray_dra.core.cluster.clique_state import CLIQUE, CliqueState
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.cluster.node_state import exclusive_key
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 
@@ -107,6 +108,66 @@ def cheapest_victims(
         return search.best()
     finally:
         search.all_back()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was told already on behalf of a request, and stays so while it is enough.
+
+    Attributes:
+        leave: those among the prices that end no later than the notice is over, those with the notice among them.
+        by_then: others that have ended by then as well, as their programs guess.
+    """
+
+    leave: frozenset[str]
+    by_then: frozenset[str]
+
+
+def victims_as_preferred(
+    inventory: Inventory,
+    request: GangRequest,
+    prices: Prices,
+    place: Callable[[bool], Answer],
+    told: Told | None = None,
+) -> Victims | None:
+    """The cheapest set without which the request gets what it prefers; where there is none, without which it gets
+    anything. `place`: `plan` for it, strictly or not. `told`: who ends for it already, if anybody does."""
+    preferred = request.locality.within_cliques and not request.locality.required
+    found = _victims(inventory, request, prices, lambda: place(preferred), told)
+    if found is None and preferred:
+        anywhere = replace(request, locality=Locality(connect=request.locality.connect))
+        found = _victims(inventory, anywhere, prices, lambda: place(False), told)
+    return found
+
+
+def _victims(
+    inventory: Inventory, request: GangRequest, prices: Prices, place: Callable[[], Answer], told: Told | None
+) -> Victims | None:
+    """The cheapest set; but all who leave already, where these and those who have ended by then are enough.
+
+    Those who have ended by then let nobody off, since without the notice they would not count: it would be taken back
+    and told again without end.
+    """
+    if told is not None and told.by_then:
+        found = cheapest_victims(inventory, request, {gang: prices[gang] for gang in told.leave}, place)
+        if found is not None:
+            return found
+        answer = fits_without(inventory, told.leave | told.by_then, place)
+        if isinstance(answer, Allocation):
+            return Victims(tuple(sorted(told.leave)), answer)
+    return cheapest_victims(inventory, request, prices, place)
+
+
+def fits_without(inventory: Inventory, gangs: Iterable[str], place: Callable[[], Answer]) -> Answer:
+    """What the planner answers once these have left. The inventory is as it was afterwards."""
+    found = map(inventory.allocation, sorted(gangs))
+    left, changes = [held for held in found if held is not None], inventory.changes
+    inventory.release_all([held.gang for held in left])
+    try:
+        return place()
+    finally:
+        inventory.hold_all(left)
+        inventory.changes = changes
 
 
 class _Scope(NamedTuple):
@@ -400,4 +461,4 @@ def _countable(inventory: Inventory, prices: Prices) -> bool:
             return False
         if any(grant.amount is not None for placed in held.bundles[:1] for grant in placed.grants):
             return False
-    return all(state.sharing.independent for state in inventory.node_states.values())
+    return True

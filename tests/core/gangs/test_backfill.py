@@ -445,6 +445,35 @@ def test_a_wait_for_a_clique_outlives_its_coordinator() -> None:
     assert runs(world, "big"), "a minute, and not a minute from the restart"
 
 
+def test_a_promise_whose_place_somebody_of_a_higher_priority_has_taken_is_made_anew() -> None:
+    """It starts at once, so that the first is first again; else nobody could go before it for 100 seconds."""
+    world = World(nodes=1)
+    world.submit(4, name="all", runs_for=10.0)
+    world.submit(4, name="first", runs_for=50.0)
+    serve(world)
+    assert world.gangs["first"].promised == Promise(10.0, 10.0)
+    world.now = 10.0
+    world.act(ReleaseAsked("all"))
+    world.submit(2, name="urgent", runs_for=100.0, priority=1)
+    world.submit(1, name="small", runs_for=60.0)
+    serve(world)
+    assert [name for name in world.gangs if runs(world, name)] == ["urgent", "small"]
+    assert world.gangs["first"].promised == Promise(110.0, 110.0), "for a coordinator after this one, too"
+
+
+def test_who_overtakes_takes_nothing_of_what_is_promised_and_the_promise_stays() -> None:
+    """Also where the one that overtook runs on: it has started, but its turn did not come before."""
+    world = World(nodes=1)
+    world.submit(3, name="most", runs_for=10.0)
+    world.submit(4, name="first", runs_for=50.0)
+    world.submit(1, name="small", runs_for=8.0)
+    serve(world)
+    assert runs(world, "small")
+    world.now = 11.0
+    serve(world)
+    assert world.gangs["first"].promised == Promise(10.0, 10.0)
+
+
 # -- over time
 
 

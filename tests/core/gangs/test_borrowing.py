@@ -8,7 +8,7 @@ import pytest
 
 from ray_dra.core.gangs.backfill import OFF, Bounds
 from ray_dra.core.gangs.borrowing import borrowed_by
-from ray_dra.core.gangs.events import QueuesDeclared, ReleaseAsked, Submitted
+from ray_dra.core.gangs.events import Moment, QueuesDeclared, ReleaseAsked, Submitted
 from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.preemption import NOBODY, Preemption
@@ -26,8 +26,10 @@ GRACEFUL = on_fault("degrade", GRACE)
 ONE_CLIQUE = Locality(cliques=1)
 
 
-def teams(nodes: int = 3, *, least_run: float = 0.0, most: int = 1, **given: dict[str, float]) -> World:
-    world = World(machines=rack("a", nodes), preemption=Preemption(most, least_run), backfill=OFF)
+def teams(
+    nodes: int = 3, *, least_run: float = 0.0, most: int = 1, restart: float = 0.0, **given: dict[str, float]
+) -> World:
+    world = World(machines=rack("a", nodes), preemption=Preemption(most, least_run, restart), backfill=OFF)
     world.act(QueuesDeclared(queues(**given)))
     return world
 
@@ -107,6 +109,25 @@ def test_who_borrows_takes_nothing_and_what_has_just_begun_is_left_for_a_while()
     assert runs(world, owed)
 
 
+@pytest.mark.parametrize(("sizes", "waits"), [((4,), 0.0), ((4, 4), 100.0), ((4, 4, 4), 200.0)])
+def test_the_more_ends_that_is_not_needed_the_longer_it_is_waited_for(sizes: tuple[int, ...], waits: float) -> None:
+    """A large gang that ends for a small one leaves GPUs idle; one that is no larger ends at once."""
+    world = teams(nodes=len(sizes), restart=100.0, a={}, b={"guarantee": 4})
+    ask(world, *sizes, name="borrows", team="a")
+    owed = ask(world, 4, name="owed", team="b")
+    now = Moment(world.now, world.now)
+    assert world.engine.expecting.of(world.gangs[owed], now).starts == world.now + waits + GRACE
+    if waits:
+        pass_time(world, waits - 5.0)
+        assert not told(world)
+        pass_time(world, 6.0)
+    look(world)
+    assert named(world, told(world)) == {"borrows"}
+    pass_time(world, GRACE + 1)
+    assert runs(world, owed)
+    assert world.gangs[group_id("borrows")].preempted == 1
+
+
 def test_it_is_off_where_preemption_is() -> None:
     world = World(nodes=2, preemption=NOBODY)
     world.act(QueuesDeclared(queues(a={}, b={"guarantee": 4})))
@@ -147,7 +168,7 @@ def test_over_a_long_time_everybody_has_what_it_is_guaranteed(seed: int) -> None
     """Teams ask for more than there is, and little ends by itself: a guaranteed gang waits for no more than notice and
     what comes before it; only what is borrowed is ever taken."""
     dice = random.Random(seed)
-    world = World(machines=[*rack("a", 3), *rack("b", 2)], preemption=Preemption(1, 2.0), backfill=Bounds())
+    world = World(machines=[*rack("a", 3), *rack("b", 2)], preemption=Preemption(1, 2.0, 0.0), backfill=Bounds())
     declared = queues(a={"guarantee": 8}, b={"guarantee": 8, "weight": 2.0}, c={"weight": 0.0, "limit": 12})
     world.act(QueuesDeclared(declared))
     order = world.engine.records.team_order

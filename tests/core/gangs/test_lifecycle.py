@@ -12,6 +12,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.changes import ForbiddenChange, check_change
 from ray_dra.core.gangs.gang import Change, Gang, OrdinaryGroup
 from ray_dra.core.gangs.lifecycle import Observed, Step, next_step, phase
+from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import ARROWS, Phase
 from ray_dra.core.gangs.quota import Quota
 from ray_dra.core.gangs.record_sense import sense_of
@@ -246,3 +247,13 @@ AT = Change(0.0, None, Phase.QUEUED, "")
 def test_what_can_be_no_record(record: Gang, why: str) -> None:
     assert why in sense_of(record)
     assert bool(why) is bool(sense_of(record))
+
+
+def test_a_gang_about_whose_loss_nothing_can_be_done_does_not_show_as_about_to_end() -> None:
+    told = replace(PLACING, notice=Notice("lost: its pod", 5.0, (0,), 0.0, (0,)))
+    ready = Observed(group_state="RESCHEDULING", placed_once=True)
+    lost = replace(ready, lost=("its pod",))
+    assert phase(told, lost) is Phase.DRAINING
+    assert phase(told, replace(lost, at_loss=True)) is Phase.DEGRADED
+    assert phase(told, replace(ready, at_loss=True)) is Phase.DRAINING, "it is only to be drained, and runs on"
+    assert phase(replace(told, replacing=("n",)), replace(lost, at_loss=True)) is Phase.REPAIRING

@@ -166,3 +166,19 @@ def test_what_is_rounded_leaves_nothing_behind() -> None:
         order.let_go(f"h{at}")
     assert order.has("a") == NOTHING
     assert not order.teams
+
+
+def test_of_teams_that_have_borrowed_the_same_the_first_to_come_is_first() -> None:
+    """Seven of three guaranteed are as many beyond as four of none, and six by a weight of three as two: to the last
+    bit, whatever the cluster has."""
+    for total in range(12, 200):
+        for said, has in (({"a": (3, 1.0), "b": (0, 1.0)}, (7, 4)), ({"a": (1, 3.0), "b": (0, 1.0)}, (7, 2))):
+            for early, late in (("a", "b"), ("b", "a")):
+                order = TeamOrder()
+                order.declare(TeamQueues.of(TeamQueue(name, 1000 * n, weight) for name, (n, weight) in said.items()))
+                order.resize(Amounts(1000 * total))
+                for team, gpus in zip("ab", has, strict=True):
+                    order.hold(f"h{team}", team, Amounts(1000 * gpus))
+                for at, team in enumerate((early, late)):
+                    order.wait(team, (0, at, f"g{team}"), Amounts(1000))
+                assert order.first == (0, 0, f"g{early}")
