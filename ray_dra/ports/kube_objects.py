@@ -104,6 +104,7 @@ class Claim(OfGang):
         named: UUIDs of the devices that a gang's claim is for; count: how many of them it wants.
         domain: uid of the ComputeDomain that its pod joins, "" for none or one that it does not tell.
         domain_nodes: nodes on which it has a channel of IMEX, or is an IMEX daemon's.
+        domain_pod: name of the Pod that joins a ComputeDomain by it, "" where it joins none or is an IMEX daemon's.
     """
 
     uid: str = ""
@@ -115,6 +116,7 @@ class Claim(OfGang):
     count: int = 0
     domain: str = ""
     domain_nodes: tuple[str, ...] = ()
+    domain_pod: str = ""
 
     @property
     def age(self) -> tuple[str, str]:
@@ -387,16 +389,18 @@ class Workload(OfGang):
 
 @dataclass(frozen=True, slots=True)
 class PodGroup(OfGang):
-    """KAI Scheduler's, of our making: an attempt's pods, to be taken whole.
+    """KAI Scheduler's or Kubernetes' own, of our making: an attempt's pods, to be taken whole.
 
     Attributes:
         evicted: when KAI has ended them, as it writes that; "" where it has not.
         reason: why it does not take them, in its one word; said: in its own sentence. "" where it says nothing.
+        kind: by which it is deleted; of Kubernetes' own with version and group.
     """
 
     evicted: str = ""
     reason: str = ""
     said: str = ""
+    kind: str = "PodGroup"
 
 
 @dataclass(frozen=True, slots=True)

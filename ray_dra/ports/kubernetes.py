@@ -46,6 +46,7 @@ class KubeView:
     workloads: tuple[Workload, ...] | None = None  # Kueue's; None where they are not looked at, or not yet
     flavors: Mapping[str, ResourceFlavor] = field(default_factory=dict)
     pod_groups: tuple[PodGroup, ...] | None = None  # KAI's; None where they are not looked at, or not yet
+    gang_pod_groups: tuple[PodGroup, ...] = ()  # Kubernetes' own, where they are looked at
     version: int = 0  # grows with every change
 
 
@@ -70,6 +71,11 @@ class Kube(Protocol):
 
     def watch_pod_groups(self) -> None:
         """The same of KAI's. Those that were there before this coordinator began are looked at without being asked."""
+
+    def gang_scheduling(self, probe: Object) -> str:
+        """The version by which PodGroups of Kubernetes' own are served; "" where they are not, may not be read, or
+        where the API server would leave the one out that the pod `probe` names. It is asked once, and they are in the
+        view from then on. Those that were there before this coordinator began are looked at without being asked."""
 
     def create(self, thing: Object) -> str:
         """The uid of what was made; "" where one of this name is there, which is no error: names are ours, and say

@@ -1,6 +1,7 @@
-"""What is counted, for whoever collects metrics: the one list of them, and the port by which they leave.
+"""What is counted, for whoever collects metrics: the lists of them, and the port by which they leave.
 
-Prometheus reads each as `ray_dra_` and its name: Ray adds `ray_` to what it exports. No label has a gang's name, a
+METRICS are the coordinator's; AGENT_METRICS and DRIVER_METRICS those of programs with a port of their own. Prometheus
+reads each as `ray_dra_` and its name: Ray adds `ray_` to what it exports. No label has a gang's name, a
 node's or a UUID, so that the number of series is bounded; queues of teams are at most 1,000.
 """
 
@@ -96,6 +97,38 @@ METRICS = (
     WATCH_AGE,
     REQUESTS,
 )
+
+# -- of the topology agent, at a port of its own
+
+AGENT_INFO = Metric("topology_build_info", Kind.GAUGE, "1; the version of the topology agent that runs.", ("version",))
+AGENT_READINGS = Metric(
+    "topology_readings_total", Kind.COUNTER, "Answers of NVML: changed, same, or failed.", ("result",)
+)
+AGENT_ANSWERED = Metric(
+    "topology_answered_timestamp_seconds", Kind.GAUGE, "When NVML last answered without an error, since 1970."
+)
+AGENT_GPUS = Metric("topology_gpus", Kind.GAUGE, "GPUs that NVML shows.")
+AGENT_PUBLISHED = Metric(
+    "topology_published_timestamp_seconds", Kind.GAUGE, "When the topology was last written, since 1970."
+)
+AGENT_METRICS = (AGENT_INFO, AGENT_READINGS, AGENT_ANSWERED, AGENT_GPUS, AGENT_PUBLISHED, REQUESTS)
+
+# -- of the simulated driver, at a port of its own
+
+DRIVER_INFO = Metric(
+    "simulated_build_info", Kind.GAUGE, "1; the version of the simulated driver that runs.", ("version",)
+)
+DRIVER_DEVICES = Metric("simulated_devices", Kind.GAUGE, "Devices that are published.", ("driver",))
+DRIVER_CLAIMS = Metric("simulated_claims", Kind.GAUGE, "Claims that are prepared for pods.", ("driver",))
+DRIVER_CALLS = Metric(
+    "simulated_call_seconds",
+    Kind.HISTOGRAM,
+    "Time of the kubelet's calls about one claim: prepare or unprepare, ok or failed.",
+    ("driver", "call", "result"),
+    DECISIONS,
+)
+DRIVER_FAULTS = Metric("simulated_faults", Kind.GAUGE, "Things wrong with the simulated machine now.", ("kind",))
+DRIVER_METRICS = (DRIVER_INFO, DRIVER_DEVICES, DRIVER_CLAIMS, DRIVER_CALLS, DRIVER_FAULTS, REQUESTS)
 
 
 class Metrics(Protocol):

@@ -74,14 +74,21 @@ def worth_of(environment: Mapping[str, str]) -> Worth | None:
 
 
 def preemption_of(environment: Mapping[str, str]) -> Preemption:
-    """How often a gang may be preempted, and after how many seconds: `times=3, least_run=600`, one of them, or `off`.
+    """How often a gang may be preempted, after how many seconds, and how long one that gives back what is borrowed
+    needs to work again: `times=3, least_run=600, restart=600`, some of them, or `off`.
 
     Raises:
         InvalidRequest: it says something else.
     """
-    usual = {"times": (PREEMPTION.most, MOST_TIMES), "least_run": (int(PREEMPTION.least_run), int(MOST_SECONDS))}
+    usual = {
+        "times": (PREEMPTION.most, MOST_TIMES),
+        "least_run": (int(PREEMPTION.least_run), int(MOST_SECONDS)),
+        "restart": (int(PREEMPTION.restart), int(MOST_SECONDS)),
+    }
     found = _counts(environment, PREEMPTION_VARIABLE, usual, "how often and when gangs are preempted")
-    return Preemption(found["times"], float(found["least_run"])) if found is not None else NOBODY
+    if found is None:
+        return NOBODY
+    return Preemption(found["times"], float(found["least_run"]), float(found["restart"]))
 
 
 def consolidation_of(environment: Mapping[str, str]) -> Consolidation:

@@ -99,15 +99,22 @@ def explain_expected(expected: Expected) -> list[str]:
     named = ", ".join(f"{on_one_line(name)} ({gpus} GPUs)" for name, gpus in expected.first)
     more = f", and {ahead - len(expected.first)} more" if ahead > len(expected.first) else ""
     lines = [f"turn {ahead + 1} in the queue" + (f", after {named}{more}" if ahead else "")]
-    if expected.starts is not None:
+    if expected.starts is not None and expected.takes:
+        taken = f"GPUs of {_some(expected.takes)}, which would end for it"
+        lines.append(f"should start by {utc(expected.starts)} UTC, with {taken}")
+    elif expected.starts is not None:
         once = f", once {_some(expected.after)} ended" if expected.after else ""
         lines.append(f"should start by {utc(expected.starts)} UTC{once}, if all run as long as they said")
     elif expected.silent:
         lines.append(f"nobody can tell when it starts: {_some(expected.silent)} did not say how long they run")
+    elif expected.limit is not None:
+        lines.append("nobody can tell when it starts: it is not known when its team has so much of its limit left")
     else:
         lines.append("nobody can tell when it starts: it is too far behind, or does not fit")
+    if expected.starts is not None and expected.unreckoned:
+        lines.append(f"not reckoned with: {'; '.join(each.value for each in expected.unreckoned)}")
     if isinstance(now, Allocation):
-        lines += ["sooner: it fits now, and waits for its turn"] if ahead else []
+        lines += ["sooner: it fits now, and waits for its turn"] if ahead and expected.limit is None else []
     elif now.counterfactual is not None:
         lines += [f"sooner: would fit now: {each.change}" for each in now.counterfactual.instead]
         leaving = now.counterfactual.leaving

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import ray_dra
 from ray_dra.coordinator.coordinator import Coordinator
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.gangs.order import Order
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.errors import InvalidRequest, InvalidSnapshot
@@ -63,6 +66,23 @@ def test_a_coordinator_keeps_a_gang_over_several_cliques_in_one_leaf() -> None:
     assert found in leaves
     again = inventory_of(snapshot_of(coordinator.inventory))
     assert again.level_labels == ("leaf",)
+
+
+def test_a_level_that_the_cluster_does_not_have_is_refused_before_anything_is_held() -> None:
+    world = World(nodes=4, cliques=2)
+    coordinator = Coordinator(world.store, world.ray, world.clock, world.kube, levels=("example.com/leaf",))
+    for level, known in (("leaf", True), ("example.com/leaf", True), ("spine", False)):
+        asked = request_from_bundles([{"GPU": 4.0}] * 2, locality=ray_dra.at_most(level, 1))
+        order = Order(replace(asked, gang=f"g-{level}"), owner="job")
+        if known:
+            assert isinstance(coordinator.plan(order.request), Allocation)
+            continue
+        with pytest.raises(InvalidRequest, match=r"example\.com/leaf") as refused:
+            coordinator.plan(order.request)
+        assert refused.value.place == "locality.level"
+        with pytest.raises(InvalidRequest, match=r"example\.com/leaf"):
+            coordinator.submit(order)
+        assert not coordinator.gangs
 
 
 @pytest.mark.parametrize("levels", ["leaf", ("a", "a"), (5,), tuple("abcdefghijklmnopqrs")])

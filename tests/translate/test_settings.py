@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_dra.core.gangs.backfill import BOUNDS, OFF, Bounds
@@ -39,6 +41,7 @@ def test_preemption_is_on_unless_it_is_off() -> None:
     assert preemption_of({PREEMPTION_VARIABLE: "times=0"}).most == 0
     assert preemption_of({PREEMPTION_VARIABLE: "times=5"}) == Preemption(5, PREEMPTION.least_run)
     assert preemption_of({PREEMPTION_VARIABLE: "least_run=60, times = 1"}) == Preemption(1, 60.0)
+    assert preemption_of({PREEMPTION_VARIABLE: "restart=0"}) == replace(PREEMPTION, restart=0.0)
     assert discipline_of({PREEMPTION_VARIABLE: "off"}).preemption == NOBODY
 
 

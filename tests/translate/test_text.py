@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.gangs.forecast import Expected
+from ray_dra.core.gangs.forecast import Expected, Unreckoned
 from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.shapes import ReshapeStage
@@ -16,7 +16,7 @@ from ray_dra.core.gangs.standing import Standing
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
-from ray_dra.core.model.shortfall import Shortfall, Unsatisfiable
+from ray_dra.core.model.shortfall import Place, PlaceKind, Shortfall, ShortfallKind, Unsatisfiable, short
 from ray_dra.core.plan import plan
 from ray_dra.translate.text import (
     answer_as_json,
@@ -237,4 +237,15 @@ def test_it_is_told_when_a_gang_should_start() -> None:
     assert explain_expected(replace(silent, ahead=0, first=(), silent=())) == [
         "turn 1 in the queue",
         "nobody can tell when it starts: it is too far behind, or does not fit",
+    ]
+    limit = short(ShortfallKind.LIMIT, Place(PlaceKind.QUEUE, "a"), 8.0, 4.0, limit=8.0, used=4.0)
+    assert explain_expected(replace(silent, silent=(), limit=limit))[1:] == [
+        "nobody can tell when it starts: it is not known when its team has so much of its limit left",
+    ], "and that it fits is no help"
+    takes = replace(expected, ahead=0, first=(), after=(), takes=("one",), unreckoned=tuple(Unreckoned))
+    assert explain_expected(takes)[:3] == [
+        "turn 1 in the queue",
+        "should start by 1970-01-01 00:02:50 UTC, with GPUs of one, which would end for it",
+        "not reckoned with: gangs that end for others, which wait again before others of their priority;"
+        " gangs that are moved for others",
     ]

@@ -24,7 +24,7 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.translate.files.sense import check_nodes, name_attributes, name_boxes, name_classes
 from ray_dra.translate.files.shared_records import one_line, refuse_newer, unreadable
 
-GANG_VERSION, NODE_VERSION = 28, 7
+GANG_VERSION, NODE_VERSION = 29, 8
 GPU_IDS_VERSION = 3
 FAILURE_VERSION = 1
 DECLARED_VERSION = 0

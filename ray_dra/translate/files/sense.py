@@ -31,6 +31,9 @@ MAX_PARTS = 256
 
 MOST_LEVELS = 16  # above the clique
 
+NODE_CLIQUE = "clique"
+"""What a file says of a node besides the fields of Node: the clique of its devices, which are what is believed."""
+
 
 def known_fields(value: object, wanted_type: type, place: str, *, more: Iterable[str] = ()) -> Mapping[str, Any]:
     """`value`, a dict with no other keys than the fields of `wanted_type`, a dataclass. Raises InvalidSnapshot."""
@@ -57,7 +60,7 @@ def refuse_unknown(plain: object, snapshot: type, others: type) -> None:
     top = known_fields(plain, snapshot, "the snapshot")
     devices = 0
     for at, node in enumerate(listed(top.get("nodes"), "nodes", MAX_NODES)):
-        known = known_fields(node, Node, f"nodes.{at}")
+        known = known_fields(node, Node, f"nodes.{at}", more=(NODE_CLIQUE,))
         each = listed(known.get("devices", []), f"nodes.{at}.devices", MAX_DEVICES_PER_BUNDLE)
         devices += len(each)
         for i, device in enumerate(each):
@@ -75,6 +78,19 @@ def refuse_unknown(plain: object, snapshot: type, others: type) -> None:
     for name, work in busy.items():
         known_fields(work, others, f"others.{shown(name)}")
     known_fields(top.get("limits", {}), Limits, "limits")
+
+
+def take_cliques(nodes: Iterable[dict[str, Any]]) -> list[Any]:
+    """The clique that a file says of each node, None where it says none. The nodes have none of it any more."""
+    return [node.pop(NODE_CLIQUE, None) for node in nodes]
+
+
+def check_cliques(said: Iterable[object], nodes: Iterable[Node]) -> None:
+    """Raises InvalidSnapshot where a node is said to be in another clique than its devices."""
+    for at, (clique, node) in enumerate(zip(said, nodes, strict=True)):
+        if clique is not None and clique != node.clique:
+            available = node.clique or "none; a clique is the first of the domains of each device in it"
+            raise _bad("The devices of the node are not in this clique", f"nodes.{at}.{NODE_CLIQUE}", clique, available)
 
 
 def check_nodes(nodes: object) -> dict[str, Node]:
@@ -118,7 +134,6 @@ def _check_node(node: Node, place: str) -> None:
         _check_matrix(getattr(node, name), len(node.devices), f"{place}.{name}")
     check_amounts(node.resources, f"{place}.resources")
     _check_table(node.labels, f"{place}.labels", lambda value, where: _text(value, where, empty=True))
-    _check_counters(node.counters, f"{place}.counters")
     _check_parted(node, f"{place}.parted")
     for name in ("ready", "spare"):
         _is(bool, getattr(node, name), f"{place}.{name}")
@@ -148,10 +163,6 @@ def _check_device(device: Device, at: str) -> None:
         _text(domain, at)
     _check_table(device.attributes, at, _check_attribute)
     _check_table(device.capacity, at, _whole)
-    if device.consumes:
-        _check_counters(device.consumes, at)
-    else:
-        _is(tuple, device.consumes, at)
 
 
 def _check_parted(node: Node, place: str) -> None:

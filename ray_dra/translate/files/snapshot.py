@@ -1,7 +1,7 @@
 """A cluster as a file: what the planner knows of it, so that a decision can be repeated elsewhere.
 
-JSON or YAML; fields with their usual values are left out. `inventory_of(snapshot_of(inventory))` gives the
-same answers as the inventory did.
+JSON or YAML; fields with their usual values are left out, and docs/snapshot.md tells all of them.
+`inventory_of(snapshot_of(inventory))` gives the same answers as the inventory did.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from ray_dra.core.model.request import MAX_BUNDLES, GangRequest
 from ray_dra.errors import InvalidRequest, InvalidSnapshot, shown
 from ray_dra.translate.files.plain import plain, read_file
 from ray_dra.translate.files.sense import (
+    NODE_CLIQUE,
     check_amounts,
+    check_cliques,
     check_gangs,
     check_levels,
     check_limits,
@@ -42,6 +44,7 @@ from ray_dra.translate.files.sense import (
     name_attributes,
     name_boxes,
     refuse_unknown,
+    take_cliques,
 )
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import gpu, mig, mps, part_named, time_slicing
@@ -204,9 +207,13 @@ _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def dump_snapshot(snapshot: Snapshot) -> str:
-    """YAML, for people and for `load_snapshot`."""
+    """YAML, for people and for `load_snapshot`. People look for a node's clique beside its name, so it stands there."""
     values = _SNAPSHOT.dump_python(snapshot, mode="json", exclude_defaults=True)
     values["version"] = VERSION
+    values["nodes"] = [
+        {"name": plain.pop("name"), NODE_CLIQUE: node.clique, **plain} if node.clique is not None else plain
+        for plain, node in zip(values["nodes"], snapshot.nodes, strict=True)
+    ]
     return yaml.dump(values, Dumper=_DUMPER, sort_keys=False, default_flow_style=None, width=120)
 
 
@@ -228,14 +235,17 @@ def load_snapshot(text: str | bytes) -> Snapshot:
     refuse_unknown(values, Snapshot, Others)
     name_boxes(values["nodes"])
     name_attributes(values["nodes"])
+    cliques = take_cliques(values["nodes"])
     try:
-        return _SNAPSHOT.validate_python(values)
+        found = _SNAPSHOT.validate_python(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise InvalidSnapshot(
             f"This is not a cluster snapshot: {first['msg']}.", place=place, wanted=shown(first["input"])
         ) from error
+    check_cliques(cliques, found.nodes)
+    return found
 
 
 def load_request(text: str | bytes) -> GangRequest:

@@ -37,7 +37,7 @@ class Attempt:
 
     @property
     def pod_group(self) -> dict[str, Any] | None:
-        """By which KAI Scheduler takes its pods; None where it does not place them."""
+        """By which KAI Scheduler takes its pods whole, or Kubernetes' own as a second belt; None where neither does."""
         return self._maker.pod_group(len(self.slots))
 
     @property
@@ -53,6 +53,11 @@ class Attempt:
             return ""
         gate = "MPSSupport" if sharing.kind is SharingKind.MPS else "TimeSlicingSettings"
         return f" (its GPUs are shared, {sharing}: NVIDIA's driver needs its feature gate {gate} for that)"
+
+    def missing_pod_group(self, there: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Its PodGroup, where it has one and there is none of that name, by name."""
+        made = self.pod_group
+        return {} if made is None or made["metadata"]["name"] in there else {str(made["metadata"]["name"]): made}
 
     def missing_domains(self, there: Collection[str]) -> dict[str, dict[str, Any]]:
         """ComputeDomains of other names than these, by name."""
@@ -88,6 +93,7 @@ def attempt_of(
     toleration: Mapping[str, str] | None = None,
     pool: Allocation | None = None,
     queue: str = "",
+    gang_scheduling: str = "",
 ) -> Attempt:
     """Every object for this allocation.
 
@@ -99,6 +105,8 @@ def attempt_of(
         buses: the bus id of a node's GPU, for workers to which GPUs are passed through.
         toleration: of the taint that the devices have while the gang's claims change.
         queue: outside, that the gang is paid from.
+        gang_scheduling: the version of Kubernetes' own PodGroups; "": its pods are in none. Of one worker there is no
+            half, and KAI has PodGroups of its own.
 
     Raises:
         InvalidRequest: the RayCluster's template makes no such worker.
@@ -109,7 +117,7 @@ def attempt_of(
     if pool is not None:
         of_pool = slots_of(pool)
         slots = {node: _in_pool(slot, of_pool[node]) if slot.shares else slot for node, slot in slots.items()}
-    maker = Maker(allocation, name, raycluster, toleration, queue)
+    maker = Maker(allocation, name, raycluster, toleration, queue, gang_scheduling if len(slots) > 1 else "")
     names = _domain_names(name, allocation, slots) if compute_domains else {}
     return Attempt(name, slots, {clique: maker.domain(named) for clique, named in names.items()}, maker)
 

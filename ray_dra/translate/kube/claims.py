@@ -18,6 +18,7 @@ from ray_dra.translate.kube.shapes import Raw, meta_of, text
 from ray_dra.translate.names import COMPUTE_DOMAIN_API, DOMAIN_DRIVER, NODE_LABEL
 from ray_dra.translate.vendors import BUS_ATTRIBUTE, NVIDIA, PRODUCT, VENDORS, Vendor
 
+CHANNEL = "channel-"  # how the driver calls its channels of IMEX; a node's IMEX daemon is another device
 _PART_CLASSES = {vendor.part_class for vendor in VENDORS.values() if vendor.part_class}
 _NAMING = {  # how an expression that names devices begins; by bus ids any vendor's, and all of them read these alike
     vendor.in_cel("attributes", name): vendor
@@ -32,17 +33,20 @@ def read_claim(thing: Raw) -> Claim:
     allocation = (thing.get("status") or {}).get("allocation") or {}
     owners = meta.get("ownerReferences") or ()
     named, count = ((), 0) if said.attempt is None else _named_by(thing)
+    pod: Raw = next((o for o in owners if o.get("controller") and _is_pod(o)), {})
+    channels = [r for r in _results(allocation) if r["driver"] == DOMAIN_DRIVER]
     return Claim(
         *said,
         uid=text(meta["uid"]),
         created=text(meta.get("creationTimestamp", "")),
-        pod=next((text(o["uid"]) for o in owners if o.get("controller") and _is_pod(o)), ""),
+        pod=text(pod["uid"]) if pod else "",
         allocated=bool(allocation),
         devices=tuple(_devices_of(allocation)),
         named=named,
         count=count,
         domain=_domain_of(thing),
-        domain_nodes=tuple(text(r["pool"]) for r in _results(allocation) if r["driver"] == DOMAIN_DRIVER),
+        domain_nodes=tuple(text(r["pool"]) for r in channels),
+        domain_pod=text(pod.get("name", "")) if any(text(r["device"]).startswith(CHANNEL) for r in channels) else "",
     )
 
 

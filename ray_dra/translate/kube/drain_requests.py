@@ -49,6 +49,8 @@ def read_drain_request(thing: Raw) -> DrainRequest:
     """Raises one of `shapes.UNREADABLE` for what is none."""
     meta, spec = meta_of(thing), mapping(thing["spec"])
     named = mapping(spec.get("podsToDrain") or {})
+    if not all(isinstance(names, list | None) for names in named.values()):  # the letters of a text are no pods
+        raise TypeError("the pods of a namespace are a list")
     pods = tuple((text(namespace), text(name)) for namespace, names in named.items() for name in names or ())
     conditions = mapping(thing.get("status") or {}).get("conditions") or ()
     return DrainRequest(

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ray_dra.core.model.clique import label_value
+from ray_dra.translate.kube.parts import Parts
 from ray_dra.translate.kube.slots import stem_of
 from ray_dra.translate.names import CLUSTER_LABEL, GUARD_TAINT, NAMESPACE_LABEL
 
@@ -32,6 +33,12 @@ def taint_for(namespace: str, raycluster: str, gang: str) -> dict[str, str]:
 
 def toleration_of(taint: dict[str, str]) -> dict[str, str]:
     return {**taint, "operator": "Equal"}
+
+
+def devices_to_guard(pool: Parts | None, gpus: Collection[str]) -> frozenset[str]:
+    """The devices of a pool that are all of one of these GPUs, or something of it. None named where these are all of
+    its GPUs, or where there is no pool (None), which says what their parts are called."""
+    return frozenset() if pool is None or pool.gpus <= set(gpus) else pool.devices_of(gpus)
 
 
 def guards_for(

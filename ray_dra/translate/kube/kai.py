@@ -7,12 +7,14 @@ the RayCluster's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ray_dra.core.gangs.quota import Answer, Said, kinds
 from ray_dra.core.model.clique import label_value
 from ray_dra.core.model.request import GangRequest
+from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.kube_objects import PodGroup, RayCluster
 from ray_dra.translate.kube.queues import KAI, kind_of, name_of
 from ray_dra.translate.kube.shapes import Raw, mapping, meta_of, text
@@ -23,6 +25,7 @@ from ray_dra.translate.names import (
     KAI_API,
     KAI_EVICTION_ANNOTATION,
     KAI_POD_GROUP_ANNOTATION,
+    KAI_PRIORITIES_ANNOTATION,
     KAI_QUEUE_LABEL,
     KAI_SCHEDULER,
     KAI_SKIP_ANNOTATION,
@@ -37,6 +40,9 @@ _NO_QUOTA = ("OverLimit", "NonPreemptibleOverQuota", "QueueDoesNotExist")
 _IN_TURN = ("PreemptionDelayNotElapsed",)
 """Reasons for which it will take the very pods that are there, which stay."""
 
+PRIORITIES = "PRIORITY=CLASS, several with commas between, each priority once: 0=train,100=inference"
+_PRIORITY = re.compile(r"\s*(-?[0-9]{1,9})\s*=\s*([a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?)\s*")
+
 
 def is_kai(queue: str) -> bool:
     """Whether a gang of this queue is placed by KAI."""
@@ -48,7 +54,36 @@ def pod_group_name(attempt: str, cluster: RayCluster) -> str:
     return f"{attempt}-{cluster.uid}"
 
 
-def pod_group(gang: str, attempt: str, members: int, queue: str, cluster: RayCluster) -> dict[str, Any]:
+def priority_classes(said: str) -> tuple[tuple[int, str], ...] | None:
+    """(the least priority of gangs, their PriorityClass), the lowest first; None: the annotation says no such thing."""
+    found = [_PRIORITY.fullmatch(part) for part in said.split(",")] if said else []
+    classes = {int(each[1]): each[2] for each in found if each is not None}
+    return tuple(sorted(classes.items())) if len(classes) == len(found) else None
+
+
+def check_priorities(cluster: RayCluster) -> None:
+    """Raises InvalidRequest: the annotation says no priority classes."""
+    said = cluster.settings.get(KAI_PRIORITIES_ANNOTATION, "")
+    if priority_classes(said) is None:
+        raise InvalidRequest(
+            "The RayCluster says no priority classes for KAI Scheduler.",
+            place=f"RayCluster {cluster.namespace}/{cluster.name}, annotation {KAI_PRIORITIES_ANNOTATION}",
+            wanted=shown(said),
+            available=PRIORITIES,
+        )
+
+
+def _ranked(cluster: RayCluster, priority: int) -> dict[str, str]:
+    """The class of a gang of this priority; none below the least, and where the annotation has become wrong since the
+    gang was asked for: KAI's own then."""
+    classes = priority_classes(cluster.settings.get(KAI_PRIORITIES_ANNOTATION, "")) or ()
+    found = [name for least, name in classes if least <= priority]
+    return {"priorityClassName": found[-1]} if found else {}
+
+
+def pod_group(
+    gang: str, attempt: str, members: int, queue: str, cluster: RayCluster, priority: int = 0
+) -> dict[str, Any]:
     """The PodGroup of an attempt that has so many workers: all of them, or none. It ends with the RayCluster."""
     owner = {"apiVersion": RAY_API, "kind": "RayCluster", "name": cluster.name, "uid": cluster.uid}
     return {
@@ -64,7 +99,12 @@ def pod_group(gang: str, attempt: str, members: int, queue: str, cluster: RayClu
             },
             "ownerReferences": [{**owner, "blockOwnerDeletion": False}],
         },
-        "spec": {"queue": name_of(queue), "minMember": members, "stalenessGracePeriod": NEVER_STALE},
+        "spec": {
+            "queue": name_of(queue),
+            "minMember": members,
+            "stalenessGracePeriod": NEVER_STALE,
+            **_ranked(cluster, priority),
+        },
     }
 
 

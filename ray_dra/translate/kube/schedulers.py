@@ -15,6 +15,7 @@ from ray_dra.ports.kube_objects import Claim, RayCluster, ResourceSlice
 from ray_dra.translate.kube.queues import KAI, kind_of
 from ray_dra.translate.kube.shapes import Raw
 from ray_dra.translate.names import (
+    GANG_SCHEDULING_ANNOTATION,
     KAI_QUEUE_LABEL,
     KAI_SCHEDULER,
     KUBERAY_GANG_LABEL,
@@ -85,7 +86,8 @@ def check_scheduler(cluster: RayCluster, group: Raw) -> None:
     if spec.get("schedulingGroup"):
         raise InvalidRequest(
             "The worker group to copy is in a PodGroup of Kubernetes' own, which would count the pods of all gangs"
-            " together; leave schedulingGroup out of it.",
+            f' together; leave schedulingGroup out of it. With the annotation {GANG_SCHEDULING_ANNOTATION}: "true" each'
+            " gang has one of its own.",
             place=place,
             wanted="no schedulingGroup",
             available=shown(str(spec["schedulingGroup"])),

@@ -49,6 +49,11 @@ def meta_of(thing: Raw) -> Meta:
     )
 
 
+def kind_in(api: str, kind: str) -> str:
+    """How a kind is called of which there is another of the same name."""
+    return f"{api} {kind}"
+
+
 def labels_of(thing: Raw) -> Mapping[str, str]:
     return texts(thing["metadata"].get("labels") or {})
 

@@ -107,7 +107,8 @@ def slot_labels(allocation: Allocation) -> dict[str, str]:
 
 def workers_of(allocation: Allocation) -> tuple[object, ...]:
     """What tells two allocations of one attempt apart that have not the same workers."""
-    return allocation.renewed, allocation.numbered, len(allocation.bundles)
+    kept = allocation.in_workers[len(allocation.bundles) :]
+    return allocation.renewed, allocation.numbered, len(allocation.bundles), tuple(placed.node for placed in kept)
 
 
 def slot_order(grant: Grant) -> tuple[object, ...]:

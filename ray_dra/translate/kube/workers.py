@@ -27,6 +27,7 @@ from ray_dra.translate.kube.claims import (
     expression_for_profile,
     shared_by,
 )
+from ray_dra.translate.kube.gang_scheduling import gang_pod_group, put_into_group
 from ray_dra.translate.kube.kai import is_kai, labels_of_claim, pod_group, put_into
 from ray_dra.translate.kube.kuberay_pod import worker_pod
 from ray_dra.translate.kube.raycluster import vendor_of, worker_template
@@ -78,9 +79,12 @@ class Maker:
         cluster: RayCluster,
         toleration: Mapping[str, str] | None = None,
         queue: str = "",
+        gang_scheduling: str = "",
     ) -> None:
-        """`toleration`: of the taint that the devices have while the gang's claims change. `queue`: that pays."""
-        self._gang, self._queue = allocation.gang, queue
+        """`toleration`: of the taint that the devices have while the gang's claims change. `queue`: that pays.
+        `gang_scheduling`: the version of Kubernetes' own PodGroups, where the pods are of one."""
+        self._gang, self._priority = allocation.gang, allocation.priority
+        self._queue, self._gang_scheduling = queue, gang_scheduling
         self._attempt, self._cluster, self._toleration = attempt, cluster, toleration
         self._template, self._node_type = worker_template(cluster), _node_type(cluster)
         driver = next((grant.device.driver for grant in allocation.grants), "")
@@ -93,12 +97,10 @@ class Maker:
 
     def domain(self, name: str) -> dict[str, Any]:
         """Ready at once with 0 nodes; each node's own readiness is what its pod's Prepare waits for."""
-        cluster = self._cluster
-        owner = {"apiVersion": RAY_API, "kind": "RayCluster", "name": cluster.name, "uid": cluster.uid}
         return {
             "apiVersion": COMPUTE_DOMAIN_API,
             "kind": "ComputeDomain",
-            "metadata": self._meta(name, self._labels, {**owner, "blockOwnerDeletion": False}),
+            "metadata": self._meta(name, self._labels, self._owner()),
             "spec": {
                 "numNodes": 0,
                 "channel": {"resourceClaimTemplate": {"name": f"{name}-channel"}, "allocationMode": "Single"},
@@ -106,10 +108,16 @@ class Maker:
         }
 
     def pod_group(self, members: int) -> dict[str, Any] | None:
-        """KAI's, of an attempt that has so many workers; None where it does not place them."""
-        if not is_kai(self._queue) or not members:
+        """Of an attempt that has so many workers: KAI's, where it places them, or Kubernetes' own; None for neither."""
+        if is_kai(self._queue):
+            if not members:
+                return None
+            return pod_group(self._gang, self._attempt, members, self._queue, self._cluster, self._priority)
+        if not self._gang_scheduling:
             return None
-        return pod_group(self._gang, self._attempt, members, self._queue, self._cluster)
+        meta = self._meta(self._attempt, self._labels, self._owner())
+        priority_class = self._template["template"]["spec"].get("priorityClassName")
+        return gang_pod_group(self._gang_scheduling, meta, members, priority_class)
 
     def claim(self, slot: Slot, pod: str, name: str, parts: Sequence[SlotPart] = ()) -> dict[str, Any]:
         """For the slot's pod of this uid alone: its whole devices, or these parts of one GPU. Kubernetes deletes it
@@ -172,6 +180,11 @@ class Maker:
             "ownerReferences": [dict(owner)],
         }
 
+    def _owner(self) -> dict[str, Any]:
+        cluster = self._cluster
+        owner = {"apiVersion": RAY_API, "kind": "RayCluster", "name": cluster.name, "uid": cluster.uid}
+        return {**owner, "blockOwnerDeletion": False}
+
     def _labels_of(self, slot: Slot) -> dict[str, str]:
         return {**self._labels, SLOT_LABEL: slot.label}
 
@@ -210,6 +223,8 @@ class Maker:
         spec: dict[str, Any] = template["spec"]
         if is_kai(self._queue):
             put_into(template, self._attempt, self._queue, self._cluster)
+        elif self._gang_scheduling:
+            put_into_group(spec, self._attempt)
         spec["restartPolicy"] = "Never"
         theirs = [gate for gate in spec.get("schedulingGates") or () if not gate["name"].startswith(KUEUE_PREFIX)]
         spec["schedulingGates"] = [*theirs, {"name": GATE}]

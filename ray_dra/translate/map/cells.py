@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ray_dra.core.cluster.device_choice import bits
 from ray_dra.core.cluster.gpu_parts import GpuParts
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.cluster.node_state import OTHERS as OTHERS_DOMAIN
 from ray_dra.core.cluster.node_state import NodeState
 from ray_dra.core.model.device import FabricKind, Health
 
@@ -54,7 +55,13 @@ class Cell(NamedTuple):
 
 
 class NodeRow(NamedTuple):
-    """A node. `order`: its place in the rack; `why`: it is not ready; `imex_gang`: in whose IMEX domain it is."""
+    """A node.
+
+    Attributes:
+        order: its place in the rack. why: it is not ready.
+        imex_gang: in whose IMEX domain it is. imex_member: whose that is, where it is no gang's and somebody is known.
+        above: its domain of each level above cliques, the lowest first; empty where it is in none.
+    """
 
     name: str
     cells: tuple[Cell, ...]
@@ -64,6 +71,8 @@ class NodeRow(NamedTuple):
     why: str = ""
     spare: bool = False
     imex_gang: str = NOBODY
+    imex_member: str = ""
+    above: tuple[str | None, ...] = ()
 
 
 def node_row(inventory: Inventory, state: NodeState) -> NodeRow:
@@ -90,6 +99,7 @@ def node_row(inventory: Inventory, state: NodeState) -> NodeRow:
                 uses=tuple(found),
             )
         )
+    above = tuple(node.labels.get(label) for label in inventory.level_labels)
     loose = [gpu for gpu in state.parts if gpu.gpu.position is None]
     cells += [_parted_cell(state, gpu, len(cells) + at) for at, gpu in enumerate(loose)]
     return NodeRow(
@@ -101,6 +111,8 @@ def node_row(inventory: Inventory, state: NodeState) -> NodeRow:
         why=node.reason,
         spare=node.spare,
         imex_gang=state.imex_gang or NOBODY,
+        imex_member=inventory.others_called.get(node.name, "") if state.imex_gang == OTHERS_DOMAIN else "",
+        above=above if any(above) else (),
     )
 
 

@@ -5,14 +5,15 @@ The state is a dict of tables, whose rows are replaced or removed one by one, an
 as the browser does: applied(state before, difference) is the state after.
 
 Nodes are drawn in racks: a rack is a clique over several nodes, or so many boxes or nodes without a clique as stand
-well in one column. Neighbours: `view.py` has what comes in, `cells.py` and `gangs.py` its parts.
+well in one column. Racks in one domain of a level above cliques stand together. Neighbours: `view.py` has
+what comes in, `cells.py` and `gangs.py` its parts.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray_dra.core.model.device import Device, DeviceId, DomainId, FabricKind
@@ -136,7 +137,8 @@ class PageState:
         return Topology.of(_outline(row) for row in self._rows.values())
 
     def _racks(self) -> list[State]:
-        """Racks in the order in which they are drawn: those of several nodes, boxes, nodes without a clique."""
+        """Racks in the order in which they are drawn: those of several nodes, boxes, nodes without a clique; within
+        each, by the domains that they are in, the highest level first. `above`: these, the lowest first."""
         members: dict[DomainId, list[NodeRow]] = {}
         boxes: list[NodeRow] = []
         loose: list[NodeRow] = []
@@ -148,18 +150,14 @@ class PageState:
                 boxes.append(row)
             else:
                 members.setdefault(clique, []).append(row)
-        racks = [
-            {"name": self._names.get(clique, clique), "kind": "rack", "clique": clique, "nodes": _in_order(rows)}
-            for clique, rows in members.items()
-        ]
-        racks.sort(key=lambda rack: natural(str(rack["name"])))
+        named = [(self._names.get(clique, clique), clique, rows) for clique, rows in members.items()]
+        named.sort(key=lambda each: (_path(_above(each[2])), natural(each[0])))
+        racks = [_rack(name, "rack", clique, rows) for name, clique, rows in named]
         for kind, title, rows in (("boxes", "boxes", boxes), ("loose", "in no clique", loose)):
-            names = _in_order(rows)
-            columns = [names[at : at + STACKED] for at in range(0, len(names), STACKED)]
+            columns = _columns(rows)
             many = len(columns) > 1
             racks += [
-                {"name": f"{title} {at}" if many else title, "kind": kind, "clique": "", "nodes": column}
-                for at, column in enumerate(columns, 1)
+                _rack(f"{title} {at}" if many else title, kind, "", column) for at, column in enumerate(columns, 1)
             ]
         return racks
 
@@ -198,6 +196,7 @@ def plain_row(row: NodeRow) -> State:
         ("why", row.why, ""),
         ("spare", row.spare, False),
         ("imex", row.imex_gang, ""),
+        ("imex_member", row.imex_member, ""),
     ):
         if value != usual:
             found[name] = value
@@ -235,7 +234,39 @@ def _group(row: NodeRow, cell: Cell) -> _Group:
 
 def _place(row: NodeRow) -> tuple[Any, ...]:
     """What says in which rack a node stands, and what its clique is called."""
-    return row.order, [(cell.clique, cell.box) for cell in row.cells]
+    return row.order, row.above, [(cell.clique, cell.box) for cell in row.cells]
+
+
+def _rack(name: str, kind: str, clique: DomainId, rows: Sequence[NodeRow]) -> State:
+    above = _above(rows)
+    rack: State = {"name": name, "kind": kind, "clique": clique, "nodes": _in_order(rows)}
+    return {**rack, "above": list(above)} if any(above) else rack
+
+
+def _above(rows: Sequence[NodeRow]) -> tuple[str | None, ...]:
+    """The domains that all of these nodes are in; None for a level in which they are not all in one."""
+    levels = max((len(row.above) for row in rows), default=0)
+    found = []
+    for level in range(levels):
+        domains = {row.above[level] if row.above else None for row in rows}
+        found.append(domains.pop() if len(domains) == 1 else None)
+    return tuple(found)
+
+
+def _path(above: Sequence[str | None]) -> list[tuple[bool, Any]]:
+    """Sorts what is near together; who is in no domain of a level comes after those that are."""
+    return [(not domain, natural(domain or "")) for domain in reversed(above)] or [(True, natural(""))]
+
+
+def _columns(rows: Sequence[NodeRow]) -> list[list[NodeRow]]:
+    """So many as stand well in one column, of the same domains."""
+    known = {row.name: row for row in rows}
+    columns: list[list[NodeRow]] = []
+    for row in sorted((known[name] for name in _in_order(rows)), key=lambda row: _path(row.above)):
+        if not columns or len(columns[-1]) == STACKED or columns[-1][0].above != row.above:
+            columns.append([])
+        columns[-1].append(row)
+    return columns
 
 
 def _in_order(rows: Iterable[NodeRow]) -> list[str]:

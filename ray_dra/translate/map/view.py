@@ -77,7 +77,12 @@ def all_since(ask: Callable[[Cursor], View], cursor: Cursor) -> View:
 def of_inventory(inventory: Inventory, gangs: Mapping[str, Card], facts: Mapping[str, Any]) -> View:
     """All of an inventory at once."""
     rows = [node_row(inventory, state) for state in sorted(inventory.node_states.values(), key=lambda s: s.key)]
-    return View(Cursor("all"), again=True, nodes=rows, gangs=gangs, facts=facts)
+    return View(Cursor("all"), again=True, nodes=rows, gangs=gangs, facts={**facts, **level_names(inventory)})
+
+
+def level_names(inventory: Inventory) -> dict[str, Any]:
+    """What the levels above cliques are called, the lowest first; nothing where no node is in a domain of any."""
+    return {"levels": list(inventory.level_labels)} if inventory.leveled else {}
 
 
 def of_snapshot(inventory: Inventory) -> View:

@@ -126,13 +126,17 @@ def test_every_version_is_read_and_says_the_same(key: str) -> None:
             same = replace(same, restarts=old_gang.restarts, moves=old_gang.moves)
             same = replace(same, started=old_gang.started, eviction=old_gang.eviction, preempted=old_gang.preempted)
             assert new_gang.spares  # nor up to 27
+            assert new_gang.reshape.comes.request.locality.level  # nor up to 28
             same = replace(same, spares=old_gang.spares)
             assert new_gang.shrunk is not None  # nor up to 25
             same = replace(same, shrunk=old_gang.shrunk)
             if old_gang.reshape is not None:
                 left = old_gang.reshape.leaves  # up to 26 nothing was kept
                 leaves = replace(new_gang.reshape.leaves, shrunk=left.shrunk, allocation=left.allocation)
-                assert old_gang.reshape == replace(new_gang.reshape, gpus=old_gang.reshape.gpus, leaves=leaves)
+                comes = replace(new_gang.reshape.comes, request=old_gang.reshape.comes.request)
+                assert old_gang.reshape == replace(
+                    new_gang.reshape, gpus=old_gang.reshape.gpus, leaves=leaves, comes=comes
+                )
             same = replace(same, movable=old_gang.movable, consolidated=old_gang.consolidated)
             assert old_gang == replace(same, shape_failed=old_gang.shape_failed, reshaped=old_gang.reshaped)
         elif key == names.LOCALITY_KEY:  # 0 did not say what is done about faults, nor 1 named a queue
@@ -232,8 +236,8 @@ def test_a_newer_record_that_lies_aside_is_shown_as_it_is() -> None:
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[0].replace(b": 0", b': "0"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b'"strangers"', b'"foreign"')),
         (names.GPU_IDS_KEY, golden(names.GPU_IDS_KEY)[1].replace(b":0", b':"0"')),
-        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":28', b'"version":"28"')),
-        (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":7', b'"version":true')),
+        (names.GANG_KEY, golden(names.GANG_KEY)[-1].replace(b'"version":29', b'"version":"29"')),
+        (names.NODE_KEY, golden(names.NODE_KEY)[-1].replace(b'"version":8', b'"version":true')),
         (names.GPU_IDS_KEY, b'{"version":1,"bundles":{"g/0":{"0":-1}}}'),
         (names.NODE_KEY, b'{"version":1,"name":"n"}'),
         (names.FAILED_KEY, golden(names.FAILED_KEY)[-1].replace(b":7", b":-7")),

@@ -33,7 +33,7 @@ from ray_dra.translate.files.snapshot import (
     read_snapshot,
     snapshot_of,
 )
-from tests.core.machines import DGX1, gang, mig_node, node, rack
+from tests.core.machines import DGX1, gang, node, rack
 from tests.edge.hostile import EXTREMES, answers_or_refuses, hostile
 
 ASKED = [gang(2), gang(4, 4, locality=Locality(cliques=1)), gang(1, 1, 1, locality=Locality(segment=1))]
@@ -41,7 +41,7 @@ ASKED = [gang(2), gang(4, 4, locality=Locality(cliques=1)), gang(1, 1, 1, locali
 
 def small() -> Snapshot:
     """A bit of everything."""
-    nodes = [*rack("a", 2), node("box", 4, box=True, loose=[1]), node("dgx", 8, links=DGX1, sick=[1]), mig_node("mig")]
+    nodes = [*rack("a", 2), node("box", 4, box=True, loose=[1]), node("dgx", 8, links=DGX1, sick=[1])]
     nodes[0] = replace(nodes[0], labels={"zone": "z"}, spare=True, order=3)
     inventory = Inventory(nodes)
     inventory.set_others("box", 0b0100, {"CPU": 3.0})

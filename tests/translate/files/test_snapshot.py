@@ -27,7 +27,7 @@ from ray_dra.translate.files.snapshot import (
     load_snapshot,
     snapshot_of,
 )
-from tests.core.machines import DGX1, gang, mig_node, node, one_clique, partitions, picture, rack
+from tests.core.machines import DGX1, gang, node, one_clique, picture, rack
 from tests.core.parted import bundle, parted_node
 
 
@@ -70,16 +70,6 @@ def test_the_file_answers_as_the_cluster_did(
     assert inventory_of(load_snapshot(json.dumps(yaml.safe_load(text)))).free_devices == inventory.free_devices
 
 
-def test_partitions_in_a_file() -> None:
-    inventory = Inventory([mig_node("mig")])
-    answer = plan(inventory, partitions("4g", "1g"))
-    assert isinstance(answer, Allocation)
-    inventory.hold(answer)
-    copy = inventory_of(load_snapshot(dump_snapshot(snapshot_of(inventory))))
-    assert picture(copy) == picture(inventory)
-    assert plan(copy, partitions("2g", name="x")) == plan(inventory, partitions("2g", name="x"))
-
-
 def test_the_parts_that_a_gangs_claims_have_got_are_in_a_file() -> None:
     """The allocator gave 1g at start 5, not at 0: a 4g fits beside it."""
     inventory = Inventory([parted_node("n", 1)])
@@ -100,6 +90,29 @@ def test_the_parts_that_a_gangs_claims_have_got_are_in_a_file() -> None:
         with pytest.raises(InvalidSnapshot) as caught:
             inventory_of(replace(snapshot, placed=wrong))
         assert caught.value.place.startswith("placed")
+
+
+def test_a_file_says_the_clique_of_each_node_beside_its_name() -> None:
+    nodes = (*rack("a", 1), node("box", 4, box=True, loose=[0]), node("dgx", 8, links=DGX1))
+    text = dump_snapshot(Snapshot(nodes))
+    written = yaml.safe_load(text)["nodes"]
+    assert [n.get("clique") for n in written] == [n.clique for n in nodes] == [nodes[0].clique, nodes[1].clique, None]
+    assert list(written[0])[:2] == ["name", "clique"]
+    assert load_snapshot(text).nodes == nodes
+    for plain_node in written:
+        plain_node.pop("clique", None)
+    assert load_snapshot(yaml.safe_dump({"nodes": written})).nodes == nodes, "a file of before says none"
+
+
+@pytest.mark.parametrize("said", ["another.1", 3, ["a"]])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_clique_that_is_not_the_devices_is_refused(said: object, at: int) -> None:
+    written = yaml.safe_load(dump_snapshot(Snapshot((*rack("a", 1), node("dgx", 8, links=DGX1)))))
+    written["nodes"][at]["clique"] = said
+    with pytest.raises(InvalidSnapshot) as caught:
+        load_snapshot(json.dumps(written))
+    assert caught.value.place == f"nodes.{at}.clique"
+    assert caught.value.available
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,12 @@ def test_a_claim_tells_the_compute_domain_that_its_pod_joins() -> None:
     assert read_claim({"metadata": meta, "spec": spec}).domain == read_domain(domain).uid == "d-uid"
     channel = {"driver": DOMAIN_DRIVER, "pool": "n1", "device": "channel-0"}
     found = read_claim({"metadata": meta, "spec": spec, "status": {"allocation": {"devices": {"results": [channel]}}}})
-    assert (found.domain_nodes, found.devices) == (("n1",), ())
+    assert (found.domain_nodes, found.devices, found.domain_pod) == (("n1",), (), "")
+    pod = {"apiVersion": "v1", "kind": "Pod", "controller": True, "name": "llama-0", "uid": "p"}
+    for device, name in (("channel-0", "llama-0"), ("daemon-0", "")):
+        status = {"allocation": {"devices": {"results": [{**channel, "device": device}]}}}
+        owned = read_claim({"metadata": {**meta, "ownerReferences": [pod]}, "spec": spec, "status": status})
+        assert (owned.pod, owned.domain_pod) == ("p", name)
     for parameters in ({}, {"domainID": 7}, None):
         config = [{"opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}, {"requests": ["x"]}]
         assert read_claim({"metadata": meta, "spec": {"devices": {"config": config}}}).domain == ""

@@ -55,7 +55,13 @@ def test_it_is_read_as_the_node_drainer_writes_it() -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [{}, {"nodeName": 7}, {"nodeName": "t0", "podsToDrain": ["a"]}, {"nodeName": "t0", "podsToDrain": {"n": [1]}}],
+    [
+        {},
+        {"nodeName": 7},
+        {"nodeName": "t0", "podsToDrain": ["a"]},
+        {"nodeName": "t0", "podsToDrain": {"n": [1]}},
+        {"nodeName": "t0", "podsToDrain": {"n": "front-x"}},
+    ],
 )
 def test_what_is_none_is_not_read(spec: Any) -> None:
     with pytest.raises(UNREADABLE):

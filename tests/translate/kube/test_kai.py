@@ -13,10 +13,10 @@ from ray_dra.core.gangs.quota import Answer, Said
 from ray_dra.errors import InvalidRequest
 from ray_dra.ports.kube_objects import PodGroup
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
-from ray_dra.translate.kube.kai import answer_of, pod_group_name, read_pod_group, waits_in_turn
+from ray_dra.translate.kube.kai import answer_of, check_priorities, pod_group_name, read_pod_group, waits_in_turn
 from ray_dra.translate.kube.raycluster import read_raycluster, worker_template
 from ray_dra.translate.kube.warm import WarmImages
-from ray_dra.translate.names import QUEUE_ANNOTATION, WARM_ANNOTATION
+from ray_dra.translate.names import KAI_PRIORITIES_ANNOTATION, QUEUE_ANNOTATION, WARM_ANNOTATION
 from tests.translate.kube.objects import RACKS, allocate, cluster, gang
 
 REQUEST = gang([{"GPU": 4}] * 3)
@@ -75,8 +75,50 @@ def test_the_pod_group_of_an_attempt_has_all_its_workers_and_a_name_that_no_othe
     assert pod_group_name(made.name, read_raycluster(other)) != made.pod_group["metadata"]["name"]
 
 
+@pytest.mark.parametrize(
+    ("priority", "said", "named"),
+    [
+        (0, "0=train,100=inference", "train"),
+        (99, "100=inference, 0=train", "train"),
+        (100, "0=train,100=inference", "inference"),
+        (7, " -5 = low.example.com ", "low.example.com"),
+        (-1, "0=train,100=inference", None),
+        (5, "", None),
+        (5, None, None),
+        (5, "build", None),
+    ],
+)
+def test_a_gangs_priority_is_its_pod_groups_class(priority: int, said: str | None, named: str | None) -> None:
+    """The one with the greatest number that is not above it. Without one KAI's own: also where the annotation has
+    become wrong since the gang was asked for."""
+    made = kai_cluster(priorityClassName="of-pods")
+    if said is not None:
+        made["metadata"]["annotations"][KAI_PRIORITIES_ANNOTATION] = said
+    allocation = allocate(RACKS, REQUEST)._replace(priority=priority)
+    found = attempt_of(allocation, read_raycluster(made), compute_domains=True, queue="kai/team-a")
+    assert found.pod_group is not None
+    ranked = {} if named is None else {"priorityClassName": named}
+    assert found.pod_group["spec"] == {"queue": "team-a", "minMember": 3, "stalenessGracePeriod": "-1s", **ranked}
+    assert {found.pod(slot)["spec"]["priorityClassName"] for slot in found.slots.values()} == {"of-pods"}
+
+
+@pytest.mark.parametrize("said", ["train", "0", "=train", "0=", "0=Train", "0=a,0=b", "0=train,", "1e3=a", "0=a b"])
+def test_priority_classes_that_are_none_are_refused_with_the_cure(said: str) -> None:
+    made = kai_cluster()
+    made["metadata"]["annotations"][KAI_PRIORITIES_ANNOTATION] = said
+    with pytest.raises(InvalidRequest, match="0=train,100=inference") as refused:
+        check_priorities(read_raycluster(made))
+    assert refused.value.place == "RayCluster team/c, annotation ray-dra.io/kai-priority-classes"
+    made["metadata"]["annotations"][KAI_PRIORITIES_ANNOTATION] = "0=train"
+    check_priorities(read_raycluster(made))
+    check_priorities(read_raycluster(kai_cluster()))
+
+
 def test_what_is_written_into_a_pod_group_is_in_its_crd() -> None:
-    made = attempt().pod_group
+    ranked = kai_cluster()
+    ranked["metadata"]["annotations"][KAI_PRIORITIES_ANNOTATION] = "0=train"
+    allocation = allocate(RACKS, REQUEST)
+    made = attempt_of(allocation, read_raycluster(ranked), compute_domains=True, queue="kai/team-a").pod_group
     assert made is not None
     for field, value in made["spec"].items():
         assert isinstance(value, SPEC[field]), field

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_dra.core.cluster.figures import figures_of
 from ray_dra.core.cluster.inventory import Inventory
+from ray_dra.core.model.node import Node
 from ray_dra.translate.map.gangs import Card
 from ray_dra.translate.map.page import STACKED, PageState, State, applied, merged
 from ray_dra.translate.map.view import Cursor, View, of_snapshot
 from tests.core.machines import gang, held, node, rack
 from tests.translate.map.worlds import STEPS, Step, start
+
+LEVELS = ("example.com/leaf", "example.com/spine")
 
 
 @given(st.lists(STEPS, max_size=10), st.booleans())
@@ -99,3 +103,46 @@ def test_the_queue_is_in_its_order_and_facts_are_told_once() -> None:
     assert change == {"gangs": {"first": None}, "queue": ["late", "paid"]}
     assert page.say("alive", False) == {"alive": False}
     assert page.say("alive", False) == {}
+
+
+def below(rows: list[Node], *domains: str) -> list[Node]:
+    """Nodes with their domain of each level, the lowest first."""
+    return [replace(each, labels={**each.labels, **dict(zip(LEVELS, domains, strict=False))}) for each in rows]
+
+
+def test_racks_stand_by_their_domains_and_say_them() -> None:
+    inventory = Inventory(
+        [
+            *below(rack("c", 2), "l10", "s1"),
+            *below(rack("b", 2), "l2", "s2"),
+            *below(rack("a", 2), "l2", "s1"),
+            *below(rack("d", 2)),
+            *below(rack("e", 2), "l2", "s1"),
+            *below([node("box1", 2, box=True), node("box2", 2, box=True)], "l2", "s1"),
+            *below([node("box3", 2, box=True)], "l10", "s1"),
+        ],
+        level_labels=LEVELS,
+    )
+    page = PageState()
+    page.take(of_snapshot(inventory))
+    assert page.state["levels"] == list(LEVELS)
+    assert [(each["name"], each.get("above")) for each in page.state["racks"]] == [
+        ("a", ["l2", "s1"]),
+        ("e", ["l2", "s1"]),
+        ("c", ["l10", "s1"]),
+        ("b", ["l2", "s2"]),
+        ("d", None),
+        ("boxes 1", ["l2", "s1"]),
+        ("boxes 2", ["l10", "s1"]),
+    ]
+    (other,) = below([node("box1", 2, box=True)], "l10", "s1")
+    inventory.put_node(other)
+    change = page.take(of_snapshot(inventory))
+    assert [each["nodes"] for each in change["racks"][-2:]] == [["box2"], ["box1", "box3"]], "it has moved"
+
+
+def test_a_rack_over_two_domains_of_a_level_is_in_none_of_it() -> None:
+    first, second = rack("r", 2)
+    page = PageState()
+    page.take(of_snapshot(Inventory([*below([first], "l1", "s1"), *below([second], "l2", "s1")], level_labels=LEVELS)))
+    assert page.state["racks"][0]["above"] == [None, "s1"]
