@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ray_dra.translate.kube.shapes import kind_in
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_API,
     KAI_API,
     KUEUE_API,
     NVSENTINEL_API,
+    POD_GROUP_APIS,
     RAY_API,
     SANDBOX_API,
     SANDBOX_TEMPLATE_API,
 )
 
-# kind: (group and version, plural, namespaced)
+# kind: (group and version, plural, namespaced). Of two of one name one has its group and version in it.
 KINDS: dict[str, tuple[str, str, bool]] = {
     "Namespace": ("v1", "namespaces", False),
     "Node": ("v1", "nodes", False),
@@ -52,6 +54,7 @@ KINDS: dict[str, tuple[str, str, bool]] = {
     "SandboxTemplate": (SANDBOX_TEMPLATE_API, "sandboxtemplates", True),
     "RayJob": (RAY_API, "rayjobs", True),
     "PriorityClass": ("scheduling.k8s.io/v1", "priorityclasses", False),
+    **{kind_in(api, "PodGroup"): (api, "podgroups", True) for api in POD_GROUP_APIS},
 }
 
 
@@ -82,8 +85,14 @@ def root_of(group: str) -> str:
 
 
 def path_for(thing: Mapping[str, Any], namespace: str | None, *, named: bool = True) -> str:
-    meta = thing["metadata"]
-    return path_of(thing["kind"], namespace or meta.get("namespace") or "default", meta["name"] if named else None)
+    meta, kind = thing["metadata"], kind_of_object(thing)
+    return path_of(kind, namespace or meta.get("namespace") or "default", meta["name"] if named else None)
+
+
+def kind_of_object(thing: Mapping[str, Any]) -> str:
+    """As KINDS has it."""
+    full = kind_in(thing.get("apiVersion", ""), thing["kind"])
+    return full if full in KINDS else str(thing["kind"])
 
 
 _ROOTS = {group: root_of(group) for group, _, _ in KINDS.values()}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from ray_dra.adapters.gang_scheduling import pod_group_api, why_ungrouped
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.lease import Lease
 from ray_dra.adapters.mirror import AGAIN_SECONDS, Mirror
@@ -22,13 +23,14 @@ from ray_dra.ports.metrics import LEASE, NO_METRICS, WATCH_AGE, Metrics
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
 from ray_dra.translate.kube.events import event_about
+from ray_dra.translate.kube.gang_scheduling import read_gang_pod_group
 from ray_dra.translate.kube.kai import read_pod_group
 from ray_dra.translate.kube.kuberay_operator import domain_of, problems_of, read_kuberay
 from ray_dra.translate.kube.kueue import read_flavor, read_workload
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.published_links import read_topology
 from ray_dra.translate.kube.raycluster import MOST_AT_ONCE, driver_of, read_raycluster, write_limits
-from ray_dra.translate.kube.shapes import read_domain, read_template
+from ray_dra.translate.kube.shapes import kind_in, read_domain, read_template
 from ray_dra.translate.kube.slices import read_node, read_slice
 from ray_dra.translate.kube.taint_rules import read_taint_rule
 from ray_dra.translate.names import (
@@ -43,7 +45,7 @@ logger = logging.getLogger("ray_dra")
 METER_SECONDS = 5.0
 MOST_PROBLEMS = 20  # that are told one by one
 SYNC_SECONDS = 30.0
-TAINT_RULE_SECONDS = 5.0  # for which the first look waits for them; gangs can do without
+LIST_SECONDS = 5.0  # for which the first list of what gangs can do without is waited for
 RESOLVER = Path("/etc/resolv.conf")
 T = TypeVar("T")
 
@@ -81,6 +83,11 @@ class KubeAdapter:
             self._domain = domain_of(resolver.read_text(errors="replace"))
         ours = f"{CLUSTER_LABEL}={raycluster}"
         self.requests_left = self.kueue and _answered(lambda: _has(api, "Workload", namespace, ours), deadline)
+        self._gang_scheduling: str | None = None  # None: nobody has asked yet
+        self._gangs_api = _answered(lambda: pod_group_api(api), deadline)
+        gangs_left = bool(self._gangs_api) and _answered(
+            lambda: _has(api, kind_in(self._gangs_api, "PodGroup"), namespace, ours), deadline
+        )
         groups_left = self.kai and _answered(lambda: _has(api, "PodGroup", namespace, ours), deadline)
         clusters = Mirror(
             api, "RayCluster", namespace, fields=f"metadata.name={raycluster}", keep=read_raycluster, changed=changed
@@ -123,6 +130,8 @@ class KubeAdapter:
                 self._watch_taint_rules()
             if groups_left:
                 self.watch_pod_groups()
+            if gangs_left:
+                self._watch_gang_pod_groups()
         except BaseException:
             self.close()
             raise
@@ -142,11 +151,26 @@ class KubeAdapter:
 
     def _watch_taint_rules(self) -> None:
         """Without the right to read them, plans are made as if there were none, and `problems` says so."""
-        mirror = Mirror(self._api, "DeviceTaintRule", keep=read_taint_rule, changed=self._changed)
-        self._mirrors = {**self._mirrors, "taint_rules": mirror}  # the lease's thread may be reading the other
-        until = time.monotonic() + TAINT_RULE_SECONDS
+        self._watch_also(taint_rules=Mirror(self._api, "DeviceTaintRule", keep=read_taint_rule, changed=self._changed))
+        self._lists("taint_rules")
+
+    def _watch_gang_pod_groups(self) -> bool:
+        """Whether they can be read."""
+        if "gang_pod_groups" not in self._mirrors:
+            kind, ours = kind_in(self._gangs_api, "PodGroup"), f"{CLUSTER_LABEL}={self.raycluster}"
+            self._watch_also(
+                gang_pod_groups=Mirror(
+                    self._api, kind, self.namespace, labels=ours, keep=read_gang_pod_group, changed=self._changed
+                )
+            )
+        return self._lists("gang_pod_groups")
+
+    def _lists(self, name: str) -> bool:
+        """Whether what gangs can do without has been listed, soon."""
+        mirror, until = self._mirrors[name], time.monotonic() + LIST_SECONDS
         while not mirror.synced.wait(0.02) and mirror.error is None and time.monotonic() < until:
             pass
+        return mirror.synced.is_set()
 
     def _is_of_gangs(self, claim: Claim) -> bool:
         return claim.namespace == self.namespace and claim.raycluster == self.raycluster
@@ -180,6 +204,7 @@ class KubeAdapter:
             workloads=found.get("workloads") if queues_known else None,
             flavors={flavor.name: flavor for flavor in found.get("flavors", ())},
             pod_groups=found.get("pod_groups") if groups_known else None,
+            gang_pod_groups=found.get("gang_pod_groups", ()),
             version=sum(mirror.version for mirror in self._mirrors.values()),
         )
 
@@ -230,6 +255,17 @@ class KubeAdapter:
                     self._api, "PodGroup", self.namespace, labels=ours, keep=read_pod_group, changed=self._changed
                 )
             )
+
+    def gang_scheduling(self, probe: Object) -> str:
+        if self._gang_scheduling is None:
+            self._gangs_api = pod_group_api(self._api)  # the server may be another than at the start
+            lacks = why_ungrouped(self._api, self._gangs_api, probe, self.namespace)
+            if not lacks and not self._watch_gang_pod_groups():
+                lacks = f"{kind_in(self._gangs_api, 'PodGroup')}s cannot be read"
+            if lacks:
+                logger.warning("Kubernetes: gangs are in no PodGroup of its scheduler's: %s", lacks)
+            self._gang_scheduling = "" if lacks else self._gangs_api
+        return self._gang_scheduling
 
     def _known(self, *names: str) -> bool:
         watched = [self._mirrors[name] for name in names if name in self._mirrors]

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config
@@ -29,6 +30,7 @@ from ray_dra.translate.names import KUBECONFIG_VARIABLE
 # spec did not change. A later patch sends them sorted and without blanks; so must we, or nothing can be patched.
 WITH_PARAMETERS = frozenset({"ResourceClaim", "ResourceClaimTemplate", "DeviceClass"})
 
+OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 PAGE = 250  # objects in one answer: a Node has some 20 KB, ten times as much when parsed
 # A server may hang and not refuse. Whoever writes waits for the answer, the coordinator among them, which has others to
 # answer; what it writes is looked at again and sent again, so one try of a write is enough.
@@ -54,9 +56,11 @@ class KubernetesApi:
         self, kubeconfig: str | None = None, context: str | None = None, *, metrics: Metrics = NO_METRICS
     ) -> None:
         self._metrics = metrics
+        self._kubeconfig, self._context = kubeconfig, context
         self.configuration = configuration = client.Configuration()
         try:
-            kubeconfig = kubeconfig or os.environ.get(KUBECONFIG_VARIABLE)  # the client asks for it when it is imported
+            # The client asks for it when it is imported.
+            kubeconfig = self._kubeconfig = kubeconfig or os.environ.get(KUBECONFIG_VARIABLE)
             if kubeconfig is not None or context is not None:
                 config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
             else:
@@ -72,6 +76,17 @@ class KubernetesApi:
         configuration.connection_pool_maxsize = 32
         self._client = client.ApiClient(configuration)
         self.server = str(configuration.host)
+
+    @property
+    def namespace(self) -> str:
+        """That of the kubeconfig's context, or of the pod that this is; else `default`."""
+        with suppress(Exception):  # no kubeconfig, or one without contexts
+            contexts, active = config.list_kube_config_contexts(self._kubeconfig)
+            chosen = next((each for each in contexts if each["name"] == self._context), active)
+            return str(chosen["context"].get("namespace") or "default")
+        with suppress(OSError):
+            return OWN_NAMESPACE.read_text().strip() or "default"
+        return "default"
 
     # -- reading
 
@@ -115,7 +130,7 @@ class KubernetesApi:
             if not isinstance(found, list) or not isinstance(meta, dict) or not isinstance(version_of(answer), str):
                 raise garbled(place, f"a list of {kind}s", answer)
             # What is no object becomes one without a name: whoever reads the list says so, and has the others.
-            known = {"apiVersion": group, "kind": kind}
+            known = {"apiVersion": group, "kind": kind.split()[-1]}
             yield [{**known, **item} if isinstance(item, dict) else known for item in found], meta["resourceVersion"]
             before, on = on, meta.get("continue") or ""
             if not on:

@@ -18,6 +18,7 @@ from ray.util.placement_group import PlacementGroup
 
 from ray_dra.adapters.ray_groups import PRIVATE_OF_GROUPS, Groups, moved_functions, remove
 from ray_dra.adapters.ray_train import PRIVATE_OF_TRAIN
+from ray_dra.adapters.ray_train_notice import PRIVATE_OF_WATCHER
 from ray_dra.errors import IncompatibleRay, RayDraError
 from ray_dra.ports.ray import GroupAnswer, NewGroup, RayGroup, RayNode, RayView, Worker
 from ray_dra.translate.names import DRIVER_HOOK_VARIABLE, HEAD_RESOURCE, MIG_PREFIX, START_HOOK_VARIABLE
@@ -306,6 +307,7 @@ PRIVATE: tuple[tuple[str, Callable[[], Any]], ...] = (
     ("ray._raylet.InnerGcsClient.get_all_job_info", lambda: ray._raylet.InnerGcsClient.get_all_job_info),
     *PRIVATE_OF_GROUPS,
     *PRIVATE_OF_TRAIN,
+    *PRIVATE_OF_WATCHER,
 )
 
 
@@ -340,6 +342,6 @@ def check_ray() -> None:
         raise IncompatibleRay(
             "This Ray moved private parts that pinning GPUs needs; install a Ray that ray-dra was made for.",
             place=f"ray {ray.__version__}",
-            wanted="ray 2.60",
+            wanted="ray 2.59 or 2.60",
             available="moved: " + ", ".join(moved),
         )

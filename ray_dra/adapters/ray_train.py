@@ -6,19 +6,15 @@ before anything starts is its source. `PRIVATE_OF_TRAIN` lists every part; `adap
 
 from __future__ import annotations
 
-import ast
-import importlib.abc
 import inspect
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from importlib.machinery import ModuleSpec, PathFinder
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import ray
+from ray_dra.adapters.late_import import when_imported
+from ray_dra.adapters.ray_parts import parameters
 
 MODULE = "ray.train.v2._internal.execution.scaling_policy.elastic"
 POLICY, COUNT, START = "ElasticScalingPolicy", "_count_possible_workers", "make_decision_for_non_running_worker_group"
@@ -45,35 +41,7 @@ class TrainSizes(NamedTuple):
 
 def catch_count(count: Count) -> None:
     """From now on this process's elastic runs have as many workers as `count` says. Harmless when repeated."""
-    if MODULE in sys.modules:
-        _catch_in(sys.modules[MODULE], count)
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder(count))
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the one module as Python does, and has its count caught once it is there."""
-
-    def __init__(self, count: Count) -> None:
-        self._count = count
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != MODULE:
-            return None
-        spec = PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return None
-        loader: Any = spec.loader
-        execute = loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            _catch_in(module, self._count)
-
-        loader.exec_module = exec_module
-        return spec
+    when_imported(MODULE, partial(_catch_in, count=count))
 
 
 def _catch_in(module: ModuleType, count: Count) -> None:
@@ -114,23 +82,9 @@ def _sizes(config: Any, *, starts: bool) -> TrainSizes:
 # -- the self-test
 
 
-def _parameters(module: str, kind: str, function: str) -> Callable[[], Any]:
-    """A test that a class of Ray's has a function with these parameters, by its source: to import it takes seconds."""
-
-    def find() -> list[str]:
-        source = (Path(ray.__file__).parents[1] / f"{module.replace('.', '/')}.py").read_text()
-        for each in ast.parse(source).body:
-            for node in each.body if isinstance(each, ast.ClassDef) and each.name == kind else ():
-                if isinstance(node, ast.FunctionDef) and node.name == function:
-                    return [argument.arg for argument in node.args.args]
-        raise AttributeError(function)
-
-    return find
-
-
 def _as_it_was(function: str) -> Callable[[], None]:
     def find() -> None:
-        if _parameters(MODULE, POLICY, function)() != PARAMETERS[function]:
+        if parameters(MODULE, POLICY, function)() != PARAMETERS[function]:
             raise AttributeError(function)
 
     return find
@@ -138,6 +92,6 @@ def _as_it_was(function: str) -> Callable[[], None]:
 
 PRIVATE_OF_TRAIN: tuple[tuple[str, Callable[[], Any]], ...] = (
     *((f"{MODULE}.{POLICY}.{function}", _as_it_was(function)) for function in PARAMETERS),
-    (f"{CONFIG}.ScalingConfig.{RESOURCES}", _parameters(CONFIG, "ScalingConfig", RESOURCES)),
+    (f"{CONFIG}.ScalingConfig.{RESOURCES}", parameters(CONFIG, "ScalingConfig", RESOURCES)),
 )
 """Each part by its name, and how it is found; AttributeError or OSError where it is not there."""

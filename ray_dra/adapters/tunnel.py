@@ -19,6 +19,8 @@ from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import KubernetesError
 
 BLOCK = 1 << 16
+PROXY = "Kubernetes port forward proxy"
+"""How the client's threads are called that move bytes between a connection and the API server."""
 
 
 class Tunnel:
@@ -26,6 +28,7 @@ class Tunnel:
 
     def __init__(self, api: KubernetesApi, namespace: str, pod: Callable[[], str], port: int) -> None:
         self._api, self._namespace, self._pod, self._port = api, namespace, pod, port
+        _keep_quiet()
         self._one_at_a_time = threading.Lock()  # the client changes itself while it opens a stream
         tunnel = self
 
@@ -79,6 +82,22 @@ class Tunnel:
         _pump(local, remote)
         back.join()
         remote.close()
+
+
+def _keep_quiet() -> None:
+    """A connection that breaks, as one to a port where nobody listens yet, ends the client's thread with an OSError, of
+    which Python would print all. Whoever has the connection sees that it is closed; what else is wrong is printed."""
+    before = threading.excepthook
+    if getattr(before, "of_tunnels", False):
+        return
+
+    def say(args: threading.ExceptHookArgs) -> None:
+        named = args.thread.name if args.thread is not None else ""
+        if not (named.startswith(PROXY) and isinstance(args.exc_value, OSError)):
+            before(args)
+
+    say.of_tunnels = True  # type: ignore[attr-defined]
+    threading.excepthook = say
 
 
 def _pump(source: Any, sink: Any) -> None:

@@ -9,12 +9,17 @@ from pathlib import Path
 
 def kubeconfig(server: HTTPServer, folder: Path) -> str:
     """The path of a kubeconfig, written into `folder`, that leads to this server."""
+    return kubeconfig_of(server.server_address[1], folder)
+
+
+def kubeconfig_of(port: int, folder: Path) -> str:
+    """The same, to this port of this machine."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "c",
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
         "users": [{"name": "u", "user": {}}],
     }
     path = folder / "config"

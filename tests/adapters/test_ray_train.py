@@ -14,6 +14,8 @@ import pytest
 
 from ray_dra.adapters import ray as ray_adapter
 from ray_dra.adapters import ray_train
+from ray_dra.adapters.late_import import Finder
+from ray_dra.adapters.ray_parts import parameters
 from ray_dra.adapters.ray_train import TrainSizes, catch_count
 from ray_dra.errors import IncompatibleRay
 
@@ -74,7 +76,7 @@ def test_whoever_is_first_it_is_caught_once(
     assert policy.make_decision_for_non_running_worker_group() == ("start", 203)
     assert policy._count_possible_workers(reserved_resources={"workers": 3}) == 103
     assert not caplog.text
-    assert sum(isinstance(finder, ray_train._Finder) for finder in sys.meta_path) == (first == "caught")
+    assert sum(isinstance(finder, Finder) for finder in sys.meta_path) == (first == "caught")
 
 
 def test_a_count_that_moved_is_left_alone(module: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
@@ -83,12 +85,6 @@ def test_a_count_that_moved_is_left_alone(module: Callable[..., Any], caplog: py
         policy = module("nodes").ElasticScalingPolicy(CONFIG)
     assert policy._count_possible_workers({"workers": 3}) == 3
     assert "_count_possible_workers is not where it was" in caplog.text
-
-
-def test_other_modules_are_not_looked_for(module: Callable[..., Any]) -> None:
-    catch_count(count)
-    assert ray_train._Finder(count).find_spec("json", None) is None
-    assert ray_train._Finder(count).find_spec("ray_dra_tests_elastic", []) is None, "it is not installed"
 
 
 @pytest.mark.parametrize(
@@ -107,4 +103,4 @@ def test_a_ray_that_moved_it_is_told_by_name(monkeypatch: pytest.MonkeyPatch, na
     for moved in (ray_train.COUNT, ray_train.START):
         assert f"ElasticScalingPolicy.{moved}" in error.value.available
     with pytest.raises(AttributeError):
-        ray_train._parameters(ray_train.CONFIG, "ScalingConfig", "_gone")()
+        parameters(ray_train.CONFIG, "ScalingConfig", "_gone")()
