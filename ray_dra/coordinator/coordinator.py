@@ -51,6 +51,7 @@ from ray_dra.core.gangs.repair import DEGRADE, FaultRule, OnFault, Way, declared
 from ray_dra.core.gangs.standing import PoolStanding, TeamStanding, pool_standings, team_standings
 from ray_dra.core.model.checked import flag, number, text, whole
 from ray_dra.core.model.request import GangRequest, check_request
+from ray_dra.core.planner.levels import check_level
 from ray_dra.errors import InvalidRequest, RayDraError
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kubernetes import Kube
@@ -58,6 +59,7 @@ from ray_dra.ports.metrics import NO_METRICS, PLAN_SECONDS, Metrics
 from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
+from ray_dra.ports.traces import NO_TRACES, Traces
 from ray_dra.translate.lines import on_one_line
 from ray_dra.translate.queue_table import too_much_guaranteed
 from ray_dra.translate.schedule import Schedule
@@ -66,10 +68,10 @@ logger = logging.getLogger("ray_dra")
 
 
 class Coordinator:
-    """See the module. `store`, `ray`, `kube`, `metrics` are ports; `clock` gives monotonic seconds, `wall` Unix time;
-    `on_fault` says what is done about faults of gangs whose programs do not; `queues` reads the text that declares the
-    queues of teams, None: there are none; `schedule`: when gangs have which shape, where the RayCluster does not say;
-    `levels`: the labels of nodes that name the levels above their cliques, the lowest first.
+    """See the module. `store`, `ray`, `kube`, `metrics`, `traces` are ports; `clock` gives monotonic seconds, `wall`
+    Unix time; `on_fault` says what is done about faults of gangs whose programs do not; `queues` reads the text
+    that declares the queues of teams, None: there are none; `schedule`: when gangs have which shape, where the
+    RayCluster does not say; `levels`: the labels of nodes that name the levels above their cliques, the lowest first.
 
     `behind`: the last look had to leave something for the next one.
     """
@@ -87,8 +89,9 @@ class Coordinator:
         queues: Callable[[], str] | None = None,
         schedule: Schedule | None = None,
         levels: tuple[str, ...] = (),
+        traces: Traces = NO_TRACES,
     ) -> None:
-        parts = Parts(store, ray, clock, kube, metrics, discipline, levels)
+        parts = Parts(store, ray, clock, kube, metrics, discipline, levels, traces)
         self._wall, self._on_fault, self._schedule = wall, on_fault, schedule
         self.clock, self.aside, self.inventory, self.nodes = parts.clock, parts.aside, parts.inventory, parts.nodes
         self.engine, self.records, self.executor = parts.engine, parts.engine.records, parts.executor
@@ -175,6 +178,8 @@ class Coordinator:
                 `wait` is False. Nothing is held then.
         """
         request = check_order(order).request
+        if order.ordinary is None:
+            check_level(self.inventory, request.locality)
         if order.on_fault is None:
             usual = self._usual_on_fault(order)
             usual = usual if order.grace is None else replace(usual, grace=float(order.grace))
@@ -197,13 +202,16 @@ class Coordinator:
 
     def plan(self, request: GangRequest) -> Answer:
         """What `submit` would decide now, holding nothing; after a no also what is nearest to a yes."""
-        return self.engine.planning.explained(check_request(request))
+        return self.engine.planning.explained(self._checked(request))
 
-    def when(self, request: GangRequest, runs_for: float | None) -> Expected:
-        """When a gang should start that would come now."""
+    def when(self, request: GangRequest, runs_for: float | None, team: str = "") -> Expected:
+        """When a gang should start that would come now, in a team's queue. Raises InvalidRequest for one that is not
+        declared."""
         if runs_for is not None:
             number(runs_for, "runs_for", least=LEAST_SECONDS, most=MOST_SECONDS)
-        return self.engine.expecting.of_request(check_request(request), runs_for, Moment(self.clock(), self._wall()))
+        self.check_team(text(team, "queue", empty=True))
+        now = Moment(self.clock(), self._wall())
+        return self.engine.expecting.of_request(self._checked(request), runs_for, now, team)
 
     def expected(self, gang_id: str) -> Expected | None:
         """When a gang of the queue should start; None for one that is not in it. Raises as `status`."""
@@ -276,6 +284,12 @@ class Coordinator:
             logger.warning("gang %s: %s", on_one_line(gang.name or gang.id), on_one_line(str(error)))
         return self.status(gang_id)
 
+    def ends_at(self, gang_id: str) -> dict[str, float]:
+        """Raylet -> the Unix time until which nothing of the gang there ends; {} where nothing does, as far as Ray's
+        libraries are told."""
+        gang = self._statuses.find(gang_id)
+        return self.observer.ends_at(gang) if self.status(gang_id).ends else {}
+
     def checkpointed(self, gang_id: str) -> None:
         """A gang's work is saved as of now. Raises GangGone and UnsatisfiableError as `status` does."""
         self._decide(Checkpointed(self._statuses.find(gang_id).id))
@@ -293,8 +307,12 @@ class Coordinator:
         """When gangs have which of their named shapes: as the RayCluster says, else as it is set."""
         return self.backend.schedule or self._schedule
 
+    def _checked(self, request: GangRequest) -> GangRequest:
+        check_level(self.inventory, check_request(request).locality)
+        return request
+
     def _next_shape(self, gang_id: str, request: GangRequest) -> GangRequest:
-        request = check_request(request)
+        request = self._checked(request)
         if request.gang != gang_id:
             raise InvalidRequest("The next shape is for another gang.", place=gang_id, wanted=request.gang)
         self.backend.check(request)

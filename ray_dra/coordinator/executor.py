@@ -56,10 +56,12 @@ from ray_dra.ports.metrics import (
 from ray_dra.ports.quota import Quotas
 from ray_dra.ports.ray import Ray, RayView
 from ray_dra.ports.store import Store
+from ray_dra.ports.traces import NO_TRACES, Traces
 from ray_dra.translate.lines import on_one_line
 from ray_dra.translate.names import MAP_KEY, NODE_LABEL
 from ray_dra.translate.ray.ordinary import new_group
 from ray_dra.translate.text import explain_notice
+from ray_dra.translate.traces import trace_of
 
 MOST_ASKS = 100  # for the quota of a gang whose record lies aside and does not tell
 STRAY_SECONDS = 1.0  # after the workers joined; Ray places the gang at once unless others' work was quicker
@@ -83,11 +85,12 @@ class Executor:
         foreign_work: ForeignWork,
         quotas: Quotas,
         metrics: Metrics,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._engine, self._records = engine, engine.records
         self._store, self._gang_store, self._ray, self._backend = store, gang_store, ray, backend
         self._observer, self._statuses, self._gpu_id_map, self._foreign = observer, statuses, gpu_id_map, foreign_work
-        self._quotas, self._metrics = quotas, metrics
+        self._quotas, self._metrics, self._traces = quotas, metrics, traces
         self._mapped: dict[str, None] = {}  # placement groups whose map was written since the last look
         self._told: dict[str, tuple[str, int]] = {}  # gang -> the last event about it, and the move it was in
 
@@ -97,11 +100,12 @@ class Executor:
             case Save():
                 self._save(action, now)
             case Drop():
-                self._drop(action)
+                self._drop(action, now)
             case WriteMap():
                 self._write_map(action.group, action.allocation)
             case DeleteMap():
                 self._store.delete(MAP_KEY + action.group)
+                self._foreign.forget(action.group)  # its gang lives on, perhaps for a year of such groups
             case MakeGroup():
                 return self._make_group(self._records.gangs.get(action.gang), again=action.again)
             case BuryGroup():
@@ -204,10 +208,11 @@ class Executor:
         self._mapped[group] = None
         self._store.put(MAP_KEY + group, self._gpu_id_map.map_of(allocation))
 
-    def _drop(self, action: Drop) -> None:
+    def _drop(self, action: Drop, now: Moment) -> None:
         gang = self._records.gangs.get(action.gang)
         if gang is None:
             return
+        self._traces.tell(trace_of(gang, action.why, now.wall))
         for group in gang.groups:
             self._foreign.forget(group)
         self._gang_store.drop(gang)
@@ -247,7 +252,7 @@ class Executor:
         joined, queue = self._observer.joined, gang.quota.queue if gang.quota is not None else ""
         progress = self._backend.make(gang.request, gang.allocation, joined, grouped=grouped, queue=queue)
         if progress.joined and grouped and now.lived - self._records.notes[gang.id].since > STRAY_SECONDS:
-            progress = replace(progress, said=self._observer.taken_by_others(gang.allocation))
+            progress = replace(progress, said=self._observer.taken_by_others(gang.allocation, gang.group))
         return WorkersProgressed(gang.id, progress)
 
     def _drain(self, action: DrainRaylets) -> None:
@@ -304,4 +309,12 @@ def _uuids(bundles: Iterable[Iterable[tuple[int, str | None, str, str | None]]])
 def _log(note: Note) -> None:
     change = note.change
     was = f"{change.was.value} -> " if change.was is not None else ""
-    logger.info("gang %s: %s%s: %s", on_one_line(note.name or note.gang), was, change.to.value, on_one_line(change.why))
+    name, why = on_one_line(note.name or note.gang), on_one_line(change.why)
+    decision = {
+        "gang": note.gang,
+        "name": note.name or None,
+        "was": change.was and change.was.value,
+        "phase": change.to.value,
+        "why": why,
+    }
+    logger.info("gang %s: %s%s: %s", name, was, change.to.value, why, extra={"decision": decision})

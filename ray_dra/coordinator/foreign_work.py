@@ -22,7 +22,7 @@ from ray_dra.core.model.checked import MAX_NAME, many, text, whole
 from ray_dra.core.model.request import MAX_DEVICES_PER_BUNDLE
 from ray_dra.errors import RayDraError, cut
 from ray_dra.ports.clock import Clock
-from ray_dra.ports.ray import Ray, RayGroup, RayView
+from ray_dra.ports.ray import Ray, RayGroup, RayNode, RayView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.records import GpuIds, gpu_ids_from_bytes, gpu_ids_to_bytes
 from ray_dra.translate.files.shared_records import MappedDevice, map_from_bytes
@@ -224,20 +224,34 @@ class ForeignWork:
             ours: node -> GPUs that our placed gangs have there.
             groups: the ids of our placement groups.
         """
-        at = self.clock()
         self._tidy(view, groups)
-        theirs: dict[str, dict[str, float]] = {}  # raylet -> placement group -> GPUs
         self.work.clear()
         pending = [g for g in view.groups.values() if g.id not in groups and g.state == "PENDING" and _gpus(g)]
         self.waiting = tuple(group for group in pending if group.id in self._pending)
         self._pending = {group.id for group in pending}
-        for group in view.groups.values():
-            if group.id not in groups and group.state == "CREATED":
-                for raylet_id, bundle in zip(group.nodes, group.bundles, strict=False):
-                    if raylet_id is not None and bundle.get(GPU):
-                        of_raylet = theirs.setdefault(raylet_id, {})
-                        of_raylet[group.id] = of_raylet.get(group.id, 0.0) + bundle[GPU]
-        for raylet in view.nodes:
+        self._look_at(view.nodes, view, names, ours, groups)
+
+    def look_at(
+        self,
+        raylet: str,
+        view: RayView,
+        names: Mapping[str, str],
+        ours: Mapping[str, float],
+        groups: Collection[str],
+    ) -> None:
+        """The same for one node that has come between two looks, before anything is planned there."""
+        self._look_at([node for node in view.nodes if node.id == raylet], view, names, ours, groups)
+
+    def _look_at(
+        self,
+        raylets: Iterable[RayNode],
+        view: RayView,
+        names: Mapping[str, str],
+        ours: Mapping[str, float],
+        groups: Collection[str],
+    ) -> None:
+        at, theirs = self.clock(), _of_others(view, groups)
+        for raylet in raylets:
             node_state = self.inventory.node_states.get(names.get(raylet.id, ""))
             if node_state is None or not raylet.alive or node_state.node.ray_node_id != raylet.id:
                 continue
@@ -346,3 +360,15 @@ class ForeignWork:
 
 def _gpus(group: RayGroup) -> float:
     return sum(bundle.get(GPU, 0.0) for bundle in group.bundles)
+
+
+def _of_others(view: RayView, ours: Collection[str]) -> dict[str, dict[str, float]]:
+    """Raylet -> placement group that is none of ours -> its GPUs there."""
+    theirs: dict[str, dict[str, float]] = {}
+    for group in view.groups.values():
+        if group.id not in ours and group.state == "CREATED":
+            for raylet, bundle in zip(group.nodes, group.bundles, strict=False):
+                if raylet is not None and bundle.get(GPU):
+                    found = theirs.setdefault(raylet, {})
+                    found[group.id] = found.get(group.id, 0.0) + bundle[GPU]
+    return theirs

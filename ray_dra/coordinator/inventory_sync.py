@@ -45,6 +45,10 @@ class InventorySync:
         placed = self._observer.placed_devices(self._records)
         self._foreign.look(view, self._nodes.names, placed, self._records.groups)
 
+    def _look_at_others(self, raylet: str) -> None:
+        placed = self._observer.placed_devices(self._records)
+        self._foreign.look_at(raylet, self._observer.view, self._nodes.names, placed, self._records.groups)
+
     def hear(self, raylet: str, reading: NodeReading) -> bool:
         """An agent's reading of its node, or of the part of one that a gang's own worker has; True where it is news of
         a node."""
@@ -53,12 +57,15 @@ class InventorySync:
             self._nodes.heartbeat(raylet)
             self._backend.hear(node, reading)
             return False
+        there = self._nodes.names.get(raylet, "") in self._inventory.node_states
         if not self._nodes.report(raylet, reading):
             return False
         self._known.unread = bool(self._nodes.waiting)
         name = self._nodes.names.get(raylet, "")
         if name in self._inventory.node_states:
             self._known.see(name, self._clock())
+            if not there:  # what others have of it is planned around at once, not from the next look on
+                self._look_at_others(raylet)
             self._foreign.keep_mapped(name)
         return True
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from ray_dra.coordinator.backends.base import Backend
+from ray_dra.coordinator.backends.base import Backend, Guarded
 from ray_dra.coordinator.backends.raylets.nodes import RAYLET_LOST, Nodes
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.drains import ASKS_OF_SILENCE, FLAP_SECONDS, Drain, Drains
@@ -30,6 +30,7 @@ from ray_dra.ports.clock import Clock
 from ray_dra.ports.ray import Ray, RayNode, RayView
 from ray_dra.translate.names import SLOT_LABEL
 
+LEAD_SECONDS = 10.0  # for a library to end its work itself; Train looks every two, and workers take some to end
 ASK_SECONDS = 2.0  # for trying whether raylets can be reached; nothing else is done meanwhile
 YOUNG_SECONDS = 2.0  # Ray's view may be older than a group
 
@@ -125,21 +126,25 @@ class Observer:
             nodes = gang.allocation.nodes
             amiss = [(rank, each) for rank, each in amiss if nodes[rank] not in gang.replacing]
             gone = {node: said for node, said in gone.items() if node not in gang.replacing}
+        unplaced = self._unplaced(gang, notes, {rank for rank, _ in amiss}, gone)
+        amiss += unplaced.values()
         untold, drained = self._told_of(gang)
         state = None
         if gang.group is not None:
             group = self.view.groups.get(gang.group)
             young = held_for < YOUNG_SECONDS and not gang.releasing
             state = group.state if group is not None else (None if young else "ABSENT")
-        guarded = self.backend.guarded(gang.id)
+        change = gang.reshape
+        guarded = self.backend.guarded(gang.id, change.holds) if change is not None and change.gpus else Guarded(True)
         return Observed(
             group_state=state,
             owner_alive=not owner_ended(gang, self.view.jobs, self.ended_actors),
-            busy=(gang.releasing or _drains(gang)) and self.has_workers(gang),
+            busy=self.has_workers(gang) if gang.releasing else _drains(gang) and self._works(gang),
             lost=tuple(
                 dict.fromkeys([*gone.values(), *(str(each) for _, each in amiss if each.severity is Severity.LOST)])
             ),
-            without=frozenset(gone),
+            without=frozenset({*gone, *unplaced}),
+            kept_lost=self._kept_lost(gang),
             held_for=held_for,
             provisioned=notes.progress.ready,
             place_within=self.backend.place_within
@@ -156,7 +161,14 @@ class Observer:
             drained=frozenset(drained),
             guarded=guarded.now,
             no_guard=guarded.never,
+            at_loss=notes.at_loss is not None and notes.at_loss == gang.notice,
         )
+
+    def _kept_lost(self, gang: Gang) -> frozenset[str]:
+        """None of a gang whose workers are just made anew."""
+        if gang.allocation is None or gang.releasing or (gang.reshape is not None and gang.reshape.gpus):
+            return frozenset()
+        return self.backend.kept_lost(gang.allocation, self.joined)
 
     def well(self, gang: Gang, notes: RuntimeNotes) -> bool:
         """Whether Ray has placed all of the gang, and nothing of it is lost or to be drained but what may pass."""
@@ -246,6 +258,18 @@ class Observer:
         slots = self.backend.slots(allocation)
         return [each.id for slot, node in slots.items() if node in nodes for each in self._of_slots.get(slot, ())]
 
+    def ends_at(self, gang: Gang) -> dict[str, float]:
+        """Raylet -> the Unix time until which nothing of the gang there ends, by its notice, for Ray's libraries. Those
+        that share their raylet end their work a little before: what ends with its placement group is a failure to
+        them, where what ends with a raylet that Ray drains is none."""
+        group, notice = self.view.groups.get(gang.group or ""), gang.notice
+        if gang.allocation is None or notice is None or notice.deadline is None or group is None:
+            return {}
+        deadline, own = notice.deadline, set(self.raylets_of(gang.allocation, notice.ranks))
+        before = deadline - min(LEAD_SECONDS, (deadline - notice.since) / 2)
+        found = [group.nodes[rank] for rank in notice.ranks if rank < len(group.nodes)]
+        return {raylet: deadline if raylet in own else before for raylet in found if raylet is not None}
+
     def placed_devices(self, records: Records) -> dict[str, float]:
         """Node -> GPUs that Ray counts as taken for our gangs. A group that has lost a node keeps its other bundles."""
         found: dict[str, float] = {}
@@ -269,16 +293,17 @@ class Observer:
             return None
         return next((slots[label] for a in wanted if label in (slots := self.backend.slots(a))), None)
 
-    def taken_by_others(self, allocation: Allocation) -> str:
+    def taken_by_others(self, allocation: Allocation, group: str | None) -> str:
         """What keeps Ray from placing a gang on its own workers that have joined: work that was queued in Ray, by its
-        jobs. "" for a gang without workers of its own."""
+        jobs. "" for a gang without workers of its own. `group`: its placement group, of which others may be placed."""
         slots = self.backend.slots(allocation)
         if not slots:
             return ""
-        found = []
+        made, found = self.view.groups.get(group or ""), []
+        placed = () if made is None else made.nodes
         for raylet in self.view.nodes:
             node = slots.get(raylet.labels.get(SLOT_LABEL, ""))
-            if node is None or not raylet.alive:
+            if node is None or not raylet.alive or raylet.id in placed:
                 continue
             taken = {r: n - raylet.available.get(r, 0.0) for r, n in raylet.total.items() if r in ("GPU", "CPU")}
             amounts = ", ".join(f"{amount:g} {r}" for r, amount in taken.items() if amount > 0)
@@ -291,17 +316,23 @@ class Observer:
         return "; ".join(found) or "Ray does not place the bundles"
 
     def has_workers(self, gang: Gang) -> bool:
-        """Whether workers of the gang still have GPU ids anywhere."""
+        """Whether workers of the gang still have GPU ids on raylets that stay when it ends."""
+        nodes = dict.fromkeys(gang.holds.nodes) if gang.holds is not None else ()
+        living = {raylet.id for raylet in self.view.nodes if raylet.alive}
+        there = (self.nodes.raylets[node].id for node in nodes if node in self.nodes.raylets)
+        return self._any_on(gang, [raylet for raylet in there if raylet in living])
+
+    def _works(self, gang: Gang) -> bool:
+        """The same on any raylet, those of the gang's own workers included."""
+        slots = self.backend.slots(gang.allocation) if gang.allocation is not None else ()
+        own = [raylet.id for slot in slots for raylet in self._of_slots.get(slot, ())]
+        return self.has_workers(gang) or self._any_on(gang, own)
+
+    def _any_on(self, gang: Gang, raylets: Iterable[str]) -> bool:
         groups = set(gang.groups)
-        held = gang.holds
-        if held is None or not groups:
-            return False
-        for node in dict.fromkeys(held.nodes):
-            raylet = self.nodes.raylets.get(node)
-            if raylet is None or not any(n.id == raylet.id and n.alive for n in self.view.nodes):
-                continue
+        for raylet in raylets if groups else ():
             try:
-                workers = self.ray.workers(raylet.id)
+                workers = self.ray.workers(raylet)
             except RayDraError:
                 return True  # asked again at the next look
             if any(groups & worker.gpu_ids.keys() for worker in workers):
@@ -321,6 +352,29 @@ class Observer:
             if found is None or found.severity is not Severity.LOST:
                 for each in _changed(node_state.node, placed.grants):
                     yield rank, each
+
+    def _unplaced(
+        self, gang: Gang, notes: RuntimeNotes, amiss: Collection[int], gone: Collection[str]
+    ) -> dict[str, tuple[int, _Amiss]]:
+        """By node, a bundle that Ray had placed and does not place again, though nothing of the node is amiss: others'
+        work was quicker, say. Ray places it within a second as a rule, so that nothing is said of it before it has
+        stood."""
+        group, found = self.view.groups.get(gang.group or ""), dict[str, int]()
+        if group is not None and group.state == "RESCHEDULING" and gang.allocation is not None:
+            away = {*gone, *gang.replacing}
+            found = {
+                node: rank
+                for rank, (node, raylet) in enumerate(zip(gang.allocation.nodes, group.nodes, strict=False))
+                if raylet is None and node not in away and rank not in amiss
+            }
+        if not found:
+            notes.unplaced = None
+            return {}
+        notes.unplaced = self.clock() if notes.unplaced is None else notes.unplaced
+        if self.clock() - notes.unplaced < FLAP_SECONDS:
+            return {}
+        severity, said = SEVERITIES[Sign.NOT_PLACED], "Ray does not place it again, though its raylet is there"
+        return {node: (rank, _Amiss(severity, f"bundle {rank}", said)) for node, rank in found.items()}
 
     def _amiss_node(self, node: Node) -> _Amiss:
         """Of a node that takes nothing new."""

@@ -28,6 +28,7 @@ from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.quota import NoQuotas, Quotas
 from ray_dra.ports.ray import Ray
 from ray_dra.ports.store import Store
+from ray_dra.ports.traces import NO_TRACES, Traces
 
 
 class Parts:
@@ -42,6 +43,7 @@ class Parts:
         metrics: Metrics,
         discipline: Discipline,
         levels: tuple[str, ...] = (),
+        traces: Traces = NO_TRACES,
     ) -> None:
         self.clock = clock = OwnTime(clock)
         self.aside = Aside(store)
@@ -94,6 +96,7 @@ class Parts:
             self.foreign_work,
             self.quotas,
             metrics,
+            traces,
         )
 
     def restore(self) -> None:

@@ -46,6 +46,7 @@ class Status:
     times: StageTimes = field(default=StageTimes())
     other_work: tuple[str, ...] = ()  # what keeps it from its GPUs, or has those for which it waits
     notice: Notice | None = None  # that it, or a part of it, will end
+    ends: bool = False  # of that Ray's libraries are told, on raylets that are there: what the notice says will come
     standing: Standing | None = None  # where it stands in the queue
     namespace: str = ""
     owner: str = ""  # the Ray job that asked for it
@@ -139,6 +140,13 @@ class Statuses:
         more = (f"and {len(found) - MOST_NAMED} more",) if len(found) > MOST_NAMED else ()
         return (*map(str, found[:MOST_NAMED]), *more)
 
+    def _on_kept(self, allocation: Allocation) -> tuple[str, ...]:
+        """What others have of the GPUs that a gang keeps: Ray, which counts them as free, may start work there."""
+        states, work = self._observer.inventory.node_states, self._foreign_work.work
+        kept = allocation.kept.placed if allocation.kept is not None else ()
+        taken = (p.node for p in kept if p.node in states and states[p.node].busy & states[p.node].mask_of(p.grants))
+        return tuple(f"{each}; also of those that the gang keeps" for node in taken for each in work.get(node, ()))
+
     def of(self, gang: Gang, seen: Observed | None = None) -> Status:
         """`seen`: what was observed of it just now."""
         notes, allocation = self._records.notes[gang.id], gang.allocation
@@ -162,9 +170,11 @@ class Statuses:
             times=gang.times,
             other_work=(
                 *(self._other_work(allocation) if to in (Phase.QUEUED, Phase.PLACING) else ()),
+                *(self._on_kept(allocation) if allocation is not None else ()),
                 *(self._backend.given_twice(allocation) if allocation is not None else ()),
             ),
             notice=gang.notice,
+            ends=gang.notice is not None and gang.notice == notes.told and bool(self._observer.ends_at(gang)),
             standing=standing(self._records, gang),
             namespace=gang.namespace,
             owner=gang.owner,

@@ -25,7 +25,7 @@ from ray_dra.errors import InvalidRequest, shown
 from ray_dra.ports.clock import Clock
 from ray_dra.translate.map.cells import node_row
 from ray_dra.translate.map.gangs import Card, gang_card
-from ray_dra.translate.map.view import Cursor, View
+from ray_dra.translate.map.view import Cursor, View, level_names
 
 MOST_NODES, MOST_GANGS = 500, 100  # in one answer, and noted for one: the coordinator has others to serve
 MOST_LOOKED_AT = 10  # gangs, of which nothing is noted down
@@ -155,7 +155,7 @@ class Views:
             if self._seen.pop(name, None) is not None:
                 self._nodes.note(name, gone=True)
             return
-        looks = _looks(there)
+        looks = _looks(there, self._inventory.others_called.get(name, ""))
         if looks is None or self._seen.get(name) != looks:  # a plan that was tried has touched it, too
             self._seen[name] = looks or ()
             self._nodes.note(name)
@@ -193,12 +193,12 @@ class Views:
     def _facts_now(self) -> Mapping[str, Any]:
         if self._clock() >= self._facts_due:
             self._facts_due = self._clock() + FACTS_SECONDS
-            self._told = self._facts()
+            self._told = {**self._facts(), **level_names(self._inventory)}
         return self._told
 
 
-def _looks(state: NodeState) -> tuple[Any, ...] | None:
+def _looks(state: NodeState, imex_member: str) -> tuple[Any, ...] | None:
     """All that a node's row depends on, as far as that can be compared at once; None where shares or parts are held."""
     if state.parts or state.shares or not all(state.tenants.values()):
         return None
-    return state.node, state.held, state.busy, state.free, state.imex_gang, tuple(state.tenants.items())
+    return state.node, state.held, state.busy, state.free, state.imex_gang, imex_member, tuple(state.tenants.items())

@@ -11,6 +11,7 @@ from ray_dra.simulated.fakes import FakeRay
 from tests.coordinator.world import Crash, CrashingStore, World
 
 Life = Callable[[World], None]
+READY_SECONDS = 10  # that what is left to be done takes at most, once a gang is ready
 
 
 class Broken(RuntimeError):
@@ -112,10 +113,12 @@ def spare(world: World) -> None:
 
 
 def placed_all_the_same(world: World, name: str, seconds: int, ask: Callable[[], object] = lambda: None) -> bool:
-    """So many seconds in which a gang is asked for, if `ask` does that, and gets its place. Returns whether the
-    coordinator was killed meanwhile; it is no more."""
-    died, asked = False, False
+    """So many seconds in which a gang is asked for, if `ask` does that, and gets its place; fewer once it has been
+    ready for a while. Returns whether the coordinator was killed meanwhile; it is no more."""
+    died, asked, ready = False, False, 0
     for _ in range(seconds):
+        if ready == READY_SECONDS:
+            break
         try:
             if not asked:
                 ask()
@@ -124,6 +127,7 @@ def placed_all_the_same(world: World, name: str, seconds: int, ask: Callable[[],
             if world.coordinator.status(name).phase is Phase.HELD:
                 spare(world)  # it has what it needs
                 world.place(name)
+            ready = ready + 1 if world.coordinator.status(name).phase is Phase.READY else 0
         except Crash:
             died = True
             world.come_back()

@@ -66,6 +66,24 @@ def test_a_gang_is_moved_and_goes_on_under_its_handle() -> None:
     world.check()
 
 
+def test_a_gang_that_keeps_gpus_for_another_shape_is_not_moved_from_them() -> None:
+    world = scattered()
+    for name in (ONE, TWO):
+        world.coordinator.reshape(name, gang(2, name=name, locality=ONE_CLIQUE), 60.0, 0.0, keep=True)
+    world.pass_time(2)
+    ask(world)
+    world.pass_time(90)
+    assert world.coordinator.status(WAITS).phase is Phase.QUEUED
+    for name in (ONE, TWO):
+        world.coordinator.reshape(name, gang(4, name=name, locality=ONE_CLIQUE), 60.0, 0.0)
+    for _ in range(90):
+        world.pass_time(1)
+        if world.coordinator.status(WAITS).phase is Phase.HELD:
+            world.place(WAITS)
+    assert {world.coordinator.status(name).phase for name in (ONE, TWO, WAITS)} == {Phase.READY}
+    world.check()
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("victim", ["store", "ray"])
 def test_killed_at_any_write_one_gang_is_moved_once(victim: str, after: bool) -> None:

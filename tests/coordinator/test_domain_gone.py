@@ -8,7 +8,10 @@ from dataclasses import replace
 import pytest
 
 from ray_dra.core.gangs.repair import DEGRADE, OnFault, on_fault
+from ray_dra.ports.kube_objects import Claim
 from ray_dra.ports.kubernetes import KubeView
+from ray_dra.translate.kube.claims import read_claim
+from ray_dra.translate.names import DOMAIN_DRIVER
 
 from .fault_worlds import GRACE, NAME, RESTART, KubeWorld
 from .world import Phase
@@ -20,14 +23,49 @@ def domains(world: KubeWorld) -> list[str]:
     return [domain.name for domain in world.kube.view().domains]
 
 
+def show_channels(world: KubeWorld) -> None:
+    """As on real nodes: the claim of each pod's channel tells its node, and the domain that was there when the pod
+    came, as long as the pod is there."""
+    view, joined = world.kube.view, dict[str, str]()
+
+    def channel(pod: str, node: str | None, domain: str) -> Claim:
+        owner = {"apiVersion": "v1", "kind": "Pod", "uid": pod, "controller": True}
+        parameters = {"kind": "ComputeDomainChannelConfig", "domainID": domain}
+        result = {"driver": DOMAIN_DRIVER, "pool": node, "device": "channel-0"}
+        return read_claim(
+            {
+                "metadata": {
+                    "name": f"{pod}-imex",
+                    "namespace": world.kube.namespace,
+                    "uid": f"{pod}-imex",
+                    "ownerReferences": [owner],
+                },
+                "spec": {"devices": {"config": [{"opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}]}},
+                "status": {"allocation": {"devices": {"results": [result]}}},
+            }
+        )
+
+    def shown() -> KubeView:
+        seen = view()
+        for pod, _ in world.kube.running():
+            joined.setdefault(pod.uid, next((domain.uid for domain in seen.domains), ""))
+        channels = [channel(pod.uid, pod.node, joined[pod.uid]) for pod in seen.pods if pod.uid in joined]
+        return replace(seen, claims=(*seen.claims, *channels))
+
+    world.kube.view = shown  # type: ignore[method-assign]
+
+
 def pods(world: KubeWorld) -> dict[str, str]:
     return {pod.node or "": pod.uid for pod, _ in world.kube.running()}
 
 
+@pytest.mark.parametrize("channels", [False, True])
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("declared", [DEGRADE, REPLACE, RESTART], ids=["degrade", "replace", "restart"])
-def test_it_is_noticed_and_what_was_declared_is_done(declared: OnFault, restarted: bool) -> None:
+def test_it_is_noticed_and_what_was_declared_is_done(declared: OnFault, restarted: bool, channels: bool) -> None:
     world = KubeWorld()
+    if channels:
+        show_channels(world)
     world.with_gang(declared)
     before, held, was = world.status, world.nodes, pods(world)
     (domain,) = domains(world)

@@ -8,6 +8,7 @@ tests/coordinator/test_every_kill.py`.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -155,6 +156,8 @@ WORLDS: Mapping[str, tuple[Callable[[], Any], Mapping[str, Callable[[Any], None]
 }
 LIVES = [(world, life) for world, (_, _, lives) in WORLDS.items() for life in lives]
 EVERY = 4  # of the victims in each phase, in the suite
+AGAIN = 2  # second kills of each life, in the suite
+HOURS = 6 * 3600  # that all of one life may take
 all_lives = pytest.mark.parametrize(("world", "life"), LIVES, ids=lambda each: getattr(each, "__name__", each))
 
 
@@ -206,12 +209,24 @@ def test_killed_in_every_phase_with_every_victim(world: str, life: Life) -> None
                 ends_well(world, states[number % len(states)], victim, life.__name__)
 
 
+@all_lives
+def test_killed_again_in_what_follows_a_victim(world: str, life: Life) -> None:
+    """At writes drawn at random, the same in each run."""
+    draw, victims = random.Random(f"{world} {life.__name__}"), sorted(WORLDS[world][1])
+    for _ in range(AGAIN):
+        state, victim = draw.choice(lived(world, life)), draw.choice(victims)
+        later = list(after(world, state, victim))
+        if later:
+            ends_well(world, draw.choice(later), "nobody", f"{life.__name__}, after {victim} {state.said}")
+
+
 def test_the_lives_go_through_all_phases() -> None:
     found = {state.phase.split()[0] for world, life in LIVES for state in lived(world, life)}
     assert found == {phase.value for phase in Phase} - {"quota"}, "nobody else's queue is here"
 
 
 @pytest.mark.by_hand
+@pytest.mark.timeout(HOURS)
 @all_lives
 def test_killed_at_every_write_with_every_victim(world: str, life: Life) -> None:
     states, victims = lived(world, life), WORLDS[world][1]
@@ -220,6 +235,7 @@ def test_killed_at_every_write_with_every_victim(world: str, life: Life) -> None
 
 
 @pytest.mark.by_hand
+@pytest.mark.timeout(HOURS)
 @all_lives
 def test_killed_at_every_write_of_what_follows_a_victim_in_every_phase(world: str, life: Life) -> None:
     ends: Counter[str] = Counter()

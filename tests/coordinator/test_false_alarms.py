@@ -1,10 +1,13 @@
 """What is no fault moves nothing: taints of effect None, XIDs of applications, a cordon of ten seconds, NVML that is
-silent for three, in 1,000 tries, one after the other and one upon the other, on gangs that declare everything."""
+silent for three, in 250 tries (by hand 1,000), one after the other and one upon the other, on gangs that declare
+everything."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+
+import pytest
 
 from ray_dra.core.gangs.repair import on_fault
 from ray_dra.ports.nvml import NodeReading
@@ -13,7 +16,7 @@ from ray_dra.translate.nvml.reading import APPLICATION_XIDS
 from .fault_worlds import NAME, KubeWorld, World
 from .world import Phase
 
-TRIES = 500  # in each of the two worlds
+TRIES = [125, pytest.param(500, marks=pytest.mark.by_hand)]  # in each of the two worlds
 
 
 def on_a_raylet(world: World, node: str, chance: random.Random) -> None:
@@ -49,11 +52,12 @@ def preferred(world: KubeWorld, node: str) -> Callable[[], None]:
     return lambda: world.kube.taint(node, "")
 
 
-def test_on_raylets() -> None:
+@pytest.mark.parametrize("tries", TRIES)
+def test_on_raylets(tries: int) -> None:
     world, chance = World(), random.Random(7)
     world.with_gang(on_fault("restart", 0.0))
     held = world.nodes
-    for _ in range(TRIES):
+    for _ in range(tries):
         on_a_raylet(world, chance.choice(sorted(held)), chance)
         world.pass_time(chance.randint(0, 2))
         assert (world.nodes, world.status.moves, world.status.notice) == (held, 0, None)
@@ -61,11 +65,12 @@ def test_on_raylets() -> None:
     assert (world.nodes, world.status.moves, world.status.phase) == (held, 0, Phase.READY)
 
 
-def test_on_kubernetes() -> None:
+@pytest.mark.parametrize("tries", TRIES)
+def test_on_kubernetes(tries: int) -> None:
     world, chance = KubeWorld(nodes=10, cliques=2), random.Random(8)
     world.with_gang(on_fault(("replace", "restart"), 0.0))
     held, pods = world.nodes, {pod.uid for pod, _ in world.kube.running()}
-    for _ in range(TRIES):
+    for _ in range(tries):
         alarms = chance.sample([told_taint, told_rule, cordon, preferred], chance.randint(1, 2))
         node = chance.choice(held)
         ends = [alarm(world, node) for alarm in alarms]

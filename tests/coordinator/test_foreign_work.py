@@ -6,6 +6,7 @@ import pytest
 
 from ray_dra.coordinator.foreign_work import LAG_SECONDS
 from ray_dra.core.model.request import Strategy
+from ray_dra.translate.names import NODE_LABEL
 from tests.coordinator.world import World, positions
 from tests.core.machines import gang
 
@@ -56,6 +57,26 @@ def test_what_a_gang_that_lost_a_node_still_has_is_not_others() -> None:
     assert world.coordinator.inventory.free_devices == 2
     assert world.submit(gang(2, name="h")).allocation is not None
     world.check()
+
+
+def test_what_others_have_of_a_node_counts_from_its_first_reading_on() -> None:
+    """Tasks that ran before the coordinator: a gang that came between the reading of their node and the next look was
+    planned onto their GPUs."""
+    world = World(nodes=2)
+    for name in world.names:
+        world.ray.start_task(world.raylet(name), 4 if name == "t0" else 1)
+    world.ray.create_group([{"GPU": 1.0}], [{NODE_LABEL: "t1"}], "job")
+    world.store.data.clear()
+    world.restart()
+    for name in world.names:
+        world.report(name)
+    assert world.coordinator.inventory.free_devices == 2
+    allocation = world.submit(gang(2, name="g")).allocation
+    assert allocation is not None
+    assert allocation.nodes == ("t1",)
+    free = world.coordinator.inventory.free_devices
+    world.coordinator.observe()
+    assert world.coordinator.inventory.free_devices == free == 0, "a look says the same"
 
 
 def test_tasks_that_come_after_a_gang_are_moved_off_its_devices() -> None:

@@ -15,7 +15,7 @@ from ray_dra.core.gangs.repair import OnFault, Way, on_fault
 from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
 from ray_dra.simulated.fake_kai import STALE_STEPS, FakeKai
 from ray_dra.translate.kube.slots import stem_of
-from ray_dra.translate.names import QUEUE_ANNOTATION
+from ray_dra.translate.names import KAI_PRIORITIES_ANNOTATION, QUEUE_ANNOTATION
 from tests.coordinator.fault_worlds import GRACE, KubeWorld
 from tests.coordinator.kubernetes_world import World
 
@@ -123,6 +123,25 @@ def test_a_small_gang_is_not_held_up_by_one_that_is_over_the_limit() -> None:
     world.coordinator.release(large)
     world.coordinator.release(small)
     world.settle()
+
+
+def test_a_gangs_priority_is_told_to_kai_by_its_class() -> None:
+    world = world_with()
+    world.kube.annotate_raycluster({QUEUE_ANNOTATION: "kai/team", KAI_PRIORITIES_ANNOTATION: "high"})
+    world.turn()
+    with pytest.raises(InvalidRequest, match="0=train,100=inference"):
+        submit(world)
+    world.kube.annotate_raycluster({QUEUE_ANNOTATION: "kai/team", KAI_PRIORITIES_ANNOTATION: "0=train,10=build"})
+    world.turn()
+    for priority, named in ((0, "train"), (12, "build")):
+        order = world.order()
+        ranked = replace(order, request=replace(order.request, priority=priority))
+        gang = world.coordinator.submit(ranked).gang
+        assert world.drive(gang, 240) is Phase.READY
+        (made,) = world.kube._of("PodGroup")
+        assert made["spec"]["priorityClassName"] == named
+        world.coordinator.release(gang)
+        world.settle()
 
 
 def test_a_queue_that_does_not_exist_is_waited_for_in_kais_words() -> None:

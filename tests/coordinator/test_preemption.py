@@ -20,7 +20,7 @@ from tests.core.machines import gang, group_id
 
 from .fault_worlds import GRACE, HERE, NAME, ONE_CLIQUE, KubeWorld, World
 
-AT_ONCE = Discipline(preemption=Preemption(most=3, least_run=0.0))
+AT_ONCE = Discipline(preemption=Preemption(most=3, least_run=0.0, restart=0.0))
 LOW = on_fault("degrade", GRACE)
 HIGH = group_id("high")
 

@@ -16,6 +16,7 @@ from ray_dra.errors import GangGone, InvalidRequest, UnsatisfiableError
 from ray_dra.simulated.fake_kueue import FakeKueue
 from ray_dra.translate.kube.slots import stem_of
 from ray_dra.translate.names import GANG_KEY, QUEUE_ANNOTATION
+from ray_dra.translate.ray.bundles import request_from_bundles
 from tests.coordinator.kubernetes_world import World
 
 GPUS = {"nvidia.com/gpu": 8.0, "cpu": 64.0, "memory": 1e12}
@@ -59,6 +60,37 @@ def test_nothing_is_made_before_the_queue_says_yes_and_what_is_over_quota_waits_
     world.coordinator.release(first)
     assert world.drive(second) is Phase.READY
     world.coordinator.release(second)
+    world.settle()
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_gang_keeps_the_shape_that_its_queue_has_admitted(keep: bool) -> None:
+    """While it waits for the queue, and once it runs; a gang from before the queue was named is not paid from it."""
+    world = world_with()
+    waits = submit(world)
+    world.kube.annotate_raycluster({})
+    world.turn()
+    free = submit(world)
+    world.kube.annotate_raycluster({QUEUE_ANNOTATION: "kueue/team"})
+    for _ in range(2):
+        before = world.coordinator.gangs[waits].request
+        shape = replace(request_from_bundles([{"GPU": 1.0}] * 4), gang=waits)
+        with pytest.raises(InvalidRequest, match="keeps the shape that it was admitted with"):
+            world.coordinator.check_shape(waits, shape, keep=keep)
+        with pytest.raises(InvalidRequest, match="keeps the shape that it was admitted with"):
+            world.coordinator.reshape(waits, shape, 60.0, 0.0, keep=keep)
+        assert world.coordinator.gangs[waits].request == before
+        assert world.coordinator.gangs[waits].reshape is None
+        assert world.drive(waits) is Phase.READY
+    assert world.drive(free) is Phase.READY
+    world.coordinator.reshape(free, replace(request_from_bundles([{"GPU": 4.0}]), gang=free), 60.0, 0.0, keep=True)
+    for _ in range(20):
+        world.drive(free, turns=1)
+    status = world.coordinator.status(free)
+    assert (status.phase, status.reshape, status.bundles) == (Phase.READY, None, 1)
+    assert len(workloads(world)) == 1
+    for gang in (waits, free):
+        world.coordinator.release(gang)
     world.settle()
 
 

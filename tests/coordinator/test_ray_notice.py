@@ -3,16 +3,20 @@ once, of all that ends together, where it does end, and never of a raylet that o
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from ray_dra.coordinator.observer import LEAD_SECONDS
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.faults import MORE_SECONDS
 from ray_dra.core.gangs.repair import DEGRADE, OnFault, on_fault
 from ray_dra.errors import RayDraError
-from tests.coordinator.kills import MortalRay
+from tests.coordinator.kills import MortalRay, die_at, spare
 from tests.coordinator.world import Crash
+from tests.core.machines import gang, group_id
 
-from .fault_worlds import GRACE, NAME, RESTART, KubeWorld, World
+from .fault_worlds import GRACE, HERE, NAME, ONE_CLIQUE, RESTART, KubeWorld, World
 from .world import Phase
 
 REPLACE = on_fault("replace", GRACE)
@@ -41,6 +45,7 @@ def test_ray_hears_once_of_the_worker_that_ends_with_the_notices_deadline() -> N
     notice = world.status.notice
     assert notice is not None
     ((told, why, deadline),) = world.ray.drained
+    assert world.coordinator.ends_at(NAME) == {ends: notice.deadline}, "as Ray says it of a raylet that drains"
     assert (told, deadline) == (ends, notice.deadline)
     assert "cordoned" in why
     assert not world.ray.nodes[stays].drains
@@ -133,15 +138,144 @@ def test_ray_is_not_told_of_what_may_not_end(declared: OnFault) -> None:
         assert world.status.moves == 1
 
 
-def test_raylets_that_others_share_are_never_told() -> None:
+def test_raylets_that_others_share_are_never_told_and_those_who_wait_for_a_notice_are() -> None:
+    """Half of the grace before the end, or some seconds: what ends with its group is a failure to Train."""
     world = World()
     world.with_gang(RESTART)
+    node, raylets = min(world.nodes), {world.raylet(node) for node in world.nodes}
+    assert world.coordinator.ends_at(NAME) == {}
+    world.report(node, xids=(79,))
+    world.pass_time(1)
+    notice = world.status.notice
+    assert notice is not None
+    assert notice.deadline == notice.since + GRACE
+    assert world.status.ends
+    assert world.coordinator.ends_at(NAME) == dict.fromkeys(raylets, notice.deadline - GRACE / 2)
+    world.restart()
+    assert world.coordinator.ends_at(NAME) == dict.fromkeys(raylets, notice.deadline - GRACE / 2)
+    world.pass_time(GRACE + 3)
+    assert (world.status.moves, world.status.ends) == (1, False)
+    assert world.coordinator.ends_at(NAME) == {}
+    assert not world.ray.drained
+
+
+def test_a_library_ends_its_work_some_seconds_before_a_long_grace_is_over() -> None:
+    world = World()
+    world.with_gang(on_fault("restart", 60.0))
     world.report(min(world.nodes), xids=(79,))
     world.pass_time(1)
+    notice = world.status.notice
+    assert notice is not None
+    assert set(world.coordinator.ends_at(NAME).values()) == {notice.since + 60.0 - LEAD_SECONDS}
+
+
+def test_libraries_hear_of_a_sign_to_drain_once_it_stands_and_of_one_that_is_taken_back_no_more() -> None:
+    world = World()
+    world.with_gang(RESTART)
+    node = min(world.nodes)
+    world.ray.drain(world.raylet(node), "spot", 0.0)
+    world.pass_time(FLAP_SECONDS + 1)
+    assert (world.status.notice is not None, world.status.ends) == (True, False)
+    world.pass_time(MORE_SECONDS)
+    assert world.status.ends
+    world.ray.nodes[world.raylet(node)] = replace(world.ray.nodes[world.raylet(node)], drains=False)
+    world.pass_time(1)
+    assert (world.status.notice, world.status.ends, world.coordinator.ends_at(NAME)) == (None, False, {})
+
+
+@pytest.mark.parametrize("declared", [DEGRADE, RESTART], ids=["degrade", "restart"])
+def test_libraries_hear_of_nothing_that_does_not_end(declared: OnFault) -> None:
+    """Nothing is done, or there is no other place for what is only to be drained."""
+    world = World()
+    world.with_gang(declared)
+    world.submit(gang(4, 4, name=group_id("other"), locality=ONE_CLIQUE), maker=HERE)
+    world.pass_time(3)
+    world.ray.drain(world.raylet(min(world.nodes)), "spot", 0.0)
+    world.pass_time(FLAP_SECONDS + MORE_SECONDS + 3)
     assert world.status.notice is not None
-    world.pass_time(GRACE + 3)
-    assert world.status.moves == 1
+    assert (world.status.ends, world.coordinator.ends_at(NAME)) == (False, {})
+
+
+def test_libraries_hear_before_a_place_that_comes_after_the_grace_is_taken() -> None:
+    """Else a Train run would be ended with its placement group: a failure, of which none is allowed by default."""
+    world, other = World(), group_id("other")
+    world.with_gang(RESTART)
+    world.submit(gang(4, 4, name=other, locality=ONE_CLIQUE), maker=HERE)
+    world.pass_time(3)
+    world.ray.drain(world.raylet(min(world.nodes)), "spot", 0.0)
+    world.pass_time(FLAP_SECONDS + GRACE + 20)
+    assert (world.status.moves, world.status.ends) == (0, False)
+    raylets = {world.raylet(node) for node in world.nodes}
+    world.coordinator.release(other)
+    world.pass_time(1)
+    notice = world.status.notice
+    assert notice is not None
+    assert world.coordinator.ends_at(NAME) == dict.fromkeys(raylets, notice.since + GRACE / 2)
+    assert [change.why for change in world.status.history].count(f"notice anew: {notice.reason}") == 1
+    world.pass_time(GRACE - 1)
+    assert world.status.moves == 0
+    world.pass_time(2)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("write", range(3, 6))
+def test_a_notice_that_begins_anew_goes_on_after_a_kill_at_any_write_of_it(write: int, after: bool) -> None:
+    world, other = World(), group_id("other")
+    world.with_gang(RESTART)
+    held = world.nodes
+    world.submit(gang(4, 4, name=other, locality=ONE_CLIQUE), maker=HERE)
+    world.pass_time(3)
+    world.ray.drain(world.raylet(min(held)), "spot", 0.0)
+    world.pass_time(FLAP_SECONDS + GRACE + 5)
+    die_at(world, "store", write, after=after)
+    world.coordinator.release(other)
+    heard = False
+    for _ in range(int(2 * GRACE) + 8):
+        try:
+            world.pass_time(1)
+        except Crash:
+            world.come_back()
+        heard = heard or world.status.ends
+    assert heard
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
+    assert held.isdisjoint(world.nodes)
+    spare(world)
+    world.check()
+
+
+def test_ray_hears_before_a_place_that_comes_after_the_grace_is_taken() -> None:
+    world = KubeWorld()  # two racks of two trays
+    world.with_gang(RESTART)
+    other = world.coordinator.submit(world.order()).gang
+    world.drive(other)
+    world.kube.cordon(world.nodes[1])
+    world.later(int(FLAP_SECONDS + GRACE) + 10)
     assert not world.ray.drained
+    ends = {raylet(world, 0), raylet(world, 1)}
+    world.coordinator.release(other)
+    for _ in range(40):
+        world.turn()
+        if world.ray.drained:
+            break
+    notice = world.status.notice
+    assert notice is not None
+    assert {(told, deadline) for told, _, deadline in world.ray.drained} == {(each, notice.deadline) for each in ends}
+    assert world.status.moves == 0
+    world.restart()
+    assert world.until_ready() is Phase.READY
+    assert (world.status.moves, len(world.ray.drained)) == (1, 2)
+
+
+def test_who_waits_for_a_notice_waits_on_while_none_of_the_raylets_is_there() -> None:
+    """Else it would ask without a pause until they are."""
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(REPLACE)
+    world.ray.kill_node(raylet(world, 1))
+    world.turn()
+    assert world.status.notice is not None
+    assert (world.status.ends, world.coordinator.ends_at(NAME)) == (False, {})
+    assert world.until_ready() is Phase.READY
 
 
 def test_a_raylet_that_is_there_and_that_somebody_drains_is_left_by_plans_and_gangs() -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.gang import OrdinaryGroup
+from ray_dra.core.gangs.lifecycle import MOST_MOVES
 from ray_dra.core.gangs.repair import on_fault
+from ray_dra.core.gangs.replacing import place_again
 from ray_dra.errors import NotAllowed, UnsatisfiableError
 from ray_dra.translate.files.shared_records import map_from_bytes
-from ray_dra.translate.names import ON_FAULT_LABEL, SPARE_LABEL, SPARES_ANNOTATION
+from ray_dra.translate.names import DOMAIN_DRIVER, ON_FAULT_LABEL, SPARE_LABEL, SPARES_ANNOTATION
 from tests.coordinator.kills import MortalRay
 from tests.core.machines import gang, group_id
 
@@ -155,7 +157,7 @@ def test_without_a_spare_in_the_clique_the_next_way_is_taken(declared: object) -
         return
     for _ in range(60):
         world.turn()
-    assert (world.status.phase, world.status.moves, world.nodes) == (Phase.DRAINING, 0, (first, second))
+    assert (world.status.phase, world.status.moves, world.nodes) == (Phase.DEGRADED, 0, (first, second))
     world.kill_pod(second)
     world.kube.taint(second, "")
     until_moved(world)
@@ -261,6 +263,90 @@ def test_a_worker_that_may_not_be_made_takes_the_next_way_too() -> None:
     assert world.until_ready() is Phase.READY
     assert world.status.group != before.group
     assert "may not do that" in " ".join(change.why for change in world.status.history)
+
+
+def test_who_waits_for_its_own_node_goes_on_once_a_compute_domain_of_others_has_left_it() -> None:
+    """Others' pods may be bound there meanwhile; NVIDIA's driver has a node in one domain at a time. Nothing else
+    changes when they go."""
+    world = KubeWorld()  # two trays a rack
+    world.with_gang(REPLACE)
+    before, node = world.status, world.nodes[1]
+    parameters = {"kind": "ComputeDomainChannelConfig", "domainID": "their-uid"}
+    result = {"driver": DOMAIN_DRIVER, "pool": node, "device": "channel-0"}
+    world.kube.put(
+        {
+            "kind": "ResourceClaim",
+            "metadata": {"name": "theirs", "namespace": "other"},
+            "spec": {"devices": {"config": [{"opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}]}},
+            "status": {"allocation": {"devices": {"results": [result]}}},
+        }
+    )
+    world.kill_pod(node)
+    for _ in range(40):
+        world.turn()
+    assert (world.status.phase, world.status.moves) == (Phase.DEGRADED, 0)
+    world.kube.drop("ResourceClaim", "theirs")
+    until_moved(world)
+    assert world.until_ready() is Phase.READY
+    assert (world.status.group, world.nodes) == (before.group, before.allocation.nodes)  # type: ignore[union-attr]
+    world.coordinator.release(NAME)
+    world.settle()
+
+
+def test_to_look_in_vain_where_lost_slots_could_go_is_no_change() -> None:
+    """Two gangs that wait so had each other, and the queue, planned anew at each look."""
+    world = KubeWorld()
+    world.with_gang(REPLACE)
+    world.kube.taint(world.nodes[1], "NoExecute")
+    for _ in range(40):
+        world.turn()
+    assert world.status.phase is Phase.DEGRADED
+    gang, inventory = world.coordinator.gangs[NAME], world.coordinator.inventory
+    before = inventory.changes
+    assert place_again(world.coordinator.engine.planning, gang, (1,)) is None
+    assert inventory.changes == before
+
+
+def others_are_quicker(world: KubeWorld, raylets: int) -> None:
+    """Work that was queued in Ray has all GPUs of the next raylets before Ray places bundles there."""
+    join, place, left = world.ray.add_node, world.ray.place, [True] * raylets
+
+    def joins(raylet: str, **more: Any) -> None:
+        world.ray.place = lambda: None  # type: ignore[method-assign]
+        join(raylet, **more)
+        world.ray.place = place  # type: ignore[method-assign]
+        if left:
+            left.pop()
+            world.ray.start_task(raylet, 4)
+        place()
+
+    world.ray.add_node = joins  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("declared", [REPLACE, on_fault(("replace", "shrink"), GRACE, min_bundles=1)])
+def test_a_bundle_that_ray_does_not_place_on_the_new_worker_is_lost(declared: object) -> None:
+    """It stood as being placed for ever, and nobody was told."""
+    world = KubeWorld(nodes=6, cliques=2)
+    world.with_gang(declared)  # type: ignore[arg-type]
+    others_are_quicker(world, MOST_MOVES + 1)  # all of its tries, and the group is whole of the next
+    world.kube.taint(world.nodes[1], "NoExecute")
+    seen = list[Phase]()
+    for _ in range(800):
+        world.turn()
+        if not seen or world.status.phase is not seen[-1]:
+            seen.append(world.status.phase)
+        if world.status.phase in (Phase.READY, Phase.DEGRADED):
+            break
+    if declared is not REPLACE:
+        assert world.status.phase is Phase.READY, world.status.history
+        assert world.status.shrunk, "the next way, at once"
+        return
+    assert seen == [Phase.DRAINING, Phase.REPAIRING, Phase.PLACING, Phase.DRAINING, Phase.DEGRADED]
+    assert world.status.lost == ("bundle 1: Ray does not place it again, though its raylet is there",)
+    world.kube.cordon(next(name for name in world.kube.nodes if name not in world.nodes))  # something has changed
+    assert world.until_ready() is Phase.READY
+    world.coordinator.release(NAME)
+    world.settle()
 
 
 @pytest.mark.parametrize("turns", range(1, 14))

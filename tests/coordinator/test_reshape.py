@@ -163,6 +163,23 @@ def test_killed_at_every_write_it_keeps_what_it_is_to_keep(error: type[BaseExcep
         world.check_empty()
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_who_asks_for_the_shape_that_comes_and_would_keep_something_else_hears_so(keep: bool) -> None:
+    """Two copies of a handle, say: the one that asks for what is kept would think that it has it."""
+    world = ready(4, 4)
+    world.coordinator.reshape("a", gang(4, name="a"), 60.0, 0.0, keep=keep)
+    assert world.coordinator.status("a").reshape is ReshapeStage.COMES
+    with pytest.raises(InvalidRequest, match="is changing its shape already"):
+        world.coordinator.reshape("a", gang(4, name="a"), 60.0, 0.0, keep=not keep)
+    world.coordinator.reshape("a", gang(4, name="a"), 60.0, 0.0, keep=keep)
+    assert world.place("a").phase is Phase.READY
+    world.pass_time(1)
+    assert len(used(world)) == (8 if keep else 4)
+    world.coordinator.reshape("a", gang(*[1] * len(used(world)), name="a"), 60.0, 0.0, keep=keep)
+    world.coordinator.reshape("a", gang(*[1] * len(used(world)), name="a"), 60.0, 0.0, keep=not keep)  # it uses all
+    world.check()
+
+
 def test_what_a_gang_keeps_is_no_task_of_others() -> None:
     """With ray-dra's hook; of other work Ray has no taints."""
     world = ready(4, 4, 4, 4)
@@ -177,6 +194,31 @@ def test_what_a_gang_keeps_is_no_task_of_others() -> None:
         world.coordinator.devices_for(world.raylet(node), "", -1, (3,), 7)
     world.coordinator.reshape("a", gang(2, name="a"), 60.0, 0.0)
     assert len(world.coordinator.devices_for(world.raylet(node), "", -1, (3,), 7)) == 1
+
+
+def test_work_without_the_hook_on_what_is_kept_is_told_and_keeps_the_next_shape_away_until_it_ends() -> None:
+    world = ready(4, 4)
+    world.coordinator.reshape("a", gang(4, name="a"), 60.0, 0.0, keep=True)
+    assert world.place("a").phase is Phase.READY
+    world.pass_time(2)
+    assert world.coordinator.status("a").other_work == ()
+    held = world.coordinator.gangs["a"].allocation
+    assert held is not None
+    assert held.kept is not None
+    task = world.ray.start_task(world.raylet(held.kept.placed[0].node), 1)
+    assert task is not None
+    world.pass_time(2)
+    (said,) = world.coordinator.status("a").other_work
+    assert "of those that the gang keeps" in said
+    with pytest.raises(UnsatisfiableError, match="own GPUs"):
+        world.coordinator.reshape("a", gang(4, 4, name="a"), 60.0, 0.0)
+    assert world.coordinator.gangs["a"].allocation == held
+    del world.ray.tasks[task[0]]
+    world.pass_time(2)
+    assert world.coordinator.status("a").other_work == ()
+    world.coordinator.reshape("a", gang(4, 4, name="a"), 60.0, 0.0)
+    assert world.place("a").phase is Phase.READY
+    world.check()
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -418,6 +460,46 @@ def test_on_kubernetes_bundles_in_another_order_of_nodes_have_the_same_workers()
         on = [world.ray.nodes[n].labels[SLOT_LABEL] for n in world.ray.groups[status.group].nodes if n is not None]
         assert on == [selector[SLOT_LABEL] for selector in status.selectors]
     assert len(orders) > 1, "else nothing was tried"
+
+
+def test_on_kubernetes_its_work_has_its_grace_time() -> None:
+    """Its raylets are in its own workers, which are no nodes of their own."""
+    world = KubernetesWorld()
+    group = world.coordinator.gangs[world.name].group
+    assert group is not None
+    world.ray.groups[group].workers.add(1)
+    now = [1_000.0]
+    world.coordinator._wall = lambda: now[0]
+    world.coordinator.reshape(world.name, world.request(8, 1), 60.0, 20.0)
+    for _ in range(10):
+        world.turn()
+    assert world.coordinator.status(world.name).reshape is ReshapeStage.DRAINS
+    world.ray.groups[group].workers.clear()
+    world.turn()
+    assert world.coordinator.status(world.name).reshape is ReshapeStage.COMES
+    assert world.drive(world.name) is Phase.READY
+    group = world.coordinator.gangs[world.name].group
+    assert group is not None
+    world.ray.groups[group].workers.add(1)
+    world.coordinator.reshape(world.name, world.request(2, 4), 60.0, 20.0)
+    now[0] += 21.0
+    world.turn()
+    assert world.coordinator.status(world.name).reshape is ReshapeStage.COMES, "it is over"
+
+
+def test_of_placement_groups_that_a_gang_has_left_no_gpu_ids_are_remembered() -> None:
+    """Or the record of a raylet would grow with each day's change of shape."""
+    world = made_here(4)
+    for sizes in ((2, 2), (4,)) * 3:
+        world.coordinator.reshape(MADE, gang(*sizes, name=MADE), 60.0, 0.0)
+        world.pass_time(2)
+        status = world.coordinator.status(MADE)
+        assert status.allocation is not None
+        assert status.group is not None
+        raylet = world.raylet(status.allocation.nodes[0])
+        world.coordinator.devices_for(raylet, status.group, 0, (0,), 7)
+        known = world.coordinator.foreign_work.bundles[raylet]
+        assert {owner.partition("/")[0] for owner in known} == {status.group}
 
 
 @pytest.mark.parametrize("kill", range(8))

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from ray_dra.core.gangs.gang import nodes_of
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
+from ray_dra.core.gangs.repair import on_fault
 from ray_dra.core.gangs.shapes import ReshapeStage
+from ray_dra.core.gangs.shrinking import shrunk_to
 from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import InvalidRequest, NotAllowed, UnsatisfiableError
 from ray_dra.ports.kubernetes import Object
@@ -180,6 +183,84 @@ def test_what_is_kept_is_nobodys_though_no_claim_has_it() -> None:
     assert world.coordinator.inventory.free_devices == 8
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_a_gang_keeps_is_guarded_and_so_no_sign_that_all_of_its_gpus_are(restarted: bool) -> None:
+    """The rules for what it keeps were taken for those of the change: the claims of the rest ended at once."""
+    world = World()
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    kept = world.guarded()
+    if restarted:
+        world.restart()
+        for _ in range(6):
+            world.turn()
+    used = {device.partition("-mig-")[0] for _, device in world.kube.claimed()}
+    asked, since = world.clock.now, None
+    world.reshape(WHOLE, grace=0.0)
+    for _ in range(20):
+        reshape = world.coordinator.gangs[world.gang].reshape
+        if reshape is None or reshape.stage is not ReshapeStage.DRAINS:
+            break
+        there = world.guarded()
+        published = {device.name for each in world.kube.view().slices for device in each.devices}
+        if since is None and ("all" in there or published <= there):
+            since = world.clock.now
+        world.turn()
+    assert since is not None, f"nothing was guarded but {kept} of {used}, asked at {asked}"
+    assert world.clock.now - since >= 2.0
+    world.until(WHOLE)
+    world.end()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_kept_stays_guarded_while_the_driver_publishes_nothing(restarted: bool) -> None:
+    """Nothing tells then what the parts of a GPU are called: a coordinator that starts just then guarded none of them,
+    and did not look again."""
+    world = World()
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    (node,) = world.kube._slices
+    guarded = world.guarded()
+    world.kube.stop_driver(node)
+    if restarted:
+        world.restart()
+    for _ in range(20):
+        world.turn()
+    assert world.guarded() == ({"all"} if restarted else guarded)
+    world.kube.stop_driver(node, stopped=False)
+    for _ in range(20):
+        world.turn()
+    assert world.guarded() == world.kept() == guarded
+    world.reshape(WHOLE)
+    world.until(WHOLE)
+    world.end()
+
+
+def test_devices_that_a_driver_publishes_later_of_a_gpu_that_is_kept_are_guarded_too() -> None:
+    world = World()
+    (node,) = world.kube._slices
+    published = world.kube._slices[node]
+
+    def without(kind: str) -> tuple[Any, ...]:
+        left = [tuple(device for device in each.devices if kind not in device.name) for each in published]
+        return tuple(
+            replace(each, devices=devices, version="without") for each, devices in zip(published, left, strict=True)
+        )
+
+    world.kube._slices[node] = without("-mig-1g20gb")
+    world.kube._version += 1
+    world.reshape(HALF, keep=True)
+    world.until(HALF)
+    few = world.guarded()
+    world.kube._slices[node] = published
+    world.kube._version += 1
+    world.try_to_take = lambda: None  # type: ignore[method-assign]
+    world.turn()
+    world.turn()
+    assert few < world.guarded() == world.kept()
+    world.end()
+
+
 def test_what_is_kept_is_given_back_without_another_change() -> None:
     world = World()
     world.reshape(HALF, keep=True)
@@ -272,6 +353,54 @@ def test_a_gang_that_shares_a_gpu_with_others_keeps_its_parts() -> None:
     for each in (gang, other):
         world.coordinator.release(each)
     world.settle()
+
+
+def test_a_part_that_others_take_before_all_is_guarded_ends_the_change_and_not_the_gangs_work() -> None:
+    """Of a GPU of which the gang has a few parts: the next shape has no place on it, and was waited for in vain."""
+    few: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 1}] * 3, {"part": mig("1g.10gb")})
+    world = World(first=few)
+    world.try_to_take = lambda: None  # type: ignore[method-assign]
+    status = world.coordinator.status(world.gang)
+    assert status.allocation is not None
+    grant = status.allocation.grants[0]
+    world.reshape(([{"GPU": 1}] * 2, {"part": mig("3g.40gb")}), grace=30.0)
+    change = world.coordinator.gangs[world.gang].reshape
+    assert change is not None
+    assert change.stage is ReshapeStage.DRAINS
+    gpu = grant.device.device.partition("-mig-")[0]
+    free = {f"{gpu}-mig-1g10gb-19-{at}" for at in range(7)} - {device for _, device in world.kube.claimed()}
+    world.kube.take(grant.node, max(free))
+    world.turn()
+    after = world.coordinator.status(world.gang)
+    assert (after.phase, after.reshape, after.group) == (Phase.READY, None, status.group)
+    assert "somebody else has a part" in after.shape_failed
+    assert after.notice is None
+    world.kube.give_back(grant.node, max(free))
+    world.end()
+
+
+def test_a_gang_that_has_got_parts_does_not_shrink() -> None:
+    """As one that comes with parts may not; with whole GPUs again it may."""
+    world = World(nodes=2, first=WHOLE)
+    world.gang, first = "", world.gang
+    world.try_to_take = lambda: None  # type: ignore[method-assign]
+    world.coordinator.release(first)
+    world.settle()
+    declared = on_fault(("shrink",), 1.0, min_bundles=1)
+    asked = request_from_bundles([{"GPU": 8}] * 2, strategy="STRICT_SPREAD")
+    world.gang = world.coordinator.submit(Order(asked, owner="job", on_fault=declared)).gang
+    assert world.drive(world.gang) is Phase.READY
+    world.reshape(([{"GPU": 1}] * 32, {"part": mig("3g.40gb")}))
+    world.until(([{"GPU": 1}] * 32, {"part": mig("3g.40gb")}))
+    gang = world.coordinator.gangs[world.gang]
+    faulty = [rank for rank, node in enumerate(nodes_of(gang)) if node == nodes_of(gang)[0]]
+    assert 0 < len(faulty) < 32
+    assert shrunk_to(gang, faulty, own_workers=True) is None
+    two: tuple[list[dict[str, float]], dict[str, Any]] = ([{"GPU": 8}] * 2, {"strategy": "STRICT_SPREAD"})
+    world.reshape(two)
+    world.until(two)
+    assert shrunk_to(world.coordinator.gangs[world.gang], [0], own_workers=True) is not None
+    world.end()
 
 
 def test_without_the_right_to_keep_others_off_the_shape_stays() -> None:

@@ -13,13 +13,14 @@ from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.kept import KEPT_SECONDS
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.gangs.repair import DEGRADE, on_fault
+from ray_dra.core.gangs.repair import DEGRADE, OnFault, on_fault
 from ray_dra.errors import GangGone
 from ray_dra.ports.nvml import NodeReading
+from ray_dra.translate.names import NODE_LABEL
 from tests.coordinator.kills import die_at, spare
 from tests.core.machines import gang
 
-from .fault_worlds import GRACE, NAME, ONE_CLIQUE, KubeWorld, World
+from .fault_worlds import GRACE, NAME, ONE_CLIQUE, RESTART, KubeWorld, World
 from .world import Crash, Phase, tray
 
 STANDS = FLAP_SECONDS + GRACE + 2
@@ -71,6 +72,38 @@ def test_a_gang_is_started_again_elsewhere_once_its_notice_is_over(fault: str, m
     whys = [change.why for change in status.history]
     assert f"notice: {told.reason}" in whys
     assert f"restart: {told.reason}" in whys
+    world.check()
+
+
+@pytest.mark.parametrize("declared", [RESTART, DEGRADE], ids=["restart", "degrade"])
+def test_a_gang_whose_bundle_others_work_keeps_away_has_lost_it(declared: OnFault) -> None:
+    """A raylet that was started again, on which work that was queued in Ray was quicker than the gang's bundle: it
+    stood as being placed for ever."""
+    world = World()
+    world.with_gang(declared)
+    before, victim = world.status, max(world.nodes)
+    world.lose_raylet(victim)
+    place, world.ray.place = world.ray.place, lambda: None  # type: ignore[method-assign]
+    world.incarnation[victim] += 1
+    world.ray.add_node(world.raylet(victim), gpus=4, labels={NODE_LABEL: victim})
+    pid, _ = world.ray.start_task(world.raylet(victim), 4) or (0, ())
+    world.ray.place = place  # type: ignore[method-assign]
+    world.coordinator.observe()
+    world.report(victim)
+    world.pass_time(FLAP_SECONDS - 2)
+    assert (world.status.phase, world.status.lost) == (Phase.PLACING, ())
+    world.pass_time(4)
+    assert world.status.lost == ("bundle 1: Ray does not place it again, though its raylet is there",)
+    if declared is DEGRADE:
+        assert world.status.phase is Phase.DEGRADED
+        del world.ray.tasks[pid]
+        world.pass_time(2)
+        after = world.status
+        assert (after.phase, after.lost, after.group) == (Phase.READY, (), before.group)
+    else:
+        world.pass_time(GRACE + 2)
+        assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
+        assert victim not in world.nodes
     world.check()
 
 
@@ -150,12 +183,31 @@ def test_what_is_to_be_drained_runs_on_until_there_is_another_place() -> None:
     drained(world, min(before))
     world.pass_time(60)
     assert (world.status.phase, world.nodes, world.status.moves) == (Phase.DRAINING, before, 0)
-    world.coordinator.release("fills")
     world.coordinator.release("waits")
+    world.coordinator.release("fills")
     world.pass_time(3)
-    assert world.status.phase is Phase.READY
+    notice = world.status.notice
+    assert (world.status.ends, world.status.moves) == (True, 0), "its program hears of it first"
+    assert notice is not None
+    assert notice.deadline == notice.since + GRACE
+    world.restart()
+    world.pass_time(GRACE)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
     assert before.isdisjoint(world.nodes)
     world.check()
+
+
+def test_what_is_to_be_drained_has_another_place_at_once_where_somebody_would_have_it_meanwhile() -> None:
+    world = full()
+    before = world.nodes
+    drained(world, min(before))
+    world.pass_time(60)
+    assert world.coordinator.status("waits").phase is Phase.QUEUED
+    world.coordinator.inventory.release("fills")  # as its last worker ends, before it is the queue's turn
+    world.coordinator.inventory.changes += 1
+    world.coordinator.observe()
+    assert (world.status.moves, world.status.ends) == (1, False)
+    assert before.isdisjoint(world.nodes)
 
 
 def test_it_may_be_started_again_as_often_as_faults_come() -> None:

@@ -131,7 +131,7 @@ def test_segments_go_whole_and_may_come_back_elsewhere() -> None:
 
 
 def test_fewer_than_enough_do_not_go_on_and_the_next_way_is_taken() -> None:
-    for ways, phase, moves in ((("shrink",), Phase.DRAINING, 0), (("shrink", "restart"), Phase.READY, 1)):
+    for ways, phase, moves in ((("shrink",), Phase.DEGRADED, 0), (("shrink", "restart"), Phase.READY, 1)):
         world = World()
         world.submit(
             gang(4, 4, name=NAME, locality=ONE_CLIQUE), on_fault=on_fault(ways, GRACE, min_bundles=1), maker=HERE

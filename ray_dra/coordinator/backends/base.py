@@ -113,8 +113,8 @@ class Backend(Protocol):
         """Keep everybody else off these GPUs of gangs whose workers are made anew, one step further; and off no
         others."""
 
-    def guarded(self, gang: str) -> Guarded:
-        """Whether everybody else is kept off the GPUs of a gang."""
+    def guarded(self, gang: str, gpus: Allocation) -> Guarded:
+        """Whether everybody else is kept off these GPUs of a gang, as the last `guard` was told."""
 
     def gone(self, gang: str, moves: int) -> bool:
         """Whether nothing is left of any workers made for a gang."""
@@ -124,7 +124,10 @@ class Backend(Protocol):
         """Whether nothing is left of any workers made for any gang."""
 
     def lost(self, request: GangRequest, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
-        """The nodes whose workers are not there (any more), each with a sentence."""
+        """The nodes whose workers are not there (any more), each with a sentence; of those that have bundles."""
+
+    def kept_lost(self, allocation: Allocation, joined: Collection[str]) -> frozenset[str]:
+        """The nodes whose workers are not there (any more), of those that have only what the gang keeps."""
 
     def ending(self, allocation: Allocation) -> Ending | None:
         """What of a gang's workers will end before its program gives it back, as far as is known."""

@@ -38,6 +38,8 @@ from ray_dra.ports.nvml import NodeReading
 from ray_dra.ports.store import Store
 from ray_dra.translate.kube.attempts import attempt_of, domains_of
 from ray_dra.translate.kube.ending import ClusterEnding, ending_of
+from ray_dra.translate.kube.gang_scheduling import asks_for_gang_scheduling, grouped_probe, version_of
+from ray_dra.translate.kube.kai import is_kai
 from ray_dra.translate.kube.raycluster import (
     check_request_for,
     default_locality,
@@ -47,7 +49,14 @@ from ray_dra.translate.kube.raycluster import (
     worker_template,
     write_limits,
 )
-from ray_dra.translate.kube.slots import attempt_name, attempt_of_slot, slot_labels, slot_order, workers_of
+from ray_dra.translate.kube.slots import (
+    attempt_name,
+    attempt_of_slot,
+    slot_labels,
+    slot_order,
+    slots_of,
+    workers_of,
+)
 from ray_dra.translate.names import ATTEMPT_KEYS, LOCALITY_LABEL, SLOT_LABEL
 from ray_dra.translate.schedule import Schedule
 from ray_dra.translate.vendors import BUS
@@ -138,11 +147,21 @@ class KubernetesBackend:
         self.machines.put(self.view, self._placing())
         theirs = [rule for rule in self.view.taint_rules if rule.guard and not self._guard.is_ours(rule)]
         self.machines.mark_taken(self.view.claims, of_gangs, lambda claim: gangs[claim.attempt or ""], theirs)
-        domains = {domain.uid for domain in self.view.domains if domain.attempt in names}
-        self.machines.mark_domains(self.view.claims, domains)
+        self._mark_domains(names)
         self._doubled.look(self.view, lambda claim: gangs.get(claim.attempt or "", "") if self._ours(claim) else "")
         self._seen = key
         self._look_at_faults()
+
+    def _mark_domains(self, names: Collection[str]) -> None:
+        """`names`: the attempts that gangs have. Channels of their pods are theirs also where their ComputeDomain was
+        deleted: until new pods have joined the one that is made again, nobody else has these nodes."""
+        domains = {domain.uid for domain in self.view.domains if domain.attempt in names}
+        pods = {pod.uid for pod in self.view.pods if pod.attempt in names}
+
+        def ours(claim: Claim) -> bool:
+            return claim.domain in domains or (claim.namespace == self.kube.namespace and claim.pod in pods)
+
+        self.machines.mark_domains(self.view.claims, ours)
 
     @property
     def left_to_others(self) -> str:
@@ -314,6 +333,7 @@ class KubernetesBackend:
             toleration=toleration,
             pool=self._pool_of(allocation),
             queue=queue,
+            gang_scheduling="" if allocation.renewed or is_kai(queue) else self._gang_scheduling(allocation),
         )
         return Provisioning(
             attempt,
@@ -326,6 +346,15 @@ class KubernetesBackend:
             anew=bool(allocation.renewed),
             stays=toleration is not None and not allocation.renewed,
         )
+
+    def _gang_scheduling(self, allocation: Allocation) -> str:
+        """The version of Kubernetes' own PodGroups, where the RayCluster asks for them and they can be had. An attempt
+        that has pods goes on as it began: of two pods of which one is in no PodGroup, the other would wait for ever."""
+        there = self.found.get(attempt_name(allocation.gang, allocation.epoch), Found())
+        if there.pods:
+            return next((version_of(group) for group in there.groups), "")
+        cluster = self._raycluster()
+        return self.kube.gang_scheduling(grouped_probe(cluster)) if asks_for_gang_scheduling(cluster) else ""
 
     def _pool_of(self, allocation: Allocation) -> Allocation | None:
         """What the gang holds of whose GPUs this one has shares; None where it has its own."""
@@ -359,6 +388,13 @@ class KubernetesBackend:
                 if domain not in there:
                     gone.setdefault(node, f"its ComputeDomain {domain} is gone")
         return gone
+
+    def kept_lost(self, allocation: Allocation, joined: Collection[str]) -> frozenset[str]:
+        if allocation.kept is None or allocation.kept.guarded:
+            return frozenset()
+        used = set(allocation.nodes)
+        slots = self.slots(allocation).items()
+        return frozenset(node for label, node in slots if label not in joined and node not in used)
 
     def _domains_of(self, request: GangRequest, allocation: Allocation) -> dict[str, str]:
         name = attempt_name(allocation.gang, allocation.epoch)
@@ -411,8 +447,8 @@ class KubernetesBackend:
     def guard(self, gangs: Mapping[str, Allocation]) -> None:
         self._guard.step(self.view, gangs)
 
-    def guarded(self, gang: str) -> Guarded:
-        return self._guard.of(gang)
+    def guarded(self, gang: str, gpus: Allocation) -> Guarded:
+        return self._guard.of(gang, gpus)
 
     def undo(self, wanted: Iterable[Allocation]) -> None:
         """One step back for every attempt that no gang wants, and what the store has of it forgotten."""
@@ -421,7 +457,8 @@ class KubernetesBackend:
         self._rests = {gang: rest for gang, rest in self._rests.items() if gang in gangs or self.clock() < rest.until}
         self._no_image = {gang: until for gang, until in self._no_image.items() if self.clock() < until}
         if not self.kube.lead():
-            self._teardown.step(self.found, names)
+            strays = self._strays(held)
+            self._teardown.step({**self.found, **strays}, names - strays.keys())
             self._warming.step(self.view, self.machines.usable)
         self._unseen = {name: at for name, at in self._unseen.items() if self.clock() - at < UNSEEN_SECONDS}
         self._attempts = {name: attempt for name, attempt in self._attempts.items() if name in names}
@@ -433,6 +470,24 @@ class KubernetesBackend:
         for key in [key for kind in ATTEMPT_KEYS for key in self.store.keys(kind)]:
             if attempt_of_slot(key.partition("/")[2]) not in names:
                 self.store.delete(key)
+
+    def _strays(self, wanted: Iterable[Allocation]) -> dict[str, Found]:
+        """By attempt: workers of gangs that keep nothing there any more. A gang that runs makes none, so that nobody
+        else would meet them; the claims that they own go with them. Of a gang whose record lies aside nobody knows
+        which workers it has: these are left alone."""
+        found = {}
+        for allocation in wanted:
+            if not allocation.bundles:
+                continue
+            name = attempt_name(allocation.gang, allocation.epoch)
+            pods = self.found[name].pods if name in self.found else []
+            slots = self.slots(allocation) if pods else {}
+            if len(pods) > len(slots) or not {pod.node for pod in pods if pod.node is not None}.issubset(
+                slots.values()
+            ):
+                names = {slot.name for slot in slots_of(allocation).values()}
+                found[name] = Found([pod for pod in pods if pod.name not in names])
+        return found
 
     def gone(self, gang: str, moves: int) -> bool:
         """Whether nothing is left of any attempt at a gang, nor may be that was made since the last look."""

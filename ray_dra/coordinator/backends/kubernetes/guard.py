@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray_dra.coordinator.backends.base import Guarded
 from ray_dra.coordinator.backends.kubernetes.machines import Machines
@@ -19,10 +19,19 @@ from ray_dra.errors import KubernetesError, NotAllowed, Rejected
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import DeviceTaintRule
 from ray_dra.ports.kubernetes import Kube, KubeView
-from ray_dra.translate.kube.guards import guards_for, owner_of, taint_for, toleration_of
+from ray_dra.translate.kube.guards import devices_to_guard, guards_for, owner_of, taint_for, toleration_of
+from ray_dra.translate.kube.parts import Parts
 
 AGAIN_SECONDS = 10.0  # after which what was written is written again, where no watch has shown it
 SEEN_SECONDS = 2.0  # for which rules are in our view before a claim ends: the scheduler watches them as we do
+
+
+class _Rules(NamedTuple):
+    """The rules for a gang's GPUs, by name, and what they were made from. `pools`: by node."""
+
+    gpus: Allocation
+    pools: Mapping[str, Parts | None]
+    by_name: Mapping[str, Any]
 
 
 class Guard:
@@ -31,8 +40,7 @@ class Guard:
 
     def __init__(self, kube: Kube, clock: Clock, machines: Machines) -> None:
         self._kube, self._clock, self._machines = kube, clock, machines
-        self._wanted: dict[str, Mapping[str, Any]] = {}  # gang -> its rules, by name
-        self._made: dict[str, tuple[Allocation, Mapping[str, Any]]] = {}  # the same, with what they were made from
+        self._made: dict[str, _Rules] = {}  # by gang
         self._since: dict[str, float] = {}  # gang -> since when all of its rules are seen
         self._written: dict[tuple[str, str], float] = {}  # verb and rule -> when
         self._refused = ""  # why rules cannot be written
@@ -42,11 +50,10 @@ class Guard:
     def step(self, view: KubeView, wanted: Mapping[str, Allocation]) -> None:
         """One step towards the rules for these gangs' GPUs, and no others. Errors are met again later."""
         self._made = {gang: self._rules(gang, held) for gang, held in wanted.items()}
-        self._wanted = {gang: rules for gang, (_, rules) in self._made.items()}
         if self._kube.lead():
             return
         there = {rule.name: rule.guard for rule in view.taint_rules if rule.guard and self.is_ours(rule)}
-        rules = {name: rule for each in self._wanted.values() for name, rule in each.items()}
+        rules = {name: rule for each in self._made.values() for name, rule in each.by_name.items()}
         self._left = bool(there)
         self._written = {key: at for key, at in self._written.items() if self._clock() - at < AGAIN_SECONDS}
         self._seen(there)
@@ -64,9 +71,10 @@ class Guard:
         except KubernetesError:
             return
 
-    def of(self, gang: str) -> Guarded:
-        """Whether nobody else's claim gets a GPU of a gang now that no claim has."""
-        if gang not in self._wanted:
+    def of(self, gang: str, gpus: Allocation) -> Guarded:
+        """Whether nobody else's claim gets one of these GPUs of a gang now that no claim has. Rules may be there that
+        are for what it has kept so far, and for no others."""
+        if gang not in self._made or self._made[gang].gpus != gpus:
             return Guarded(False)
         if not self._kube.taint_rules:
             return Guarded(False, "this cluster serves no DeviceTaintRules; Kubernetes 1.37 does")
@@ -75,7 +83,7 @@ class Guard:
 
     def toleration(self, gang: str) -> dict[str, str] | None:
         """What the claims of a gang tolerate whose claims change; None for any other."""
-        if gang not in self._wanted:
+        if gang not in self._made:
             return None
         return toleration_of(taint_for(self._kube.namespace, self._kube.raycluster, gang))
 
@@ -87,26 +95,28 @@ class Guard:
     def idle(self) -> bool:
         return not self._left
 
-    def _rules(self, gang: str, held: Allocation) -> tuple[Allocation, Mapping[str, Any]]:
+    def _rules(self, gang: str, held: Allocation) -> _Rules:
+        """Made anew where a pool has changed, and not while a driver that starts again publishes none."""
+        nodes = [placed.node for placed in held.bundles if placed.grants]
+        pools = {node: self._machines.pool(node) for node in nodes}
         before = self._made.get(gang)
-        if before is not None and before[0] == held:
+        if before is not None and before.gpus == held and _unchanged(before.pools, pools):
             return before
         taint = taint_for(self._kube.namespace, self._kube.raycluster, gang)
         whose = self._kube.namespace, self._kube.raycluster
         found: dict[str, Any] = {}
         for placed in held.bundles:
             if placed.grants:
-                devices = self._machines.devices_of(placed.node, {grant.device.device for grant in placed.grants})
-                driver = placed.grants[0].device.driver
-                found |= guards_for(taint, whose, driver, placed.node, devices)
-        return held, found
+                devices = devices_to_guard(pools[placed.node], {grant.device.device for grant in placed.grants})
+                found |= guards_for(taint, whose, placed.grants[0].device.driver, placed.node, devices)
+        return _Rules(held, pools, found)
 
     def _over(self, there: Mapping[str, str], rules: Container[str]) -> list[str]:
         """The rules that nobody needs any more. Where a gang's other rules follow them, not before the scheduler has
         seen those: in between, others would get what the gang keeps."""
         changing = {
             taint_for(self._kube.namespace, self._kube.raycluster, gang)["value"]
-            for gang in self._wanted
+            for gang in self._made
             if not self._is_seen(gang)
         }
         return [name for name, taint in there.items() if name not in rules and taint not in changing]
@@ -118,7 +128,7 @@ class Guard:
         names = set(there)
         now = self._clock()
         self._since = {
-            gang: self._since.get(gang, now) for gang, rules in self._wanted.items() if names.issuperset(rules)
+            gang: self._since.get(gang, now) for gang, made in self._made.items() if names.issuperset(made.by_name)
         }
 
     def _create(self, name: str, rule: Mapping[str, Any]) -> None:
@@ -130,3 +140,8 @@ class Guard:
         if ("delete", name) not in self._written:
             self._kube.delete("DeviceTaintRule", name)
             self._written["delete", name] = self._clock()
+
+
+def _unchanged(before: Mapping[str, Parts | None], now: Mapping[str, Parts | None]) -> bool:
+    """Whether each pool is what it was, as far as it is there."""
+    return all(pool is None or pool is before.get(node) for node, pool in now.items())

@@ -16,7 +16,7 @@ from ray_dra.errors import InvalidRequest
 from ray_dra.ports.clock import Clock
 from ray_dra.ports.kube_objects import PodGroup
 from ray_dra.ports.kubernetes import Kube, KubeView
-from ray_dra.translate.kube.kai import answer_of
+from ray_dra.translate.kube.kai import answer_of, check_priorities
 from ray_dra.translate.kube.queues import queue_of
 from ray_dra.translate.kube.slots import stem_of
 from ray_dra.translate.names import KAI_API
@@ -36,6 +36,7 @@ class Kai:
     def queue_for(self, request: GangRequest) -> str:
         cluster = raycluster(self._view(), self._kube.namespace)
         queue = queue_of(cluster)
+        check_priorities(cluster)
         if not self._kube.kai:
             raise InvalidRequest(
                 "Gangs are to be paid from a queue of KAI Scheduler's, which this cluster does not serve, or not for as"

@@ -291,24 +291,29 @@ class Machines:
                 if self._inventory.node_states[name].parts:
                     self._inventory.set_parts(name, now.parts, now.placed)
 
-    def mark_domains(self, claims: Iterable[Claim], ours: Collection[str]) -> None:
+    def mark_domains(self, claims: Iterable[Claim], ours: Callable[[Claim], bool]) -> None:
         """Nodes that are in ComputeDomains of others (Dynamo's and Grove's, other RayClusters', one of a gang that is
-        being undone), as their pods' claims tell; `ours`: uids of those that gangs have. A node is in one at a time."""
-        theirs = {node for claim in claims if claim.domain not in ours for node in claim.domain_nodes}
-        self._inventory.set_others_domains(frozenset(theirs & self.names))
+        being undone), as their pods' claims tell; `ours`: whether a claim that has a channel is of a gang. A node is in
+        one at a time. A domain is called after the oldest pod that joins it: nobody but its own namespace may read
+        it."""
+        theirs = [claim for claim in claims if claim.domain_nodes and not ours(claim)]
+        by_domain: dict[str, str] = {}
+        called: dict[str, str] = {}  # by node
+        for claim in sorted(theirs, key=lambda each: (not each.domain_pod, each.age, each.namespace, each.name)):
+            pod = f"{claim.namespace}/{claim.domain_pod}" if claim.domain_pod else ""
+            whose = by_domain.setdefault(claim.domain, pod) if claim.domain else pod
+            for node in claim.domain_nodes:
+                called.setdefault(node, whose)
+        self._inventory.set_others_domains(frozenset(called.keys() & self.names), called)
 
     def gpus_with(self, node: str, device: str) -> frozenset[str] | None:
         """GPUs of a node that whoever has a device of its pool has all or a part of; None: it may be any of them."""
         parts = self._parts.get(node)
         return frozenset() if parts is None else parts.taken_with(device)
 
-    def devices_of(self, node: str, gpus: Collection[str]) -> frozenset[str]:
-        """The devices of a node's pool that are all of one of these GPUs, or something of it; none named where these
-        are all of the node's GPUs."""
-        parts = self._parts.get(node)
-        if parts is None:
-            return frozenset(gpus)
-        return frozenset() if parts.gpus <= set(gpus) else parts.devices_of(gpus)
+    def pool(self, node: str) -> Parts | None:
+        """The devices of a node's pool; None where it publishes none just now."""
+        return self._parts.get(node)
 
     def problems(self) -> tuple[str, ...]:
         """Why GPUs count as taken of which nobody can tell whether they are."""

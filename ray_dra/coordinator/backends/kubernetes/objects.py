@@ -16,12 +16,14 @@ class Found:
     pods: list[Pod] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
     domains: list[ComputeDomain] = field(default_factory=list)
-    groups: list[PodGroup] = field(default_factory=list)  # KAI's
+    groups: list[PodGroup] = field(default_factory=list)
 
     @property
     def nothing(self) -> bool:
-        """A claim that is being deleted has its devices until its pod has ended, and is not waited for: the pod is."""
-        return not (self.pods or self.domains or self.groups or any(not claim.deleting for claim in self.claims))
+        """A claim that is being deleted has its devices until its pod has ended, and is not waited for: the pod is. So
+        is a PodGroup that does."""
+        lasting = any(not thing.deleting for thing in (*self.claims, *self.groups))
+        return not (self.pods or self.domains or lasting)
 
 
 def by_attempt(view: KubeView, kube: Kube) -> dict[str, Found]:
@@ -41,7 +43,7 @@ def by_attempt(view: KubeView, kube: Kube) -> dict[str, Found]:
     for domain in view.domains:
         if domain.attempt is not None and is_ours(kube, domain):
             of(domain.attempt).domains.append(domain)
-    for group in view.pod_groups or ():
+    for group in (*(view.pod_groups or ()), *view.gang_pod_groups):
         if group.attempt is not None and is_ours(kube, group):
             of(group.attempt).groups.append(group)
     for claim in view.claims:  # most are others'

@@ -1,6 +1,6 @@
 """The making of a gang's workers: one attempt at it, from its objects to raylets that have exactly its devices.
 
-    [KAI's PodGroup ->] ComputeDomains -> all pods and their claims there, gated -> gates opened, all at once
+    [a PodGroup ->] ComputeDomains -> all pods and their claims there, gated -> gates opened, all at once
     -> allocated and bound -> verified by NVML in each pod -> placement group waits in Ray -> barrier opened
     -> raylets joined
 
@@ -31,7 +31,7 @@ from ray_dra.ports.kubernetes import Kube, KubeView
 from ray_dra.ports.store import Store
 from ray_dra.translate.files.shared_records import MARK, PlannedSlot, slot_to_bytes
 from ray_dra.translate.kube.attempts import Attempt
-from ray_dra.translate.kube.kai import read_pod_group, waits_in_turn
+from ray_dra.translate.kube.kai import waits_in_turn
 from ray_dra.translate.kube.pods import gate_opened, imex_readiness, signs
 from ray_dra.translate.kube.slots import Slot
 from ray_dra.translate.names import GO_KEY, SLOT_KEY, VERIFIED_KEY
@@ -165,7 +165,7 @@ class Provisioning:
         if ending:
             return "applied", f"the ComputeDomain that was deleted to end: {', '.join(ending)}"
         if self._add_group(there):
-            return "applied", "KAI Scheduler's PodGroup"
+            return "applied", "its PodGroup"
         missing = attempt.missing_domains({domain.name for domain in there.domains})
         self.kube.together([partial(self._add_domain, name, domain) for name, domain in missing.items()])
         names = {template.name for template in self.view.templates}
@@ -261,18 +261,15 @@ class Provisioning:
         return set(self.store.keys(f"{VERIFIED_KEY}{self.attempt.name}."))
 
     def _add_group(self, there: Found) -> bool:
-        """Make KAI's PodGroup. Returns whether it is missing: a pod that names one that is not there is nobody's. It is
-        of as many workers as ever: a gang that a queue pays for keeps its size."""
-        made = self.attempt.pod_group
-        if made is None:
-            return False
-        name = read_pod_group(made).name
-        if any(group.name == name and not group.deleting for group in there.groups):
-            return False
-        if self.view.pod_groups is not None and self._due("join", name):
-            self.kube.create(made)
-            self._done("join", name)
-        return True
+        """Make the PodGroup. Returns whether it is missing: a pod that names one that is not there is nobody's. One
+        that somebody deletes stays while pods name it, or is made again at the next look. KAI's is of as many workers
+        as ever: a gang that a queue pays for keeps its size."""
+        missing = self.attempt.missing_pod_group({group.name for group in there.groups})
+        for name, made in missing.items():
+            if self._due("join", name):
+                self.kube.create(made)
+                self._done("join", name)
+        return bool(missing)
 
     def _add_domain(self, name: str, domain: dict[str, Any]) -> None:
         if self._due("join", name):

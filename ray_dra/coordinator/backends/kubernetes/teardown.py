@@ -47,13 +47,13 @@ class Teardown:
 
     def _delete(self, there: Found, sent: dict[tuple[str, str], float]) -> None:
         """Claims, too: Kubernetes' collector would delete them with their pods, but twenty a second. By its PodGroup
-        KAI counts what they have, so that goes once nothing else is left."""
-        last = () if there.pods or there.claims else tuple(there.groups)
+        KAI counts what they have, so that goes once nothing else is left; so does Kubernetes' own."""
+        last = () if there.pods or there.claims else there.groups
         things_of: tuple[tuple[str, Sequence[OfGang]], ...] = (
             ("Pod", there.pods),
             ("ResourceClaim", there.claims),
             ("ComputeDomain", there.domains),
-            ("PodGroup", last),
+            *((group.kind, [group]) for group in last),
         )
         due = self._clock() - AGAIN_SECONDS
         self._kube.together(

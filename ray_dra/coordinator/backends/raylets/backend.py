@@ -63,7 +63,7 @@ class RayletsBackend:
     def guard(self, gangs: Mapping[str, Allocation]) -> None:
         """No workers are made anew."""
 
-    def guarded(self, gang: str) -> Guarded:
+    def guarded(self, gang: str, gpus: Allocation) -> Guarded:
         return Guarded(True)
 
     def gone(self, gang: str, moves: int) -> bool:
@@ -71,6 +71,9 @@ class RayletsBackend:
 
     def lost(self, request: GangRequest, allocation: Allocation, joined: Collection[str]) -> Mapping[str, str]:
         return {}
+
+    def kept_lost(self, allocation: Allocation, joined: Collection[str]) -> frozenset[str]:
+        return frozenset()
 
     def ending(self, allocation: Allocation) -> Ending | None:
         return None

@@ -27,7 +27,10 @@ from ray_dra.translate.files.records import KnownNode, known_from_bytes, known_t
 from ray_dra.translate.names import HEAD_RESOURCE, NODE_KEY, NODE_LABEL, RAY_NODE_ID, SLOT_LABEL
 from ray_dra.translate.nvml.reading import node_from_reading
 
-UNSHARED = tuple((kind.value, "its raylet is not the gang's own, and offers whole GPUs") for kind in SharingKind)
+WHOLE_ONLY = (
+    "its raylet is not the gang's own, and offers whole GPUs: ask for those, and let tasks there have fractions"
+)
+UNSHARED = tuple((kind.value, WHOLE_ONLY) for kind in SharingKind)
 SILENT_SECONDS = 4.0  # an agent says at least every 2 s that it lives
 RAYLET_LOST = "its raylet is lost"
 RAYLET_DRAINS = "Ray drains its raylet"
@@ -57,6 +60,7 @@ class Nodes:
         self.raylets: dict[str, RayNode] = {}  # node -> its raylet, the last one known
         self.readings: dict[str, NodeReading] = {}  # by raylet
         self.translated: dict[str, Node] = {}  # by raylet: the reading as a node, made once a reading
+        self._offers: dict[str, tuple[Node, Node]] = {}  # by raylet: what its node was made of, and that
         self.heard: dict[str, float] = {}  # raylet -> when its agent last spoke
         self._stored: dict[str, Node] = {}  # by raylet: the node when it was last whole, before this coordinator
         self._living: frozenset[str] = frozenset()  # raylets
@@ -217,12 +221,7 @@ class Nodes:
         reading = self.readings.get(raylet_id)
         if name is None or raylet is None or raylet.id != raylet_id or reading is None:
             return
-        node = replace(
-            self._translate(name, raylet, reading),
-            ray_node_id=raylet_id,
-            resources=_bulk(raylet.total),
-            labels=raylet.labels,
-        )
+        node = self._as_offered(self._translate(name, raylet, reading), raylet)
         silent = self.clock() - self.heard.get(raylet_id, self.clock())
         if node.ready and silent > SILENT_SECONDS:
             node = replace(node, ready=False, reason="its agent is silent; is the driver hung?")
@@ -240,6 +239,15 @@ class Nodes:
         state = self.inventory.node_states.get(name)
         if state is None or state.node != node:  # what has not changed is not planned anew either
             self.inventory.put_node(node)
+
+    def _as_offered(self, translated: Node, raylet: RayNode) -> Node:
+        """With what its raylet says of it: made anew once that, or the reading, has changed, and not at each look."""
+        made_of, node = self._offers.get(raylet.id, (None, translated))
+        resources = _bulk(raylet.total)
+        if made_of is not translated or (node.resources, node.labels) != (resources, raylet.labels):
+            node = replace(translated, ray_node_id=raylet.id, resources=resources, labels=raylet.labels)
+            self._offers[raylet.id] = translated, node
+        return node
 
     def _translate(self, name: str, raylet: RayNode, reading: NodeReading) -> Node:
         node = self.translated.get(raylet.id)
@@ -269,6 +277,7 @@ class Nodes:
     def _drop(self, raylet: str) -> None:
         self.readings.pop(raylet, None)
         self.translated.pop(raylet, None)
+        self._offers.pop(raylet, None)
         self.names.pop(raylet, None)
         self.heard.pop(raylet, None)
         self._stored.pop(raylet, None)

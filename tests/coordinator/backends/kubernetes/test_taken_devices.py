@@ -8,6 +8,7 @@ import pytest
 
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.errors import UnsatisfiableError
+from ray_dra.translate.map.cells import node_row
 from ray_dra.translate.names import DOMAIN_DRIVER, NODE_LABEL, RAY_NODE_ID
 from tests.coordinator.kubernetes_world import World
 from tests.coordinator.world import tray
@@ -108,14 +109,16 @@ def test_a_part_of_a_gangs_gpu_that_others_got_first_is_named_and_the_gang_moves
     world.settle()
 
 
-def join(world: World, node: str, domain: str) -> None:
+def join(world: World, node: str, domain: str, pod: str = "", device: str = "channel-0") -> None:
     """Somebody's pod on a node joins a ComputeDomain: its claim has a channel there."""
     parameters = {"kind": "ComputeDomainChannelConfig", "domainID": domain}
-    result = {"driver": DOMAIN_DRIVER, "pool": node, "device": "channel-0"}
+    result = {"driver": DOMAIN_DRIVER, "pool": node, "device": device}
+    owner = {"apiVersion": "v1", "kind": "Pod", "controller": True, "name": pod, "uid": f"uid-{pod}"}
+    owners = {"ownerReferences": [owner]} if pod else {}
     world.kube.put(
         {
             "kind": "ResourceClaim",
-            "metadata": {"name": f"theirs-{node}", "namespace": "other"},
+            "metadata": {"name": f"theirs-{node}{device[:1]}", "namespace": "other", **owners},
             "spec": {"devices": {"config": [{"opaque": {"driver": DOMAIN_DRIVER, "parameters": parameters}}]}},
             "status": {"allocation": {"devices": {"results": [result]}}},
         }
@@ -147,7 +150,7 @@ def test_a_node_in_somebody_elses_compute_domain_is_in_no_gangs() -> None:
     waits = world.coordinator.submit(world.order(bundles=2)).gang
     world.turn()
     assert world.coordinator.status(waits).phase is Phase.QUEUED, "not now, which is not never"
-    world.kube.drop("ResourceClaim", "theirs-gb200-r0-t00")
+    world.kube.drop("ResourceClaim", "theirs-gb200-r0-t00c")
     world.turn()
     assert world.drive(waits) is Phase.READY
     world.coordinator.release(waits)
@@ -164,6 +167,35 @@ def test_the_channels_of_a_gang_are_no_others() -> None:
     assert not world.coordinator.inventory.others_domains
     world.coordinator.release(gang)
     for node in ("gb200-r0-t00", "gb200-r0-t01"):
-        world.kube.drop("ResourceClaim", f"theirs-{node}")
+        world.kube.drop("ResourceClaim", f"theirs-{node}c")
     world.settle()
     assert not world.coordinator.inventory.others_domains
+
+
+def test_others_domains_are_called_after_their_first_pod() -> None:
+    """The map says so of each of their nodes; whose claims no pod owns, and an IMEX daemon's alone, have no name."""
+    world = World(nodes=4, cliques=2)
+    first, second, third, _ = (f"gb200-r{rack}-t0{tray}" for rack in range(2) for tray in range(2))
+    join(world, second, "their-uid", "b-1")
+    join(world, first, "their-uid", "a-0")
+    join(world, first, "their-uid", "imex-daemon-x", device="daemon-0")
+    join(world, third, "", "")
+    inventory = world.coordinator.inventory
+
+    def said() -> dict[str, tuple[str, str]]:
+        rows = {row.name: row for row in (node_row(inventory, state) for state in inventory.node_states.values())}
+        return {name: (row.imex_gang, row.imex_member) for name, row in rows.items() if row.imex_gang}
+
+    assert said() == {
+        first: ("#others", "other/b-1"),
+        second: ("#others", "other/b-1"),
+        third: ("#others", ""),
+    }
+    inventory.touched = {}
+    world.kube.drop("ResourceClaim", f"theirs-{second}c")
+    world.turn()
+    assert said() == {first: ("#others", "other/a-0"), third: ("#others", "")}
+    assert {state.name for state in inventory.touched} >= {first, second}, "whoever follows the nodes hears of it"
+    world.kube.drop("ResourceClaim", f"theirs-{first}c")
+    world.turn()
+    assert said()[first] == ("#others", ""), "its IMEX daemon is still there"
