@@ -234,13 +234,24 @@ class CoordinatorActor:
     async def notice(self, gang: str, timeout: float) -> Notice | None:
         """The notice of a gang, named by its id or its placement group's; waits so long for one. GangGone or
         UnsatisfiableError where there is no such gang, or none any more."""
-        gang = self._core.records.groups.get(text(gang, "gang", most=MAX_KEY, empty=True), gang)
+        gang = self._gang_of(gang)
         return (await self._waits.once(gang, lambda status: status.notice is not None, _seconds(timeout))).notice
+
+    async def ends_at(self, gang: str, timeout: float) -> dict[str, float]:
+        """Raylet -> the Unix time until which nothing of the gang there ends, once Ray's libraries are to hear of its
+        notice; {} when the time is over. GangGone or UnsatisfiableError as for `notice`."""
+        gang = self._gang_of(gang)
+        await self._waits.once(gang, lambda status: status.ends, _seconds(timeout))
+        return self._core.ends_at(gang)
+
+    def _gang_of(self, gang: str) -> str:
+        """A gang's id, by that or its placement group's."""
+        return self._core.records.groups.get(text(gang, "gang", most=MAX_KEY, empty=True), gang)
 
     async def checkpointed(self, gang: str) -> None:
         """A gang's work, by its id or its placement group's, is saved as of now. GangGone or UnsatisfiableError as for
         `notice`."""
-        self._core.checkpointed(self._core.records.groups.get(text(gang, "gang", most=MAX_KEY, empty=True), gang))
+        self._core.checkpointed(self._gang_of(gang))
 
     async def look(self) -> None:
         """Look at Ray soon rather than at the next turn."""
@@ -250,9 +261,9 @@ class CoordinatorActor:
         await _still_wanted()
         return self._core.plan(request)
 
-    async def when(self, request: GangRequest, runs_for: float | None) -> Expected:
+    async def when(self, request: GangRequest, runs_for: float | None, queue: str = "") -> Expected:
         await _still_wanted()
-        return self._core.when(request, runs_for)
+        return self._core.when(request, runs_for, queue)
 
     async def expected(self, gang: str) -> Expected | None:
         return self._core.expected(gang)
@@ -279,6 +290,7 @@ class CoordinatorActor:
     ) -> list[tuple[str, str, list[dict[str, float]], str]]:
         """(id, name, bundles, strategy) of ordinary placement groups of which Ray has not been told: one, one by its
         name in a namespace, or all."""
+        await _still_wanted()
         for said, what in ((group, "group"), (name, "name"), (namespace, "namespace")):
             text(said, what, empty=True)
         return self._core.pending_groups(group, name, namespace)

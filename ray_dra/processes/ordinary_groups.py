@@ -38,7 +38,7 @@ from ray_dra.errors import (
     RayDraError,
     UnsatisfiableError,
 )
-from ray_dra.processes.calls import coordinator, look_up_again
+from ray_dra.processes.calls import coordinator, give_up, look_up_again
 from ray_dra.translate.fault_policy import said_of_faults
 from ray_dra.translate.files.shared_records import JobPolicy, policy_from_bytes
 from ray_dra.translate.names import (
@@ -166,7 +166,7 @@ def remove_placement_group(placement_group: Any) -> None:
     try:
         release = coordinator().release.remote(group, 0.0)
         if not ray_groups.known(group):  # the coordinator is to tell Ray that it is removed
-            answer_to(release, REMOVE_SECONDS)
+            answer_to(release, REMOVE_SECONDS, abandon=False)
     except RayDraError as error:
         logger.info("placement group %s: %s", group, error)
 
@@ -308,7 +308,7 @@ def _named(reference: Any, order: Order) -> Any:
     until = time.monotonic() + REMOVE_SECONDS
     while True:
         try:
-            answer_to(reference, ANSWER_SECONDS)
+            answer_to(reference, ANSWER_SECONDS, abandon=False)  # `_heard` follows it
             return reference
         except NameTaken as error:
             held = ray_groups.named_group(order.name, order.namespace) is not None or _pending(name=order.name)
@@ -321,9 +321,12 @@ def _named(reference: Any, order: Order) -> Any:
         reference = coordinator().submit.remote(order)
 
 
-def answer_to(reference: Any, seconds: float) -> Any:
+def answer_to(reference: Any, seconds: float, *, abandon: bool = True) -> Any:
     """The coordinator's answer; its own errors come as themselves. Not by `ray.get`, of which Ray warns in the event
-    loop of an actor, such as Serve's controller."""
+    loop of an actor, such as Serve's controller.
+
+    `abandon`: a call that has no answer in time is not to be run later: whoever asks again would have the coordinator,
+    which is late already, answer each of them."""
     try:
         return reference.future().result(timeout=seconds)
     except ray.exceptions.RayTaskError as error:
@@ -331,6 +334,8 @@ def answer_to(reference: Any, seconds: float) -> Any:
             raise error.cause from None
         raise
     except (ray.exceptions.RayError, TimeoutError) as error:
+        if abandon:
+            give_up(reference)
         look_up_again()
         raise CoordinatorUnavailable(
             "The coordinator did not answer.", wanted=f"an answer within {seconds:g} s", available=str(error)

@@ -11,6 +11,7 @@ from logging.handlers import RotatingFileHandler
 
 import ray
 
+from ray_dra.adapters.otel import traces_of
 from ray_dra.adapters.ray import KvStore, RayAdapter, cluster_id, log_folder
 from ray_dra.adapters.ray_metrics import RayMetrics
 from ray_dra.coordinator.coordinator import Coordinator
@@ -18,6 +19,7 @@ from ray_dra.ports.kubernetes import Kube
 from ray_dra.ports.metrics import Metrics
 from ray_dra.ports.store import Store
 from ray_dra.processes.address import Kubernetes
+from ray_dra.processes.log_format import formatter
 from ray_dra.translate.fault_policy import fault_rules_of
 from ray_dra.translate.files.team_queues import queues_of
 from ray_dra.translate.levels import levels_of
@@ -48,6 +50,7 @@ def coordinator_on(store: Store, kubernetes: Kubernetes | None, changed: Callabl
         queues=queues_of(os.environ),
         schedule=schedule_of(os.environ),
         levels=levels_of(os.environ),
+        traces=traces_of(os.environ),
     )
 
 
@@ -84,7 +87,7 @@ def log_decisions() -> None:
     except OSError as error:
         logger.warning("decisions are not logged: %s", error)
         return
-    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.setFormatter(formatter(os.environ))
     warnings = logging.StreamHandler()
     warnings.setLevel(logging.WARNING)
     logger.handlers = [log, warnings]

@@ -1,6 +1,6 @@
 """The hook that Ray calls in every worker process: its tasks and actors get exactly the planned GPUs, and the ordinary
 placement groups that they make are planned (`ordinary_groups.py`), and Ray Train's elastic runs have as many workers as
-fit (`elastic_runs.py`).
+fit (`elastic_runs.py`), and each of its runs hears of its gang's notice (`train_notice.py`).
 
 `install_worker` replaces the one method that feeds both CUDA_VISIBLE_DEVICES and `ray.get_gpu_ids()`, and
 listens for the end of tasks. Both are private to Ray; `adapters.ray.check_ray` guards them.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import ray
 from ray_dra.adapters.ray import HOOK_METHOD, HOOK_ORIGINAL, KvStore, bundle_of, group_of, part_of
 from ray_dra.adapters.ray_groups import PARAMETERS, catch, moved_functions
 from ray_dra.adapters.ray_train import TrainSizes, catch_count
+from ray_dra.adapters.ray_train_notice import catch_watcher
 from ray_dra.errors import RayDraError
 from ray_dra.translate.files.shared_records import map_from_bytes
 from ray_dra.translate.names import DEVICE_ORDER_VARIABLE, MAP_KEY, MIG_PREFIX, PART_PROFILES_VARIABLE
@@ -53,6 +54,7 @@ def install_worker() -> None:
     utils.reset_visible_accelerator_env_vars = _at_the_end_of_a_task(utils.reset_visible_accelerator_env_vars)
     catch({name: _lazily(name) for name in PARAMETERS})
     catch_count(_elastic_workers)
+    catch_watcher(_beside_a_watcher)
     # NVML numbers GPUs by PCI address; CUDA does so only when told.
     os.environ.setdefault(DEVICE_ORDER_VARIABLE, "PCI_BUS_ID")
 
@@ -62,6 +64,13 @@ def _elastic_workers(sizes: TrainSizes, own: Callable[[], int]) -> int:
     from ray_dra.processes.elastic_runs import workers
 
     return workers(sizes, own)
+
+
+def _beside_a_watcher(group_of: Callable[[], str], tell: Callable[[Mapping[str, float]], None]) -> None:
+    """Only a run of Ray Train's has a watcher."""
+    from ray_dra.processes.train_notice import watch
+
+    watch(group_of, tell)
 
 
 def install_driver(runtime_env: Any) -> Any:

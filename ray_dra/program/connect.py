@@ -16,6 +16,7 @@ from ray_dra.processes.address import Embedded, Kubernetes, Target, parse_addres
 from ray_dra.processes.ordinary_groups import install
 from ray_dra.processes.start_coordinator import greet
 from ray_dra.processes.worker_hook import install_worker
+from ray_dra.program.progress import StartLine
 from ray_dra.simulated.cluster import LocalCluster, token_of
 from ray_dra.simulated.profile import HEAD_ADDRESS
 from ray_dra.translate.ray.ordinary import check_policies
@@ -75,7 +76,11 @@ class ClientBuilder:
             check_policies(environment)
 
     def _start(self, target: Embedded) -> Any:
-        cluster = LocalCluster.start(target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus)
+        with StartLine() as line:
+            cluster = LocalCluster.start(
+                target.profile, nodes=target.nodes, cliques=target.cliques, cpus=target.cpus, waiting=line.waiting
+            )
+            line.up(len(cluster.nodes), cluster.address)
 
         def end() -> None:
             global _running

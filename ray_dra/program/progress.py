@@ -1,4 +1,5 @@
-"""The line that `gang.wait()` shows in a terminal while it waits: phase, stage, seconds, what is waited for.
+"""The lines that a terminal shows while somebody waits: for a gang (`gang.wait()`: phase, stage, seconds, what is
+waited for), and for an embedded cluster (what is being started, and at the end where it is).
 
 Nothing is shown where stderr is no terminal, or RAY_DRA_PROGRESS is 0, nor of a gang that is ready within a second.
 """
@@ -10,22 +11,25 @@ import shutil
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ray_dra.coordinator.status import Status
-from ray_dra.translate.lines import shortened
+from ray_dra.translate.lines import several, shortened
 from ray_dra.translate.names import PROGRESS_VARIABLE
 from ray_dra.translate.text import explain_wait
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 QUIET_SECONDS = 1.0
 _CLEAR = "\r\x1b[K"
 
 
-class ProgressLine:
+class Line:
     """A context manager that leaves no line behind."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._began, self._drawn = name, time.monotonic(), False
+    def __init__(self) -> None:
+        self._began, self._drawn = time.monotonic(), False
         self._stream = _terminal()
 
     @property
@@ -33,23 +37,32 @@ class ProgressLine:
         """Whether anybody would see it, so that it is worth asking for news."""
         return self._stream is not None
 
-    def show(self, status: Status | None) -> None:
-        """The gang as it was last heard of."""
-        seconds = time.monotonic() - self._began
-        if self._stream is None or status is None or seconds < QUIET_SECONDS:
-            return
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def draw(self, text: str) -> None:
         width = max(20, shutil.get_terminal_size().columns - 1)
-        self._write(f"{_CLEAR}{shortened(explain_wait(status, self._name, seconds), width)}")
+        self._write(f"{_CLEAR}{shortened(text, width)}")
         self._drawn = True
 
-    def __enter__(self) -> ProgressLine:
+    def clear(self) -> None:
+        if self._drawn:
+            self._write(_CLEAR)
+            self._drawn = False
+
+    def leave(self, text: str) -> None:
+        """A line that stays."""
+        self.clear()
+        self._write(f"{text}\n")
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._drawn:
-            self._write(_CLEAR)
+        self.clear()
 
     def _write(self, text: str) -> None:
         try:
@@ -58,6 +71,32 @@ class ProgressLine:
                 self._stream.flush()
         except (OSError, ValueError):  # a terminal that was closed, or has no such letters: the gang matters more
             self._stream = None
+
+
+class ProgressLine(Line):
+    """Of a gang."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def show(self, status: Status | None) -> None:
+        """The gang as it was last heard of."""
+        seconds = self.seconds
+        if self.on and status is not None and seconds >= QUIET_SECONDS:
+            self.draw(explain_wait(status, self._name, seconds))
+
+
+class StartLine(Line):
+    """Of an embedded cluster that starts."""
+
+    def waiting(self, what: str) -> None:
+        self.draw(f"ray-dra: starting {what}, {self.seconds:.0f} s so far")
+
+    def up(self, machines: int, address: str) -> None:
+        """How to look at it from another shell."""
+        said = f"{several(machines, 'simulated machine')} at {address} after {self.seconds:.0f} s"
+        self.leave(f"ray-dra: {said}; in another shell: ray-dra topology --address {address}")
 
 
 def _terminal() -> TextIO | None:

@@ -580,8 +580,15 @@ def test_whoever_waits_for_a_notice_hears_it_and_by_the_placement_groups_id_too(
         first, second = await waiting
         assert first is not None
         assert first == second == world.coordinator.status(gang).notice
+        assert await actor.ends_at(group, 0.01) == {}, "of what is no fault Ray's libraries are not told"
+        with monkeypatch.context() as patch:
+            patch.setattr(world.coordinator.observer, "ends_at", lambda told: {told.id: 12.5})
+            patch.setattr(world.coordinator.records.notes[gang], "told", first)
+            assert await actor.ends_at(group, 30.0) == {gang: 12.5}
         await actor.release(gang, 0.0)
         with pytest.raises(GangGone):
             await actor.notice("nobody", 0.0)
+        with pytest.raises(GangGone):
+            await actor.ends_at("nobody", 0.0)
 
     run(test)

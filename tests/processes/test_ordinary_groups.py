@@ -68,7 +68,7 @@ class Outside:
             raise CoordinatorUnavailable("This Ray cluster has no ray-dra coordinator.")
         return self
 
-    def answer(self, *_: object) -> object:
+    def answer(self, *_: object, abandon: bool = True) -> object:
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
@@ -426,3 +426,4 @@ def test_a_coordinator_that_does_not_answer_is_looked_up_again(monkeypatch: pyte
     with pytest.raises(CoordinatorUnavailable):
         ordinary_groups.answer_to(SimpleNamespace(future=lambda: dead), 1.0)
     assert calls._handle is None
+    assert not ray.is_initialized(), "to take the call back Ray would start a cluster of its own"

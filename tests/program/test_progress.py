@@ -88,6 +88,35 @@ def test_nothing_is_shown_where_it_is_switched_off_or_there_is_no_terminal(
     assert progress.ProgressLine("train").on is False
 
 
+def test_a_terminal_sees_what_an_embedded_cluster_waits_for_and_then_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that its command line can be used from another shell."""
+    monkeypatch.delenv("RAY_DRA_PROGRESS", raising=False)
+
+    def started(stream: io.StringIO) -> str:
+        monkeypatch.setattr("sys.stderr", stream)
+        clock = iter((0.0, 1.0, 2.0, 3.0))
+        monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))  # type: ignore[attr-defined]
+        with progress.StartLine() as line:
+            for what in ("the head", "the raylet of a"):
+                line.waiting(what)
+            line.up(4, "127.0.0.2:6379")
+        return stream.getvalue()
+
+    clear = "\r\x1b[K"
+    assert started(Terminal()).split(clear) == [
+        "",
+        "ray-dra: starting the head, 1 s so far",
+        "ray-dra: starting the raylet of a, 2 s so far",
+        "ray-dra: 4 simulated machines at 127.0.0.2:6379 after 3 s; in another shell: ray-dra topology --address"
+        " 127.0.0.2:6379\n",
+    ]
+    assert started(io.StringIO()) == ""
+    monkeypatch.setenv("RAY_DRA_PROGRESS", "0")
+    assert started(Terminal()) == ""
+
+
 def test_a_terminal_that_goes_away_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(Terminal):
         def write(self, text: str) -> int:
