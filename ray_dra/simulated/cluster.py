@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,18 +56,31 @@ class LocalCluster:
 
     @classmethod
     def start(
-        cls, profile: str, *, nodes: int | None = None, cliques: int | None = None, cpus: int | None = None
+        cls,
+        profile: str,
+        *,
+        nodes: int | None = None,
+        cliques: int | None = None,
+        cpus: int | None = None,
+        waiting: Callable[[str], None] = lambda what: None,
     ) -> LocalCluster:
-        """Start the cluster and wait until every raylet is up.
+        """Start the cluster and wait until every raylet is up. `waiting` hears what is waited for.
 
         Raises:
             InvalidAddress: an unknown profile, or numbers that do not fit it.
             SimulationError: no compiler, or Ray did not come up; says what was waited for and where the logs are.
         """
-        return cls._start(simulated_nodes(profile, nodes=nodes, cliques=cliques), cpus)
+        return cls._start(simulated_nodes(profile, nodes=nodes, cliques=cliques), cpus, waiting=waiting)
 
     @classmethod
-    def _start(cls, nodes: Sequence[SimulatedNode], cpus: int | None, *, plain: bool = False) -> LocalCluster:
+    def _start(
+        cls,
+        nodes: Sequence[SimulatedNode],
+        cpus: int | None,
+        *,
+        plain: bool = False,
+        waiting: Callable[[str], None] = lambda what: None,
+    ) -> LocalCluster:
         """`plain`: as a Ray that ray-dra did not start, without its labels and hooks."""
         library = library_folder()
         folder = Path("/tmp") / f"{PREFIX}{secrets.token_hex(4)}"  # Ray's sockets need a short path
@@ -87,15 +100,17 @@ class LocalCluster:
                 "plain": plain,
             }
             _tell(process, config)
-            waiting = "its supervisor"
+            awaited = "its supervisor"
+            waiting(awaited)
             while "address" not in (answer := _read(process, SILENCE_SECONDS)):
                 if "waiting" not in answer:
                     raise SimulationError(
-                        f"The embedded Ray cluster did not start; it was waiting for {waiting}.",
+                        f"The embedded Ray cluster did not start; it was waiting for {awaited}.",
                         place="this machine",
                         available=str(answer.get("error")),
                     )
-                waiting = answer["waiting"]
+                awaited = str(answer["waiting"])
+                waiting(awaited)
             return cls(nodes, folder, process, str(answer["address"]))
         except BaseException:
             _end(process)

@@ -8,10 +8,10 @@ that nobody relies on its going.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ray_dra.simulated.fake_gang_scheduling import bind_all_or_none, is_free
 from ray_dra.translate.names import (
     KAI_EVICTION_ANNOTATION,
     KAI_POD_GROUP_ANNOTATION,
@@ -55,7 +55,7 @@ class FakeKai:
                 members[told[KAI_POD_GROUP_ANNOTATION]].append(pod)
         for name, group in by_name.items():
             self._judge(name, group, members[name])
-            free = [pod for pod in members[name] if _waits(pod)]
+            free = [pod for pod in members[name] if is_free(pod)]
             if free and len(free) + len(_bound(members[name])) >= group["spec"].get("minMember", 1):
                 others = [pod for each in members.values() for pod in _bound(each)]
                 used = sum(_gpus(claims_of(pod), group["spec"]["queue"]) for pod in others)
@@ -106,18 +106,7 @@ class FakeKai:
             return
         if any(claim is None or not _counted(claim, queue) for claim in claims):
             return
-        before = [(thing, copy.deepcopy(dict(thing))) for thing in (*pods, *(c for c in claims if c is not None))]
-        for pod in pods:
-            bind(pod)
-        if any("nodeName" not in pod["spec"] for pod in pods):
-            for thing, was in before:
-                thing.clear()
-                thing.update(was)
-
-
-def _waits(pod: Raw) -> bool:
-    spec = pod["spec"]
-    return not (spec.get("schedulingGates") or "nodeName" in spec or pod["metadata"].get("deletionTimestamp"))
+        bind_all_or_none(pods, claims_of, bind)
 
 
 def _bound(pods: Sequence[Raw]) -> list[Raw]:

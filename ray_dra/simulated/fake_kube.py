@@ -16,30 +16,34 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from ray_dra.adapters.kube_kinds import kind_of_object
 from ray_dra.errors import Conflict, NotFound, NotLeading
 from ray_dra.ports.kube_objects import (
     DeviceTaintRule,
     KubeNode,
     Pod,
     PublishedDevice,
+    RayCluster,
     RayService,
     ResourceFlavor,
     ResourceSlice,
 )
 from ray_dra.ports.kubernetes import KubeView, Object
+from ray_dra.simulated.fake_gang_scheduling import FakeGangScheduling, group_of
 from ray_dra.simulated.fake_kai import FakeKai, is_placed_by_kai
 from ray_dra.simulated.fake_kueue import FakeKueue
 from ray_dra.translate.kube.claims import read_claim
 from ray_dra.translate.kube.ending import read_rayservice
+from ray_dra.translate.kube.gang_scheduling import read_gang_pod_group
 from ray_dra.translate.kube.images import images_on
 from ray_dra.translate.kube.kai import read_pod_group
 from ray_dra.translate.kube.kueue import read_workload
 from ray_dra.translate.kube.pods import read_pod
 from ray_dra.translate.kube.raycluster import read_raycluster
-from ray_dra.translate.kube.shapes import read_domain, read_template
+from ray_dra.translate.kube.shapes import kind_in, read_domain, read_template
 from ray_dra.translate.kube.slices import read_slice
 from ray_dra.translate.kube.taint_rules import read_taint_rule, with_rules
-from ray_dra.translate.names import KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, WARM_LABEL
+from ray_dra.translate.names import KUBERAY_ORIGIN_LABEL, KUBERAY_ORIGIN_NAME_LABEL, POD_GROUP_APIS, WARM_LABEL
 from ray_dra.translate.vendors import BUS_ATTRIBUTE, VENDORS
 
 NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
@@ -47,7 +51,7 @@ NO_IMAGE = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
 
 class FakeKube:
     """See the module. `nodes` are (node, its ResourceSlices); `queues`: Kueue, where it runs beside;
-    `pod_groups`: KAI Scheduler."""
+    `pod_groups`: KAI Scheduler; `gangs`: gang scheduling of Kubernetes' own."""
 
     def __init__(
         self,
@@ -57,15 +61,19 @@ class FakeKube:
         compute_domains: bool = True,
         queues: FakeKueue | None = None,
         pod_groups: FakeKai | None = None,
+        gangs: FakeGangScheduling | None = None,
     ) -> None:
         self.namespace, self.raycluster = raycluster["metadata"]["namespace"], raycluster["metadata"]["name"]
         self.compute_domains, self.kueue, self.queues = compute_domains, queues is not None, queues
         self.kai, self.pod_groups = pod_groups is not None, pod_groups
+        self.gangs = gangs
+        self._watches_gangs = False
         self.taint_rules = True
         self._watches_pod_groups = False
         self._watches_queues = False
         self.told: list[tuple[str, str]] = []  # events
         self._raycluster = copy.deepcopy(raycluster)
+        self._read: tuple[dict[str, Any], RayCluster] | None = None  # it as it was, and what was read of it
         self._rayservice: RayService | None = None
         self._nodes: dict[str, KubeNode] = {}
         self._slices: dict[str, tuple[ResourceSlice, ...]] = {}  # by node
@@ -73,6 +81,7 @@ class FakeKube:
             self._nodes[node.name] = node
             versioned = [{**s, "metadata": {**s["metadata"], "resourceVersion": "1"}} for s in slices]
             self._slices[node.name] = tuple(map(read_slice, versioned))
+        self._silent: set[str] = set()  # nodes whose driver publishes nothing
         self._deleted: dict[str, tuple[KubeNode, tuple[ResourceSlice, ...]]] = {}  # nodes that may come back
         self._things: dict[tuple[str, str], dict[str, Any]] = {}  # (kind, name): templates, domains, pods, claims
         self.pulled: list[str] = []  # nodes that have pulled images for a pod
@@ -88,11 +97,11 @@ class FakeKube:
 
     def view(self) -> KubeView:
         return KubeView(
-            raycluster=read_raycluster(copy.deepcopy(self._raycluster)) if self._raycluster else None,
+            raycluster=self._read_raycluster() if self._raycluster else None,
             raycluster_gone=not self._raycluster,
             rayservice=self._rayservice,
             nodes=dict(self._nodes),
-            slices=tuple(each for slices in self._slices.values() for each in slices),
+            slices=tuple(each for node in self._slices if node not in self._silent for each in self._slices[node]),
             taint_rules=self._taint_rules(),
             claims=tuple(map(read_claim, self._of("ResourceClaim"))),
             pods=tuple(map(read_pod, self._of("Pod"))),
@@ -104,15 +113,30 @@ class FakeKube:
                 for name, labels in (self.queues.flavors if self.queues is not None else {}).items()
             },
             pod_groups=tuple(map(read_pod_group, self._of("PodGroup"))) if self._watches_pod_groups else None,
+            gang_pod_groups=tuple(map(read_gang_pod_group, self._gang_pod_groups())) if self._watches_gangs else (),
             version=self._version,
         )
 
+    def _read_raycluster(self) -> RayCluster:
+        """Read once for each change, as by the real adapter's mirror."""
+        if self._read is None or self._read[0] != self._raycluster:
+            as_it_is = copy.deepcopy(self._raycluster)
+            self._read = as_it_is, read_raycluster(copy.deepcopy(as_it_is))
+        return self._read[1]
+
+    def gang_scheduling(self, probe: Object) -> str:
+        served = self.gangs is not None and self.gangs.gate and group_of(probe)
+        self._watches_gangs = self._watches_gangs or bool(served)
+        return self.gangs.api if self.gangs is not None and served else ""
+
     def create(self, thing: Object) -> str:
         self._write()
-        key = thing["kind"], thing["metadata"]["name"]
+        key = kind_of_object(thing), thing["metadata"]["name"]
         if key in self._things:
             return ""
         made = self._things[key] = self._stamped(thing)
+        if self.gangs is None or not self.gangs.gate:
+            made.get("spec", {}).pop("schedulingGroup", None)
         made.setdefault("status", {"phase": "Pending"} if thing["kind"] == "Pod" else {})
         if thing["kind"] == "ComputeDomain":
             self._make_channel(made)
@@ -133,8 +157,9 @@ class FakeKube:
     def delete(self, kind: str, name: str) -> None:
         self._write()
         found = self._things.get((kind, name))
-        if found is not None and (kind == "Pod" or (found.get("status") or {}).get("allocation")):
-            found["metadata"]["deletionTimestamp"] = "now"  # until the kubelet, or the claim's last pod, lets it go
+        named = found in self._gang_pod_groups() and any(group_of(pod) == name for pod in self._of("Pod"))
+        if found is not None and (kind == "Pod" or named or (found.get("status") or {}).get("allocation")):
+            found["metadata"]["deletionTimestamp"] = "now"  # until the kubelet, or the last pod that has it, lets it go
             return
         gone = self._things.pop((kind, name), None)
         if kind == "ComputeDomain" and gone is not None:
@@ -175,6 +200,8 @@ class FakeKube:
         if self.pod_groups is not None and self._schedules:
             pods = [pod for pod in self._of("Pod") if is_placed_by_kai(pod)]
             self.pod_groups.step(self._of("PodGroup"), pods, self._claims_of, self._schedule)
+        if self.gangs is not None and self._schedules:
+            self.gangs.step(self._gang_pod_groups(), self._of("Pod"), self._claims_of, self._schedule)
         for pod in self._of("Pod"):
             spec, node = pod["spec"], self._nodes.get(pod["spec"].get("nodeName", ""))
             if "nodeName" in spec and node is None:
@@ -183,7 +210,7 @@ class FakeKube:
                 if "nodeName" not in spec or (node is not None and node.ready):
                     self._end_pod(pod)
             elif "nodeName" not in spec and not spec.get("schedulingGates"):
-                if self._schedules and not is_placed_by_kai(pod):
+                if self._schedules and not is_placed_by_kai(pod) and not group_of(pod):
                     self._schedule(pod)
             elif node is not None and node.ready and WARM_LABEL in pod["metadata"]["labels"]:
                 self._pull(pod, node)
@@ -264,6 +291,11 @@ class FakeKube:
         if name in self._deleted:
             self._nodes[name], self._slices[name] = self._deleted.pop(name)
         self._change_node(name, ready=True)
+
+    def stop_driver(self, name: str, stopped: bool = True) -> None:
+        """A node's driver has withdrawn what it published; what runs there has its devices. Or it is back."""
+        self._version += 1
+        (self._silent.add if stopped else self._silent.discard)(name)
 
     def cordon(self, name: str, closed: bool = True) -> None:
         self._change_node(name, unschedulable=closed)
@@ -417,9 +449,13 @@ class FakeKube:
         makes their channels' templates."""
         for domain in self._of("ComputeDomain"):
             self._make_channel(domain)
-        for kind in ("Workload", "PodGroup") if not self._raycluster else ():
-            for owned in self._of(kind):
-                self._things.pop((kind, owned["metadata"]["name"]))
+        for owned in [*self._of("Workload"), *self._of("PodGroup"), *self._gang_pod_groups()]:
+            if not self._raycluster:
+                self._things.pop((kind_of_object(owned), owned["metadata"]["name"]))
+        for group in self._gang_pod_groups():
+            name = group["metadata"]["name"]
+            if group["metadata"].get("deletionTimestamp") and not any(group_of(pod) == name for pod in self._of("Pod")):
+                self._things.pop((kind_of_object(group), name))
         pods = {pod["metadata"]["uid"] for pod in self._of("Pod")}
         for claim in self._of("ResourceClaim"):
             owners = claim["metadata"].get("ownerReferences") or ()
@@ -464,7 +500,8 @@ class FakeKube:
     def _allocate(self, node: str, claim: Object) -> list[str] | None:
         """As Kubernetes' allocator: for each device that is wanted the first that will do, going back within the claim;
         None where there are none."""
-        slices = with_rules(self._slices.get(node, ()), self._taint_rules())
+        published = () if node in self._silent else self._slices.get(node, ())
+        slices = with_rules(published, self._taint_rules())
         devices = [device for each in slices for device in each.devices]
         taken = {device for pool, device in self.claimed() if pool == node}
         left = {(s.name, counter): n for each in slices for s in each.counters for counter, n in s.counters}
@@ -514,6 +551,9 @@ class FakeKube:
         name = pod["metadata"]["name"]
         self._things.pop(("Pod", name))
         self._running.discard(name)
+
+    def _gang_pod_groups(self) -> list[dict[str, Any]]:
+        return [each for api in POD_GROUP_APIS for each in self._of(kind_in(api, "PodGroup"))]
 
     def _of(self, kind: str) -> list[dict[str, Any]]:
         return [thing for (k, _), thing in sorted(self._things.items()) if k == kind]

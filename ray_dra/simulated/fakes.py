@@ -56,11 +56,12 @@ class FakeRay:
         self.drained: list[tuple[str, str, float]] = []  # raylets of which Ray was told that they end, why, and when
         self.unreachable: set[str] = set()  # raylets that Ray has not given up yet
         self._next = 0
+        self._said: dict[str, tuple[RayNode, RayNode]] = {}  # raylets as they are, and as they were told last
 
     # -- the ports
 
     def view(self) -> RayView:
-        nodes = tuple(replace(n, available=self._available(n)) for n in self.nodes.values())
+        nodes = tuple(map(self._seen, self.nodes.values()))
         groups = {
             name: RayGroup(name, g.state, tuple(g.nodes) or (None,) * len(g.bundles), tuple(g.bundles), g.name, g.job)
             for name, g in self.groups.items()
@@ -197,6 +198,15 @@ class FakeRay:
                 if node == raylet and (group.state != "REMOVED" or i in group.workers):
                     found.append((group.bundles[i], group.gpu_ids[i]))
         return found
+
+    def _seen(self, node: RayNode) -> RayNode:
+        """With what is available, the same value for as long as nothing of it changes."""
+        available = self._available(node)
+        said, seen = self._said.get(node.id, (None, node))
+        if said is not node or seen.available != available:
+            seen = replace(node, available=available)
+            self._said[node.id] = node, seen
+        return seen
 
     def _available(self, node: RayNode) -> dict[str, float]:
         left = dict(node.total)

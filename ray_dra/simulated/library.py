@@ -17,6 +17,7 @@ from pathlib import Path
 from ray_dra.errors import SimulationError
 
 NAME = "libnvidia-ml.so.1"
+MACHINE = os.uname().machine
 COMPILED = Path(__file__).with_name("compiled")  # put there when an image is built, for machines without a compiler
 
 
@@ -33,19 +34,20 @@ def compilers() -> list[list[str]]:
     return found
 
 
-def library_folder(*, compiler: list[str] | None = None, cache: Path | None = None) -> Path:
+def library_folder(*, compiler: list[str] | None = None, cache: Path | None = None, machine: str = MACHINE) -> Path:
     """The folder for LD_LIBRARY_PATH; compiles first when neither the package nor the cache has one for this source.
 
     Args:
         compiler: the command to compile with; None: the first of `compilers()`.
         cache: compile into this folder, whatever is there; None: the user's cache.
+        machine: the processor that the compiler compiles for, as `uname` calls it.
 
     Raises:
         SimulationError: no compiler, or it fails.
     """
     source = (resources.files("ray_dra.simulated") / "nvml_sim.c").read_bytes()
     commands = [compiler] if compiler is not None else compilers()
-    key = hashlib.sha256(source + sys.platform.encode() + os.uname().machine.encode()).hexdigest()[:16]
+    key = hashlib.sha256(source + sys.platform.encode() + machine.encode()).hexdigest()[:16]
     folder = (cache or cache_folder()) / f"nvml-{key}"
     for found in (COMPILED / folder.name, folder):
         if cache is None and (found / NAME).exists():

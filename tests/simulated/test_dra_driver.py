@@ -12,9 +12,14 @@ import pytest
 
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.errors import SimulationError
+from ray_dra.ports.metrics import DRIVER_CALLS, DRIVER_CLAIMS, DRIVER_DEVICES, DRIVER_FAULTS, NO_METRICS, Metrics
 from ray_dra.simulated.dra.driver import Driver
 from ray_dra.simulated.dra.gates import check_gates
+from ray_dra.simulated.dra.kubelet import Plugin
+from ray_dra.simulated.dra.proto import dra_pb2 as dra
+from ray_dra.translate.names import DOMAIN_DRIVER
 from ray_dra.translate.vendors import NVIDIA
+from tests.ports.counted import Counted
 
 FOLDERS: list[Path] = []  # a socket's path has to be short
 
@@ -67,7 +72,9 @@ class Server:
         return {s["spec"]["pool"]["generation"] for s in self.slices.values() if s["spec"]["driver"] == NVIDIA.driver}
 
 
-def driver(server: Server, folder: Path, profile: str = "hgx-h100", *gates: str) -> Driver:
+def driver(
+    server: Server, folder: Path, profile: str = "hgx-h100", *gates: str, metrics: Metrics = NO_METRICS
+) -> Driver:
     return Driver(
         cast(KubernetesApi, server),
         "n1",
@@ -76,6 +83,7 @@ def driver(server: Server, folder: Path, profile: str = "hgx-h100", *gates: str)
         kubelet=FOLDERS[-1],
         cdi=folder / "cdi",
         gates=frozenset(gates),
+        metrics=metrics,
     )
 
 
@@ -152,3 +160,31 @@ def test_gates_that_it_does_not_start_with(gates: set[str], shares: str, message
     with pytest.raises(SimulationError, match=message):
         check_gates(frozenset(gates), shares)
     check_gates(frozenset({"ConsumableShares", "DynamicMIG", "TimeSlicingSettings"}), "4")
+
+
+def test_devices_claims_calls_and_faults_are_counted(tmp_path: Path) -> None:
+    metrics = Counted()
+    made = driver(Server(), tmp_path, "hgx-h100", metrics=metrics)
+    made.publish()
+    gpus, domains = (NVIDIA.driver,), (DOMAIN_DRIVER,)
+    assert metrics.values[DRIVER_DEVICES.name, gpus] == 8
+    assert metrics.values[DRIVER_CLAIMS.name, gpus] == metrics.values[DRIVER_CLAIMS.name, domains] == 0
+    assert {v for (name, _), v in metrics.values.items() if name == DRIVER_FAULTS.name} == {0}
+    made.machine.xid(2, 79)
+    made.machine.hang()
+    made.publish()
+    assert metrics.values[DRIVER_FAULTS.name, ("xids",)] == metrics.values[DRIVER_FAULTS.name, ("hang",)] == 1
+    results = [{"request": "g", "driver": NVIDIA.driver, "pool": "n1", "device": "gpu-3"}]
+    claim = {
+        "metadata": {"namespace": "default", "name": "c", "uid": "u"},
+        "status": {"allocation": {"devices": {"results": results}}},
+    }
+    (tmp_path / "own").mkdir()
+    plugin = Plugin(made.preparers[NVIDIA.driver], kubelet=FOLDERS[-1] / "own", fetch=lambda *_: claim, metrics=metrics)
+    asked = [dra.Claim(namespace="default", name="c", uid=uid) for uid in ("u", "another")]
+    plugin._prepare(dra.NodePrepareResourcesRequest(claims=asked), None)
+    assert metrics.values[DRIVER_CLAIMS.name, gpus] == 1
+    plugin._unprepare(dra.NodeUnprepareResourcesRequest(claims=asked[:1]), None)
+    assert metrics.values[DRIVER_CLAIMS.name, gpus] == 0
+    calls = {labels[1:]: v for (name, labels), v in metrics.values.items() if name == DRIVER_CALLS.name}
+    assert calls == {("prepare", "ok"): 1, ("prepare", "failed"): 1, ("unprepare", "ok"): 1}

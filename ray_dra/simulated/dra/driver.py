@@ -18,7 +18,17 @@ import typer
 
 from ray_dra.adapters.kube_answers import Object
 from ray_dra.adapters.kubernetes import KubernetesApi
+from ray_dra.adapters.prometheus import metrics_served
 from ray_dra.errors import KubernetesError, NotFound, SimulationError
+from ray_dra.ports.metrics import (
+    DRIVER_CLAIMS,
+    DRIVER_DEVICES,
+    DRIVER_FAULTS,
+    DRIVER_INFO,
+    DRIVER_METRICS,
+    NO_METRICS,
+    Metrics,
+)
 from ray_dra.simulated.dra.devices import Pool, domain_pool, gpu_pool, node_labels, slices, twin
 from ray_dra.simulated.dra.domains import NodeDomains
 from ray_dra.simulated.dra.gates import check_gates
@@ -27,9 +37,16 @@ from ray_dra.simulated.dra.prepare import Preparer
 from ray_dra.simulated.library import NAME, library_folder
 from ray_dra.simulated.machine import Machine
 from ray_dra.simulated.profile import SimulatedNode, load_profile
-from ray_dra.translate.names import DOMAIN_DRIVER, SIMULATED_PROFILE_LABEL, SIMULATED_RACK_LABEL, SIMULATED_TRAY_LABEL
+from ray_dra.translate.names import (
+    DOMAIN_DRIVER,
+    SIMULATED_PROFILE_LABEL,
+    SIMULATED_RACK_LABEL,
+    SIMULATED_TRAY_LABEL,
+    VERSION,
+)
 from ray_dra.translate.vendors import NVIDIA
 
+FAULT_KINDS = ("lost", "links", "xids", "fabric", "recovery", "hang", "init")  # of `Machine.read_faults`
 FAULT_SECONDS = 0.5  # between two looks at the machine's faults
 PUBLISH_SECONDS = 2.0  # between two looks at what the API server has
 REGISTER_SECONDS = 10.0  # for the kubelet to find the driver, before its devices are published
@@ -68,10 +85,11 @@ class Driver:
         cdi: Path,
         gates: frozenset[str] = frozenset(),
         consumable_shares: str = "",
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         check_gates(gates, consumable_shares)
         self._api, self._node, self._gates = api, node, gates
-        self._shares = consumable_shares
+        self._shares, self._metrics = consumable_shares, metrics
         self._object = api.get("Node", node)
         described = simulated_node(node, self._object["metadata"].get("labels", {}), profile, rack, tray)
         self.machine = Machine.kept(state / "machine", described)
@@ -94,7 +112,10 @@ class Driver:
             )
             for driver in (NVIDIA.driver, DOMAIN_DRIVER)
         }
-        self._plugins = [Plugin(preparer, kubelet=kubelet, fetch=self._fetch) for preparer in self.preparers.values()]
+        self._plugins = [
+            Plugin(preparer, kubelet=kubelet, fetch=self._fetch, metrics=metrics)
+            for preparer in self.preparers.values()
+        ]
 
     def pool(self, driver: str) -> Pool:
         """What the driver publishes now."""
@@ -137,10 +158,12 @@ class Driver:
     def publish(self) -> None:
         """Make the API server's slices those of now: a slice that differs is replaced in its place, and the pool's
         generation rises where their number does not stay."""
+        self._tell()
         fields = f"spec.nodeName={self._node}"
         existing = self._api.items("ResourceSlice", fields=fields)
         for driver in self.preparers:
             pool = self.pool(driver)
+            self._metrics.put(DRIVER_DEVICES, len(pool.devices), driver)
             mine = {s["metadata"]["name"]: s for s in existing if s["spec"]["driver"] == driver}
             generation = max((s["spec"]["pool"]["generation"] for s in mine.values()), default=0)
             wanted = slices(pool, self._node, generation, self._owner())
@@ -153,6 +176,15 @@ class Driver:
                 continue
             self._replace(mine, changed, keep={each["metadata"]["name"] for each in wanted})
             print(f"{driver}: published {len(pool.devices)} devices, generation {generation}", flush=True)
+
+    def _tell(self) -> None:
+        """How it is now, for whoever collects metrics."""
+        for driver, preparer in self.preparers.items():
+            self._metrics.put(DRIVER_CLAIMS, len(preparer.claims()), driver)
+        faults = self.machine.read_faults()
+        for kind in FAULT_KINDS:
+            found = faults.get(kind)
+            self._metrics.put(DRIVER_FAULTS, len(found) if isinstance(found, list | dict) else bool(found), kind)
 
     def forget_gone(self) -> None:
         """Undo claims that were deleted while nobody told us."""
@@ -215,7 +247,8 @@ def main(
     ] = "",
 ) -> None:
     """Simulated NVIDIA GPUs on this node, for Kubernetes' dynamic resource allocation."""
-    api = KubernetesApi(kubeconfig)
+    metrics = metrics_served(DRIVER_METRICS, DRIVER_INFO, VERSION)
+    api = KubernetesApi(kubeconfig, metrics=metrics)
     chosen = frozenset(gate.strip() for gate in gates.split(",") if gate.strip())
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -233,6 +266,7 @@ def main(
         cdi=cdi,
         gates=chosen,
         consumable_shares=consumable_shares,
+        metrics=metrics,
     )
     driver.start()
     rounds, faults = 0, driver.machine.read_faults()

@@ -6,14 +6,17 @@ The sockets stay through the kubelet's restarts: it looks for them when it start
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from ray_dra.errors import KubernetesError
+from ray_dra.ports.metrics import DRIVER_CALLS, DRIVER_CLAIMS, NO_METRICS, Metrics
 from ray_dra.simulated.dra.prepare import PrepareError, Preparer
 from ray_dra.simulated.dra.proto import dra_pb2 as dra
 from ray_dra.simulated.dra.proto import registration_pb2 as registration
@@ -30,8 +33,8 @@ class Plugin:
         fetch: reads a ResourceClaim from the API server.
     """
 
-    def __init__(self, preparer: Preparer, *, kubelet: Path, fetch: FetchClaim) -> None:
-        self._preparer, self._fetch = preparer, fetch
+    def __init__(self, preparer: Preparer, *, kubelet: Path, fetch: FetchClaim, metrics: Metrics = NO_METRICS) -> None:
+        self._preparer, self._fetch, self._metrics = preparer, fetch, metrics
         self.registered = threading.Event()  # the kubelet knows this driver, and will call it
         driver = preparer.driver
         self._socket = kubelet / "plugins" / driver / "dra.sock"
@@ -96,17 +99,19 @@ class Plugin:
         for claim in request.claims:
             entry = answer.claims[claim.uid]
             try:
-                found = self._fetch(claim.namespace, claim.name)
-                if found["metadata"]["uid"] != claim.uid:
-                    raise PrepareError(f"{claim.namespace}/{claim.name} is another claim now (uid {claim.uid} is gone)")
-                for device in self._preparer.prepare(found):
-                    entry.devices.add(
-                        request_names=[device.request],
-                        pool_name=device.pool,
-                        device_name=device.device,
-                        cdi_device_ids=[device.cdi] if device.cdi else [],
-                        share_id=device.share,
-                    )
+                with self._clocked("prepare"):
+                    found = self._fetch(claim.namespace, claim.name)
+                    if found["metadata"]["uid"] != claim.uid:
+                        named = f"{claim.namespace}/{claim.name}"
+                        raise PrepareError(f"{named} is another claim now (uid {claim.uid} is gone)")
+                    for device in self._preparer.prepare(found):
+                        entry.devices.add(
+                            request_names=[device.request],
+                            pool_name=device.pool,
+                            device_name=device.device,
+                            cdi_device_ids=[device.cdi] if device.cdi else [],
+                            share_id=device.share,
+                        )
             except (PrepareError, KubernetesError) as error:
                 text = " ".join(str(error).split())
                 entry.error = f"error preparing devices for claim {claim.namespace}/{claim.name}: {text}"
@@ -120,10 +125,21 @@ class Plugin:
         for claim in request.claims:
             entry = answer.claims[claim.uid]
             try:
-                self._preparer.unprepare(claim.uid)
+                with self._clocked("unprepare"):
+                    self._preparer.unprepare(claim.uid)
             except (PrepareError, KubernetesError) as error:
                 entry.error = f"error unpreparing claim {claim.uid}: {' '.join(str(error).split())}"
         return answer
+
+    @contextmanager
+    def _clocked(self, call: str) -> Iterator[None]:
+        began, driver, result = time.monotonic(), self._preparer.driver, "failed"
+        try:
+            yield
+            result = "ok"
+        finally:
+            self._metrics.observe(DRIVER_CALLS, time.monotonic() - began, driver, call, result)
+            self._metrics.put(DRIVER_CLAIMS, len(self._preparer.claims()), driver)
 
 
 def _server(socket: Path, service: str, **methods: tuple[Any, Any, Any]) -> grpc.Server:
