@@ -12,22 +12,12 @@ from ray_dra.translate.names import VERSION
 
 if TYPE_CHECKING:
     from ray_dra.api import (
-        at_most_cliques,
-        best_connected,
         capacity,
-        checkpointed,
-        get_devices,
-        get_notice,
-        label_selector,
-        linked_devices,
         placement_group,
         plan,
         pool,
-        same_clique,
-        same_gpu,
         sandbox,
         snapshot,
-        spread_gpus,
         topology,
     )
     from ray_dra.errors import (
@@ -49,32 +39,33 @@ if TYPE_CHECKING:
     )
     from ray_dra.program.connect import ClientBuilder, embedded_cluster
     from ray_dra.program.gang_handle import GangPlacementGroup
+    from ray_dra.program.inside import checkpointed, get_devices, get_notice
     from ray_dra.program.named_shapes import GangShape, shape
     from ray_dra.program.sandbox import Sandbox
     from ray_dra.program.submit_job import get_job_submission_client_cluster_info
     from ray_dra.translate.drawing import draw_topology
     from ray_dra.translate.ray.devices import gpu, mig, mps, partition, time_slicing
+    from ray_dra.translate.ray.localities import (
+        at_most,
+        at_most_cliques,
+        best_connected,
+        label_selector,
+        linked_devices,
+        same_clique,
+        same_gpu,
+        spread_gpus,
+    )
 
 __version__ = VERSION
 
 _HOMES = {
     "ray_dra.api": (
-        "at_most_cliques",
-        "best_connected",
         "capacity",
-        "checkpointed",
-        "get_devices",
-        "get_notice",
-        "label_selector",
-        "linked_devices",
         "placement_group",
         "plan",
         "pool",
-        "same_clique",
-        "same_gpu",
         "sandbox",
         "snapshot",
-        "spread_gpus",
         "topology",
     ),
     "ray_dra.program.connect": ("ClientBuilder", "embedded_cluster"),
@@ -96,11 +87,22 @@ _HOMES = {
         "UnsatisfiableError",
     ),
     "ray_dra.program.gang_handle": ("GangPlacementGroup",),
+    "ray_dra.program.inside": ("checkpointed", "get_devices", "get_notice"),
     "ray_dra.program.named_shapes": ("GangShape", "shape"),
     "ray_dra.program.sandbox": ("Sandbox",),
     "ray_dra.program.submit_job": ("get_job_submission_client_cluster_info",),
     "ray_dra.translate.drawing": ("draw_topology",),
     "ray_dra.translate.ray.devices": ("gpu", "mig", "mps", "partition", "time_slicing"),
+    "ray_dra.translate.ray.localities": (
+        "at_most",
+        "at_most_cliques",
+        "best_connected",
+        "label_selector",
+        "linked_devices",
+        "same_clique",
+        "same_gpu",
+        "spread_gpus",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -124,6 +126,7 @@ __all__ = [
     "Sandbox",
     "SimulationError",
     "UnsatisfiableError",
+    "at_most",
     "at_most_cliques",
     "best_connected",
     "capacity",

@@ -1,4 +1,7 @@
-"""What a Ray program calls: `placement_group`, `plan`, and the localities."""
+"""What a Ray program calls to have gangs, and to ask what it could have.
+
+Neighbours: `translate/ray/localities.py` and `devices.py`, what it writes in a call; `program/orders.py`, how an order
+comes to the coordinator; `program/inside.py`, what a gang's own tasks ask."""
 
 from __future__ import annotations
 
@@ -8,118 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from ray_dra.adapters.ray_groups import creator, mint
-from ray_dra.coordinator.status import Status
 from ray_dra.core.explain.capacity import ClusterCapacity, capacity_now
-from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.explain.whatif import answer_of
 from ray_dra.core.gangs.forecast import Expected
 from ray_dra.core.gangs.gang import Beside, Maker
-from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.order import Order
-from ray_dra.core.gangs.repair import GRACE_SECONDS, MOST_GRACE, OnFault
-from ray_dra.core.gangs.repair import on_fault as declared
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.checked import flag, number, text
 from ray_dra.core.model.device_selector import DeviceCriteria
 from ray_dra.core.model.gpu_sharing import GpuSharing
-from ray_dra.core.model.locality import Connect, Gpus, Locality
+from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.parts import PartCriteria
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.model.topology import Topology
-from ray_dra.errors import GangGone, InvalidRequest, NameTaken, UnsatisfiableError, shown
-from ray_dra.processes.calls import ask, coordinator
+from ray_dra.errors import InvalidRequest, shown
+from ray_dra.processes.calls import ask
 from ray_dra.processes.start_coordinator import coordinator_here
-from ray_dra.processes.worker_hook import SeenDevice, seen_devices
 from ray_dra.program.gang_handle import GangPlacementGroup
-from ray_dra.program.notice import notice_of
+from ray_dra.program.orders import check_lifetime, fault_ways, grace_alone, submit
 from ray_dra.program.sandbox import Place, Sandbox
 from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_snapshot
-from ray_dra.translate.names import LOCALITY_LABEL, RAY_NODE_ID
 from ray_dra.translate.ray.bundles import request_from_bundles
-from ray_dra.translate.ray.policy import policy_label
 from ray_dra.translate.ray.pools import pool_request
-
-# -- localities
-
-
-def label_selector(locality: Locality) -> dict[str, str]:
-    """A locality for the placement groups that a library makes itself, as a label selector: Train's
-    `ScalingConfig(label_selector=...)`, Serve's `placement_group_bundle_label_selector`, Ray's `bundle_label_selector`.
-
-    Raises:
-        InvalidRequest: no policy says this (docs/unchanged.md), as one of whole cliques.
-    """
-    return {LOCALITY_LABEL: policy_label(locality)}
-
-
-def same_clique(
-    *,
-    segment: int | None = None,
-    required: bool = True,
-    patience: float | None = None,
-    exclusive: bool = False,
-    outside_speed: float | None = None,
-) -> Locality:
-    """All bundles in one NVLink clique, or each `segment` consecutive bundles in one.
-
-    Args:
-        segment: bundles that share a clique; must divide the number of bundles. None: all of them.
-        required: False takes the nearest there is instead of refusing.
-        patience: with `required=False`, seconds (at most a year) for which a gang that could start now waits for one
-            clique. None: 0 for a gang that does not say how long it runs; one that does (`runs_for=`) waits as long as
-            it would end sooner in a clique than outside (docs/queue.md). `wait=False` does not wait for it either.
-        exclusive: whole cliques; nobody else is planned onto them.
-        outside_speed: with `required=False`, the gang's speed outside of a clique, from 0.001 to 1, where it is 1
-            inside. None: as the cluster is set, 1/2.4 unless said otherwise.
-    """
-    cliques = 1 if segment is None else None
-    return Locality(
-        cliques=cliques,
-        segment=segment,
-        required=required,
-        patience=patience,
-        exclusive=exclusive,
-        outside_speed=outside_speed,
-    )
-
-
-def at_most_cliques(
-    count: int,
-    *,
-    required: bool = True,
-    patience: float | None = None,
-    exclusive: bool = False,
-    outside_speed: float | None = None,
-) -> Locality:
-    """The gang on at most `count` cliques; the rest as in `same_clique`."""
-    return Locality(
-        cliques=count, required=required, patience=patience, exclusive=exclusive, outside_speed=outside_speed
-    )
-
-
-def linked_devices() -> Locality:
-    """The GPUs of each bundle are linked by NVLink, every two of them. Combine: `same_clique() & linked_devices()`."""
-    return Locality(connect=Connect.REQUIRED)
-
-
-def same_gpu() -> Locality:
-    """The parts of a gang on one GPU. For `part=`."""
-    return Locality(gpus=Gpus.SAME)
-
-
-def spread_gpus() -> Locality:
-    """Each part of a gang on another GPU. For `part=`."""
-    return Locality(gpus=Gpus.SPREAD)
-
-
-def best_connected() -> Locality:
-    """The best-connected free GPUs on each node, NUMA in mind; the default."""
-    return Locality(connect=Connect.PREFERRED)
-
-
-# -- gangs
 
 
 def placement_group(
@@ -234,7 +148,7 @@ def placement_group(
             wanted=shown(queue),
             available="ray_dra.pool(..., queue=)",
         )
-    _check_lifetime(lifetime)
+    check_lifetime(lifetime)
     coordinator_here()  # first of all: where Ray is not connected, its own calls start a cluster
     who = creator()
     order = Order(
@@ -249,13 +163,13 @@ def placement_group(
         runs_for=runs_for,
         team="" if queue is None else text(queue, "queue"),
         beside=_beside,
-        on_fault=_on_fault(on_fault, grace, min_bundles),
+        on_fault=fault_ways(on_fault, grace, min_bundles),
         spares=spares,
         grace=None
         if grace is None or on_fault is not None
-        else _grace(grace, may_end=preemptible or movable or queue is not None),
+        else grace_alone(grace, may_end=preemptible or movable or queue is not None),
     )
-    return _handle(order, _soft_target_node_id)
+    return submit(order, _soft_target_node_id)
 
 
 def pool(
@@ -307,7 +221,7 @@ def pool(
         devices=devices,
         priority=priority,
     )
-    _check_lifetime(lifetime)
+    check_lifetime(lifetime)
     coordinator_here()
     who = creator()
     order = Order(
@@ -320,7 +234,7 @@ def pool(
         maker=Maker(who.actor, who.outlives_job),
         team="" if queue is None else text(queue, "queue"),
     )
-    return _handle(order, None)
+    return submit(order, None)
 
 
 def sandbox(
@@ -397,6 +311,7 @@ def plan(
     cluster: str | Path | Snapshot | None = None,
     when: bool = False,
     runs_for: float | None = None,
+    queue: str | None = None,
 ) -> Allocation | Unsatisfiable | Expected:
     """What `placement_group` would decide now, without holding or starting anything; ignores patience.
 
@@ -405,6 +320,7 @@ def plan(
             since 1970; None: nobody can tell), once who has ended (`after`), and, in `now`, what is said below. It
             asks the running cluster's queue (docs/queue.md), so there is no `cluster` then.
         runs_for: with `when`, as in `placement_group`.
+        queue: the same.
         cluster: a snapshot, or the file of one (`ray-dra snapshot`), to ask instead of the live cluster; Ray need
             not be connected then.
 
@@ -424,13 +340,14 @@ def plan(
             wanted=shown(when),
             available="plan(..., when=True) without cluster=",
         )
-    if runs_for is not None and not when:
-        raise InvalidRequest(
-            "How long a gang runs matters to nothing but when it starts.",
-            place="runs_for",
-            wanted=shown(runs_for),
-            available="runs_for with when=True",
-        )
+    for said, given in (("runs_for", runs_for), ("queue", queue)):
+        if given is not None and not when:
+            raise InvalidRequest(
+                "How long a gang runs, and in which queue it waits, matters to nothing but when it starts.",
+                place=said,
+                wanted=shown(given),
+                available=f"{said} with when=True",
+            )
     request = request_from_bundles(
         bundles,
         strategy=strategy,
@@ -447,7 +364,8 @@ def plan(
         preemptible=preemptible,
     )
     if when:
-        expected: Expected = ask(coordinator_here().when.remote(request, runs_for))
+        team = "" if queue is None else text(queue, "queue")
+        expected: Expected = ask(coordinator_here().when.remote(request, runs_for, team))
         return expected
     if request.pool and cluster is not None:
         raise InvalidRequest(
@@ -460,7 +378,7 @@ def plan(
         answer: Allocation | Unsatisfiable = ask(coordinator_here().plan.remote(request))
         return answer
     snapshot = cluster if isinstance(cluster, Snapshot) else read_snapshot(cluster)
-    return plan_and_explain(inventory_of(snapshot), request)
+    return answer_of(inventory_of(snapshot), request)
 
 
 def capacity(*, cluster: str | Path | Snapshot | None = None) -> ClusterCapacity:
@@ -488,93 +406,3 @@ def topology() -> Topology:
     """The cluster as the coordinator sees it: nodes, devices, links, cliques."""
     found: Topology = ask(coordinator_here().topology.remote())
     return found
-
-
-def get_devices() -> tuple[SeenDevice, ...]:
-    """The GPUs of the current task or actor, in the order of CUDA_VISIBLE_DEVICES; empty in a driver."""
-    worker = ray._private.worker.global_worker
-    worker.check_connected()
-    return tuple(seen_devices(worker) or ())
-
-
-def checkpointed() -> None:
-    """What `GangPlacementGroup.checkpointed` says, for the gang of the current task or actor; outside of one it does
-    nothing."""
-    ray._private.worker.global_worker.check_connected()
-    group = ray.get_runtime_context().get_placement_group_id()
-    if group is None:
-        return
-    try:
-        ask(coordinator().checkpointed.remote(group))
-    except (GangGone, UnsatisfiableError):
-        pass
-
-
-def get_notice(timeout: float = 0.0) -> Notice | None:
-    """What `GangPlacementGroup.notice` says, for the gang of the current task or actor; None outside of a gang, and
-    after its end.
-
-    Raises:
-        InvalidRequest: `timeout` is no number of seconds.
-    """
-    ray._private.worker.global_worker.check_connected()
-    group = ray.get_runtime_context().get_placement_group_id()
-    if group is None:
-        return None
-    try:
-        return notice_of(group, timeout)
-    except (GangGone, UnsatisfiableError):
-        return None
-
-
-def _check_lifetime(lifetime: object) -> None:
-    if lifetime is not None and not (isinstance(lifetime, str) and lifetime == "detached"):
-        raise InvalidRequest("lifetime is None or 'detached'.", place="lifetime", wanted=shown(lifetime))
-
-
-def _on_fault(ways: str | Sequence[str] | None, grace: float | None, min_bundles: int | None) -> OnFault | None:
-    if ways is not None:
-        return declared(ways, GRACE_SECONDS if grace is None else grace, min_bundles=min_bundles)
-    if min_bundles is not None:
-        said = "min_bundles is for a gang that may shrink: say on_fault, too."
-        available = "on_fault='shrink'"
-        raise InvalidRequest(said, place="min_bundles", wanted=shown(min_bundles), available=available)
-    return None
-
-
-def _grace(grace: float, *, may_end: bool) -> float:
-    """Of a gang that leaves it to the cluster what is done about faults."""
-    if not may_end:
-        said = "grace is for what on_fault does, a preemption, a move or a team: say one of them, too."
-        available = "on_fault='restart', say, preemptible=True, movable=True or queue="
-        raise InvalidRequest(said, place="grace", wanted=shown(grace), available=available)
-    return number(grace, "grace", least=0.0, most=MOST_GRACE)
-
-
-def _handle(order: Order, soft_node: str | None) -> GangPlacementGroup:
-    """The gang's handle; or, whatever comes between, nothing is held."""
-    actor = coordinator_here()
-    try:
-        return GangPlacementGroup.of(order, _submit(actor, order, soft_node))
-    except (UnsatisfiableError, NameTaken):
-        raise  # the coordinator's no
-    except BaseException:
-        actor.release.remote(order.request.gang, 0.0)  # also where the submit is run after that
-        raise
-
-
-def _submit(actor: Any, order: Order, soft_node: str | None) -> Status:
-    if soft_node:
-        near = _with_labels(order, {RAY_NODE_ID: soft_node.lower()})
-        try:
-            found: Status = ask(actor.submit.remote(near))
-            return found
-        except UnsatisfiableError:
-            pass  # soft: anywhere else will do
-    answer: Status = ask(actor.submit.remote(order))
-    return answer
-
-
-def _with_labels(order: Order, labels: dict[str, str]) -> Order:
-    bundles = tuple(replace(b, labels={**b.labels, **labels}) for b in order.request.bundles)
-    return replace(order, request=replace(order.request, bundles=bundles), wait=False)

@@ -49,7 +49,14 @@ from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
-from ray_dra.errors import ClusterUnavailable, CoordinatorUnavailable, InvalidAddress, InvalidSnapshot, RayDraError
+from ray_dra.errors import (
+    ClusterUnavailable,
+    CoordinatorUnavailable,
+    InvalidAddress,
+    InvalidRequest,
+    InvalidSnapshot,
+    RayDraError,
+)
 from ray_dra.simulated.profile import profile_names
 from ray_dra.translate.files.snapshot import Others, Snapshot, dump_snapshot, snapshot_of
 from ray_dra.translate.names import CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE
@@ -129,6 +136,11 @@ def test_plan_on_a_file(file: Path, tmp_path: Path) -> None:
     for two in (("--same-clique", "--at-most-cliques", "2"), ("--json", "-o", "yaml")):
         both = run("plan", str(file), *two)
         assert (both.exit_code, "say one of the two" in " ".join(both.stderr.split())) == (USAGE, True)
+    for level, said in (("leaf", "a level and a number"), ("=2", "a level and a number"), ("leaf=x", "and a number")):
+        wrong = run("plan", str(file), "--at-most", level)
+        assert (wrong.exit_code, said in " ".join(wrong.stderr.split())) == (USAGE, True)
+    unknown = run("plan", str(file), "--at-most", "leaf=2")
+    assert isinstance(unknown.exception, InvalidRequest)
     missing = run("plan", str(tmp_path / "none.yaml"))
     assert isinstance(missing.exception, InvalidSnapshot)
     assert "No such file" in str(missing.exception)
@@ -585,6 +597,20 @@ def test_help_tells_the_exit_codes_and_the_version_is_told() -> None:
     assert run("--version").stdout == f"ray-dra {ray_dra.__version__}\n"
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     assert f'\nversion = "{ray_dra.__version__}"\n' in project
+
+
+def test_a_dash_is_standard_output_and_standard_input(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    one = ("snapshot", "--profile", "gb200-nvl72", "--nodes", "1")
+    assert run(*one, "-").stdout == run(*one).stdout != ""
+    assert not Path("-").exists()
+    for command in (["topology"], ["top", "nodes"], ["plan"], ["capacity"]):
+        from_file = run(*command, str(file))
+        piped = CliRunner().invoke(app, [*command, "-"], input=file.read_bytes())
+        assert (piped.exit_code, piped.stdout) == (from_file.exit_code, from_file.stdout)
+        assert piped.stdout
+    nothing = CliRunner().invoke(app, ["topology", "-"], input="gangs: 1\n")
+    assert isinstance(nothing.exception, InvalidSnapshot)
 
 
 def test_in_a_pod_of_kuberays_a_command_connects_as_programs_do(monkeypatch: pytest.MonkeyPatch) -> None:

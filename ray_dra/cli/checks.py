@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ray_dra.cli.connection import silence
+from ray_dra.cli.elsewhere import Asked, Context, found_raycluster
 from ray_dra.cli.exit_codes import NO
 from ray_dra.cli.terminal import Output, OutputOption, say, say_plain
 from ray_dra.translate.names import CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE
@@ -14,12 +15,28 @@ from ray_dra.translate.names import CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VAR
 
 def check(
     namespace: Annotated[
-        str, typer.Option(envvar=CLUSTER_NAMESPACE_VARIABLE, help="The RayCluster's namespace.")
-    ] = "default",
-    raycluster: Annotated[str, typer.Option(envvar=CLUSTER_NAME_VARIABLE, help="The RayCluster's name.")] = "",
+        str,
+        typer.Option(
+            "--namespace",
+            "-n",
+            metavar="NAME",
+            envvar=CLUSTER_NAMESPACE_VARIABLE,
+            help="The RayCluster's namespace; without it that of the kubeconfig.",
+        ),
+    ] = "",
+    raycluster: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            envvar=CLUSTER_NAME_VARIABLE,
+            help="The RayCluster's name; without it the namespace's only one.",
+        ),
+    ] = "",
     kubeconfig: Annotated[
-        str | None, typer.Option(help="A kubeconfig; without it $KUBECONFIG, or the pod's service account.")
+        str | None,
+        typer.Option(metavar="FILE", help="A kubeconfig; without it $KUBECONFIG, or the pod's service account."),
     ] = None,
+    kube_context: Context = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Say whether a RayCluster on Kubernetes can be given gangs: rights, what is served, drivers, templates.
@@ -30,10 +47,9 @@ def check(
     from ray_dra.adapters.kubernetes import KubernetesApi
     from ray_dra.operate.check import findings
 
-    if not raycluster:
-        raise typer.BadParameter("outside a KubeRay pod the RayCluster has to be named", param_hint="--raycluster")
-    api = KubernetesApi(kubeconfig)
+    api = KubernetesApi(kubeconfig, kube_context)
     api.await_answer()
+    namespace, raycluster = found_raycluster(api, Asked(raycluster, namespace, kubeconfig, kube_context))
     found = []
     for finding in findings(api, namespace, raycluster):
         found.append(finding)
@@ -44,5 +60,9 @@ def check(
             say(finding.what)
     if output.plain:
         say_plain([{"what": each.what, "ok": each.ok, "said": each.said} for each in found], output)
-    if any(each.ok is False for each in found):
+    lacking = [each.what for each in found if each.ok is False]
+    if not output.plain and output is not Output.NAME:
+        ready = f"NO: {namespace}/{raycluster} is not ready for gangs: {', '.join(dict.fromkeys(lacking))}"
+        say(ready if lacking else f"ok: {namespace}/{raycluster} is ready for gangs")
+    if lacking:
         raise typer.Exit(NO)

@@ -11,6 +11,7 @@ import typer
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
 from ray_dra.cli.terminal import (
+    STANDARD,
     Output,
     OutputOption,
     refuse_idle,
@@ -19,8 +20,8 @@ from ray_dra.cli.terminal import (
     say_as_it_is,
     say_lines,
     say_plain,
+    write_file,
 )
-from ray_dra.errors import InvalidSnapshot
 from ray_dra.translate.lines import several
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def topology(
-    file: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
+    file: Annotated[Path | None, typer.Argument(help=connection.SNAPSHOT)] = None,
     address: Address = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -39,11 +40,11 @@ def topology(
     """
     from ray_dra.core.model.topology import Topology
     from ray_dra.translate.drawing import OTHER_WORK, draw, mark_names
-    from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
+    from ray_dra.translate.files.snapshot import inventory_of
 
     called: dict[str, str] = {}
     if file is not None:
-        found = read_snapshot(file)
+        found = connection.read_cluster(file)
         inventory_of(found)  # it is one that can be
     else:
         connection.connect(address)
@@ -106,19 +107,22 @@ def _plain_topology(there: Topology, found: Snapshot, holders: list[str]) -> dic
 
 def snapshot(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="The file to write; without it, standard output.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="The file to write; - or without it, standard output.")] = None,
     address: Address = "",
     profile: Annotated[
-        str | None, typer.Option(help="Simulated machines of this profile instead of a running cluster.")
+        str | None,
+        typer.Option(metavar="NAME", help="Simulated machines of this profile instead of a running cluster."),
     ] = None,
-    nodes: Annotated[int | None, typer.Option(help="With --profile: how many machines.")] = None,
-    cliques: Annotated[int | None, typer.Option(help="With --profile: in how many cliques.")] = None,
+    nodes: Annotated[int | None, typer.Option(metavar="COUNT", help="With --profile: how many machines.")] = None,
+    cliques: Annotated[int | None, typer.Option(metavar="COUNT", help="With --profile: in how many cliques.")] = None,
     slurm: Annotated[
-        Path | None, typer.Option(help="The machines of Slurm's topology.conf instead; its blocks are cliques.")
+        Path | None,
+        typer.Option(metavar="FILE", help="The machines of Slurm's topology.conf instead; its blocks are cliques."),
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(help="With --slurm: GPUs of each node.")] = 4,
+    gpus_per_node: Annotated[int, typer.Option(metavar="COUNT", help="With --slurm: GPUs of each node.")] = 4,
     tree: Annotated[
-        Path | None, typer.Option(help="Slurm's topology.conf with a tree of switches: the levels above cliques.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Slurm's topology.conf with a tree of switches: the levels above cliques."),
     ] = None,
 ) -> None:
     """Write the cluster as the planner sees it, as YAML: nodes, gangs, other work.
@@ -153,13 +157,10 @@ def snapshot(
 
         found = replace(found, nodes=hung_in(found.nodes, read_tree(tree), str(tree)), levels=TIERS)
     text = dump_snapshot(found)
-    if file is None:
+    if file is None or file == STANDARD:
         say_as_it_is(text)
         return
-    try:
-        file.write_text(text)
-    except (OSError, ValueError) as error:
-        raise InvalidSnapshot("The file cannot be written.", place=str(file), available=str(error)) from error
+    write_file(file, text.encode())
     say(f"{several(len(found.nodes), 'node')}, {several(len(found.gangs), 'gang')} in {file}")
 
 

@@ -6,16 +6,24 @@ import io
 import logging
 import os
 import sys
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ray_dra.cli.terminal import STANDARD, refuse_idle, said_options
 from ray_dra.errors import ClusterUnavailable, InvalidAddress
 from ray_dra.translate.names import BACKEND_LOG_VARIABLE, CLUSTER_NAME_VARIABLE, CLUSTER_NAMESPACE_VARIABLE
 
+if TYPE_CHECKING:
+    from ray_dra.translate.files.snapshot import Snapshot
+
 Address = Annotated[
-    str, typer.Option(help="The running Ray cluster, as HOST:PORT; without it, the one on this machine.")
+    str, typer.Option(metavar="HOST:PORT", help="The running Ray cluster; without it, the one on this machine.")
 ]
+
+
+SNAPSHOT = "A snapshot, or - for standard input; without it, the running cluster."
 
 
 def connect(address: str) -> None:
@@ -74,3 +82,25 @@ def ask_coordinator(call: str, *arguments: Any, timeout: float = 30.0) -> Any:
     from ray_dra.processes.calls import ask, coordinator
 
     return ask(getattr(coordinator(), call).remote(*arguments), timeout=timeout)
+
+
+def snapshot_of(context: typer.Context, file: Path | None, address: str) -> Snapshot:
+    """What a file says of a cluster; without one, what the coordinator of the cluster at `address` does."""
+    if file is not None:
+        refuse_idle(said_options(context), ["--address"], "the cluster is read from a file")
+        return read_cluster(file)
+    connect(address)
+    found: Snapshot = ask_coordinator("snapshot")
+    return found
+
+
+def read_cluster(file: Path) -> Snapshot:
+    """What a snapshot file says, or standard input.
+
+    Raises:
+        InvalidSnapshot: it cannot be read, or is none.
+    """
+    from ray_dra.translate.files.plain import MAX_BYTES
+    from ray_dra.translate.files.snapshot import load_snapshot, read_snapshot
+
+    return load_snapshot(sys.stdin.buffer.read(MAX_BYTES + 1)) if file == STANDARD else read_snapshot(file)

@@ -13,6 +13,7 @@ import typer
 
 from ray_dra.cli import connection
 from ray_dra.cli.connection import Address
+from ray_dra.cli.elsewhere import Asked, Context, found_raycluster, of_kubectl
 from ray_dra.cli.exit_codes import USAGE
 from ray_dra.cli.terminal import refuse_idle, said_options, say, warn
 
@@ -25,21 +26,38 @@ ANSWER_SECONDS = 10.0
 
 def map_page(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
+    file: Annotated[Path | None, typer.Argument(help=connection.SNAPSHOT)] = None,
     address: Address = "",
     raycluster: Annotated[
-        str, typer.Option(help="From elsewhere, by the kubeconfig: the RayCluster's name; the map runs on its head.")
+        str,
+        typer.Option(
+            metavar="NAME", help="From elsewhere, by the kubeconfig: the RayCluster's name; the map runs on its head."
+        ),
     ] = "",
-    namespace: Annotated[str, typer.Option(help="With --raycluster: its namespace.")] = "default",
-    kubeconfig: Annotated[str | None, typer.Option(help="With --raycluster; without it $KUBECONFIG.")] = None,
+    namespace: Annotated[
+        str,
+        typer.Option(
+            "--namespace", "-n", metavar="NAME", help="With --raycluster: its namespace; else that of the kubeconfig."
+        ),
+    ] = "",
+    kubeconfig: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --raycluster; without it $KUBECONFIG.")
+    ] = None,
+    kube_context: Context = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help=f"The page's port; without it {PORT}, or another that is free.")
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help=f"The page's port; without it {PORT}, or another that is free."
+        ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to serve at. Whoever reaches it can look; nobody is asked who they are.")
+        str,
+        typer.Option(
+            metavar="HOST", help="The address to serve at. Whoever reaches it can look; nobody is asked who they are."
+        ),
     ] = LOOPBACK,
     name: Annotated[
-        list[str] | None, typer.Option(help="A host name by which browsers call it; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="A host name by which browsers call it; may be repeated.")
     ] = None,
     browser: Annotated[
         bool | None, typer.Option("--browser/--no-browser", help="Open it; without either, where this is a terminal.")
@@ -49,11 +67,11 @@ def map_page(
 
     It can be looked at and changes nothing. Needs the extra: pip install 'ray-dra[map]'.
     """
-    if raycluster:
+    if raycluster or (of_kubectl(context) and file is None and not address):
         if file is not None or address or port is not None or host != LOOPBACK or name:
             said = "with --raycluster the map is the head's, at a port of its own here"
             raise typer.BadParameter(said, param_hint="FILE, --address, --host, --port, --name")
-        _by_tunnel(raycluster, namespace, kubeconfig, browser)
+        _by_tunnel(Asked(raycluster, namespace, kubeconfig, kube_context), browser)
         return
     if file is not None:
         refuse_idle(said_options(context), ["--address"], "the cluster is read from a file")
@@ -86,7 +104,7 @@ def _tell(about: str, url: str, browser: bool | None) -> None:
         webbrowser.open(url)
 
 
-def _by_tunnel(raycluster: str, namespace: str, kubeconfig: str | None, browser: bool | None) -> None:
+def _by_tunnel(asked: Asked, browser: bool | None) -> None:
     """The map on a RayCluster's head, until ctrl-C."""
     connection.silence()
     from ray_dra.adapters.kubernetes import KubernetesApi
@@ -94,8 +112,9 @@ def _by_tunnel(raycluster: str, namespace: str, kubeconfig: str | None, browser:
     from ray_dra.operate.map import remote
     from ray_dra.program.submit_job import DASHBOARD_PORT, head_pod
 
-    api = KubernetesApi(kubeconfig)
+    api = KubernetesApi(asked.kubeconfig, asked.context)
     api.await_answer()
+    namespace, raycluster = found_raycluster(api, asked)
 
     def head() -> str:
         return head_pod(api, namespace, raycluster)

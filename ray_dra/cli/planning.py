@@ -18,46 +18,76 @@ NOT_OF_THE_GANG = {"cluster", "--request", "--slurm", "--gpus-per-node", "--addr
 
 def plan(
     context: typer.Context,
-    cluster: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of each bundle.")] = 1,
-    cpus: Annotated[float, typer.Option(help="CPUs of each bundle.")] = 0.0,
-    bundles: Annotated[int, typer.Option(help="How many bundles.")] = 1,
-    request: Annotated[Path | None, typer.Option(help="The gang as a file (JSON or YAML) instead of options.")] = None,
+    cluster: Annotated[Path | None, typer.Argument(help=connection.SNAPSHOT)] = None,
+    gpus: Annotated[int, typer.Option(metavar="COUNT", help="GPUs of each bundle.")] = 1,
+    cpus: Annotated[float, typer.Option(metavar="COUNT", help="CPUs of each bundle.")] = 0.0,
+    bundles: Annotated[int, typer.Option(metavar="COUNT", help="How many bundles.")] = 1,
+    request: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The gang as a file (JSON or YAML) instead of options.")
+    ] = None,
     same_clique: Annotated[bool, typer.Option("--same-clique", help="All bundles in one NVLink clique.")] = False,
-    segment: Annotated[int | None, typer.Option(help="So many consecutive bundles in one clique.")] = None,
-    at_most_cliques: Annotated[int | None, typer.Option(help="The gang on so many cliques at most.")] = None,
+    segment: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="So many consecutive bundles in one clique.")
+    ] = None,
+    at_most_cliques: Annotated[
+        int | None, typer.Option(metavar="COUNT", help="The gang on so many cliques at most.")
+    ] = None,
+    at_most: Annotated[
+        str | None, typer.Option(metavar="LEVEL=COUNT", help="So many leaves or spines at most, where that can be.")
+    ] = None,
     exclusive: Annotated[bool, typer.Option("--exclusive", help="The gang's cliques are its alone.")] = False,
     linked: Annotated[bool, typer.Option("--linked", help="The GPUs of a bundle are linked to each other.")] = False,
-    product: Annotated[list[str] | None, typer.Option(help="A GPU product that will do; may be repeated.")] = None,
-    memory: Annotated[str | None, typer.Option(help='Memory of each GPU, e.g. ">=80G".')] = None,
-    compute_capability: Annotated[
-        str | None, typer.Option(help='Compute capability of each GPU, e.g. ">=9.0".')
+    product: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A GPU product that will do; may be repeated.")
     ] = None,
-    driver_version: Annotated[str | None, typer.Option(help='NVIDIA\'s driver on the node, e.g. ">=580".')] = None,
+    memory: Annotated[str | None, typer.Option(metavar="CONDITION", help='Memory of each GPU, e.g. ">=80G".')] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help='Compute capability of each GPU, e.g. ">=9.0".')
+    ] = None,
+    driver_version: Annotated[
+        str | None, typer.Option(metavar="CONDITION", help='NVIDIA\'s driver on the node, e.g. ">=580".')
+    ] = None,
     mig_profile: Annotated[
-        str | None, typer.Option("--mig", help="Each bundle has a part of a GPU of this profile, e.g. 1g.10gb.")
+        str | None,
+        typer.Option("--mig", metavar="PROFILE", help="Each bundle has a part of a GPU of this profile, e.g. 1g.10gb."),
     ] = None,
     share: Annotated[
-        float | None, typer.Option(help="Each bundle has such a share of a GPU, e.g. 0.25, by --mps or --time-slices.")
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Each bundle has such a share of a GPU, e.g. 0.25, by --mps or --time-slices."
+        ),
     ] = None,
     by_mps: Annotated[bool, typer.Option("--mps", help="Shares by MPS.")] = False,
-    mps_memory: Annotated[str | None, typer.Option(help="Memory that a process has by MPS, e.g. 20Gi.")] = None,
-    mps_threads: Annotated[int | None, typer.Option(help="Percent of the threads that it has by MPS.")] = None,
+    mps_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory that a process has by MPS, e.g. 20Gi.")
+    ] = None,
+    mps_threads: Annotated[
+        int | None, typer.Option(metavar="PERCENT", help="Percent of the threads that it has by MPS.")
+    ] = None,
     time_slices: Annotated[
-        str | None, typer.Option(help="Shares by time slices: Default, Short, Medium or Long.")
+        str | None, typer.Option(metavar="LENGTH", help="Shares by time slices: Default, Short, Medium or Long.")
     ] = None,
     slurm: Annotated[
-        Path | None, typer.Option(help="Slurm's topology.conf in place of a cluster; its blocks are cliques, all free.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Slurm's topology.conf in place of a cluster; its blocks are cliques, all free."
+        ),
     ] = None,
     whole_nodes: Annotated[
-        int | None, typer.Option("--nodes", "-N", help="With --slurm: so many whole nodes, as sbatch -N.")
+        int | None,
+        typer.Option("--nodes", "-N", metavar="COUNT", help="With --slurm: so many whole nodes, as sbatch -N."),
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(help="With --slurm: GPUs of each node.")] = 4,
+    gpus_per_node: Annotated[int, typer.Option(metavar="COUNT", help="With --slurm: GPUs of each node.")] = 4,
     confidential: Annotated[
-        str | None, typer.Option(help="Each bundle in a confidential virtual machine, in this mode: on or ppcie.")
+        str | None,
+        typer.Option(metavar="MODE", help="Each bundle in a confidential virtual machine, in this mode: on or ppcie."),
     ] = None,
-    strategy: Annotated[str, typer.Option(help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")] = "PACK",
-    priority: Annotated[int, typer.Option(help="Only gangs of at most this priority may have to leave.")] = 0,
+    strategy: Annotated[
+        str, typer.Option(metavar="STRATEGY", help="PACK, SPREAD, STRICT_PACK or STRICT_SPREAD.")
+    ] = "PACK",
+    priority: Annotated[
+        int, typer.Option(metavar="NUMBER", help="Only gangs of at most this priority may have to leave.")
+    ] = 0,
     address: Address = "",
     output: OutputOption = Output.TABLE,
     as_json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
@@ -66,14 +96,14 @@ def plan(
 
     After a no it tells what would fit instead, and whose leaving would help. Ends with 1 where the gang does not fit.
     """
-    from ray_dra.core.explain.whatif import plan_and_explain
+    from ray_dra.core.explain.whatif import answer_of
     from ray_dra.core.model.allocation import Allocation
     from ray_dra.core.model.locality import Connect, Locality
     from ray_dra.core.model.request import MAX_BUNDLES
     from ray_dra.core.model.topology import Topology
     from ray_dra.translate.clique_names import clique_names
     from ray_dra.translate.files.slurm import read_slurm
-    from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_request, read_snapshot
+    from ray_dra.translate.files.snapshot import Snapshot, inventory_of, read_request
     from ray_dra.translate.ray.bundles import request_from_bundles
     from ray_dra.translate.ray.devices import gpu, mig, mps, time_slicing
     from ray_dra.translate.text import explain_answer, plain_answer
@@ -100,6 +130,7 @@ def plan(
     if slurm is not None or cluster is not None:
         refuse_idle(said, ["--address"], "the cluster is read from a file")
     as_near = whole_nodes is not None and segment is None and not same_clique and at_most_cliques is None
+    level, domains = _level(at_most)
     if whole_nodes is not None:
         bundles, gpus = whole_nodes, gpus_per_node
     if request is not None:
@@ -118,6 +149,8 @@ def plan(
                 segment=segment,
                 exclusive=exclusive,
                 connect=Connect.REQUIRED if linked else Connect.PREFERRED,
+                level=level,
+                domains=domains,
             ),
             devices=gpu(
                 memory=memory, compute_capability=compute_capability, driver_version=driver_version, product=product
@@ -133,11 +166,11 @@ def plan(
     if slurm is not None:
         snapshot: Snapshot | None = Snapshot(read_slurm(slurm, gpus_per_node))
     elif cluster is not None:
-        snapshot = read_snapshot(cluster)
+        snapshot = connection.read_cluster(cluster)
     else:
         snapshot = None
     if snapshot is not None:
-        answer = plan_and_explain(inventory_of(snapshot), asked)
+        answer = answer_of(inventory_of(snapshot), asked)
         names = clique_names(Topology.of(snapshot.nodes))
     else:
         connection.connect(address)
@@ -155,9 +188,19 @@ def plan(
         raise typer.Exit(NO)
 
 
+def _level(said: str | None) -> tuple[str, int | None]:
+    """A level, and how many of its domains; ("", None) where nothing is said."""
+    if said is None:
+        return "", None
+    level, _, count = said.rpartition("=")
+    if not level or not count.isdecimal():
+        raise typer.BadParameter(f"a level and a number, as in leaf=2, not {said!r}", param_hint="--at-most")
+    return level, int(count)
+
+
 def capacity(
     context: typer.Context,
-    cluster: Annotated[Path | None, typer.Argument(help="A snapshot; without it, the running cluster.")] = None,
+    cluster: Annotated[Path | None, typer.Argument(help=connection.SNAPSHOT)] = None,
     address: Address = "",
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -168,15 +211,9 @@ def capacity(
     from ray_dra.core.explain.capacity import capacity_now
     from ray_dra.core.model.parts import profile_text
     from ray_dra.translate.capacity_text import capacity_table, plain_capacity
-    from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
+    from ray_dra.translate.files.snapshot import inventory_of
 
-    if cluster is not None:
-        refuse_idle(said_options(context), ["--address"], "the cluster is read from a file")
-        snapshot = read_snapshot(cluster)
-    else:
-        connection.connect(address)
-        snapshot = connection.ask_coordinator("snapshot")
-    found = capacity_now(inventory_of(snapshot))
+    found = capacity_now(inventory_of(connection.snapshot_of(context, cluster, address)))
     if output.plain:
         say_plain(plain_capacity(found), output)
     elif output is Output.NAME:

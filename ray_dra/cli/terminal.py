@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,9 @@ import yaml
 
 from ray_dra.cli.exit_codes import NO_READER
 from ray_dra.errors import InvalidSnapshot
+
+STANDARD = Path("-")
+"""In a file's place: standard input where one is read, standard output where one is written."""
 
 
 class Output(str, enum.Enum):
@@ -37,7 +41,10 @@ class Output(str, enum.Enum):
 OutputOption = Annotated[
     Output,
     typer.Option(
-        "-o", "--output", help="table, wide (more columns, whole names), json, yaml, or name: names alone, one a line."
+        "-o",
+        "--output",
+        metavar="table|wide|json|yaml|name",
+        help="As table, wide (more columns, whole names), json, yaml, or name (names alone, one a line).",
     ),
 ]
 
@@ -86,6 +93,18 @@ def say_as_it_is(text: str | bytes) -> None:
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(NO_READER) from None
         raise InvalidSnapshot("The answer cannot be written.", place="stdout", available=str(error)) from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """An answer into a file.
+
+    Raises:
+        InvalidSnapshot: it cannot be written.
+    """
+    try:
+        path.write_bytes(data)
+    except (OSError, ValueError) as error:
+        raise InvalidSnapshot("The file cannot be written.", place=str(path), available=str(error)) from error
 
 
 def say_lines(lines: Iterable[str]) -> None:

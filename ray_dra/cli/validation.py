@@ -16,9 +16,11 @@ from ray_dra.translate.lines import several
 
 def validate(
     clique: Annotated[
-        list[str] | None, typer.Option(help="Only this clique, or node without one; may be repeated.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only this clique, or node without one; may be repeated.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1.0, help="Seconds for each gang to be ready, and to answer.")] = 300.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1.0, help="For each gang to be ready, and to answer.")
+    ] = 300.0,
     address: Address = "",
     output: OutputOption = Output.TABLE,
 ) -> None:

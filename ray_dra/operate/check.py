@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, NamedTuple
 
+from ray_dra.adapters.gang_scheduling import pod_group_api, why_ungrouped
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.adapters.ray import check_ray
 from ray_dra.core.model.node import Node
@@ -22,7 +23,8 @@ from ray_dra.ports.kube_objects import KubeNode, Placing, RayCluster, ResourceSl
 from ray_dra.ports.kubernetes import Object
 from ray_dra.translate.files.team_queues import read_team_queues
 from ray_dra.translate.kube.claims import read_claim
-from ray_dra.translate.kube.kai import is_kai
+from ray_dra.translate.kube.gang_scheduling import asks_for_gang_scheduling, grouped_probe
+from ray_dra.translate.kube.kai import PRIORITIES, is_kai, priority_classes
 from ray_dra.translate.kube.queues import FORMS, is_queue
 from ray_dra.translate.kube.raycluster import (
     check_confidential,
@@ -40,8 +42,10 @@ from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slic
 from ray_dra.translate.lines import several
 from ray_dra.translate.names import (
     COMPUTE_DOMAIN_GROUP,
+    GANG_SCHEDULING_ANNOTATION,
     KAI_API,
     KAI_GROUP,
+    KAI_PRIORITIES_ANNOTATION,
     KUEUE_API,
     KUEUE_GROUP,
     LOCALITY_LABEL,
@@ -52,6 +56,7 @@ from ray_dra.translate.names import (
     QUEUES_VARIABLE,
     RAY_GROUP,
     SCHEDULE_ANNOTATION,
+    SCHEDULING_GROUP,
     SPARES_ANNOTATION,
     START_HOOK_VARIABLE,
 )
@@ -105,6 +110,16 @@ QUEUE_RIGHTS = (
 KAI_RIGHTS = (Right(KAI_GROUP, "podgroups", ("list", "watch", "create", "delete")),)
 """The same, where the queue is KAI Scheduler's."""
 
+GANG_SCHEDULING_RIGHTS = (
+    Right(
+        SCHEDULING_GROUP,
+        "podgroups",
+        ("list", "watch", "create", "delete"),
+        without="gangs are in no PodGroup of Kubernetes' own",
+    ),
+)
+"""The same, where its gangs are to be bound whole by Kubernetes' own scheduler, too."""
+
 SHAPE_RIGHTS = (
     Right(
         "resource.k8s.io",
@@ -135,6 +150,8 @@ def findings(api: KubernetesApi, namespace: str, raycluster: str) -> Iterator[Fi
         yield from _asked(f"{right.resource} {where}", partial(_of_right, api, right, namespace, raycluster))
     yield from _asked(cluster, partial(_of_cluster, api, namespace, raycluster))
     yield from _asked("the queue that gangs are paid from", partial(_of_queue, api, namespace, raycluster))
+    asked = f"annotation {GANG_SCHEDULING_ANNOTATION}"
+    yield from _asked(asked, partial(_of_gang_scheduling, api, namespace, raycluster))
     yield from _asked("GPUs", partial(_of_nodes, api, namespace, raycluster))
     yield from _asked("queues of teams", partial(_of_teams, api, namespace, raycluster))
     yield from _asked("schedulers", partial(_of_schedulers, api, namespace, raycluster))
@@ -169,18 +186,44 @@ def _of_queue(api: KubernetesApi, namespace: str, raycluster: str, what: str) ->
     if not is_queue(queue):
         yield Finding(False, what, f"{shown(queue)} is none that is known: {FORMS}")
         return
+    said = annotations.get(KAI_PRIORITIES_ANNOTATION, "")
+    if is_kai(queue) and priority_classes(said) is None:
+        yield Finding(False, KAI_PRIORITIES_ANNOTATION, f"{shown(said)} is none that is known: {PRIORITIES}")
     kind, served, whose = ("PodGroup", KAI_API, "KAI Scheduler") if is_kai(queue) else ("Workload", KUEUE_API, "Kueue")
     if not api.serves(kind):
         yield Finding(False, what, f"{queue}: {served} is not served: no {whose}, or an old one")
     else:
         yield Finding(True, what, queue)
-        component = "kai" if is_kai(queue) else "kueue"
-        for right in KAI_RIGHTS if is_kai(queue) else QUEUE_RIGHTS:
-            missing = may_not(api, right, namespace, raycluster)
-            where = "everywhere" if right.everywhere else f"in {namespace}"
+        rights, component = (KAI_RIGHTS, "kai") if is_kai(queue) else (QUEUE_RIGHTS, "kueue")
+        yield from _of_component(api, rights, component, namespace, raycluster)
+
+
+def _of_gang_scheduling(api: KubernetesApi, namespace: str, raycluster: str, what: str) -> Iterator[Finding]:
+    """Nothing where the RayCluster does not ask for it."""
+    found = _raycluster(api, namespace, raycluster)
+    if found is None or not asks_for_gang_scheduling(found):
+        return
+    served = pod_group_api(api)
+    why = why_ungrouped(api, served, grouped_probe(found), namespace)
+    if why:
+        yield Finding(None, what, f"{why}; gangs are placed whole by their own gates")
+    else:
+        yield Finding(True, what, f"served by {served}")
+        yield from _of_component(api, GANG_SCHEDULING_RIGHTS, "gang-scheduling", namespace, raycluster)
+
+
+def _of_component(
+    api: KubernetesApi, rights: Iterable[Right], component: str, namespace: str, raycluster: str
+) -> Iterator[Finding]:
+    for right in rights:
+        missing = may_not(api, right, namespace, raycluster)
+        named = f"{right.resource} {'everywhere' if right.everywhere else f'in {namespace}'}"
+        if missing:
             said = f"may not {', '.join(missing)}: kubectl apply -k kube/, with `{component}` among its components"
-            named = f"{right.resource} {where}"
-            yield Finding(False, named, said) if missing else Finding(True, named, f"may {', '.join(right.verbs)}")
+            without = right.without and f"; {right.without}"
+            yield Finding(None if right.without else False, named, said + without)
+        else:
+            yield Finding(True, named, f"may {', '.join(right.verbs)}")
 
 
 def _of_ray(what: str) -> Iterator[Finding]:

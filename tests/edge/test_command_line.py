@@ -41,13 +41,14 @@ WORDS = [
 OPTIONS = {
     "plan": [
         *("--gpus", "--cpus", "--bundles", "--segment", "--at-most-cliques", "--product", "--strategy", "--priority"),
-        *("--request", "--address", "-o"),
+        *("--at-most", "--request", "--address", "-o"),
     ],
     "snapshot": ["--profile", "--nodes", "--cliques", "--address"],
     "gangs": ["--address", "-o"],
     "describe": ["--address", "-o"],
     "events": ["--address", "-o"],
     "topology": ["--address", "-o"],
+    "top": ["--address", "-o", "--sort-by"],
     "release": ["--address"],
     "profiles": ["-o"],
     "map": ["--address", "--host", "--port", "--name", "--raycluster", "--kubeconfig"],

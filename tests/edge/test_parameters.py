@@ -19,11 +19,12 @@ from ray_dra import api
 from ray_dra.adapters.ray_groups import Creator
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.order import Order, check_order
-from ray_dra.core.gangs.repair import on_fault
+from ray_dra.core.gangs.repair import DEGRADE, on_fault
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import Bundle, DeviceRequest, Strategy
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.errors import CoordinatorUnavailable, InvalidRequest, InvalidSnapshot, RayDraError
+from ray_dra.program import orders as program_orders
 from ray_dra.translate.files.records import gang_from_bytes, gang_to_bytes
 from ray_dra.translate.files.snapshot import Snapshot
 from ray_dra.translate.names import GPU_DOMAIN, RAY_NODE_ID
@@ -43,17 +44,34 @@ GOOD: dict[str, Any] = {
     "product": None,
     "devices": None,
     "part": None,
+    "sharing": None,
+    "pool": "",
+    "confidential": False,
     "priority": 0,
     "preemptible": False,
     "movable": False,
     "wait": True,
+    "runs_for": None,
+    "queue": None,
+    "on_fault": None,
+    "grace": None,
+    "min_bundles": None,
+    "spares": 0,
 }
-ONLY_PLACED = ("name", "movable", "lifetime", "_soft_target_node_id", "wait")
+OF_FAULTS = ("on_fault", "grace", "min_bundles", "spares")
+ONLY_PLACED = (
+    *("name", "movable", "lifetime", "_soft_target_node_id", "wait", "runs_for", "queue", "pool"),
+    *OF_FAULTS,
+)
 CLUSTER = Snapshot((*rack("a", 2), node("box", 8, box=True)))
 LOCALITIES: dict[str, tuple[str, ...]] = {
     "same_clique": ("segment", "required", "patience", "exclusive", "outside_speed"),
     "at_most_cliques": ("count", "required", "patience", "exclusive", "outside_speed"),
+    "at_most": ("level", "count"),
 }
+
+FITTING: dict[str, dict[str, Any]] = {"at_most_cliques": {"count": 1}, "at_most": {"level": "leaf", "count": 1}}
+KEPT_AS = {("at_most_cliques", "count"): "cliques", ("at_most", "count"): "domains"}
 
 
 class Handle:
@@ -74,14 +92,22 @@ def no_ray() -> Iterator[list[Order]]:
 
     def submit(actor: Any, order: Order, soft_node: Any) -> None:
         check_order(pickle.loads(pickle.dumps(order)))
-        record = Gang(order.request, 1, order.name, order.namespace, order.owner, order.detached, maker=order.maker)
+        record = Gang(
+            *(order.request, 1, order.name, order.namespace, order.owner, order.detached),
+            maker=order.maker,
+            runs_for=order.runs_for,
+            on_fault=order.on_fault if order.on_fault is not None else DEGRADE,
+            team=order.team,
+            spares=order.spares,
+        )
         assert gang_from_bytes(gang_to_bytes(record)) == record
         orders.append(order)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "coordinator_here", lambda: None)
-        patch.setattr(api, "_submit", submit)
-        patch.setattr(api, "GangPlacementGroup", Handle)
+        for module in (api, program_orders):
+            patch.setattr(module, "coordinator_here", lambda: None)
+            patch.setattr(module, "GangPlacementGroup", Handle)
+        patch.setattr(program_orders, "_planned", submit)
         patch.setattr(api, "creator", lambda: Creator("01000000", "here", "", False))
         yield orders
 
@@ -138,6 +164,19 @@ def test_each_parameter_given_the_worst(parameter: str) -> None:
                 judge(planned(**{parameter: value}))
 
 
+@pytest.mark.parametrize("parameter", OF_FAULTS)
+def test_what_is_declared_of_faults_given_the_worst(parameter: str) -> None:
+    """Where each of them matters: in a gang that is repaired, and shrinks."""
+    declared = {"on_fault": ("replace", "shrink", "restart"), "grace": 5, "min_bundles": 1, "spares": 2}
+    with no_ray() as submitted:
+        assert not isinstance(place(**declared), RayDraError)
+        for value in EXTREMES:
+            before = len(submitted)
+            found = place(**{**declared, parameter: value})
+            judge(found)
+            assert len(submitted) == before + (not isinstance(found, RayDraError))
+
+
 @given(data=st.data())
 @settings(max_examples=500, deadline=None)
 def test_any_parameters_given_anything(data: st.DataObject) -> None:
@@ -172,13 +211,13 @@ def test_what_is_nearly_right(bundles: Any, selectors: Any, topology: Any) -> No
 def test_localities(name: str) -> None:
     make = getattr(ray_dra, name)
     for parameter, value in itertools.product(LOCALITIES[name], EXTREMES):
-        given_ = {"count": 1, parameter: value} if name == "at_most_cliques" else {parameter: value}
+        given_ = {**FITTING.get(name, {}), parameter: value}
         found = answers_or_refuses(lambda given_=given_: make(**given_))  # type: ignore[misc]
         if isinstance(found, RayDraError):
             assert found.place.startswith("locality")
         else:
-            kept = getattr(found, "cliques" if parameter == "count" else parameter)
-            assert type(kept) in (int, float, bool, type(None))
+            kept = getattr(found, KEPT_AS.get((name, parameter), parameter))
+            assert type(kept) in (str if parameter == "level" else int, float, bool, type(None))
             judge(planned(locality=found))
 
 

@@ -14,6 +14,8 @@ from ray_dra.operate import check
 from ray_dra.simulated.dra.devices import gpu_pool, slices
 from ray_dra.simulated.profile import simulated_nodes
 from ray_dra.translate.names import (
+    GANG_SCHEDULING_ANNOTATION,
+    KAI_PRIORITIES_ANNOTATION,
     LOCALITY_LABEL,
     ON_FAULT_LABEL,
     QUEUE_ANNOTATION,
@@ -209,6 +211,9 @@ def test_the_policy_of_ordinary_groups_is_checked_and_what_it_needs(said: str, h
         ({QUEUE_ANNOTATION: "kai/team-a"}, True, True, [True, True]),
         ({QUEUE_ANNOTATION: "kai/team-a"}, True, False, [True, False]),
         ({QUEUE_ANNOTATION: "kai/team-a"}, False, True, [False]),
+        ({QUEUE_ANNOTATION: "kai/team-a", KAI_PRIORITIES_ANNOTATION: "0=train"}, True, True, [True, True]),
+        ({QUEUE_ANNOTATION: "kai/team-a", KAI_PRIORITIES_ANNOTATION: "train"}, True, True, [False, True, True]),
+        ({QUEUE_ANNOTATION: "kueue/team-a", KAI_PRIORITIES_ANNOTATION: "train"}, True, True, [True, True, True]),
         ({QUEUE_ANNOTATION: "volcano/team-a"}, True, True, [False]),
     ],
 )
@@ -228,6 +233,55 @@ def test_what_a_queue_that_pays_needs_is_looked_at_where_one_is_named(
     api: Any = One()
     found = [*check._asked("queue", partial(check._of_queue, api, "team", "c"))]
     assert [finding.ok for finding in found] == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "kept", "allowed", "told", "said"),
+    [
+        ("true", True, True, True, [True, True], "served by scheduling.k8s.io/v1beta1"),
+        (
+            "true",
+            True,
+            True,
+            False,
+            [True, None],
+            "with `gang-scheduling` among its components; gangs are in no PodGroup",
+        ),
+        (
+            "true",
+            True,
+            False,
+            True,
+            [None],
+            "the gate GenericWorkload is off; gangs are placed whole by their own gates",
+        ),
+        ("true", False, True, True, [None], "with PodGroups is served; gangs are placed whole by their own gates"),
+        ("false", True, True, True, [], ""),
+    ],
+)
+def test_gang_scheduling_of_kubernetes_own_is_looked_at_where_it_is_asked_for(
+    asked: str, served: bool, kept: bool, allowed: bool, told: list[bool | None], said: str
+) -> None:
+    made = cluster()
+    made["metadata"]["annotations"] = {GANG_SCHEDULING_ANNOTATION: asked}
+
+    class One(Api):
+        def serves(self, kind: str) -> bool:
+            return served
+
+        def review(self, thing: Any) -> Any:
+            assert thing["spec"]["resourceAttributes"]["group"] == "scheduling.k8s.io"
+            return {"status": {"allowed": allowed}}
+
+    def create(thing: Any, namespace: str, *, dry_run: bool) -> Any:
+        assert dry_run, "nothing is changed"
+        return thing if kept else {**thing, "spec": {}}
+
+    api: Any = One(made)
+    api.create = create
+    found = [*check._asked("it", partial(check._of_gang_scheduling, api, "team", "c"))]
+    assert [finding.ok for finding in found] == told
+    assert said in " ".join(finding.said for finding in found)
 
 
 def test_what_confidential_gangs_lack_is_told_where_somebody_wants_them() -> None:

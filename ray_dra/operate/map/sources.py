@@ -5,16 +5,19 @@ Calls block; the server makes them in threads. Neighbours: `coordinator/view.py`
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from ray_dra.core.explain.whatif import plan_and_explain
+from ray_dra.core.explain.whatif import answer_of
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
-from ray_dra.errors import CoordinatorUnavailable, GangGone
-from ray_dra.translate.files.snapshot import inventory_of, read_snapshot
+from ray_dra.errors import CoordinatorUnavailable, GangGone, InvalidSnapshot
+from ray_dra.translate.files.plain import MAX_BYTES
+from ray_dra.translate.files.snapshot import inventory_of, load_snapshot, read_snapshot
 from ray_dra.translate.map.gangs import gang_details, ranks
 from ray_dra.translate.map.view import Cursor, View, of_snapshot
 
@@ -37,14 +40,30 @@ class Source(Protocol):
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable: ...
 
 
+STANDARD_INPUT = Path("-")
+
+
 class SnapshotSource:
-    """A file. Read once: what is wrong with it is said before anything is served."""
+    """A file, or `-` for the standard input. Read once: what is wrong with it is said before anything is served.
+
+    Raises:
+        InvalidSnapshot: it is none, or no file; a pipe that nobody writes to would be waited for without end.
+    """
 
     live = False
 
     def __init__(self, path: Path) -> None:
-        self.about = path.name
-        self._inventory = inventory_of(read_snapshot(path))
+        if path == STANDARD_INPUT:
+            self.about = "standard input"
+            snapshot = load_snapshot(sys.stdin.buffer.read(MAX_BYTES + 1))
+        else:
+            if os.path.exists(path) and not path.is_file():  # Path.exists raises for a name too long
+                raise InvalidSnapshot(
+                    "This is no regular file.", place=str(path), available="a file, or - for the standard input"
+                )
+            self.about = path.name
+            snapshot = read_snapshot(path)
+        self._inventory = inventory_of(snapshot)
         self._view = of_snapshot(self._inventory)
 
     def look(self, cursor: Cursor) -> View:
@@ -57,7 +76,7 @@ class SnapshotSource:
         return {"history": [], "times": [], "shape": [], "waits": [], **ranks(allocation)}
 
     def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
-        return plan_and_explain(self._inventory, request)
+        return answer_of(self._inventory, request)
 
 
 class ClusterSource:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -19,7 +21,7 @@ from ray_dra.core.model.request import GangRequest
 from ray_dra.errors import GangGone, InvalidRequest, InvalidSnapshot
 from ray_dra.operate.map.server import app_of, request_of
 from ray_dra.operate.map.sources import ClusterSource, SnapshotSource
-from ray_dra.translate.files.snapshot import dump_snapshot, snapshot_of
+from ray_dra.translate.files.snapshot import Snapshot, dump_snapshot, snapshot_of
 from ray_dra.translate.map.view import NOTHING_SEEN, View
 from tests.core.machines import gang, held, node, rack
 from tests.operate.map.asked import asked, scope_of
@@ -135,6 +137,25 @@ def test_a_file_that_is_none_is_refused_before_anything_is_served(tmp_path: Path
     path.write_text("nodes: 7")
     with pytest.raises(InvalidSnapshot):
         SnapshotSource(path)
+
+
+def test_what_would_be_waited_for_without_end_is_refused(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, and a folder; the standard input is read where it is asked for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(InvalidSnapshot, match="no regular file"):
+            SnapshotSource(path)
+    with pytest.raises(InvalidSnapshot, match="cannot be read"):
+        SnapshotSource(tmp_path / "absent")
+
+
+def test_a_snapshot_from_the_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = dump_snapshot(Snapshot(tuple(rack("r", 2)))).encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    found = SnapshotSource(Path("-"))
+    assert found.about == "standard input"
+    assert [row.name for row in found.look(NOTHING_SEEN).nodes] == ["r-t0", "r-t1"]
 
 
 def test_a_file_is_told_once(source: SnapshotSource) -> None:

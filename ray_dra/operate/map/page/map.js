@@ -5,6 +5,7 @@ import * as racks from "./racks.js";
 const $ = (id) => document.getElementById(id);
 const STATES = {free: "free", held: "held by a gang", shared: "shared", others: "used by others", left_out: "left out: its node is not ready",
   unhealthy: "faulty", kept: "kept for somebody"};
+const CLOSE = "close\n";  // key of a button; no gang is called so
 const MOST_ROWS = 1000;  // of a table; a browser takes long for more
 const gangs = new racks.Gangs();
 let state = {nodes: {}, gangs: {}, racks: [], queue: [], cliques: {}, figures: null};
@@ -34,6 +35,25 @@ function ago(seconds) {
 }
 function clock(at) { return new Date(at * 1000).toLocaleString(undefined, {dateStyle: "medium", timeStyle: "medium"}); }
 
+function keeping(parent, change) {
+  // A change of what is below an element, after which the same thing has the focus as before.
+  const at = document.activeElement, key = parent.contains(at) ? at.dataset.key : undefined;
+  change();
+  if (key !== undefined) focusOn(parent, key);
+}
+function focusOn(parent, key) {
+  const found = [...parent.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key);
+  if (found) found.focus({preventScroll: true});
+}
+function opener(id) {
+  // A button that opens a gang; the focus goes along.
+  const open = classed(element("button", gangName(id)), "link");
+  open.type = "button";
+  open.dataset.key = id;
+  open.onclick = () => { openGang(id); focusOn($("gang"), CLOSE); };
+  return open;
+}
+
 // -- the server's events
 
 const TABLES = ["nodes", "gangs"];
@@ -60,7 +80,7 @@ function listen() {
 function show(change) {
   const has = (...names) => names.some((name) => name in change);
   if (has("gangs")) gangs.update(new Set(inOrder().filter((id) => state.gangs[id].nodes)));
-  if (has("racks")) place();
+  if (has("racks", "levels")) place();
   if (has("nodes", "racks", "gangs", "figures")) { draw(); totals(); }
   if (has("gangs", "queue")) { listGangs(); listQueue(); if (opened) openGang(opened, true); }
   if (has("teams")) listTeams();
@@ -90,10 +110,17 @@ function alive() {
 
 // -- the racks
 
+function levels() { return state.racks.some((rack) => rack.above) ? state.levels || [] : []; }
+
+function above(rack) {
+  // The domains of levels above a rack, in words.
+  return levels().flatMap((level, at) => rack.above && rack.above[at] ? [racks.domainName(level, rack.above[at])] : []).join(", ");
+}
+
 function place() {
   const view = $("view"), width = Math.max(120, view.clientWidth);
-  const cells = size === null ? racks.fitting(state.racks, state.nodes, width, view.clientHeight) : size;
-  layout = racks.layOut(state.racks, state.nodes, cells, width);
+  const cells = size === null ? racks.fitting(state.racks, state.nodes, width, view.clientHeight, levels()) : size;
+  layout = racks.layOut(state.racks, state.nodes, cells, width, levels());
   $("space").style.height = `${layout.height}px`;
   const canvas = $("racks"), ratio = window.devicePixelRatio || 1, clear = view.clientWidth;
   canvas.width = Math.round(clear * ratio);
@@ -147,7 +174,8 @@ function told(where) {
   if (cell.sick) lines.push(`not well: ${cell.sick}`);
   if (node.ready === false) lines.push(`node not ready: ${node.why || "no reason said"}`);
   if (node.spare) lines.push("a spare node");
-  if (node.imex) lines.push(`in the IMEX domain of ${gangName(node.imex)}`);
+  if (node.imex) lines.push(`in the IMEX domain of ${node.imex_member || (node.imex === racks.OTHERS ? "others" : gangName(node.imex))}`);
+  if (rack && above(rack)) lines.push(`below ${above(rack)}`);
   if (node.product) lines.push(node.product);
   return lines;
 }
@@ -285,9 +313,7 @@ function legend() {
 
 function listGangs() {
   const ids = inOrder(), rows = ids.slice(0, MOST_ROWS).map((id) => {
-    const gang = state.gangs[id], open = classed(element("button", gangName(id)), "link");
-    open.type = "button";
-    open.onclick = () => openGang(id);
+    const gang = state.gangs[id], open = opener(id);
     const cliques = (gang.cliques || []).map(cliqueName);
     const where = cliques.length > 2 ? `${cliques.slice(0, 2).join(", ")} and ${cliques.length - 2} more` : cliques.join(", ") || (gang.nodes ? several(gang.nodes, "node") : "");
     const phase = element("td", gang.phase);
@@ -301,7 +327,7 @@ function listGangs() {
   });
   if (ids.length > MOST_ROWS) rows.push(element("tr", "", element("td", `and ${number(ids.length - MOST_ROWS)} more`)));
   if (!ids.length) rows.push(element("tr", "", element("td", "no gangs")));
-  $("gangs").tBodies[0].replaceChildren(...rows);
+  keeping($("gangs"), () => $("gangs").tBodies[0].replaceChildren(...rows));
   count("tab-gangs", ids.length);
 }
 
@@ -318,7 +344,14 @@ function openOf(where) {
   if (id && state.gangs[id]) { selectTab("tab-gangs"); openGang(id); } else closeGang();
 }
 
-function closeGang() { opened = details = null; $("gang").hidden = true; listGangs(); draw(); }
+function closeGang() {
+  const id = opened, within = $("gang").contains(document.activeElement);
+  opened = details = null;
+  $("gang").hidden = true;
+  listGangs();
+  draw();
+  if (within && id) focusOn($("gangs"), id);
+}
 
 async function openGang(id, again = false) {
   if (!state.gangs[id]) { closeGang(); return; }
@@ -341,6 +374,7 @@ function showGang() {
   const gang = state.gangs[opened], box = $("gang"), id = opened;
   const close = element("button", "Close");
   close.type = "button";
+  close.dataset.key = CLOSE;
   close.onclick = closeGang;
   const head = classed(element("div", "", swatch(gang.nodes ? {state: "held", gang: id} : "free"), element("h2", gangName(id)), close), "head");
   const facts = [["Phase", gang.phase + (gang.stage && gang.stage !== gang.phase && gang.phase !== "ready" ? ` (${gang.stage})` : "")]];
@@ -365,8 +399,10 @@ function showGang() {
   if (!details) parts.push(classed(element("p", "asking for more"), "why"));
   else if (details.error) parts.push(classed(element("p", details.error), "why warn"));
   else parts.push(...moreOf(details));
-  box.replaceChildren(...parts);
+  const scrolled = (box.querySelector(".scroll") || {}).scrollTop;
   box.hidden = false;
+  keeping(box, () => box.replaceChildren(...parts));
+  if (scrolled && box.querySelector(".scroll")) box.querySelector(".scroll").scrollTop = scrolled;
 }
 
 function moreOf(found) {
@@ -378,6 +414,7 @@ function moreOf(found) {
     const table = element("table", "", element("thead", "", element("tr", "", classed(element("th", "Rank"), "n"), element("th", "Node"), element("th", "GPUs"))), body);
     parts.push(element("h3", "Ranks"), classed(element("div", "", table), "scroll"));
     parts[parts.length - 1].tabIndex = 0;
+    parts[parts.length - 1].dataset.key = "ranks";
     parts[parts.length - 1].setAttribute("role", "region");
     parts[parts.length - 1].setAttribute("aria-label", "Ranks");
     if (found.more_ranks) parts.push(classed(element("p", `and ${number(found.more_ranks)} more`), "why"));
@@ -392,17 +429,15 @@ function moreOf(found) {
 function listQueue() {
   const waits = state.queue.filter((id) => state.gangs[id]);
   const items = waits.slice(0, MOST_ROWS).map((id) => {
-    const gang = state.gangs[id], open = classed(element("button", gangName(id)), "link");
-    open.type = "button";
-    open.onclick = () => openGang(id);
-    const item = element("li", "", open, ` ${several(gang.gpus || 0, "GPU")}${gang.priority ? `, priority ${gang.priority}` : ""}`);
+    const gang = state.gangs[id];
+    const item = element("li", "", opener(id), ` ${several(gang.gpus || 0, "GPU")}${gang.priority ? `, priority ${gang.priority}` : ""}`);
     if (gang.starts) item.append(classed(element("p", `should start by ${clock(gang.starts)}${gang.after && gang.after.length ? `, once ${gang.after.join(", ")} ended` : ""}`), "why"));
     if (gang.takes && gang.takes.length) item.append(classed(element("p", `${gang.takes.join(", ")} end or move for it`), "why"));
     if (gang.reason) item.append(classed(element("p", gang.reason), "why"));
     return item;
   });
   $("queue").className = items.length ? "" : "none";
-  $("queue").replaceChildren(...(items.length ? items : [element("li", "nobody waits")]));
+  keeping($("queue"), () => $("queue").replaceChildren(...(items.length ? items : [element("li", "nobody waits")])));
   count("tab-queue", waits.length);
 }
 
@@ -423,12 +458,7 @@ async function ask() {
     const verdict = found.fits ? "It fits; where, the map shows by dashed cells." : found.instead ? `It does not fit. Dashed: ${found.instead}` : "It does not fit.";
     const parts = [classed(element("p", verdict), "verdict")];
     if (found.leaving.length) parts.push(element("p", "It would fit without "));
-    found.leaving.forEach((id, at) => {
-      const open = classed(element("button", gangName(id)), "link");
-      open.type = "button";
-      open.onclick = () => openGang(id);
-      parts[parts.length - 1].append(at ? ", " : "", open);
-    });
+    found.leaving.forEach((id, at) => parts[parts.length - 1].append(at ? ", " : "", opener(id)));
     $("answer").replaceChildren(...parts, element("pre", named(found.said)));
     draw();
   } catch { $("answer").replaceChildren(classed(element("p", "The map's server does not answer."), "warn")); }
@@ -468,6 +498,7 @@ function rackTable() {
     const sum = (...kinds) => number(kinds.reduce((total, kind) => total + (counts[kind] || 0), 0));
     const name = element("th", rack.name);
     name.scope = "row";
+    if (above(rack)) name.append(classed(element("p", above(rack)), "why"));
     return element("tr", "", name, ...[number(rack.nodes.length), sum("free"), sum("held", "shared", "kept"), sum("others"), sum("unhealthy", "left_out")].map((value) => classed(element("td", value), "n")));
   });
   if (state.racks.length > MOST_ROWS) rows.push(element("tr", "", element("td", `and ${number(state.racks.length - MOST_ROWS)} more`)));

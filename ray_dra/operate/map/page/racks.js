@@ -1,10 +1,13 @@
 // Racks on a canvas: where each cell stands, how it looks, and which cell is at a point. Knows nothing of the network.
 //
-// A cell never says by colour alone whose or how it is: gangs have a letter too where there is room, and colours come with
-// four patterns; every other state has a shape of its own.
+// A cell never says by colour alone whose or how it is, but where it is too small for more (below 5 pixels): gangs have a
+// letter too where there is room, and colours come with four patterns; every other state has a shape of its own.
 
-const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7a5cc0", "#b9a400", "#882255", "#3aa6a0",
-  "#8c6d46", "#5a7d2a"];  // told apart with any common colour blindness, in this order as far as may be
+// Six and six: within each six any two are told apart with any of the three kinds of colour blindness, and the two sixes
+// never have the same pattern among the first 42 gangs (tests/operate/map/browser/test_colours.py).
+export const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00",
+  "#4824c6", "#a2a200", "#90366c", "#907ed8", "#a27e48", "#a20012"];
+export const OTHERS = "#others";  // whose IMEX domain it is where it is no gang's
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 export const SMALLEST = 2, LARGEST = 34;
 
@@ -25,7 +28,8 @@ export class Gangs {
     const slot = this.slots.get(id);
     if (slot === undefined) return {colour: "#6b7480", pattern: 0, letter: "?"};
     const letter = LETTERS[slot % 26] + (slot >= 26 ? String(Math.floor(slot / 26)) : "");
-    return {colour: COLOURS[slot % COLOURS.length], pattern: Math.floor(slot / COLOURS.length) % 4, letter};
+    const six = Math.floor(slot / 6);
+    return {colour: COLOURS[slot % COLOURS.length], pattern: (six + Math.floor(six / 4)) % 4, letter};
   }
 }
 
@@ -37,31 +41,51 @@ export function heldFor(gang) {
 
 export function cellOf(raw) { return typeof raw === "string" ? {state: raw} : raw; }
 
-export function layOut(racks, nodes, size, width) {
-  // Places racks in lines from left to right; returns blocks with rows, and the height of it all.
+export function layOut(racks, nodes, size, width, levels = []) {
+  // Places racks in lines from left to right; returns blocks with rows, brackets over those that share a domain of a level
+  // (levels: their names, the lowest first), and the height of it all.
   const gap = size >= 9 ? 2 : size >= 4 ? 1 : 0, title = size >= 9 ? 20 : size >= 4 ? 3 : 1, margin = size >= 9 ? 16 : size >= 4 ? 9 : 3;
-  const edge = size >= 9 ? 5 : size >= 4 ? 3 : 1, between = size >= 9 ? 3 : gap, blocks = [];
-  let x = margin, y = margin, tallest = 0;
+  const edge = size >= 9 ? 5 : size >= 4 ? 3 : 1, between = size >= 9 ? 3 : gap, blocks = [], brackets = [];
+  const band = size >= 9 ? 17 : size >= 4 ? 5 : 2, over = levels.length * band;
+  let x = margin, y = margin + over, tallest = 0, before = null;
   for (const rack of racks) {
     let most = 1;
     for (const name of rack.nodes) most = Math.max(most, nodes[name] ? nodes[name].gpus.length : 0);
     const wide = most * (size + gap) - gap + 2 * edge;
     const least = title > 3 ? Math.max(wide, Math.min(rack.name.length, 14) * 6.6 + 4) : wide;
     const high = title + rack.nodes.length * (size + between) - between + 2 * edge;
-    if (x + least > width - margin && x > margin) { x = margin; y += tallest + margin; tallest = 0; }
+    const same = before !== null && domainOf(before, 0) === domainOf(rack, 0);
+    if (levels.length && before !== null && !same) x += Math.round(margin * 0.75);
+    if (x + least > width - margin && x > margin) { x = margin; y += tallest + margin + over; tallest = 0; }
+    before = rack;
+    for (let level = 0; level < levels.length; level++) {
+      const name = domainOf(rack, level), at = y - (level + 1) * band;
+      if (name === null) continue;
+      const last = brackets.findLast((each) => each.level === level);
+      if (last && last.name === name && last.y === at && last.block === blocks.length - 1) { last.right = x + least; last.block++; }
+      else brackets.push({level, name, text: domainName(levels[level], name), x, right: x + least, y: at, high: band, block: blocks.length});
+    }
     blocks.push({rack, x, y, wide, least, high, top: y + title + edge, left: x + edge, step: size + gap, row: size + between, size, title});
     x += least + margin;
     tallest = Math.max(tallest, high);
   }
-  return {blocks, height: y + tallest + margin, size};
+  return {blocks, brackets, height: y + tallest + margin, size};
 }
 
-export function fitting(racks, nodes, width, height) {
+function domainOf(rack, level) { return (rack.above && rack.above[level]) || null; }
+
+export function domainName(level, name) {
+  // "leaf l1" of the label example.com/leaf; what begins with its level's name stays as it is.
+  const what = level.split("/").pop();
+  return name.toLowerCase().startsWith(what.toLowerCase()) ? name : `${what} ${name}`;
+}
+
+export function fitting(racks, nodes, width, height, levels = []) {
   // The largest size of cells with which all racks can be seen at once.
   let low = SMALLEST, high = 24;
   while (low < high) {
     const size = Math.ceil((low + high) / 2);
-    if (layOut(racks, nodes, size, width).height <= height) low = size; else high = size - 1;
+    if (layOut(racks, nodes, size, width, levels).height <= height) low = size; else high = size - 1;
   }
   return low;
 }
@@ -103,6 +127,8 @@ export function draw(context, layout, nodes, gangs, colours, view) {
     if (block.y > top + height || block.y + block.high < top) continue;
     rack(context, block, nodes, gangs, colours, view);
   }
+  for (const each of layout.brackets)
+    if (each.y <= top + height && each.y + each.high >= top) bracket(context, each, layout.size, colours);
   if (view.chosen) mark(context, layout, view.chosen, colours);
 }
 
@@ -137,7 +163,19 @@ function rack(context, block, nodes, gangs, colours, view) {
       context.fillRect(block.x + block.wide - 2, y, 2, size);
     }
   }
-  if (size >= 5) frames(context, block, nodes, gangs, view.gang);
+  if (size >= 5) frames(context, block, nodes, gangs, colours, view.gang);
+}
+
+function bracket(context, {x, right, y, high, text}, size, colours) {
+  const line = y + high - (size >= 9 ? 4 : 2);
+  context.fillStyle = colours.freeLine;
+  context.fillRect(x, line, right - x, 1);
+  if (size >= 4) for (const end of [x, right - 1]) context.fillRect(end, line, 1, 3);
+  if (size < 9) return;
+  context.fillStyle = colours.soft;
+  context.font = "11px system-ui, sans-serif";
+  context.textAlign = "left"; context.textBaseline = "alphabetic";
+  context.fillText(cut(context, text, right - x), x, line - 3);
 }
 
 function has(raw, gang) {
@@ -146,15 +184,16 @@ function has(raw, gang) {
   return raw.gang === gang || (aside !== null && aside.gang === gang) || (raw.uses !== undefined && raw.uses.some((use) => use.gang === gang));
 }
 
-function frames(context, block, nodes, gangs, only) {
-  // Nodes next to each other in the IMEX domain of one gang are framed together.
-  const names = block.rack.nodes, imex = (row) => (nodes[names[row]] || {}).imex;
+function frames(context, block, nodes, gangs, colours, only) {
+  // Nodes next to each other in one IMEX domain are framed together; others' in the colour of others.
+  const names = block.rack.nodes, node = (row) => nodes[names[row]] || {};
+  const same = (one, other) => one.imex === other.imex && one.imex_member === other.imex_member;
   for (let row = 0; row < names.length; row++) {
-    const gang = imex(row);
+    const gang = node(row).imex;
     if (!gang) continue;
     let last = row;
-    while (last + 1 < names.length && imex(last + 1) === gang) last++;
-    context.strokeStyle = gangs.look(gang).colour;
+    while (last + 1 < names.length && same(node(last + 1), node(row))) last++;
+    context.strokeStyle = gang === OTHERS ? colours.others : gangs.look(gang).colour;
     context.lineWidth = 1.5;
     context.globalAlpha = only && only !== gang ? 0.22 : 1;
     context.strokeRect(block.x + 1, block.top + row * block.row - 2, block.wide - 2, (last - row) * block.row + block.size + 4);

@@ -1,34 +1,14 @@
-"""The page in a real browser: its cells are the cluster's, follow it, and nothing that a user named becomes HTML.
-
-Needs Playwright and Debian's Chromium (docs/testbed.md); skipped where either is missing.
-"""
+"""The page in a real browser: its cells are the cluster's, follow it, and nothing that a user named becomes HTML."""
 
 from __future__ import annotations
 
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import pytest
-
 from ray_dra.core.cluster.inventory import Inventory
-from ray_dra.core.explain.whatif import plan_and_explain
-from ray_dra.core.model.allocation import Allocation
-from ray_dra.core.model.request import GangRequest
-from ray_dra.core.model.shortfall import Unsatisfiable
-from ray_dra.errors import CoordinatorUnavailable
-from ray_dra.operate.map.server import app_of, listen, server_of
-from ray_dra.translate.map.gangs import ranks
 from ray_dra.translate.map.page import PageState
-from ray_dra.translate.map.view import Cursor, View, of_snapshot
-from tests.core.machines import gang, held, node, rack
-
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: docs/testbed.md")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium: docs/testbed.md", allow_module_level=True)
+from ray_dra.translate.map.view import of_snapshot
+from tests.core.machines import gang, rack
+from tests.operate.map.browser.live import Live, Served, until
 
 ODD = "<img src=x onerror=alert(1)>"
 SEEN = """() => {
@@ -47,27 +27,6 @@ SEEN = """() => {
   return {found, looks, state: JSON.stringify(state)};
 }"""
 
-DULL = """() => {
-  // Texts that are hard to read on what is behind them.
-  const rgb = (text) => text.match(/[0-9.]+/g).map(Number);
-  const linear = (c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-  const light = ([r, g, b]) => 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
-  const ground = (each) => {
-    for (let at = each; at; at = at.parentElement) {
-      const found = rgb(getComputedStyle(at).backgroundColor);
-      if (found.length < 4 || found[3] > 0) return found;
-    }
-    return [255, 255, 255];
-  };
-  const hasText = (each) => [...each.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-  const wrong = [];
-  for (const each of document.querySelectorAll("body *")) {
-    if (!hasText(each) || !each.offsetParent) continue;
-    const [most, least] = [light(rgb(getComputedStyle(each).color)), light(ground(each))].sort((x, y) => y - x);
-    if ((most + 0.05) / (least + 0.05) < 4.5) wrong.push(each.textContent.slice(0, 40));
-  }
-  return wrong;
-}"""
 TIMES = """() => {
   const times = [];
   for (let at = 0; at < 30; at++) {
@@ -77,93 +36,6 @@ TIMES = """() => {
   }
   return times.sort((a, b) => a - b);
 }"""
-
-
-class Live:
-    """A source that changes as a test has it."""
-
-    about, live = "a test", True
-
-    def __init__(self) -> None:
-        self.inventory = Inventory([*rack("r", 3), node("box", 4, box=True, sick=[1])])
-        self.silent = False
-        self._one_at_a_time = threading.Lock()  # the server looks from its own threads
-
-    def hold(self, request: GangRequest) -> None:
-        with self._one_at_a_time:
-            held(self.inventory, request)
-
-    def release(self, gang: str) -> None:
-        with self._one_at_a_time:
-            self.inventory.release(gang)
-
-    def look(self, cursor: Cursor) -> View:
-        if self.silent:
-            raise CoordinatorUnavailable("The coordinator did not answer.")
-        with self._one_at_a_time:
-            return of_snapshot(self.inventory)
-
-    def gang(self, gang: str) -> dict[str, Any]:
-        allocation = self.inventory.allocation(gang)
-        assert allocation is not None
-        return {"history": [], "waits": [], "shape": [], "times": [], **ranks(allocation)}
-
-    def plan(self, request: GangRequest) -> Allocation | Unsatisfiable:
-        return plan_and_explain(self.inventory, request)
-
-
-class Served:
-    def __init__(self, source: Live) -> None:
-        self.socket = listen("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
-        self._server = server_of(app_of(source, seconds=0.05))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.socket]}, daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(30)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as started:
-        made = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def source() -> Live:
-    return Live()
-
-
-@pytest.fixture
-def served(source: Live) -> Iterator[Served]:
-    made = Served(source)
-    yield made
-    made.end()
-
-
-@pytest.fixture
-def page(browser: Any, served: Served) -> Iterator[Any]:
-    made = browser.new_page(viewport={"width": 1200, "height": 800}, color_scheme="light")
-    faults: list[str] = []
-    made.on("pageerror", lambda error: faults.append(str(error)))
-    made.on("dialog", lambda dialog: faults.append(dialog.message))
-    made.goto(served.url)
-    until(lambda: made.evaluate("!!window.rayDraMap && window.rayDraMap.current().layout.blocks.length > 0"))
-    yield made
-    assert faults == []
-    made.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    for _ in range(600):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to be within 30 s")
 
 
 def colours(page: Any, source: Live) -> None:
@@ -264,26 +136,6 @@ def test_the_keyboard_goes_everywhere_and_says_where(page: Any, source: Live) ->
         assert page.locator(f"#panel-{tab}").is_visible()
     until(lambda: page.locator("#rack-table tbody tr").count() == 2)
     assert page.locator("#rack-table tbody tr").first.inner_text().split() == ["r", "3", "8", "4", "0", "0"]
-
-
-def test_everything_that_can_be_used_has_a_name_and_text_can_be_read(page: Any, source: Live) -> None:
-    """In both schemes: contrast of 4.5 to 1 between text and what is behind it."""
-    source.hold(gang(4, name="train"))
-    until(lambda: shows(page, "train"))
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll("button, input, select, [role], table, section")].filter((each) => !(
-          each.textContent.trim() || each.getAttribute("aria-label") || each.getAttribute("aria-labelledby") ||
-          each.closest("label"))).filter((each) => !["status", "alert"].includes(each.getAttribute("role")))
-          .map((each) => each.outerHTML.slice(0, 80))"""
-    )
-    assert nameless == []
-    grounds = []
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        dull = page.evaluate(DULL)
-        assert dull == [], scheme
-        grounds.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert len(set(grounds)) == 2
 
 
 def test_a_hundred_racks_are_drawn_fast_enough(browser: Any) -> None:
