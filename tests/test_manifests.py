@@ -29,7 +29,7 @@ every_pod = pytest.mark.parametrize("pod", pods(), ids=lambda pod: f"{pod.file}{
 def test_there_is_something_to_check() -> None:
     found = {pod.file for pod in pods()}
     assert {DAEMON, "kube/topology-agent/agent.yaml", "examples/kubernetes/raycluster.yaml"} <= found
-    assert len(pods()) == 12
+    assert len(pods()) == 13
 
 
 @every_pod

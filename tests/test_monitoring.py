@@ -9,17 +9,19 @@ from typing import Any
 
 import yaml
 
-from ray_dra.ports.metrics import METRICS, PREFIX, Kind
+from ray_dra.ports.metrics import AGENT_METRICS, DRIVER_METRICS, METRICS, PREFIX, Kind
 
 TOP = Path(__file__).parents[1]
 FOLDER = TOP / "kube" / "monitoring"
 PAGE = (TOP / "docs" / "metrics.md").read_text()
+OPERATIONS = (TOP / "docs" / "operations.md").read_text()
 EXPORTED = {
     f"{PREFIX}{metric.name}{end}"
-    for metric in METRICS
+    for metric in (*METRICS, *AGENT_METRICS)
     for end in (("_bucket", "_count", "_sum") if metric.kind is Kind.HISTOGRAM else ("",))
 }
-LABELS = {f"{PREFIX}{metric.name}": set(metric.labels) for metric in METRICS}
+EVERY = tuple(dict.fromkeys((*METRICS, *AGENT_METRICS, *DRIVER_METRICS)))
+LABELS = {f"{PREFIX}{metric.name}": set(metric.labels) for metric in EVERY}
 OF_RAY = {"SessionName", "le"}
 
 
@@ -51,19 +53,30 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 def test_the_page_has_each_metric_as_it_is_and_each_alert() -> None:
-    for metric in METRICS:
+    for metric in EVERY:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         assert f"| `{PREFIX}{metric.name}` | {metric.kind.value} | {labels} | {metric.what} |" in PAGE
     assert set(re.findall(r"ray_dra_\w+", PAGE)) <= LABELS.keys()
     for rule in rules():
         assert f"| {rule['alert']} |" in PAGE
+        assert f"alert {rule['alert']}" in OPERATIONS, "what to do about it"
         assert set(rule["annotations"]) == {"summary", "description"}
 
 
 def test_names_are_as_prometheus_has_them() -> None:
-    for metric in METRICS:
+    for metric in EVERY:
         assert re.fullmatch(r"[a-z][a-z_]*[a-z]", metric.name)
         assert (metric.kind is Kind.COUNTER) == metric.name.endswith("_total")
-        assert (metric.kind is Kind.HISTOGRAM) <= metric.name.endswith("_seconds")
+        assert metric.kind is not Kind.HISTOGRAM or metric.name.endswith("_seconds")
         assert list(metric.bounds) == sorted(set(metric.bounds))
-    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    assert len({metric.name for metric in EVERY}) == len(EVERY)
+
+
+def test_a_series_of_anothers_tells_whose_it_is() -> None:
+    """Names begin with their program's, but for those that all count alike."""
+    for metrics, whose in ((AGENT_METRICS, "topology_"), (DRIVER_METRICS, "simulated_")):
+        assert all(metric in METRICS or metric.name.startswith(whose) for metric in metrics)
+
+
+def test_the_image_has_what_serves_them() -> None:
+    assert "\nprometheus-client==" in (TOP / "kube" / "image" / "requirements.txt").read_text()

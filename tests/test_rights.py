@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ray_dra.operate.check import KAI_RIGHTS, QUEUE_RIGHTS, RIGHTS, SHAPE_RIGHTS, Right
+from ray_dra.operate.check import GANG_SCHEDULING_RIGHTS, KAI_RIGHTS, QUEUE_RIGHTS, RIGHTS, SHAPE_RIGHTS, Right
 
 PROJECT = Path(__file__).parents[1]
 
@@ -31,6 +31,7 @@ def test_the_roles_are_the_rights() -> None:
     assert rules("kueue/roles.yaml", "Role") == named(QUEUE_RIGHTS, False)
     assert rules("kueue/roles.yaml", "ClusterRole") == named(QUEUE_RIGHTS, True)
     assert rules("kai/roles.yaml", "Role") == named(KAI_RIGHTS, False)
+    assert rules("gang-scheduling/roles.yaml", "Role") == named(GANG_SCHEDULING_RIGHTS, False)
     assert rules("shapes/roles.yaml", "ClusterRole") == named(SHAPE_RIGHTS, True)
     outside = named(RIGHTS + QUEUE_RIGHTS, True)
     assert all(verbs <= {"get", "list", "watch"} for _, _, verbs in outside), "no write goes outside the namespace"

@@ -69,6 +69,16 @@ The manifests under kube/ are the one source: this chart reads them, and changes
 {{- if eq $thing.kind "DaemonSet" -}}
 {{- $_ := set $thing.spec.template.spec "nodeSelector" $root.Values.topologyAgent.nodeSelector -}}
 {{- end -}}
+{{- $port := int $root.Values.topologyAgent.metricsPort -}}
+{{- if and $port (eq $meta.name "ray-dra-topology") -}}
+{{- if eq $thing.kind "DaemonSet" -}}
+{{- $container := first $thing.spec.template.spec.containers -}}
+{{- $_ := set $container "env" (append $container.env (dict "name" "RAY_DRA_METRICS_PORT" "value" (toString $port))) -}}
+{{- $_ := set $container "ports" (list (dict "name" "metrics" "containerPort" $port)) -}}
+{{- else if eq $thing.kind "NetworkPolicy" -}}
+{{- $_ := set $thing.spec "ingress" (list (dict "ports" (list (dict "port" "metrics" "protocol" "TCP")))) -}}
+{{- end -}}
+{{- end -}}
 {{- if hasPrefix "monitoring.coreos.com/" $thing.apiVersion -}}
 {{- $_ := set $meta "labels" (merge (dict) ($root.Values.monitoring.labels | default dict) $meta.labels) -}}
 {{- end -}}
