@@ -37,8 +37,7 @@ def main() -> int:
     if "profile=gb200-nvl72" in options.address:
         console.print(Panel(drawing("gb200-nvl72"), title="the machine, simulated", width=90))
     began = time.monotonic()
-    with console.status("starting Ray, one raylet a node ..."):
-        ray.init(options.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(options.address, log_to_driver=False, logging_level="ERROR")  # a terminal shows what it waits for
     console.print(f"Ray is up after {time.monotonic() - began:.1f} s\n")
 
     bundles = [{"GPU": options.gpus, "CPU": 1}] * options.bundles

@@ -42,7 +42,8 @@ def work(config: dict[str, Any]) -> None:
 
 with tempfile.TemporaryDirectory() as folder:
     ray.init(log_to_driver=False)
-    seen = ray.remote(Seen).options(num_cpus=0).remote()
+    head = {"node:__internal_head__": 0.001}  # which outlives the nodes of workers
+    seen = ray.remote(Seen).options(num_cpus=0, resources=head).remote()
     trainer = DataParallelTrainer(
         work,
         train_loop_config={"seen": seen},
