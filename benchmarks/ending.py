@@ -7,8 +7,9 @@ RESTART_S to work again; what it has worked since is lost. Notice takes no time.
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,8 +17,8 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.consolidation import gangs_to_move, places_for
 from ray_dra.core.gangs.discipline import Discipline
 from ray_dra.core.gangs.patience import Answer, as_preferred
-from ray_dra.core.gangs.preemption import BORROWED
-from ray_dra.core.gangs.victims import Price, Victims, cheapest_victims
+from ray_dra.core.gangs.preemption import BORROWED, waits_before
+from ray_dra.core.gangs.victims import Price, Victims, victims_as_preferred
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
@@ -26,6 +27,7 @@ from ray_dra.core.policy.base import Policy
 CHECKPOINT_S = 1800.0
 RESTART_S = 600.0
 URGENT_ONE_OF = 10  # jobs
+_TICK_S = 1e-3  # less than this is rounding
 
 
 def urgent(name: str) -> bool:
@@ -70,26 +72,45 @@ class Ending:
         self._inventory, self._runs, self._policy = inventory, runs, policy
         self._preemption, self._consolidation = discipline.preemption, discipline.consolidation
         self._asked: object = None
+        self.again = math.inf
+        """When there may be other victims for the job that was asked for last, though nothing changes: somebody has run
+        for long enough by then."""
 
     def victims(
-        self, name: str, request: GangRequest, now: float, borrowed: Mapping[str, int], *, hurries: bool
+        self, name: str, request: GangRequest, now: float, waited: float, borrowed: Mapping[str, int], *, hurries: bool
     ) -> Victims | None:
         """For an urgent job, where some are (`hurries`), or one that has a right to what others have `borrowed`: who
-        ends."""
+        ends. `waited`: for how long it has."""
         hurries = hurries and urgent(name)
-        if not (self._preemption.most and (hurries or borrowed)) or self._asked == (name, self._inventory.changes):
+        asked = name, self._inventory.changes
+        if not (self._preemption.most and (hurries or borrowed)):
+            self.again = math.inf
             return None
+        if self._asked == asked and now < self.again:
+            return None
+        may = {
+            other: run
+            for other, run in self._runs.items()
+            if other in borrowed or (hurries and not urgent(other) and run.preempted < self._preemption.most)
+        }
+        long_enough = {other: run.began + self._preemption.least_run for other, run in may.items()}
         prices = {
             other: Price(
-                (BORROWED, borrowed[other]) if other in borrowed else (0,), int(run.gpus * run.lost(now)), run.gpus
+                (BORROWED, borrowed[other]) if other in borrowed else (0,),
+                int(run.gpus * (run.lost(now) + self._preemption.restart)),
+                run.gpus,
             )
-            for other, run in self._runs.items()
-            if now >= run.began + self._preemption.least_run
-            and (other in borrowed or (hurries and not urgent(other) and run.preempted < self._preemption.most))
+            for other, run in may.items()
+            if now >= long_enough[other]
         }
-        place = self._placing(request)
-        found = cheapest_victims(self._inventory, request, prices, place)
-        self._asked = None if found is not None else (name, self._inventory.changes)
+        place = partial(_place, self._inventory, request, self._policy)
+        found = victims_as_preferred(self._inventory, request, prices, place)
+        self.again = min((at for at in long_enough.values() if now < at), default=math.inf)
+        if found is not None:
+            more = waits_before(prices, found.gangs, request.device_count, self._preemption) - waited
+            if more > _TICK_S:
+                self.again, found = min(self.again, now + more), None
+        self._asked = None if found is not None else asked
         return found
 
     def moves(self, request: GangRequest, gained: float, now: float) -> tuple[Allocation, ...]:
@@ -104,12 +125,9 @@ class Ending:
         }
         if not lost or gained <= min(lost.values()):
             return ()
-        place, others = self._placing(request), self._place_other
+        place, others = partial(_place, self._inventory, request, self._policy, True), self._place_other
         found = gangs_to_move(self._inventory, request, lost, gained, settings.gangs, place, others)
         return (places_for(self._inventory, found, place, others) if found else None) or ()
-
-    def _placing(self, request: GangRequest) -> Callable[[], Answer]:
-        return partial(plan, self._inventory, request, policy=self._policy, strict=True)
 
     def _place_other(self, name: str, nodes: frozenset[str]) -> Answer:
         request = self._runs[name].request
@@ -118,3 +136,7 @@ class Ending:
         if isinstance(answer, Allocation):
             assert as_preferred(answer, request.locality)
         return answer
+
+
+def _place(inventory: Inventory, request: GangRequest, policy: Policy | None, strict: bool) -> Answer:
+    return plan(inventory, request, policy=policy, strict=strict)

@@ -170,4 +170,4 @@ def _reach(clique: CliqueState) -> int:
         return clique.size
     state = clique.node_states[0]
     members = state.members[clique.id]
-    return next((n for n in range(clique.size, 1, -1) if state.how_many(members, n, Connect.REQUIRED)), 1)
+    return next((n for n in range(clique.size, 1, -1) if state.graph.how_many(members, n, Connect.REQUIRED)), 1)

@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import Bounds, Reservation, before_its_turn, expected_end, passed, reservations
 from ray_dra.core.gangs.patience import Answer, Patience
-from ray_dra.core.gangs.promise import Promised, kept
+from ray_dra.core.gangs.promise import Promised, kept, outdone
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
@@ -57,6 +57,8 @@ class Overtaking(Generic[J]):
         self._places: tuple[Reservation, ...] = ()
         self._looked: dict[object, None] = self.memory()  # what was a no
         self._answers: dict[object, Answer] = self.memory()
+        # What jobs had at the last look, and what those have got since that have overtaken.
+        self._holders: dict[str, Allocation] = {}
 
     def known(self, now: float) -> list[tuple[float, str]]:
         """When running gangs will have ended, the earliest of them."""
@@ -86,6 +88,7 @@ class Overtaking(Generic[J]):
             if answer is None:
                 self._looked[asked] = None
                 continue
+            self._holders[answer.gang] = answer
             yield waiting, answer
             self._answers.clear()  # the others that were a no are so all the more, and what is reserved is free yet
             self._places = passed(self._places, answer)
@@ -102,14 +105,26 @@ class Overtaking(Generic[J]):
             self._found_for = key
             self._looked.clear()
             self._answers.clear()
-            if first.request.gang != self._first:
-                self._first, self._promised = first.request.gang, None
             waited = now - since if since is not None else None
             place = partial(_place, self._inventory, first.request, self._policy)
             known, patience = self.known(now), first.patience
             found = reservations(self._inventory, first.request, known, now, waited, place, patience)
+            if first.request.gang != self._first or self._outdone(found):
+                self._first, self._promised = first.request.gang, None
+            self._holders = self._held()
             self._promised, self._places = kept(self._promised, found, partial(self._overrun, now))
         return bool(self._places)
+
+    def _held(self) -> dict[str, Allocation]:
+        return {name: held for name in self._ends if (held := self._inventory.allocation(name)) is not None}
+
+    def _outdone(self, found: tuple[Reservation, ...]) -> bool:
+        """Whether what was promised is taken by those who have started since the last look without overtaking: at once,
+        since they come before the first."""
+        if self._promised is None:
+            return False
+        started = (held for name, held in self._held().items() if self._holders.get(name) != held)
+        return outdone(self._inventory, self._promised, found, started)
 
     def _overrun(self, now: float, places: tuple[Reservation, ...]) -> bool:
         return any(self._ends.get(gang, now + 1.0) <= now for each in places for gang in each.after)

@@ -24,11 +24,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from figures import parser, percentile, write
-from shapes import cluster
+from shapes import LEVELS, cluster
 
 from ray_dra.core.cluster.clique_state import CLIQUE
 from ray_dra.core.cluster.inventory import Inventory
@@ -37,7 +37,6 @@ from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.device import Health
 from ray_dra.core.model.imex import IMEX_LIMITS
 from ray_dra.core.model.locality import Connect, Locality
-from ray_dra.core.model.node import Node
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
 from ray_dra.core.model.shortfall import Unsatisfiable
 from ray_dra.core.plan import plan
@@ -48,10 +47,9 @@ WEIGHTS = (30, 15, 25, 15, 7, 4, 2, 2)  # small ones are most, as in the Elastic
 SHAPES = {
     "nvl72": {1_000: "nvl72:14", 10_000: "nvl72:139", 100_000: "nvl72:1389", 1_000_000: "nvl72:13889"},
     "boxes8": {1_000: "boxes8:125", 10_000: "boxes8:1250", 100_000: "boxes8:12500"},
-    "levels": {1_000: "nvl72:14", 10_000: "nvl72:139", 100_000: "nvl72:1389"},
+    "levels": {1_000: "nvl72:14/8/8/8", 10_000: "nvl72:139/8/8/8", 100_000: "nvl72:1389/8/8/8"},
     "mix": {1_000: "mix:42", 10_000: "mix:417", 100_000: "mix:4167"},
 }
-LEVELS = ("leaf", "spine", "core")
 Row = dict[str, object]
 
 
@@ -62,9 +60,8 @@ class Load:
         self.kind = "nvl72" if kind == "levels" else kind
         self.random = random.Random(seed)
         topology = cluster(shape)
-        nodes = _below_switches(topology.nodes.values()) if kind == "levels" else list(topology.nodes.values())
         start = time.perf_counter()
-        self.inventory = Inventory(nodes, IMEX_LIMITS, LEVELS if kind == "levels" else ())
+        self.inventory = Inventory(topology, IMEX_LIMITS, LEVELS if kind == "levels" else ())
         self.build_s = time.perf_counter() - start
         self.total = self.inventory.devices
         self.gangs: list[tuple[str, int]] = []
@@ -137,17 +134,6 @@ class Load:
         while self.gangs and self.used + gpus > load * self.total:
             took.append(self.go())
         return took
-
-
-def _below_switches(nodes: Iterable[Node]) -> list[Node]:
-    """Eight racks a leaf, eight leaves a spine, eight spines a core."""
-    racks: dict[str | None, int] = {}
-    found = []
-    for each in nodes:
-        at = racks.setdefault(each.clique, len(racks))
-        labels = {level: f"{level}{at // 8 ** (up + 1)}" for up, level in enumerate(LEVELS)}
-        found.append(replace(each, labels={**each.labels, **labels}))
-    return found
 
 
 def measure(kind: str, shape: str, rounds: int, seed: int) -> list[Row]:

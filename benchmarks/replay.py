@@ -23,23 +23,26 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ending import RESTART_S, Ending, Run, urgent
 from figures import percentile
 from foresight import Foresight
+from nearness import inside, together
 from overtaking import Overtaking, Waiting
+from shapes import LEVELS
 from teams import Line, team_of
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.backfill import earliest
 from ray_dra.core.gangs.discipline import FIRST_COME, Discipline
 from ray_dra.core.gangs.patience import Answer, as_preferred, in_turn, patience_of
-from ray_dra.core.model.allocation import Allocation, Placed
+from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.model.request import Bundle, DeviceRequest, GangRequest
+from ray_dra.core.model.shortfall import ShortfallKind
 from ray_dra.core.model.topology import Topology
 from ray_dra.core.plan import plan
 from ray_dra.core.policy.base import Policy
@@ -117,23 +120,6 @@ class Machines:
         return GangRequest(name, (Bundle((DeviceRequest(1),)),) * gpus, locality)
 
 
-def inside(inventory: Inventory, allocation: Allocation, segment: int) -> bool:
-    """Whether each segment lies in one clique, or on one node with every two of its devices linked."""
-    parts = [allocation.bundles[i : i + segment] for i in range(0, len(allocation.bundles), segment)]
-    return all(_linked(inventory, part) for part in parts)
-
-
-def _linked(inventory: Inventory, part: tuple[Placed, ...]) -> bool:
-    grants = [g for placed in part for g in placed.grants]
-    cliques = {g.clique for g in grants}
-    if len(cliques) == 1 and None not in cliques:
-        return True
-    if len({g.node for g in grants}) > 1:
-        return False
-    links = inventory.node_states[grants[0].node].graph.links
-    return all(links[a.position][b.position] for a, b in combinations(grants, 2))
-
-
 class Tally:
     """Integrals over the window from the first to the last arrival."""
 
@@ -201,13 +187,14 @@ def replay(
     (scheduled occupancy); `goodput_pct` the same with gangs outside their clique at 1/2.4; `allocation_pct` GPUs
     allocated while something waits (GPU allocation rate); `fragmented_nodes_pct` nodes that are neither empty nor
     full, over time (GPU node fragmentation ratio; all three as Kant names them, arXiv 2510.01256);
-    `left_pct` gangs of several GPUs that had to leave their clique, by GPU time; `gpu_hours` that all jobs held
-    devices, to the last one's end; `lost_gpu_hours` of work that was lost, and of restarts, by `moved` and `preempted`
-    jobs; `urgent_mean_wait_s` of the urgent ones.
+    `left_pct` gangs of several GPUs that had to leave their clique, by GPU time; `in_one_leaf_pct` and the like, of
+    gangs over several cliques those that lie in one leaf, by GPU time, where the cluster has such levels; `gpu_hours`
+    that all jobs held devices, to the last one's end; `lost_gpu_hours` of work that was lost, and of restarts, by
+    `moved` and `preempted` jobs; `urgent_mean_wait_s` of the urgent ones.
 
     Raises ValueError where all jobs arrive at once.
     """
-    inventory = Inventory(topology)
+    inventory = Inventory(topology, level_labels=LEVELS)
     machines = Machines.of(topology)
     arrivals = deque(jobs)
     queue: Line[Job] = Line(inventory.devices if teams else 0)
@@ -223,8 +210,8 @@ def replay(
     ending = Ending(inventory, runs_of, discipline, policy)
     urgent_waits: list[float] = []
     since: float | None = None  # when the first in the queue could have started
-    turn = ""  # whose that was
-    over = math.inf  # when its patience is
+    could_start: dict[str, float] = {}  # the same of each that was first: with teams it may be so again
+    over = math.inf  # when its patience is, or somebody has run long enough to end for it
     if arrivals[0].arrival == arrivals[-1].arrival:
         raise ValueError("all jobs arrive at once: there is no window to measure over")
     tally = Tally(arrivals[0].arrival, arrivals[-1].arrival, inventory.devices, len(inventory.node_states))
@@ -233,6 +220,8 @@ def replay(
     asked_at = -1  # of the inventory, when the first was asked for last
     good = held = 0.0
     left = several = dropped = 0.0
+    apart = [0.0] * (len(LEVELS) + 1)  # of gangs over several cliques, by the lowest level that has them together
+    lies: dict[str, int] = {}
 
     def wanting(job: Job) -> Waiting[Job]:
         share = None if discipline.worth is not None else patience * job.expected
@@ -245,6 +234,7 @@ def replay(
         inventory.hold(answer)
         queue.start(waiting)
         before = stopped.pop(job.name, None)
+        could_start.pop(job.name, None)
         if before is None:
             waits.append(now - job.arrival)
             by_team.setdefault(team_of(job.name), []).append(now - job.arrival)
@@ -262,6 +252,9 @@ def replay(
         if job.gpus > 1:
             several += job.gpus * runs
             left += 0.0 if within else job.gpus * runs
+        if (level := together(inventory, answer)) is not None:
+            lies[job.name] = level
+            apart[level] += job.gpus * runs
         good += job.gpus * speed
         heapq.heappush(running, (now + runs, job.name, job.gpus, speed))
         slower = (
@@ -283,6 +276,8 @@ def replay(
         if gpus > 1:
             several -= gpus * (end - now)
             left -= 0.0 if speed == 1.0 else gpus * (end - now)
+        if (level := lies.pop(name, None)) is not None:
+            apart[level] -= gpus * (end - now)
         run = runs_of.pop(name)
         wasted = gpus * (run.lost(now) * speed + RESTART_S)
         lost += wasted
@@ -290,12 +285,13 @@ def replay(
             tally.good -= wasted
         return run.stopped(now)
 
-    def make_room(first: Waiting[Job], could_start: bool) -> bool:
-        """Whether others have ended or gone elsewhere for the first in the queue."""
+    def make_room(first: Waiting[Job], *, waits_for_clique: bool) -> bool:
+        """Whether others have ended or gone elsewhere for the first in the queue, which could start
+        (`waits_for_clique`) or not."""
         nonlocal moved, preempted
         job, request = first.job, first.request
         slower = discipline.worth.speed if discipline.worth is not None else OUTSIDE
-        gained = job.gpus * (job.expected * (1 / slower - 1.0) if could_start else now - job.arrival)
+        gained = job.gpus * (job.expected * (1 / slower - 1.0) if waits_for_clique else now - job.arrival)
         for place in ending.moves(request, gained, now) if request.locality.within_cliques else ():
             run = stop(place.gang)
             stopped[place.gang] = replace(run, moved=run.moved + 1)
@@ -303,10 +299,10 @@ def replay(
             queue.append(again)
             start(again, place)
             moved += 1
-            could_start = True
-        if could_start:
+            waits_for_clique = True
+        if waits_for_clique:
             return inventory.changes != asked_at
-        victims = ending.victims(job.name, request, now, queue.borrowed(first), hurries=hurries)
+        victims = ending.victims(job.name, request, now, now - job.arrival, queue.borrowed(first), hurries=hurries)
         for name in victims.gangs if victims is not None else ():
             run = stop(name)
             stopped[name] = replace(run, preempted=run.preempted + 1)
@@ -323,6 +319,7 @@ def replay(
             queue.end(name)
             ends.pop(name, None)
             runs_of.pop(name)
+            lies.pop(name, None)
             good -= gpus * speed
         while arrivals and arrivals[0].arrival <= now:
             job = arrivals.popleft()
@@ -334,24 +331,27 @@ def replay(
         over = math.inf
         while queue.first(0):
             (first,) = queue.first(0)
-            if first.job.name != turn:  # another team's: it has not waited yet
-                turn, since = first.job.name, None
             job, request = first.job, first.request
+            since = could_start.get(job.name)
             asked_at = inventory.changes
             if inventory.free_devices < job.gpus:
-                if make_room(first, could_start=False):
+                if make_room(first, waits_for_clique=False):
                     continue
+                over = ending.again
                 break
             place = partial(_place, inventory, request, policy)
             expected = partial(_expected, inventory, request, overtaking, now, place)
             answer, since = in_turn(inventory, request, since, now, place, first.patience, expected)
             if not isinstance(answer, Allocation):
-                if since is not None:  # the last thing that it lacks is that its patience is over
-                    over = math.nextafter(since + answer.shortfalls[-1].wanted, math.inf)
-                if make_room(first, could_start=since is not None):
+                patient = answer.shortfalls[-1].kind is ShortfallKind.PATIENCE
+                if since is not None:
+                    could_start[job.name] = since
+                if make_room(first, waits_for_clique=patient):
                     continue
+                over = ending.again
+                if patient and since is not None:
+                    over = math.nextafter(since + answer.shortfalls[-1].wanted, math.inf)
                 break
-            since = None
             if seer is not None:
                 waiting = ((now, each.request, each.job.duration) for each in queue if each is not first)
                 coming = (
@@ -390,6 +390,9 @@ def replay(
         "jobs": len(waits),
         "dropped": dropped,
     }
+    for at, name in enumerate(LEVELS):
+        if any(name in node.labels for node in topology.nodes.values()):
+            figures[f"in_one_{name}_pct"] = 100 * sum(apart[: at + 1]) / sum(apart) if sum(apart) else None
     if teams:
         figures |= {f"mean_wait_{team}_s": sum(each) / len(each) for team, each in sorted(by_team.items())}
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}, waits

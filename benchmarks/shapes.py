@@ -1,12 +1,14 @@
 """Clusters for the planner's benchmarks, by a short text: `nvl72:RACKS`, `boxes8:N`, `mix:N`.
 
 `mix:N` is N boxes of 8 H100s, N DGX-1 (8 V100s that are partly connected) and as many GPUs again in
-NVL72 racks.
+NVL72 racks. Numbers after a slash put levels above the cliques: in `nvl72:36/4/3` four racks are below
+each leaf and three leaves below each spine, so there are nine leaves and three spines (a third number:
+spines below each core). The last domain of a level has what is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ray_dra.core.model.clique import box_clique, fabric_clique
@@ -15,6 +17,8 @@ from ray_dra.core.model.node import Links, Node
 from ray_dra.core.model.topology import Topology
 
 TRAYS = 18  # compute trays of an NVL72 rack, 4 GPUs each
+LEVELS = ("leaf", "spine", "core")
+"""Labels of nodes that name the domains above their cliques, the lowest level first."""
 CLUSTER_UUID = "9c6f5af3-53bf-49b5-a436-b66766c413c3"
 
 # Links between each two GPUs of a DGX-1 V100, from NVIDIA's description of the machine.
@@ -80,14 +84,35 @@ def flat(topology: Topology) -> Topology:
     return Topology.of(nodes)
 
 
+def below(nodes: Iterable[Node], sizes: Sequence[int]) -> list[Node]:
+    """The nodes with labels of levels: `sizes`, how many cliques a leaf has, how many leaves a spine, and so on."""
+    cliques: dict[str, int] = {}
+    found = []
+    for node in nodes:
+        at = cliques.setdefault(node.clique or node.name, len(cliques))
+        labels = {}
+        for level, size in zip(LEVELS, sizes, strict=False):
+            at //= size
+            labels[level] = f"{level}{at}"
+        found.append(replace(node, labels={**node.labels, **labels}))
+    return found
+
+
 def cluster(shape: str) -> Topology:
     """The cluster that a text names; ValueError for one that is unknown."""
-    kind, _, number = shape.partition(":")
-    count = int(number)
-    if kind == "nvl72":
-        return Topology.of(racks(count))
-    if kind == "boxes8":
-        return Topology.of(boxes(count))
-    if kind == "mix":
-        return Topology.of([*boxes(count), *dgx1(count), *racks(max(1, round(count * 8 / 72)))])
-    raise ValueError(f"unknown cluster {shape!r}: nvl72:RACKS, boxes8:N or mix:N")
+    kind, _, numbers = shape.partition(":")
+    count, *sizes = map(int, numbers.split("/"))
+    if kind not in _NODES or count < 1 or len(sizes) > len(LEVELS) or min(sizes, default=1) < 1:
+        raise ValueError(
+            f"unknown cluster {shape!r}: nvl72:RACKS, boxes8:N or mix:N, and with levels above cliques nvl72:RACKS/4/3"
+        )
+    return Topology.of(below(_NODES[kind](count), sizes))
+
+
+def mixed(count: int) -> Iterator[Node]:
+    yield from boxes(count)
+    yield from dgx1(count)
+    yield from racks(max(1, round(count * 8 / 72)))
+
+
+_NODES = {"nvl72": racks, "boxes8": boxes, "mix": mixed}

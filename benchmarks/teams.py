@@ -57,7 +57,9 @@ class Line(Generic[J]):
     """Jobs that wait, in the order of the queue; without `gpus`, of the cluster, those of all teams are in one."""
 
     def __init__(self, gpus: int = 0) -> None:
-        self._order, self._waiting, self._count = TeamOrder(), dict[str, Waiting[J]](), 0
+        self._order, self._waiting = TeamOrder(), dict[str, Waiting[J]]()
+        self._sequences: dict[str, int] = {}  # of all jobs that have come: who waits again keeps its own
+        self._front: set[str] = set()  # of these, who was preempted
         self._turns: dict[str, Turn] = {}
         self._running: dict[str, dict[str, tuple[Turn, int]]] = {}  # by team, by job
         if gpus:
@@ -77,10 +79,12 @@ class Line(Generic[J]):
         return queue is not None and queue.limit is not None and gpus * WHOLE > queue.limit
 
     def append(self, waiting: Waiting[J], *, priority: int = 0, front: bool = False) -> None:
-        """`front`: before all others of its priority that were not put there."""
-        self._count += 1
+        """`front`: before all others of its priority that were not put there, from now on."""
         name = waiting.request.gang
-        turn = (-priority, self._count - (_FRONT if front else 0), name)
+        sequence = self._sequences.setdefault(name, len(self._sequences) + 1)
+        if front:
+            self._front.add(name)
+        turn = (-priority, sequence - (_FRONT if name in self._front else 0), name)
         self._waiting[name], self._turns[name] = waiting, turn
         self._order.wait(team_of(name), turn, _amounts(waiting))
 

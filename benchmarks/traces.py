@@ -5,8 +5,10 @@
 
 `--workload NAME` is an openb pod list (`openb_pod_list_NAME.csv.gz`) or a job list (`NAME.csv.gz` with the columns
 job_id, submission_time, duration, num_gpu), looked for in DIR and the folders in it. Without the traces a seeded
-synthetic workload takes their place, and a line says so. Policies: see benchmarks/policies.py; `ray-dra` is the
-product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes (core/policy/fgd.py).
+synthetic workload takes their place, and a line says so. `--cluster nvl72:36/4/3` has levels above the cliques: four
+racks below each leaf, three leaves below each spine (benchmarks/shapes.py). Policies: see benchmarks/policies.py;
+`ray-dra` is the product's, which for pods is FGD's rule; `fgd:points=50+fullest+fine=20` is that with changes
+(core/policy/fgd.py).
 `NAME@SHARE`: gangs wait for their clique for that share of the time that they are expected to run; `ray-dra` alone
 means `ray-dra@0.1`, the others do not wait. After a / come disciplines with + between (docs/queue.md): `easy`, gangs
 behind the first may start before their turn, by the same guesses; `patience`, gangs wait while a clique is worth it, in
@@ -315,6 +317,7 @@ def report(rows: list[Row], figures: tuple[str, ...]) -> None:
 def show(rows: list[Row], *, regret: bool) -> None:
     """Each figure of the policies, beside each other."""
     figures: tuple[str, ...] = ("goodput_pct", "occupancy_pct", "allocation_pct", "left_pct", "fragmented_nodes_pct")
+    figures += tuple(name for name in rows[0] if name.startswith("in_one_"))
     figures += ("allocated_gpu_hours", "gpu_hours", "mean_wait_s", "p99_wait_s", "longest_wait_s")
     figures = ("allocated_pct", "fragmented_pct") if "allocation_pct" not in rows[0] else figures
     for half in sorted({row["half"] for row in rows}):
@@ -331,7 +334,7 @@ def main() -> None:
     made.description = __doc__
     made.add_argument("--traces", type=Path, help="folder of the traces")
     made.add_argument("--workload", default="default", help="default, multigpu20, ..., or a job list: cluster04")
-    made.add_argument("--cluster", default="openb", help="openb, nvl72:RACKS, boxes8:N, mix:N")
+    made.add_argument("--cluster", default="openb", help="openb, nvl72:RACKS, boxes8:N, mix:N; see below")
     made.add_argument("--scale", type=int, default=1, help="multiplies the jobs' sizes")
     made.add_argument("--policy", default="all", help="names with commas between, or all")
     made.add_argument("--seeds", type=int, default=3)

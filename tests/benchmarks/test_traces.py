@@ -23,13 +23,13 @@ from halves import splits, verdict  # noqa: E402
 from overtaking import Overtaking, Waiting  # noqa: E402
 from regret import Repack  # noqa: E402
 from replay import Job, Machines, replay, shuffled, synthetic_jobs  # noqa: E402
-from shapes import cluster, flat  # noqa: E402
+from shapes import LEVELS, cluster, flat  # noqa: E402
 from traces import GANG_POLICIES, _node_demands, discipline_of, patience_of, policy_for  # noqa: E402
 
 from ray_dra.core.cluster.inventory import Inventory  # noqa: E402
 from ray_dra.core.gangs.backfill import BOUNDS  # noqa: E402
 from ray_dra.core.gangs.discipline import DISCIPLINE, FIRST_COME  # noqa: E402
-from ray_dra.core.gangs.patience import WORTH, Worth  # noqa: E402
+from ray_dra.core.gangs.patience import WORTH, Patience, Worth  # noqa: E402
 from ray_dra.core.gangs.preemption import PREEMPTION  # noqa: E402
 from ray_dra.core.model.allocation import Allocation  # noqa: E402
 from ray_dra.core.model.locality import Locality  # noqa: E402
@@ -357,6 +357,31 @@ def test_a_replay_keeps_what_a_look_found_only_while_it_holds(seed: int) -> None
     assert found[0]["overtook"] > 0
 
 
+def test_a_promise_that_an_earlier_turn_has_outdone_is_made_anew() -> None:
+    """As the coordinator does: an urgent job comes once the one that was waited for has ended, and starts at once in
+    the place that was promised. Else nobody could go before the first for as long as it runs."""
+    inventory, machines = Inventory(cluster("boxes8:1")), Machines.of(cluster("boxes8:1"))
+    ends: dict[str, float] = {}
+
+    def wanting(name: str, gpus: int, seconds: float) -> Waiting[Job]:
+        return Waiting(Exact(name, 0.0, seconds, gpus), machines.request(name, gpus, None), Patience())
+
+    def hold(waiting: Waiting[Job], now: float) -> None:
+        answer = plan(inventory, waiting.request)
+        assert isinstance(answer, Allocation)
+        inventory.hold(answer)
+        ends[waiting.job.name] = now + waiting.job.expected
+
+    hold(wanting("most", 6, 10.0), 0.0)
+    overtaking: Overtaking[Job] = Overtaking(inventory, ends, BOUNDS, None)
+    first, small = wanting("first", 8, 50.0), wanting("small", 1, 60.0)
+    assert not list(overtaking.look([first, small], 0.0, None)), "it would be in the way after 10 seconds"
+    inventory.release("most")
+    del ends["most"]
+    hold(wanting("urgent", 4, 100.0), 10.0)
+    assert [each for each, _ in overtaking.look([first, small], 10.0, None)] == [small]
+
+
 class Forgetful(dict[object, object]):
     def __setitem__(self, key: object, value: object) -> None:
         pass
@@ -390,11 +415,6 @@ def test_teams_keep_their_limits_and_what_they_are_guaranteed(monkeypatch: pytes
 
 
 def test_a_guaranteed_job_comes_before_one_that_borrows() -> None:
-    """Names are drawn until each is of the team that it is to be of."""
-
-    def of(team: str, *, after: int) -> str:
-        return next(name for at in range(after, after + 1_000) if teams.team_of(name := f"j{at}") == team)
-
     many, borrows, owed = of("d", after=0), of("d", after=1_000), of("a", after=2_000)
     jobs = [Job(many, 0.0, 100.0, 72), Job(borrows, 1.0, 10.0, 72), Job(owed, 2.0, 10.0, 18), Job("end", 500.0, 1.0, 1)]
     _, waits = replay(cluster("nvl72:1"), jobs, None, teams=True)
@@ -403,13 +423,15 @@ def test_a_guaranteed_job_comes_before_one_that_borrows() -> None:
     )
 
 
-@pytest.mark.parametrize(("named", "wait"), [("quotas", 0.0), ("lent", 9_000.0)])
+def of(team: str, *, after: int) -> str:
+    """A name of a job of a team."""
+    return next(name for at in range(after, after + 1_000) if teams.team_of(name := f"j{at}") == team)
+
+
+@pytest.mark.parametrize(("named", "wait"), [("quotas", 1_200.0), ("lent", 9_000.0)])
 def test_a_guaranteed_job_takes_back_what_is_borrowed_and_nothing_that_is_guaranteed(named: str, wait: float) -> None:
-    """Team d has borrowed a rack but for 18 GPUs, which team a is guaranteed and has; then team b asks for its 18."""
-
-    def of(team: str, *, after: int) -> str:
-        return next(name for at in range(after, after + 1_000) if teams.team_of(name := f"j{at}") == team)
-
+    """Team d has borrowed a rack but for 18 GPUs, which team a is guaranteed and has; then team b asks for its 18. It
+    waits ten minutes for each 18 more that end with them."""
     guaranteed, borrows, owed = of("a", after=0), of("d", after=1_000), of("b", after=2_000)
     jobs = [Job(guaranteed, 0.0, 10_000.0, 18), Job(borrows, 0.0, 10_000.0, 54), Job(owed, 1_000.0, 10.0, 18)]
     jobs.append(Job(of("c", after=3_000), 30_000.0, 1.0, 1))
@@ -418,6 +440,61 @@ def test_a_guaranteed_job_takes_back_what_is_borrowed_and_nothing_that_is_guaran
     assert waits == [0.0, 0.0, wait, 0.0]
     assert figures["preempted"] == (named == "quotas")
     assert figures["jobs"] == 4
+
+
+def test_what_has_just_begun_is_taken_once_it_has_run_for_long_enough() -> None:
+    """Nothing else happens at that time."""
+    jobs = [Job(of("d", after=0), 0.0, 10_000.0, 36), Job(of("d", after=1_000), 0.0, 10_000.0, 36)]
+    jobs += [Job(of("b", after=2_000), 100.0, 10.0, 18), Job(of("c", after=3_000), 30_000.0, 1.0, 1)]
+    discipline = discipline_of("ray-dra/quotas")
+    at_once = replace(discipline, preemption=replace(PREEMPTION, restart=0.0))
+    figures, waits = replay(cluster("nvl72:1"), jobs, None, discipline=at_once, teams=True)
+    assert (waits, figures["preempted"]) == ([0.0, 0.0, 500.0, 0.0], 1)
+    _, waits = replay(cluster("nvl72:1"), jobs, None, discipline=discipline, teams=True)
+    assert waits == [0.0, 0.0, 600.0, 0.0], "36 end for 18"
+
+
+def test_a_large_job_does_not_end_for_a_small_one_sooner_than_that_is_worth_it() -> None:
+    """It would end five times for one GPU each, and each time the rack would be left to that."""
+    large, work = Job(of("d", after=0), 0.0, 36_000.0, 72), 36_000.0 * 72 / 3600
+    small = [Job(of("b", after=1_000 * at), 7_200.0 * at, 3_600.0, 1) for at in range(1, 6)]
+    jobs = [large, *small, Job(of("c", after=9_000), 80_000.0, 1.0, 1)]
+    found = {}
+    for restart in (0.0, PREEMPTION.restart):
+        discipline = discipline_of("ray-dra/quotas")
+        discipline = replace(discipline, preemption=replace(PREEMPTION, restart=restart))
+        found[restart], _ = replay(cluster("nvl72:1"), jobs, None, discipline=discipline, teams=True)
+        assert found[restart]["jobs"] == len(jobs)
+    assert found[0.0]["preempted"] == 5
+    assert found[PREEMPTION.restart]["preempted"] == 0
+    assert found[PREEMPTION.restart]["gpu_hours"] == pytest.approx(work + 5, abs=0.01)
+    assert found[0.0]["gpu_hours"] > work + 5 + 5 * 72 / 6 - 1, "ten minutes each time, at least"
+
+
+def test_who_waits_again_keeps_its_arrival() -> None:
+    machines = Machines.of(cluster("nvl72:1"))
+
+    def asks(team: str, after: int) -> Waiting[Job]:
+        job = Job(of(team, after=after), 0.0, 10.0, 4)
+        return Waiting(job, machines.request(job.name, job.gpus), Patience())
+
+    line, early, late = teams.Line[Job](72), asks("a", 0), asks("b", 1_000)
+    line.append(early)
+    line.start(early)
+    line.append(late)
+    line.end(early.job.name)
+    line.append(early, front=True)
+    assert line.first(1) == [early, late], "guaranteed are both, and it came first"
+
+
+def test_a_job_waits_for_its_clique_from_when_it_could_start_whoever_is_first_meanwhile() -> None:
+    """Two racks with 24 GPUs free in each. One of 48 waits half an hour for a clique, when a guaranteed one comes
+    before it, waits five seconds for its own, and has 36 of them for 24 s."""
+    jobs = [Exact(of("d", after=1_000 * at), 0.0, 1e6, 48) for at in range(2)]
+    jobs += [Exact(of("d", after=2_000), 0.0, 3_600.0, 48), Exact(of("a", after=3_000), 1_000.0, 10.0, 36)]
+    jobs += [Exact(of("c", after=4_000), 2e6, 1.0, 1)]
+    _, waits = replay(cluster("nvl72:2"), jobs, None, patience=0.5, teams=True)
+    assert waits == pytest.approx([0.0, 0.0, 5.0, 1_800.0, 0.0], abs=0.01)
 
 
 @pytest.mark.parametrize("named", ["easy+patience+moves", "easy+patience+preempt"])
@@ -436,3 +513,70 @@ def test_who_ends_for_another_does_all_its_work_in_the_end(named: str) -> None:
     assert plain["moved"] == plain["preempted"] == plain["lost_gpu_hours"] == 0
     if "preempt" in named:
         assert figures["urgent_mean_wait_s"] < plain["urgent_mean_wait_s"] / 2
+
+
+def test_a_shape_with_levels() -> None:
+    topology = cluster("nvl72:7/2/3/1")
+    above: dict[str, set[tuple[str, ...]]] = {}
+    for node in topology.nodes.values():
+        above.setdefault(node.clique or "", set()).add(tuple(node.labels[level] for level in LEVELS))
+    paths = [path for (path,) in above.values()]
+    assert [leaf for leaf, _, _ in paths] == ["leaf0", "leaf0", "leaf1", "leaf1", "leaf2", "leaf2", "leaf3"]
+    assert [spine for _, spine, _ in paths] == ["spine0"] * 6 + ["spine1"]
+    assert [core for _, _, core in paths] == ["core0"] * 6 + ["core1"]
+    assert {frozenset(node.labels) for node in cluster("boxes8:3/2").nodes.values()} == {frozenset({"leaf"})}
+    assert not any(node.labels for node in cluster("nvl72:2").nodes.values())
+    for wrong in ("nvl72:2/0", "nvl72:0", "nvl72:8/2/2/2/2", "nvl72:-1", "nvl71:2"):
+        with pytest.raises(ValueError, match="nvl72:RACKS"):
+            cluster(wrong)
+
+
+def racks_of(name: str, shape: str, trays: list[int], wanted: int) -> set[int]:
+    """The racks in which a policy places so many whole trays, where so many of each rack are free."""
+    inventory = Inventory(cluster(shape), level_labels=LEVELS)
+    for rack, free in enumerate(trays):
+        for tray in range(free, 18):
+            inventory.set_others(f"rack{rack}-tray{tray}", 0b1111, {})
+    policy = policy_for(name, list, pods=False)
+    answer = plan(inventory, GangRequest("g", (Bundle((DeviceRequest(4),)),) * wanted), policy=policy)
+    assert isinstance(answer, Allocation)
+    return {int(node.removeprefix("rack").partition("-")[0]) for node in answer.nodes}
+
+
+@pytest.mark.parametrize("name", [name for name in GANG_POLICIES if name not in ("fgd", "ray-dra@0")])
+def test_who_knows_topology_keeps_a_gang_in_a_leaf(name: str) -> None:
+    """Two leaves with two racks each; only the second holds 20 trays, and no rack does."""
+    found, without = (racks_of(name, shape, [5, 12, 10, 10], 20) for shape in ("nvl72:4/2/2", "nvl72:4"))
+    if name in ("first-fit", "ray"):
+        assert found == without
+    else:
+        assert found == {2, 3} != without, "nobody knows of leaves where nodes have no labels"
+
+
+def test_kueue_uses_few_leaves_of_a_spine() -> None:
+    """No leaf holds 33 trays. The roomiest racks are in three of them, and two would do."""
+    free = [10, 10, 13, 0, 12, 0, 11, 0]
+    assert racks_of("kueue-best", "nvl72:8/2/4", free, 33) == {0, 1, 2}
+    assert racks_of("best-fit", "nvl72:8/2/4", free, 33) == {0, 2, 4}
+    assert racks_of("kueue-least", "nvl72:8/2/4", free, 33) == {2, 4, 6}, "the leaves with least first"
+
+
+def test_what_lies_in_one_leaf_by_hand() -> None:
+    """100 GPUs are in one leaf for an hour, 200 in one spine, 300 in none, beside 72 that are in their rack."""
+    jobs = [Job("leaf", 0.0, 3600.0, 100), Job("end of leaf", 3601.0, 1.0, 4)]
+    jobs += [Job("spine", 4000.0, 3600.0, 200), Job("rack", 4000.0, 3600.0, 72)]
+    jobs += [Job("all", 9000.0, 3600.0, 512), Job("end", 20_000.0, 1.0, 4)]
+    figures, waits = replay(cluster("nvl72:8/2/2"), jobs, None, same_time=True)
+    assert waits == [0.0] * 6
+    assert figures["in_one_leaf_pct"] == pytest.approx(100 * 100 / 812, abs=0.01)
+    assert figures["in_one_spine_pct"] == pytest.approx(100 * 300 / 812, abs=0.01)
+    assert "in_one_core_pct" not in figures
+    assert not [name for name in replay(cluster("nvl72:8"), jobs, None)[0] if name.startswith("in_one")]
+
+
+def test_a_cluster_with_levels_is_named_on_the_command_line() -> None:
+    told = run("--cluster", "nvl72:8/2/2", "--policy", "ray-dra@0,kueue-best,ray", "--seeds", "1", "--scale", "8")
+    for figure in ("in_one_leaf_pct", "in_one_spine_pct"):
+        (line,) = (part for part in told.split("\n\n") if part.startswith(figure))
+        assert [row.split()[0] for row in line.splitlines()[1:]] == ["ray-dra@0", "kueue-best", "ray"]
+    assert "in_one_core_pct" not in told
