@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 import ray_dra
+from ray_dra.core.model.device import Health
 from ray_dra.simulated.cluster import LocalCluster
 
 # Workers import this very module, for the functions that they are sent.
@@ -50,6 +51,19 @@ def eventually(holds: Callable[[], bool], seconds: float) -> float:
         assert time.monotonic() - began < seconds, "it did not happen in time"
         time.sleep(0.02)
     return time.monotonic() - began
+
+
+def health() -> list[Health]:
+    """Of all devices on nodes that are ready."""
+    return [device.health for node in ray_dra.topology().nodes.values() if node.ready for device in node.devices]
+
+
+def reset(cluster: LocalCluster, node: str, gpu: int) -> None:
+    """A GPU falls off the bus and comes back without its XIDs, which nothing else ends."""
+    cluster.machine(node).lose(gpu)
+    eventually(lambda: Health.GONE in health(), 30)
+    cluster.machine(node).heal()
+    eventually(lambda: Health.GONE not in health(), 60)
 
 
 def planned(gang: ray_dra.GangPlacementGroup, bundle: int) -> tuple[str, list[int], list[str]]:

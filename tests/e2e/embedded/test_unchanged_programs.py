@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import ray
@@ -17,70 +12,9 @@ import ray
 import ray_dra
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.simulated.cluster import LocalCluster
+from tests.e2e.embedded.programs import PROGRAMS, Plans, lines, ours, rays, run
 
 pytestmark = pytest.mark.ray
-PROGRAMS = Path(__file__).parents[3] / "examples" / "unchanged"
-
-
-Look = Callable[[], None]
-
-
-def run(*command: str, address: str, token: str = "", look: Look = lambda: None) -> str:
-    """What a program prints. `token`: the cluster's, where Ray itself connects it; `look`: called while it runs."""
-    environment = {**os.environ, "RAY_ADDRESS": address}
-    if token:
-        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token}
-    until = time.monotonic() + 200
-    with subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            while True:
-                try:
-                    said, errors = program.communicate(timeout=0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    assert time.monotonic() < until, "it does not end"
-                    look()
-        finally:
-            program.kill()
-    assert program.returncode == 0, said[-2000:] + errors[-3000:]
-    return said
-
-
-def ours(
-    program: str, cluster: LocalCluster, *arguments: str, locality: str = "", look: Look = lambda: None
-) -> list[str]:
-    """What it prints through ray-dra."""
-    address = f"ray_dra://{cluster.address}" + (f"?locality={locality}" if locality else "")
-    return lines(run(str(PROGRAMS / program), *arguments, address=address, look=look))
-
-
-def rays(program: str, cluster: LocalCluster) -> list[str]:
-    """What it prints as Ray has it."""
-    return lines(run(str(PROGRAMS / program), address=cluster.address, token=str(cluster.token)))
-
-
-class Plans:
-    """The gangs that there are while a program runs: the GPUs of each bundle, as workers see them, and its node."""
-
-    def __init__(self, *before: str) -> None:
-        self.found: dict[str, list[str]] = {}
-        self.nodes: dict[str, tuple[str, ...]] = {}
-        self._before = before
-
-    def __call__(self) -> None:
-        for status in ask(coordinator().gangs.remote()):
-            if status.allocation is not None and status.gang not in self._before:
-                bundles = status.allocation.bundles
-                self.nodes[status.gang] = status.allocation.nodes
-                self.found[status.gang] = [",".join(str(grant.index) for grant in each.grants) for each in bundles]
-
-    def only(self) -> list[str]:
-        (plan,) = self.found.values()
-        return plan
-
-
 ANOTHER_JOB = """
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -143,15 +77,6 @@ ray.shutdown()
 """
 
 
-def lines(text: str) -> list[str]:
-    """Those of the program, without what Ray and its libraries print."""
-    return [
-        line
-        for line in text.splitlines()
-        if re.match(r"(group|rank|trial|replica|gang|actor|\d+ (clique|workers))", line)
-    ]
-
-
 def test_no_program_knows_of_ray_dra() -> None:
     for program in PROGRAMS.glob("*.py"):
         assert not re.search(r"^\s*(import|from) ray_dra\b", program.read_text(), re.MULTILINE), program
@@ -185,6 +110,7 @@ def test_a_train_run_lies_in_one_clique(free: LocalCluster, program: str) -> Non
     assert [rank.partition("GPUs ")[2] for rank in ranks] == plans.only(), "rank n has what was planned for bundle n"
 
 
+@pytest.mark.by_hand  # 50 s; the one in one clique counts too
 def test_an_elastic_train_run_has_as_many_workers_as_there_are_gpus_for(free: LocalCluster) -> None:
     plans = Plans()
     *ranks, size = ours("train_elastic.py", free, look=plans)
@@ -226,6 +152,7 @@ class Elastic(Plans):
         return [gpus for plan in self.found.values() for gpus in plan]
 
 
+@pytest.mark.by_hand  # 77 s; so does the one in one clique
 def test_an_elastic_train_run_goes_on_with_fewer_where_a_node_is_lost(free: LocalCluster) -> None:
     """Six workers on three nodes: four in one clique, two in the other."""
     lost = free.nodes[3].name
@@ -320,6 +247,7 @@ def test_ranks_as_vllm_makes_them_have_what_a_gang_left_of_a_clique(free: LocalC
     assert Counter(gpus) == {str(gpu): 2 for gpu in range(4) if gpu != taken}
 
 
+@pytest.mark.by_hand  # 68 s, most of it Ray Data's start
 def test_actors_of_data_beside_a_gang_train(free: LocalCluster) -> None:
     """A gang has half of each node: the actors have the other half, whatever Ray counts."""
     with ray_dra.placement_group([{"GPU": 2}] * 4, strategy="STRICT_SPREAD") as gang:

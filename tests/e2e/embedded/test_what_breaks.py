@@ -15,15 +15,15 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 import ray_dra
-from ray_dra import api
 from ray_dra.adapters.ray import RayAdapter
 from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.model.device import Health
 from ray_dra.processes.calls import ask, coordinator
 from ray_dra.processes.start_coordinator import greet
+from ray_dra.program import orders
 from ray_dra.simulated.cluster import LocalCluster
-from tests.e2e.conftest import eventually, pinned, planned, seen
+from tests.e2e.conftest import eventually, health, pinned, planned, reset, seen
 
 pytestmark = pytest.mark.ray
 
@@ -63,11 +63,6 @@ class Rank:
         return ray_dra.get_notice(timeout)
 
 
-def health() -> list[Health]:
-    """Of all devices on nodes that are ready."""
-    return [device.health for node in ray_dra.topology().nodes.values() if node.ready for device in node.devices]
-
-
 def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_handle(free: LocalCluster) -> None:
     with ray_dra.placement_group([{"GPU": 4}] * 2, locality=ray_dra.same_clique(), on_fault="restart", grace=2) as gang:
         for count, fault in enumerate(["XID 79", "its raylet dead"]):
@@ -97,9 +92,7 @@ def test_a_gang_is_started_again_after_a_fault_and_the_program_goes_on_with_its_
             assert gang.allocation is not None
             assert not set(placed.nodes) & set(gang.allocation.nodes)
             if fault == "XID 79":
-                free.machine(node).lose(0)  # a reset: the GPU comes back without its XID
-                eventually(lambda: Health.GONE in health(), 30)
-                free.machine(node).heal()
+                reset(free, node, 0)
             else:
                 free.add_node(node)
             eventually(lambda: health() == [Health.OK] * 16, 60)
@@ -129,9 +122,7 @@ def test_a_gang_shrinks_after_a_fault_and_grows_back_once_its_gpu_is_well(free: 
         assert smaller != group
         assert (gang.bundle_count, "has shrunk to 1 of 2 bundles" in gang.explain()) == (1, True)
         assert ranks_where(1) == had[1:], "the segment that is well, on the GPUs that it has"
-        free.machine(lost).lose(0)  # a reset: the GPU comes back without its XID
-        eventually(lambda: Health.GONE in health(), 30)
-        free.machine(lost).heal()
+        reset(free, lost, 0)
         eventually(lambda: not ask(coordinator().status.remote(gang.id)).shrunk, 90)
         assert gang.wait(60)
         assert gang.allocation is not None
@@ -158,9 +149,7 @@ def test_a_gang_starts_again_on_its_own_spare_that_nobody_else_got(free: LocalCl
         assert gang.wait(60)
         assert gang.allocation is not None
         assert gang.allocation.nodes == (spare,)
-        free.machine(first.nodes[0]).lose(0)
-        eventually(lambda: Health.GONE in health(), 30)
-        free.machine(first.nodes[0]).heal()
+        reset(free, first.nodes[0], 0)
     eventually(lambda: health() == [Health.OK] * 16, 60)
 
 
@@ -214,15 +203,15 @@ def test_whoever_gives_up_holds_nothing(free: LocalCluster, monkeypatch: pytest.
         submit(actor, order, soft_node)
         raise KeyboardInterrupt
 
-    submit = api._submit
-    monkeypatch.setattr(api, "_submit", interrupted)
+    submit = orders._planned
+    monkeypatch.setattr(orders, "_planned", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ray_dra.placement_group([{"GPU": 4}])
     eventually(lambda: not ask(coordinator().gangs.remote()), 10)
     monkeypatch.undo()
 
     pid = ask(coordinator().pid.remote())
-    monkeypatch.setattr(api, "ask", lambda reference: ask(reference, timeout=1))
+    monkeypatch.setattr(orders, "ask", lambda reference: ask(reference, timeout=1))
     os.kill(pid, signal.SIGSTOP)
     try:
         for _ in range(3):
