@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tests.cluster import binaries, image
-from tests.cluster.cluster import SIX_NODES, Cluster, sweep
+from tests.cluster.cluster import WITH_HEALTH, Cluster, sweep
 from tests.cluster.paper import add_paper_nodes
 from tests.cluster.supervise import Program
 
@@ -28,7 +28,7 @@ def up(
     if found is not None and found.alive:
         print(f"it runs already\nexport KUBECONFIG={found.kubeconfig}")
         return
-    cluster = Cluster.up(name, nodes=SIX_NODES if real else (), tied=False)
+    cluster = Cluster.up(name, nodes=WITH_HEALTH if real else (), tied=False)
     if paper:
         add_paper_nodes(cluster.api, paper)
         keep = [sys.executable, "-m", "tests.cluster.paper", str(cluster.kubeconfig)]
@@ -51,6 +51,8 @@ def build(
     kueue: Annotated[bool, typer.Option(help="Kueue, too, for the tests by hand beside it: some 20 minutes.")] = False,
     agent_sandbox: Annotated[bool, typer.Option(help="agent-sandbox, too, for its test by hand.")] = False,
     helm: Annotated[bool, typer.Option(help="Helm, too, for the chart's tests: some 3 minutes.")] = False,
+    allocator: Annotated[bool, typer.Option(help="Kubernetes' allocator of devices, too, for its tests.")] = False,
+    prometheus_rules: Annotated[bool, typer.Option(help="Prometheus' engine for rules, too, for the alerts'.")] = False,
 ) -> None:
     """Fill the cache: the programs from Go modules, and the container image."""
     binaries.build()
@@ -60,6 +62,10 @@ def build(
         binaries.build(only=("agent-sandbox",))
     if helm:
         binaries.build(only=("helm",))
+    if allocator:
+        binaries.build(only=("allocator",))
+    if prometheus_rules:
+        binaries.build(only=("prometheus-rules",))
     if os.geteuid() == 0:
         image.build()
     else:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ SIX_NODES = (
     *(NodeSpec(f"r{rack}-t{tray}", rack=str(rack), tray=tray) for rack in (0, 1) for tray in (0, 1)),
     NodeSpec("r0-t2", rack="0", tray=2),
 )
+
+# The same with the driver's gate that has it publish GPUs' faults; for people, who want to see one.
+WITH_HEALTH = tuple(replace(node, gates="NVMLDeviceHealthCheck") for node in SIX_NODES)
 
 
 class Cluster:
@@ -162,7 +166,9 @@ class Cluster:
         self.kubectl("apply", "--server-side", *_files(files))
         self.kubectl("apply", "-n", SIMULATED_NAMESPACE, *_files([SIMULATED / "roles.yaml"]))
         if operator:
-            self.kubectl("create", *_files(control_plane.custom_resources()))
+            kinds = _files(control_plane.custom_resources())
+            self.kubectl("create", *kinds)
+            self.kubectl("wait", "--for=condition=Established", "--timeout=60s", *kinds)  # before that none is served
             host = GATEWAY if self.real else "127.0.0.1"
             metrics, health = ("8443", "8444") if self.real else map(str, free_ports(2))
             self.supervisor.add(

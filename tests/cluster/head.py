@@ -48,6 +48,22 @@ def racks(count, **more):
     return ray_dra.placement_group([{"GPU": 4}] * count, product="NVIDIA GB200",
                                    locality=ray_dra.same_clique(), **more)
 """
+LASTING_RANKS = """
+@ray.remote(num_gpus=4, num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Rank:
+    def about(self):
+        import pynvml
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return {"pod": os.uname().nodename, "pid": os.getpid(), "raylet": ray.get_runtime_context().get_node_id(),
+                "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
+                "seen": [device.uuid for device in ray_dra.get_devices()]}
+def lasting_ranks(gang, count=2):
+    at = [Strategy(gang.placement_group, bundle) for bundle in range(count)]
+    return [Rank.options(scheduling_strategy=each).remote() for each in at]
+def about(made):
+    return ray.get([each.about.remote() for each in made], timeout=100)
+"""  # actors that Ray makes anew, in their bundle
 
 
 class Head:

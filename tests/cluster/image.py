@@ -3,6 +3,9 @@
 Three layers: a Debian base (debootstrap), the locked Python packages (uv), and this checkout's `ray_dra`. The first two
 are big and change seldom, so they are unpacked once into a containerd folder in the cache, which every node shares
 read-only (`share`); the third is imported anew at each start. Neighbour: `nodes.py`.
+
+`build_for` makes the same image for another processor, as far as that goes where none of its programs run: packages are
+unpacked and not set up.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +27,7 @@ from pathlib import Path
 
 import yaml
 
-from ray_dra.simulated.library import library_folder
+from ray_dra.simulated.library import MACHINE, library_folder
 from tests.cluster import binaries
 from tests.cluster.binaries import PROJECT, Say
 
@@ -38,6 +42,8 @@ SITE = f"usr/local/lib/python{PYTHON}/dist-packages"
 # As pip does in a real image; uv does not, and Debian's own goes by the times of files, which are made equal here.
 # Without it each of a pod's six Pythons compiles Ray anew, which is a second of CPU each.
 COMPILE = ("python3", "-m", "compileall", "-q", "-f", "-j0", "--invalidation-mode", "unchecked-hash")
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # Debian's names, and OCI's
+OLDEST_GLIBC = "2.28"  # that the locked wheels allow
 _NOT_NEEDED = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale")
 _PRESERVED = 1_700_000_000  # the time of every file, so that equal content makes equal layers
 
@@ -90,13 +96,44 @@ def build(say: Say = print) -> None:
         say(f"image made in {time.monotonic() - started:.0f} s")
 
 
-def _debootstrap(target: Path) -> None:
+def build_for(machine: str, to: Path, say: Say = print) -> Path:
+    """An OCI archive of the image for another processor, in the folder `to`. Needs root.
+
+    Nothing of it is run: the base's packages are unpacked without their scripts, wheels are taken for that processor,
+    and the simulated library is compiled for it.
+    """
+    say(f"unpacking the base for {machine} ...")
+    _debootstrap(to / "base", machine)
+    say(f"unpacking the locked Python packages for {machine} ...")
+    _python_packages(to / "python", machine)
+    _code(
+        to / "code", machine, [sys.executable, "-m", "ziglang", "cc", "-target", f"{machine}-linux-gnu.{OLDEST_GLIBC}"]
+    )
+    tars = [_layer(to / name, to / f"{name}.tar") for name in ("base", "python", "code")]
+    layers = {_digest(tar): tar.stat().st_size for tar in tars}
+    config: dict[str, object] = {"Cmd": ["bash"], "User": ":".join(map(str, USER))}
+    _archive(to / "image.tar", image_name(), layers, config, include=tars, machine=machine)
+    return to / "image.tar"
+
+
+def _debootstrap(target: Path, machine: str = "") -> None:
+    """Debian's base. `machine`: of another processor, whose packages are unpacked and not set up."""
     if shutil.which("debootstrap") is None:
         raise RuntimeError("debootstrap is missing: run tests/cluster/apt.sh as root")
-    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(target)]
+    foreign = ["--foreign", f"--arch={ARCHITECTURES[machine]}"] if machine else []
+    command = ["debootstrap", *foreign, "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"debootstrap failed:\n{done.stdout[-3000:]}{done.stderr[-1000:]}")
+    if machine:  # what Debian calls required is unpacked, all else lies there
+        for package in sorted((target / "var" / "cache" / "apt" / "archives").glob("*.deb")):
+            unpack = (
+                f"dpkg-deb --fsys-tarfile {shlex.quote(str(package))} | tar -x --keep-directory-symlink -C {target}"
+            )
+            subprocess.run(["bash", "-o", "pipefail", "-c", unpack], check=True, capture_output=True)
+        for name in ("passwd", "group"):
+            shutil.copy(target / "usr" / "share" / "base-passwd" / f"{name}.master", target / "etc" / name)
+        shutil.rmtree(target / "debootstrap")
     for path in _NOT_NEEDED:
         shutil.rmtree(target / path, ignore_errors=True)
     with (target / "etc" / "passwd").open("a") as users:
@@ -106,13 +143,14 @@ def _debootstrap(target: Path) -> None:
     os.chown(home, *USER)
 
 
-def _python_packages(target: Path) -> None:
-    """Wheels for the image's Python, whatever Python runs here; their commands into /usr/local/bin."""
+def _python_packages(target: Path, machine: str = "") -> None:
+    """Wheels for the image's Python and processor, whatever runs here; their commands into /usr/local/bin."""
     site = target / SITE
     site.mkdir(parents=True)
     uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
     command = [uv, "pip", "install", "--quiet", "--target", str(site), "--python-version", PYTHON, "--link-mode=copy"]
     command += ["--only-binary=:all:", "--require-hashes", "-r", str(REQUIREMENTS)]
+    command += [f"--python-platform={machine}-manylinux_{OLDEST_GLIBC.replace('.', '_')}"] if machine else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the image's Python packages do not install:\n{done.stderr[-3000:]}")
@@ -159,7 +197,15 @@ def _digest(path: Path) -> str:
     return whole.hexdigest()
 
 
-def _archive(to: Path, name: str, layers: dict[str, int], config: dict[str, object], *, include: list[Path]) -> None:
+def _archive(
+    to: Path,
+    name: str,
+    layers: dict[str, int],
+    config: dict[str, object],
+    *,
+    include: list[Path],
+    machine: str = MACHINE,
+) -> None:
     """An OCI image archive of `layers` (digest: size). Only `include` travels; the others are in the store already."""
     with tarfile.open(to, "w") as out:
 
@@ -177,7 +223,7 @@ def _archive(to: Path, name: str, layers: dict[str, int], config: dict[str, obje
         for path in include:
             out.add(path, arcname=f"blobs/sha256/{_digest(path)}")
         image = {
-            "architecture": "amd64" if os.uname().machine == "x86_64" else "arm64",
+            "architecture": ARCHITECTURES[machine],
             "os": "linux",
             "config": {"Env": [f"PATH={_PATH}", "LANG=C.UTF-8", "RAY_DISABLE_DOCKER_CPU_WARNING=1"], **config},
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in layers]},
@@ -256,16 +302,7 @@ def prepare(run: Path) -> Path:
     clone(base, root)
     with tempfile.TemporaryDirectory(dir=run) as text:
         work = Path(text)
-        code = work / "code" / SITE
-        shutil.copytree(PROJECT / "ray_dra", code / "ray_dra", ignore=shutil.ignore_patterns("__pycache__", "compiled"))
-        if sys.version_info[:2] == tuple(map(int, PYTHON.split("."))):
-            options = [*COMPILE[1:], "-s", str(work / "code"), "-p", "/", str(code)]
-            subprocess.run([sys.executable, *options], check=True)
-        command = work / "code" / "usr" / "local" / "bin" / "ray-dra"
-        command.parent.mkdir(parents=True)
-        command.write_text("#!/usr/bin/python3\nfrom ray_dra.cli import main\n\nmain()\n")
-        command.chmod(0o755)
-        library_folder(cache=code / "ray_dra" / "simulated" / "compiled")
+        _code(work / "code")
         tar = _layer(work / "code", work / "code.tar")
         _archive(
             work / "image.tar",
@@ -277,6 +314,20 @@ def prepare(run: Path) -> Path:
         with containerd(root) as ctr:
             ctr("images", "import", "--snapshotter", "overlayfs", str(work / "image.tar"))
     return root
+
+
+def _code(target: Path, machine: str = MACHINE, compiler: list[str] | None = None) -> None:
+    """This checkout's `ray_dra`, with its library compiled, and its command."""
+    code = target / SITE
+    shutil.copytree(PROJECT / "ray_dra", code / "ray_dra", ignore=shutil.ignore_patterns("__pycache__", "compiled"))
+    if sys.version_info[:2] == tuple(map(int, PYTHON.split("."))):
+        options = [*COMPILE[1:], "-s", str(target), "-p", "/", str(code)]
+        subprocess.run([sys.executable, *options], check=True)
+    command = target / "usr" / "local" / "bin" / "ray-dra"
+    command.parent.mkdir(parents=True)
+    command.write_text("#!/usr/bin/python3\nfrom ray_dra.cli import main\n\nmain()\n")
+    command.chmod(0o755)
+    library_folder(compiler=compiler, cache=code / "ray_dra" / "simulated" / "compiled", machine=machine)
 
 
 def clone(base: Path, root: Path) -> None:

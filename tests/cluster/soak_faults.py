@@ -32,7 +32,7 @@ from typing import Any
 from ray_dra.simulated.machine import Machine
 from ray_dra.translate.names import ATTEMPT_LABEL
 from tests.cluster.cluster import SIX_NODES, Cluster
-from tests.cluster.head import Head, install, told
+from tests.cluster.head import LASTING_RANKS, PRELUDE, Head, install, told
 from tests.cluster.soaking import Watch
 from tests.cluster.world import Namespace, request
 
@@ -44,22 +44,13 @@ PRODUCT = "device.attributes['gpu.nvidia.com'].productName == 'NVIDIA GB200'"
 PROGRAM = """
 gang = racks(2, on_fault=("replace", "restart"), grace=0, name="kept")
 assert gang.wait(240)
-@ray.remote(num_gpus=4, num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Rank:
-    def about(self):
-        import pynvml
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {"raylet": ray.get_runtime_context().get_node_id(), "pid": os.getpid(),
-                "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
-                "seen": [device.uuid for device in ray_dra.get_devices()]}
 made, of = [], ""
-def about():
+def about_now():
     global made, of
     if of != gang.placement_group.id.hex():
         of = gang.placement_group.id.hex()
-        made = [Rank.options(scheduling_strategy=Strategy(gang.placement_group, at)).remote() for at in range(2)]
-    return ray.get([each.about.remote() for each in made], timeout=100)
+        made = lasting_ranks(gang)
+    return about(made)
 others, before, fill = [], None, "/tmp/fill"
 while not os.path.exists("/tmp/end"):
     try:
@@ -74,7 +65,7 @@ while not os.path.exists("/tmp/end"):
             gang.wait(100)
             tables = ray.util.placement_group_table().values()
             live = [table["placement_group_id"] for table in tables if table["state"] != "REMOVED"]
-            tell(planned=planned(gang), ranks=about(), groups=live)
+            tell(planned=planned(gang), ranks=about_now(), groups=live)
         if os.path.exists(fill) and not others:
             others = [ray_dra.placement_group([{"GPU": 4}], product="NVIDIA GB200")]
             tell(filled=[other.wait(100) for other in others])
@@ -142,7 +133,7 @@ class Soak:
 
     def run(self, until: float, most: int) -> None:
         self.prepare_by_hand()
-        process = self.head.start(PROGRAM)
+        process = self.head.start(PROGRAM, PRELUDE + LASTING_RANKS)
         threading.Thread(target=self.listen, args=(process,), daemon=True).start()
         self.wait(lambda: self.seen.get("phase") == "ready", 260, "the gang to be ready")
         print(time.strftime("%X"), "ready for the first time", flush=True)

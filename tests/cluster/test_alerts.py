@@ -27,8 +27,10 @@ WELL: dict[str, float] = {
     'api_requests_total{code="200"}': 100,  # a counter: so much a minute
     'api_requests_total{code="503"}': 1,
     'gpus{state="unhealthy"}': 0,
+    "topology_answered_timestamp_seconds": 0,  # seconds ago
+    "topology_gpus": 4,
 }
-"""What a coordinator exports that is well; a counter's value is what it grows by in a minute."""
+"""What a coordinator and a topology agent export that are well; a counter's value is what it grows by in a minute."""
 
 CASES: list[tuple[str, dict[str, float], str, int]] = [
     # what is amiss from minute 10 to 49; what fires; from which minute on
@@ -39,9 +41,17 @@ CASES: list[tuple[str, dict[str, float], str, int]] = [
     ("gang_ends_total", {'gang_ends_total{outcome="failed"}': 1}, "RayDraGangsFail", 13),
     ("api_requests_total", {'api_requests_total{code="503"}': 20}, "RayDraRequestsFail", 22),
     ("gpus", {'gpus{state="unhealthy"}': 2}, "RayDraGpusUnhealthy", 25),
+    ("topology_answered", {"topology_answered_timestamp_seconds": 301}, "RayDraTopologyAgentStuck", 12),
+    ("topology_gpus", {"topology_gpus": 3}, "RayDraTopologyGpusLost", 15),
+    ("nearly answered", {"topology_answered_timestamp_seconds": 300}, "", 0),
     ("nearly", {"queue_longest_wait_seconds": 3600, 'watch_age_seconds{kind="Pod"}': 420}, "", 0),
     ("some requests fail", {'api_requests_total{code="503"}': 10}, "", 0),
 ]
+
+
+def _whose(name: str) -> dict[str, str]:
+    """The labels that tell whose a series, or an alert, is."""
+    return {"node": "box-1"} if "topology" in name.lower() else {"SessionName": "session_1"}
 
 
 def firing(tmp_path: Path, wrong: dict[str, float], minutes: Sequence[int]) -> dict[str, list[int]]:
@@ -51,7 +61,7 @@ def firing(tmp_path: Path, wrong: dict[str, float], minutes: Sequence[int]) -> d
     series = []
     for said, value in WELL.items():
         name, _, label = said.rstrip("}").partition("{")
-        labels = {"__name__": PREFIX + name, "SessionName": "session_1"}
+        labels = {"__name__": PREFIX + name, **_whose(name)}
         if label:
             key, _, text = label.partition("=")
             labels[key] = text.strip('"')
@@ -59,7 +69,7 @@ def firing(tmp_path: Path, wrong: dict[str, float], minutes: Sequence[int]) -> d
         for minute in range(MINUTES):
             now = wrong.get(said, value) if minute in minutes else value
             total += now
-            values.append(total if name.endswith("_total") else now)
+            values.append(total if name.endswith("_total") else 60 * minute - now if "_timestamp_" in name else now)
         series.append({"labels": labels, "values": values})
     asked = json.dumps({"rules": str(tmp_path / "rules.yaml"), "minutes": MINUTES, "series": series})
     engine = binaries.program("prometheus-rules")
@@ -67,7 +77,7 @@ def firing(tmp_path: Path, wrong: dict[str, float], minutes: Sequence[int]) -> d
     found: dict[str, list[int]] = {}
     for line in told.stdout.splitlines():
         alert: dict[str, Any] = json.loads(line)
-        assert alert["labels"]["SessionName"] == "session_1", "which cluster it is about"
+        assert alert["labels"].items() >= _whose(alert["alert"]).items(), "which cluster or node it is about"
         assert "{{" not in alert["annotations"]["summary"] + alert["annotations"]["description"]
         found.setdefault(alert["alert"], []).append(alert["minute"])
     return found

@@ -35,6 +35,7 @@ from tests.translate.kube.objects import CLUSTER, read
 pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(3600)]
 DRIVER = NVIDIA.driver
 DYNAMIC = frozenset({"DynamicMIG"})
+CONSUMABLE = frozenset({"ConsumableShares"})
 CLUSTERS = 250  # a seed
 
 Answer = list[list[list[str]] | None]
@@ -283,23 +284,25 @@ def test_every_yes_is_accepted_in_any_order_of_claims_and_every_no_is_true(alloc
 STRANGERS = 1000
 
 
-@pytest.mark.parametrize("gates", [frozenset[str](), DYNAMIC], ids=["whole GPUs", "DynamicMIG"])
+@pytest.mark.parametrize("gates", [frozenset[str](), DYNAMIC, CONSUMABLE], ids=["whole GPUs", "DynamicMIG", "memory"])
 def test_a_gang_gets_the_gpus_that_it_shares_and_no_stranger_anything_of_them(
     allocator: Allocator, gates: frozenset[str]
 ) -> None:
-    """However little of them its shares are; a thousand claims for whole GPUs, by name or not, and for parts of those
-    that the gang has."""
+    """However little of them its shares are; a thousand claims for whole GPUs, by name or not, for parts of those
+    that the gang has, and for as little of their memory as the driver lets anybody ask."""
     dice = random.Random(len(gates))
     sharing = [time_slicing("Short")] if gates else [mps(), mps(memory="20Gi", threads=25), time_slicing("Short")]
     asked = refused = 0
     while asked < STRANGERS:
         machines = simulated_nodes("hgx-b200", nodes=2)
-        published = {m.name: slices(gpu_pool(m, {}, gates), m.name, 1) for m in machines}
+        published = {m.name: slices(gpu_pool(m, {}, gates, consumable_shares="memory"), m.name, 1) for m in machines}
         every = [each for found in published.values() for each in found]
         inventory = Inventory(
             [node_from_slices(KubeNode(n, cpus=64, memory=512 << 30), read(s)) for n, s in published.items()]
         )
         taken: set[tuple[str, str]] = set()
+        have: set[tuple[str, str]] = set()
+        placed: list[tuple[str, list[dict[str, Any]]]] = []
         uuids: list[str] = []
         for number in range(dice.randint(1, 3)):
             amounts = dice.choices([0.1, 0.25, 0.4, 0.5, 0.6], k=dice.randint(1, 12))
@@ -311,27 +314,46 @@ def test_a_gang_gets_the_gpus_that_it_shares_and_no_stranger_anything_of_them(
             attempt = attempt_of(answer, CLUSTER, compute_domains=False, asked=request.bundles)
             pods = [(node, list(attempt.claims(slot, "uid").values())) for node, slot in attempt.slots.items()]
             dice.shuffle(pods)
-            got = allocator.ask(every, sorted(taken), pods)
+            got = allocator.ask(every, sorted(taken), [*placed, *pods])[len(placed) :]
             given = {(node, d) for (node, _), found in zip(pods, got, strict=True) for c in found or () for d in c}
             assert given == {(grant.node, grant.device.device) for grant in answer.grants}
-            assert not given & taken
-            taken |= given
+            assert not given & have
+            have |= given
+            if gates == CONSUMABLE:
+                placed += pods  # of a GPU that several claims may have, the allocator has to be told how much
+            else:
+                taken |= given
             uuids += dict.fromkeys(str(grant.uuid) for grant in answer.grants)
-        free = {name: 8 - sum(node == name for node, _ in taken) for name in published}
+        free = {name: 8 - sum(node == name for node, _ in have) for name in published}
         for _ in range(50):
             node = dice.choice(sorted(published))
             some = whole_claim(dice.choice((1, 1, 2)), dice.sample(uuids, 1) if dice.random() < 0.4 else [])
-            if gates and dice.random() < 0.4:
+            if gates == CONSUMABLE and dice.random() < 0.5:
+                some["spec"]["devices"]["requests"][0]["exactly"]["capacity"] = {"requests": {"memory": "1Mi"}}
+            if gates == DYNAMIC and dice.random() < 0.4:
                 some = claim(dice.choice(uuids), ("1g.23gb", 1))
-            (got_by_stranger,) = allocator.ask(every, sorted(taken), [(node, [some])])
+            got_by_stranger = allocator.ask(every, sorted(taken), [*placed, (node, [some])])[-1]
             asked += 1
             refused += got_by_stranger is None
             for device in got_by_stranger[0] if got_by_stranger is not None else ():
-                assert (node, device) not in taken
-                assert not any(name == node and device.startswith(f"{gpu}-") for name, gpu in taken), "a part of it"
+                assert (node, device) not in have
+                assert not any(name == node and device.startswith(f"{gpu}-") for name, gpu in have), "a part of it"
             if got_by_stranger is None and some["metadata"]["name"] == "any-1":
                 assert not free[node], "the others are theirs"
     assert 0 < refused < asked
+
+
+def test_what_a_claim_leaves_of_a_gpus_memory_anybody_gets(allocator: Allocator) -> None:
+    """Why a pool is one claim that many name: claims of its gangs' own, each on so much memory, would leave to
+    strangers what no gang has yet."""
+    (machine,) = simulated_nodes("hgx-b200", nodes=1)
+    published = slices(gpu_pool(machine, {}, CONSUMABLE, consumable_shares="memory"), machine.name, 1)
+    quarter, least, everything = (whole_claim(1, [machine.uuid(0)]) for _ in range(3))
+    for some, memory in ((quarter, "40Gi"), (least, "1Mi")):
+        some["spec"]["devices"]["requests"][0]["exactly"]["capacity"] = {"requests": {"memory": memory}}
+    pods = [(machine.name, [some]) for some in (quarter, least, everything)]
+    assert [got is not None for got in allocator.ask(published, [], pods)] == [True, True, False]
+    assert [got is not None for got in allocator.ask(published, [], pods[::-1])] == [True, False, False]
 
 
 def whole_claim(count: int, uuids: Sequence[str]) -> dict[str, Any]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
+from ray_dra.core.model.device_selector import DeviceCriteria
+from ray_dra.core.model.request import GangRequest
 from ray_dra.core.plan import plan
 from ray_dra.ports.kube_objects import KubeNode, Placing
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
@@ -22,7 +25,7 @@ from ray_dra.translate.kube.slices import node_from_slices
 from ray_dra.translate.names import DRIVER_ANNOTATION
 from ray_dra.translate.ray.bundles import request_from_bundles
 from ray_dra.translate.ray.devices import gpu, partition
-from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, INTEL
+from ray_dra.translate.vendors import AMD, BUS_ATTRIBUTE, INTEL, Vendor
 from tests.cluster.test_allocator import Allocator, allocator
 from tests.translate.kube import amd, intel
 from tests.translate.kube.objects import cluster, read
@@ -30,14 +33,6 @@ from tests.translate.ray.test_confidential import KATA, MACHINES, kata_cluster, 
 
 pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(600)]
 __all__ = ["allocator"]  # the fixture
-
-# As the driver's chart has it: partitions and GPUs passed through are of the class, too.
-AMDS_CLASS = {
-    "apiVersion": "resource.k8s.io/v1",
-    "kind": "DeviceClass",
-    "metadata": {"name": AMD.device_class},
-    "spec": {"selectors": [{"cel": {"expression": f"device.driver == '{AMD.driver}'"}}]},
-}
 
 
 def amds_node(dice: random.Random, name: str) -> list[dict[str, Any]]:
@@ -76,33 +71,98 @@ def claims_of(attempt: Attempt) -> list[tuple[str, list[dict[str, Any]]]]:
     return made
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_amds_gpus_are_given_as_planned(allocator: Allocator, seed: int) -> None:
-    dice, told, given = random.Random(seed), cluster(), 0
-    told["metadata"]["annotations"] = {DRIVER_ANNOTATION: AMD.driver}
+Pools = dict[str, list[dict[str, Any]]]
+
+
+def asked_of(
+    allocator: Allocator,
+    dice: random.Random,
+    told: dict[str, Any],
+    pools: Pools,
+    requests: Iterable[GangRequest],
+    classes: list[dict[str, Any]],
+) -> Iterator[tuple[Allocation, str, list[list[str]]]]:
+    """The gangs that fit, planned one after the other, and their claims asked of the allocator in any order: of each
+    worker its gang's allocation, its node, and the devices of each claim."""
+    nodes = [node_from_slices(KubeNode(name, cpus=64), read(pool)) for name, pool in pools.items()]
+    inventory, pods = Inventory(nodes), []
+    for request in requests:
+        answer = plan(inventory, request)
+        if not isinstance(answer, Allocation):
+            continue
+        inventory.hold(answer)
+        attempt = attempt_of(answer, read_raycluster(told), compute_domains=False, asked=request.bundles)
+        pods += [(answer, node, claims) for node, claims in claims_of(attempt)]
+    dice.shuffle(pods)
+    everything = [versioned(each) for pool in pools.values() for each in pool]
+    answers = allocator.ask(everything, [], [(node, claims) for _, node, claims in pods], classes)
+    for (answer, node, _), got in zip(pods, answers, strict=True):
+        assert got is not None
+        yield answer, node, got
+
+
+def told_of(vendor: Vendor) -> dict[str, Any]:
+    """A RayCluster whose gangs have this vendor's GPUs."""
+    told = cluster()
+    told["metadata"]["annotations"] = {DRIVER_ANNOTATION: vendor.driver}
+    return told
+
+
+def class_of(vendor: Vendor) -> list[dict[str, Any]]:
+    """As the driver's chart has it: whatever else it publishes is of the class, too."""
+    return [
+        {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "DeviceClass",
+            "metadata": {"name": vendor.device_class},
+            "spec": {"selectors": [{"cel": {"expression": f"device.driver == '{vendor.driver}'"}}]},
+        }
+    ]
+
+
+def whole_gangs(dice: random.Random, count: int, *wanted: DeviceCriteria | None) -> list[GangRequest]:
+    return [
+        request_from_bundles([{"GPU": dice.randint(1, 4)}] * dice.randint(1, 2), devices=dice.choice(wanted))
+        for _ in range(count)
+    ]
+
+
+def amds_pools(dice: random.Random) -> Pools:
+    return {f"n{at}": amds_node(dice, f"n{at}") for at in range(3)}
+
+
+def intels_pools(dice: random.Random) -> Pools:
+    """Beside virtual functions, of which nothing says whose they are."""
+    pools = {}
+    for name in ("n0", "n1"):
+        devices = [make(at) for at in range(8) for make in (intel.gpu, intel.virtual_function)]
+        dice.shuffle(devices)
+        pools[name] = intel.slices(name, devices)
+    return pools
+
+
+AMDS = (None, gpu(memory=">=80G"), gpu(driver_version=">=6", product=amd.PRODUCT))
+INTELS = (None, gpu(memory=">=80G"), gpu(product=intel.PRODUCT))
+
+
+@pytest.mark.parametrize(
+    ("vendor", "pools_of", "criteria", "seed"),
+    [(AMD, amds_pools, AMDS, seed) for seed in range(8)] + [(INTEL, intels_pools, INTELS, seed) for seed in range(4)],
+)
+def test_gpus_are_given_as_planned(
+    allocator: Allocator,
+    vendor: Vendor,
+    pools_of: Callable[[random.Random], Pools],
+    criteria: tuple[DeviceCriteria | None, ...],
+    seed: int,
+) -> None:
+    dice, given = random.Random(seed), 0
     for _ in range(25):
-        pools = {f"n{at}": amds_node(dice, f"n{at}") for at in range(3)}
-        nodes = [node_from_slices(KubeNode(name, cpus=64), read(pool)) for name, pool in pools.items()]
-        inventory, pods, wanted = Inventory(nodes), [], {}
-        for _ in range(6):
-            criteria = dice.choice((None, gpu(memory=">=80G"), gpu(driver_version=">=6", product=amd.PRODUCT)))
-            request = request_from_bundles([{"GPU": dice.randint(1, 4)}] * dice.randint(1, 2), devices=criteria)
-            answer = plan(inventory, request)
-            if not isinstance(answer, Allocation):
-                continue
-            inventory.hold(answer)
-            asked = request.bundles
-            attempt = attempt_of(answer, read_raycluster(told), compute_domains=False, asked=asked)
-            for node, claims in claims_of(attempt):
-                here = [g.device.device for b in answer.bundles for g in b.grants if g.node == node]
-                wanted[claims[0]["metadata"]["uid"]] = sorted(here)
-                pods.append((node, claims))
-        dice.shuffle(pods)
-        everything = [versioned(each) for pool in pools.values() for each in pool]
-        answers = allocator.ask(everything, [], pods, [AMDS_CLASS])
-        for (_, claims), got in zip(pods, answers, strict=True):
-            assert got is not None
-            assert sorted(got[0]) == wanted[claims[0]["metadata"]["uid"]]
+        pools = pools_of(dice)
+        gangs = whole_gangs(dice, 6, *criteria)
+        for answer, node, got in asked_of(allocator, dice, told_of(vendor), pools, gangs, class_of(vendor)):
+            wanted = [g.device.device for bundle in answer.bundles for g in bundle.grants if g.node == node]
+            assert sorted(got[0]) == sorted(wanted)
             given += len(got[0])
     assert given > 100
 
@@ -110,8 +170,7 @@ def test_amds_gpus_are_given_as_planned(allocator: Allocator, seed: int) -> None
 @pytest.mark.parametrize("seed", range(4))
 def test_amds_partitions_are_given_as_planned(allocator: Allocator, seed: int) -> None:
     """In any order: those of one GPU are alike, so no claim takes what another needs."""
-    dice, told, given = random.Random(seed), cluster(), 0
-    told["metadata"]["annotations"] = {DRIVER_ANNOTATION: AMD.driver}
+    dice, given = random.Random(seed), 0
     for _ in range(25):
         pools = {
             name: amd.partitioned(name, [dice.choice(("", "dpx_nps1", "cpx_nps4")) for _ in range(6)])
@@ -122,67 +181,17 @@ def test_amds_partitions_are_given_as_planned(allocator: Allocator, seed: int) -
             for name, (pool,) in pools.items()
             for device in pool["spec"]["devices"]
         }
-        nodes = [node_from_slices(KubeNode(name, cpus=64), read(pool)) for name, pool in pools.items()]
-        inventory, pods, wanted = Inventory(nodes), [], []
-        for _ in range(6):
-            part = dice.choice((None, "cpx_nps4", "dpx_nps1"))
+        gangs = []
+        for part in dice.choices((None, "cpx_nps4", "dpx_nps1"), k=6):
             some = [{"GPU": 1}] * dice.randint(1, 9)
-            request = request_from_bundles(some, part=None if part is None else partition(part))
-            answer = plan(inventory, request)
-            if not isinstance(answer, Allocation):
-                continue
-            inventory.hold(answer)
-            attempt = attempt_of(answer, read_raycluster(told), compute_domains=False, asked=request.bundles)
-            for node, claims in claims_of(attempt):
-                grants = [g for b in answer.bundles for g in b.grants if g.node == node]
-                planned = Counter((g.part.parent, g.part.profile) if g.part else (g.uuid, "spx_nps1") for g in grants)
-                pods.append((node, claims))
-                wanted.append(planned)
-        everything = [versioned(each) for pool in pools.values() for each in pool]
-        order = dice.sample(range(len(pods)), len(pods))
-        answers = allocator.ask(everything, [], [pods[at] for at in order], [AMDS_CLASS])
-        for at, got in zip(order, answers, strict=True):
-            assert got is not None
-            node = pods[at][0]
+            gangs.append(request_from_bundles(some, part=None if part is None else partition(part)))
+        for answer, node, got in asked_of(allocator, dice, told_of(AMD), pools, gangs, class_of(AMD)):
+            grants = [g for bundle in answer.bundles for g in bundle.grants if g.node == node]
+            wanted = Counter((g.part.parent, g.part.profile) if g.part else (g.uuid, "spx_nps1") for g in grants)
             has = [said[node, device] for devices in got for device in devices]
             kinds = ((a[BUS_ATTRIBUTE]["string"], a["partitionProfile"]["string"]) for a in has)
-            assert Counter((f"{node}/{bus}", profile) for bus, profile in kinds) == wanted[at]
+            assert Counter((f"{node}/{bus}", profile) for bus, profile in kinds) == wanted
             given += len(has)
-    assert given > 100
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_intels_gpus_are_given_as_planned(allocator: Allocator, seed: int) -> None:
-    """Beside virtual functions, of which nothing says whose they are."""
-    dice, told, given = random.Random(seed), cluster(), 0
-    told["metadata"]["annotations"] = {DRIVER_ANNOTATION: INTEL.driver}
-    of_intel = {**AMDS_CLASS, "metadata": {"name": INTEL.device_class}}
-    of_intel["spec"] = {"selectors": [{"cel": {"expression": f"device.driver == '{INTEL.driver}'"}}]}
-    for _ in range(25):
-        pools = {}
-        for name in ("n0", "n1"):
-            devices = [make(at) for at in range(8) for make in (intel.gpu, intel.virtual_function)]
-            dice.shuffle(devices)
-            pools[name] = intel.slices(name, devices)
-        nodes = [node_from_slices(KubeNode(name, cpus=64), read(pool)) for name, pool in pools.items()]
-        inventory, pods, wanted = Inventory(nodes), [], []
-        for _ in range(4):
-            criteria = dice.choice((None, gpu(memory=">=80G"), gpu(product=intel.PRODUCT)))
-            request = request_from_bundles([{"GPU": dice.randint(1, 4)}] * dice.randint(1, 2), devices=criteria)
-            answer = plan(inventory, request)
-            if not isinstance(answer, Allocation):
-                continue
-            inventory.hold(answer)
-            attempt = attempt_of(answer, read_raycluster(told), compute_domains=False, asked=request.bundles)
-            for node, claims in claims_of(attempt):
-                here = [g.device.device for b in answer.bundles for g in b.grants if g.node == node]
-                pods.append((node, claims))
-                wanted.append(sorted(here))
-        everything = [versioned(each) for pool in pools.values() for each in pool]
-        order = dice.sample(range(len(pods)), len(pods))
-        answers = allocator.ask(everything, [], [pods[at] for at in order], [of_intel])
-        assert [sorted(got[0]) for got in answers if got is not None] == [wanted[at] for at in order]
-        given += sum(map(len, wanted))
     assert given > 100
 
 

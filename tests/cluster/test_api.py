@@ -22,6 +22,8 @@ from ray_dra.errors import (
     Rejected,
     WatchExpired,
 )
+from ray_dra.translate.kube.shapes import kind_in
+from ray_dra.translate.names import POD_GROUP_APIS
 from tests.cluster.cluster import Cluster
 from tests.cluster.world import Namespace, opaque, outside, request
 
@@ -119,5 +121,6 @@ def test_a_claim_with_parameters_can_be_patched_afterwards(namespace: Namespace)
 def test_every_kind_of_the_table_is_served_but_those_not_installed(namespace: Namespace) -> None:
     served = {kind for kind in KINDS if namespace.api.serves(kind)}
     neighbours = {"Workload", "ResourceFlavor", "PodGroup", "Sandbox", "SandboxTemplate", "DrainRequest"}
+    neighbours |= {kind_in(api, "PodGroup") for api in POD_GROUP_APIS}  # off by default
     assert set(KINDS) - served == neighbours
     assert "ok" in namespace.api.raw("/livez")

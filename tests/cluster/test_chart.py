@@ -73,7 +73,10 @@ def plain(thing: Any) -> Any:
     ("values", "components"),
     [
         ((), ()),
-        (("kueue=true", "kai=true", "sandboxes=true", "shapes=true"), ("kueue", "kai", "sandboxes", "shapes")),
+        (
+            ("kueue=true", "kai=true", "gangScheduling=true", "sandboxes=true", "shapes=true"),
+            ("kueue", "kai", "gang-scheduling", "sandboxes", "shapes"),
+        ),
         (("rayCluster=gangs",), ("one-raycluster",)),
         (("allAccounts=true", "shapes=true"), ("all-accounts", "shapes")),
     ],
@@ -108,6 +111,29 @@ def test_the_drain_plugin_is_what_its_kustomization_makes(helm: str, values: tup
     assert {key: plain(thing) for key, thing in ours.items()} == {key: plain(thing) for key, thing in theirs.items()}
 
 
+def test_the_topology_agents_metrics_are_what_their_component_makes(helm: str, tmp_path: Path) -> None:
+    """Without a port nothing listens, and nobody reaches the agents; with one, that port alone."""
+    values = ("topologyAgent.enabled=true", "topologyAgent.metricsPort=8080", "monitoring.enabled=true")
+    found = rendered(helm, *values)
+    at = Path(*[".."] * len(tmp_path.resolve().parts[1:]), *PROJECT.parts[1:], "kube")
+    own = {"resources": [str(at / "topology-agent")], "components": [str(at / "topology-agent" / "metrics")]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump({"namespace": "team", **own}))
+    text = run(binaries.program("kubectl"), "kustomize", "--load-restrictor=LoadRestrictionsNone", str(tmp_path))
+    theirs = named(list(yaml.safe_load_all(text)))
+    image = found["DaemonSet", "ray-dra-topology"]["spec"]["template"]["spec"]["containers"][0]["image"]
+    theirs["DaemonSet", "ray-dra-topology"]["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    assert {key: plain(found[key]) for key in theirs} == {key: plain(thing) for key, thing in theirs.items()}
+    assert theirs["NetworkPolicy", "ray-dra-topology"]["spec"]["ingress"] == [
+        {"ports": [{"port": "metrics", "protocol": "TCP"}]}
+    ]
+    closed = rendered(helm, "topologyAgent.enabled=true", "monitoring.enabled=true")
+    assert closed["NetworkPolicy", "ray-dra-topology"]["spec"]["ingress"] == []
+    assert ("PodMonitor", "ray-dra-topology") not in closed
+    (container,) = closed["DaemonSet", "ray-dra-topology"]["spec"]["template"]["spec"]["containers"]
+    assert "ports" not in container
+    assert "RAY_DRA_METRICS_PORT" not in [each["name"] for each in container["env"]]
+
+
 def test_the_drain_plugin_is_opt_in_elsewhere_and_without_the_definition(helm: str) -> None:
     def drains(*values: str) -> Things:
         found = rendered(helm, *values)
@@ -138,7 +164,8 @@ def test_what_is_asked_for_beside_the_rights_is_there(helm: str) -> None:
     )
     kinds = [(thing["kind"], thing["metadata"].get("namespace")) for thing in found if thing]
     for kind in ("DaemonSet", "ResourceClaimTemplate", "RayCluster", "NetworkPolicy", "PodMonitor", "PrometheusRule"):
-        assert [space for each, space in kinds if each == kind] == ["a", "b"], kind
+        spaces = [space for each, space in kinds if each == kind]
+        assert spaces == ["a", "b"] * (2 if kind == "NetworkPolicy" else 1), kind
     assert ("ConfigMap", "ops") in kinds
     text = json.dumps(found)
     assert "localhost/ray-dra" not in text
@@ -166,6 +193,8 @@ def test_what_is_asked_for_beside_the_rights_is_there(helm: str) -> None:
         "monitoring.labels.a=x y",
         "topologyAgent.nodeSelector.a=-",
         "topologyAgent=null",
+        "topologyAgent.metricsPort=http",
+        "topologyAgent.metricsPort=70000",
         "nvsentinel.enabled=yes please",
         "nvsentinel.namespace=Not_A_Name",
         "nvsentinel=null",

@@ -32,7 +32,14 @@ def end(namespace: Namespace, names: list[str]) -> None:
         namespace.delete("ResourceClaim", name)
 
 
-@pytest.mark.parametrize("moment", ["preparing", "running", "unpreparing"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param("preparing", marks=pytest.mark.by_hand),
+        "running",
+        pytest.param("unpreparing", marks=pytest.mark.by_hand),
+    ],
+)
 def test_killed_processes_of_nodes(cluster: Cluster, namespace: Namespace, moment: str) -> None:
     """Another one on each of three nodes, at the same time."""
     with ThreadPoolExecutor(len(VICTIMS)) as beside:

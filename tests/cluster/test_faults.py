@@ -9,7 +9,7 @@ import pytest
 
 from ray_dra.processes.drain_plugin import look
 from tests.cluster.cluster import Cluster
-from tests.cluster.head import Head, claimed, told
+from tests.cluster.head import LASTING_RANKS, PRELUDE, Head, claimed, told
 from tests.manifests import PROJECT
 from tests.translate.kube.test_drain_requests import ASKED
 
@@ -23,22 +23,13 @@ def listen():
 threading.Thread(target=listen, daemon=True).start()
 gang = racks(2, on_fault=("replace", "restart"), grace=4, name="kept")
 assert gang.wait(240)
-@ray.remote(num_gpus=4, num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Rank:
-    def about(self):
-        import pynvml
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        return {"pod": os.uname().nodename, "pid": os.getpid(), "node": ray.get_runtime_context().get_node_id(),
-                "nvml": [pynvml.nvmlDeviceGetUUID(h) for h in handles],
-                "seen": [device.uuid for device in ray_dra.get_devices()]}
-made = [Rank.options(scheduling_strategy=Strategy(gang.placement_group, at)).remote() for at in range(2)]
+made = lasting_ranks(gang)
 for repairs in range(3):
     while len([c for c in gang._refresh().history if "have joined" in c.why]) < repairs or gang.phase.value != "ready":
         time.sleep(0.1)
     tell(gang=gang.id, group=gang.placement_group.id.hex(), nodes=list(gang.allocation.nodes), planned=planned(gang),
          drained=dict(drained),
-         ranks=ray.get([each.about.remote() for each in made], timeout=100))
+         ranks=about(made))
     hold()
 gang.remove()
 """
@@ -74,7 +65,7 @@ def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head:
     at, kept = head.namespace.name, 1 - lost
     cluster.kubectl("cordon", "r1-t0")  # so that it comes to the rack with a node to spare
     try:
-        process = head.start(PROGRAM)
+        process = head.start(PROGRAM, PRELUDE + LASTING_RANKS)
         first = told(process)
     finally:
         cluster.kubectl("uncordon", "r1-t0")
@@ -96,7 +87,7 @@ def test_a_lost_worker_is_replaced_and_the_other_runs_on(cluster: Cluster, head:
         assert second["planned"] == first["planned"], "only its worker was lost"
         assert len({now["ranks"][lost]["pod"] for now in (first, second, third)}) == 3
         assert (first["drained"], second["drained"]) == ({}, {})
-        assert list(third["drained"]) == [second["ranks"][lost]["node"]], "Ray's own notice, of its raylet alone"
+        assert list(third["drained"]) == [second["ranks"][lost]["raylet"]], "Ray's own notice, of its raylet alone"
         assert third["nodes"][lost] not in second["nodes"]
         assert third["nodes"][lost][:2] == second["nodes"][kept][:2], "in its rack"
         assert sorted(claimed(head, third["gang"]).values()) == sorted(map(sorted, third["planned"]))

@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import pytest
+
 from ray_dra.errors import NotAllowed
 from ray_dra.simulated.dra import DOMAIN_LABEL
 from ray_dra.translate.names import ATTEMPT_LABEL
@@ -218,6 +220,7 @@ def test_a_coordinator_killed_at_every_stage_goes_on(cluster: Cluster, head: Hea
     head.wait_nothing_left()
 
 
+@pytest.mark.by_hand  # 55 s; test_failures.py has nodes that die
 def test_a_node_that_dies_in_the_making_moves_the_gang(cluster: Cluster, head: Head) -> None:
     at = head.namespace.name
     spared = head.api.get("Pod", head.pod, at)["spec"]["nodeName"]

@@ -25,6 +25,7 @@ from ray_dra.simulated.fake_kube import FakeKube
 from ray_dra.simulated.profile import SimulatedNode, simulated_nodes
 from ray_dra.translate.kube.attempts import Attempt, attempt_of
 from ray_dra.translate.kube.claims import claim_of
+from ray_dra.translate.kube.gang_scheduling import grouped_probe
 from ray_dra.translate.kube.pods import gate_opened
 from ray_dra.translate.kube.slices import node_from_slices, read_node, read_slice
 from ray_dra.translate.kube.slots import Slot
@@ -244,6 +245,13 @@ def test_a_gangs_pods_come_gated_get_what_was_planned_and_go(side: Side) -> None
     # Deleted together: a claim stays until its pod has ended.
     side.kube.together([partial(side.kube.delete, kind, name) for name in slots for kind in ("Pod", "ResourceClaim")])
     side.until(lambda: not side.kube.view().pods and not side.kube.view().claims)
+
+
+def test_without_its_gate_gang_scheduling_of_kubernetes_own_is_not_there(side: Side) -> None:
+    """With it: test_gang_scheduling.py."""
+    side.until(lambda: side.kube.view().raycluster is not None)
+    assert side.kube.gang_scheduling(grouped_probe(side.cluster())) == ""
+    assert side.kube.view().gang_pod_groups == ()
 
 
 def test_a_claim_whose_owner_is_made_up_does_not_stay(control_plane: Cluster) -> None:

@@ -18,25 +18,21 @@ import pytest
 from ray_dra.adapters.kube_watch import KubeAdapter
 from ray_dra.adapters.kubernetes import KubernetesApi
 from ray_dra.coordinator.backends.kubernetes.kueue import Kueue
-from ray_dra.coordinator.coordinator import Coordinator
-from ray_dra.core.gangs.order import Order
 from ray_dra.core.gangs.phases import Phase
 from ray_dra.core.gangs.quota import Quota
-from ray_dra.core.model.locality import Locality
 from ray_dra.errors import KubernetesError, UnsatisfiableError
 from ray_dra.operate.check import QUEUE_RIGHTS, may_not
 from ray_dra.ports.kubernetes import KubeView
-from ray_dra.simulated.fakes import FakeRay, MemoryStore
 from ray_dra.translate.kube.kueue import workload
 from ray_dra.translate.kube.raycluster import read_raycluster
-from ray_dra.translate.names import CLUSTER_LABEL, GANG_LABEL, KUEUE_PREFIX, QUEUE_ANNOTATION
-from ray_dra.translate.ray.bundles import request_from_bundles
+from ray_dra.translate.names import GANG_LABEL, KUEUE_PREFIX, QUEUE_ANNOTATION
 from tests.cluster import kueue
 from tests.cluster.binaries import Say
 from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import Options
 from tests.cluster.head import installation_in
 from tests.cluster.paper import add_paper_nodes
+from tests.cluster.paper_gangs import Gangs, raycluster
 from tests.ports.quota_contract import CONTRACT, Quotas, Side, gang
 
 pytestmark = pytest.mark.by_hand
@@ -61,82 +57,9 @@ def control_plane() -> Iterator[Cluster]:
         made.down(keep_logs="RAY_DRA_KEEP_LOGS" in os.environ)
 
 
-class Gangs:
-    """The coordinator of a RayCluster on paper: its own code over its real adapter, Ray alone is a fake."""
-
-    def __init__(self, cluster: Cluster, raycluster: str) -> None:
-        self.cluster, self.api, self.raycluster = cluster, cluster.api, raycluster
-        self.kube = KubeAdapter(cluster.api, NAMESPACE, raycluster, holder="the test")
-        self.kube.compute_domains = False  # the channels would need kubelets
-        self.ray = FakeRay()
-        self.ray.jobs.add("job")
-        self.store = MemoryStore()
-        self.cluster.wait(lambda: not self.kube.lead(), 30, "the lease")
-        self.coordinator = Coordinator(self.store, self.ray, time.monotonic, self.kube)
-
-    def submit(self, workers: int, priority: int = 0) -> str:
-        bundles = [{"GPU": 4.0, "CPU": 2.0}] * workers
-        request = request_from_bundles(bundles, locality=Locality(cliques=1), priority=priority)
-        return self.coordinator.submit(Order(request, owner="job")).gang
-
-    def pods(self) -> list[dict[str, Any]]:
-        return self.api.items("Pod", NAMESPACE, labels=f"{CLUSTER_LABEL}={self.raycluster}")
-
-    def bound(self) -> int:
-        self.turn()
-        return sum(bool(pod["spec"].get("nodeName")) for pod in self.pods())
-
-    def turn(self) -> None:
-        """The coordinator looks; pods that are to end do, as no kubelet does it for them."""
-        self.coordinator.observe()
-        for pod in self.api.items("Pod", NAMESPACE):
-            if pod["metadata"].get("deletionTimestamp"):
-                self.api.delete("Pod", pod["metadata"]["name"], NAMESPACE, grace=0)
-
-    def until(self, condition: Any, seconds: float = 30) -> float:
-        began = time.monotonic()
-
-        def holds() -> bool:
-            self.turn()
-            return bool(condition())
-
-        self.cluster.wait(holds, seconds, f"{condition}: {self.coordinator.statuses()}")
-        return time.monotonic() - began
-
-    def nothing_left(self) -> bool:
-        claims = self.api.items("ResourceClaim", NAMESPACE, labels=f"{CLUSTER_LABEL}={self.raycluster}")
-        return not self.pods() and not claims and not self.coordinator.gangs
-
-    def phase(self, gang: str) -> Phase:
-        return self.coordinator.status(gang).phase
-
-    def close(self) -> None:
-        self.kube.close()
-
-
-def raycluster(name: str, queue: str = "", group_labels: dict[str, str] | None = None) -> dict[str, Any]:
-    small = {"requests": {"cpu": "1", "memory": "1Gi"}}
-    worker = {"containers": [{"name": "ray-worker", "image": "none", "resources": small}]}
-    head = {"containers": [{"name": "ray-head", "image": "none", "resources": small}], "serviceAccountName": "ray-dra"}
-    group = {"groupName": "ray-dra", "replicas": 0, "minReplicas": 0, "maxReplicas": 0, "rayStartParams": {}}
-    if group_labels:
-        group["labels"] = group_labels
-    labels = {"kueue.x-k8s.io/queue-name": queue} if queue else {}
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayCluster",
-        "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
-        "spec": {
-            "rayVersion": "2.60.0",
-            "headGroupSpec": {"rayStartParams": {}, "template": {"spec": head}},
-            "workerGroupSpecs": [{**group, "template": {"metadata": {"labels": {"team": "a"}}, "spec": worker}}],
-        },
-    }
-
-
 def annotated(name: str, queue: str, label: str = "") -> dict[str, Any]:
     """A RayCluster whose gangs are paid from a queue; itself queued where `label` names one."""
-    made = raycluster(name, label)
+    made = raycluster(name, NAMESPACE, label)
     made["metadata"]["annotations"] = {QUEUE_ANNOTATION: f"kueue/{queue}"}
     return made
 
@@ -157,7 +80,7 @@ def test_a_queued_raycluster_keeps_its_admission_while_gangs_come_and_go(control
         labels={"racks": {"ray-dra.io/paper": "true"}},
     )
     theirs = {"kueue.x-k8s.io/queue-name": "team", "kueue.x-k8s.io/pod-group-name": "mine", "mine": "yes"}
-    made = raycluster(name, "team", theirs)
+    made = raycluster(name, NAMESPACE, "team", theirs)
     metadata = made["spec"]["workerGroupSpecs"][0]["template"]["metadata"]
     metadata["labels"] |= {"kueue.x-k8s.io/queue-name": "team"}
     metadata["annotations"] = {"kueue.x-k8s.io/pod-group-total-count": "2"}
@@ -172,7 +95,7 @@ def test_a_queued_raycluster_keeps_its_admission_while_gangs_come_and_go(control
     assert "kueue" in json.dumps(written["template"]), "Kueue writes into the template, which is why it is left out"
     before = [copy.deepcopy(w) for w in admitted()]
     head = heads(cluster, name)[0]["metadata"]["uid"]
-    gangs = Gangs(cluster, name)
+    gangs = Gangs(cluster, NAMESPACE, name)
     try:
         for _ in range(2):
             gang = gangs.submit(2)
@@ -266,7 +189,7 @@ def test_gangs_are_paid_in_their_racks_wait_over_quota_and_are_preempted_whole(c
     cluster.api.create(annotated(name, "paid"), NAMESPACE)
     cluster.wait(lambda: bool(heads(cluster, name)), 30, "its head")
     head = heads(cluster, name)[0]["metadata"]["uid"]
-    gangs = Gangs(cluster, name)
+    gangs = Gangs(cluster, NAMESPACE, name)
     try:
         low = gangs.submit(2)
         assert gangs.phase(low) is Phase.QUOTA
@@ -286,7 +209,7 @@ def test_gangs_are_paid_in_their_racks_wait_over_quota_and_are_preempted_whole(c
         assert [pod["metadata"]["uid"] for pod in heads(cluster, name)] == [head]
         # A coordinator that starts again finds what there is; one whose gangs are gone gives their requests up.
         gangs.kube.close()
-        again = Gangs(cluster, name)
+        again = Gangs(cluster, NAMESPACE, name)
         again.until(lambda: again.nothing_left() and not kueue.of(cluster, NAMESPACE, name))
         again.close()
     finally:
@@ -302,7 +225,7 @@ def test_what_is_borrowed_is_reclaimed_and_a_gang_that_waits_for_ray_asks_again(
     cluster.api.create(annotated(name, "borrower"), NAMESPACE)
     cluster.api.create(annotated("lender", "lender"), NAMESPACE)
     cluster.wait(lambda: bool(heads(cluster, name)), 30, "its head")
-    gangs, lender = Gangs(cluster, name), Gangs(cluster, "lender")
+    gangs, lender = Gangs(cluster, NAMESPACE, name), Gangs(cluster, NAMESPACE, "lender")
     try:
         borrowed = gangs.submit(2)
         gangs.until(lambda: gangs.bound() == 2)
@@ -340,7 +263,7 @@ def test_a_queued_raycluster_whose_gangs_are_paid_besides_is_left_alone_and_take
     cluster.api.create(annotated(name, "gangs", "heads"), NAMESPACE)
     cluster.wait(lambda: bool(heads(cluster, name)), 60, "Kueue to admit it")
     head = heads(cluster, name)[0]["metadata"]["uid"]
-    gangs = Gangs(cluster, name)
+    gangs = Gangs(cluster, NAMESPACE, name)
     try:
         gangs.submit(2)
         gangs.until(lambda: gangs.bound() == 2)

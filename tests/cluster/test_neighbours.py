@@ -5,6 +5,8 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+import pytest
+
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import Head, install, told
 from tests.cluster.world import Namespace, request
@@ -120,6 +122,7 @@ def their_group(head: Head) -> dict[str, Any]:
     return group
 
 
+@pytest.mark.by_hand  # 81 s; the order is the queue's, whose tests need no cluster
 def test_two_programs_are_served_in_order(head: Head) -> None:
     """Only one rack has three trays: the second program waits, and is served when the first one ends."""
     first = head.start("gang = racks(3); gang.wait(200); tell(nodes=list(gang.allocation.nodes)); hold()")
@@ -137,6 +140,7 @@ def test_two_programs_are_served_in_order(head: Head) -> None:
     head.wait_nothing_left()
 
 
+@pytest.mark.by_hand  # 152 s
 def test_two_rayclusters_that_want_the_last_clique_do_not_chase_each_other(cluster: Cluster, head: Head) -> None:
     """In two namespaces, with no right to write in each other's: one gets it, the other waits and is served then."""
     other = Namespace(cluster, f"t-{uuid.uuid4().hex[:8]}")

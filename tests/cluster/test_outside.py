@@ -28,6 +28,14 @@ from tests.cluster.world import Namespace
 
 UNCHANGED = {"groups": "", "train": "RAY_ADDRESS='ray_dra://kubernetes?locality=same_clique'"}
 """Programs of examples/unchanged, and how they come to ray-dra."""
+JOB = """
+gang = racks(2)
+gang.wait(200)
+made = len(ranks(gang))
+while gang.phase.value != "ready":  # a gang that ends before the coordinator has looked is never told to be ready
+    time.sleep(0.1)
+tell(ranks=made)
+"""
 
 
 def test_jobs_are_submitted_through_the_api_server(
@@ -50,7 +58,7 @@ def test_jobs_are_submitted_through_the_api_server(
     token = base64.b64decode(secret).decode()
     client = JobSubmissionClient(f"{at}gangs", headers={"Authorization": f"Bearer {token}"})
     try:
-        text = PRELUDE + "gang = racks(2); gang.wait(200); tell(ranks=len(ranks(gang)))"
+        text = PRELUDE + JOB
         before = len(events(head))
         job = client.submit_job(entrypoint=f"python3 -c '{text}'")
         cluster.wait(lambda: client.get_job_status(job).is_terminal(), 200, "the job to end")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from ray_dra.translate.names import CLUSTER_LABEL, GANG_LABEL, LOCALITY_LABEL
 from tests.cluster.cluster import Cluster
 from tests.cluster.head import EXAMPLE, OURS, Head, claimed, installation, told
@@ -122,7 +124,7 @@ def rayservice(cluster: Cluster) -> dict[str, Any]:
         "metadata": {"name": "serve", "annotations": {LOCALITY_LABEL: "same_clique"}},
         "spec": {
             "serveConfigV2": json.dumps({"applications": applications}),
-            "rayClusterDeletionDelaySeconds": 5,
+            "rayClusterDeletionDelaySeconds": 15,  # in which its head hears of the end and tells it
             "rayClusterConfig": spec,
         },
     }
@@ -230,6 +232,7 @@ def applied_again(cluster: Cluster, namespace: Namespace, wanted: dict[str, Any]
         thread.join()
 
 
+@pytest.mark.by_hand  # 177 s
 def test_a_raycluster_that_scales_itself_and_is_applied_again_every_second(
     cluster: Cluster, namespace: Namespace
 ) -> None:

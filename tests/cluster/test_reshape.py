@@ -83,6 +83,7 @@ def any_of(namespace: Namespace, name: str, device_class: str) -> None:
     namespace.pod(name, name, node=NODE)
 
 
+@pytest.mark.by_hand  # 192 s
 def test_fifty_six_parts_become_eight_gpus_and_parts_again_and_strangers_get_none(
     cluster: Cluster, allowed: Head, namespace: Namespace
 ) -> None:

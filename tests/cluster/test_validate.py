@@ -16,6 +16,7 @@ tell(code=done.returncode, said=done.stdout, errors=done.stderr[-2000:])
 """
 
 
+@pytest.mark.by_hand  # 145 s; tests/e2e/embedded/test_validate.py is in the suite
 @pytest.mark.timeout(300)
 def test_a_rack_of_real_nodes_is_well_and_nothing_is_left(head: Head) -> None:
     (told,) = head.run(VALIDATE)

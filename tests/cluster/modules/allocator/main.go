@@ -60,12 +60,14 @@ func answer(ctx context.Context, asked question, cache *cel.Cache) ([][][]string
 	for _, device := range asked.Taken {
 		taken.Insert(structured.MakeDeviceID(device[0], device[1], device[2]))
 	}
+	// Of a device that several claims may have: who has it, and how much of it they have together.
+	shares, consumed := sets.New[structured.SharedDeviceID](), structured.NewConsumedCapacityCollection()
 	found := make([][][]string, len(asked.Pods))
 	for at, pod := range asked.Pods {
 		state := structured.AllocatedState{
 			AllocatedDevices:         taken,
-			AllocatedSharedDeviceIDs: sets.New[structured.SharedDeviceID](),
-			AggregatedCapacity:       structured.NewConsumedCapacityCollection(),
+			AllocatedSharedDeviceIDs: shares,
+			AggregatedCapacity:       consumed,
 		}
 		allocator, err := structured.NewAllocator(ctx, features, state, classes(asked.Classes), asked.Slices, cache)
 		if err != nil {
@@ -79,7 +81,13 @@ func answer(ctx context.Context, asked question, cache *cel.Cache) ([][][]string
 		for _, result := range results {
 			names := []string{}
 			for _, device := range result.Devices.Results {
-				taken.Insert(structured.MakeDeviceID(device.Driver, device.Pool, device.Device))
+				id := structured.MakeDeviceID(device.Driver, device.Pool, device.Device)
+				if device.ShareID == nil {
+					taken.Insert(id)
+				} else {
+					shares.Insert(structured.MakeSharedDeviceID(id, device.ShareID))
+					consumed.Insert(structured.NewDeviceConsumedCapacity(id, device.ConsumedCapacity))
+				}
 				names = append(names, device.Device)
 			}
 			found[at] = append(found[at], names)
