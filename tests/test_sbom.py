@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.manifests import PROJECT
@@ -31,6 +32,10 @@ def listed(folder: Path) -> dict[str, str]:
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_what_makes_every_import_of_ray_slow_is_not_installed() -> None:
+    assert find_spec("rfc3987_syntax") is None, "an old .venv has it: make clean"
 
 
 def test_every_installed_distribution_is_listed(tmp_path: Path) -> None:
