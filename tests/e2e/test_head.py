@@ -76,11 +76,12 @@ cluster.shutdown()
 @pytest.mark.ray
 def test_the_coordinator_comes_back_on_another_raylet_of_the_head() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-dra-", dir="/tmp") as folder:
+        Path(folder, "ray").mkdir()  # Ray's test cluster writes its address there, and does not make the folder
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, folder],
             capture_output=True,
             text=True,
-            env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)},
             timeout=280,
             check=False,
         )

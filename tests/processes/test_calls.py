@@ -62,20 +62,34 @@ def test_a_class_that_cannot_be_loaded_is_no_coordinator_and_is_tried_again(monk
     assert not calls._is_hollow(calls.coordinator())
 
 
-def test_a_question_without_an_answer_in_time_is_not_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_up = list[object]()
-    monkeypatch.setattr(ray, "cancel", lambda ref, recursive: given_up.append(ref))
+class Late:
+    """What Ray gives for a call whose answer does not come."""
 
-    def late() -> SimpleNamespace:
+    def future(self) -> SimpleNamespace:
         def result(timeout: float) -> object:
             raise TimeoutError
 
         return SimpleNamespace(result=result)
 
-    reference = SimpleNamespace(future=late)
+
+def test_a_question_without_an_answer_in_time_is_not_answered_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = list[object]()
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cancel", lambda ref, recursive: given_up.append(ref))
+    reference = Late()
     with pytest.raises(CoordinatorUnavailable):
         ordinary_groups.answer_to(reference, 0.01)
     assert given_up == [reference]
     with pytest.raises(CoordinatorUnavailable):
         ordinary_groups.answer_to(reference, 0.01, abandon=False)
     assert given_up == [reference], "to give something back is done, however late"
+
+
+def test_a_question_is_not_taken_back_where_ray_has_been_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's cancel would start a cluster on this machine first."""
+    given_up = list[object]()
+    monkeypatch.setattr(ray, "cancel", lambda ref, recursive: given_up.append(ref))
+    assert not ray.is_initialized()
+    with pytest.raises(CoordinatorUnavailable):
+        ordinary_groups.answer_to(Late(), 0.01)
+    assert given_up == []
