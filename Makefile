@@ -16,7 +16,7 @@ demo: $(STAMP)
 # Brings up its own Kubernetes cluster, and builds it first where the cache has none (minutes, once).
 test: $(STAMP)
 	sh tests/cluster/apt.sh browser
-	$(BIN)/python -m tests.cluster build --helm
+	$(BIN)/python -m tests.cluster build --helm --prometheus-rules
 	$(BIN)/python -m tests
 
 # A real Kubernetes cluster on this machine; docs/testbed.md.

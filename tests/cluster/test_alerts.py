@@ -1,5 +1,5 @@
 """The alert rules in Prometheus' own engine: each fires for what it says, after the time that it says, and for nothing
-else. Builds the engine once, which takes minutes."""
+else. The engine is built once, in about a minute."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from ray_dra.ports.metrics import PREFIX
 from tests.cluster import binaries
 
-pytestmark = [pytest.mark.by_hand, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 RULES = Path(__file__).parents[2] / "kube" / "monitoring" / "rules.yaml"
 MINUTES = 90
 WELL: dict[str, float] = {
