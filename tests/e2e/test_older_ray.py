@@ -56,7 +56,8 @@ def test_it_is_the_minor_before() -> None:
     assert f'\n    "ray>={before[0]}.{before[1]},<{now[0]}.{now[1] + 1}",\n' in project
 
 
-@pytest.mark.by_hand  # fetches 79 MB where the cache of uv has not got them
+@pytest.mark.ray  # fetches 79 MB where the cache of uv has not got them
+@pytest.mark.timeout(600)
 def test_a_gang_sees_what_was_planned(tmp_path: Path) -> None:
     uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
     command = [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--python", sys.executable]
