@@ -157,6 +157,7 @@ class Observer:
             if gang.allocation is None
             else self._ending(gang, gang.allocation, notes, amiss, gone, drained),
             breaker=self.drains.tripped or self.silence.tripped,
+            sure=self.drains.sure,
             untold=untold,
             drained=frozenset(drained),
             guarded=guarded.now,
@@ -266,7 +267,7 @@ class Observer:
         if gang.allocation is None or notice is None or notice.deadline is None or group is None:
             return {}
         deadline, own = notice.deadline, set(self.raylets_of(gang.allocation, notice.ranks))
-        before = deadline - min(LEAD_SECONDS, (deadline - notice.since) / 2)
+        before = deadline - min(LEAD_SECONDS, gang.on_fault.grace / 2)
         found = [group.nodes[rank] for rank in notice.ranks if rank < len(group.nodes)]
         return {raylet: deadline if raylet in own else before for raylet in found if raylet is not None}
 

@@ -17,7 +17,7 @@ from tests.coordinator.world import Crash
 from tests.core.machines import gang, group_id
 
 from .fault_worlds import GRACE, HERE, NAME, ONE_CLIQUE, RESTART, KubeWorld, World
-from .world import Phase
+from .world import Phase, tray
 
 REPLACE = on_fault("replace", GRACE)
 BOTH = on_fault(("replace", "restart"), GRACE)
@@ -231,7 +231,7 @@ def test_a_notice_that_begins_anew_goes_on_after_a_kill_at_any_write_of_it(write
     die_at(world, "store", write, after=after)
     world.coordinator.release(other)
     heard = False
-    for _ in range(int(2 * GRACE) + 8):
+    for _ in range(int(2 * GRACE + FLAP_SECONDS) + 8):
         try:
             world.pass_time(1)
         except Crash:
@@ -242,6 +242,62 @@ def test_a_notice_that_begins_anew_goes_on_after_a_kill_at_any_write_of_it(write
     assert held.isdisjoint(world.nodes)
     spare(world)
     world.check()
+
+
+def test_libraries_hear_though_the_coordinator_was_started_again_after_the_grace() -> None:
+    world, other = World(), group_id("other")
+    world.with_gang(RESTART)
+    world.submit(gang(4, 4, name=other, locality=ONE_CLIQUE), maker=HERE)
+    world.pass_time(3)
+    world.ray.drain(world.raylet(min(world.nodes)), "spot", 0.0)
+    world.pass_time(FLAP_SECONDS + GRACE + 5)
+    world.come_back()
+    world.pass_time(FLAP_SECONDS + 1)
+    assert not world.status.ends
+    world.coordinator.release(other)
+    world.pass_time(1)
+    assert (world.status.ends, world.status.moves) == (True, 0)
+    world.pass_time(GRACE + 1)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
+
+
+def test_libraries_hear_once_a_wave_of_signs_that_came_before_they_did_is_over() -> None:
+    world = World(nodes=8)
+    world.with_gang(RESTART)
+    signs = [min(world.nodes), *[node for node in world.names if node not in world.nodes][:3]]
+    for node in signs:
+        world.ray.drain(world.raylet(node), "spot", 0.0)
+        world.pass_time(1 if node == signs[0] else 0)
+    world.pass_time(FLAP_SECONDS + GRACE + 3)
+    assert world.status.notice is not None
+    assert (world.status.ends, world.status.moves) == (False, 0)
+    for node in signs[1:]:
+        world.ray.nodes[world.raylet(node)] = replace(world.ray.nodes[world.raylet(node)], drains=False)
+    world.pass_time(1)
+    assert (world.status.ends, world.status.moves) == (True, 0)
+    world.pass_time(GRACE + 1)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
+
+
+def test_libraries_hear_of_a_sign_that_stands_though_another_comes_and_goes() -> None:
+    world = World()
+    world.with_gang(on_fault("restart", 30.0))
+    node = min(world.nodes)
+    world.ray.drain(world.raylet(node), "spot", 0.0)
+    world.pass_time(FLAP_SECONDS + 1)
+    first = world.status.notice
+    assert first is not None
+    assert first.deadline is not None
+    told = set[float]()
+    for second in range(28):
+        reading = tray(node, rack=world.racks[node])
+        flaps = replace(reading.gpus[0], recovery=second % 2)
+        world.coordinator.report(world.raylet(node), replace(reading, gpus=(flaps, *reading.gpus[1:])))
+        world.pass_time(1)
+        told |= set(world.coordinator.ends_at(NAME).values())
+    assert (told, world.status.moves) == ({first.deadline - LEAD_SECONDS}, 0), "the same each time"
+    world.pass_time(3)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1), "and nothing is put off by it"
 
 
 def test_ray_hears_before_a_place_that_comes_after_the_grace_is_taken() -> None:

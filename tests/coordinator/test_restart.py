@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from ray_dra.coordinator.backends.raylets.nodes import SILENT_SECONDS
 from ray_dra.core.gangs.drains import FLAP_SECONDS
 from ray_dra.core.gangs.gang import Maker
 from ray_dra.core.gangs.kept import KEPT_SECONDS
@@ -191,10 +192,53 @@ def test_what_is_to_be_drained_runs_on_until_there_is_another_place() -> None:
     assert notice is not None
     assert notice.deadline == notice.since + GRACE
     world.restart()
-    world.pass_time(GRACE)
+    world.pass_time(FLAP_SECONDS + 1)
     assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
     assert before.isdisjoint(world.nodes)
     world.check()
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_what_is_to_be_drained_runs_on_though_an_agent_is_silent_for_seconds(silent: int) -> None:
+    """There is no other place, and nothing of it is lost."""
+    world = full()
+    before = world.nodes
+    drained(world, min(before))
+    world.pass_time(STANDS)
+    heard = {world.raylet(node) for node in world.names} - {world.raylet(sorted(before)[silent])}
+    for _ in range(int(SILENT_SECONDS) + 3):
+        world.clock.now += 1
+        for each in heard:
+            world.coordinator.nodes.heartbeat(each)
+        world.coordinator.observe()
+    for node in sorted(world.names):
+        drained(world, node) if node == min(before) else world.report(node)
+    world.pass_time(STANDS)
+    assert (world.status.phase, world.nodes, world.status.moves) == (Phase.DRAINING, before, 0)
+
+
+def test_a_coordinator_that_has_just_started_does_nothing_in_a_wave_of_signs_either() -> None:
+    world = World(nodes=8)
+    world.with_gang()
+    before = world.nodes
+    signs = [min(before), *[node for node in world.names if node not in before][:3]]
+    drained(world, signs[0])
+    world.pass_time(3)
+    for node in signs[1:]:
+        drained(world, node)
+    world.pass_time(STANDS)
+    assert world.status.notice is not None
+    assert world.coordinator.observer.drains.tripped
+    for _ in range(2):
+        world.restart()
+        for node in signs:
+            drained(world, node)
+        world.pass_time(STANDS)
+        assert (world.status.phase, world.nodes, world.status.moves) == (Phase.DRAINING, before, 0)
+    for node in signs[2:]:
+        world.report(node)
+    world.pass_time(GRACE + 3)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
 
 
 def test_what_is_to_be_drained_has_another_place_at_once_where_somebody_would_have_it_meanwhile() -> None:

@@ -4,6 +4,9 @@ A sign that comes and goes (a cordon of ten seconds) moves nothing: programs hea
 FLAP_SECONDS. Where half of the cluster shows signs within WAVE_SECONDS, the signs are more likely wrong than the
 cluster: a breaker trips, nobody more is told, and a person is asked. It closes once fewer nodes show any.
 
+A coordinator that has just started knows of no sign for how long it has stood, nor of a wave. So nothing ends by what
+programs were told of before it has looked for FLAP_SECONDS.
+
 Planning does not wait for either: nothing new is planned on what shows a sign to drain. Neighbours: `core.model.signs`
 says what is a sign to drain; `notice.py` makes the notice.
 """
@@ -50,12 +53,14 @@ class Drains:
         self._asks = asks
         self._since: dict[str, float] = {}
         self._now = 0.0
+        self._first: float | None = None
         self.tripped = ""
 
     def look(self, shown: Mapping[str, Collection[str]], nodes: int, now: float) -> None:
         """`shown`: the nodes with signs to drain -> the places there that show them; `nodes`: how many nodes the
         cluster has; `now`: monotonic seconds."""
         self._now = now
+        self._first = now if self._first is None else self._first
         self._since = {place: self._since.get(place, now) for places in shown.values() for place in places}
         ages = [max(now - self._since[place] for place in places) for places in shown.values() if places]
         standing = [age for age in ages if age >= FLAP_SECONDS]
@@ -65,6 +70,11 @@ class Drains:
         else:
             said = self._asks.format(new=len(new), nodes=nodes, minutes=WAVE_SECONDS / 60)
             self.tripped = self.tripped or said
+
+    @property
+    def sure(self) -> bool:
+        """Whether a wave would have been seen."""
+        return self._first is not None and self._now - self._first >= FLAP_SECONDS
 
     def stands(self, place: str) -> bool:
         """Whether it has shown a sign for long enough, at every look."""

@@ -32,7 +32,7 @@ from ray_dra.core.gangs.notice import Notice
 from ray_dra.core.gangs.planning import Answer, Planning
 from ray_dra.core.gangs.preemption import Preemption, callable_back
 from ray_dra.core.gangs.recording import Recording
-from ray_dra.core.gangs.repair import Way, for_fault
+from ray_dra.core.gangs.repair import Way, for_fault, is_lost
 from ray_dra.core.gangs.replacing import place_again
 from ray_dra.core.gangs.sets import place_near
 from ray_dra.core.gangs.shapes import Shape
@@ -85,7 +85,7 @@ class Faults:
                     break  # their devices are about to come
                 actions = actions or self._take(gang, gang.notice.faulty, now)
             else:
-                lost = bool(seen.lost or seen.drained)
+                lost = is_lost(seen.ending) or bool(seen.drained)
                 actions = self._anew(way, gang, gang.notice.faulty, gang.notice.reason, now, lost=lost)
             if actions:
                 return actions
@@ -105,9 +105,12 @@ class Faults:
         ranks = self._to_tell(gang, notice, seen)
         if not ranks and notes.told == notice:
             return []
+        if notice.deadline <= now.wall:
+            return []  # of what is late, `_tell_late` tells
         if seen.breaker or not for_fault(seen.ending) or notes.may_end == self.planning.inventory.changes:
             return []
-        if not seen.lost and now.wall - notice.since < min(MORE_SECONDS, gang.on_fault.grace / 2):
+        grace = gang.on_fault.grace  # from the first of its signs: one that comes and goes changes what is said
+        if not is_lost(seen.ending) and now.wall - (notice.deadline - grace) < min(MORE_SECONDS, grace / 2):
             return []
         if seen.drained.isdisjoint(notice.ranks) and not self._is_possible(gang, notice.faulty, seen):
             notes.may_end = self.planning.inventory.changes
@@ -116,11 +119,13 @@ class Faults:
         return [DrainRaylets(gang.id, ranks, notice.deadline, notice.reason)] if ranks else []
 
     def _tell_late(self, gang: Gang, notice: Notice, seen: Observed, now: Moment) -> list[Action]:
-        """Where nothing was possible while the notice ran, Ray's libraries have not heard of it, and now something is:
-        the notice begins anew, and they hear of it before anything ends. What is lost is not waited for; nor where
-        somebody waits in the queue, who would have the place meanwhile."""
+        """Where nothing was possible while the notice ran, or there was a wave of signs, or nobody knows after a start,
+        Ray's libraries have not heard of it, and now something is: the notice begins anew, and they hear of it before
+        anything ends. What is lost is not waited for; nor where somebody waits in the queue, who would have the place
+        meanwhile."""
         notes, changes, grace = self.recording.notes(gang), self.planning.inventory.changes, gang.on_fault.grace
-        if notes.may_end in (-1, changes) or notes.told == notice or seen.lost or not grace or self.records.waiting:
+        heard = notes.told is not None and notes.told.deadline == notice.deadline  # though of other signs, maybe
+        if heard or notes.may_end == changes or is_lost(seen.ending) or not grace or self.records.waiting:
             return []
         if not seen.drained.isdisjoint(notice.ranks):
             return []  # it has heard by Ray's own notice
@@ -146,7 +151,7 @@ class Faults:
                 return True
             if way is Way.SHRINK and shrunk_to(gang, faulty, own_workers=self.own_workers) is not None:
                 return True
-            if way is Way.RESTART and (seen.lost or isinstance(self._elsewhere(gang), Allocation)):
+            if way is Way.RESTART and (is_lost(seen.ending) or isinstance(self._elsewhere(gang), Allocation)):
                 return True
         return False
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from ray_dra.core.gangs.drains import to_drain
 from ray_dra.core.gangs.gang import Gang
 from ray_dra.core.gangs.notice import Ending
 from ray_dra.core.gangs.phases import Phase
@@ -42,6 +43,7 @@ class Observed:
         left_groups: placement groups that it has left, and that Ray has all the same.
         ending: what of it will end, though nothing is lost yet, or for what is; None: nothing.
         breaker: why nothing is done about any fault just now: a wave of signs. "" while all is well.
+        sure: a wave would have been seen; a coordinator that has just started cannot tell.
         untold: bundles whose raylet is the gang's own, lives, and does not drain: Ray may be told that it ends.
         drained: bundles whose raylet is the gang's own, lives, and drains, which Ray cannot take back.
         guarded: nobody else's claim gets a GPU of it, also while none of its own has it.
@@ -63,6 +65,7 @@ class Observed:
     left_groups: tuple[str, ...] = ()
     ending: Ending | None = None
     breaker: str = ""
+    sure: bool = True
     untold: frozenset[int] = frozenset()
     drained: frozenset[int] = frozenset()
     guarded: bool = True
@@ -162,5 +165,7 @@ def fault_is_due(gang: Gang, seen: Observed, wall: float) -> bool:
     if not (seen.placed_once and gang.on_fault.acts):
         return False
     if seen.breaker or not for_fault(seen.ending) or gang.notice is None or not gang.notice.faulty:
+        return False
+    if to_drain(seen.ending) and not seen.sure:
         return False
     return gang.notice.deadline is not None and gang.notice.deadline <= wall

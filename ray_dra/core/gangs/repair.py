@@ -228,7 +228,12 @@ def fault_of(
 
 def for_fault(ending: Ending | None) -> bool:
     """Whether it is for a fault that something of a gang will end: of hardware that is lost, or to be drained."""
-    return ending is not None and (ending.reason.startswith(LOST) or to_drain(ending))
+    return is_lost(ending) or to_drain(ending)
+
+
+def is_lost(ending: Ending | None) -> bool:
+    """Whether something of it is lost, and has been for so long that it will not be back."""
+    return ending is not None and ending.reason.startswith(LOST)
 
 
 def group_after(gang: str, moves: int) -> str:
