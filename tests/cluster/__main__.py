@@ -52,6 +52,9 @@ def build(
     agent_sandbox: Annotated[bool, typer.Option(help="agent-sandbox, too, for its test by hand.")] = False,
     helm: Annotated[bool, typer.Option(help="Helm, too, for the chart's tests: some 3 minutes.")] = False,
     allocator: Annotated[bool, typer.Option(help="Kubernetes' allocator of devices, too, for its tests.")] = False,
+    custom_resources: Annotated[
+        bool, typer.Option(help="What says whether custom resources are valid, too, for the ComputeDomains' test.")
+    ] = False,
     prometheus_rules: Annotated[bool, typer.Option(help="Prometheus' engine for rules, too, for the alerts'.")] = False,
 ) -> None:
     """Fill the cache: the programs from Go modules, and the container image."""
@@ -64,6 +67,8 @@ def build(
         binaries.build(only=("helm",))
     if allocator:
         binaries.build(only=("allocator",))
+    if custom_resources:
+        binaries.build(only=("custom-resources",))
     if prometheus_rules:
         binaries.build(only=("prometheus-rules",))
     if os.geteuid() == 0:

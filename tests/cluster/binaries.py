@@ -93,10 +93,11 @@ TABLE = (
 
 KUEUE_VERSION = "v0.19.2"
 # Neighbours take long to build and only tests by hand need them, so `build` makes them where it is told to. So are the
-# allocator and Prometheus' engine for rules, which their tests build; and Helm, which `make test` asks for and a
-# cluster does without.
+# allocator, the checks of custom resources and Prometheus' engine for rules, which their tests build; and Helm, which
+# `make test` asks for and a cluster does without.
 OPTIONAL = (
     Module("allocator", {"allocator": "."}),
+    Module("custom-resources", {"custom-resources": "."}),
     Module("prometheus-rules", {"prometheus-rules": "."}),
     Module(
         "kueue",
