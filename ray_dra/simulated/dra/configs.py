@@ -5,21 +5,21 @@ An unknown field, kind or version is an error, and so is a setting whose feature
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ray_dra.translate.names import COMPUTE_DOMAIN_API
+from ray_dra.translate.quantity import quantity
 
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|[KMGTPE]i?)?")
 
-
-def _quantity(value: str) -> str:
-    if not _QUANTITY.fullmatch(value):
-        raise ValueError(f"{value!r} is no quantity, such as 10Gi")
+def _quantity(value: str | int | float) -> str | int | float:
+    quantity(value)
     return value
+
+
+_Quantity = Annotated[str | int | float, AfterValidator(_quantity)]
 
 
 class _Strict(BaseModel):
@@ -36,19 +36,9 @@ class MpsConfig(_Strict):
     """Per-device limits are keyed by UUID or index. 0 percent passes, as with NVIDIA's driver."""
 
     defaultActiveThreadPercentage: Annotated[int, Field(ge=0, le=100)] | None = None
-    defaultPinnedDeviceMemoryLimit: str | None = None
-    defaultPerDevicePinnedMemoryLimit: dict[str, str] | None = None
+    defaultPinnedDeviceMemoryLimit: _Quantity | None = None
+    defaultPerDevicePinnedMemoryLimit: dict[str, _Quantity] | None = None
     multiUser: bool | None = None
-
-    @field_validator("defaultPinnedDeviceMemoryLimit")
-    @classmethod
-    def _limit(cls, value: str | None) -> str | None:
-        return value if value is None else _quantity(value)
-
-    @field_validator("defaultPerDevicePinnedMemoryLimit")
-    @classmethod
-    def _limits(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        return value if value is None else {device: _quantity(limit) for device, limit in value.items()}
 
 
 class Sharing(_Strict):
@@ -90,8 +80,10 @@ class VfioDeviceConfig(_Strict):
 
 
 class ComputeDomainChannelConfig(_Strict):
+    """Any other mode than All is Single, as with NVIDIA's driver."""
+
     domainID: Annotated[str, Field(min_length=1)]
-    allocationMode: Literal["", "Single", "All"] = "Single"
+    allocationMode: str = "Single"
 
 
 class ComputeDomainDaemonConfig(_Strict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterable
@@ -105,8 +106,8 @@ def _limits(config: MpsConfig | None, uuids: list[str]) -> dict[str, str]:
     return found
 
 
-def _mebibytes(limit: str) -> str:
-    whole = int(quantity(limit)) // MIB
+def _mebibytes(limit: str | int | float) -> str:
+    whole = math.ceil(quantity(limit)) // MIB
     if not whole:
         raise SharingError(f"invalid limit: value set too low: {limit}")
     return f"{whole}M"
