@@ -1,6 +1,6 @@
 """Kueue on the testbed: its CRDs, its webhooks and its manager, as administrator.
 
-Only tests by hand use it, where the cache has it (`python -m tests.cluster build --kueue`).
+Its tests run where the cache has it: `python -m tests.cluster build --kueue`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Beside the real Kueue: a RayCluster that it has admitted gets gangs, and Kueue notices nothing of them; and gangs
 that a queue of it pays for.
 
-By hand: `python -m pytest tests/cluster/test_kueue.py -m by_hand`, with Kueue built. On paper nodes.
+Where Kueue has been built: `python -m tests.cluster build --kueue`. On paper nodes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.cluster.paper import add_paper_nodes
 from tests.cluster.paper_gangs import Gangs, raycluster
 from tests.ports.quota_contract import CONTRACT, Quotas, Side, gang
 
-pytestmark = pytest.mark.by_hand
+pytestmark = pytest.mark.skipif(bool(kueue.missing()), reason=kueue.missing())
 QUIET: Say = lambda text: None  # noqa: E731
 NAMESPACE, NODES = "kueued", 8
 
@@ -43,8 +43,6 @@ NAMESPACE, NODES = "kueued", 8
 @pytest.fixture(scope="module")
 def control_plane() -> Iterator[Cluster]:
     """Eight paper nodes of four GPUs, KubeRay and Kueue."""
-    if kueue.missing():
-        pytest.skip(kueue.missing())
     made = Cluster.up(f"kueue-{os.getpid()}", nodes=(), real=False, options=Options(grace=3600), say=QUIET)
     try:
         add_paper_nodes(made.api, NODES)
