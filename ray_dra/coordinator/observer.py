@@ -13,10 +13,10 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.gangs.drains import ASKS_OF_SILENCE, FLAP_SECONDS, Drain, Drains
 from ray_dra.core.gangs.gang import Gang, owner_ended
 from ray_dra.core.gangs.lifecycle import Observed
-from ray_dra.core.gangs.notice import Ending
+from ray_dra.core.gangs.notice import Ending, Notice
 from ray_dra.core.gangs.quota import GRACE_SECONDS
 from ray_dra.core.gangs.records import Records
-from ray_dra.core.gangs.repair import fault_of, with_drained
+from ray_dra.core.gangs.repair import LOST, fault_of, with_drained
 from ray_dra.core.gangs.runtime_notes import RuntimeNotes
 from ray_dra.core.gangs.shapes import ReshapeStage
 from ray_dra.core.gangs.stages import JOINED, PLACED
@@ -156,6 +156,7 @@ class Observer:
             ending=None
             if gang.allocation is None
             else self._ending(gang, gang.allocation, notes, amiss, gone, drained),
+            still=self._still(gang.notice, amiss),
             breaker=self.drains.tripped or self.silence.tripped,
             sure=self.drains.sure,
             untold=untold,
@@ -219,6 +220,15 @@ class Observer:
         since, why = notes.evicted
         left = max(0.0, since + GRACE_SECONDS - self.clock())
         return Ending(why, left, tuple(range(len(allocation.bundles))))
+
+    def _still(self, notice: Notice | None, amiss: list[tuple[int, _Amiss]]) -> bool:
+        """Whether what a gang has notice of as lost may be so still. What is lost in another way now has not stood yet;
+        and to a coordinator that has just started nothing has, and who is silent was so to the one before."""
+        if notice is None or not notice.faulty or not notice.reason.startswith(LOST):
+            return False
+        return not self.drains.sure or any(
+            rank in notice.faulty for rank, each in amiss if each.severity is Severity.LOST
+        )
 
     def _losses(
         self,

@@ -490,6 +490,24 @@ def test_who_is_lent_a_spare_gives_it_back_for_a_repair(after: bool) -> None:
     assert at > 3
 
 
+def test_who_is_lent_a_spare_keeps_it_while_there_is_a_wave_of_signs() -> None:
+    """It comes after their notice: nothing is done about any fault then."""
+    world, borrower, spare = lent()
+    others = set(world.kube.nodes) - {*world.nodes, spare}
+    for node in others:
+        world.kube.cordon(node)
+    world.later(3)
+    world.kube.taint(world.nodes[1], "NoExecute")
+    world.later(int(FLAP_SECONDS + 2 * GRACE))
+    assert world.coordinator.observer.drains.tripped
+    gang = world.coordinator.gangs[borrower]
+    assert (gang.eviction is not None, gang.preempted, world.status.moves) == (True, 0, 0)
+    for node in others:
+        world.kube.cordon(node, closed=False)
+    assert world.until_ready() is Phase.READY
+    assert (spare in world.nodes, world.coordinator.gangs[borrower].preempted) == (True, 1)
+
+
 def test_who_is_lent_a_spare_keeps_it_where_the_fault_has_gone() -> None:
     world, borrower, _ = lent()
     node = world.nodes[1]

@@ -91,7 +91,7 @@ def test_a_gang_whose_bundle_others_work_keeps_away_has_lost_it(declared: OnFaul
     world.ray.place = place  # type: ignore[method-assign]
     world.coordinator.observe()
     world.report(victim)
-    world.pass_time(FLAP_SECONDS - 2)
+    world.pass_time(FLAP_SECONDS - 3)
     assert (world.status.phase, world.status.lost) == (Phase.PLACING, ())
     world.pass_time(4)
     assert world.status.lost == ("bundle 1: Ray does not place it again, though its raylet is there",)
@@ -215,6 +215,48 @@ def test_what_is_to_be_drained_runs_on_though_an_agent_is_silent_for_seconds(sil
         drained(world, node) if node == min(before) else world.report(node)
     world.pass_time(STANDS)
     assert (world.status.phase, world.nodes, world.status.moves) == (Phase.DRAINING, before, 0)
+
+
+@pytest.mark.parametrize("starts", [0, 1, 5])
+def test_the_notice_of_what_is_silent_goes_on_while_it_is_lost_in_another_way_or_not_seen_yet(starts: int) -> None:
+    """Nothing ends before it has stood for long enough again, and the deadline is not put off."""
+    world = World()
+    world.with_gang()
+    node, hung = min(world.nodes), NodeReading(error="NVML hangs")
+    silent = world.raylet(node)
+    for _ in range(int(SILENT_SECONDS + FLAP_SECONDS) + 2):
+        world.clock.now += 1
+        for name in set(world.names) - {node}:
+            world.coordinator.nodes.heartbeat(world.raylet(name))
+        world.coordinator.observe()
+    notice = world.status.notice
+    assert notice is not None
+    for _ in range(starts):
+        world.restart()
+        for name in world.names:
+            world.report(name) if name != node else world.coordinator.report(silent, hung)
+        world.pass_time(2)
+        assert world.status.notice == notice
+    world.coordinator.report(silent, hung)
+    world.pass_time(FLAP_SECONDS - 3)
+    told = world.status.notice
+    assert told is not None
+    assert (told.deadline, world.status.moves) == (notice.deadline, 0)
+    world.pass_time(GRACE)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 1)
+
+
+def test_the_notice_of_what_was_silent_is_taken_back_by_a_coordinator_that_sees_it_well() -> None:
+    world = World()
+    world.with_gang()
+    node = min(world.nodes)
+    world.coordinator.report(world.raylet(node), NodeReading(error="NVML hangs"))
+    world.pass_time(FLAP_SECONDS + 2)
+    assert world.status.notice is not None
+    world.come_back()
+    world.pass_time(FLAP_SECONDS + 1)
+    assert (world.status.phase, world.status.moves) == (Phase.READY, 0)
+    assert world.status.notice is None
 
 
 def test_a_coordinator_that_has_just_started_does_nothing_in_a_wave_of_signs_either() -> None:

@@ -249,11 +249,13 @@ class Engine:
             gang, PlaceKind.KUBERNETES, progress.failed, now, gives_way=progress.gave_way
         )
 
-    def _evicted(self, gang: Gang, eviction: Eviction, now: Moment) -> list[Action]:
+    def _evicted(self, gang: Gang, eviction: Eviction, seen: Observed, now: Moment) -> list[Action]:
         """What is next for a gang that has notice that it ends for another one."""
         if eviction.moves:
             return self.consolidating.move(gang, now)
-        return self.faults.take_for_repair(gang, now) if eviction.repairs else self.evictions.look(gang, now)
+        if eviction.repairs:
+            return self.faults.take_for_repair(gang, seen, now)
+        return self.evictions.look(gang, now)
 
     def _observed(self, gang: Gang, seen: Observed, now: Moment) -> list[Action]:
         gang, noted = self.recording.see(gang, seen, now)
@@ -288,7 +290,7 @@ class Engine:
         elif step is Step.GIVE_UP:
             actions = self.ends.give_back(gang, said or why, now, failed=True)
         elif gang.eviction is not None and not gang.releasing:
-            actions = self._evicted(gang, gang.eviction, now)
+            actions = self._evicted(gang, gang.eviction, seen, now)
         elif gang.replacing and not gang.releasing:
             actions = self.faults.replaced(gang, seen, now)
         elif fault_is_due(gang, seen, now.wall):

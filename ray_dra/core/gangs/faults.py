@@ -206,7 +206,7 @@ class Faults:
         told = (self.evictions.tell(each, Eviction(gang.id, why, until, repairs=True), now) for each in taken)
         return [action for actions in told for action in actions]
 
-    def take_for_repair(self, victim: Gang, now: Moment) -> list[Action]:
+    def take_for_repair(self, victim: Gang, seen: Observed, now: Moment) -> list[Action]:
         """What is next for a gang that ends for a repair. All of them end in one step with that repair: else they would
         have their places back from the queue. They go on where it is not to be done any more, or cannot be."""
         eviction = victim.eviction
@@ -214,7 +214,7 @@ class Faults:
         notice = gang.notice if gang is not None and not (gang.releasing or gang.replacing) else None
         if eviction is None or gang is None or notice is None or not notice.faulty:
             return self.evictions.take_back(victim, now)
-        if now.wall < eviction.deadline:
+        if now.wall < eviction.deadline or seen.breaker:
             return []
         victims, inventory = self._victims(gang), self.planning.inventory
         held = [each.allocation for each in victims.values() if each.allocation is not None]

@@ -42,6 +42,7 @@ class Observed:
         undone: nothing is left of workers made for it.
         left_groups: placement groups that it has left, and that Ray has all the same.
         ending: what of it will end, though nothing is lost yet, or for what is; None: nothing.
+        still: what it has notice of as lost may be so still, though nobody has seen that for long enough.
         breaker: why nothing is done about any fault just now: a wave of signs. "" while all is well.
         sure: a wave would have been seen; a coordinator that has just started cannot tell.
         untold: bundles whose raylet is the gang's own, lives, and does not drain: Ray may be told that it ends.
@@ -64,6 +65,7 @@ class Observed:
     undone: bool = True
     left_groups: tuple[str, ...] = ()
     ending: Ending | None = None
+    still: bool = False
     breaker: str = ""
     sure: bool = True
     untold: frozenset[int] = frozenset()

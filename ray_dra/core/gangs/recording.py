@@ -95,8 +95,9 @@ def changed(gang: Gang, to: Phase, why: str, now: Moment) -> Gang:
 def _with_notice(gang: Gang, seen: Observed, now: Moment) -> tuple[Gang, list[Action]]:
     """The gang with the notice of what the world shows of its end, and what is told of a new one. Stored at once: after
     a restart its deadline is what the program was told."""
-    before, notice = gang.notice, noticed(gang.notice, ending_of(gang, seen, now.wall), now.wall)
-    if notice is before:
+    before, ending = gang.notice, ending_of(gang, seen, now.wall)
+    notice = noticed(before, ending, now.wall)
+    if notice is before or (ending is None and seen.still):
         return gang, []
     told: list[Action] = []
     if notice is not None:
