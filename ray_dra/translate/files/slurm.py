@@ -13,12 +13,13 @@ from pathlib import Path
 
 from ray_dra.core.model.device import Device, DeviceId
 from ray_dra.core.model.node import Node
-from ray_dra.errors import InvalidSnapshot, shown
+from ray_dra.errors import InvalidRequest, InvalidSnapshot, shown
 from ray_dra.translate.files.plain import read_file
+from ray_dra.translate.files.sense import MAX_DEVICES
 
 MOST_NODES = 100_000
 MOST_DIGITS = 9
-_PAIR = re.compile(r"(\w+)=(\S+)")
+_PAIR = re.compile(r"\b(\w+)=(\S+)")  # without \b it takes the square of a long word's length
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -27,16 +28,17 @@ def read_slurm(path: Path, gpus: int) -> tuple[Node, ...]:
     """The nodes of a topology.conf, with so many GPUs each; a block's nodes are one clique, in their order.
 
     Raises:
-        InvalidSnapshot: the file cannot be read, or is no topology of blocks; says in which line.
+        InvalidRequest: no node has so many GPUs.
+        InvalidSnapshot: the file cannot be read, or is no topology of blocks; says in which line. Or a snapshot has no
+            room for so many GPUs.
     """
     if not 1 <= gpus <= 64:
-        raise InvalidSnapshot("A node has from 1 to 64 GPUs.", place="GPUs of a node", wanted=str(gpus))
-    data = read_file(path)
+        raise InvalidRequest("A node has from 1 to 64 GPUs.", place="GPUs of a node", wanted=str(gpus))
     nodes: dict[str, Node] = {}
     blocks: set[str] = set()
-    for number, line in lines(data.decode(errors="replace")):
+    for number, line in lines(read_file(path)):
         place = f"{path}, line {number}"
-        pairs = {key.lower(): value for key, value in _PAIR.findall(line)}
+        pairs = pairs_of(line)
         if "switchname" in pairs:
             raise InvalidSnapshot(
                 "A tree of switches does not say which nodes share NVLink; blocks do (topology/block).",
@@ -58,17 +60,18 @@ def read_slurm(path: Path, gpus: int) -> tuple[Node, ...]:
             if name in nodes:
                 raise InvalidSnapshot("The node is in two blocks, or twice in one.", place=place, available=name)
             nodes[name] = _node(name, block, order, gpus)
-            if len(nodes) > MOST_NODES:
-                raise InvalidSnapshot("There are too many nodes.", place=place, wanted=f"{MOST_NODES} at most")
+            _check_count(len(nodes), place)
+            if len(nodes) * gpus > MAX_DEVICES:
+                raise InvalidSnapshot("There are too many GPUs.", place=place, wanted=f"{MAX_DEVICES} at most")
     if not nodes:
         raise InvalidSnapshot("There is no block in it.", place=str(path), wanted="BlockName=... Nodes=...")
     return tuple(nodes.values())
 
 
-def lines(text: str) -> Iterator[tuple[int, str]]:
+def lines(data: bytes) -> Iterator[tuple[int, str]]:
     """(number of the first, text) of each line without its comment; a backslash at the end goes on with the next."""
     number, whole = 0, ""
-    for at, line in enumerate(text.splitlines(), 1):
+    for at, line in enumerate(data.decode("utf-8-sig", errors="replace").splitlines(), 1):
         number = number or at
         line = line.partition("#")[0].rstrip()
         if line.endswith("\\"):
@@ -82,18 +85,22 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
         yield number, whole.strip()
 
 
+def pairs_of(line: str) -> dict[str, str]:
+    """What a line says by `Key=value`; keys are in small letters."""
+    return {key.lower(): value for key, value in _PAIR.findall(line)}
+
+
 def hostnames(hosts: str, place: str = "hosts") -> Iterator[str]:
     """The names in a list of hosts, such as `r1n[01-03,7],login`, in order. InvalidSnapshot where it is none."""
     count = 0
     for part in _parts(hosts, place):
-        pieces = re.split(r"\[([^\[\]]*)\]", part)
-        choices = [_numbers(piece, place) if at % 2 else [piece] for at, piece in enumerate(pieces)]
+        choices: list[list[str]] = []
         size = 1
-        for choice in choices:
-            size *= len(choice)
+        for at, piece in enumerate(re.split(r"\[([^\[\]]*)\]", part)):
+            choices.append(_numbers(piece, place) if at % 2 else [piece])
+            size *= len(choices[-1])
+            _check_count(count + size, place)
         count += size
-        if count > MOST_NODES:
-            raise InvalidSnapshot("There are too many nodes.", place=place, wanted=f"{MOST_NODES} at most")
         for each in product(*choices):
             name = "".join(each)
             if not _NAME.fullmatch(name):
@@ -129,7 +136,14 @@ def _numbers(ranges: str, place: str) -> list[str]:
                 "The range ends before it begins, or is too long.", place=place, available=shown(each)
             )
         found += [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
+        _check_count(len(found), place)
     return found
+
+
+def _check_count(nodes: int, place: str) -> None:
+    """Asked as soon as anything is counted: a line of a few MiB can say more names than there is memory for."""
+    if nodes > MOST_NODES:
+        raise InvalidSnapshot("There are too many nodes.", place=place, wanted=f"{MOST_NODES} at most")
 
 
 def _node(name: str, block: str, order: int, gpus: int) -> Node:

@@ -4,7 +4,6 @@ writes it. Neighbour: `slurm.py` reads blocks, which are cliques.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,8 @@ from ray_dra.core.model.clique import label_value
 from ray_dra.core.model.node import Node
 from ray_dra.errors import InvalidSnapshot, shown
 from ray_dra.translate.files.plain import read_file
-from ray_dra.translate.files.slurm import MOST_NODES, hostnames, lines
+from ray_dra.translate.files.slurm import MOST_NODES, hostnames, lines, pairs_of
 from ray_dra.translate.levels import MOST_LEVELS, TIERS
-
-_PAIR = re.compile(r"(\w+)=(\S+)")
 
 
 def read_tree(path: Path) -> dict[str, tuple[str, ...]]:
@@ -28,9 +25,9 @@ def read_tree(path: Path) -> dict[str, tuple[str, ...]]:
     above: dict[str, str] = {}  # switch -> the one above it
     leaf: dict[str, str] = {}  # node -> its switch
     seen: dict[str, str] = {}  # switch -> where it is said
-    for number, line in lines(read_file(path).decode(errors="replace")):
+    for number, line in lines(read_file(path)):
         place = f"{path}, line {number}"
-        pairs = {key.lower(): value for key, value in _PAIR.findall(line)}
+        pairs = pairs_of(line)
         name, nodes, below = (pairs.get(key, "") for key in ("switchname", "nodes", "switches"))
         if not name or bool(nodes) == bool(below):
             raise InvalidSnapshot(

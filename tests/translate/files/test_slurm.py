@@ -14,7 +14,7 @@ from ray_dra.core.cluster.inventory import Inventory
 from ray_dra.core.model.allocation import Allocation
 from ray_dra.core.model.locality import Locality
 from ray_dra.core.plan import plan
-from ray_dra.errors import InvalidSnapshot
+from ray_dra.errors import InvalidRequest, InvalidSnapshot
 from ray_dra.translate.files.slurm import hostnames, read_slurm
 from tests.core.machines import gang
 
@@ -41,6 +41,13 @@ def test_blocks_are_cliques_of_their_nodes_in_order(conf: Path) -> None:
     assert {node.devices[0].clique: 0 for node in nodes} == {"rack1": 0, "rack2": 0, "rack3": 0}
     assert [n.name for n in nodes if n.devices[0].clique == "rack2"] == [f"n{i:03}" for i in range(18, 35)]
     assert (nodes[-1].name, nodes[-1].order, len(nodes[-1].devices)) == ("spare-1", 16, 4)
+
+
+def test_a_mark_of_the_byte_order_is_not_of_the_text(tmp_path: Path) -> None:
+    """Editors of Windows write one, before a comment as before a block."""
+    file = tmp_path / "topology.conf"
+    file.write_text("# racks\r\nBlockName=a Nodes=n[1-2]\r\n", encoding="utf-8-sig", newline="")
+    assert [node.name for node in read_slurm(file, 4)] == ["n1", "n2"]
 
 
 def test_segments_lie_in_blocks_as_slurm_has_them(conf: Path) -> None:
@@ -100,6 +107,9 @@ def test_any_text_is_a_list_or_is_refused(hosts: str) -> None:
         ("BlockName=a Nodes=n[3-1]", "ends before it begins"),
         ("BlockName=a Nodes=n[1-9999999999]", "no range"),
         ("BlockName=a Nodes=n[0-99999],m[0-99999]", "too many nodes"),
+        pytest.param(f"BlockName=a Nodes=n[{'1-99999,' * 9_999}1]", "too many nodes", id="a thousand million numbers"),
+        pytest.param(f"BlockName=a Nodes={'n[1-99999]' * 9_999}", "too many nodes", id="as many, multiplied"),
+        pytest.param(f"BlockName=a {'n' * 2_000_000}", "no block", id="a long word"),
         ("BlockName=a Nodes=n[1-2", "bracket"),
         ("BlockName=a", "no block"),
         ("Nodes=n1", "no block"),
@@ -117,8 +127,14 @@ def test_what_is_no_topology_of_blocks_is_refused_with_its_place(tmp_path: Path,
 
 @pytest.mark.parametrize("gpus", [0, -1, 65])
 def test_a_node_has_gpus(conf: Path, gpus: int) -> None:
-    with pytest.raises(InvalidSnapshot, match="from 1 to 64"):
+    with pytest.raises(InvalidRequest, match="from 1 to 64"):  # said by an option, not by the file
         read_slurm(conf, gpus)
+
+
+def test_there_are_as_many_gpus_as_a_snapshot_may_have(conf: Path) -> None:
+    conf.write_text("BlockName=a Nodes=n[1-15626]\n")
+    with pytest.raises(InvalidSnapshot, match=r"too many GPUs.*\n.*line 1"):
+        read_slurm(conf, 64)
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
