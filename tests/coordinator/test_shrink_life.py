@@ -164,10 +164,10 @@ class Life:
         self.ask(lambda: self.world.coordinator.release(name))
 
     def make_groups(self) -> None:
-        """As a driver does that comes back for its first placement group."""
+        """As a driver does that comes back for its first placement group, also where something is lost by then."""
         for name in self.gangs:
             status = self.world.coordinator.status(name) if name in self.world.coordinator.gangs else None
-            if status is None or status.phase is not Phase.HELD or status.group is not None:
+            if status is None or status.phase not in (Phase.HELD, Phase.DEGRADED) or status.group is not None:
                 continue
             group = self.world.ray.create_group(
                 ray_bundles(self.world.coordinator.gangs[name].request), status.selectors, "job"
