@@ -7,8 +7,10 @@ share its cache. Masks are integers with one bit a device, by position in `Node.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
+from math import comb
 
 from ray_dra.core.model.locality import Connect
 from ray_dra.core.model.node import Links, Node
@@ -84,7 +86,10 @@ class DeviceGraph:
             return count
         key = (mask, size)
         if key not in self._counts:
-            while count and self.split(mask, (size,) * count, connect) is None:
+            apart = self._apart(mask)
+            if len(apart) > 1:
+                count = sum(self.how_many(each, size, connect) for each in apart)
+            while len(apart) == 1 and count and self.split(mask, (size,) * count, connect) is None:
                 count -= 1
             self._counts[key] = count
         return self._counts[key]
@@ -103,6 +108,10 @@ class DeviceGraph:
         narrow = allowed or (mask,) * len(sizes)
         order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], narrow[i], i))
         items = tuple((sizes[i], narrow[i]) for i in order)
+        apart = self._apart(mask) if linked and len(set(items)) == 1 else []
+        # Each subset lies within one of them, so that most noes are told without going back and forth between them.
+        if len(apart) > 1 and sum(self.how_many(each, sizes[0], connect) for each in apart) < len(sizes):
+            return None
         if linked or any(mask & ~a for a in narrow):
             found = self._search(mask, items, linked, set())
         else:
@@ -122,7 +131,7 @@ class DeviceGraph:
     def _greedy(self, mask: int, sizes: tuple[int, ...], connect: Connect) -> Masks:
         found = []
         for size in sizes:
-            simple = self.uniform or connect is Connect.ANY or size == mask.bit_count()
+            simple = self.uniform or connect is Connect.ANY or comb(mask.bit_count(), size) > MOST_RANKED
             subset = self._by_numa(mask, size) if simple else _ranked(self, mask, size)[0]
             found.append(subset)
             mask &= ~subset
@@ -137,14 +146,35 @@ class DeviceGraph:
         if (mask, len(items)) in failed:
             return None
         size, allowed = items[0]
-        for subset in _ranked(self, mask & allowed, size):
-            if linked and not self.all_linked(subset):
-                continue
+        for subset in _ranked(self, mask & allowed, size, linked):
             rest = self._search(mask & ~subset, items[1:], linked, failed)
             if rest is not None:
                 return (subset, *rest)
         failed.add((mask, len(items)))
         return None
+
+    def _apart(self, mask: int) -> list[int]:
+        """The devices of `mask` in parts between which there are no links."""
+        found = []
+        while mask:
+            part, reached = 0, mask & -mask
+            while reached != part:
+                part = reached
+                for i in bits(part):
+                    reached |= self._neighbours[i] & mask
+            found.append(part)
+            mask &= ~part
+        return found
+
+    def linked_subsets(self, mask: int, size: int) -> Iterator[int]:
+        """All subsets of `mask` of that size in which every pair is linked."""
+        if not size:
+            yield 0
+        while size and mask.bit_count() >= size:
+            first = mask & -mask
+            mask ^= first
+            for rest in self.linked_subsets(mask & self._neighbours[first.bit_length() - 1], size - 1):
+                yield first | rest
 
     def _by_numa(self, mask: int, size: int) -> int:
         """`size` devices on as few NUMA nodes as can be, from the fullest that suffices."""
@@ -172,9 +202,13 @@ MOST_RANKED_BY_REST = 10
 """With more devices than this, a choice is not ranked by what it leaves to others: that takes too long."""
 
 
+MOST_RANKED = 13_000
+"""Linked devices are preferred where there are no more ways to choose them than these: 8 of 16 in 12,870."""
+
+
 @lru_cache(maxsize=4096)
-def _ranked(graph: DeviceGraph, mask: int, size: int) -> tuple[int, ...]:
-    """All subsets of `size`, the best first.
+def _ranked(graph: DeviceGraph, mask: int, size: int, linked_alone: bool = False) -> tuple[int, ...]:
+    """All subsets of `size`, or those that are all linked, the best first.
 
     First those that are all linked; of these the ones that leave most linked sets of that size to others, then the most
     links, fewest NUMA nodes, nearest by PCIe, best rest.
@@ -195,8 +229,8 @@ def _ranked(graph: DeviceGraph, mask: int, size: int) -> tuple[int, ...]:
             subset,
         )
 
-    subsets = (sum(1 << i for i in chosen) for chosen in combinations(bits(mask), size))
-    return tuple(sorted(subsets, key=score))
+    every = (sum(1 << i for i in chosen) for chosen in combinations(bits(mask), size))
+    return tuple(sorted(graph.linked_subsets(mask, size) if linked_alone else every, key=score))
 
 
 @lru_cache(maxsize=1024)

@@ -151,3 +151,33 @@ def test_a_graph_knows_whether_all_are_alike() -> None:
     assert not DeviceGraph(matrix(3, [2, 2, 1]), NONE, (0, 0, 0)).uniform
     assert not DeviceGraph(matrix(3, [2, 0, 0]), NONE, (0, 0, 0)).linked
     assert DeviceGraph(NONE, NONE, (0,)).uniform
+
+
+@given(graph=graphs(), size=st.integers(0, 4))
+def test_linked_subsets_are_all_that_are_linked(graph: DeviceGraph, size: int) -> None:
+    everything = (1 << graph.size) - 1
+    every = [sum(1 << i for i in chosen) for chosen in combinations(range(graph.size), size)]
+    found = list(graph.linked_subsets(everything, size))
+    assert sorted(found) == sorted(subset for subset in every if _linked(graph, subset))
+
+
+def joined(*boxes: Links) -> DeviceGraph:
+    """Boxes side by side in one node."""
+    size = sum(map(len, boxes))
+    rows, at = [[0] * size for _ in range(size)], 0
+    for box in boxes:
+        for i, row in enumerate(box):
+            rows[at + i][at : at + len(row)] = row
+        at += len(box)
+    return DeviceGraph(tuple(map(tuple, rows)), NONE, (0,) * size)
+
+
+def test_a_node_with_more_gpus_than_any_has_is_answered_too() -> None:
+    """Trying all combinations of 32 GPUs took minutes, and a no all of them."""
+    pairs, boxes = joined(*[((0, 1), (1, 0))] * 16), joined(*[DGX1] * 4)
+    whole = (1 << 32) - 1
+    assert [pairs.how_many(whole, size, Connect.REQUIRED) for size in (2, 3, 4)] == [16, 0, 0]
+    assert [boxes.how_many(whole, size, Connect.REQUIRED) for size in (2, 3, 4, 5)] == [16, 8, 8, 0]
+    assert boxes.pieces(whole, 3, 9, Connect.REQUIRED) is None
+    (preferred,) = boxes.split(whole, (16,), Connect.PREFERRED) or ()
+    assert preferred.bit_count() == 16
