@@ -196,14 +196,20 @@ def test_libraries_hear_of_nothing_that_does_not_end(declared: OnFault) -> None:
     assert (world.status.ends, world.coordinator.ends_at(NAME)) == (False, {})
 
 
-def test_libraries_hear_before_a_place_that_comes_after_the_grace_is_taken() -> None:
-    """Else a Train run would be ended with its placement group: a failure, of which none is allowed by default."""
+def with_nowhere_to_go(late: float) -> tuple[World, str]:
+    """A gang of which a raylet drains, `late` seconds after its grace, and the gang that has the only other place."""
     world, other = World(), group_id("other")
     world.with_gang(RESTART)
     world.submit(gang(4, 4, name=other, locality=ONE_CLIQUE), maker=HERE)
     world.pass_time(3)
     world.ray.drain(world.raylet(min(world.nodes)), "spot", 0.0)
-    world.pass_time(FLAP_SECONDS + GRACE + 20)
+    world.pass_time(FLAP_SECONDS + GRACE + late)
+    return world, other
+
+
+def test_libraries_hear_before_a_place_that_comes_after_the_grace_is_taken() -> None:
+    """Else a Train run would be ended with its placement group: a failure, of which none is allowed by default."""
+    world, other = with_nowhere_to_go(20)
     assert (world.status.moves, world.status.ends) == (0, False)
     raylets = {world.raylet(node) for node in world.nodes}
     world.coordinator.release(other)
@@ -221,13 +227,8 @@ def test_libraries_hear_before_a_place_that_comes_after_the_grace_is_taken() -> 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("write", range(3, 6))
 def test_a_notice_that_begins_anew_goes_on_after_a_kill_at_any_write_of_it(write: int, after: bool) -> None:
-    world, other = World(), group_id("other")
-    world.with_gang(RESTART)
+    world, other = with_nowhere_to_go(5)
     held = world.nodes
-    world.submit(gang(4, 4, name=other, locality=ONE_CLIQUE), maker=HERE)
-    world.pass_time(3)
-    world.ray.drain(world.raylet(min(held)), "spot", 0.0)
-    world.pass_time(FLAP_SECONDS + GRACE + 5)
     die_at(world, "store", write, after=after)
     world.coordinator.release(other)
     heard = False
@@ -245,12 +246,7 @@ def test_a_notice_that_begins_anew_goes_on_after_a_kill_at_any_write_of_it(write
 
 
 def test_libraries_hear_though_the_coordinator_was_started_again_after_the_grace() -> None:
-    world, other = World(), group_id("other")
-    world.with_gang(RESTART)
-    world.submit(gang(4, 4, name=other, locality=ONE_CLIQUE), maker=HERE)
-    world.pass_time(3)
-    world.ray.drain(world.raylet(min(world.nodes)), "spot", 0.0)
-    world.pass_time(FLAP_SECONDS + GRACE + 5)
+    world, other = with_nowhere_to_go(5)
     world.come_back()
     world.pass_time(FLAP_SECONDS + 1)
     assert not world.status.ends

@@ -89,8 +89,9 @@ class DeviceGraph:
             apart = self._apart(mask)
             if len(apart) > 1:
                 count = sum(self.how_many(each, size, connect) for each in apart)
-            while len(apart) == 1 and count and self.split(mask, (size,) * count, connect) is None:
-                count -= 1
+            else:
+                while count and self.split(mask, (size,) * count, connect) is None:
+                    count -= 1
             self._counts[key] = count
         return self._counts[key]
 
