@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from ray_dra.adapters.late_import import Finder
 from ray_dra.adapters.ray_parts import parameters
 from ray_dra.adapters.ray_train import TrainSizes, catch_count
 from ray_dra.errors import IncompatibleRay
+from tests.adapters.stand_in import stand_in
 
 CONFIG = SimpleNamespace(
     min_workers=2,
@@ -41,20 +41,9 @@ class ElasticScalingPolicy:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Writes and imports one as Train's is, by another name: to import Train takes seconds."""
-    name = "ray_dra_tests_elastic"
-    monkeypatch.setattr(ray_train, "MODULE", name)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = list(sys.meta_path)
-
-    def write(parameters: str = "reserved_resources") -> Any:
-        (tmp_path / f"{name}.py").write_text(SOURCE.format(parameters=parameters))
-        importlib.invalidate_caches()
-        return importlib.import_module(name)
-
-    yield write
-    sys.meta_path[:] = before
-    sys.modules.pop(name, None)
+    """Writes and imports one as Train's is."""
+    with stand_in(ray_train, "ray_dra_tests_elastic", tmp_path, monkeypatch) as write:
+        yield lambda parameters="reserved_resources": write(SOURCE.format(parameters=parameters))
 
 
 def count(sizes: TrainSizes, own: Callable[[], int]) -> int:

@@ -18,6 +18,7 @@ from ray_dra.adapters import ray as ray_adapter
 from ray_dra.adapters import ray_train_notice
 from ray_dra.adapters.ray_train_notice import CHANGED, MADE, Tell, catch_watcher
 from ray_dra.errors import IncompatibleRay
+from tests.adapters.stand_in import stand_in
 
 NAME = "ray_dra_tests_preemption"
 SOURCE = """
@@ -32,19 +33,9 @@ class PreemptionWatcher:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Writes and imports one as Train's is, by another name: to import Train takes seconds."""
-    monkeypatch.setattr(ray_train_notice, "MODULE", NAME)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = list(sys.meta_path)
-
-    def write(actors: str = "worker_actors_by_rank") -> Any:
-        (tmp_path / f"{NAME}.py").write_text(SOURCE.format(actors=actors))
-        importlib.invalidate_caches()
-        return importlib.import_module(NAME)
-
-    yield write
-    sys.meta_path[:] = before
-    sys.modules.pop(NAME, None)
+    """Writes and imports one as Train's is."""
+    with stand_in(ray_train_notice, NAME, tmp_path, monkeypatch) as write:
+        yield lambda actors="worker_actors_by_rank": write(SOURCE.format(actors=actors))
 
 
 class Beside:
